@@ -1,0 +1,95 @@
+//! The faults of a peer: one error type for everything that a request can do wrong.
+//!
+//! Each variant knows the status code that answers it (RFC 9110 15) and prints one line for the log. The line names
+//! the rule that was broken and never repeats bytes of the peer, so it needs no escaping.
+//!
+//! After any of these errors the connection must be closed: where the request ends is no longer certain, and what
+//! follows must not be taken for a request (RFC 9112 6.3, 11.2).
+//!
+//! Faults of the application are [`ResponseError`](super::response::ResponseError).
+
+use std::fmt;
+
+/// What the peer did wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestError {
+    /// 400: the text names the rule.
+    BadRequest(&'static str),
+    /// 408: the request did not arrive in time.
+    Timeout,
+    /// 413: the body is larger than the server takes.
+    BodyTooLarge,
+    /// 414: the request line is longer than the server takes.
+    UriTooLong,
+    /// 417: an `Expect` other than `100-continue`.
+    ExpectationFailed,
+    /// 431: the text names the limit.
+    FieldsTooLarge(&'static str),
+    /// 501: the text names what the server lacks.
+    NotImplemented(&'static str),
+    /// 505: a version of HTTP other than 1.0 and 1.1.
+    VersionNotSupported,
+}
+
+impl RequestError {
+    /// The status code of the answer (RFC 9110 15.5, 15.6; RFC 6585 5 for 431).
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::BadRequest(_) => 400,
+            Self::Timeout => 408,
+            Self::BodyTooLarge => 413,
+            Self::UriTooLong => 414,
+            Self::ExpectationFailed => 417,
+            Self::FieldsTooLarge(_) => 431,
+            Self::NotImplemented(_) => 501,
+            Self::VersionNotSupported => 505,
+        }
+    }
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::BadRequest(rule) => rule,
+            Self::FieldsTooLarge(limit) => limit,
+            Self::NotImplemented(lack) => lack,
+            Self::Timeout => "the request did not arrive in time",
+            Self::BodyTooLarge => "the request body is over the limit",
+            Self::UriTooLong => "the request line is over the limit",
+            Self::ExpectationFailed => "an expectation other than 100-continue",
+            Self::VersionNotSupported => "a version other than HTTP/1.0 and HTTP/1.1",
+        })
+    }
+}
+
+impl std::error::Error for RequestError {}
+
+/// The outcome of a check of what the peer sent.
+pub(super) type Checked = Result<(), RequestError>;
+
+/// The error, unless the condition is met.
+pub(super) fn require(is_met: bool, error: RequestError) -> Checked {
+    if is_met { Ok(()) } else { Err(error) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_fault_has_its_status_and_one_line_for_the_log() {
+        let table = [
+            (RequestError::BadRequest("rule"), 400, "rule"),
+            (RequestError::Timeout, 408, "the request did not arrive in time"),
+            (RequestError::BodyTooLarge, 413, "the request body is over the limit"),
+            (RequestError::UriTooLong, 414, "the request line is over the limit"),
+            (RequestError::ExpectationFailed, 417, "an expectation other than 100-continue"),
+            (RequestError::FieldsTooLarge("limit"), 431, "limit"),
+            (RequestError::NotImplemented("lack"), 501, "lack"),
+            (RequestError::VersionNotSupported, 505, "a version other than HTTP/1.0 and HTTP/1.1"),
+        ];
+        for (error, status, line) in table {
+            assert_eq!((error.status(), error.to_string().as_str()), (status, line));
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! HTTP/1.x without input or output: bytes in, parsed heads, framing and response bytes out.
+//!
+//! | module       | what                                                   | clauses                  |
+//! |--------------|--------------------------------------------------------|--------------------------|
+//! | [`error`]    | the faults of a peer, each with its status code         | RFC 9110 15              |
+//! | [`head`]     | request line and field section                          | RFC 9112 2, 3, 5         |
+//! | [`framing`]  | which body follows a request head                       | RFC 9112 6               |
+//! | [`chunked`]  | the chunked transfer coding of a request body           | RFC 9112 7.1             |
+//! | [`response`] | checks of what an application answers, and its framing  | PEP 3333, RFC 9112 4, 6  |
+//! | [`date`]     | dates of the `Date` field and of the access log         | RFC 9110 5.6.7           |
+//!
+//! Nothing here reads, writes, waits, logs or knows Python. No byte of a peer leads to a panic or to an unbounded
+//! allocation: each limit is a named value that the caller passes in.
+//!
+//! This file holds the words that all modules share: the protocol version, and the small grammar of
+//! RFC 9110 4.2 and 5.6.
+
+pub mod chunked;
+pub mod date;
+pub mod error;
+pub mod framing;
+pub mod head;
+pub mod response;
+
+/// The protocol version of a request (RFC 9112 2.3). Any other version is answered with 505.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// `HTTP/1.0`
+    Http10,
+    /// `HTTP/1.1`
+    #[default]
+    Http11,
+}
+
+/// Is this byte a `tchar` (RFC 9110 5.6.2)?
+const fn is_token_byte(byte: u8) -> bool {
+    const IS_TOKEN_BYTE: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut others: &[u8] = b"!#$%&'*+-.^_`|~";
+        while let [byte, rest @ ..] = others {
+            table[*byte as usize] = true;
+            others = rest;
+        }
+        let mut byte = 0u8;
+        while byte < 128 {
+            table[byte as usize] |= byte.is_ascii_alphanumeric();
+            byte += 1;
+        }
+        table
+    };
+    IS_TOKEN_BYTE[byte as usize]
+}
+
+/// Is this a `token`, which has at least one byte (RFC 9110 5.6.2)?
+fn is_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|&byte| is_token_byte(byte))
+}
+
+/// May this byte stand in a field value, a reason phrase or a quoted string: HTAB, SP, VCHAR, obs-text (RFC 9110 5.5)?
+const fn is_text_byte(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7F)
+}
+
+/// The bytes without SP and HTAB around them (OWS, RFC 9110 5.6.3). No other byte counts as white space: a proxy in
+/// front would not strip it, and would see another value.
+fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = bytes {
+        bytes = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
+}
+
+/// The members of a comma-separated list, trimmed; empty members are left out (RFC 9110 5.6.1.2).
+fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(trim).filter(|member| !member.is_empty())
+}
+
+/// The port, perhaps empty, of `uri-host [ ":" port ]` (RFC 9110 4.2, RFC 3986 3.2.2), or `None` if it is something
+/// else or its host is empty. This is the grammar of Host and of the authority of a request target.
+fn port_of(authority: &[u8]) -> Option<&[u8]> {
+    let (is_host, after_host) = if let [b'[', literal @ ..] = authority {
+        let (literal, after) = literal.split_at_checked(memchr::memchr(b']', literal)?)?;
+        let is_literal = literal.iter().all(|&byte| byte == b':' || (byte != b'%' && is_host_byte(byte)));
+        (is_literal && !literal.is_empty(), after.get(1..)?)
+    } else {
+        let name_bytes = memchr::memchr(b':', authority).unwrap_or(authority.len());
+        let (name, after) = authority.split_at_checked(name_bytes)?;
+        let is_name = name.iter().all(|&byte| is_host_byte(byte)) && has_whole_escapes(name);
+        (is_name && !name.is_empty(), after)
+    };
+    let port = match after_host {
+        [] => after_host,
+        [b':', port @ ..] => port,
+        _ => return None,
+    };
+    (is_host && port.iter().all(u8::is_ascii_digit)).then_some(port)
+}
+
+/// A byte of `reg-name`: unreserved, sub-delims, or the `%` of an escape (RFC 3986 3.2.2).
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b".-_~%!$&'()*+,;=".contains(&byte)
+}
+
+fn has_whole_escapes(name: &[u8]) -> bool {
+    let mut parts = name.split(|&byte| byte == b'%').skip(1);
+    parts.all(|part| matches!(part, [high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_space_and_tab_are_trimmed() {
+        assert_eq!(trim(b" \t a b\t "), b"a b");
+        assert_eq!(trim(b" \t "), b"");
+        for other in [0x0B, 0x0C, 0x1C, 0x85, 0xA0, b'\r', b'\n', 0] {
+            assert_eq!(trim(&[other, b'a', other]), &[other, b'a', other]);
+        }
+    }
+
+    #[test]
+    fn empty_list_members_are_skipped() {
+        let members: Vec<&[u8]> = list_members(b", a ,\t,b,, c d,").collect();
+        assert_eq!(members, [&b"a"[..], b"b", b"c d"]);
+        assert_eq!(list_members(b" , ").count(), 0);
+    }
+
+    #[test]
+    fn the_token_alphabet_is_that_of_the_rfc() {
+        let delimiters = b"\"(),/:;<=>?@[\\]{}";
+        for byte in 0..=u8::MAX {
+            let expected = (0x21..=0x7E).contains(&byte) && !delimiters.contains(&byte);
+            assert_eq!(is_token_byte(byte), expected, "{byte:#04x}");
+        }
+        assert!(!is_token(b""));
+    }
+
+    #[test]
+    fn an_authority_is_a_host_and_perhaps_a_port() {
+        let accepted: [(&[u8], &[u8]); 6] =
+            [(b"a", b""), (b"a:", b""), (b"a.b-c:80", b"80"), (b"[::1]", b""), (b"[::1]:80", b"80"), (b"a%2f", b"")];
+        for (authority, port) in accepted {
+            assert_eq!(port_of(authority), Some(port));
+        }
+        for refused in
+            ["", ":", ":80", "a:b", "a:1:2", "[", "[]", "[a", "[a]b", "[a]]", "]", "a/", "a@b", "a%", "%4", "\u{e4}"]
+        {
+            assert_eq!(port_of(refused.as_bytes()), None, "{refused}");
+        }
+    }
+}
