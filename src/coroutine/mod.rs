@@ -1,0 +1,113 @@
+//! Stackful coroutines on one OS thread: the only user of `may`.
+//!
+//! Of `may` this uses spawn with a stack size, park, unpark and yield, and nothing else. Its timed waits resume a
+//! coroutine on its timer thread, and its cancellation unwinds through whatever frames the coroutine has, Python's
+//! included; neither appears here, and a test refuses them.
+//!
+//! # What a caller must not assume
+//!
+//! - [`park`] may return without a matching [`Handle::unpark`]: wait on a predicate of your own.
+//! - [`spawn`] only queues: the coroutine starts when every runnable coroutine before it has parked or ended.
+//! - [`Handle::unpark`] is for the thread that runs the coroutines. Other threads go through the event loop's inbox.
+
+mod overflow;
+
+pub use overflow::{StackBounds, install as install_overflow_handler, remember_handlers, set_current_stack};
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Bytes of virtual memory of a coroutine's stack unless a setting changes it: what an OS thread gets on Linux.
+/// Pages are committed when they are first touched.
+pub const DEFAULT_STACK_BYTES: usize = 8 * 1024 * 1024;
+
+/// The smallest stack on which CPython's own call chains (an import, a `json.loads`, OpenSSL's start) fit.
+pub const MINIMUM_STACK_BYTES: usize = 256 * 1024;
+
+/// Stacks that `may` keeps for reuse. Small: a stack keeps its high-water mark, and idle coroutines are pooled above.
+const POOLED_STACKS: usize = 8;
+
+static STACK_BYTES: AtomicUsize = AtomicUsize::new(DEFAULT_STACK_BYTES);
+
+/// Sets the stack size of coroutines spawned from now on, in bytes, rounded up to whole pages.
+pub fn set_stack_bytes(bytes: usize) {
+    let page = rustix::param::page_size();
+    let rounded = bytes.max(MINIMUM_STACK_BYTES).div_ceil(page) * page;
+    STACK_BYTES.store(rounded, Ordering::Relaxed);
+}
+
+/// The stack size of coroutines spawned from now on, in bytes.
+pub fn stack_bytes() -> usize {
+    STACK_BYTES.load(Ordering::Relaxed)
+}
+
+/// A coroutine that can be made runnable again.
+#[derive(Clone)]
+pub struct Handle(may::coroutine::Coroutine);
+
+impl Handle {
+    /// Makes the coroutine runnable. It runs after the caller has parked, yielded or ended.
+    pub fn unpark(&self) {
+        self.0.unpark();
+    }
+}
+
+/// Queues a new coroutine that runs `body` on a stack of [`stack_bytes`].
+///
+/// # Errors
+/// When the kernel gives no memory for the stack (`vm.max_map_count`, `RLIMIT_AS`).
+pub fn spawn(body: Box<dyn FnOnce() + Send>) -> io::Result<Handle> {
+    configure_once();
+    // The unit of a stack size in `may` is the word. An odd number of words makes it paint the whole stack, which
+    // commits it; whole pages are always even.
+    let words = stack_bytes() / size_of::<usize>();
+    let started = catch_unwind(AssertUnwindSafe(|| {
+        #[expect(unsafe_code, reason = "may marks spawn as unsafe")]
+        // SAFETY: may's two conditions: thread-local storage is safe because one worker runs every coroutine, so none
+        // ever moves to another thread; a stack overflow ends in `overflow`'s handler, on a guard page.
+        unsafe {
+            may::coroutine::Builder::new().stack_size(words).spawn(body)
+        }
+    }));
+    match started {
+        Ok(Ok(join)) => Ok(Handle(join.coroutine().clone())),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(io::Error::from(io::ErrorKind::OutOfMemory)),
+    }
+}
+
+/// The coroutine that the caller runs in.
+///
+/// # Panics
+/// Outside a coroutine.
+pub fn current() -> Handle {
+    Handle(may::coroutine::current())
+}
+
+/// Parks the current coroutine until it is unparked. May return early: the caller checks its own condition.
+///
+/// # Parks
+pub fn park() {
+    may::coroutine::park();
+}
+
+/// Lets every runnable coroutine run before the current one goes on.
+///
+/// # Parks
+pub fn yield_now() {
+    may::coroutine::yield_now();
+}
+
+fn configure_once() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let config = may::config();
+        config.set_workers(1);
+        config.set_pool_capacity(POOLED_STACKS);
+        config.set_stack_size(stack_bytes() / size_of::<usize>());
+        // By default `may` pins its first worker to the first core: every process of a prefork server to the same one.
+        config.set_worker_pin(false);
+    });
+}
