@@ -1,0 +1,60 @@
+//! How other OS threads reach the loop: a queue and an eventfd in the poller.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::Wake;
+use super::tokens::Ticket;
+
+/// What another thread asks of the loop.
+pub enum Message {
+    /// Ends a wait.
+    Wake(Ticket, Wake),
+    /// Runs in a coroutine of its own; may park.
+    Task(Box<dyn FnOnce() + Send>),
+    /// Runs in the leader between two polls; must not park and must not run Python.
+    Control(Box<dyn FnOnce() + Send>),
+}
+
+/// The queue that any thread may fill and the leader empties.
+pub struct Inbox {
+    queue: Mutex<Vec<Message>>,
+    bell: OwnedFd,
+}
+
+impl Inbox {
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn new() -> io::Result<Inbox> {
+        let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
+        Ok(Inbox { queue: Mutex::new(Vec::new()), bell })
+    }
+
+    /// Queues `message` and wakes the leader if it is polling.
+    pub fn push(&self, message: Message) {
+        let was_empty = {
+            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.push(message);
+            queue.len() == 1
+        };
+        if was_empty {
+            // Fails only when the counter is full, and then the bell rings already.
+            let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// Takes everything queued. Called by the leader after the bell rang.
+    pub fn drain(&self) -> Vec<Message> {
+        let mut counter = [0_u8; 8];
+        let _ = rustix::io::read(&self.bell, &mut counter);
+        std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The descriptor to poll.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}

@@ -1,0 +1,273 @@
+//! Leader and followers: the life of a unit.
+//!
+//! One unit at a time leads: it polls and runs ready work inline, on its own warm stack. When that work has to wait,
+//! the unit hands leadership to an idle follower and parks; when the work is done, it is a follower itself.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::poller::{self, Poller};
+use super::state::{self, State, Work, with};
+use super::unit::{Command, Unit};
+use super::{Host, Runtime};
+use crate::coroutine::{self, StackBounds};
+
+/// How long to wait before trying again when there is no memory for a follower's stack.
+const NO_FOLLOWER_RETRY: Duration = Duration::from_millis(50);
+
+/// Starts the first unit of a loop. It leads.
+///
+/// # Errors
+/// When there is no memory for its stack.
+pub fn spawn_first(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> std::io::Result<()> {
+    coroutine::remember_handlers();
+    let body = move || {
+        coroutine::install_overflow_handler();
+        match State::new(Arc::clone(&host), Arc::clone(&runtime)) {
+            Ok(mut state) => {
+                let unit = Unit::new(state.units.vacant_key());
+                let _ = unit.handle.set(coroutine::current());
+                unit.command.set(Some(Command::Lead));
+                state.leader = unit.slot;
+                state.units.insert(Rc::clone(&unit));
+                state::install(Some(state));
+                live(&unit, &*host);
+                state::install(None);
+                runtime.ended(Ok(()));
+            }
+            Err(error) => runtime.ended(Err(error)),
+        }
+    };
+    coroutine::spawn(Box::new(body)).map(drop)
+}
+
+/// Spawns a follower; it counts as idle at once.
+fn spawn_follower() -> std::io::Result<()> {
+    let Some((slot, host)) = with(|state| (state.units.vacant_key(), Arc::clone(&state.host))) else {
+        return Ok(());
+    };
+    let unit = Unit::new(slot);
+    let carrier = Carrier(Rc::clone(&unit));
+    let handle = coroutine::spawn(Box::new(move || {
+        let Carrier(unit) = { carrier };
+        live(&unit, &*host);
+    }))?;
+    let _ = unit.handle.set(handle);
+    with(|state| {
+        state.units.insert(Rc::clone(&unit));
+        state.idle.insert(0, unit);
+    });
+    Ok(())
+}
+
+/// Carries a unit into its coroutine's closure.
+struct Carrier(Rc<Unit>);
+
+#[expect(unsafe_code, reason = "may asks for Send, and a unit never leaves the loop thread")]
+// SAFETY: with one worker every coroutine runs on the thread that spawns followers, the loop thread, so the Rc's count
+// is touched by one thread only.
+unsafe impl Send for Carrier {}
+
+/// A unit's life, from its first instruction to its last.
+fn live(unit: &Rc<Unit>, host: &dyn Host) {
+    unit.stack.set(Some(StackBounds::of_caller(coroutine::stack_bytes())));
+    state::set_current(Some(unit));
+    let lived = catch_unwind(AssertUnwindSafe(|| host.enter(&mut || follow(unit))));
+    if lived.is_err() {
+        // The panic's message is on stderr already. What it left behind cannot be trusted.
+        eprintln!("rmeinheld: internal error in a coroutine; the process ends");
+        std::process::abort();
+    }
+    with(|state| {
+        state.units.try_remove(unit.slot);
+        state.idle.retain(|idle| !Rc::ptr_eq(idle, unit));
+        if state.ending
+            && state.units.len() == 1
+            && let Some(leader) = state.units.get(state.leader)
+        {
+            leader.unpark();
+        }
+    });
+    state::set_current(None);
+}
+
+/// Obeys commands; idle between them.
+fn follow(unit: &Rc<Unit>) {
+    loop {
+        match unit.command.take() {
+            Some(Command::Lead) => {
+                if lead(unit) == Lead::Ended {
+                    return;
+                }
+                with(|state| state.idle.push(Rc::clone(unit)));
+            }
+            Some(Command::End) => return,
+            None => super::park(unit),
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Lead {
+    /// The work had to wait, and another unit leads now.
+    HandedOver,
+    /// The loop is over.
+    Ended,
+}
+
+/// Polls and runs work until leadership is lost or the loop ends.
+fn lead(unit: &Rc<Unit>) -> Lead {
+    let mut events = Poller::event_buffer();
+    loop {
+        let_woken_run(unit);
+        run_controls();
+        if let Some(work) = next_work() {
+            run(unit, work);
+            if with(|state| state.leader != unit.slot) == Some(true) {
+                return Lead::HandedOver;
+            }
+        } else if with(|state| state.ending && state.busy_units() == 0) == Some(true) {
+            end_followers(unit);
+            drop(with(|state| state.service.take()));
+            return Lead::Ended;
+        } else {
+            poll(&mut events);
+        }
+    }
+}
+
+/// Lets coroutines run that were made runnable. Once: coroutines that keep waking each other must not keep the leader
+/// from its poll.
+fn let_woken_run(unit: &Rc<Unit>) {
+    if with(|state| std::mem::take(&mut state.woken)).is_some_and(|woken| woken > 0) {
+        super::released(coroutine::yield_now);
+        state::set_current(Some(unit));
+    }
+}
+
+fn run_controls() {
+    let controls = with(|state| std::mem::take(&mut state.controls)).unwrap_or_default();
+    for control in controls {
+        control();
+    }
+}
+
+/// Takes work only if there is a follower to hand leadership to.
+fn next_work() -> Option<Work> {
+    let needs_follower = with(|state| state.idle.is_empty() && state.budget > 0 && state.has_work())?;
+    if needs_follower && let Err(error) = spawn_follower() {
+        with(|state| state.follower_failed(&error));
+        return None;
+    }
+    with(State::next_work).flatten()
+}
+
+fn run(unit: &Rc<Unit>, work: Work) {
+    unit.busy.set(true);
+    match work {
+        Work::Task(task) => task(),
+        Work::Serve(source, owner) => {
+            let service = with(|state| {
+                state.busy_requests += 1;
+                state.service.clone()
+            });
+            if let Some(service) = service.flatten() {
+                service.serve(source, owner);
+            }
+            with(|state| state.busy_requests -= 1);
+        }
+        Work::Expired(source, owner) => {
+            if let Some(service) = with(|state| state.service.clone()).flatten() {
+                service.expired(source, owner);
+            }
+        }
+    }
+    drop(unit.local.take());
+    unit.busy.set(false);
+    unit.doomed.set(false);
+}
+
+/// One round of the poller: wait for events, and sort out what they ask for.
+fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
+    tell_service_of_the_cap();
+    if let Some(service) = with(|state| state.service.clone()).flatten() {
+        service.before_poll();
+    }
+    let Some((epoll, deadline, resumed)) = with(|state| {
+        let now = Instant::now();
+        let mut deadline = state.timers.next();
+        let retry = state.retry_follower.take();
+        for at in [state.trim_idle(now), retry].into_iter().flatten() {
+            deadline = Some(deadline.map_or(at, |first| first.min(at)));
+        }
+        let resumed = std::mem::take(&mut state.after_poll);
+        // With anything to run, only look: do not wait.
+        if state.woken > 0 || !resumed.is_empty() || (state.has_work() && retry.is_none()) {
+            deadline = Some(now);
+        }
+        (state.poller.descriptor(), deadline, resumed)
+    }) else {
+        return;
+    };
+    super::released(|| {
+        if let Err(error) = poller::wait(&epoll, events, deadline) {
+            eprintln!("rmeinheld: epoll_wait: {error}");
+            std::process::abort();
+        }
+    });
+    with(|state| {
+        state.take_events(events);
+        state.take_expired(Instant::now());
+        for ticket in resumed {
+            state.wake(ticket, super::Wake::Ready);
+        }
+        state.budget = state.tasks.len() + state.requests.len();
+    });
+}
+
+/// At the cap, new connections stay in the kernel's queue, for other processes to take.
+fn tell_service_of_the_cap() {
+    let change = with(|state| {
+        let at_cap = state.busy_requests >= state.request_limit;
+        let service = (at_cap != state.paused).then(|| state.service.clone()).flatten();
+        state.paused = at_cap;
+        service.map(|service| (service, at_cap))
+    });
+    if let Some((service, at_cap)) = change.flatten() {
+        service.at_capacity(at_cap);
+    }
+}
+
+/// Ends every idle unit and waits until they are gone. Parks for that: one that has not started yet starts only when
+/// nothing else is runnable. The last to go wakes the leader (in [`live`]).
+fn end_followers(leader: &Rc<Unit>) {
+    loop {
+        let left = with(|state| {
+            for unit in state.idle.drain(..) {
+                unit.command.set(Some(Command::End));
+                unit.unpark();
+            }
+            state.units.len()
+        });
+        if left.is_none_or(|left| left <= 1) {
+            return;
+        }
+        super::park(leader);
+    }
+}
+
+impl State {
+    fn follower_failed(&mut self, error: &std::io::Error) {
+        if self.retry_follower.is_none() && !self.follower_failure_said {
+            self.follower_failure_said = true;
+            eprintln!(
+                "rmeinheld: no memory for another coroutine ({error}); {} are in use, requests wait. \
+                 vm.max_map_count or a memory limit may be too low.",
+                self.units.len()
+            );
+        }
+        self.retry_follower = Some(Instant::now() + NO_FOLLOWER_RETRY);
+    }
+}

@@ -1,0 +1,458 @@
+//! The event loop: leader and followers on one OS thread.
+//!
+//! A unit (a pooled coroutine) leads: it polls and runs ready work inline. When that work waits, leadership goes to an
+//! idle follower and the unit parks; see `leader`. This layer knows neither Python nor HTTP. What every unit needs
+//! around its life and its waits (a Python thread state, the GIL) comes from the [`Host`]; what a readable socket means
+//! comes from the [`Service`].
+//!
+//! # Waiting
+//!
+//! Every wait is one of [`wait_stream`], [`wait_descriptor`], [`sleep`], [`after_next_poll`] and [`wait_for_wake`]. Each
+//! says how it ended ([`Wake`]). They may be called only on the loop thread ([`can_park`]); elsewhere the caller does the
+//! real, blocking thing.
+//!
+//! # What this does not do
+//!
+//! No work stealing, no second loop thread, no fairness beyond "first ready, first run": a unit that computes holds up
+//! all others, as a thread holding the GIL would.
+
+mod inbox;
+mod leader;
+mod poller;
+mod state;
+mod timers;
+mod tokens;
+mod unit;
+
+use std::any::Any;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+pub use inbox::Message;
+pub use poller::Interest;
+pub use tokens::{SourceId, Ticket};
+
+use inbox::Inbox;
+use state::{Work, with};
+use unit::Unit;
+
+/// What every unit needs around it. Implemented by the Python boundary, and by tests without Python.
+pub trait Host: Send + Sync + 'static {
+    /// Runs `life` with whatever a unit owns: called once on each unit's stack, returns when the unit ends.
+    fn enter(&self, life: &mut dyn FnMut());
+
+    /// Runs `blocking`, which blocks the thread or switches to other units, with the interpreter released.
+    fn released(&self, blocking: &mut dyn FnMut());
+}
+
+/// What the server does with its sources.
+pub trait Service {
+    /// A source at rest has something to read. Runs in a unit; may park.
+    fn serve(&self, source: SourceId, owner: usize);
+
+    /// The deadline of a source at rest has passed.
+    fn expired(&self, source: SourceId, owner: usize);
+
+    /// The cap on requests has been reached (`true`) or left: take new connections or leave them to the kernel.
+    fn at_capacity(&self, reached: bool);
+
+    /// The loop is about to poll: what was put off until now is to be done. Must not park.
+    fn before_poll(&self) {}
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// What was waited for has happened, or may have: look again.
+    Ready,
+    /// The deadline passed first.
+    TimedOut,
+    /// The descriptor was closed meanwhile.
+    Closed,
+    /// The coroutine is asked to end.
+    Killed,
+}
+
+/// A running loop, as other threads see it.
+pub struct Runtime {
+    inbox: Inbox,
+    end: Mutex<Option<Result<(), String>>>,
+    ended: Condvar,
+    end_bell: OwnedFd,
+}
+
+impl Runtime {
+    /// Starts a loop on the process's loop thread. Call it after any fork.
+    ///
+    /// # Errors
+    /// When there is no memory for the first stack or no descriptor left.
+    pub fn start(host: Arc<dyn Host>) -> io::Result<Arc<Runtime>> {
+        let runtime = Arc::new(Runtime {
+            inbox: Inbox::new()?,
+            end: Mutex::new(None),
+            ended: Condvar::new(),
+            end_bell: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
+        });
+        leader::spawn_first(host, Arc::clone(&runtime))?;
+        Ok(runtime)
+    }
+
+    /// Sends a message to the loop, from any thread.
+    pub fn send(&self, message: Message) {
+        self.inbox.push(message);
+    }
+
+    /// Asks every unit that waits to end, and the loop to end when the last one has. With `for_good`, units that wait
+    /// again are asked again at once.
+    pub fn end(&self, for_good: bool) {
+        self.send(Message::Control(Box::new(move || {
+            with(|state| {
+                state.ending = true;
+                state.kill_waiting(for_good);
+                std::mem::take(&mut state.tasks)
+            });
+        })));
+    }
+
+    /// Whether the loop is over.
+    pub fn has_ended(&self) -> bool {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Blocks the calling OS thread until the loop is over, at most for `timeout`. Returns whether it is.
+    pub fn wait_ended(&self, timeout: Duration) -> bool {
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
+        let (end, _) =
+            self.ended.wait_timeout_while(end, timeout, |end| end.is_none()).unwrap_or_else(PoisonError::into_inner);
+        end.is_some()
+    }
+
+    /// Becomes readable when the loop is over.
+    pub fn end_bell(&self) -> BorrowedFd<'_> {
+        self.end_bell.as_fd()
+    }
+
+    fn ended(&self, how: io::Result<()>) {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(how.map_err(|error| error.to_string()));
+        self.ended.notify_all();
+        let _ = rustix::io::write(&self.end_bell, &1_u64.to_ne_bytes());
+    }
+}
+
+/// Ends one wait, from any thread. A second use, or a late one, does nothing.
+#[derive(Clone)]
+pub struct Waker {
+    ticket: Ticket,
+    runtime: Arc<Runtime>,
+}
+
+impl Waker {
+    /// Ends the wait with `wake`.
+    pub fn wake(&self, wake: Wake) {
+        let here = with(|state| {
+            if Arc::ptr_eq(&state.runtime, &self.runtime) {
+                state.wake(self.ticket, wake);
+            }
+        });
+        if here.is_none() {
+            self.runtime.send(Message::Wake(self.ticket, wake));
+        }
+    }
+}
+
+/// Whether the caller runs in a unit that may park.
+pub fn can_park() -> bool {
+    state::current().is_some_and(|unit| !unit.cannot_park.get())
+}
+
+/// Forbids the current unit to park from now on: its thread state is being torn down.
+pub fn forbid_parking() {
+    if let Some(unit) = state::current() {
+        unit.cannot_park.set(true);
+    }
+}
+
+/// Where the current unit's stack lies.
+pub fn current_stack() -> Option<crate::coroutine::StackBounds> {
+    state::current().and_then(|unit| unit.stack.get())
+}
+
+/// Called in the child after a fork: the loop is the parent's, and its state is left as it is.
+pub fn forget_in_child() {
+    state::forget();
+}
+
+/// Whether this is the child of a fork that a coroutine made, still on that coroutine's stack.
+pub fn was_forgotten() -> bool {
+    state::is_forgotten()
+}
+
+/// A descriptor known only by its number, for the length of one system call. Not negative.
+pub fn borrow_descriptor<'a>(number: RawFd) -> BorrowedFd<'a> {
+    poller::borrow(number)
+}
+
+/// Runs `action` on what the layers above keep for the work in progress. `None` outside a unit.
+pub fn with_local<R>(action: impl FnOnce(&mut Option<Box<dyn Any>>) -> R) -> Option<R> {
+    state::current().map(|unit| action(&mut unit.local.borrow_mut()))
+}
+
+/// Runs `task` in a coroutine of its own, after what is ready now. On the loop thread only; `false` elsewhere.
+pub fn spawn(task: Box<dyn FnOnce()>) -> bool {
+    with(|state| state.tasks.push_back(Work::Task(task))).is_some()
+}
+
+/// Installs the service and the cap on its concurrent requests. On the loop thread.
+pub fn set_service(service: Option<Rc<dyn Service>>, request_limit: usize) {
+    let previous = with(|state| {
+        state.request_limit = request_limit;
+        state.paused = false;
+        std::mem::replace(&mut state.service, service)
+    });
+    drop(previous);
+}
+
+/// Has the service told anew, before the next poll, whether to take connections.
+pub fn resume_service() {
+    with(|state| state.paused = true);
+}
+
+/// Waits until `source`, a stream of the server's, may be ready.
+///
+/// # Parks
+pub fn wait_stream(source: SourceId, interest: Interest, deadline: Option<Instant>) -> Wake {
+    wait(
+        deadline,
+        |state, ticket| {
+            if state.poller.add_wait(source, interest, ticket) { Ok(Some(source)) } else { Err(Wake::Closed) }
+        },
+    )
+}
+
+/// Waits until a descriptor of the application's may be ready. Many coroutines may wait on one.
+///
+/// # Errors
+/// What epoll_ctl(2) reports, EBADF above all. A descriptor that epoll refuses because it is always ready is ready.
+///
+/// # Parks
+pub fn wait_descriptor(number: RawFd, interest: Interest, deadline: Option<Instant>) -> io::Result<Wake> {
+    if number < 0 {
+        return Err(rustix::io::Errno::BADF.into());
+    }
+    let mut failure = None;
+    let wake =
+        wait(deadline, |state, ticket| match state.poller.arm_descriptor(poller::borrow(number), interest, ticket) {
+            Ok(source) => Ok(Some(source)),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) => Err(Wake::Ready),
+            Err(error) => {
+                failure = Some(error);
+                Err(Wake::Closed)
+            }
+        });
+    failure.map_or(Ok(wake), Err)
+}
+
+/// Ends every wait on a descriptor of the application's with [`Wake::Closed`]. To be called before it is closed.
+pub fn descriptor_closes(number: RawFd) {
+    with(|state| {
+        for ticket in state.poller.take_waits(number) {
+            state.wake(ticket, Wake::Closed);
+        }
+    });
+}
+
+/// Waits until `deadline`.
+///
+/// # Parks
+pub fn sleep(deadline: Instant) -> Wake {
+    wait(Some(deadline), |_, _| Ok(None))
+}
+
+/// Lets everything else that is ready run, input and timers included.
+///
+/// # Parks
+pub fn after_next_poll() -> Wake {
+    wait(None, |state, ticket| {
+        state.after_poll.push(ticket);
+        Ok(None)
+    })
+}
+
+/// Waits until the waker that `register` was given is used. `register` returns `false` if there is nothing to wait for.
+///
+/// # Parks
+pub fn wait_for_wake(deadline: Option<Instant>, register: impl FnOnce(Waker) -> bool) -> Wake {
+    let mut register = Some(register);
+    wait_with(deadline, |unit| {
+        let opened = with(|state| (state.open_wait(unit), Arc::clone(&state.runtime)));
+        let (ticket, runtime) = opened.ok_or(Wake::Closed)?;
+        match register.take().map(|register| register(Waker { ticket, runtime })) {
+            Some(true) => Ok((ticket, None)),
+            _ => Err(Wake::Ready),
+        }
+    })
+}
+
+fn wait(
+    deadline: Option<Instant>,
+    register: impl FnOnce(&mut state::State, Ticket) -> Result<Option<SourceId>, Wake>,
+) -> Wake {
+    wait_with(deadline, |unit| {
+        with(|state| {
+            let ticket = state.open_wait(unit);
+            register(state, ticket).map(|source| (ticket, source))
+        })
+        .unwrap_or(Err(Wake::Closed))
+    })
+}
+
+fn wait_with(
+    deadline: Option<Instant>,
+    register: impl FnOnce(&Unit) -> Result<(Ticket, Option<SourceId>), Wake>,
+) -> Wake {
+    let Some(unit) = state::current() else { return Wake::Closed };
+    debug_assert!(!unit.cannot_park.get(), "a wait while the thread state is torn down");
+    if unit.doomed.get() {
+        return Wake::Killed;
+    }
+    let (ticket, source) = match register(&unit) {
+        Ok(registered) => registered,
+        Err(wake) => {
+            unit.waiting.set(0);
+            return wake;
+        }
+    };
+    let timer = deadline.and_then(|at| with(|state| state.timers.insert(at, timers::Target::Wait(ticket))));
+    let wake = loop {
+        if let Some(wake) = unit.wake.take() {
+            break wake;
+        }
+        with(|state| state.hand_over(&unit));
+        park(&unit);
+    };
+    unit.waiting.set(0);
+    with(|state| {
+        if let Some(timer) = timer {
+            state.timers.remove(timer);
+        }
+        if let Some(source) = source
+            && wake != Wake::Ready
+        {
+            state.poller.remove_wait(source, ticket);
+        }
+    });
+    wake
+}
+
+/// The one place that parks.
+fn park(unit: &Rc<Unit>) {
+    released(crate::coroutine::park);
+    state::set_current(Some(unit));
+}
+
+/// Runs `blocking` with the interpreter released.
+fn released(blocking: impl FnOnce()) {
+    let host = with(|state| Arc::clone(&state.host));
+    let mut blocking = Some(blocking);
+    let mut once = || {
+        if let Some(blocking) = blocking.take() {
+            blocking();
+        }
+    };
+    match host {
+        Some(host) => host.released(&mut once),
+        None => once(),
+    }
+}
+
+/// What the server does with its streams. On the loop thread only.
+pub mod streams {
+    use super::{BorrowedFd, Instant, SourceId, Work, io, with};
+
+    fn off_the_loop() -> io::Error {
+        io::Error::other("not on the loop thread")
+    }
+
+    /// Registers a connected stream; see [`super::Service`] for what happens next.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn add(descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
+        with(|state| state.poller.add_stream(descriptor, owner)).unwrap_or_else(|| Err(off_the_loop()))
+    }
+
+    /// Registers a listening socket.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn add_listener(descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
+        with(|state| state.poller.add_listener(descriptor, owner)).unwrap_or_else(|| Err(off_the_loop()))
+    }
+
+    /// Forgets a source. Give the descriptor if it stays open.
+    pub fn remove(id: SourceId, descriptor: Option<BorrowedFd<'_>>) {
+        with(|state| state.remove_source(id, descriptor));
+    }
+
+    /// Notes that a read is about to be tried. Returns whether the peer's end of the stream is known to be waiting.
+    pub fn about_to_read(id: SourceId) -> bool {
+        with(|state| {
+            state.poller.source(id).is_some_and(|source| {
+                source.readable = false;
+                source.peer_closed
+            })
+        })
+        .unwrap_or(false)
+    }
+
+    /// Notes that there may be more to read at once: the last read filled its buffer.
+    pub fn may_have_more(id: SourceId) {
+        with(|state| {
+            if let Some(source) = state.poller.source(id) {
+                source.readable = true;
+            }
+        });
+    }
+
+    /// Puts a source at rest: its next event is told to the service. `false` if it has something to read already.
+    pub fn rest(id: SourceId) -> bool {
+        with(|state| !state.rest(id)).unwrap_or(true)
+    }
+
+    /// Puts a source at rest; if it has something to read already, its turn comes after what is ready now.
+    pub fn rest_or_queue(id: SourceId, owner: usize) {
+        with(|state| {
+            if state.rest(id) {
+                state.requests.push_back(Work::Serve(id, owner));
+            }
+        });
+    }
+
+    /// Queues a source's turn whatever the poller knows of it: its owner holds bytes that it has read already.
+    pub fn queue(id: SourceId, owner: usize) {
+        with(|state| state.requests.push_back(Work::Serve(id, owner)));
+    }
+
+    /// Whether there is something to read that has not been read yet, as far as the poller knows.
+    pub fn is_readable(id: SourceId) -> bool {
+        with(|state| state.poller.source(id).is_some_and(|source| source.readable)).unwrap_or(false)
+    }
+
+    /// Whether a deadline is set.
+    pub fn has_deadline(id: SourceId) -> bool {
+        with(|state| state.poller.source(id).is_some_and(|source| source.deadline.is_some())).unwrap_or(false)
+    }
+
+    /// Sets the deadline of a source at rest; none takes it away.
+    pub fn set_deadline(id: SourceId, deadline: Option<Instant>) {
+        with(|state| state.set_deadline(id, deadline));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,327 @@
+//! epoll, and the registry of what is registered with it.
+//!
+//! Two kinds of source. A *stream* is a socket of the server's: registered once for both directions, edge-triggered,
+//! never modified again. A *descriptor* belongs to the application, which may close it, reuse its number or wait on it
+//! from ten coroutines: it is registered one-shot and armed anew for every wait, so that a reused number is noticed.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::time::Instant;
+
+use rustix::event::epoll;
+use slab::Slab;
+
+use super::timers::TimerKey;
+use super::tokens::{SourceId, Ticket};
+
+/// Events taken from the kernel at a time.
+const EVENTS_PER_POLL: usize = 256;
+
+/// Which directions a wait is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Until bytes, a connection or the end of the stream can be read.
+    Read,
+    /// Until the kernel takes bytes.
+    Write,
+    /// Either.
+    Both,
+}
+
+impl Interest {
+    fn flags(self) -> epoll::EventFlags {
+        match self {
+            Interest::Read => epoll::EventFlags::IN | epoll::EventFlags::RDHUP,
+            Interest::Write => epoll::EventFlags::OUT,
+            Interest::Both => epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::OUT,
+        }
+    }
+
+    fn is_met_by(self, flags: epoll::EventFlags) -> bool {
+        flags.intersects(self.flags() | epoll::EventFlags::ERR | epoll::EventFlags::HUP)
+    }
+}
+
+/// Whom a source's events concern when no coroutine waits for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The server's service, which knows it by this number.
+    Service(usize),
+    /// Nobody: only waits matter.
+    Waits,
+}
+
+/// One registration.
+pub struct Source {
+    generation: u32,
+    pub(super) owner: Owner,
+    /// The owner wants to be told of the next event.
+    pub(super) at_rest: bool,
+    /// An edge says that there is something to read, and no read has come up short since.
+    pub(super) readable: bool,
+    /// The peer has ended its side: the end of the stream is still to be read.
+    pub(super) peer_closed: bool,
+    waits: Vec<(Interest, Ticket)>,
+    pub(super) deadline: Option<Instant>,
+    pub(super) armed: Option<TimerKey>,
+    /// epoll knows the descriptor, as far as we do.
+    registered: bool,
+}
+
+/// What an event asks of the loop.
+pub enum Notice {
+    /// These waits end.
+    Wake(Ticket),
+    /// The service has to look at this source.
+    Serve(SourceId, usize),
+    /// Another thread rang.
+    Inbox,
+}
+
+/// The kernel's event queue and its registry.
+pub struct Poller {
+    epoll: Rc<OwnedFd>,
+    sources: Slab<Source>,
+    by_descriptor: HashMap<RawFd, usize>,
+    generation: u32,
+}
+
+impl Poller {
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn new(bell: BorrowedFd<'_>) -> io::Result<Poller> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let data = epoll::EventData::new_u64(SourceId::BELL.0);
+        epoll::add(&epoll, bell, data, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        Ok(Poller { epoll: Rc::new(epoll), sources: Slab::new(), by_descriptor: HashMap::new(), generation: 0 })
+    }
+
+    /// The epoll descriptor, to wait on it with nothing borrowed.
+    pub fn descriptor(&self) -> Rc<OwnedFd> {
+        Rc::clone(&self.epoll)
+    }
+
+    /// An empty buffer for [`wait`].
+    pub fn event_buffer() -> Vec<epoll::Event> {
+        Vec::with_capacity(EVENTS_PER_POLL)
+    }
+
+    /// Registers a stream of the server's.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports: no memory, the limit of watches.
+    pub fn add_stream(&mut self, descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        self.add(descriptor, Owner::Service(owner), flags)
+    }
+
+    /// Registers a listening socket: level-triggered, so that connections left in the queue are reported again, and
+    /// exclusive, so that one of several processes wakes up.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn add_listener(&mut self, descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
+        self.add(descriptor, Owner::Service(owner), epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE)
+    }
+
+    fn add(&mut self, descriptor: BorrowedFd<'_>, owner: Owner, flags: epoll::EventFlags) -> io::Result<SourceId> {
+        // A number that the application waited on and closed since is the server's now.
+        // Waits that are still on it end by their deadline; nothing will be ready for them.
+        if let Some(stale) = self.by_descriptor.remove(&descriptor.as_raw_fd())
+            && self.sources.get(stale).is_some_and(|source| source.waits.is_empty())
+        {
+            self.sources.remove(stale);
+        }
+        let id = self.insert(owner);
+        if let Err(error) = epoll::add(&self.epoll, descriptor, epoll::EventData::new_u64(id.0), flags) {
+            self.sources.remove(id.index());
+            return Err(error.into());
+        }
+        Ok(id)
+    }
+
+    fn insert(&mut self, owner: Owner) -> SourceId {
+        self.generation = self.generation.wrapping_add(1) & 0x7fff_ffff;
+        let index = self.sources.insert(Source {
+            generation: self.generation,
+            owner,
+            at_rest: true,
+            readable: false,
+            peer_closed: false,
+            waits: Vec::new(),
+            deadline: None,
+            armed: None,
+            registered: false,
+        });
+        SourceId::new(index, self.generation)
+    }
+
+    /// The source, unless it has been removed.
+    pub fn source(&mut self, id: SourceId) -> Option<&mut Source> {
+        self.sources.get_mut(id.index()).filter(|source| source.generation == id.generation())
+    }
+
+    /// Forgets a source of the server's. Returns the waits that were on it and its armed timer.
+    ///
+    /// The descriptor is taken out of epoll if the caller still holds it; closing it does the same.
+    pub fn remove(&mut self, id: SourceId, descriptor: Option<BorrowedFd<'_>>) -> (Vec<Ticket>, Option<TimerKey>) {
+        if self.source(id).is_none() {
+            return (Vec::new(), None);
+        }
+        if let Some(descriptor) = descriptor {
+            let _ = epoll::delete(&self.epoll, descriptor);
+        }
+        let source = self.sources.remove(id.index());
+        (source.waits.into_iter().map(|(_, ticket)| ticket).collect(), source.armed)
+    }
+
+    /// Adds a wait on a stream of the server's.
+    pub fn add_wait(&mut self, id: SourceId, interest: Interest, ticket: Ticket) -> bool {
+        self.source(id).map(|source| source.waits.push((interest, ticket))).is_some()
+    }
+
+    /// Arms a descriptor of the application's for one more event, and adds a wait on it.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports: EBADF for a closed descriptor, EPERM for one that is always ready (a regular file).
+    pub fn arm_descriptor(
+        &mut self,
+        descriptor: BorrowedFd<'_>,
+        interest: Interest,
+        ticket: Ticket,
+    ) -> io::Result<SourceId> {
+        let number = descriptor.as_raw_fd();
+        let id = match self.by_descriptor.get(&number) {
+            Some(&index) => SourceId::new(index, self.sources[index].generation),
+            None => {
+                let id = self.insert(Owner::Waits);
+                self.by_descriptor.insert(number, id.index());
+                id
+            }
+        };
+        self.sources[id.index()].waits.push((interest, ticket));
+        if let Err(error) = self.rearm(id, descriptor) {
+            self.remove_wait(id, ticket);
+            if self.sources[id.index()].waits.is_empty() {
+                self.by_descriptor.remove(&number);
+                self.sources.remove(id.index());
+            }
+            return Err(error);
+        }
+        Ok(id)
+    }
+
+    /// Registers or modifies, for all that is waited for on this descriptor.
+    fn rearm(&mut self, id: SourceId, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let mut flags = epoll::EventFlags::ONESHOT;
+        for (interest, _) in &self.sources[id.index()].waits {
+            flags |= interest.flags();
+        }
+        let data = epoll::EventData::new_u64(id.0);
+        let registered = if std::mem::replace(&mut self.sources[id.index()].registered, true) {
+            match epoll::modify(&self.epoll, descriptor, data, flags) {
+                // The number names another file than before.
+                Err(rustix::io::Errno::NOENT) => epoll::add(&self.epoll, descriptor, data, flags),
+                other => other,
+            }
+        } else {
+            epoll::add(&self.epoll, descriptor, data, flags)
+        };
+        match registered {
+            // A descriptor of the server's own: the application's has been closed, and its number used again.
+            Err(rustix::io::Errno::EXIST) => Err(rustix::io::Errno::BADF.into()),
+            other => other.map_err(Into::into),
+        }
+    }
+
+    /// Takes a wait back, when it ended for another reason than its event.
+    pub fn remove_wait(&mut self, id: SourceId, ticket: Ticket) {
+        if let Some(source) = self.source(id) {
+            source.waits.retain(|&(_, waiting)| waiting != ticket);
+        }
+    }
+
+    /// Every wait on a descriptor that its owner is about to close.
+    pub fn take_waits(&mut self, number: RawFd) -> Vec<Ticket> {
+        let Some(&index) = self.by_descriptor.get(&number) else { return Vec::new() };
+        std::mem::take(&mut self.sources[index].waits).into_iter().map(|(_, ticket)| ticket).collect()
+    }
+
+    /// Turns what the kernel reported into what the loop has to do.
+    pub fn sort(&mut self, events: &[epoll::Event], mut notice: impl FnMut(Notice)) {
+        for event in events {
+            let id = SourceId(event.data.u64());
+            if id == SourceId::BELL {
+                notice(Notice::Inbox);
+                continue;
+            }
+            let flags = event.flags;
+            // A source removed earlier in this batch, or an old registration that a duplicate keeps alive.
+            let Some(source) = self.source(id) else { continue };
+            if Interest::Read.is_met_by(flags) {
+                source.readable = true;
+                source.peer_closed |=
+                    flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+            }
+            if !source.waits.is_empty() {
+                source.waits.retain(|&(interest, ticket)| {
+                    let met = interest.is_met_by(flags);
+                    if met {
+                        notice(Notice::Wake(ticket));
+                    }
+                    !met
+                });
+                self.rearm_rest(id);
+            } else if source.at_rest
+                && source.readable
+                && let Owner::Service(number) = source.owner
+            {
+                source.at_rest = false;
+                notice(Notice::Serve(id, number));
+            }
+        }
+    }
+
+    /// A one-shot registration that fired for one direction is armed again for the waits on the other.
+    fn rearm_rest(&mut self, id: SourceId) {
+        let Some(source) = self.source(id) else { return };
+        if source.owner != Owner::Waits || source.waits.is_empty() {
+            return;
+        }
+        let number = self.by_descriptor.iter().find(|&(_, &index)| index == id.index()).map(|(&number, _)| number);
+        if let Some(number) = number {
+            let _ = self.rearm(id, borrow(number));
+        }
+    }
+}
+
+/// Waits for events on an epoll descriptor, at most until `deadline`; none means for ever.
+///
+/// Interrupted by a signal, it returns no event.
+///
+/// # Errors
+/// None that a valid epoll descriptor can have.
+pub fn wait(epoll: &OwnedFd, events: &mut Vec<epoll::Event>, deadline: Option<Instant>) -> io::Result<()> {
+    let timeout = deadline.map(|deadline| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        rustix::event::Timespec {
+            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        }
+    });
+    events.clear();
+    match epoll::wait(epoll.as_fd(), rustix::buffer::spare_capacity(events), timeout.as_ref()) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A descriptor known only by its number, for the length of one system call.
+#[expect(unsafe_code, reason = "the application names its descriptors by number")]
+pub fn borrow<'a>(number: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: the value lives for one epoll_ctl(2), which reports EBADF when the number is not open. -1, which
+    // BorrowedFd excludes, is refused where numbers come in (`wait_descriptor`).
+    unsafe { BorrowedFd::borrow_raw(number) }
+}

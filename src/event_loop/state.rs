@@ -1,0 +1,335 @@
+//! The loop's state: one per process, on the loop thread, borrowed only for moments and never across a park.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::inbox::Message;
+use super::poller::{Notice, Poller};
+use super::timers::{Target, Timers};
+use super::tokens::{SourceId, Ticket};
+use super::unit::{Command, Unit};
+use super::{Host, Runtime, Service, Wake};
+
+/// Idle units kept whatever happens: enough for the ordinary ups and downs of a small site.
+const IDLE_UNITS_KEPT: usize = 16;
+
+/// How often idle units that nobody needed are looked at. Only while there are more than [`IDLE_UNITS_KEPT`].
+const TRIM_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Work for a unit.
+pub enum Work {
+    /// A stream or listener of the service's has something to read.
+    Serve(SourceId, usize),
+    /// A source's deadline has passed.
+    Expired(SourceId, usize),
+    /// A function to run.
+    Task(Box<dyn FnOnce()>),
+}
+
+/// Everything the leader looks after.
+pub struct State {
+    pub host: Arc<dyn Host>,
+    pub runtime: Arc<Runtime>,
+    pub service: Option<Rc<dyn Service>>,
+    pub poller: Poller,
+    pub timers: Timers,
+    pub units: Slab<Rc<Unit>>,
+    /// Idle units, the one used last on top: its stack is warm.
+    pub idle: Vec<Rc<Unit>>,
+    /// The slot of the unit that polls.
+    pub leader: usize,
+    /// Work that the cap does not hold back.
+    pub tasks: VecDeque<Work>,
+    /// Requests and connections: taken only below the cap.
+    pub requests: VecDeque<Work>,
+    /// Requests in progress, parked ones included.
+    pub busy_requests: usize,
+    /// The cap on `busy_requests`.
+    pub request_limit: usize,
+    /// The service has been told to leave new connections alone.
+    pub paused: bool,
+    /// Waits for the next poll: `sleep(0)`.
+    pub after_poll: Vec<Ticket>,
+    /// Coroutines made runnable since the leader last let them run.
+    pub woken: usize,
+    /// Pieces of work to run before the next poll.
+    pub budget: usize,
+    /// Functions for the leader to run before it takes work.
+    pub controls: Vec<Box<dyn FnOnce() + Send>>,
+    /// No follower could be made: when to try again.
+    pub retry_follower: Option<Instant>,
+    /// That has been said once.
+    pub follower_failure_said: bool,
+    /// The loop ends when the last busy unit has ended.
+    pub ending: bool,
+    ticket_number: u64,
+    idle_low_water: usize,
+    next_trim: Option<Instant>,
+}
+
+thread_local! {
+    static STATE: RefCell<Option<State>> = const { RefCell::new(None) };
+    static CURRENT: RefCell<Option<Rc<Unit>>> = const { RefCell::new(None) };
+    static FORGOTTEN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `action` on the loop's state. `None` on any other thread.
+///
+/// # Panics
+/// When called from within another `with`: a bug, since no action calls out.
+pub fn with<R>(action: impl FnOnce(&mut State) -> R) -> Option<R> {
+    STATE.with(|state| state.borrow_mut().as_mut().map(action))
+}
+
+/// The unit that runs on this thread now, if this is the loop thread.
+pub fn current() -> Option<Rc<Unit>> {
+    CURRENT.with(|current| current.borrow().clone())
+}
+
+/// Notes which unit runs from now on.
+pub fn set_current(unit: Option<&Rc<Unit>>) {
+    crate::coroutine::set_current_stack(unit.and_then(|unit| unit.stack.get()));
+    CURRENT.with(|current| *current.borrow_mut() = unit.cloned());
+}
+
+/// Puts a new state in place, or takes it away.
+pub fn install(state: Option<State>) {
+    // Dropped outside the borrow: streams that are dropped look for the state.
+    let previous = STATE.with(|slot| slot.replace(state));
+    drop(previous);
+}
+
+/// Takes the state away without giving anything back: descriptors and stacks are shared with another process.
+pub fn forget() {
+    set_current(None);
+    FORGOTTEN.with(|forgotten| forgotten.set(with(|_| ()).is_some()));
+    std::mem::forget(STATE.with(|slot| slot.borrow_mut().take()));
+}
+
+/// Whether the state was taken away by [`forget`].
+pub fn is_forgotten() -> bool {
+    FORGOTTEN.with(Cell::get)
+}
+
+impl State {
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn new(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<State> {
+        let poller = Poller::new(runtime.inbox.bell())?;
+        Ok(State {
+            host,
+            runtime,
+            service: None,
+            poller,
+            timers: Timers::default(),
+            units: Slab::new(),
+            idle: Vec::new(),
+            leader: 0,
+            tasks: VecDeque::new(),
+            requests: VecDeque::new(),
+            busy_requests: 0,
+            request_limit: usize::MAX,
+            paused: false,
+            after_poll: Vec::new(),
+            woken: 0,
+            budget: 0,
+            controls: Vec::new(),
+            retry_follower: None,
+            follower_failure_said: false,
+            ending: false,
+            ticket_number: 0,
+            idle_low_water: 0,
+            next_trim: None,
+        })
+    }
+
+    /// Opens a wait of `unit`'s.
+    pub fn open_wait(&mut self, unit: &Unit) -> Ticket {
+        self.ticket_number += 1;
+        unit.waiting.set(self.ticket_number);
+        unit.wake.set(None);
+        Ticket { unit: unit.slot, number: self.ticket_number }
+    }
+
+    /// Ends a wait, if it is still open.
+    pub fn wake(&mut self, ticket: Ticket, wake: Wake) {
+        let Some(unit) = self.units.get(ticket.unit) else { return };
+        if unit.waiting.get() != ticket.number || unit.wake.get().is_some() {
+            return;
+        }
+        unit.wake.set(Some(wake));
+        unit.unpark();
+        self.woken += 1;
+    }
+
+    /// Ends the wait of every unit that is in one. With `for_good`, their later waits too.
+    pub fn kill_waiting(&mut self, for_good: bool) {
+        let waiting: Vec<Ticket> = self
+            .units
+            .iter()
+            .filter(|(_, unit)| unit.busy.get())
+            .inspect(|(_, unit)| unit.doomed.set(unit.doomed.get() || for_good))
+            .filter(|(_, unit)| unit.waiting.get() != 0)
+            .map(|(slot, unit)| Ticket { unit: slot, number: unit.waiting.get() })
+            .collect();
+        for ticket in waiting {
+            self.wake(ticket, Wake::Killed);
+        }
+    }
+
+    /// Units that run work, parked ones included.
+    pub fn busy_units(&self) -> usize {
+        self.units.iter().filter(|(_, unit)| unit.busy.get()).count()
+    }
+
+    /// Sets or moves the deadline of a source at rest. Cheap when it moves later: the entry is moved when it fires.
+    pub fn set_deadline(&mut self, id: SourceId, deadline: Option<Instant>) {
+        let Some(source) = self.poller.source(id) else { return };
+        source.deadline = deadline;
+        let Some(at) = deadline else { return };
+        match source.armed {
+            Some(key) if key.at() <= at => return,
+            Some(key) => self.timers.remove(key),
+            None => {}
+        }
+        source.armed = Some(self.timers.insert(at, Target::Source(id)));
+    }
+
+    /// Forgets a source of the service's.
+    pub fn remove_source(&mut self, id: SourceId, descriptor: Option<std::os::fd::BorrowedFd<'_>>) {
+        let (waits, armed) = self.poller.remove(id, descriptor);
+        if let Some(key) = armed {
+            self.timers.remove(key);
+        }
+        for ticket in waits {
+            self.wake(ticket, Wake::Closed);
+        }
+    }
+
+    /// Turns a batch of events into wake-ups and work.
+    pub fn take_events(&mut self, events: &[rustix::event::epoll::Event]) {
+        let mut wakes = Vec::new();
+        let mut rung = false;
+        let requests = &mut self.requests;
+        self.poller.sort(events, |notice| match notice {
+            Notice::Wake(ticket) => wakes.push(ticket),
+            Notice::Serve(id, owner) => requests.push_back(Work::Serve(id, owner)),
+            Notice::Inbox => rung = true,
+        });
+        for ticket in wakes {
+            self.wake(ticket, Wake::Ready);
+        }
+        if rung {
+            self.take_messages();
+        }
+    }
+
+    fn take_messages(&mut self) {
+        for message in self.runtime.inbox.drain() {
+            match message {
+                Message::Wake(ticket, wake) => self.wake(ticket, wake),
+                Message::Task(task) => self.tasks.push_back(Work::Task(task)),
+                Message::Control(control) => self.controls.push(control),
+            }
+        }
+    }
+
+    /// Ends the waits whose deadline has passed.
+    pub fn take_expired(&mut self, now: Instant) {
+        while let Some(target) = self.timers.pop_expired(now) {
+            match target {
+                Target::Wait(ticket) => self.wake(ticket, Wake::TimedOut),
+                Target::Source(id) => self.source_expired(id, now),
+            }
+        }
+    }
+
+    fn source_expired(&mut self, id: SourceId, now: Instant) {
+        let Some(source) = self.poller.source(id) else { return };
+        source.armed = None;
+        match source.deadline {
+            Some(at) if at > now => self.set_deadline(id, Some(at)),
+            Some(_) => {
+                source.deadline = None;
+                if let super::poller::Owner::Service(owner) = source.owner {
+                    self.tasks.push_back(Work::Expired(id, owner));
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// The next piece of work, if the cap allows it.
+    pub fn next_work(&mut self) -> Option<Work> {
+        if self.budget == 0 {
+            return None;
+        }
+        let work = match self.tasks.pop_front() {
+            Some(work) => Some(work),
+            None if self.busy_requests < self.request_limit => self.requests.pop_front(),
+            None => None,
+        };
+        self.budget -= usize::from(work.is_some());
+        work
+    }
+
+    /// Whether something could run without a poll.
+    pub fn has_work(&self) -> bool {
+        !self.tasks.is_empty() || (!self.requests.is_empty() && self.busy_requests < self.request_limit)
+    }
+
+    /// Gives leadership away, if `unit` has it, so that it may park.
+    pub fn hand_over(&mut self, unit: &Unit) {
+        if self.leader != unit.slot {
+            return;
+        }
+        // `leader::lead` never starts a piece of work without a follower at hand.
+        if let Some(follower) = self.idle.pop() {
+            self.idle_low_water = self.idle_low_water.min(self.idle.len());
+            self.leader = follower.slot;
+            follower.command.set(Some(Command::Lead));
+            follower.unpark();
+        }
+    }
+
+    /// Sends idle units home that were not needed for a while; half of them at a time, so that a burst that comes back
+    /// soon finds most of them. Returns when to look again.
+    pub fn trim_idle(&mut self, now: Instant) -> Option<Instant> {
+        if self.idle.len() <= IDLE_UNITS_KEPT {
+            self.next_trim = None;
+            return None;
+        }
+        match self.next_trim {
+            Some(at) if now < at => return Some(at),
+            Some(_) => {
+                let spare = self.idle_low_water.saturating_sub(IDLE_UNITS_KEPT);
+                let leaving = spare.div_ceil(2).min(self.idle.len());
+                for unit in self.idle.drain(..leaving) {
+                    unit.command.set(Some(Command::End));
+                    unit.unpark();
+                    self.woken += 1;
+                }
+            }
+            None => {}
+        }
+        self.idle_low_water = self.idle.len();
+        self.next_trim = Some(now + TRIM_INTERVAL);
+        self.next_trim
+    }
+
+    /// Whether the service's sources include something readable since it last looked; if not, the next event is told.
+    pub fn rest(&mut self, id: SourceId) -> bool {
+        let Some(source) = self.poller.source(id) else { return false };
+        if source.readable {
+            return true;
+        }
+        source.at_rest = true;
+        false
+    }
+}

@@ -1,0 +1,235 @@
+//! The loop without Python: units, waits, timers, the cap, the inbox.
+
+use super::*;
+use std::cell::{Cell, RefCell};
+use std::os::fd::AsRawFd;
+use std::sync::mpsc;
+
+/// A host that has nothing to release.
+struct Bare;
+
+impl Host for Bare {
+    fn enter(&self, life: &mut dyn FnMut()) {
+        life();
+    }
+
+    fn released(&self, blocking: &mut dyn FnMut()) {
+        blocking();
+    }
+}
+
+/// `may` has one worker per process, so one loop at a time.
+static ONE_LOOP: Mutex<()> = Mutex::new(());
+
+/// Runs `task` in a unit of a fresh loop, then ends the loop. Fails if that takes ten seconds.
+fn in_a_loop<R: Send + 'static>(task: impl FnOnce() -> R + Send + 'static) -> R {
+    let _one = ONE_LOOP.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = Runtime::start(Arc::new(Bare)).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    runtime.send(Message::Task(Box::new(move || sender.send(task()).unwrap())));
+    let result = receiver.recv_timeout(Duration::from_secs(10)).expect("the task ends");
+    runtime.end(true);
+    assert!(runtime.wait_ended(Duration::from_secs(10)), "the loop ends");
+    result
+}
+
+fn after(milliseconds: u64) -> Instant {
+    Instant::now() + Duration::from_millis(milliseconds)
+}
+
+/// Spawns `tasks` and waits until all have ended.
+fn join_all(tasks: Vec<Box<dyn FnOnce()>>) {
+    let left = Rc::new(Cell::new(tasks.len()));
+    for task in tasks {
+        let left = Rc::clone(&left);
+        assert!(spawn(Box::new(move || {
+            task();
+            left.set(left.get() - 1);
+        })));
+    }
+    while left.get() > 0 {
+        assert_eq!(sleep(after(1)), Wake::TimedOut);
+    }
+}
+
+#[test]
+fn sleeps_end_in_the_order_of_their_deadlines_and_run_at_once() {
+    let (order, elapsed) = in_a_loop(|| {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let start = Instant::now();
+        let sleeper = |milliseconds: u64| -> Box<dyn FnOnce()> {
+            let order = Rc::clone(&order);
+            Box::new(move || {
+                assert_eq!(sleep(start + Duration::from_millis(milliseconds)), Wake::TimedOut);
+                order.borrow_mut().push(milliseconds);
+            })
+        };
+        join_all(vec![sleeper(60), sleeper(20), sleeper(40)]);
+        (order.take(), start.elapsed())
+    });
+    assert_eq!(order, [20, 40, 60]);
+    assert!(elapsed < Duration::from_millis(120), "{elapsed:?}: the sleeps did not overlap");
+}
+
+#[test]
+fn every_unit_runs_on_one_os_thread_and_units_are_used_again() {
+    let (threads, units) = in_a_loop(|| {
+        let threads = Rc::new(RefCell::new(std::collections::HashSet::new()));
+        for _ in 0..5 {
+            let tasks = (0..50).map(|_| -> Box<dyn FnOnce()> {
+                let threads = Rc::clone(&threads);
+                Box::new(move || {
+                    sleep(after(2));
+                    threads.borrow_mut().insert(std::thread::current().id());
+                })
+            });
+            join_all(tasks.collect());
+        }
+        (threads.borrow().len(), with(|state| state.units.len()).unwrap())
+    });
+    assert_eq!(threads, 1);
+    assert!((50..=54).contains(&units), "{units} units for 50 coroutines at a time");
+}
+
+#[test]
+fn many_coroutines_wait_on_one_descriptor_and_all_wake() {
+    let ready = in_a_loop(|| {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let number = reader.as_raw_fd();
+        let ready = Rc::new(Cell::new(0));
+        let mut tasks: Vec<Box<dyn FnOnce()>> = Vec::new();
+        for _ in 0..10 {
+            let ready = Rc::clone(&ready);
+            tasks.push(Box::new(move || {
+                assert_eq!(wait_descriptor(number, Interest::Read, Some(after(5000))).unwrap(), Wake::Ready);
+                ready.set(ready.get() + 1);
+            }));
+        }
+        tasks.push(Box::new(move || {
+            sleep(after(5));
+            rustix::io::write(&writer, b"x").unwrap();
+        }));
+        join_all(tasks);
+        ready.get()
+    });
+    assert_eq!(ready, 10);
+}
+
+#[test]
+fn a_wait_times_out_is_closed_and_reports_a_bad_descriptor() {
+    in_a_loop(|| {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let number = reader.as_raw_fd();
+        assert_eq!(wait_descriptor(number, Interest::Read, Some(after(5))).unwrap(), Wake::TimedOut);
+        assert_eq!(wait_descriptor(writer.as_raw_fd(), Interest::Write, None).unwrap(), Wake::Ready);
+        spawn(Box::new(move || {
+            sleep(after(5));
+            descriptor_closes(number);
+            drop(reader);
+        }));
+        assert_eq!(wait_descriptor(number, Interest::Read, None).unwrap(), Wake::Closed);
+        assert!(wait_descriptor(number, Interest::Read, None).is_err());
+        assert!(wait_descriptor(-1, Interest::Read, None).is_err());
+    });
+}
+
+#[test]
+fn a_descriptor_number_that_is_used_again_is_waited_on_anew() {
+    in_a_loop(|| {
+        let mut number = None;
+        for _ in 0..20 {
+            let (reader, writer) = rustix::pipe::pipe().unwrap();
+            assert_eq!(*number.get_or_insert(reader.as_raw_fd()), reader.as_raw_fd());
+            assert_eq!(wait_descriptor(reader.as_raw_fd(), Interest::Read, Some(after(1))).unwrap(), Wake::TimedOut);
+            rustix::io::write(&writer, b"x").unwrap();
+            assert_eq!(wait_descriptor(reader.as_raw_fd(), Interest::Read, Some(after(5000))).unwrap(), Wake::Ready);
+        }
+    });
+}
+
+#[test]
+fn yielding_coroutines_starve_neither_timers_nor_input() {
+    in_a_loop(|| {
+        let stop = Rc::new(Cell::new(false));
+        let mut tasks: Vec<Box<dyn FnOnce()>> = Vec::new();
+        for _ in 0..2 {
+            let stop = Rc::clone(&stop);
+            tasks.push(Box::new(move || {
+                while !stop.get() {
+                    assert_eq!(after_next_poll(), Wake::Ready);
+                }
+            }));
+        }
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        tasks.push(Box::new(move || {
+            sleep(after(5));
+            rustix::io::write(&writer, b"x").unwrap();
+        }));
+        tasks.push(Box::new(move || {
+            let wake = wait_descriptor(reader.as_raw_fd(), Interest::Read, Some(after(5000)));
+            assert_eq!(wake.unwrap(), Wake::Ready);
+            stop.set(true);
+        }));
+        join_all(tasks);
+    });
+}
+
+#[test]
+fn another_thread_wakes_a_coroutine_and_late_wakes_are_ignored() {
+    in_a_loop(|| {
+        for _ in 0..50 {
+            let mut keep = None;
+            let wake = wait_for_wake(Some(after(5000)), |waker| {
+                keep = Some(waker.clone());
+                std::thread::spawn(move || waker.wake(Wake::Ready));
+                true
+            });
+            assert_eq!(wake, Wake::Ready);
+            keep.unwrap().wake(Wake::Closed);
+            assert_eq!(sleep(after(0)), Wake::TimedOut);
+        }
+        assert_eq!(wait_for_wake(Some(after(1)), |_| true), Wake::TimedOut);
+        assert_eq!(wait_for_wake(None, |_| false), Wake::Ready);
+    });
+}
+
+#[test]
+fn the_end_kills_waits_and_a_doomed_unit_cannot_wait_again() {
+    let _one = ONE_LOOP.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = Runtime::start(Arc::new(Bare)).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let started = sender.clone();
+    runtime.send(Message::Task(Box::new(move || {
+        started.send(Wake::Ready).unwrap();
+        sender.send(sleep(after(60_000))).unwrap();
+        sender.send(sleep(after(60_000))).unwrap();
+    })));
+    assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), Wake::Ready);
+    runtime.end(false);
+    assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), Wake::Killed);
+    assert!(!runtime.wait_ended(Duration::from_millis(20)), "the second sleep goes on");
+    runtime.end(true);
+    assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), Wake::Killed);
+    assert!(runtime.wait_ended(Duration::from_secs(10)));
+}
+
+#[test]
+fn a_loop_ends_whose_followers_have_not_started() {
+    for _ in 0..20 {
+        in_a_loop(|| assert_eq!(with(|state| state.idle.len()), Some(1)));
+    }
+}
+
+#[test]
+fn idle_units_that_nobody_needs_go_home() {
+    in_a_loop(|| {
+        let tasks = (0..200).map(|_| -> Box<dyn FnOnce()> { Box::new(|| assert_eq!(sleep(after(5)), Wake::TimedOut)) });
+        join_all(tasks.collect());
+        assert!(with(|state| state.units.len()).unwrap() > 200);
+        let patience = after(9000);
+        while with(|state| state.units.len()).unwrap() > 30 {
+            assert!(Instant::now() < patience, "idle units stay");
+            sleep(after(50));
+        }
+    });
+}

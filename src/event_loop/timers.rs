@@ -1,0 +1,100 @@
+//! The one deadline structure of the loop: exact, cancellable, polled by the leader.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::tokens::{SourceId, Ticket};
+
+/// What a deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A parked coroutine whose wait ends.
+    Wait(Ticket),
+    /// A source at rest: its owner decides.
+    Source(SourceId),
+}
+
+/// Names an entry, to cancel it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TimerKey {
+    at: Instant,
+    sequence: u64,
+}
+
+impl TimerKey {
+    /// When it fires.
+    pub fn at(self) -> Instant {
+        self.at
+    }
+}
+
+/// Deadlines in order; equal ones fire in the order of their insertion.
+#[derive(Default)]
+pub struct Timers {
+    entries: BTreeMap<TimerKey, Target>,
+    sequence: u64,
+}
+
+impl Timers {
+    /// Adds a deadline.
+    pub fn insert(&mut self, at: Instant, target: Target) -> TimerKey {
+        self.sequence += 1;
+        let key = TimerKey { at, sequence: self.sequence };
+        self.entries.insert(key, target);
+        key
+    }
+
+    /// Cancels a deadline; one that has fired is ignored.
+    pub fn remove(&mut self, key: TimerKey) {
+        self.entries.remove(&key);
+    }
+
+    /// The earliest deadline.
+    pub fn next(&self) -> Option<Instant> {
+        self.entries.first_key_value().map(|(key, _)| key.at)
+    }
+
+    /// Takes the earliest deadline if it has passed.
+    pub fn pop_expired(&mut self, now: Instant) -> Option<Target> {
+        let entry = self.entries.first_entry()?;
+        (entry.key().at <= now).then(|| entry.remove())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn wait(number: u64) -> Target {
+        Target::Wait(Ticket { unit: 0, number })
+    }
+
+    #[test]
+    fn deadlines_fire_in_order_and_equal_ones_first_come_first_served() {
+        let start = Instant::now();
+        let mut timers = Timers::default();
+        let later = start + Duration::from_millis(2);
+        timers.insert(later, wait(2));
+        timers.insert(start, wait(1));
+        timers.insert(later, wait(3));
+        assert_eq!(timers.next(), Some(start));
+        assert_eq!(timers.pop_expired(start), Some(wait(1)));
+        assert_eq!(timers.pop_expired(start), None);
+        assert_eq!(timers.pop_expired(later), Some(wait(2)));
+        assert_eq!(timers.pop_expired(later), Some(wait(3)));
+        assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn a_cancelled_deadline_does_not_fire() {
+        let start = Instant::now();
+        let mut timers = Timers::default();
+        let key = timers.insert(start, wait(1));
+        timers.insert(start, wait(2));
+        timers.remove(key);
+        timers.remove(key);
+        assert_eq!(timers.pop_expired(start), Some(wait(2)));
+        assert_eq!(timers.pop_expired(start), None);
+    }
+}

@@ -1,0 +1,34 @@
+//! Names of things that may be gone when the name is used: none of them is ever given twice.
+
+/// Names one wait of one unit. Numbers are never used twice, so a late wake-up finds nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    /// The unit's slot.
+    pub unit: usize,
+    /// The wait's own number.
+    pub number: u64,
+}
+
+/// Names a source; stays unique when its slot is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SourceId(pub u64);
+
+impl SourceId {
+    /// The inbox's bell, which is no source.
+    pub const BELL: SourceId = SourceId(u64::MAX);
+
+    /// For a slot and how often it has been used.
+    pub fn new(index: usize, generation: u32) -> SourceId {
+        SourceId(u64::from(generation) << 32 | index as u64)
+    }
+
+    /// The slot.
+    pub fn index(self) -> usize {
+        (self.0 & 0xffff_ffff) as usize
+    }
+
+    /// How often the slot had been used.
+    pub fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}

@@ -1,0 +1,66 @@
+//! A unit: one coroutine, its stack and whatever the host gives it (a Python thread state), used again and again.
+
+use std::any::Any;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Rc;
+
+use super::Wake;
+use crate::coroutine::{Handle, StackBounds};
+
+/// What an idle unit is woken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Poll, and run what is ready.
+    Lead,
+    /// Give everything back.
+    End,
+}
+
+/// One pooled coroutine.
+pub struct Unit {
+    /// Its slot in the loop's table.
+    pub slot: usize,
+    /// Set right after the spawn.
+    pub handle: OnceCell<Handle>,
+    /// Where its stack lies; set when it starts.
+    pub stack: Cell<Option<StackBounds>>,
+    /// What it is to do when it is idle.
+    pub command: Cell<Option<Command>>,
+    /// The number of the wait that it is in; 0 for none.
+    pub waiting: Cell<u64>,
+    /// How that wait ended.
+    pub wake: Cell<Option<Wake>>,
+    /// Runs work (as opposed to being idle or leading between two pieces of work).
+    pub busy: Cell<bool>,
+    /// Every wait returns [`Wake::Killed`] at once.
+    pub doomed: Cell<bool>,
+    /// Its thread state is being torn down: nothing may park.
+    pub cannot_park: Cell<bool>,
+    /// What the layers above attach to the work in progress.
+    pub local: RefCell<Option<Box<dyn Any>>>,
+}
+
+impl Unit {
+    /// A unit in `slot`, not yet started.
+    pub fn new(slot: usize) -> Rc<Unit> {
+        Rc::new(Unit {
+            slot,
+            handle: OnceCell::new(),
+            stack: Cell::new(None),
+            command: Cell::new(None),
+            waiting: Cell::new(0),
+            wake: Cell::new(None),
+            busy: Cell::new(false),
+            doomed: Cell::new(false),
+            cannot_park: Cell::new(false),
+            local: RefCell::new(None),
+        })
+    }
+
+    /// Makes it runnable.
+    pub fn unpark(&self) {
+        if let Some(handle) = self.handle.get() {
+            handle.unpark();
+        }
+    }
+}
