@@ -1,0 +1,71 @@
+//! Listening sockets: made and bound in Python, accepted from here.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A TCP client.
+    Inet(IpAddr, u16),
+    /// A Unix or abstract socket: it has no address.
+    Unix,
+}
+
+/// What an attempt to accept gave.
+pub enum Accepted {
+    /// A connection, non-blocking and close-on-exec.
+    Connection(OwnedFd, Peer),
+    /// The queue is empty, or another process was quicker.
+    Nothing,
+    /// Out of descriptors or memory: the connection stays in the queue.
+    OutOfResources(io::Error),
+}
+
+/// A listening socket, non-blocking, owned by this value (a duplicate of the descriptor that Python holds).
+pub struct Listener {
+    socket: OwnedFd,
+}
+
+impl Listener {
+    /// Duplicates `socket` and makes it non-blocking.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn new(socket: BorrowedFd<'_>) -> io::Result<Listener> {
+        let socket = rustix::io::fcntl_dupfd_cloexec(socket, 0)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(Listener { socket })
+    }
+
+    /// Takes one connection from the kernel's queue.
+    pub fn accept(&self) -> Accepted {
+        loop {
+            return match acceptfrom_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((connection, address)) => Accepted::Connection(connection, peer(address)),
+                // The client gave up while it was in the queue (accept(2), "Error handling").
+                Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                    Accepted::OutOfResources(error.into())
+                }
+                Err(_) => Accepted::Nothing,
+            };
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn peer(address: Option<SocketAddrAny>) -> Peer {
+    address
+        .and_then(|address| std::net::SocketAddr::try_from(address).ok())
+        .map_or(Peer::Unix, |address| Peer::Inet(address.ip().to_canonical(), address.port()))
+}

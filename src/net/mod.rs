@@ -1,0 +1,10 @@
+//! Sockets whose waits park the coroutine.
+//!
+//! System calls go through `rustix`, whose types own and lend descriptors safely; this is the one layer that makes them
+//! for the server's own sockets.
+
+mod listener;
+mod stream;
+
+pub use listener::{Accepted, Listener, Peer};
+pub use stream::{Failure, Stream};
