@@ -1,0 +1,138 @@
+//! A thread state for every unit.
+//!
+//! Life: made on the loop thread, attached, used, cleared and deleted there; between, detached at every wait. CPython 3.12
+//! and later keep the "current thread state of this OS thread" in step with attaching (gh-59956), so that
+//! `PyGILState_Ensure` in C extensions finds the unit's own.
+
+#![expect(unsafe_code, reason = "thread states have no safe interface")]
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+use super::recursion;
+use crate::event_loop::{self, Host};
+
+/// Gives each unit a thread state of the interpreter that started the loop.
+pub struct PythonHost {
+    interpreter: *mut ffi::PyInterpreterState,
+}
+
+// SAFETY: the pointer is to the interpreter that this module lives in, which outlives every loop (`runtime::stop` runs
+// at exit); PyThreadState_New takes it from any thread.
+unsafe impl Send for PythonHost {}
+// SAFETY: as above; nothing is written through it here.
+unsafe impl Sync for PythonHost {}
+
+impl PythonHost {
+    /// For the current interpreter.
+    ///
+    /// # Errors
+    /// RuntimeError where several thread states on one OS thread do not behave, or recursion cannot be bounded.
+    pub fn new(py: Python<'_>) -> PyResult<PythonHost> {
+        recursion::check().map_err(PyRuntimeError::new_err)?;
+        // SAFETY: attached.
+        let host = PythonHost { interpreter: unsafe { ffi::PyInterpreterState_Get() } };
+        if py.detach(|| host.self_test()) {
+            Ok(host)
+        } else {
+            Err(PyRuntimeError::new_err(
+                "this Python does not keep thread states apart that share an OS thread; rmeinheld needs CPython 3.12 to \
+                 3.15, not free-threaded",
+            ))
+        }
+    }
+
+    /// Two thread states by turns on an OS thread of their own.
+    fn self_test(&self) -> bool {
+        std::thread::scope(|scope| scope.spawn(|| self.two_by_turns()).join().unwrap_or(false))
+    }
+
+    fn two_by_turns(&self) -> bool {
+        // SAFETY: this thread has no thread state and is detached; each state is made, attached, detached and deleted
+        // here, and only one is attached at a time.
+        unsafe {
+            let first = ffi::PyThreadState_New(self.interpreter);
+            let second = ffi::PyThreadState_New(self.interpreter);
+            if first.is_null() || second.is_null() {
+                return false;
+            }
+            let is_current = |state| ffi::PyGILState_GetThisThreadState() == state && ffi::PyGILState_Check() == 1;
+            ffi::PyEval_RestoreThread(first);
+            let mut well = is_current(first);
+            ffi::PyEval_SaveThread();
+            ffi::PyEval_RestoreThread(second);
+            let ensured = ffi::PyGILState_Ensure();
+            well &= is_current(second);
+            ffi::PyGILState_Release(ensured);
+            ffi::PyThreadState_Clear(second);
+            ffi::PyThreadState_DeleteCurrent();
+            ffi::PyEval_RestoreThread(first);
+            well &= is_current(first);
+            ffi::PyThreadState_Clear(first);
+            ffi::PyThreadState_DeleteCurrent();
+            well
+        }
+    }
+}
+
+impl Host for PythonHost {
+    fn enter(&self, life: &mut dyn FnMut()) {
+        // SAFETY: on the loop thread, detached (a new unit starts from the scheduler, where nobody is attached).
+        let state = unsafe { ffi::PyThreadState_New(self.interpreter) };
+        if state.is_null() {
+            eprintln!("rmeinheld: no memory for a thread state; the process ends");
+            std::process::abort();
+        }
+        // SAFETY: just made, for this thread; nobody is attached here.
+        unsafe { ffi::PyEval_RestoreThread(state) };
+        if let Some(stack) = event_loop::current_stack() {
+            // SAFETY: attached to `state`, on this unit's stack.
+            unsafe { recursion::bound_recursion(state, stack) };
+        }
+        Python::attach(|py| {
+            apply_trace_hooks(py);
+            life();
+        });
+        // Destructors of threading.local values run now; a wait in them would leave a half-cleared state behind.
+        event_loop::forbid_parking();
+        // SAFETY: attached to `state`, on the thread that it was made on; nothing refers to it afterwards.
+        unsafe {
+            ffi::PyThreadState_Clear(state);
+            ffi::PyThreadState_DeleteCurrent();
+        }
+    }
+
+    fn released(&self, blocking: &mut dyn FnMut()) {
+        struct Stays<'a>(&'a mut dyn FnMut());
+        // SAFETY: `detach` asks for Send only to keep Python objects out of the closure; it is called on this thread.
+        unsafe impl Send for Stays<'_> {}
+        let stays = Stays(blocking);
+        // SAFETY: the loop calls this from within `enter`, where the unit is attached.
+        let py = unsafe { Python::assume_attached() };
+        py.detach(move || {
+            let Stays(blocking) = { stays };
+            // SAFETY: always callable.
+            debug_assert_eq!(unsafe { ffi::PyGILState_Check() }, 0, "attached while the unit waits");
+            blocking();
+        });
+    }
+}
+
+/// What `threading` does for a new thread: the hooks of debuggers and coverage.
+fn apply_trace_hooks(py: Python<'_>) {
+    let apply = || -> PyResult<()> {
+        let threading = py.import("threading")?;
+        let sys = py.import("sys")?;
+        for (getter, setter) in [("gettrace", "settrace"), ("getprofile", "setprofile")] {
+            let hook = threading.call_method0(getter)?;
+            if !hook.is_none() {
+                sys.call_method1(setter, (hook,))?;
+            }
+        }
+        Ok(())
+    };
+    if let Err(error) = apply() {
+        error.write_unraisable(py, None);
+    }
+}
