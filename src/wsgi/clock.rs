@@ -1,0 +1,29 @@
+//! The time of day as a response needs it.
+
+use std::cell::Cell;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::http::date::imf_fixdate;
+
+thread_local! {
+    static LAST: Cell<(u64, [u8; 29])> = const { Cell::new((u64::MAX, [0; 29])) };
+}
+
+/// Seconds since 1970, UTC.
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The value of a Date field, made anew once a second.
+pub fn http_date() -> [u8; 29] {
+    let now = unix_seconds();
+    LAST.with(|last| {
+        let (second, date) = last.get();
+        if second == now {
+            return date;
+        }
+        let date = imf_fixdate(now);
+        last.set((now, date));
+        date
+    })
+}

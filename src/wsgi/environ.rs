@@ -1,0 +1,294 @@
+//! From a request head to an `environ` dictionary (PEP 3333, "environ Variables").
+//!
+//! A copy of a prebuilt dictionary, which holds what most requests share, and then only what differs. Keys of common
+//! fields are interned once.
+
+use std::borrow::Cow;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use super::text::latin1;
+use crate::http::Version;
+use crate::http::head::Head;
+
+/// Field names that nearly all clients and proxies send, in lower case. At most 64: a set of bits counts them.
+const COMMON_FIELDS: [&str; 52] = [
+    "host",
+    "user-agent",
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "accept-charset",
+    "connection",
+    "cookie",
+    "referer",
+    "origin",
+    "cache-control",
+    "pragma",
+    "authorization",
+    "content-type",
+    "content-length",
+    "transfer-encoding",
+    "expect",
+    "upgrade",
+    "te",
+    "trailer",
+    "via",
+    "date",
+    "from",
+    "dnt",
+    "range",
+    "if-range",
+    "if-match",
+    "if-none-match",
+    "if-modified-since",
+    "if-unmodified-since",
+    "keep-alive",
+    "max-forwards",
+    "upgrade-insecure-requests",
+    "sec-fetch-site",
+    "sec-fetch-mode",
+    "sec-fetch-user",
+    "sec-fetch-dest",
+    "sec-ch-ua",
+    "sec-ch-ua-mobile",
+    "sec-ch-ua-platform",
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "sec-websocket-protocol",
+    "sec-websocket-extensions",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-real-ip",
+    "x-requested-with",
+    "x-request-id",
+    "forwarded",
+];
+
+/// Room in the prebuilt dictionary for what a request adds: a copy that grows is rebuilt.
+const SPARE_KEYS: usize = 6;
+
+/// Environ keys, made once.
+pub struct Keys {
+    request_method: Py<PyString>,
+    path_info: Py<PyString>,
+    query_string: Py<PyString>,
+    raw_uri: Py<PyString>,
+    request_uri: Py<PyString>,
+    server_protocol: Py<PyString>,
+    remote_addr: Py<PyString>,
+    remote_port: Py<PyString>,
+    /// `wsgi.input`.
+    pub input: Py<PyString>,
+    http10: Py<PyString>,
+    /// By length of the name, then in the order of [`COMMON_FIELDS`].
+    fields: Vec<Vec<CommonField>>,
+}
+
+struct CommonField {
+    name: &'static [u8],
+    bit: u64,
+    key: Py<PyString>,
+}
+
+/// The two strings that name a TCP client.
+pub struct RemoteAddress {
+    /// REMOTE_ADDR.
+    pub address: Py<PyString>,
+    /// REMOTE_PORT; none on Unix sockets.
+    pub port: Option<Py<PyString>>,
+}
+
+impl Keys {
+    /// Interns them.
+    pub fn new(py: Python<'_>) -> Keys {
+        let intern = |text: &str| PyString::intern(py, text).unbind();
+        let mut fields: Vec<Vec<CommonField>> = Vec::new();
+        for (index, name) in COMMON_FIELDS.into_iter().enumerate() {
+            let key = intern(&environ_key(name.as_bytes()));
+            fields.resize_with(fields.len().max(name.len() + 1), Vec::new);
+            fields[name.len()].push(CommonField { name: name.as_bytes(), bit: 1 << index, key });
+        }
+        Keys {
+            request_method: intern("REQUEST_METHOD"),
+            path_info: intern("PATH_INFO"),
+            query_string: intern("QUERY_STRING"),
+            raw_uri: intern("RAW_URI"),
+            request_uri: intern("REQUEST_URI"),
+            server_protocol: intern("SERVER_PROTOCOL"),
+            remote_addr: intern("REMOTE_ADDR"),
+            remote_port: intern("REMOTE_PORT"),
+            input: intern("wsgi.input"),
+            http10: intern("HTTP/1.0"),
+            fields,
+        }
+    }
+
+    fn common(&self, name: &[u8]) -> Option<&CommonField> {
+        self.fields.get(name.len())?.iter().find(|field| field.name.eq_ignore_ascii_case(name))
+    }
+}
+
+/// `HTTP_` and the name in capitals with underscores; CONTENT_TYPE and CONTENT_LENGTH stand without the prefix.
+fn environ_key(name: &[u8]) -> String {
+    let mut key = String::with_capacity(name.len() + 5);
+    if !name.eq_ignore_ascii_case(b"content-type") && !name.eq_ignore_ascii_case(b"content-length") {
+        key.push_str("HTTP_");
+    }
+    key.extend(name.iter().map(|&byte| if byte == b'-' { '_' } else { char::from(byte.to_ascii_uppercase()) }));
+    key
+}
+
+/// Makes the dictionary that requests copy, with room for what they add.
+pub fn template<'py>(shared: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
+    let py = shared.py();
+    let base = shared.copy()?;
+    let defaults =
+        [("REQUEST_METHOD", "GET"), ("SCRIPT_NAME", ""), ("QUERY_STRING", ""), ("SERVER_PROTOCOL", "HTTP/1.1")];
+    for (key, value) in defaults {
+        base.set_item(PyString::intern(py, key), PyString::intern(py, value))?;
+    }
+    for number in 0..SPARE_KEYS {
+        base.set_item(format!("rmeinheld.spare.{number}"), py.None())?;
+    }
+    for number in 0..SPARE_KEYS {
+        base.del_item(format!("rmeinheld.spare.{number}"))?;
+    }
+    Ok(base)
+}
+
+/// The environ of one request, but for `wsgi.input` where it has a body.
+///
+/// # Errors
+/// MemoryError.
+pub fn build<'py>(
+    py: Python<'py>,
+    keys: &Keys,
+    base: &Bound<'py, PyDict>,
+    head: &Head,
+    bytes: &[u8],
+    remote: &RemoteAddress,
+) -> PyResult<Bound<'py, PyDict>> {
+    let environ = base.copy()?;
+    let method = head.method.of(bytes);
+    if method != b"GET" {
+        environ.set_item(&keys.request_method, latin1(py, method)?)?;
+    }
+    if head.version == Version::Http10 {
+        environ.set_item(&keys.server_protocol, &keys.http10)?;
+    }
+    let (target, path) = (head.target.of(bytes), head.path.of(bytes));
+    let raw = latin1(py, target)?;
+    environ.set_item(&keys.raw_uri, &raw)?;
+    environ.set_item(&keys.request_uri, &raw)?;
+    match percent_decode(path) {
+        Cow::Borrowed(path) if path == target => environ.set_item(&keys.path_info, &raw)?,
+        path => environ.set_item(&keys.path_info, latin1(py, &path)?)?,
+    }
+    if !head.query.is_empty() {
+        environ.set_item(&keys.query_string, latin1(py, head.query.of(bytes))?)?;
+    }
+    environ.set_item(&keys.remote_addr, &remote.address)?;
+    if let Some(port) = &remote.port {
+        environ.set_item(&keys.remote_port, port)?;
+    }
+    add_fields(py, keys, &environ, head, bytes)?;
+    Ok(environ)
+}
+
+fn add_fields(py: Python<'_>, keys: &Keys, environ: &Bound<'_, PyDict>, head: &Head, bytes: &[u8]) -> PyResult<()> {
+    let mut seen = 0_u64;
+    for field in &head.fields {
+        let (name, value) = (field.name.of(bytes), field.value.of(bytes));
+        let value = latin1(py, value)?;
+        match keys.common(name) {
+            // RFC 9112 3.2.2: the authority of an absolute target replaces Host.
+            Some(common) if common.name == b"host" && !head.authority.is_empty() => {
+                environ.set_item(&common.key, latin1(py, head.authority.of(bytes))?)?;
+            }
+            Some(common) if seen & common.bit != 0 => {
+                let separator = if common.name == b"cookie" { "; " } else { "," };
+                append(environ, common.key.bind(py), &value, separator)?;
+            }
+            Some(common) => {
+                seen |= common.bit;
+                environ.set_item(&common.key, value)?;
+            }
+            None if is_passed_on(name) => append(environ, &PyString::new(py, &environ_key(name)), &value, ",")?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Names with an underscore would pass for names with a dash; `Proxy` would become HTTP_PROXY, which libraries take for
+/// the proxy of their own requests (CVE-2016-5388).
+fn is_passed_on(name: &[u8]) -> bool {
+    !name.contains(&b'_') && !name.eq_ignore_ascii_case(b"proxy")
+}
+
+/// Sets a value, or joins it to the one that is there (RFC 9110 5.3; RFC 6265 5.4 for Cookie).
+fn append(
+    environ: &Bound<'_, PyDict>,
+    key: &Bound<'_, PyString>,
+    value: &Bound<'_, PyString>,
+    separator: &str,
+) -> PyResult<()> {
+    match environ.get_item(key)? {
+        Some(earlier) => environ.set_item(key, earlier.add(separator)?.add(value)?),
+        None => environ.set_item(key, value),
+    }
+}
+
+/// Decodes `%XX` once. What is not two hexadecimal digits stays as it is.
+fn percent_decode(path: &[u8]) -> Cow<'_, [u8]> {
+    let Some(first) = memchr::memchr(b'%', path) else { return Cow::Borrowed(path) };
+    let (plain, mut rest) = path.split_at(first);
+    let mut decoded = plain.to_vec();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte == b'%'
+            && let [high, low, after @ ..] = after
+            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
+        {
+            decoded.push(high << 4 | low);
+            rest = after;
+        } else {
+            decoded.push(byte);
+        }
+    }
+    Cow::Owned(decoded)
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_decoded_once_and_bad_escapes_stay() {
+        let cases: [(&[u8], &[u8]); 6] = [
+            (b"/plain", b"/plain"),
+            (b"/a%20b", b"/a b"),
+            (b"/%2541", b"/%41"),
+            (b"/%zz%4", b"/%zz%4"),
+            (b"/%C3%a9", b"/\xc3\xa9"),
+            (b"%", b"%"),
+        ];
+        for (sent, expected) in cases {
+            assert_eq!(&*percent_decode(sent), expected);
+        }
+    }
+
+    #[test]
+    fn keys_are_those_of_cgi() {
+        assert_eq!(environ_key(b"X-Request-Id"), "HTTP_X_REQUEST_ID");
+        assert_eq!(environ_key(b"content-LENGTH"), "CONTENT_LENGTH");
+    }
+}

@@ -1,0 +1,113 @@
+//! `wsgi.file_wrapper` (PEP 3333, "Optional Platform-Specific File Handling").
+
+use std::os::fd::{BorrowedFd, RawFd};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use super::start_response::StartResponse;
+use crate::event_loop;
+
+/// Bytes read at a time from objects that are no files: what wsgiref takes.
+const BLOCK_BYTES: usize = 8192;
+
+/// An iterable over the blocks of a file-like object. Returned by an application as it is, the server sends a real file
+/// with sendfile(2), from the file's position to its end.
+///
+/// `filelike` needs `read(size)`; `block_size` is in bytes, 8192 unless given, at least 1 (ValueError).
+#[pyclass(frozen, module = "rmeinheld")]
+pub struct FileWrapper {
+    #[pyo3(get)]
+    filelike: Py<PyAny>,
+    #[pyo3(get)]
+    block_size: usize,
+}
+
+#[pymethods]
+impl FileWrapper {
+    #[new]
+    #[pyo3(signature = (filelike, block_size = BLOCK_BYTES, /), text_signature = "(filelike, block_size=8192, /)")]
+    fn new(filelike: Py<PyAny>, block_size: usize) -> PyResult<FileWrapper> {
+        if block_size == 0 {
+            return Err(PyValueError::new_err("wsgi.file_wrapper: block_size must be at least 1, not 0"));
+        }
+        Ok(FileWrapper { filelike, block_size })
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let block = self.filelike.bind(py).call_method1("read", (self.block_size,))?;
+        Ok((block.len()? > 0).then_some(block))
+    }
+
+    /// Closes the file-like object, if it has a `close`.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        if let Some(close) = self.filelike.bind(py).getattr_opt("close")? {
+            close.call0()?;
+        }
+        Ok(())
+    }
+}
+
+impl FileWrapper {
+    /// The descriptor of a regular file, the position in it and the bytes from there to its end; none for other objects.
+    fn regular_file(&self, py: Python<'_>) -> PyResult<Option<(RawFd, u64, u64)>> {
+        let file = self.filelike.bind(py);
+        if !reads_its_descriptor(file)? {
+            return Ok(None);
+        }
+        let (Ok(number), Ok(position)) = (
+            file.call_method0("fileno").and_then(|number| number.extract::<RawFd>()),
+            file.call_method0("tell").and_then(|position| position.extract::<u64>()),
+        ) else {
+            return Ok(None);
+        };
+        if number < 0 {
+            return Ok(None);
+        }
+        let Ok(status) = rustix::fs::fstat(event_loop::borrow_descriptor(number)) else { return Ok(None) };
+        if rustix::fs::FileType::from_raw_mode(status.st_mode) != rustix::fs::FileType::RegularFile {
+            return Ok(None);
+        }
+        let size = u64::try_from(status.st_size).unwrap_or(0);
+        Ok(Some((number, position, size.saturating_sub(position))))
+    }
+
+    /// Sends the file with sendfile(2). False if the object is no regular file, and nothing was sent.
+    ///
+    /// # Errors
+    /// As [`StartResponse::send`].
+    ///
+    /// # Parks
+    pub fn send(&self, py: Python<'_>, response: &StartResponse) -> PyResult<bool> {
+        if response.is_chunked() {
+            // write() was used before.
+            return Ok(false);
+        }
+        let Some((number, position, size)) = self.regular_file(py)? else { return Ok(false) };
+        let (stream, length) = response.send_head(py, size)?;
+        if length > 0 {
+            // The application's file object stays open for as long as `self` is borrowed.
+            let file: BorrowedFd<'_> = event_loop::borrow_descriptor(number);
+            response.sent_file(stream.send_file(file, position, length, response.send_timeout()))?;
+        }
+        Ok(true)
+    }
+}
+
+/// Whether reading the object gives the bytes of its descriptor: what `open()` returns in binary mode, and no wrapper such
+/// as GzipFile, which has a descriptor too.
+fn reads_its_descriptor(file: &Bound<'_, PyAny>) -> PyResult<bool> {
+    let io = file.py().import("io")?;
+    let is = |object: &Bound<'_, PyAny>, name: &str| io.getattr(name).map(|class| object.get_type().is(&class));
+    if is(file, "FileIO")? {
+        return Ok(true);
+    }
+    if is(file, "BufferedReader")? || is(file, "BufferedRandom")? {
+        return is(&file.getattr("raw")?, "FileIO");
+    }
+    Ok(false)
+}

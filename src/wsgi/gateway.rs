@@ -1,0 +1,289 @@
+//! One request's way through the application.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+
+use super::body::RequestBody;
+use super::environ::{self, Keys, RemoteAddress};
+use super::input::Input;
+use super::respond::respond;
+use super::start_response::{Answer, StartResponse, Terms};
+use super::{FileWrapper, SERVER_SOFTWARE};
+use crate::http::error::RequestError;
+use crate::http::head::Head;
+use crate::http::response::ResponseBody;
+use crate::interp::{CoroutineExit, Level, in_fresh_context, leave_if_forked, log};
+use crate::net::Stream;
+
+/// What of the settings concerns the application's side.
+pub struct GatewaySettings {
+    /// Other processes serve the same application.
+    pub multiprocess: bool,
+    /// Bytes that a request body may have; 0 for no limit.
+    pub body_limit: u64,
+    /// How long a client may take without sending anything of a body.
+    pub body_timeout: Option<Duration>,
+    /// How long a client may take without taking anything of a response.
+    pub send_timeout: Option<Duration>,
+    /// Whether files are sent with sendfile(2).
+    pub use_sendfile: bool,
+    /// Meinheld's error logger: an object with `error(exc_type, exc_value, traceback)`.
+    pub error_logger: Option<Py<PyAny>>,
+}
+
+/// The application, and what its requests share.
+pub struct Gateway {
+    application: Py<PyAny>,
+    settings: GatewaySettings,
+    keys: Keys,
+    shared: Py<PyDict>,
+    last_requests: Arc<AtomicBool>,
+}
+
+/// A request as it comes off the connection.
+pub struct Request<'a> {
+    /// The parsed head.
+    pub head: &'a Head,
+    /// What it was parsed from.
+    pub bytes: &'a [u8],
+    /// What was received after the head.
+    pub rest: Vec<u8>,
+    /// Where the answer goes.
+    pub stream: Arc<Stream>,
+    /// Who asks.
+    pub remote: &'a RemoteAddress,
+    /// The listener's dictionary: see [`Gateway::template`].
+    pub template: &'a Py<PyDict>,
+    /// The connection may be used again after this request, if client and application agree.
+    pub keep_alive: bool,
+}
+
+/// What became of a request.
+pub struct Finished<'py> {
+    /// The environ, for loggers.
+    pub environ: Bound<'py, PyDict>,
+    /// The status code; 0 if nothing was sent.
+    pub status: u16,
+    /// The response's fields as sent, status line first.
+    pub fields: Vec<u8>,
+    /// Bytes of the body sent.
+    pub body_bytes: u64,
+    /// The client's fault, where one ended the request.
+    pub fault: Option<RequestError>,
+    /// The client went away before the response was complete.
+    pub client_gone: bool,
+    /// All of the request's body has been received.
+    pub is_body_read: bool,
+    /// What the client has sent beyond this request, if the connection can be used again.
+    pub next: Option<Vec<u8>>,
+}
+
+impl Gateway {
+    /// # Errors
+    /// MemoryError, or a broken `sys.stderr`.
+    pub fn new(py: Python<'_>, application: Py<PyAny>, settings: GatewaySettings) -> PyResult<Gateway> {
+        let shared = PyDict::new(py);
+        let no_body = Bound::new(py, Input::empty())?;
+        shared.set_item("wsgi.version", PyTuple::new(py, [1, 0])?)?;
+        shared.set_item("wsgi.url_scheme", "http")?;
+        shared.set_item("wsgi.errors", py.import("sys")?.getattr("stderr")?)?;
+        // Requests run in coroutines that wait for each other in the middle of things: what shares data must be as
+        // careful as with threads.
+        shared.set_item("wsgi.multithread", true)?;
+        shared.set_item("wsgi.multiprocess", settings.multiprocess)?;
+        shared.set_item("wsgi.run_once", false)?;
+        shared.set_item("wsgi.input_terminated", true)?;
+        shared.set_item("wsgi.file_wrapper", py.get_type::<FileWrapper>())?;
+        shared.set_item("wsgi.input", &no_body)?;
+        shared.set_item("SERVER_SOFTWARE", SERVER_SOFTWARE)?;
+        Ok(Gateway {
+            application,
+            settings,
+            keys: Keys::new(py),
+            shared: shared.unbind(),
+            last_requests: Arc::default(),
+        })
+    }
+
+    /// The dictionary that the requests of one listener copy.
+    ///
+    /// # Errors
+    /// MemoryError.
+    pub fn template(&self, py: Python<'_>, server_name: &str, server_port: &str) -> PyResult<Py<PyDict>> {
+        let shared = self.shared.bind(py).copy()?;
+        shared.set_item("SERVER_NAME", server_name)?;
+        shared.set_item("SERVER_PORT", server_port)?;
+        Ok(environ::template(&shared)?.unbind())
+    }
+
+    /// From now on every response announces the end of its connection.
+    pub fn announce_closing(&self) {
+        self.last_requests.store(true, Ordering::Relaxed);
+    }
+
+    /// Makes a request ready to run. Copies all that is needed of the head's buffer, which the caller may use again.
+    ///
+    /// # Errors
+    /// The client's fault if its body is refused before the application runs (nothing has been sent then); MemoryError.
+    pub fn prepare<'py>(&self, py: Python<'py>, request: Request<'_>) -> PyResult<Result<Call<'py>, RequestError>> {
+        let Request { head, bytes, rest, stream, remote, template, keep_alive } = request;
+        let environ = environ::build(py, &self.keys, template.bind(py), head, bytes, remote)?;
+        let method = head.method.of(bytes);
+        let terms = Terms {
+            version: head.version,
+            is_head: method == b"HEAD",
+            keep_alive: keep_alive && head.keep_alive && method != b"CONNECT",
+            send_timeout: self.settings.send_timeout,
+        };
+        let (input, next) = if head.body.has_content() {
+            let (limit, timeout) = (self.settings.body_limit, self.settings.body_timeout);
+            let body = match RequestBody::new(head.body, rest, head.expects_continue, limit, timeout) {
+                Ok(body) => body,
+                Err(error) => return Ok(Err(error)),
+            };
+            let input = Bound::new(py, Input::new(body, Arc::clone(&stream)))?;
+            environ.set_item(&self.keys.input, &input)?;
+            (Some(input), Vec::new())
+        } else {
+            (None, rest)
+        };
+        let body = input.as_ref().map(|input| input.clone().unbind());
+        let response = Bound::new(py, StartResponse::new(terms, stream, body, Arc::clone(&self.last_requests)))?;
+        Ok(Ok(Call { environ, response, input, next }))
+    }
+
+    /// Reports an exception: to Meinheld's error logger if there is one, else to `rmeinheld.error`.
+    pub fn report(&self, py: Python<'_>, message: &str, error: &PyErr) {
+        let Some(logger) = &self.settings.error_logger else {
+            return log(py, Level::Error, message, Some(error));
+        };
+        let arguments = (error.get_type(py), error.value(py), error.traceback(py));
+        if let Err(failure) = logger.bind(py).call_method1("error", arguments) {
+            failure.write_unraisable(py, Some(logger.bind(py)));
+        }
+    }
+}
+
+/// A request that is ready to run.
+pub struct Call<'py> {
+    environ: Bound<'py, PyDict>,
+    response: Bound<'py, StartResponse>,
+    input: Option<Bound<'py, Input>>,
+    next: Vec<u8>,
+}
+
+impl<'py> Call<'py> {
+    /// Takes the request through the application, in a fresh context, and ends it in order whatever happens.
+    ///
+    /// # Parks
+    pub fn run(self, py: Python<'py>, gateway: &Gateway) -> Finished<'py> {
+        let outcome = in_fresh_context(py, || self.call(py, gateway)).and_then(|outcome| outcome);
+        let fault = outcome.err().and_then(|error| self.fail(py, gateway, &error));
+        let rest = self.input.as_ref().map(|input| input.get().end());
+        let Answer { status, plan, head, sent, broken, overrun, client_gone, .. } = self.response.get().end();
+        if overrun {
+            let message = format!("{}: the body is longer than its Content-Length; it was cut", self.what());
+            log(py, Level::Warning, &message, None);
+        } else if broken
+            && !client_gone
+            && plan.is_some_and(|plan| matches!(plan.body, ResponseBody::Length(length) if sent < length))
+        {
+            let message = format!("{}: the body is shorter than its Content-Length", self.what());
+            log(py, Level::Warning, &message, None);
+        }
+        let reusable = !broken && fault.is_none() && plan.is_some_and(|plan| plan.keep_alive);
+        let is_body_read = rest.as_ref().is_none_or(|rest| rest.is_read());
+        let next = match rest {
+            _ if !reusable => None,
+            Some(rest) => rest.drain(),
+            None => Some(self.next),
+        };
+        Finished {
+            environ: self.environ,
+            status: if plan.is_some() { status } else { 0 },
+            fields: head,
+            body_bytes: sent,
+            fault,
+            client_gone,
+            is_body_read,
+            next,
+        }
+    }
+
+    fn call(&self, py: Python<'py>, gateway: &Gateway) -> PyResult<()> {
+        let result = gateway.application.bind(py).call1((&self.environ, &self.response));
+        leave_if_forked(py, result.as_ref().err());
+        let result = result?;
+        let sent = respond(&result, self.response.get(), gateway.settings.use_sendfile);
+        let closed = close(&result);
+        match (sent, closed) {
+            (Err(error), Err(second)) => {
+                gateway.report(py, &format!("Error in close() after {}", self.what()), &second);
+                Err(error)
+            }
+            (Ok(()), closed) => {
+                if let Err(error) = closed {
+                    // The response is complete.
+                    gateway.report(py, &format!("Error in close() after {}", self.what()), &error);
+                }
+                Ok(())
+            }
+            (sent, Ok(())) => sent,
+        }
+    }
+
+    /// Ends a request that an exception ended. Returns the client's fault, if that is what it comes from.
+    ///
+    /// # Parks
+    fn fail(&self, py: Python<'py>, gateway: &Gateway, error: &PyErr) -> Option<RequestError> {
+        let response = self.response.get();
+        if response.answer().client_gone {
+            return None;
+        }
+        let fault = self.input.as_ref().and_then(|input| input.get().fault());
+        let status = match fault {
+            Some(fault) => fault.status(),
+            None if error.is_instance_of::<CoroutineExit>(py) => {
+                log(py, Level::Warning, &format!("{} was ended: the server stops", self.what()), None);
+                503
+            }
+            None => {
+                gateway.report(py, &format!("Error handling request {}", self.what()), error);
+                500
+            }
+        };
+        if response.is_head_sent() {
+            // Nothing but the end of the connection, without a proper end of the body, can tell the client.
+            response.answer().broken = true;
+        } else {
+            // The client may be gone by now; there is nobody to tell.
+            let _ = response.send_error(py, status, fault.is_some() || status == 503);
+        }
+        fault
+    }
+
+    /// Method and target, for the log.
+    fn what(&self) -> String {
+        let item = |key| match self.environ.get_item(key) {
+            Ok(Some(value)) => value.to_string(),
+            _ => "?".to_owned(),
+        };
+        // Escaped: the target may hold anything printable, and the application may have replaced it.
+        format!("{} {}", item("REQUEST_METHOD").escape_debug(), item("RAW_URI").escape_debug())
+    }
+}
+
+/// Calls the result's `close`, if it has one (PEP 3333, "Specification Details").
+fn close(result: &Bound<'_, PyAny>) -> PyResult<()> {
+    if result.is_exact_instance_of::<PyList>() || result.is_exact_instance_of::<PyTuple>() {
+        return Ok(());
+    }
+    if let Some(close) = result.getattr_opt(pyo3::intern!(result.py(), "close"))? {
+        close.call0()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,309 @@
+//! `wsgi.input`: a request's body with the methods of a binary file (PEP 3333, "Input and Error Streams").
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::exceptions::{PyConnectionResetError, PyOSError, PyRuntimeError, PyTimeoutError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+
+use super::body::{BodyFailure, RequestBody};
+use crate::event_loop;
+use crate::http::error::RequestError;
+use crate::interp::failure_error;
+use crate::net::Stream;
+
+/// Unread body that is read and thrown away after the response, so that the connection can be used again. Beyond it,
+/// closing is cheaper (Gunicorn 27 drains 64 KiB, Apache any amount).
+const DRAIN_BYTES: u64 = 256 * 1024;
+
+/// The request body. `read`, `readline`, `readlines` and iteration, as for a file opened in binary mode; all return
+/// `b""` (or stop) at the end of the body, so no Content-Length is needed (`wsgi.input_terminated`).
+///
+/// Reading parks the coroutine until the client has sent enough. Raises ConnectionResetError when the client goes away,
+/// TimeoutError when it sends nothing for `client_body_timeout`, OSError when it breaks HTTP or exceeds
+/// `limit_request_body`, and ValueError after the request has ended.
+#[pyclass(frozen, module = "rmeinheld")]
+pub struct Input {
+    slot: Mutex<Slot>,
+}
+
+enum Slot {
+    Open(Box<Reader>),
+    /// A method is at work, possibly parked.
+    InUse,
+    Ended,
+    /// The shared input of requests without a body.
+    Empty,
+}
+
+/// The body, its connection, and what has been decoded and not yet handed out.
+pub struct Reader {
+    body: RequestBody,
+    stream: Arc<Stream>,
+    ready: Vec<u8>,
+    start: usize,
+    fault: Option<RequestError>,
+}
+
+/// What is left when the request has ended.
+pub struct Rest {
+    reader: Option<Box<Reader>>,
+}
+
+impl Rest {
+    /// Whether all of the body has been received.
+    pub fn is_read(&self) -> bool {
+        self.reader.as_ref().is_some_and(|reader| reader.body.is_finished())
+    }
+
+    /// Reads the rest of the body, up to a bound. Returns the bytes that follow it, or none if the connection cannot be
+    /// used again.
+    ///
+    /// # Parks
+    pub fn drain(self) -> Option<Vec<u8>> {
+        let mut reader = self.reader?;
+        if reader.cannot_be_drained() {
+            return None;
+        }
+        let mut drained = 0;
+        while !reader.body.is_finished() {
+            reader.ready.clear();
+            drained += reader.body.read_some(&reader.stream, &mut reader.ready).ok()? as u64;
+            if drained > DRAIN_BYTES {
+                return None;
+            }
+        }
+        Some(reader.body.into_rest())
+    }
+}
+
+impl Input {
+    /// The input of a request with this body.
+    pub fn new(body: RequestBody, stream: Arc<Stream>) -> Input {
+        let reader = Reader { body, stream, ready: Vec::new(), start: 0, fault: None };
+        Input { slot: Mutex::new(Slot::Open(Box::new(reader))) }
+    }
+
+    /// The input of requests without a body; one object serves them all.
+    pub fn empty() -> Input {
+        Input { slot: Mutex::new(Slot::Empty) }
+    }
+
+    /// Ends the request: from now on reading raises ValueError.
+    pub fn end(&self) -> Rest {
+        match std::mem::replace(&mut *self.lock(), Slot::Ended) {
+            Slot::Open(reader) => Rest { reader: Some(reader) },
+            Slot::InUse | Slot::Ended | Slot::Empty => Rest { reader: None },
+        }
+    }
+
+    /// Whether a response that begins now must announce the end of the connection: nobody knows if the rest of the body
+    /// will come, or it is too long to be read and thrown away.
+    pub fn prevents_reuse(&self) -> bool {
+        match &*self.lock() {
+            Slot::Open(reader) => reader.cannot_be_drained(),
+            Slot::InUse | Slot::Ended | Slot::Empty => false,
+        }
+    }
+
+    /// The client's fault that a read met, if any.
+    pub fn fault(&self) -> Option<RequestError> {
+        match &*self.lock() {
+            Slot::Open(reader) => reader.fault,
+            Slot::InUse | Slot::Ended | Slot::Empty => None,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `action` on the reader with no lock held, since it may park.
+    fn with_reader<R>(&self, action: impl FnOnce(&mut Reader) -> PyResult<R>) -> PyResult<R> {
+        let taken = {
+            let mut slot = self.lock();
+            match &*slot {
+                Slot::Open(_) => std::mem::replace(&mut *slot, Slot::InUse),
+                Slot::InUse => {
+                    return Err(PyRuntimeError::new_err("wsgi.input is being read by another coroutine or thread"));
+                }
+                Slot::Ended | Slot::Empty => {
+                    return Err(PyValueError::new_err("wsgi.input was read after its request had ended"));
+                }
+            }
+        };
+        let Slot::Open(mut reader) = taken else { return Err(PyRuntimeError::new_err("wsgi.input changed hands")) };
+        let result = action(&mut reader);
+        let mut slot = self.lock();
+        if matches!(*slot, Slot::InUse) {
+            *slot = Slot::Open(reader);
+        }
+        result
+    }
+}
+
+impl Reader {
+    fn cannot_be_drained(&self) -> bool {
+        self.body.is_withheld() || self.body.known_rest().is_some_and(|rest| rest > DRAIN_BYTES)
+    }
+
+    fn ready(&self) -> &[u8] {
+        self.ready.get(self.start..).unwrap_or_default()
+    }
+
+    /// Gets more of the body. False at its end.
+    fn more(&mut self, py: Python<'_>) -> PyResult<bool> {
+        self.ready.drain(..std::mem::take(&mut self.start));
+        let Reader { body, stream, ready, .. } = self;
+        let read = if event_loop::can_park() {
+            body.read_some(stream, ready)
+        } else {
+            py.detach(|| body.read_some(stream, ready))
+        };
+        read.map(|count| count > 0).map_err(|failure| self.error(failure))
+    }
+
+    fn error(&mut self, failure: BodyFailure) -> PyErr {
+        match failure {
+            BodyFailure::Request(RequestError::Timeout) => {
+                self.fault = Some(RequestError::Timeout);
+                PyTimeoutError::new_err("the client sent no more of the request body in time")
+            }
+            BodyFailure::Request(error) => {
+                self.fault = Some(error);
+                PyOSError::new_err(format!("request body: {error}"))
+            }
+            BodyFailure::Connection(failure) => failure_error(failure),
+            BodyFailure::Incomplete => {
+                self.fault = Some(RequestError::BadRequest("the connection ended within the request body"));
+                PyConnectionResetError::new_err("the client closed the connection within the request body")
+            }
+        }
+    }
+
+    /// Hands out the first `count` bytes that are ready, or all if there are fewer.
+    fn take<'py>(&mut self, py: Python<'py>, count: usize) -> Bound<'py, PyBytes> {
+        let ready = self.ready();
+        let count = count.min(ready.len());
+        let bytes = PyBytes::new(py, ready.get(..count).unwrap_or_default());
+        self.start += count;
+        if self.start == self.ready.len() {
+            self.ready = Vec::new();
+            self.start = 0;
+        }
+        bytes
+    }
+
+    fn read<'py>(&mut self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
+        let size = size.unwrap_or(usize::MAX);
+        while self.ready().len() < size && self.more(py)? {}
+        Ok(self.take(py, size))
+    }
+
+    fn read_line<'py>(&mut self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
+        let size = size.unwrap_or(usize::MAX);
+        let mut searched = 0;
+        loop {
+            let ready = self.ready();
+            if let Some(at) = memchr::memchr(b'\n', ready.get(searched..).unwrap_or_default()) {
+                return Ok(self.take(py, size.min(searched + at + 1)));
+            }
+            searched = ready.len();
+            if searched >= size || !self.more(py)? {
+                return Ok(self.take(py, size));
+            }
+        }
+    }
+}
+
+/// None and negative sizes mean "all", as for files.
+fn limit(size: Option<isize>) -> Option<usize> {
+    size.and_then(|size| usize::try_from(size).ok())
+}
+
+#[pymethods]
+impl Input {
+    /// At most `size` bytes, fewer only at the end; all of the rest without a size, with None or a negative one.
+    #[pyo3(signature = (size = None, /))]
+    fn read<'py>(&self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
+        self.unless_empty(py, |reader| reader.read(py, limit(size)))
+    }
+
+    /// The next line with its end, or at most `size` bytes of it.
+    #[pyo3(signature = (size = None, /))]
+    fn readline<'py>(&self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
+        self.unless_empty(py, |reader| reader.read_line(py, limit(size)))
+    }
+
+    /// A list of the remaining lines; with `hint` > 0, no more than are needed to reach that many bytes.
+    #[pyo3(signature = (hint = None, /))]
+    fn readlines<'py>(&self, py: Python<'py>, hint: Option<isize>) -> PyResult<Bound<'py, PyList>> {
+        let lines = PyList::empty(py);
+        let enough = limit(hint).filter(|&hint| hint > 0).unwrap_or(usize::MAX);
+        let mut total = 0;
+        while total < enough {
+            let line = self.readline(py, None)?;
+            let length = line.as_bytes().len();
+            if length == 0 {
+                break;
+            }
+            total += length;
+            lines.append(line)?;
+        }
+        Ok(lines)
+    }
+
+    /// Reads into a writable buffer; returns how many bytes, 0 at the end.
+    fn readinto(&self, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let py = buffer.py();
+        let view = py.import("builtins")?.call_method1("memoryview", (buffer,))?.call_method1("cast", ("B",))?;
+        let data = self.read(py, Some(isize::try_from(view.len()?).unwrap_or(isize::MAX)))?;
+        let count = data.as_bytes().len();
+        view.set_item(pyo3::types::PySlice::new(py, 0, isize::try_from(count).unwrap_or(isize::MAX), 1), data)?;
+        Ok(count)
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let line = self.readline(py, None)?;
+        Ok((!line.as_bytes().is_empty()).then_some(line))
+    }
+
+    /// True.
+    fn readable(&self) -> bool {
+        true
+    }
+
+    /// False.
+    fn writable(&self) -> bool {
+        false
+    }
+
+    /// False: a body passes once.
+    fn seekable(&self) -> bool {
+        false
+    }
+
+    /// Nothing: the server owns the stream (PEP 3333).
+    fn close(&self) {}
+
+    /// False while the request lasts.
+    #[getter]
+    fn closed(&self) -> bool {
+        false
+    }
+}
+
+impl Input {
+    /// `action` on the reader; `b""` for the shared input of requests without a body.
+    fn unless_empty<'py>(
+        &self,
+        py: Python<'py>,
+        action: impl FnOnce(&mut Reader) -> PyResult<Bound<'py, PyBytes>>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        if matches!(*self.lock(), Slot::Empty) { Ok(PyBytes::new(py, b"")) } else { self.with_reader(action) }
+    }
+}

@@ -1,0 +1,26 @@
+//! WSGI (PEP 3333): from a parsed request to the application and from its answer to bytes on the connection.
+//!
+//! [`Gateway`] holds what requests share; [`Gateway::prepare`] makes a request ready, and what it returns takes it
+//! through. Rules that an application breaks become exceptions that name the rule; whether they end as a 500 page or
+//! as a cut connection depends on how much of the response is out already.
+
+mod body;
+mod clock;
+mod environ;
+mod file_wrapper;
+mod gateway;
+mod input;
+mod respond;
+mod start_response;
+mod text;
+
+pub use clock::{http_date, unix_seconds};
+pub use environ::RemoteAddress;
+pub use file_wrapper::FileWrapper;
+pub use gateway::{Finished, Gateway, GatewaySettings, Request};
+pub use input::Input;
+pub use start_response::{StartResponse, Terms};
+pub use text::latin1;
+
+/// The Server field and SERVER_SOFTWARE.
+pub const SERVER_SOFTWARE: &str = concat!("rmeinheld/", env!("CARGO_PKG_VERSION"));

@@ -1,0 +1,84 @@
+//! From an application's result to the response: sized results in one write, files by sendfile, the rest item by item.
+
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyTuple};
+
+use super::file_wrapper::FileWrapper;
+use super::start_response::StartResponse;
+
+/// Sized results up to this many bytes are joined before they are sent.
+const JOINED_BYTES: usize = 64 * 1024;
+
+/// Sends what the application returned, and completes the response. Does not call `close()`.
+///
+/// # Errors
+/// What the application raised or which rule it broke; what sending met.
+///
+/// # Parks
+pub fn respond(result: &Bound<'_, PyAny>, response: &StartResponse, use_sendfile: bool) -> PyResult<()> {
+    let py = result.py();
+    if let Ok(list) = result.cast_exact::<PyList>() {
+        if list.len() == 1 {
+            let item = list.get_item(0)?;
+            let data = bytes(&item)?;
+            response.send(data, Some(data.as_bytes().len() as u64))?;
+        } else {
+            send_sized(list.to_tuple(), response)?;
+        }
+    } else if let Ok(tuple) = result.cast_exact::<PyTuple>() {
+        send_sized(tuple.clone(), response)?;
+    } else if use_sendfile
+        && let Ok(file) = result.cast_exact::<FileWrapper>()
+        && file.get().send(py, response)?
+    {
+    } else {
+        send_items(result, response)?;
+    }
+    response.finish(py)
+}
+
+fn bytes<'a, 'py>(item: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyBytes>> {
+    item.cast::<PyBytes>().map_err(|_| {
+        let name = item.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+        PyTypeError::new_err(format!("each item of a response must be bytes, not {name} (PEP 3333)"))
+    })
+}
+
+/// A tuple of byte strings: its length is known before the first is sent.
+fn send_sized(items: Bound<'_, PyTuple>, response: &StartResponse) -> PyResult<()> {
+    let mut total = 0;
+    for item in items.iter_borrowed() {
+        total += bytes(&item)?.as_bytes().len();
+    }
+    if total <= JOINED_BYTES && items.len() > 1 {
+        let mut joined = Vec::with_capacity(total);
+        for item in items.iter_borrowed() {
+            joined.extend_from_slice(bytes(&item)?.as_bytes());
+        }
+        return response.send(&PyBytes::new(items.py(), &joined), Some(total as u64));
+    }
+    for item in items.iter_borrowed() {
+        response.send(bytes(&item)?, Some(total as u64))?;
+    }
+    Ok(())
+}
+
+/// Any iterable. PEP 3333, "Handling the Content-Length Header": one with a length of 1 has a known length.
+fn send_items(result: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<()> {
+    let has_one_item = result.hasattr("__len__")? && result.len()? == 1;
+    let items = result.try_iter().map_err(|_| {
+        let name = result.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+        PyTypeError::new_err(format!("the application must return an iterable of bytes, not {name} (PEP 3333)"))
+    })?;
+    for item in items {
+        let item = item?;
+        let data = bytes(&item)?;
+        let known_length = has_one_item.then(|| data.as_bytes().len() as u64);
+        response.send(data, known_length)?;
+        if response.is_over() {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,463 @@
+//! `start_response`, the `write` callable that it returns, and the bytes of a response (PEP 3333).
+//!
+//! One object per request. It checks what the application says, keeps the head until the first byte of the body, frames
+//! the body, and counts it against the Content-Length. Its state is never locked while it waits for the client.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+
+use super::input::Input;
+use super::{clock, text};
+use crate::event_loop;
+use crate::http::Version;
+use crate::http::response::{
+    CHUNK_END, FieldKind, LAST_CHUNK, ResponseBody, ResponsePlan, check_field, error_body, parse_status, plan, reason,
+    write_chunk_head, write_common, write_field, write_status_line,
+};
+use crate::interp::failure_error;
+use crate::net::{Failure, Stream};
+
+/// Bodies up to this many bytes are copied behind the head, so that one buffer goes out; larger ones are gathered.
+const COPIED_BYTES: usize = 16 * 1024;
+
+/// What of the request and the settings decides how it is answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// The request's version.
+    pub version: Version,
+    /// It is a HEAD request.
+    pub is_head: bool,
+    /// The client would use the connection again, and so would the server.
+    pub keep_alive: bool,
+    /// How long the client may take without taking anything.
+    pub send_timeout: Option<Duration>,
+}
+
+/// Passed to the application as `start_response`.
+#[pyclass(frozen, module = "rmeinheld")]
+pub struct StartResponse {
+    terms: Terms,
+    body: Option<Py<Input>>,
+    last_requests: Arc<AtomicBool>,
+    answer: Mutex<Answer>,
+}
+
+/// The response as it stands.
+#[derive(Default)]
+pub struct Answer {
+    stream: Option<Arc<Stream>>,
+    /// `start_response` has been called.
+    pub started: bool,
+    /// The status code.
+    pub status: u16,
+    /// Status line and the application's fields, until and after they are sent.
+    pub head: Vec<u8>,
+    has_server: bool,
+    has_date: bool,
+    declared_length: Option<u64>,
+    wants_close: bool,
+    /// Set when the head goes out.
+    pub plan: Option<ResponsePlan>,
+    /// Bytes of the body sent, without their framing.
+    pub sent: u64,
+    /// The application gave more than its Content-Length.
+    pub overrun: bool,
+    /// Sending failed, or the framing cannot be completed: the connection must be closed.
+    pub broken: bool,
+    /// Sending failed because the client is gone.
+    pub client_gone: bool,
+    sending: bool,
+}
+
+/// Bytes ready to be sent: what comes before the data, how much of the data, what comes after.
+struct Framed {
+    stream: Arc<Stream>,
+    before: Vec<u8>,
+    data: usize,
+    after: &'static [u8],
+}
+
+impl StartResponse {
+    /// For one request on `stream`, whose body, if it has one, is read through `body`. Once `last_requests` is set, the
+    /// response announces the end of the connection.
+    pub fn new(
+        terms: Terms,
+        stream: Arc<Stream>,
+        body: Option<Py<Input>>,
+        last_requests: Arc<AtomicBool>,
+    ) -> StartResponse {
+        StartResponse {
+            terms,
+            body,
+            last_requests,
+            answer: Mutex::new(Answer { stream: Some(stream), ..Answer::default() }),
+        }
+    }
+
+    /// The response as it stands. Not to be held across anything that waits.
+    pub fn answer(&self) -> MutexGuard<'_, Answer> {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the head has gone out, so that nothing but the connection's end can tell of an error.
+    pub fn is_head_sent(&self) -> bool {
+        self.answer().plan.is_some()
+    }
+
+    /// Ends the request: `write` raises from now on. Returns the response's record.
+    pub fn end(&self) -> Answer {
+        std::mem::take(&mut *self.answer())
+    }
+
+    /// Whether the body goes out in chunks, each with its size before it.
+    pub fn is_chunked(&self) -> bool {
+        self.answer().plan.is_some_and(|plan| plan.body == ResponseBody::Chunked)
+    }
+
+    /// Whether nothing of the body that is still to come will be sent: the answer to HEAD and the like, or a body that has
+    /// exceeded its Content-Length.
+    pub fn is_over(&self) -> bool {
+        let answer = self.answer();
+        answer.overrun || answer.plan.is_some_and(|plan| plan.body == ResponseBody::None)
+    }
+
+    /// How long the client may take without taking anything.
+    pub fn send_timeout(&self) -> Option<Duration> {
+        self.terms.send_timeout
+    }
+
+    /// Sends an error page of the server's own, in place of whatever the application has said so far.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    ///
+    /// # Parks
+    pub fn send_error(&self, py: Python<'_>, status: u16, close: bool) -> PyResult<()> {
+        let page = error_body(status);
+        {
+            let mut answer = self.answer();
+            let stream = answer.stream.take();
+            *answer = Answer { stream, started: true, status, wants_close: close, ..Answer::default() };
+            write_status_line(&mut answer.head, format!("{status} {}", reason(status)).as_bytes());
+            write_field(&mut answer.head, b"Content-Type", b"text/html; charset=utf-8");
+        }
+        self.send(&PyBytes::new(py, &page), Some(page.len() as u64))?;
+        self.finish(py)
+    }
+
+    /// Sends an item of the body. `known_length` is the whole body's, where the caller knows it. Empty items send nothing.
+    ///
+    /// # Errors
+    /// PyErr where the application broke a rule or the client is gone (then `client_gone` is set).
+    ///
+    /// # Parks
+    pub fn send(&self, data: &Bound<'_, PyBytes>, known_length: Option<u64>) -> PyResult<()> {
+        let bytes = data.as_bytes();
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let framed = self.frame(bytes, known_length)?;
+        let body = bytes.get(..framed.data).unwrap_or_default();
+        let sent = if framed.before.len() + body.len() <= COPIED_BYTES {
+            let mut whole = framed.before;
+            whole.extend_from_slice(body);
+            whole.extend_from_slice(framed.after);
+            self.put(data.py(), &framed.stream, &[&whole])
+        } else {
+            self.put(data.py(), &framed.stream, &[&framed.before, body, framed.after])
+        };
+        self.sent(sent)
+    }
+
+    /// Sends the head alone, for a body of `known_length` that goes out by other means. Returns the stream and how many
+    /// bytes of the body belong on the wire.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    ///
+    /// # Parks
+    pub fn send_head(&self, py: Python<'_>, known_length: u64) -> PyResult<(Arc<Stream>, u64)> {
+        let framed = self.frame(&[], Some(known_length))?;
+        let sent = self.put(py, &framed.stream, &[&framed.before]);
+        self.sent(sent)?;
+        let answer = self.answer();
+        let body = match answer.plan.map(|plan| plan.body) {
+            Some(ResponseBody::Length(length)) => length.saturating_sub(answer.sent).min(known_length),
+            Some(ResponseBody::UntilClose) => known_length,
+            Some(ResponseBody::None | ResponseBody::Chunked) | None => 0,
+        };
+        Ok((framed.stream, body))
+    }
+
+    /// Notes what was sent by other means after [`Self::send_head`].
+    ///
+    /// # Errors
+    /// The failure, as an exception.
+    pub fn sent_file(&self, sent: Result<u64, Failure>) -> PyResult<()> {
+        match sent {
+            Ok(count) => {
+                self.answer().sent += count;
+                Ok(())
+            }
+            Err(failure) => self.failed(failure),
+        }
+    }
+
+    /// Completes the response. Fewer bytes than announced break the connection.
+    ///
+    /// # Errors
+    /// As [`Self::send`]; AssertionError if `start_response` was never called.
+    ///
+    /// # Parks
+    pub fn finish(&self, py: Python<'_>) -> PyResult<()> {
+        let (needs_head, last) = {
+            let mut answer = self.answer();
+            let last = answer.plan.is_some_and(|plan| plan.body == ResponseBody::Chunked);
+            if let Some(ResponsePlan { body: ResponseBody::Length(length), .. }) = answer.plan {
+                answer.broken |= answer.sent < length;
+            }
+            (answer.plan.is_none(), last)
+        };
+        if needs_head {
+            let framed = self.frame(&[], Some(0))?;
+            let sent = self.put(py, &framed.stream, &[&framed.before]);
+            self.sent(sent)?;
+            // An application that announces a body and gives none, other than to HEAD and the like.
+            let mut answer = self.answer();
+            answer.broken |= matches!(answer.plan.map(|plan| plan.body), Some(ResponseBody::Length(1..)));
+        } else if last {
+            let stream = self.begin_sending()?;
+            let sent = self.put(py, &stream, &[LAST_CHUNK]);
+            self.sent(sent)?;
+        }
+        Ok(())
+    }
+
+    fn begin_sending(&self) -> PyResult<Arc<Stream>> {
+        self.answer().begin_sending()
+    }
+
+    /// Puts the framing around `data`, and the head before it if that is still to be sent.
+    fn frame(&self, data: &[u8], known_length: Option<u64>) -> PyResult<Framed> {
+        let mut answer = self.answer();
+        let stream = answer.begin_sending()?;
+        let mut before = Vec::with_capacity(if answer.plan.is_none() {
+            answer.head.len() + 192 + data.len().min(COPIED_BYTES)
+        } else {
+            16
+        });
+        let plan = match answer.plan {
+            Some(plan) => plan,
+            None => {
+                answer.wants_close |= self.last_requests.load(Ordering::Relaxed);
+                answer.wants_close |= self.body.as_ref().is_some_and(|body| body.get().prevents_reuse());
+                answer.write_head(&self.terms, known_length, &mut before)
+            }
+        };
+        let count = match plan.body {
+            ResponseBody::None => 0,
+            ResponseBody::Length(length) => {
+                let left = length.saturating_sub(answer.sent);
+                let count = usize::try_from(left).map_or(data.len(), |left| left.min(data.len()));
+                answer.overrun |= count < data.len();
+                count
+            }
+            ResponseBody::Chunked | ResponseBody::UntilClose => data.len(),
+        };
+        answer.sent += count as u64;
+        let chunked = plan.body == ResponseBody::Chunked && count > 0;
+        if chunked {
+            write_chunk_head(&mut before, count);
+        }
+        Ok(Framed { stream, before, data: count, after: if chunked { CHUNK_END } else { b"" } })
+    }
+
+    /// # Parks
+    fn put(&self, py: Python<'_>, stream: &Stream, parts: &[&[u8]]) -> Result<(), Failure> {
+        if event_loop::can_park() {
+            stream.write_all(parts, self.terms.send_timeout)
+        } else {
+            py.detach(|| stream.write_all(parts, self.terms.send_timeout))
+        }
+    }
+
+    fn sent(&self, sent: Result<(), Failure>) -> PyResult<()> {
+        match sent {
+            Ok(()) => {
+                self.answer().sending = false;
+                Ok(())
+            }
+            Err(failure) => self.failed(failure),
+        }
+    }
+
+    fn failed(&self, failure: Failure) -> PyResult<()> {
+        let mut answer = self.answer();
+        answer.sending = false;
+        answer.broken = true;
+        answer.client_gone = !matches!(failure, Failure::Killed);
+        Err(failure_error(failure))
+    }
+}
+
+impl Answer {
+    fn begin_sending(&mut self) -> PyResult<Arc<Stream>> {
+        let stream = self
+            .stream
+            .as_ref()
+            .ok_or_else(|| PyValueError::new_err("write() was called after its request had ended"))?;
+        if !self.started {
+            return Err(PyAssertionError::new_err(
+                "the application gave a body before it called start_response (PEP 3333)",
+            ));
+        }
+        if std::mem::replace(&mut self.sending, true) {
+            return Err(PyRuntimeError::new_err("another coroutine or thread is sending this response"));
+        }
+        Ok(Arc::clone(stream))
+    }
+
+    fn write_head(&mut self, terms: &Terms, known_length: Option<u64>, out: &mut Vec<u8>) -> ResponsePlan {
+        let keep_alive = terms.keep_alive && !self.wants_close;
+        let mut plan = plan(terms.version, terms.is_head, self.status, self.declared_length, known_length, keep_alive);
+        out.extend_from_slice(&self.head);
+        if self.status == 101 {
+            // RFC 9110 7.8: the connection speaks another protocol from here on; it is not used for HTTP again.
+            plan.keep_alive = true;
+            self.broken = true;
+            write_field(out, b"Connection", b"upgrade");
+        }
+        let (date, server) = (clock::http_date(), super::SERVER_SOFTWARE.as_bytes());
+        write_common(out, &plan, terms.version, self.has_server, self.has_date, &date, server);
+        out.extend_from_slice(b"\r\n");
+        self.plan = Some(plan);
+        plan
+    }
+
+    /// Takes over status and fields, or says which rule they break.
+    fn set(&mut self, status: &Bound<'_, PyAny>, fields: &Bound<'_, PyAny>) -> PyResult<()> {
+        let status =
+            status.cast::<PyString>().map_err(|_| wrong_type("the status must be a str", status, "PEP 3333"))?;
+        let fields = fields
+            .cast::<PyList>()
+            .map_err(|_| wrong_type("the response headers must be a list", fields, "PEP 3333"))?;
+        let status = text::latin1_bytes(status, "the status")?;
+        self.status = parse_status(&status).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        self.head.clear();
+        (self.has_server, self.has_date, self.declared_length) = (false, false, None);
+        write_status_line(&mut self.head, &status);
+        for field in fields {
+            let pair =
+                field.cast::<PyTuple>().ok().filter(|pair| pair.len() == 2).ok_or_else(|| {
+                    wrong_type("each response header must be a tuple (name, value)", &field, "PEP 3333")
+                })?;
+            self.add_field(&pair.get_item(0)?, &pair.get_item(1)?)?;
+        }
+        self.started = true;
+        Ok(())
+    }
+
+    fn add_field(&mut self, name: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let name = name
+            .cast::<PyString>()
+            .map_err(|_| wrong_type("a response header's name must be a str", name, "PEP 3333"))?;
+        let name = text::latin1_bytes(name, "a response header's name")?;
+        let value = value.cast::<PyString>().map_err(|_| {
+            let what = format!("the value of response header {:?} must be a str", String::from_utf8_lossy(&name));
+            wrong_type(&what, value, "PEP 3333")
+        })?;
+        let value = text::latin1_bytes(value, "a response header's value")?;
+        let kind = check_field(&name, &value).map_err(|error| {
+            PyValueError::new_err(format!("response header {:?}: {error}", String::from_utf8_lossy(&name)))
+        })?;
+        match kind {
+            FieldKind::ContentLength(length) => {
+                if self.declared_length.is_some_and(|other| other != length) {
+                    return Err(PyValueError::new_err(
+                        "two different Content-Length response headers (PEP 3333, RFC 9110 8.6)",
+                    ));
+                }
+                self.declared_length = Some(length);
+                return Ok(());
+            }
+            // PEP 3333, "Other HTTP Features": hop-by-hop fields are the server's. The wish to close is honoured.
+            FieldKind::Connection => {
+                self.wants_close |=
+                    value.split(|&byte| byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
+                return Ok(());
+            }
+            FieldKind::Upgrade if self.status == 101 => {}
+            FieldKind::TransferEncoding | FieldKind::HopByHop | FieldKind::Upgrade => return Ok(()),
+            FieldKind::Date => self.has_date = true,
+            FieldKind::Server => self.has_server = true,
+            FieldKind::Other => {}
+        }
+        write_field(&mut self.head, &name, &value);
+        Ok(())
+    }
+}
+
+fn wrong_type(rule: &str, value: &Bound<'_, PyAny>, source: &str) -> PyErr {
+    let name = value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    PyTypeError::new_err(format!("{rule}, not {name} ({source})"))
+}
+
+#[pymethods]
+impl StartResponse {
+    /// `start_response(status, response_headers, exc_info=None)`: returns `write`.
+    ///
+    /// Raises TypeError or ValueError naming the rule that is broken, AssertionError for a second call without
+    /// `exc_info`, and the exception of `exc_info` once the head has been sent.
+    #[pyo3(signature = (status, response_headers, exc_info = None, /))]
+    fn __call__<'py>(
+        slf: &Bound<'py, Self>,
+        status: &Bound<'py, PyAny>,
+        response_headers: &Bound<'py, PyAny>,
+        exc_info: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let this = slf.get();
+        {
+            let mut answer = this.answer();
+            if answer.stream.is_none() {
+                return Err(PyValueError::new_err("start_response was called after its request had ended"));
+            }
+            match exc_info {
+                Some(exc_info) if answer.plan.is_some() => {
+                    drop(answer);
+                    let error = exc_info.get_item(1)?;
+                    return Err(PyErr::from_value(error));
+                }
+                None if answer.started => {
+                    return Err(PyAssertionError::new_err(
+                        "start_response was called a second time without exc_info (PEP 3333)",
+                    ));
+                }
+                _ => {}
+            }
+            // Reading the arguments may run Python (a list subclass, a str subclass) that calls back: not under the lock.
+            let mut next = std::mem::take(&mut *answer);
+            drop(answer);
+            let set = next.set(status, response_headers);
+            if set.is_err() {
+                next.started = false;
+            }
+            *this.answer() = next;
+            set?;
+        }
+        slf.getattr(pyo3::intern!(py, "write"))
+    }
+
+    /// Sends `data` at once (PEP 3333, "The write() Callable"). Prefer returning an iterable.
+    ///
+    /// Raises TypeError for anything but bytes and ConnectionError when the client is gone.
+    fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let data = data.cast::<PyBytes>().map_err(|_| wrong_type("write() takes bytes", data, "PEP 3333"))?;
+        self.send(data, None)
+    }
+}
