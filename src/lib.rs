@@ -1,0 +1,159 @@
+//! The engine of rmeinheld, a WSGI server for Python: every request runs in a stackful coroutine that has a Python
+//! thread state of its own, all of them on one OS thread.
+//!
+//! The aim is that plain blocking code serves thousands of clients: an application waits as it would in a thread, and
+//! pays for a coroutine only while it waits. The Python package is in `python/rmeinheld`; this crate is its extension
+//! module `rmeinheld._rmeinheld`.
+//!
+//! ```python
+//! import rmeinheld
+//! from rmeinheld.coroutine import sleep, spawn
+//!
+//! def app(environ, start_response):
+//!     beside = spawn(sum, range(10))    # a coroutine beside the request's own
+//!     sleep(0.1)                        # parks this one; a thousand others go on
+//!     beside.join()
+//!     start_response("200 OK", [("Content-Type", "text/plain")])
+//!     return [b"%d\n" % beside.result]
+//!
+//! rmeinheld.run(app)
+//! ```
+//!
+//! On this page: [the idea](#the-idea), [the map of the code](#the-map), [the decisions](#decisions) and their
+//! reasons, [what it does not do](#what-it-does-not-do).
+//!
+//! # The idea
+//!
+//! A coroutine is a Python thread that shares an OS thread. Every coroutine that runs Python owns a `PyThreadState`;
+//! all of them live on the *loop thread*, one to a process. A coroutine that has to wait detaches its thread state
+//! (`PyEval_SaveThread`), parks, and attaches it again when it is resumed. To CPython that is a thread which releases
+//! the GIL in a blocking call.
+//!
+//! So context variables, `threading.local`, the active exception, recursion depth, tracing and asyncio's running loop
+//! are kept apart without patching anything; `faulthandler`, `sys._current_frames` and profilers see threads; and no
+//! private structure of the interpreter is swapped, which is what breaks greenlets at every new Python (two recursion
+//! counters are written, see below). Real OS threads go on beside it, since a parked coroutine never holds the GIL.
+//!
+//! # The map
+//!
+//! Imports point down this table, never up and never sideways; `tests/test_layering.py` checks it. The rows below the
+//! line know nothing of Python: `cargo check --no-default-features` builds them alone.
+//!
+//! | layer | what |
+//! |---|---|
+//! | `api` | the Python module: functions and classes, no logic |
+//! | `server` | lifecycle, the table of connections, one connection's life, access log |
+//! | `wsgi` | environ, `wsgi.input`, `start_response`, the response body |
+//! | `interp` | the interpreter boundary: thread states, runtime, coroutines as Python sees them, exceptions |
+//! | — | — |
+//! | [`net`], [`http`] | sockets whose waits park; HTTP/1.x as bytes in, heads and framing out |
+//! | [`event_loop`] | leader and followers: poller, waits, timers, inbox |
+//! | [`coroutine`] | the only user of `may`: spawn, park, unpark, stacks and their overflow |
+//!
+//! The loop knows neither Python nor HTTP. What a coroutine needs around its life and its waits comes from
+//! [`event_loop::Host`], which `interp` implements; what a readable socket means, from [`event_loop::Service`], which
+//! `server` implements.
+//!
+//! # Decisions
+//!
+//! ## Leader and followers
+//!
+//! One coroutine at a time *leads*: it polls and runs ready requests inline, on its own warm stack. An application
+//! that never waits therefore costs no switch of coroutines or thread states. Work that has to wait first hands
+//! leadership to an idle *follower*, which is made before the work starts, so that handing over cannot fail in the
+//! middle of a request. When it has ended, the coroutine is a follower itself.
+//!
+//! - A connection between requests is a record and holds no coroutine; nor does one whose head arrives in pieces.
+//! - Coroutine, stack and thread state are one pooled *unit*. Sixteen idle ones are kept; of more, half of what nobody
+//!   needed goes every second, so that a burst does not hold its memory and its repetition finds most of it.
+//! - The cap (`worker_connections`) counts requests in progress. At the cap the loop still polls and resumes, and new
+//!   requests stay in the kernel's queue. Coroutines that applications spawn are not counted: a request that waits for
+//!   one cannot deadlock.
+//! - `sleep(0)` means after the next poll, and between two polls only what was ready at the first is run: neither
+//!   coroutines that yield nor such that spawn can starve input and timers.
+//! - Each request runs in a fresh `contextvars` context.
+//!
+//! ## What is used of `may`, and what is forbidden
+//!
+//! One worker, not pinned to a core, started when first needed and so after any fork. Of its functions: spawn with a
+//! stack size, park, unpark, yield, current. `tests/test_layering.py` refuses the rest, above all:
+//!
+//! - its `sleep` and every wait with a time limit: its timer thread resumes the coroutine *on the timer thread*, and
+//!   then there are two OS threads. Deadlines are in [`event_loop`]'s one ordered map, looked at by the leader;
+//! - its cancellation, and dropping a parked coroutine: both unwind Rust panics through Python's frames;
+//! - its sockets: they know one waiter per descriptor, and Python code may read in one coroutine and write in another.
+//!
+//! Its local queue is drained to the end before it looks at anything else, which is why the leader does the polling.
+//!
+//! ## Stacks and recursion
+//!
+//! A stack is 8 MiB of address space, as an OS thread's, and costs the pages that it has touched. Smaller ones saved
+//! nothing when measured, and overflowed in `json.loads`. Deep recursion becomes RecursionError:
+//!
+//! - CPython 3.12 and 3.13 count C calls, for stacks of 8 MiB: on a smaller stack the count is scaled
+//!   (`interp::recursion`).
+//! - CPython 3.14 and later compare the stack pointer with bounds, and take those of the OS thread:
+//!   `PyUnstable_ThreadState_SetStackProtection` tells them of the coroutine's. It came with 3.14.1; 3.14.0 is
+//!   refused.
+//!
+//! A true overflow meets the guard page. The handler runs on a stack of its own, prints a message and hands on to
+//! faulthandler, which prints the Python traceback; the process dies by the signal (`coroutine::overflow`).
+//!
+//! ## Waiting
+//!
+//! There is one function that parks, in [`event_loop`], and every wait has a ticket with a number that is never used
+//! twice: a late wake-up finds nobody. Nothing borrowed crosses a wait: no lock, no `RefCell` guard, no borrow of
+//! pyo3's; a function that can park says `# Parks`. Debug builds assert that no thread state is attached.
+//!
+//! - The server's own sockets are registered once, edge-triggered, for both directions, and never modified.
+//! - A descriptor of the application's is registered one-shot and armed anew for every wait, for many waiters at once:
+//!   the application may close it and use its number again without telling anybody.
+//! - Other OS threads reach the loop through its inbox, a queue and an eventfd.
+//! - Outside a coroutine, and in a forked child, each call does the real, blocking thing.
+//!
+//! The GIL is held over a batch of ready work and released around every `epoll_wait` and at every park.
+//!
+//! ## Signals
+//!
+//! They belong to the main thread, where CPython runs their handlers. It waits in `run()` on the wakeup descriptor
+//! while the loop thread serves; SIGINT and SIGTERM drain and stop. The handlers that were there before are put back.
+//!
+//! ## Fork
+//!
+//! In the child of a fork within a coroutine the loop is switched off: its descriptors and stacks are the parent's. A
+//! child that comes back into the server's code ends there; the client is the parent's, too.
+//!
+//! ## The end
+//!
+//! Stop accepting; close idle connections; let requests in progress finish within the grace period; raise
+//! `CoroutineExit` in the coroutines that wait, after two seconds at each of their waits; end every thread state. None
+//! is left when the interpreter finalises. A coroutine that will not end (it computes, or blocks in C) is reported
+//! after two more seconds.
+//!
+//! ## HTTP and WSGI
+//!
+//! [`http`] is bytes in, heads and framing out: httparse for the head, RFC 9112 section 6.3 in the RFC's order, a
+//! chunked decoder of its own. Every limit is a named value with its precedent. An environ is a copy of a prebuilt one
+//! with interned keys. Bodies stream in both directions, and neither direction is buffered without a bound.
+//!
+//! # What it does not do
+//!
+//! - No second loop thread, no work stealing, no preemption: a request that computes, or blocks in C or in the
+//!   standard library, holds up all others. So does one that wants a lock which a parked coroutine holds.
+//! - No TLS, no HTTP/2, no prefork, no WebSocket and no Gunicorn worker in this version; Linux only.
+//! - No free-threaded Python. CPython's documentation does not promise that thread states may share an OS thread; its
+//!   code allows it since 3.12, and a self-test at start refuses an interpreter on which it does not hold.
+
+pub mod coroutine;
+pub mod event_loop;
+pub mod http;
+pub mod net;
+
+#[cfg(feature = "python")]
+mod api;
+#[cfg(feature = "python")]
+pub mod interp;
+#[cfg(feature = "python")]
+pub mod server;
+#[cfg(feature = "python")]
+pub mod wsgi;

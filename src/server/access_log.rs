@@ -1,0 +1,359 @@
+//! The access log: Gunicorn's atoms, formatted here; lines are gathered and written before the loop polls.
+//!
+//! Values that come from the client are escaped as Apache does (mod_log_config): a quote, a backslash, and everything that
+//! is not printable ASCII, so that a line is a line and nothing in it can command a terminal.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use crate::http::date::common_log_date;
+use crate::wsgi::{Finished, unix_seconds};
+
+/// Gathered bytes that are written at once, without waiting for the next poll.
+const FULL_BYTES: usize = 64 * 1024;
+
+/// How long the distance to UTC is taken for constant: daylight saving time begins on a full minute.
+const OFFSET_SECONDS: u64 = 60;
+
+/// An access log file.
+pub struct AccessLog {
+    path: Option<String>,
+    file: File,
+    format: Arc<[Piece]>,
+    lines: Vec<u8>,
+    failed: bool,
+    offset: (u64, i32),
+    date: (u64, String),
+}
+
+enum Piece {
+    Text(String),
+    Atom(char),
+    RequestField(String),
+    ResponseField(String),
+    Environ(String),
+}
+
+impl AccessLog {
+    /// Opens `path` for appending ("-": standard output) and reads the format.
+    ///
+    /// # Errors
+    /// OSError naming the path; ValueError for a format that has an unknown atom.
+    pub fn new(path: &str, format: &str) -> PyResult<AccessLog> {
+        let path = (path != "-").then(|| path.to_owned());
+        let file = open(path.as_deref())?;
+        let format = parse(format).map_err(PyValueError::new_err)?;
+        Ok(AccessLog {
+            path,
+            file,
+            format: format.into(),
+            lines: Vec::new(),
+            failed: false,
+            offset: (u64::MAX, 0),
+            date: (u64::MAX, String::new()),
+        })
+    }
+
+    /// Opens the file anew.
+    ///
+    /// # Errors
+    /// OSError; the log goes on in the old file.
+    pub fn reopen(&mut self) -> PyResult<()> {
+        let _ = self.flush();
+        self.file = open(self.path.as_deref())?;
+        self.failed = false;
+        Ok(())
+    }
+
+    /// What a line is rendered from: rendering runs Python, which may wait, so it happens without this value.
+    ///
+    /// # Errors
+    /// What `time.localtime` raises.
+    pub fn renderer(&mut self, py: Python<'_>) -> PyResult<Renderer> {
+        self.refresh_date(py)?;
+        Ok(Renderer { format: Arc::clone(&self.format), date: self.date.1.clone() })
+    }
+
+    /// Adds a rendered line. Returns what to report, the first time that writing fails.
+    pub fn add(&mut self, line: &[u8]) -> Option<String> {
+        self.lines.extend_from_slice(line);
+        if self.lines.len() >= FULL_BYTES { self.flush() } else { None }
+    }
+
+    /// Writes what has been gathered. Returns what to report, the first time that this fails.
+    pub fn flush(&mut self) -> Option<String> {
+        if self.lines.is_empty() {
+            return None;
+        }
+        let written = self.file.write_all(&self.lines);
+        self.lines.clear();
+        let error = written.err().filter(|_| !std::mem::replace(&mut self.failed, true))?;
+        let name = self.path.as_deref().unwrap_or("standard output");
+        Some(format!("The access log ({name}) loses lines: {error}"))
+    }
+
+    fn refresh_date(&mut self, py: Python<'_>) -> PyResult<()> {
+        let now = unix_seconds();
+        if self.date.0 == now {
+            return Ok(());
+        }
+        if now / OFFSET_SECONDS != self.offset.0 {
+            let local = py.import("time")?.call_method1("localtime", (now,))?;
+            self.offset = (now / OFFSET_SECONDS, local.getattr("tm_gmtoff")?.extract()?);
+        }
+        self.date = (now, format!("[{}]", common_log_date(now, self.offset.1)));
+        Ok(())
+    }
+}
+
+/// Format and date for one line.
+pub struct Renderer {
+    format: Arc<[Piece]>,
+    date: String,
+}
+
+impl Renderer {
+    /// The line for a request that took `elapsed`.
+    ///
+    /// # Errors
+    /// What reading the environ raises.
+    pub fn line(&self, finished: &Finished<'_>, elapsed: Duration) -> PyResult<Vec<u8>> {
+        let mut line = Vec::with_capacity(160);
+        for piece in &*self.format {
+            self.add_piece(&mut line, piece, finished, elapsed)?;
+        }
+        line.push(b'\n');
+        Ok(line)
+    }
+
+    fn add_piece(&self, line: &mut Vec<u8>, piece: &Piece, finished: &Finished<'_>, elapsed: Duration) -> PyResult<()> {
+        match piece {
+            Piece::Text(text) => line.extend_from_slice(text.as_bytes()),
+            Piece::Atom(atom) => self.add_atom(line, *atom, finished, elapsed)?,
+            Piece::RequestField(key) | Piece::Environ(key) => add_value(line, &finished.environ, key)?,
+            Piece::ResponseField(name) => match response_field(&finished.fields, name.as_bytes()) {
+                Some(value) => escape(line, value),
+                None => line.push(b'-'),
+            },
+        }
+        Ok(())
+    }
+
+    fn add_atom(&self, line: &mut Vec<u8>, atom: char, finished: &Finished<'_>, elapsed: Duration) -> PyResult<()> {
+        let environ = &finished.environ;
+        let text = match atom {
+            'h' => return add_value(line, environ, "REMOTE_ADDR"),
+            'm' => return add_value(line, environ, "REQUEST_METHOD"),
+            'H' => return add_value(line, environ, "SERVER_PROTOCOL"),
+            'q' => return add_value_or(line, environ, "QUERY_STRING", ""),
+            'f' => return add_value(line, environ, "HTTP_REFERER"),
+            'a' => return add_value(line, environ, "HTTP_USER_AGENT"),
+            'U' => return add_value(line, environ, "PATH_INFO"),
+            'u' => {
+                escape(line, &user(environ)?.unwrap_or_else(|| b"-".to_vec()));
+                return Ok(());
+            }
+            'r' => {
+                for (index, key) in ["REQUEST_METHOD", "RAW_URI", "SERVER_PROTOCOL"].into_iter().enumerate() {
+                    if index > 0 {
+                        line.push(b' ');
+                    }
+                    add_value(line, environ, key)?;
+                }
+                return Ok(());
+            }
+            't' => self.date.clone(),
+            's' => finished.status.to_string(),
+            'B' => finished.body_bytes.to_string(),
+            'b' if finished.body_bytes == 0 => "-".to_owned(),
+            'b' => finished.body_bytes.to_string(),
+            'T' => elapsed.as_secs().to_string(),
+            'M' => elapsed.as_millis().to_string(),
+            'D' => elapsed.as_micros().to_string(),
+            'L' => format!("{}.{:06}", elapsed.as_secs(), elapsed.subsec_micros()),
+            'p' => format!("<{}>", std::process::id()),
+            _ => "-".to_owned(),
+        };
+        line.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        let _ = self.flush();
+    }
+}
+
+fn open(path: Option<&str>) -> PyResult<File> {
+    let opened = match path {
+        None => io::stdout().as_fd().try_clone_to_owned().map(File::from),
+        Some(path) => OpenOptions::new().append(true).create(true).open(path),
+    };
+    opened.map_err(|error| {
+        let name = path.unwrap_or("standard output");
+        pyo3::exceptions::PyOSError::new_err(format!("access_logfile {name:?} cannot be opened: {error}"))
+    })
+}
+
+/// Splits a format into text and atoms.
+fn parse(format: &str) -> Result<Vec<Piece>, String> {
+    let mut pieces = Vec::new();
+    let mut text = String::new();
+    let mut rest = format;
+    while let Some(at) = rest.find('%') {
+        let (before, after) = rest.split_at(at);
+        text.push_str(before);
+        if let Some(after) = after.strip_prefix("%%") {
+            text.push('%');
+            rest = after;
+            continue;
+        }
+        let (name, after) = after
+            .strip_prefix("%(")
+            .and_then(|after| after.split_once(')'))
+            .and_then(|(name, after)| after.strip_prefix(['s', 'd']).map(|after| (name, after)))
+            .ok_or_else(|| format!("access_log_format {format:?}: '%' must begin an atom such as %(h)s"))?;
+        if !text.is_empty() {
+            pieces.push(Piece::Text(std::mem::take(&mut text)));
+        }
+        pieces.push(atom(name).ok_or_else(|| format!("access_log_format {format:?}: there is no atom {name:?}"))?);
+        rest = after;
+    }
+    text.push_str(rest);
+    if !text.is_empty() {
+        pieces.push(Piece::Text(text));
+    }
+    Ok(pieces)
+}
+
+fn atom(name: &str) -> Option<Piece> {
+    if let Some((inner, kind)) = name.strip_prefix('{').and_then(|name| name.rsplit_once('}')) {
+        return match kind {
+            "i" => {
+                let key = inner.to_ascii_uppercase().replace('-', "_");
+                let plain = key == "CONTENT_TYPE" || key == "CONTENT_LENGTH";
+                Some(Piece::RequestField(if plain { key } else { format!("HTTP_{key}") }))
+            }
+            "o" => Some(Piece::ResponseField(inner.to_owned())),
+            "e" => Some(Piece::Environ(inner.to_owned())),
+            _ => None,
+        };
+    }
+    let mut characters = name.chars();
+    match (characters.next(), characters.next()) {
+        (Some(atom), None) if "hlutrmUqHsBbfaTDMLp".contains(atom) => Some(Piece::Atom(atom)),
+        _ => None,
+    }
+}
+
+fn add_value(line: &mut Vec<u8>, environ: &Bound<'_, PyDict>, key: &str) -> PyResult<()> {
+    add_value_or(line, environ, key, "-")
+}
+
+fn add_value_or(line: &mut Vec<u8>, environ: &Bound<'_, PyDict>, key: &str, missing: &str) -> PyResult<()> {
+    match environ.get_item(key)? {
+        Some(value) => {
+            let text = value.str()?;
+            let text = text.to_string_lossy();
+            if text.is_empty() && missing == "-" {
+                line.push(b'-');
+            }
+            // Native strings hold latin-1: one character, one byte.
+            let bytes: Vec<u8> =
+                text.chars().map(|character| u8::try_from(u32::from(character)).unwrap_or(b'?')).collect();
+            escape(line, &bytes);
+        }
+        None => line.extend_from_slice(missing.as_bytes()),
+    }
+    Ok(())
+}
+
+fn escape(line: &mut Vec<u8>, value: &[u8]) {
+    for &byte in value {
+        match byte {
+            b'"' | b'\\' => line.extend_from_slice(&[b'\\', byte]),
+            b' '..=b'~' => line.push(byte),
+            _ => {
+                // Writing to a Vec cannot fail.
+                let _ = write!(line, "\\x{byte:02x}");
+            }
+        }
+    }
+}
+
+/// The user of a Basic Authorization field (RFC 7617).
+fn user(environ: &Bound<'_, PyDict>) -> PyResult<Option<Vec<u8>>> {
+    let Some(authorization) = environ.get_item("HTTP_AUTHORIZATION")? else { return Ok(None) };
+    let authorization = authorization.str()?.to_string_lossy().into_owned();
+    let Some((scheme, token)) = authorization.split_once(' ') else { return Ok(None) };
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return Ok(None);
+    }
+    let decoded = environ.py().import("binascii")?.call_method1("a2b_base64", (token.trim(),));
+    let Some(decoded) = decoded.and_then(|decoded| decoded.extract::<Vec<u8>>()).ok() else { return Ok(None) };
+    Ok(decoded.split(|&byte| byte == b':').next().filter(|user| !user.is_empty()).map(<[u8]>::to_vec))
+}
+
+/// The value of the first field with this name in a rendered head.
+fn response_field<'a>(fields: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    fields.split(|&byte| byte == b'\n').find_map(|line| {
+        let at = memchr::memchr(b':', line)?;
+        let (field, value) = line.split_at(at);
+        field.eq_ignore_ascii_case(name).then(|| value.get(1..).unwrap_or_default().trim_ascii())
+    })
+}
+
+/// Calls Meinheld's access logger: `access(environ)`, with four more keys in the environ. REQUEST_TIME is in
+/// milliseconds.
+///
+/// # Errors
+/// What the logger raises.
+pub fn tell(logger: &Bound<'_, PyAny>, finished: &Finished<'_>, elapsed: Duration) -> PyResult<()> {
+    let py = logger.py();
+    let environ = &finished.environ;
+    environ.set_item("STATUS_CODE", finished.status)?;
+    environ.set_item("SEND_BYTES", finished.body_bytes)?;
+    environ.set_item("REQUEST_TIME", elapsed.as_millis())?;
+    let time = py.import("time")?;
+    let now = unix_seconds();
+    let offset = time.call_method1("localtime", (now,))?.getattr("tm_gmtoff")?.extract()?;
+    environ.set_item("LOCAL_TIME", PyString::new(py, &common_log_date(now, offset)))?;
+    logger.call_method1("access", (environ,))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_bytes_and_quotes_are_escaped() {
+        let mut line = Vec::new();
+        escape(&mut line, b"a\"b\\c\r\n\x1b[0m\xe9 ~");
+        assert_eq!(line, br#"a\"b\\c\x0d\x0a\x1b[0m\xe9 ~"#);
+    }
+
+    #[test]
+    fn a_format_is_text_and_atoms_or_an_error_that_names_the_atom() {
+        assert_eq!(parse("%(h)s 100%% %({x-y}i)s").unwrap().len(), 3);
+        for (format, named) in [("%(Z)s", "Z"), ("%(hh)s", "hh"), ("%({x}z)s", "{x}z"), ("5% of", "must begin an atom")]
+        {
+            assert!(parse(format).err().unwrap().contains(named), "{format}");
+        }
+    }
+
+    #[test]
+    fn response_fields_are_found_without_regard_to_case() {
+        let fields = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Y:  z \r\n";
+        assert_eq!(response_field(fields, b"x-y"), Some(&b"z"[..]));
+        assert_eq!(response_field(fields, b"x-z"), None);
+    }
+}

@@ -1,0 +1,286 @@
+//! One connection's life, from top to bottom: rest, read a head, run the request, rest again; or refuse, linger, close.
+//!
+//! While it rests it is a record in the site's table and holds no coroutine. A head that arrives in pieces is kept in the
+//! record too, so a slow client costs its bytes and nothing else.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+
+use super::site::Site;
+use crate::event_loop::streams;
+use crate::http::error::RequestError;
+use crate::http::head::{Head, Parsed};
+use crate::http::response::error_page;
+use crate::interp::{Level, log};
+use crate::net::{Peer, Stream};
+use crate::wsgi::{self, RemoteAddress, Request};
+
+/// How long an ended connection is read for what the client still sends, so that closing it does not destroy the answer
+/// on its way (RFC 9112 9.6). Apache waits 2 s at first, nginx 5.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Requests of one client's pipeline that are run before others get their turn.
+const PIPELINE_TURN: usize = 16;
+
+/// A connection at rest.
+pub struct Connection {
+    /// Its socket. Requests in progress share it.
+    pub stream: Arc<Stream>,
+    /// Which listener it came from.
+    pub listener: usize,
+    remote: RemoteAddress,
+    /// Received and not yet understood: part of a head, or the next requests of a pipeline.
+    pending: Vec<u8>,
+    /// The parser's progress on a head that arrives in pieces.
+    partial: Option<Box<Head>>,
+    /// When the head that is arriving must be complete.
+    head_deadline: Option<Instant>,
+    stage: Stage,
+    has_served: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// No request has begun.
+    Idle,
+    /// Part of a head is here.
+    Head,
+    /// Answered for the last time; what still comes is thrown away.
+    Lingering,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // The application may still be reading or writing in a coroutine of its own: that ends now.
+        if Arc::strong_count(&self.stream) > 1 {
+            self.stream.shutdown_both();
+        }
+    }
+}
+
+/// What is to become of a connection after its turn.
+pub enum Next {
+    /// It rests until something arrives.
+    Rest(Box<Connection>),
+    /// It has bytes to go on with; others first.
+    Queue(Box<Connection>),
+    /// It is over.
+    Close,
+}
+
+impl Connection {
+    /// A connection just accepted.
+    pub fn new(py: Python<'_>, stream: Stream, listener: usize, peer: Peer) -> PyResult<Connection> {
+        let remote = match peer {
+            Peer::Inet(address, port) => RemoteAddress {
+                address: wsgi::latin1(py, address.to_string().as_bytes())?.unbind(),
+                port: Some(wsgi::latin1(py, port.to_string().as_bytes())?.unbind()),
+            },
+            Peer::Unix => RemoteAddress { address: wsgi::latin1(py, b"")?.unbind(), port: None },
+        };
+        Ok(Connection {
+            stream: Arc::new(stream),
+            listener,
+            remote,
+            pending: Vec::new(),
+            partial: None,
+            head_deadline: None,
+            stage: Stage::Idle,
+            has_served: false,
+        })
+    }
+
+    /// Whether no request has begun on it.
+    pub fn is_idle(&self) -> bool {
+        self.stage == Stage::Idle && self.pending.is_empty()
+    }
+
+    /// Whether its first request is still to come.
+    pub fn is_new(&self) -> bool {
+        self.is_idle() && !self.has_served
+    }
+
+    /// Its turn: there is something to read, or something was left over.
+    ///
+    /// # Parks
+    pub fn serve(mut self: Box<Self>, py: Python<'_>, site: &Site) -> Next {
+        if self.stage == Stage::Lingering {
+            return self.linger(site);
+        }
+        for _ in 0..PIPELINE_TURN {
+            let mut buffer = site.take_buffer(std::mem::take(&mut self.pending));
+            let mut head = self.partial.take().unwrap_or_else(|| site.take_head());
+            let received = self.receive(site, &mut head, &mut buffer);
+            match received {
+                Received::Request => {}
+                Received::Nothing if buffer.is_empty() => {
+                    site.give_buffer(buffer);
+                    site.give_head(head);
+                    return self.rest_idle(site);
+                }
+                Received::Nothing => return self.rest_with_part(site, head, buffer),
+                Received::Over => {
+                    site.give_buffer(buffer);
+                    return Next::Close;
+                }
+                Received::Bad(error) => {
+                    site.give_buffer(buffer);
+                    return self.refuse(py, site, error);
+                }
+            }
+            self.stage = Stage::Idle;
+            self.has_served = true;
+            self.head_deadline = None;
+            let rest = buffer.get(head.length..).unwrap_or_default().to_vec();
+            let request = Request {
+                head: &head,
+                bytes: &buffer,
+                rest,
+                stream: Arc::clone(&self.stream),
+                remote: &self.remote,
+                template: site.template(self.listener),
+                keep_alive: site.keeps_alive(),
+            };
+            let call = site.gateway().prepare(py, request);
+            site.give_buffer(buffer);
+            site.give_head(head);
+            let call = match call {
+                Ok(Ok(call)) => call,
+                Ok(Err(error)) => return self.refuse(py, site, error),
+                Err(error) => {
+                    site.gateway().report(py, "Error preparing a request", &error);
+                    return Next::Close;
+                }
+            };
+            let started = site.logs_access().then(Instant::now);
+            let finished = call.run(py, site.gateway());
+            if let Some(started) = started {
+                site.log_access(py, &finished, started.elapsed());
+            }
+            if let Some(fault) = finished.fault {
+                self.log_fault(py, fault);
+            }
+            site.count(&finished);
+            let Some(next) = finished.next else {
+                let may_still_send = !finished.is_body_read && !finished.client_gone && finished.status != 0;
+                return if may_still_send { self.begin_lingering() } else { Next::Close };
+            };
+            self.pending = next;
+            if self.pending.is_empty() {
+                return self.rest_idle(site);
+            }
+        }
+        Next::Queue(self)
+    }
+
+    /// Its deadline has passed while it rested.
+    ///
+    /// # Parks
+    pub fn expire(self: Box<Self>, py: Python<'_>, site: &Site) -> Next {
+        match self.stage {
+            Stage::Head => self.refuse(py, site, RequestError::Timeout),
+            Stage::Idle | Stage::Lingering => Next::Close,
+        }
+    }
+
+    /// Parses what is there, and reads until there is a head or nothing more to read.
+    fn receive(&self, site: &Site, head: &mut Head, buffer: &mut Vec<u8>) -> Received {
+        let limits = site.head_limits();
+        let mut must_read = buffer.is_empty() || self.stage == Stage::Head;
+        loop {
+            if must_read {
+                if buffer.capacity() == buffer.len() {
+                    buffer.reserve(buffer.len().max(1024).min(limits.head_bytes));
+                }
+                match self.stream.read_now(buffer) {
+                    Ok(Some(0)) | Err(_) => return Received::Over,
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Received::Nothing,
+                }
+            }
+            match head.parse(buffer, limits) {
+                Ok(Parsed::Complete) => return Received::Request,
+                Ok(Parsed::Partial) => must_read = true,
+                Err(error) => return Received::Bad(error),
+            }
+            if !streams::is_readable(self.stream.source()) {
+                return Received::Nothing;
+            }
+        }
+    }
+
+    fn rest_idle(self: Box<Self>, site: &Site) -> Next {
+        match site.idle_deadline() {
+            Some(deadline) => {
+                streams::set_deadline(self.stream.source(), Some(deadline));
+                Next::Rest(self)
+            }
+            None if site.keeps_alive() => Next::Rest(self),
+            None => Next::Close,
+        }
+    }
+
+    fn rest_with_part(mut self: Box<Self>, site: &Site, head: Box<Head>, mut buffer: Vec<u8>) -> Next {
+        if self.stage == Stage::Idle {
+            self.stage = Stage::Head;
+            self.head_deadline = site.head_deadline();
+        }
+        streams::set_deadline(self.stream.source(), self.head_deadline);
+        // Ten thousand slow clients keep what they have sent, not ten thousand buffers.
+        buffer.shrink_to_fit();
+        self.pending = buffer;
+        self.partial = Some(head);
+        Next::Rest(self)
+    }
+
+    /// Answers a request that cannot be taken, and ends the connection: nothing after it is a request.
+    ///
+    /// # Parks
+    fn refuse(self: Box<Self>, py: Python<'_>, site: &Site, error: RequestError) -> Next {
+        self.log_fault(py, error);
+        let page = error_page(error.status(), &wsgi::http_date(), wsgi::SERVER_SOFTWARE.as_bytes());
+        match self.stream.write_all(&[&page], site.send_timeout()) {
+            Ok(()) => self.begin_lingering(),
+            Err(_) => Next::Close,
+        }
+    }
+
+    fn begin_lingering(mut self: Box<Self>) -> Next {
+        self.stream.shutdown_write();
+        self.stage = Stage::Lingering;
+        self.pending = Vec::new();
+        streams::set_deadline(self.stream.source(), Some(Instant::now() + LINGER));
+        Next::Rest(self)
+    }
+
+    fn linger(self: Box<Self>, site: &Site) -> Next {
+        let mut buffer = site.take_buffer(Vec::new());
+        let read = self.stream.read_now(&mut buffer);
+        buffer.clear();
+        site.give_buffer(buffer);
+        match read {
+            Ok(Some(0)) | Err(_) => Next::Close,
+            Ok(_) => Next::Rest(self),
+        }
+    }
+
+    fn log_fault(&self, py: Python<'_>, error: RequestError) {
+        let client = self.remote.address.bind(py).to_string();
+        let client = if client.is_empty() { "a Unix client".to_owned() } else { client };
+        log(py, Level::Info, &format!("{} from {client}: {error}", error.status()), None);
+    }
+}
+
+/// What reading gave.
+enum Received {
+    /// A complete head.
+    Request,
+    /// Nothing, or part of a head.
+    Nothing,
+    /// The end of the stream, or an error: the client is gone.
+    Over,
+    /// Bytes that are no request.
+    Bad(RequestError),
+}

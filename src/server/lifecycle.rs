@@ -1,0 +1,221 @@
+//! A server's life, seen from the thread that runs it: start the loop, wait for signals, drain, end.
+
+use std::cell::RefCell;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::prelude::*;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::access_log::AccessLog;
+use super::progress::Progress;
+use super::settings::Settings;
+use super::site::{Endpoint, Site, duplicate};
+use crate::event_loop::{self, Message, Runtime};
+use crate::interp::{self, Level, log};
+use crate::wsgi::Gateway;
+
+/// A server for one application on some listening sockets. `run()` serves until `stop()`.
+#[pyclass(frozen, module = "rmeinheld")]
+pub struct Server {
+    prepared: Mutex<Option<Prepared>>,
+    graceful_timeout: Duration,
+    request_limit: usize,
+    progress: Arc<Progress>,
+    runtime: Mutex<Option<Arc<Runtime>>>,
+}
+
+struct Prepared {
+    settings: Settings,
+    gateway: Gateway,
+    endpoints: Vec<Endpoint>,
+    access_log: Option<AccessLog>,
+}
+
+#[pymethods]
+impl Server {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        app: Bound<'_, PyAny>,
+        listeners: Vec<(RawFd, String, String)>,
+        settings: Settings,
+    ) -> PyResult<Server> {
+        if !app.is_callable() {
+            let message = format!("the application must be callable, not {}", app.get_type().name()?);
+            return Err(PyTypeError::new_err(message));
+        }
+        let gateway = Gateway::new(py, app.unbind(), settings.gateway(py))?;
+        let mut endpoints = Vec::with_capacity(listeners.len());
+        for (number, name, port) in listeners {
+            let template = gateway.template(py, &name, &port)?;
+            endpoints.push(Endpoint::new(duplicate(number)?, template));
+        }
+        let access_log = settings
+            .access_logfile
+            .as_ref()
+            .map(|path| AccessLog::new(path, &settings.access_log_format))
+            .transpose()?;
+        crate::coroutine::set_stack_bytes(settings.stack_size);
+        Ok(Server {
+            graceful_timeout: settings.graceful_timeout(),
+            request_limit: settings.worker_connections,
+            prepared: Mutex::new(Some(Prepared { settings, gateway, endpoints, access_log })),
+            progress: Arc::new(Progress::new()?),
+            runtime: Mutex::new(None),
+        })
+    }
+
+    /// Serves until `stop()`; returns when the last request is done or the grace period is over. Once.
+    ///
+    /// Runs Python's signal handlers whenever `wakeup_fd` (see `signal.set_wakeup_fd`) becomes readable.
+    /// Raises RuntimeError when called a second time or from within a coroutine, and what a signal handler raises.
+    #[pyo3(signature = (wakeup_fd = -1), text_signature = "($self, wakeup_fd=-1)")]
+    fn run(&self, py: Python<'_>, wakeup_fd: RawFd) -> PyResult<()> {
+        if event_loop::can_park() {
+            return Err(PyRuntimeError::new_err("a server cannot be run from within a request or coroutine"));
+        }
+        let Some(prepared) = lock(&self.prepared).take() else {
+            return Err(PyRuntimeError::new_err("this server has been run already; make a new one"));
+        };
+        let runtime = interp::ensure_started(py)?;
+        *lock(&self.runtime) = Some(Arc::clone(&runtime));
+        let progress = Arc::clone(&self.progress);
+        let request_limit = self.request_limit;
+        runtime.send(Message::Control(Box::new(move || install(prepared, progress, request_limit))));
+        let waited = self.wait(py, &runtime, wakeup_fd);
+        *lock(&self.runtime) = None;
+        let ended = interp::stop(py);
+        waited?;
+        if !ended {
+            return Err(PyRuntimeError::new_err("coroutines did not end although the server was stopped"));
+        }
+        Ok(())
+    }
+
+    /// Stops accepting, closes idle connections, lets requests in progress finish within `timeout` seconds (None: the
+    /// setting `graceful_timeout`; 0: not at all). From any thread, signal handler or request; a later call may shorten
+    /// the time.
+    #[pyo3(signature = (timeout = None))]
+    fn stop(&self, timeout: Option<f64>) {
+        let grace = timeout.map_or(self.graceful_timeout, |seconds| {
+            Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(self.graceful_timeout)
+        });
+        let deadline = Instant::now() + grace;
+        self.progress.ask_to_stop(deadline);
+    }
+
+    /// Opens the access log's file anew, after it was moved away.
+    fn reopen_logs(&self) {
+        if let Some(runtime) = &*lock(&self.runtime) {
+            runtime.send(Message::Control(Box::new(|| {
+                Python::attach(|py| with_site(|site| site.reopen_logs(py)));
+            })));
+        }
+    }
+
+    /// Whether `run()` is at work.
+    #[getter]
+    fn running(&self) -> bool {
+        lock(&self.runtime).is_some()
+    }
+
+    /// Requests answered so far.
+    #[getter]
+    fn requests(&self) -> u64 {
+        self.progress.requests()
+    }
+
+    /// Requests whose client went away before the answer was complete.
+    #[getter]
+    fn clients_gone(&self) -> u64 {
+        self.progress.clients_gone()
+    }
+}
+
+impl Server {
+    /// Blocks until the server has drained, or the grace period or the loop is over.
+    fn wait(&self, py: Python<'_>, runtime: &Runtime, wakeup_fd: RawFd) -> PyResult<()> {
+        loop {
+            let deadline = self.tell_to_stop(runtime);
+            if self.progress.is_drained() || runtime.has_ended() {
+                return Ok(());
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(());
+            }
+            let rung = py.detach(|| {
+                let mut descriptors = vec![
+                    PollFd::from_borrowed_fd(self.progress.bell(), PollFlags::IN),
+                    PollFd::from_borrowed_fd(runtime.end_bell(), PollFlags::IN),
+                ];
+                if wakeup_fd >= 0 {
+                    let wakeup = event_loop::borrow_descriptor(wakeup_fd);
+                    descriptors.push(PollFd::from_borrowed_fd(wakeup, PollFlags::IN));
+                }
+                let timeout = deadline.map(|deadline| {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    Timespec {
+                        tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+                        tv_nsec: left.subsec_nanos().into(),
+                    }
+                });
+                poll(&mut descriptors, timeout.as_ref())
+            });
+            if let Err(error) = rung
+                && error != rustix::io::Errno::INTR
+            {
+                return Err(std::io::Error::from(error).into());
+            }
+            let mut scrap = [0_u8; 512];
+            let _ = rustix::io::read(self.progress.bell(), &mut scrap);
+            if wakeup_fd >= 0 {
+                let _ = rustix::io::read(event_loop::borrow_descriptor(wakeup_fd), &mut scrap);
+            }
+            py.check_signals()?;
+        }
+    }
+
+    /// Passes a stop on to the loop, once. Returns its deadline.
+    fn tell_to_stop(&self, runtime: &Runtime) -> Option<Instant> {
+        let (deadline, is_new) = self.progress.stop_asked()?;
+        if is_new {
+            runtime.send(Message::Control(Box::new(|| {
+                Python::attach(|py| with_site(|site| site.begin_stop(py)));
+            })));
+        }
+        Some(deadline)
+    }
+}
+
+thread_local! {
+    /// The site that the loop on this thread serves.
+    static SITE: RefCell<std::rc::Weak<Site>> = const { RefCell::new(std::rc::Weak::new()) };
+}
+
+fn with_site(action: impl FnOnce(&Rc<Site>)) {
+    let site = SITE.with(|site| site.borrow().upgrade());
+    if let Some(site) = site {
+        action(&site);
+    }
+}
+
+/// On the loop thread: makes the site and starts to accept.
+fn install(prepared: Prepared, progress: Arc<Progress>, request_limit: usize) {
+    let Prepared { settings, gateway, endpoints, access_log } = prepared;
+    let access_logger = Python::attach(|py| settings.access_logger.as_ref().map(|logger| logger.clone_ref(py)));
+    let site = Rc::new(Site::new(&settings, gateway, endpoints, access_log, access_logger, Arc::clone(&progress)));
+    SITE.with(|slot| *slot.borrow_mut() = Rc::downgrade(&site));
+    event_loop::set_service(Some(Rc::clone(&site) as Rc<dyn event_loop::Service>), request_limit);
+    if let Err(error) = site.listen() {
+        Python::attach(|py| log(py, Level::Error, &format!("The server cannot listen: {error}"), None));
+        progress.drained();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,19 @@
+//! The server: its settings, its life from start to drained stop, and each connection's life.
+//!
+//! | module         | what                                                             |
+//! |----------------|------------------------------------------------------------------|
+//! | `progress`     | what the loop and the thread that runs the server tell each other |
+//! | `settings`     | what Python configured, as Rust values                           |
+//! | `lifecycle`    | start, signals, graceful stop; the part that runs in the caller  |
+//! | `site`         | listeners and the table of connections; the loop's service       |
+//! | `connection`   | one connection: reading heads, running requests, closing         |
+//! | `access_log`   | Gunicorn's atoms, formatted here                                 |
+
+mod access_log;
+mod connection;
+mod lifecycle;
+mod progress;
+mod settings;
+mod site;
+
+pub use lifecycle::Server;

@@ -1,0 +1,90 @@
+//! What the loop tells the thread that runs the server, and the other way round.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+/// Shared by both.
+pub struct Progress {
+    bell: OwnedFd,
+    drained: AtomicBool,
+    stop: Mutex<Stop>,
+    requests: AtomicU64,
+    clients_gone: AtomicU64,
+}
+
+#[derive(Default)]
+struct Stop {
+    deadline: Option<Instant>,
+    told: bool,
+}
+
+impl Progress {
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn new() -> io::Result<Progress> {
+        Ok(Progress {
+            bell: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
+            drained: AtomicBool::new(false),
+            stop: Mutex::default(),
+            requests: AtomicU64::new(0),
+            clients_gone: AtomicU64::new(0),
+        })
+    }
+
+    /// Every connection is closed.
+    pub fn drained(&self) {
+        self.drained.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    /// Whether every connection is closed, after a stop.
+    pub fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire)
+    }
+
+    /// Asks for a stop; requests in progress must be done by `deadline`, or by an earlier one that was set before.
+    pub fn ask_to_stop(&self, deadline: Instant) {
+        {
+            let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+            stop.deadline = Some(stop.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+        }
+        self.ring();
+    }
+
+    /// The deadline of a stop, once one was asked for, and whether this is the first time that it is told.
+    pub fn stop_asked(&self) -> Option<(Instant, bool)> {
+        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        let deadline = stop.deadline?;
+        Some((deadline, !std::mem::replace(&mut stop.told, true)))
+    }
+
+    /// Counts a finished request.
+    pub fn count(&self, client_gone: bool) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.clients_gone.fetch_add(u64::from(client_gone), Ordering::Relaxed);
+    }
+
+    /// Requests answered so far.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Requests whose client went away before the answer was complete.
+    pub fn clients_gone(&self) -> u64 {
+        self.clients_gone.load(Ordering::Relaxed)
+    }
+
+    /// Becomes readable when there is something new.
+    pub fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    fn ring(&self) {
+        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    }
+}
