@@ -1,0 +1,466 @@
+"""Listening sockets: what an address means, and how its socket is made, taken over and put away.
+
+An address is written as for Gunicorn: `host:port`, `[ipv6]:port`, `:port`, `unix:/path`, `fd://3`, and also `port`,
+`unix:@name` (an abstract socket), `/path` and `@name`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import stat
+import sys
+from collections.abc import Iterable, MutableMapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from typing import TYPE_CHECKING, Final, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = [
+    "DEFAULT_HOST",
+    "DEFAULT_PORT",
+    "Address",
+    "Descriptor",
+    "Listener",
+    "TcpAddress",
+    "UnixAddress",
+    "address_of",
+    "close_all",
+    "open_all",
+    "open_listener",
+    "parse_address",
+    "systemd_descriptors",
+]
+
+DEFAULT_HOST: Final = "127.0.0.1"
+"""Where a server listens unless told otherwise: not reachable from other machines, as for Gunicorn."""
+
+DEFAULT_PORT: Final = 8000
+"""Port of an address that names none, as for Gunicorn and Meinheld."""
+
+UNIX_PATH_MAX_BYTES: Final = 107
+"""Longest path of a Unix socket: `sun_path` of unix(7) holds 108 bytes, one of them for the final NUL."""
+
+SYSTEMD_FIRST_DESCRIPTOR: Final = 3
+"""First descriptor that systemd passes: SD_LISTEN_FDS_START of sd_listen_fds(3)."""
+
+UNIX_SERVER_NAME: Final = "localhost"
+UNIX_SERVER_PORT: Final = "80"
+# PEP 3333: SERVER_NAME and SERVER_PORT can never be empty. A Unix socket has neither; these are the ones that make the
+# PEP's reconstruction of the URL yield http://localhost/path when a request has no Host field.
+
+
+# --- addresses -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TcpAddress:
+    """A host name or literal address (empty: every IPv4 address) and a port (0: a free one)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class UnixAddress:
+    """The path of a Unix socket; an abstract one (Linux) begins with a NUL character."""
+
+    path: str
+
+    @property
+    def is_abstract(self) -> bool:
+        """Is it a name of Linux's abstract namespace, and no file?"""
+        return self.path.startswith("\0")
+
+    def __str__(self) -> str:
+        return f"unix:@{self.path[1:]}" if self.is_abstract else f"unix:{self.path}"
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """A descriptor that this process has inherited, of a socket that listens already."""
+
+    number: int
+
+    def __str__(self) -> str:
+        return f"fd://{self.number}"
+
+
+type Address = TcpAddress | UnixAddress | Descriptor
+
+
+def parse_address(text: str) -> Address:
+    """Read an address in one of the forms of this module's description.
+
+    Raises ValueError that names the address and what is wrong with it.
+
+    >>> parse_address("[::1]:8080")
+    TcpAddress(host='::1', port=8080)
+    >>> parse_address(":8080")
+    TcpAddress(host='', port=8080)
+    >>> parse_address("unix:@chat")
+    UnixAddress(path='\\x00chat')
+    """
+
+    def refuse(why: str) -> NoReturn:
+        raise ValueError(f"address {text!r} {why}")
+
+    if text.startswith("fd://"):
+        number = text.removeprefix("fd://")
+        if not re.fullmatch(r"\d{1,9}", number, re.ASCII):
+            refuse("has no descriptor number after fd://")
+        return Descriptor(int(number))
+    if text.startswith(("unix:", "/", "@")):
+        # "unix://" as well as "unix:", as for Gunicorn: "unix:///run/app.sock" is "/run/app.sock".
+        path = text.removeprefix("unix:")
+        path = path.removeprefix("//") if text.startswith("unix:") else path
+        if path in ("", "@"):
+            refuse("has no path after unix:" if path == "" else "has no name after @")
+        if "\0" in path:
+            refuse("has a NUL character in its path")
+        return _unix_address("\0" + path[1:] if path.startswith("@") else path)
+
+    rest = text.removeprefix("tcp://")
+    if bracketed := re.fullmatch(r"\[([^\[\]]*)\](?::(.*))?", rest, re.DOTALL):
+        host, port = bracketed[1], bracketed[2]
+        if not _is_ipv6(host):
+            refuse("has no IPv6 address between its brackets")
+    elif rest.count(":") > 1:
+        refuse("is ambiguous: write an IPv6 address in brackets, as in [::1]:8000")
+    elif ":" in rest:
+        host, port = rest.split(":")
+    elif rest.isascii() and rest.isdigit():
+        # Only the port of the default address is replaced; every address of the machine is ":8000" or "0.0.0.0:8000".
+        host, port = DEFAULT_HOST, rest
+    else:
+        host, port = rest, None
+        if not host:
+            refuse("is empty")
+    if re.search(r"[\s/\[\]\0]", host):
+        refuse(f"has no valid host: {host!r}")
+    if port is None:
+        return TcpAddress(host, DEFAULT_PORT)
+    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
+        refuse(f"has no valid port: {port!r} is not an integer from 0 to 65535")
+    return TcpAddress(host, int(port))
+
+
+def address_of(host: object, port: object = DEFAULT_PORT) -> Address:
+    """Return the address that `host` and `port` of `run` or of a tuple mean.
+
+    `host` is a name, a literal address (IPv6 with or without brackets) or, with `port` ignored, a Unix socket or an
+    inherited descriptor as in `parse_address`. `port` is an integer from 0 to 65535; 0 takes a free one.
+
+    Raises TypeError or ValueError naming the value.
+    """
+    if not isinstance(host, str):
+        raise TypeError(f"host must be a str, not {type(host).__name__} {host!r}")
+    if host.startswith(("unix:", "fd://", "/", "@")):
+        return parse_address(host)
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"port must be an integer from 0 to 65535, not {type(port).__name__} {port!r}")
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be an integer from 0 to 65535, not {port!r}")
+    name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if (":" in name and not _is_ipv6(name)) or re.search(r"[\s/\[\]\0]", name):
+        raise ValueError(f"host must be a host name or an address without a port, not {host!r}")
+    return TcpAddress(name, port)
+
+
+def unix_address(path: str | bytes) -> UnixAddress:
+    """Return the address of a Unix socket given by its path; a leading NUL means an abstract one.
+
+    Raises ValueError if it is empty.
+    """
+    if path in ("", b"", "\0", b"\0"):
+        raise ValueError(f"the path of a Unix socket must not be empty: {path!r}")
+    return _unix_address(os.fsdecode(path))
+
+
+def _unix_address(path: str) -> UnixAddress:
+    if path.startswith("\0") and not sys.platform.startswith("linux"):
+        raise ValueError(f"abstract Unix sockets such as 'unix:@{path[1:]}' exist on Linux only")
+    return UnixAddress(path)
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        IPv6Address(host)
+    except ValueError:
+        return False
+    return True
+
+
+# --- listeners -------------------------------------------------------------------------------------------------------
+
+
+class Listener:
+    """A socket that listens, with the names that a request sees it under.
+
+    `server_name` and `server_port` are the request's SERVER_NAME and SERVER_PORT; `url` says in the start line where
+    the server listens. `is_inherited` is true for a socket that was made elsewhere.
+    """
+
+    def __init__(self, sock: socket.socket, address: Address) -> None:
+        self.socket: Final = sock
+        self.is_inherited: Final = isinstance(address, Descriptor)
+        self.server_name, self.server_port, self.url = _names(sock, address)
+        self._path: str | None = None
+        self._identity: tuple[int, int] | None = None
+        self._owner = os.getpid()
+        if isinstance(address, UnixAddress) and not address.is_abstract:
+            # Absolute, since the application may change the directory before the socket is closed.
+            self._path = os.path.abspath(address.path)
+            self._identity = _identity(self._path)
+
+    def __repr__(self) -> str:
+        return f"<Listener {self.url}>"
+
+    def set_backlog(self, backlog: int) -> None:
+        """Set how many connections wait in the kernel; nothing happens to an inherited socket."""
+        if not self.is_inherited:
+            self.socket.listen(backlog)
+
+    def close(self) -> None:
+        """Close the socket, and remove its path if that is still this socket's. May be repeated.
+
+        An inherited descriptor stays open: only this object's duplicate of it is closed. In a forked child the path
+        stays, since the parent and other children go on listening there.
+        """
+        if self.socket.fileno() < 0:
+            return
+        self.socket.close()
+        if self._path is not None and self._owner == os.getpid():
+            with suppress(OSError):
+                if _identity(self._path) == self._identity:
+                    os.unlink(self._path)
+
+
+def open_listener(
+    address: Address, *, backlog: int = 2048, reuse_port: bool = False, umask: int | None = None
+) -> Listener:
+    """Make (or, for a descriptor, take over) the listening socket of `address`. The socket does not block.
+
+    `backlog` is the number of connections that wait in the kernel; `reuse_port` sets SO_REUSEPORT; `umask` is the mask
+    of permissions of a Unix socket's path (None: that of the process). None of them applies to a descriptor.
+
+    Raises OSError, whose `strerror` names the address: in use, forbidden, no such host, path that is no socket,
+    descriptor that is no listening stream socket.
+    """
+    if isinstance(address, Descriptor):
+        sock = _take_over(address)
+    elif isinstance(address, UnixAddress):
+        sock = _listen_unix(address, backlog, umask)
+    else:
+        sock = _listen_tcp(address, backlog, reuse_port)
+    try:
+        return Listener(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def open_all(
+    addresses: Iterable[Address], *, backlog: int = 2048, reuse_port: bool = False, umask: int | None = None
+) -> list[Listener]:
+    """Open a listener for each address, or none: if one fails, those before it are closed. See `open_listener`."""
+    opened: list[Listener] = []
+    try:
+        for address in addresses:
+            opened.append(open_listener(address, backlog=backlog, reuse_port=reuse_port, umask=umask))
+    except BaseException:
+        close_all(opened)
+        raise
+    return opened
+
+
+def close_all(listeners: Iterable[Listener]) -> None:
+    """Close every listener."""
+    for listener in listeners:
+        listener.close()
+
+
+def systemd_descriptors(environ: MutableMapping[str, str]) -> list[Descriptor]:
+    """Return the descriptors that systemd has passed to this process (sd_listen_fds(3)), or an empty list.
+
+    They count only if LISTEN_PID is this process; then LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES are removed from
+    `environ`, so that no child takes them for its own. Raises ValueError if LISTEN_FDS is not a number.
+    """
+    if environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = environ.get("LISTEN_FDS", "")
+    if not re.fullmatch(r"\d{1,6}", count, re.ASCII):
+        raise ValueError(f"LISTEN_FDS must be a number of descriptors, not {count!r}")
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        environ.pop(name, None)
+    passed = [Descriptor(SYSTEMD_FIRST_DESCRIPTOR + index) for index in range(int(count))]
+    for descriptor in passed:
+        # As sd_listen_fds(3) does: programs that the application starts have no business with them.
+        with suppress(OSError):
+            os.set_inheritable(descriptor.number, False)
+    return passed
+
+
+# --- below -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _naming(address: Address) -> Iterator[None]:
+    """Put the address into the text of an OSError."""
+    try:
+        yield
+    except socket.gaierror as error:
+        raise socket.gaierror(error.errno, f"cannot listen on {address}: {error.strerror}") from None
+    except OSError as error:
+        # OSError picks the subclass, such as PermissionError, by the number.
+        text = error.strerror or str(error)
+        raise OSError(error.errno or errno.EINVAL, f"cannot listen on {address}: {text}") from None
+    except UnicodeError as error:
+        # The idna codec refuses the host, for example a label that is too long.
+        raise OSError(errno.EINVAL, f"cannot listen on {address}: {error}") from None
+
+
+def _listen_tcp(address: TcpAddress, backlog: int, reuse_port: bool) -> socket.socket:
+    with _naming(address):
+        found = socket.getaddrinfo(
+            address.host or "0.0.0.0", address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        # A name such as "localhost" may have both: IPv4 first, which is what clients of 127.0.0.1 expect.
+        found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+        unavailable: OSError | None = None
+        for family, kind, protocol, _, name in found:
+            try:
+                return _listen_inet(family, kind, protocol, name, backlog, reuse_port)
+            except OSError as error:
+                # Only where the address does not exist here is the next one a substitute. A port in use on one of
+                # them is reported: half of the clients would reach the other server.
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT):
+                    raise
+                unavailable = unavailable or error
+        raise unavailable or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+
+
+def _listen_inet(
+    family: int, kind: int, protocol: int, name: tuple[object, ...], backlog: int, reuse_port: bool
+) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            # "[::]:8000" and "0.0.0.0:8000" are then two addresses that can both be bound, whatever
+            # net.ipv6.bindv6only says (RFC 3493 5.3; nginx does the same).
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # Accepted sockets inherit it on Linux, which saves a system call per connection.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.bind(name)
+        sock.listen(backlog)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _listen_unix(address: UnixAddress, backlog: int, umask: int | None) -> socket.socket:
+    with _naming(address):
+        if len(os.fsencode(address.path)) > UNIX_PATH_MAX_BYTES:
+            raise OSError(errno.ENAMETOOLONG, f"the path is longer than {UNIX_PATH_MAX_BYTES} bytes")
+        if not address.is_abstract:
+            _remove_stale_socket(address.path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            # The permissions have to be right from the start, and bind() offers no other way to give them.
+            before = os.umask(umask) if umask is not None else None
+            try:
+                sock.bind(os.fsencode(address.path))
+            finally:
+                if before is not None:
+                    os.umask(before)
+            sock.listen(backlog)
+            sock.setblocking(False)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+def _remove_stale_socket(path: str) -> None:
+    """Remove what a dead server has left at `path`. Raises OSError if it is something else, or alive."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise OSError(errno.EEXIST, "the path exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fsencode(path))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            # Nobody listens: the file is left over.
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            # Its queue is full, so somebody listens.
+            pass
+        raise OSError(errno.EADDRINUSE, "another process listens there")
+
+
+def _take_over(address: Descriptor) -> socket.socket:
+    with _naming(address):
+        try:
+            # A duplicate, so that closing ours leaves the caller's open.
+            sock = socket.socket(fileno=os.dup(address.number))
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                raise OSError(errno.EBADF, f"descriptor {address.number} is not open") from None
+            if error.errno == errno.ENOTSOCK:
+                raise OSError(errno.ENOTSOCK, f"descriptor {address.number} is not a socket") from None
+            raise
+        try:
+            if sock.type != socket.SOCK_STREAM or sock.family not in (
+                socket.AF_INET,
+                socket.AF_INET6,
+                socket.AF_UNIX,
+            ):
+                raise OSError(errno.EPROTOTYPE, f"descriptor {address.number} is not a TCP or Unix stream socket")
+            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise OSError(errno.EINVAL, f"the socket of descriptor {address.number} is not listening")
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setblocking(False)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+
+def _names(sock: socket.socket, address: Address) -> tuple[str, str, str]:
+    """SERVER_NAME, SERVER_PORT and URL of a bound socket."""
+    bound = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        path = os.fsdecode(bound)
+        url = str(UnixAddress(path)) if path else str(address)
+        return UNIX_SERVER_NAME, UNIX_SERVER_PORT, url
+    # RFC 3875 4.1.14 wants an IPv6 address in brackets, and so does the URL that is made of it.
+    text = f"[{bound[0]}]" if ":" in bound[0] else str(bound[0])
+    given = address.host if isinstance(address, TcpAddress) else ""
+    name = given if given and ":" not in given else text
+    return name, str(bound[1]), f"http://{text}:{bound[1]}"
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino

@@ -1,0 +1,512 @@
+"""Running the server from Python, under Meinheld's names.
+
+One call is enough, `rmeinheld.run(app)`; or as in Meinheld:
+
+    from rmeinheld import server
+
+    server.listen(("127.0.0.1", 8000))
+    server.run(app)
+
+The `set_*` functions change what later calls of `listen` and `run` take where they are not told otherwise. `listen`,
+`run` and `stop` can be repeated in one process; one server runs at a time.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from . import _rmeinheld, error_log
+from .listeners import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    Address,
+    Descriptor,
+    Listener,
+    address_of,
+    close_all,
+    open_all,
+    parse_address,
+    unix_address,
+)
+from .settings import OPTIONS, Count, Seconds, Settings, resolve
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+    from .access_log import AccessLogger, ErrorLogger
+
+__all__ = [
+    "get_backlog",
+    "get_client_body_buffer_size",
+    "get_keepalive",
+    "get_max_content_length",
+    "get_picoev_max_fd",
+    "listen",
+    "run",
+    "set_access_logger",
+    "set_backlog",
+    "set_client_body_buffer_size",
+    "set_error_logger",
+    "set_keepalive",
+    "set_listen_socket",
+    "set_max_content_length",
+    "set_picoev_max_fd",
+    "shutdown",
+    "stop",
+]
+
+
+# --- listen, run, stop -----------------------------------------------------------------------------------------------
+
+
+def listen(
+    address: tuple[str, int] | str | bytes | None = None,
+    socket_fd: int | Sequence[int] | None = None,
+    *,
+    backlog: int | None = None,
+    reuse_port: bool = False,
+    umask: int | None = None,
+) -> None:
+    """Make the socket that the next `run` serves.
+
+    `address` is a tuple `(host, port)`, the path of a Unix socket as bytes, or a str as for `--bind`: `"host:port"`,
+    `"unix:/path"`, `"/path"`, `"unix:@name"`, `"fd://3"`. `socket_fd` is the descriptor of a socket that listens
+    already, or several; such descriptors stay open after `run`. Exactly one of the two is given; beyond that,
+    `listen("0.0.0.0", 8000)`, which Meinheld never took, means the tuple.
+
+    `backlog` (connections; default: `set_backlog`), `reuse_port` (SO_REUSEPORT) and `umask` (mask of permissions of a
+    Unix socket; None: that of the process) apply to the socket that is made.
+
+    Raises RuntimeError if there is a socket that no `run` has served yet, OSError naming the address if it cannot be
+    listened on, TypeError or ValueError naming an argument that is not understood.
+    """
+    addresses = _addresses(address, socket_fd)
+    options: dict[str, object] = {"reuse_port": reuse_port, "umask": umask}
+    if backlog is not None:
+        options["backlog"] = backlog
+    settings = Settings.from_options(options, _defaults)
+    _state.refuse_second_listen()
+    _state.add_pending(_open(addresses, settings))
+
+
+def set_listen_socket(socket_fd: int | Sequence[int]) -> None:
+    """Serve, in the next `run`, the socket of this descriptor or these, as `listen(socket_fd=...)` does.
+
+    Raises TypeError if it is neither an int nor a sequence of ints, otherwise what `listen` raises.
+    """
+    listen(socket_fd=_descriptors(socket_fd))
+
+
+def run(
+    app: WSGIApplication,
+    host: str = DEFAULT_HOST,
+    port: int = DEFAULT_PORT,
+    *,
+    silent: bool = True,
+    **options: Any,
+) -> None:
+    """Serve `app` until SIGINT, SIGTERM or `stop`, and print on standard error where.
+
+    `host` is a name or address, or `"unix:/path"`, `"unix:@name"` or `"fd://3"` (`port` then means nothing); `port` 0
+    takes a free one. Sockets made by `listen` or `set_listen_socket` are served in their place; a `host` or `port` that
+    is not the default is served as well.
+
+    `options` are those of the command line with underscores, `keep_alive=5` for `--keep-alive 5`; the table is in
+    `rmeinheld.settings`. `bind` (an address or several) replaces `host` and `port`. `log_level` and `error_logfile`,
+    if given, send the logger `rmeinheld.error` there while the server runs; otherwise logging is left as it is.
+
+    In the main thread, SIGINT and SIGTERM end the server: requests in progress may go on for `graceful_timeout`
+    seconds. SIGQUIT, or SIGINT while the server is ending, stops it at once. SIGUSR1 opens the log files anew. The
+    handlers that were there before are back when `run` returns. In another thread no signal is handled.
+
+    `silent=False` raises KeyboardInterrupt at the end if SIGINT has ended the server, as Meinheld does.
+
+    Raises TypeError if `app` is not callable or an option is unknown; ValueError or TypeError naming an option and its
+    bad value; OSError naming an address that cannot be listened on; RuntimeError if a server is running already.
+    """
+    check_application(app)
+    settings = Settings.from_options(options, _defaults)
+    given = resolve(options)
+    addresses: list[Address] = []
+    if (host, port) != (DEFAULT_HOST, DEFAULT_PORT):
+        if "bind" in given:
+            raise TypeError("run() takes either bind or host and port")
+        addresses = [address_of(host, port)]
+    elif "bind" in given:
+        addresses = [parse_address(text) for text in settings.bind]
+    elif not _state.pending:
+        addresses = [address_of(host, port)]
+    for name in ("reuse_port", "umask"):
+        if name in given and not addresses:
+            raise TypeError(f"option {name!r} comes too late for a socket that is there already; give it to listen()")
+
+    with ExitStack() as stack:
+        # Reserved first: a second run() must not take the sockets that are meant for the run after this one.
+        stack.enter_context(_state.reserved())
+        if "log_level" in given or "error_logfile" in given:
+            stack.enter_context(error_log.configured(settings.log_level, settings.error_logfile))
+        listeners = _open(addresses, settings)
+        pending = _state.take_pending()
+        listeners[:0] = pending
+        stack.callback(close_all, listeners)
+        if "backlog" in given:
+            for listener in pending:
+                listener.set_backlog(settings.backlog)
+        serve(make_engine(app, listeners, settings), listeners, silent=bool(silent))
+
+
+def stop(timeout: float | None = None) -> None:
+    """Stop the running server: `run` returns when the requests in progress have ended, or after `timeout` seconds.
+
+    None is the option `graceful_timeout`; 0 ends them at once. Idle connections are closed at once. May be called from
+    anywhere, also from a request or a signal handler, and does nothing if no server runs.
+
+    Raises TypeError or ValueError if `timeout` is not a number of seconds from 0.
+    """
+    if timeout is not None:
+        timeout = Seconds().check("timeout", timeout)
+    ending = _state.ending
+    if ending is not None:
+        ending(timeout)
+
+
+def shutdown(timeout: float | None = None) -> None:
+    """Stop the running server; the same as `stop`."""
+    stop(timeout)
+
+
+# --- what later calls take -------------------------------------------------------------------------------------------
+
+
+def set_keepalive(seconds: float) -> None:
+    """Set how long an idle connection waits for its next request (option `keep_alive`; default 5 s).
+
+    0 means one request per connection, which was Meinheld's default. ValueError if negative.
+    """
+    _set("keep_alive", seconds)
+
+
+def get_keepalive() -> float:
+    """Return what `set_keepalive` has set, in seconds."""
+    return cast(float, _get("keep_alive"))
+
+
+def set_max_content_length(size_bytes: int) -> None:
+    """Set the longest request body (option `limit_request_body`; default 16 MiB). 0: no limit. ValueError if negative.
+
+    A longer one is answered with 413.
+    """
+    _set("limit_request_body", size_bytes)
+
+
+def get_max_content_length() -> int:
+    """Return what `set_max_content_length` has set, in bytes."""
+    return cast(int, _get("limit_request_body"))
+
+
+def set_backlog(connections: int) -> None:
+    """Set how many connections may wait to be accepted (option `backlog`; default 2048). ValueError if < 1."""
+    _set("backlog", connections)
+
+
+def get_backlog() -> int:
+    """Return what `set_backlog` has set."""
+    return cast(int, _get("backlog"))
+
+
+def set_client_body_buffer_size(size_bytes: int) -> None:
+    """Keep a number for `get_client_body_buffer_size`. It has no effect: bodies are streamed to the application.
+
+    Meinheld wrote a body longer than this to a file before it called the application. ValueError if < 1.
+    """
+    _inert["client_body_buffer_size"] = Count(1, 2**63 - 1).check("client_body_buffer_size", size_bytes)
+
+
+def get_client_body_buffer_size() -> int:
+    """Return what `set_client_body_buffer_size` has set, in bytes (default 512000, as Meinheld)."""
+    return _inert["client_body_buffer_size"]
+
+
+def set_picoev_max_fd(number: int) -> None:
+    """Keep a number for `get_picoev_max_fd`. It has no effect: there is no table of descriptors to outgrow.
+
+    What limits the requests in progress is the option `worker_connections`. ValueError if < 1.
+    """
+    _inert["picoev_max_fd"] = Count(1, 2**31 - 1).check("picoev_max_fd", number)
+
+
+def get_picoev_max_fd() -> int:
+    """Return what `set_picoev_max_fd` has set (default 4096, as Meinheld)."""
+    return _inert["picoev_max_fd"]
+
+
+def set_access_logger(logger: AccessLogger | None) -> None:
+    """Call `logger.access(environ)` after each response (option `access_logger`). None, the default, calls nothing.
+
+    Raises AttributeError if there is no `access`, TypeError if it cannot be called.
+    """
+    _set("access_logger", logger)
+
+
+def set_error_logger(logger: ErrorLogger | None) -> None:
+    """Call `logger.error(exc_type, exc, tb)` for errors of the application (option `error_logger`).
+
+    None, the default, logs them to the logger `rmeinheld.error`. Raises AttributeError if there is no `error`,
+    TypeError if it cannot be called.
+    """
+    _set("error_logger", logger)
+
+
+# --- shared with the command line ------------------------------------------------------------------------------------
+
+
+def check_application(app: object, name: str = "the application") -> None:
+    """Raise TypeError naming its type if `app` cannot be called."""
+    if not callable(app):
+        raise TypeError(f"{name} must be a callable as PEP 3333 has it, not {type(app).__name__} {app!r:.80}")
+
+
+def make_engine(app: WSGIApplication, listeners: Sequence[Listener], settings: Settings) -> _rmeinheld.Server:
+    """Make the engine that serves `app` on `listeners`. Raises OSError if the access log cannot be opened."""
+    sockets = [(listener.socket.fileno(), listener.server_name, listener.server_port) for listener in listeners]
+    return _rmeinheld.Server(app, sockets, settings)
+
+
+def serve(engine: _rmeinheld.Server, listeners: Sequence[Listener], *, silent: bool = True) -> None:
+    """Run `engine` with signals handled, after the start line. `listeners` are closed as soon as it is to stop.
+
+    Raises RuntimeError if a server is running already; KeyboardInterrupt after SIGINT unless `silent`.
+    """
+
+    def end(timeout: float | None) -> None:
+        engine.stop(timeout)
+        # The engine has duplicates, which serve who is waiting already. With ours closed, and the path of a Unix socket
+        # gone, the next server can take the address while this one still finishes its requests.
+        close_all(listeners)
+
+    with _state.reserved(end), _Signals(engine, end) as signals:
+        # A closed or full standard error must not keep a server from starting.
+        with suppress(OSError, ValueError, AttributeError):
+            print(start_line(listeners), file=sys.stderr, flush=True)
+        engine.run(signals.wakeup_fd)
+    if signals.interrupted and not silent:
+        raise KeyboardInterrupt
+
+
+def start_line(listeners: Sequence[Listener]) -> str:
+    """Return the line that says where the server listens."""
+    places = ", ".join(listener.url for listener in listeners)
+    return f"rmeinheld {_rmeinheld.__version__} listening at {places} (pid {os.getpid()})"
+
+
+# --- state -----------------------------------------------------------------------------------------------------------
+
+_defaults: Final[dict[str, object]] = {}
+"""Values that the `set_*` functions have set, by the name of the option."""
+
+_inert: Final[dict[str, int]] = {"client_body_buffer_size": 1024 * 500, "picoev_max_fd": 4096}
+"""Values of Meinheld's that are kept and have no effect."""
+
+
+def _set(name: str, value: object) -> None:
+    _defaults[name] = OPTIONS[name].check(value)
+
+
+def _get(name: str) -> object:
+    return _defaults.get(name, OPTIONS[name].default)
+
+
+type _End = Callable[[float | None], None]
+
+
+class _State:
+    """The server that runs in this process, and the sockets of the next one."""
+
+    def __init__(self) -> None:
+        self.ending: _End | None = None
+        self.pending: list[Listener] = []
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+
+    @contextmanager
+    def reserved(self, ending: _End | None = None) -> Iterator[None]:
+        """Be the only server of the process; RuntimeError if there is one. `ending` is what `stop` then calls.
+
+        May be nested in one thread: first without `ending`, then with it.
+        """
+        me = threading.get_ident()
+        with self._lock:
+            outermost = self._owner is None
+            if not outermost and (self._owner != me or self.ending is not None):
+                raise RuntimeError("a server is running in this process already; stop() it first")
+            self._owner = me
+            self.ending = ending
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.ending = None
+                if outermost:
+                    self._owner = None
+
+    def refuse_second_listen(self) -> None:
+        if self.pending:
+            places = ", ".join(listener.url for listener in self.pending)
+            raise RuntimeError(f"there is a listening socket already ({places}); run() the server before the next")
+
+    def add_pending(self, listeners: list[Listener]) -> None:
+        with self._lock:
+            self.pending = listeners
+        # A socket that is never served leaves no path behind.
+        atexit.register(close_all, listeners)
+
+    def take_pending(self) -> list[Listener]:
+        with self._lock:
+            taken, self.pending = self.pending, []
+        atexit.unregister(close_all)
+        return taken
+
+    def forget_server(self) -> None:
+        """Forget, in a forked child, the server that runs in the parent only."""
+        self._lock = threading.Lock()
+        self.ending = None
+        self._owner = None
+
+
+class _Signals:
+    """The server's signal handlers, for as long as it runs."""
+
+    current: _Signals | None = None
+
+    def __init__(self, engine: _rmeinheld.Server, end: _End) -> None:
+        self._engine = engine
+        self._end = end
+        self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+        self._previous_fd = -1
+        self._pair: tuple[socket.socket, socket.socket] | None = None
+        self._ending = False
+        self.interrupted = False
+        self.wakeup_fd = -1
+
+    def __enter__(self) -> _Signals:
+        # Python runs signal handlers in the main thread and lets no other thread set them.
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._pair = reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        self.wakeup_fd = reader.fileno()
+        # A full pair is no loss: it is readable, and that is all that is asked of it.
+        self._previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        _Signals.current = self
+        for number, handler in (
+            (signal.SIGINT, self._interrupt),
+            (signal.SIGTERM, self._terminate),
+            (signal.SIGQUIT, self._quit),
+            (signal.SIGUSR1, self._reopen),
+        ):
+            self._previous[number] = signal.signal(number, handler)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        """Put everything back as it was."""
+        if self._pair is None:
+            return
+        for number, handler in self._previous.items():
+            # None is a handler that was not set from Python, and cannot be set from there either.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(self._previous_fd)
+        for end in self._pair:
+            end.close()
+        self._pair = None
+        _Signals.current = None
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True
+        self._end(0 if self._ending else None)
+        self._ending = True
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        self._ending = True
+        self._end(None)
+
+    def _quit(self, number: int, frame: FrameType | None) -> None:
+        self._ending = True
+        self._end(0)
+
+    def _reopen(self, number: int, frame: FrameType | None) -> None:
+        # What a handler raises would end the server.
+        for reopen in (self._engine.reopen_logs, error_log.reopen):
+            try:
+                reopen()
+            except OSError as error:
+                logging.getLogger(error_log.LOGGER_NAME).error("cannot reopen a log file: %s", error)
+
+
+_state: Final = _State()
+
+
+def _after_fork_in_child() -> None:
+    # The engine runs in the parent only. Were its handlers to stay, a child that the application has forked (by
+    # multiprocessing, for example) would take no notice of SIGTERM.
+    _state.forget_server()
+    if _Signals.current is not None:
+        _Signals.current.restore()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+# --- arguments of listen ---------------------------------------------------------------------------------------------
+
+
+def _addresses(address: object, socket_fd: object) -> list[Address]:
+    if address is None and socket_fd is None:
+        raise TypeError("listen() needs an address or socket_fd")
+    if address is None:
+        return [Descriptor(number) for number in _descriptors(socket_fd)]
+    if isinstance(address, str) and isinstance(socket_fd, int):
+        return [address_of(address, socket_fd)]
+    if socket_fd is not None:
+        raise TypeError(f"listen() takes an address or socket_fd, not both: {address!r} and {socket_fd!r}")
+    if isinstance(address, str):
+        return [parse_address(address)]
+    if isinstance(address, bytes):
+        return [unix_address(address)]
+    if isinstance(address, tuple | list) and len(address) == 2:
+        return [address_of(*address)]
+    raise TypeError(
+        "address must be a tuple (host, port), a str such as 'host:port' or 'unix:/path', or a path as bytes, "
+        f"not {type(address).__name__} {address!r}"
+    )
+
+
+def _descriptors(socket_fd: object) -> list[int]:
+    numbers = [socket_fd] if isinstance(socket_fd, int) else socket_fd
+    if (
+        not isinstance(numbers, list | tuple)
+        or not numbers
+        or not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+    ):
+        raise TypeError(f"socket_fd must be an int or a list of ints, not {type(socket_fd).__name__} {socket_fd!r}")
+    for number in numbers:
+        if number < 0:
+            raise ValueError(f"socket_fd must be a descriptor, from 0, not {number!r}")
+    return list(numbers)
+
+
+def _open(addresses: Sequence[Address], settings: Settings) -> list[Listener]:
+    return open_all(addresses, backlog=settings.backlog, reuse_port=settings.reuse_port, umask=settings.umask)
