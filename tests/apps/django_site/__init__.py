@@ -1,0 +1,1 @@
+"""A Django project in one directory: admin, sessions, authentication and a sqlite database."""

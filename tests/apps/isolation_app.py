@@ -1,0 +1,182 @@
+"""The application behind the tests of isolation: requests that wait for each other with state of their own."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextvars
+import ctypes
+import decimal
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from rmeinheld.coroutine import current, sleep
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+VARIABLE: contextvars.ContextVar[int | None] = contextvars.ContextVar("VARIABLE", default=None)
+LOCAL = threading.local()
+
+PATIENCE = 30.0
+"""Seconds that a request waits for the others."""
+
+
+class Meeting:
+    """Lets a number of requests wait until all of them are there."""
+
+    def __init__(self) -> None:
+        self.arrived: dict[str, int] = {}
+
+    def wait(self, name: str, number: int) -> None:
+        self.arrived[name] = self.arrived.get(name, 0) + 1
+        deadline = time.monotonic() + PATIENCE
+        while self.arrived[name] < number:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{self.arrived[name]} of {number} requests came to {name}")
+            sleep(0.01)
+
+
+MEETING = Meeting()
+
+
+def together(number: int, total: int) -> dict[str, Any]:
+    """State of request `number`, taken after all `total` requests have put theirs in place and were parked."""
+    before = VARIABLE.get()
+    VARIABLE.set(number)
+    LOCAL.number = number
+    decimal.getcontext().prec = number % 50 + 1
+    stack = []
+
+    def deep(level: int) -> int:
+        # Together far deeper than the recursion limit, which holds for each request alone.
+        return deep(level - 1) + 1 if level else meet()
+
+    def meet() -> int:
+        MEETING.wait("deep", total)
+        return 0
+
+    async def main() -> int:
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        await asyncio.sleep(0)
+        MEETING.wait("asyncio", total)  # parks within the running loop
+        await asyncio.sleep(0)
+        assert asyncio.get_running_loop() is loop
+        assert asyncio.current_task() is task
+        value = VARIABLE.get()
+        assert value is not None
+        return value
+
+    try:
+        raise KeyError(number)
+    except KeyError as error:
+        stack.append(deep(100))
+        running = asyncio.run(main())
+        MEETING.wait("exception", total)
+        active = sys.exception()
+        assert active is error
+        try:
+            raise
+        except KeyError as again:
+            raised = again.args[0]
+    MEETING.wait("end", total)
+    return {
+        "number": number,
+        "before": before,
+        "variable": VARIABLE.get(),
+        "local": LOCAL.number,
+        "precision": decimal.getcontext().prec,
+        "asyncio": running,
+        "exception": raised,
+        "depth": stack[0],
+        "nothing active": sys.exception() is None,
+        "thread": threading.get_native_id(),
+        "coroutine": (coroutine := current()) is not None and coroutine.ident,
+    }
+
+
+# --- recursion -------------------------------------------------------------------------------------------------------
+
+
+def recurse_in_json() -> None:
+    json.loads("[" * 100_000)
+
+
+def recurse_in_repr() -> None:
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    try:
+        repr(nested)
+    finally:
+        # Taken apart step by step, so that nothing else recurses.
+        while nested:
+            nested = nested[0]
+
+
+def recurse_in_sorted() -> None:
+    def key(_: object) -> int:
+        return len(sorted([1, 2], key=key))
+
+    key(None)
+
+
+def recurse_in_python() -> None:
+    def endless() -> None:
+        endless()
+
+    endless()
+
+
+def recurse_in_parentheses() -> None:
+    ast.parse("(" * 100_000 + ")" * 100_000)
+
+
+def recurse_in_the_parser() -> None:
+    ast.parse("-" * 100_000 + "1")
+
+
+def recurse_in_comparison() -> None:
+    first: list[Any] = []
+    second: list[Any] = []
+    for _ in range(1_000_000):  # CPython 3.14 compares 100,000 levels within 8 MiB
+        first, second = [first], [second]
+    try:
+        _ = first == second
+    finally:
+        while first:
+            first, second = first[0], second[0]
+
+
+def overflow_with_the_interpreter() -> None:
+    # glibc's regcomp recurses for each parenthesis and has no limit. PyDLL keeps the interpreter attached.
+    ctypes.PyDLL(None).regcomp(ctypes.create_string_buffer(4096), b"(" * 5_000_000, 1)
+
+
+def overflow_without_the_interpreter() -> None:
+    ctypes.CDLL(None).regcomp(ctypes.create_string_buffer(4096), b"(" * 5_000_000, 1)
+
+
+def overflow_after_parking() -> None:
+    sleep(0.05)
+    overflow_with_the_interpreter()
+
+
+def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    name = environ["PATH_INFO"].strip("/").replace("-", "_")
+    if name == "together":
+        number, total = environ["QUERY_STRING"].split(",")
+        body = json.dumps(together(int(number), int(total))).encode()
+    elif name.startswith(("recurse_", "overflow_")):
+        function: Callable[[], None] = globals()[name]
+        function()
+        body = b"no error"
+    else:
+        body = b"hello"
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]

@@ -1,0 +1,750 @@
+"""PEP 3333: environ, start_response and write(), the body and its close(), wsgi.input, wsgi.file_wrapper."""
+
+from __future__ import annotations
+
+import ast
+import io
+import os
+import random
+import re
+import time
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wsgi_app
+
+from serving import ConnectionEnded, ProtocolViolation, Response, Serve, Server, request
+
+NEXT = request("GET", "/hello")
+
+
+@pytest.fixture(scope="module")
+def server(serve_module: Serve) -> Server:
+    """One server for all tests that do not need options."""
+    return serve_module("wsgi_app:app")
+
+
+def target(where: str, /, **query: object) -> str:
+    """A request target; the values of the query are percent-encoded."""
+    return where + "?" + urllib.parse.urlencode({name: str(value) for name, value in query.items()}, encoding="latin-1")
+
+
+def get_and_next(server: Server, path: str, method: str = "GET") -> Response:
+    """The response to one request, after making sure that the connection serves the next request as it should."""
+    with server.connect() as connection:
+        response = connection.request(request(method, path), method)
+        if not response.ends_connection:
+            assert connection.request(NEXT).body == b"hello"
+        connection.finish_sending()
+        connection.expect_end()
+        return response
+
+
+def assert_server_error(server: Server, path: str, message: str) -> None:
+    """The request gets a clean 500, and the log gets `message` (a regular expression)."""
+    start = len(server.log())
+    response = get_and_next(server, path)
+    assert response.status == 500, f"{response.status} {response.headers} {response.body!r}"
+    assert response.header("Set-Cookie") is None
+    assert response.header("X-Old") is None
+    for leak in (b"Traceback", b"never", b"secret", b"wsgi_app"):
+        assert leak not in response.body
+    server.wait_for_log(message, start=start)
+
+
+# --- environ ---------------------------------------------------------------------------------------------------------
+
+
+def environ_of(server: Server, data: bytes, method: str = "GET") -> dict[str, tuple[str, Any]]:
+    """Type and value of each item of the environ of a request."""
+    kind, found = ast.literal_eval(server.exchange(data, [method])[0].body.decode())
+    assert kind == "dict"
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_environ_is_complete_and_typed(server: Server) -> None:
+    with server.connect() as connection:
+        client_port = connection.socket.getsockname()[1]
+        response = connection.request(request("GET", "/environ-types?a=%20b", "X-Some: value"))
+    environ = ast.literal_eval(response.body.decode())[1]
+    expected = {
+        "REQUEST_METHOD": "GET",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": "/environ-types",
+        "QUERY_STRING": "a=%20b",
+        "SERVER_NAME": "127.0.0.1",
+        "SERVER_PORT": str(server.port),
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "REMOTE_PORT": str(client_port),
+        "RAW_URI": "/environ-types?a=%20b",
+        "REQUEST_URI": "/environ-types?a=%20b",
+        "HTTP_HOST": "test",
+        "HTTP_X_SOME": "value",
+        "wsgi.url_scheme": "http",
+    }
+    for key, value in expected.items():
+        assert environ.get(key) == ("str", value), key
+    assert environ["wsgi.version"] == ("tuple", (1, 0))
+    assert environ["wsgi.run_once"] == ("bool", False)
+    assert environ["wsgi.multiprocess"] == ("bool", False)
+    # Requests run side by side in one process, so an application must be as careful as among threads.
+    assert environ["wsgi.multithread"] == ("bool", True)
+    assert environ["wsgi.input_terminated"] == ("bool", True)
+    assert {"wsgi.input", "wsgi.errors", "wsgi.file_wrapper"} <= environ.keys()
+    assert environ.get("SERVER_SOFTWARE", ("str", "rmeinheld"))[1].startswith("rmeinheld")
+
+
+def test_values_named_by_cgi_are_text(server: Server) -> None:
+    environ = environ_of(server, request("POST", "/environ-types", "Content-Type: a/b", "X-A: 1", body=b"abc"), "POST")
+    for key, (kind, _) in environ.items():
+        if "." not in key:
+            assert kind == "str", key
+    assert environ["CONTENT_TYPE"] == ("str", "a/b")
+    assert environ["CONTENT_LENGTH"] == ("str", "3")
+    assert "HTTP_CONTENT_TYPE" not in environ
+    assert "HTTP_CONTENT_LENGTH" not in environ
+
+
+def test_the_query_string_is_there_when_empty(server: Server) -> None:
+    for path in ("/environ-types", "/environ-types?"):
+        assert environ_of(server, request("GET", path))["QUERY_STRING"] == ("str", "")
+
+
+def test_the_protocol_is_that_of_the_request(server: Server) -> None:
+    assert environ_of(server, request("GET", "/environ-types"))["SERVER_PROTOCOL"] == ("str", "HTTP/1.1")
+    data = b"GET /environ-types HTTP/1.0\r\n\r\n"
+    environ = environ_of(server, data)
+    assert environ["SERVER_PROTOCOL"] == ("str", "HTTP/1.0")
+    assert "HTTP_HOST" not in environ
+
+
+def test_the_raw_target_is_kept(server: Server) -> None:
+    environ = environ_of(server, request("GET", "/environ%2Dtypes?x=%41"))
+    assert environ["RAW_URI"] == ("str", "/environ%2Dtypes?x=%41")
+    assert environ["REQUEST_URI"] == ("str", "/environ%2Dtypes?x=%41")
+    assert environ["PATH_INFO"] == ("str", "/environ-types")
+
+
+def test_the_environment_of_the_process_is_not_shown(server: Server) -> None:
+    assert not {"PATH", "HOME", "PYTHONPATH"} & environ_of(server, request("GET", "/environ-types")).keys()
+
+
+def test_each_request_has_an_environ_of_its_own(server: Server) -> None:
+    with server.connect() as connection:
+        for _ in range(3):
+            response = connection.request(request("GET", "/spoil-environ"))
+            assert ast.literal_eval(response.body.decode()) == ([], "127.0.0.1")
+
+
+def test_fields_of_one_request_are_not_in_the_next(server: Server) -> None:
+    with server.connect() as connection:
+        first = connection.request(request("GET", "/environ-types", "X-One: 1", "Cookie: a=1", "User-Agent: first"))
+        second = connection.request(request("GET", "/environ-types", "User-Agent: second"))
+    assert ast.literal_eval(first.body.decode())[1]["HTTP_USER_AGENT"][1] == "first"
+    environ = ast.literal_eval(second.body.decode())[1]
+    assert environ["HTTP_USER_AGENT"][1] == "second"
+    assert not {"HTTP_X_ONE", "HTTP_COOKIE"} & environ.keys()
+
+
+def test_each_request_has_a_context_of_its_own(server: Server) -> None:
+    start = len(server.log())
+    with server.connect() as connection:
+        for number in range(3):
+            response = connection.request(request("GET", f"/context?{number}"))
+            assert response.body == b"unset then %d" % number
+            # The application, its iterable and close() are one request, and one context.
+            server.wait_for_log(f"closed with {number}!", start=start)
+
+
+# --- wsgiref.validate ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def validated(serve_module: Serve) -> Server:
+    """A server whose application is wrapped by wsgiref.validate."""
+    return serve_module("validated_app:app")
+
+
+@pytest.mark.parametrize("path", ["/list", "/generator", "/write", "/replaced", "/file"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "chunked"])
+def test_the_standard_validator_finds_no_fault(validated: Server, path: str, method: str) -> None:
+    start = len(validated.log())
+    body = b"first\nsecond\nthird\nfourth\n"
+    data = request(method, path)
+    if method == "POST":
+        data = request("POST", path, "Content-Type: text/plain", body=body)
+    if method == "chunked":
+        method = "POST"
+        data = request("POST", path, "Content-Type: text/plain", chunks=[body[:8], body[8:]])
+    (response,) = validated.exchange(data, [method])
+    log = validated.log()[start:]
+    assert response.status == (404 if path == "/replaced" else 200), log
+    if method == "POST":
+        assert repr([b"fi", b"rst\n", b"sec", [b"ond\n"], b"third\n", b"fourth\n", b""]).encode() in response.body
+    validated.wait_for_log("exercise: lines", start=start)
+    for fault in ("AssertionError", "Traceback", "without being closed", "Warning"):
+        assert fault not in log, log
+
+
+# --- start_response --------------------------------------------------------------------------------------------------
+
+
+def test_start_response_may_not_be_called_twice(server: Server) -> None:
+    assert_server_error(server, "/twice", "PEP 3333")
+    assert get_and_next(server, "/twice-caught").body in (b"AssertionError", b"TypeError", b"RuntimeError")
+
+
+def test_exc_info_replaces_what_was_not_sent(server: Server) -> None:
+    for path in ("/exc-info-before-headers", "/exc-info-after-empty-items"):
+        response = get_and_next(server, path)
+        assert (response.status, response.reason, response.body) == (503, "Replaced", b"replaced")
+        assert response.header("X-New") == "new"
+        assert response.header("X-Old") is None
+        assert len(response.all("Content-Type")) == 1
+
+
+def test_exc_info_is_raised_again_after_the_headers_were_sent(server: Server) -> None:
+    for path, message in (
+        ("/exc-info-after-headers", "boom after the headers"),
+        ("/start-again-after-write", r"boom after write\(\)"),
+    ):
+        start = len(server.log())
+        with server.connect() as connection:
+            connection.send(request("GET", path) + NEXT)
+            head, _ = connection.read_head()
+            assert (head.status, head.framing) == (200, "chunked")
+            rest = connection.read_to_end()
+        # Without the last chunk the client sees that the body is not whole.
+        assert rest.lower() == b"c\r\nalready sent\r\n"
+        server.wait_for_log(message, start=start)
+
+
+def test_exc_info_is_no_fault_in_the_first_call(server: Server) -> None:
+    response = get_and_next(server, "/exc-info-as-first-call")
+    assert (response.status, response.reason, response.body) == (500, "Mine", b"mine")
+
+
+def test_start_response_may_be_called_in_the_iteration(server: Server) -> None:
+    response = get_and_next(server, "/late")
+    assert (response.status, response.header("X-Late"), response.body) == (202, "yes", b"late")
+    response = get_and_next(server, "/late-and-empty")
+    assert (response.status, response.body) == (202, b"")
+
+
+@pytest.mark.parametrize("path", ["/never", "/never-and-empty"])
+def test_start_response_must_be_called(server: Server, path: str) -> None:
+    assert_server_error(server, path, "PEP 3333")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        200,
+        b"200 OK",
+        "",
+        "OK",
+        "20 OK",
+        "2000 OK",
+        "99 Low",
+        "abc OK",
+        "200OK",
+        " 200 OK",
+        "\xb2\xb2\xb2 OK",
+        "200 OK\r\nSet-Cookie: a=b",
+        "200 OK\nSet-Cookie: a=b",
+        "200 O\rK",
+        "200 O\0K",
+        "200 \u20ac",
+    ],
+)
+def test_a_bad_status_is_refused(server: Server, value: object) -> None:
+    assert_bad_value(server, "/bad-status", value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "text",
+        {"X-Name": "value"},
+        [None],
+        ["X-Name: value"],
+        [("X-Name",)],
+        [("X-Name", "value", "more")],
+        [("X-Name", 1)],
+        [("X-Name", None)],
+        [("X-Name", b"value")],
+        [(b"X-Name", "value")],
+        [("", "value")],
+        [("X Name", "value")],
+        [("X-Name:", "value")],
+        [("X-Name ", "value")],
+        [("X-N\xe4me", "value")],
+        [("X-Name\r\nSet-Cookie", "a=b")],
+        [("X-Name", "value\r\nSet-Cookie: a=b")],
+        [("X-Name", "value\nSet-Cookie: a=b")],
+        [("X-Name", "value\rSet-Cookie: a=b")],
+        [("X-Name", "value\r\n folded")],
+        [("X-Name", "val\0ue")],
+        [("X-Name", "val\x1bue")],
+        [("X-Name", "\u20ac")],
+        [("Content-Length", "five")],
+        [("Content-Length", "-5")],
+        [("Content-Length", "+5")],
+        [("Content-Length", "5"), ("Content-Length", "6")],
+    ],
+)
+def test_bad_headers_are_refused(server: Server, value: object) -> None:
+    assert_bad_value(server, "/bad-headers", value)
+
+
+def assert_bad_value(server: Server, path: str, value: object) -> None:
+    """An application that passes `value` to start_response gets a 500 that names PEP 3333."""
+    try:
+        where = target(path, value=ascii(value))
+    except UnicodeEncodeError:
+        raise AssertionError("the value cannot be sent") from None
+    assert_server_error(server, where, "PEP 3333")
+
+
+def test_start_response_needs_its_arguments(server: Server) -> None:
+    assert_server_error(server, "/wrong-arguments", "TypeError")
+
+
+def test_fields_of_the_application_are_sent_as_they_are(server: Server) -> None:
+    response = get_and_next(server, "/headers-of-the-application")
+    assert (response.status, response.reason) == (299, "caf\xe9")
+    assert response.all("Set-Cookie") == ["a=1", "b=2"]
+    assert response.header("X-Latin") == "caf\xe9"
+    assert response.header("X-Empty") == ""
+
+
+def test_an_application_cannot_break_the_framing_by_its_own_transfer_encoding(server: Server) -> None:
+    response = get_and_next(server, "/hop-by-hop")
+    assert response.status in (200, 500)
+    if response.status == 200:
+        assert response.body == b"onetwo"
+
+
+# --- write() ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_comes_before_what_is_iterated(server: Server) -> None:
+    body = b"one two three four"
+    assert get_and_next(server, "/write-then-iterate").body == body
+    response = get_and_next(server, target("/write-then-iterate", length=len(body)))
+    assert (response.framing, response.body) == ("sized", body)
+
+
+def test_a_body_may_be_written_only(server: Server) -> None:
+    assert get_and_next(server, "/write-only").body == b"only"
+    assert get_and_next(server, "/write-only?length=4").body == b"only"
+
+
+def test_a_response_to_head_drops_what_is_written(server: Server) -> None:
+    for path in ("/write-then-iterate", "/write-only", "/write-only?length=4"):
+        assert get_and_next(server, path, "HEAD").status == 200
+
+
+def test_only_bytes_can_be_written(server: Server) -> None:
+    assert_server_error(server, "/write-text", "TypeError")
+
+
+def test_an_error_after_write_ends_the_connection(server: Server) -> None:
+    start = len(server.log())
+    with server.connect() as connection:
+        connection.send(request("GET", "/write-then-fail") + NEXT)
+        assert connection.read_head()[0].status == 200
+        assert connection.read_to_end().lower() == b"c\r\nalready sent\r\n"
+    server.wait_for_log(r"failed after write\(\)", start=start)
+
+
+# --- the body and its close() ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [None, 42, "text", ["text"], [1], [None], b"bytes", {"key": "value"}, [b"", "text"]])
+def test_a_result_that_is_no_iterable_of_bytes_is_refused(server: Server, value: object) -> None:
+    assert_server_error(server, target("/bad-result", value=repr(value)), "PEP 3333")
+
+
+def test_an_item_that_is_not_bytes_ends_a_body_that_has_begun(server: Server) -> None:
+    start = len(server.log())
+    with server.connect() as connection:
+        connection.send(request("GET", "/bad-item-late") + NEXT)
+        assert connection.read_head()[0].status == 200
+        assert connection.read_to_end().lower() == b"c\r\nalready sent\r\n"
+    server.wait_for_log("PEP 3333", start=start)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "body"),
+    [
+        ("/closing", 200, b"onetwo"),
+        ("/closing-without-a-body", 204, b""),
+        ("/closing-after-an-error", 500, None),
+        ("/closing-a-bad-item", 500, None),
+        ("/closing-unstarted", 500, None),
+        ("/closing-list", 200, b"one"),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_close_is_called_once(server: Server, path: str, status: int, body: bytes | None, method: str) -> None:
+    start = len(server.log())
+    mark = f"{path}?{method}"
+    response = get_and_next(server, mark, method)
+    if method == "GET":
+        assert response.status == status
+        assert body is None or response.body == body
+    server.wait_for_log(re.escape(f"closed {mark}"), start=start)
+    server.get("/hello")
+    assert server.log()[start:].count(f"closed {mark}") == 1
+
+
+def test_close_is_called_when_an_error_cuts_the_body(server: Server) -> None:
+    for query in ("?", "?length=10"):
+        start = len(server.log())
+        with server.connect() as connection:
+            connection.send(request("GET", f"/closing-after-a-late-error{query}") + NEXT)
+            assert connection.read_head()[0].status == 200
+            assert b"hello" not in connection.read_to_end()
+        server.wait_for_log("failed in the iteration", start=start)
+        server.wait_for_log(re.escape(f"closed /closing-after-a-late-error{query}"), start=start)
+
+
+def test_close_is_called_when_the_client_has_gone(server: Server) -> None:
+    start = len(server.log())
+    with server.connect() as connection:
+        connection.send(request("GET", "/closing-generator?gone"))
+        connection.read_exactly(100_000)
+        connection.abort()
+    server.wait_for_log(r"closed /closing-generator\?gone", start=start)
+    assert "Traceback" not in server.log()[start:]
+
+
+def test_a_generator_is_closed_after_head(server: Server) -> None:
+    start = len(server.log())
+    assert get_and_next(server, "/closing-generator?head", "HEAD").status == 200
+    server.wait_for_log(r"closed /closing-generator\?head", start=start)
+
+
+def test_an_error_in_close_is_logged_and_does_not_harm_the_response(server: Server) -> None:
+    start = len(server.log())
+    assert get_and_next(server, "/closing-with-an-error").body == b"one"
+    server.wait_for_log(r"failed in close\(\)", start=start)
+
+
+@pytest.mark.parametrize("path", ["/sized", "/sized-list", "/sized-write"])
+def test_a_body_beyond_its_length_is_cut(server: Server, path: str) -> None:
+    start = len(server.log())
+    response = get_and_next(server, f"{path}?length=5&items=10")
+    assert (response.status, response.body) == (200, b"xxxxx")
+    server.wait_for_log("Content-Length", start=start)
+
+
+@pytest.mark.parametrize("path", ["/sized", "/sized-list", "/sized-write"])
+@pytest.mark.parametrize("items", [0, 5])
+def test_a_body_short_of_its_length_ends_the_connection(server: Server, path: str, items: int) -> None:
+    start = len(server.log())
+    with server.connect() as connection:
+        connection.send(request("GET", f"{path}?length=10&items={items}") + NEXT)
+        try:
+            response = connection.read_response()
+        except ConnectionEnded:
+            pass  # cut off, so that the client knows
+        else:
+            # Nothing had been sent yet, so it can still be said properly.
+            assert (response.status, items) == (500, 0)
+            connection.expect_end()
+    server.wait_for_log("Content-Length", start=start)
+
+
+@pytest.mark.parametrize("path", ["/sized", "/sized-list", "/sized-write"])
+def test_a_response_to_head_may_be_short_of_its_length(server: Server, path: str) -> None:
+    start = len(server.log())
+    response = get_and_next(server, f"{path}?length=10&items=0", "HEAD")
+    assert (response.status, response.header("Content-Length")) == (200, "10")
+    assert "Content-Length" not in server.log()[start:]
+
+
+@pytest.mark.parametrize("path", ["/fail", "/fail-after-start"])
+def test_a_traceback_goes_to_the_log_and_never_to_the_client(server: Server, path: str) -> None:
+    assert_server_error(server, path, r"(?s)Traceback.*RuntimeError: a secret")
+
+
+def test_an_application_that_exits_does_not_end_the_server(server: Server) -> None:
+    start = len(server.log())
+    assert get_and_next(server, "/leave").status == 500
+    server.wait_for_log("an application must not end the server", start=start)
+
+
+# --- wsgi.input ------------------------------------------------------------------------------------------------------
+
+BODY = (
+    b"first line\nsecond\n\n\r\n" + b"long " * 5000 + b"\nmixed\rends\r\n" + bytes(range(256)) + b"\nlast without end"
+)
+Script = list[tuple[Any, ...]]
+
+SCRIPTS: list[Script] = [
+    [("read",)],
+    [("read", -1)],
+    [("read", None)],
+    [("read", 0), ("read",)],
+    [("read", 5), ("read", 100_000), ("read", 1)],
+    [("read", 1)] * 30,
+    [("readline",)] * 9,
+    [("readline", 3)] * 9,
+    [("readline", 0), ("readline", -1), ("readline", None), ("readline", 100_000)],
+    [("readlines",)],
+    [("readlines", None)],
+    [("readlines", 0)],
+    [("readlines", 1), ("readlines", 15), ("readlines", 100_000)],
+    [("next",)] * 9,
+    [("read", 3), ("readline",), ("readline", 4), ("next",), ("readlines", 1), ("read", 7), ("read",), ("read",)],
+    [("readline",), ("read", 8192), ("readline", 8192), ("readlines",), ("next",), ("readline",)],
+]
+
+
+def random_script(seed: int) -> Script:
+    """A mixture of calls, the same for the same seed."""
+    choice = random.Random(seed)
+    sizes = [0, 1, 2, 5, 17, 300, 8191, 8192, 8193, 20_000]
+    calls: list[Script] = [
+        [("read", choice.choice(sizes)), ("readline",), ("readline", choice.choice(sizes)), ("next",)],
+        [("readlines", choice.choice([1, 5, 40])), ("readline", -1), ("read", choice.choice(sizes))],
+    ]
+    script = [choice.choice(choice.choice(calls)) for _ in range(choice.randrange(1, 12))]
+    return [*script, choice.choice([("read",), ("readlines",), ("read", -1)]), ("read", 1), ("readline",)]
+
+
+SCRIPTS += [random_script(seed) for seed in range(30)]
+FRAMINGS = ["sized", "one chunk", "chunks of 7", "chunks of 5000"]
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+def test_wsgi_input_reads_as_a_file(server: Server, framing: str) -> None:
+    for script in SCRIPTS:
+        where = target("/input", script=repr(script))
+        if framing == "sized":
+            data = request("POST", where, body=BODY)
+        else:
+            size = {"one chunk": len(BODY), "chunks of 7": 7, "chunks of 5000": 5000}[framing]
+            data = request("POST", where, chunks=[BODY[at : at + size] for at in range(0, len(BODY), size)])
+        expected = wsgi_app.replay(io.BytesIO(BODY), script)
+        with server.connect() as connection:
+            response = connection.request(data, "POST")
+            assert response.body == repr(expected).encode(), script
+            assert connection.request(NEXT).body == b"hello"
+
+
+@pytest.mark.parametrize("framing", ["sized", "chunked"])
+def test_wsgi_input_reads_as_a_file_while_the_body_arrives(server: Server, framing: str) -> None:
+    body = b"first\nsecond\nthird line\nfourth"
+    for script in SCRIPTS[:16]:
+        where = target("/input", script=repr(script))
+        data = request("POST", where, body=body) if framing == "sized" else request("POST", where, chunks=[body])
+        head, _, rest = data.partition(b"\r\n\r\n")
+        with server.connect() as connection:
+            connection.send(head + b"\r\n\r\n")
+            connection.send_slowly(rest, step=4, pause=0.002)
+            response = connection.read_response("POST")
+        assert response.body == repr(wsgi_app.replay(io.BytesIO(body), script)).encode(), script
+
+
+def test_a_request_without_a_body_reads_as_an_empty_file(server: Server) -> None:
+    for script in SCRIPTS[:16]:
+        expected = repr(wsgi_app.replay(io.BytesIO(b""), script)).encode()
+        assert get_and_next(server, target("/input", script=repr(script))).body == expected, script
+
+
+def test_a_read_past_the_end_of_the_body_is_empty(server: Server) -> None:
+    expected = repr((True, b"body", b"", b"", b"")).encode()
+    for data in (
+        request("POST", "/input-terminated", body=b"body"),
+        request("POST", "/input-terminated", chunks=[b"bo", b"dy"]),
+    ):
+        first, second = server.exchange(data + NEXT, ["POST", "GET"])
+        assert (first.body, second.body) == (expected, b"hello")
+
+
+def test_the_body_can_be_read_while_the_response_is_sent(server: Server) -> None:
+    with server.connect() as connection:
+        connection.send(request("POST", "/input-in-the-iteration", "Content-Length: 8") + b"1234")
+        head, _ = connection.read_head("POST")
+        assert head.status == 200
+        connection.send(b"5678")
+        assert b"".join(connection.read_chunks()) == b"start 12345678 end"
+        assert connection.request(NEXT).body == b"hello"
+
+
+def test_wsgi_input_refuses_arguments_as_a_file_does(server: Server) -> None:
+    (response,) = server.exchange(request("POST", "/input-with-bad-arguments", body=b"body"), ["POST"])
+    assert ast.literal_eval(response.body.decode()) == (["TypeError"] * 3, b"body")
+
+
+def test_wsgi_errors_writes_text_to_the_log(server: Server) -> None:
+    start = len(server.log())
+    server.get("/errors")
+    for line in ("errors: one caf\xe9 \u20ac", "errors: two", "errors: three", "errors: four"):
+        server.wait_for_log(f"{line}$", start=start)
+
+
+# --- wsgi.file_wrapper -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def content() -> bytes:
+    """What is in the file that is served: 300,000 bytes."""
+    return b"".join(b"%07d\n" % number for number in range(37_500))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> Path:
+    """A file with `content`."""
+    path = tmp_path_factory.mktemp("files") / "content"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture(scope="module", params=["sendfile", "read"])
+def file_server(request: pytest.FixtureRequest, serve_module: Serve) -> Server:
+    """A server that uses sendfile, and one that may not."""
+    return serve_module("wsgi_app:app", no_sendfile=request.param == "read")
+
+
+@pytest.mark.parametrize("kind", ["buffered", "unbuffered", "reported", "bytesio", "reading", "gzip"])
+@pytest.mark.parametrize("sized", [True, False], ids=["sized", "unsized"])
+def test_a_whole_file_is_sent(file_server: Server, path: Path, content: bytes, kind: str, sized: bool) -> None:
+    query: dict[str, object] = {"length": len(content)} if sized else {}
+    response = get_and_next(file_server, target("/file", path=path, kind=kind, **query))
+    assert response.status == 200
+    assert response.body == content
+    if sized:
+        assert response.framing == "sized"
+
+
+@pytest.mark.parametrize("kind", ["buffered", "unbuffered", "bytesio"])
+@pytest.mark.parametrize("sized", [True, False], ids=["sized", "unsized"])
+def test_a_file_is_sent_from_its_position(
+    file_server: Server, path: Path, content: bytes, kind: str, sized: bool
+) -> None:
+    query: dict[str, object] = {"length": len(content) - 1234} if sized else {}
+    response = get_and_next(file_server, target("/file", path=path, kind=kind, seek=1234, **query))
+    assert response.body == content[1234:]
+
+
+def test_a_file_that_was_partly_read_is_sent_from_there(file_server: Server, path: Path, content: bytes) -> None:
+    # The descriptor is further than the reader of the buffered file.
+    response = get_and_next(file_server, target("/file", path=path, kind="partly-read"))
+    assert response.body == content[10:]
+
+
+@pytest.mark.parametrize("kind", ["buffered", "unbuffered", "bytesio", "reading"])
+def test_a_file_longer_than_its_length_is_cut(file_server: Server, path: Path, content: bytes, kind: str) -> None:
+    response = get_and_next(file_server, target("/file", path=path, kind=kind, length=100_000))
+    assert response.body == content[:100_000]
+
+
+@pytest.mark.parametrize("kind", ["buffered", "unbuffered", "bytesio", "reading"])
+def test_a_file_shorter_than_its_length_ends_the_connection(
+    file_server: Server, path: Path, content: bytes, kind: str
+) -> None:
+    with file_server.connect() as connection:
+        connection.send(request("GET", target("/file", path=path, kind=kind, length=len(content) + 100)) + NEXT)
+        assert connection.read_head()[1] == len(content) + 100
+        assert connection.read_to_end() == content
+
+
+def test_an_empty_file_is_sent(file_server: Server, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    for kind in ("buffered", "bytesio"):
+        response = get_and_next(file_server, target("/file", path=empty, kind=kind))
+        assert (response.status, response.body) == (200, b"")
+
+
+def test_a_seek_beyond_the_end_sends_nothing(file_server: Server, path: Path) -> None:
+    response = get_and_next(file_server, target("/file", path=path, kind="buffered", seek=10_000_000))
+    assert (response.status, response.body) == (200, b"")
+
+
+def test_a_pipe_is_sent(file_server: Server, path: Path, content: bytes) -> None:
+    assert get_and_next(file_server, target("/file", path=path, kind="pipe")).body == content[:30_000]
+
+
+@pytest.mark.parametrize("kind", ["buffered", "bytesio", "reported"])
+def test_a_response_to_head_sends_no_file(file_server: Server, path: Path, content: bytes, kind: str) -> None:
+    response = get_and_next(file_server, target("/file", path=path, kind=kind, length=len(content)), "HEAD")
+    assert response.header("Content-Length") == str(len(content))
+
+
+@pytest.mark.parametrize("kind", ["reading", "reported"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_file_is_closed_once(file_server: Server, path: Path, kind: str, method: str) -> None:
+    start = len(file_server.log())
+    get_and_next(file_server, target("/file", path=path, kind=kind), method)
+    file_server.wait_for_log("closed /file", start=start)
+    assert file_server.log()[start:].count("closed /file") == 1
+
+
+def test_a_file_is_closed_when_the_client_has_gone(file_server: Server, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(100_000_000)
+    for kind in ("reading", "reported"):
+        start = len(file_server.log())
+        with file_server.connect() as connection:
+            connection.send(request("GET", target("/file", path=large, kind=kind)))
+            connection.read_exactly(100_000)
+            connection.abort()
+        file_server.wait_for_log("closed /file", start=start)
+        assert "Traceback" not in file_server.log()[start:]
+
+
+def test_five_megabytes_reach_a_slow_reader_whole(file_server: Server, tmp_path: Path) -> None:
+    data = os.urandom(5_000_000)
+    large = tmp_path / "large"
+    large.write_bytes(data)
+    with file_server.connect(receive_buffer=16384) as connection:
+        connection.send(request("GET", target("/file", path=large, kind="buffered", length=len(data))))
+        assert connection.read_head()[1] == len(data)
+        received = b""
+        while len(received) < len(data):
+            received += connection.read_exactly(min(250_000, len(data) - len(received)))
+            time.sleep(0.01)
+        assert received == data
+        # Another client is served while this connection sends a file.
+        connection.send(request("GET", target("/file", path=large, kind="buffered", length=len(data))))
+        assert file_server.get("/hello").body == b"hello"
+
+
+def test_a_middleware_can_iterate_a_file_wrapper(file_server: Server, path: Path, content: bytes) -> None:
+    for kind, block in (("buffered", 1000), ("reading", 8192), ("bytesio", 1)):
+        size = 2000 if block == 1 else None
+        response = get_and_next(
+            file_server,
+            target("/file", path=path, kind=kind, block=block, iterated=1, **({"seek": 298_000} if size else {})),
+        )
+        assert response.body == (content[-2000:] if size else content)
+
+
+def test_a_file_follows_what_was_written(file_server: Server, path: Path, content: bytes) -> None:
+    assert get_and_next(file_server, target("/file-after-write", path=path)).body == b"before " + content
+    length = len(content) + 7
+    response = get_and_next(file_server, target("/file-after-write", path=path, length=length))
+    assert response.body == b"before " + content
+
+
+def test_http_1_0_is_sent_files_too(file_server: Server, path: Path, content: bytes) -> None:
+    where = target("/file", path=path, kind="buffered")
+    (response,) = file_server.exchange(f"GET {where} HTTP/1.0\r\n\r\n".encode())
+    assert response.body == content
+
+
+def test_the_client_of_these_tests_notices_a_missing_final_chunk(server: Server) -> None:
+    with server.connect() as connection, pytest.raises((ConnectionEnded, ProtocolViolation)):
+        connection.request(request("GET", "/exc-info-after-headers"))
