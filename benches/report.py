@@ -1,0 +1,228 @@
+"""The tables of a run in Markdown, ready for the README. `python benches/report.py FILE.json` makes them again."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import results as results_module
+from results import Results
+
+FLOOR, BJOERN, OURS = "floor", "bjoern", "rmeinheld"
+LABELS = {
+    "floor": "C epoll loop (the floor)",
+    "rmeinheld": "**rmeinheld**",
+    "bjoern": "Bjoern",
+    "fastwsgi": "FastWSGI",
+    "granian": "Granian",
+    "gunicorn-gevent": "Gunicorn + gevent",
+}
+PACKAGES = {
+    "rmeinheld": ("project", ("rmeinheld",)),
+    "bjoern": ("peers", ("bjoern",)),
+    "fastwsgi": ("peers", ("fastwsgi",)),
+    "granian": ("peers", ("granian",)),
+    "gunicorn-gevent": ("peers", ("gunicorn", "gevent")),
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a case as the tables show it. Lower is better unless `more_is_better`."""
+
+    case: str
+    name: str
+    title: str
+    pattern: str
+    more_is_better: bool = False
+
+
+HELLO_CPU = [
+    Figure("hello_c1", "cpu_us", "1 connection", "{:.1f}"),
+    Figure("hello_c64", "cpu_us", "64", "{:.1f}"),
+    Figure("hello_c512", "cpu_us", "512", "{:.1f}"),
+    Figure("nolength_c64", "cpu_us", "64, no Content-Length", "{:.1f}"),
+]
+HELLO_THROUGHPUT = [
+    Figure("hello_c1", "requests_per_second", "1 connection", "{:,.0f}", more_is_better=True),
+    Figure("hello_c64", "requests_per_second", "64", "{:,.0f}", more_is_better=True),
+    Figure("hello_c512", "requests_per_second", "512", "{:,.0f}", more_is_better=True),
+    Figure("nolength_c64", "requests_per_second", "64, no Content-Length", "{:,.0f}", more_is_better=True),
+    Figure("hello_c512", "latency_p99_ms", "99% within, ms, 512", "{:.1f}"),
+]
+SLEEP = [
+    Figure("parked100ms_c1000", "requests_per_second", "requests/s, 1,000 asleep 100 ms", "{:,.0f}", True),
+    Figure("parked100ms_c1000", "cpu_us", "CPU of each, us", "{:.1f}"),
+    Figure("burst", "seconds", "burst asleep 1 s, done in s", "{:.2f}"),
+    Figure("memory_parked", "resident_kib_each", "KiB a sleeping request", "{:.1f}"),
+    Figure("memory_parked", "page_tables_kib_each", "and page tables", "{:.1f}"),
+]
+IDLE = [
+    Figure("memory_idle", "resident_kib_each", "KiB an idle connection", "{:.2f}"),
+    Figure("memory_idle", "resident_kib_before", "KiB of the idle server", "{:,.0f}"),
+    Figure("idle", "switches_per_second", "context switches/s when idle", "{:.1f}"),
+]
+
+
+SECTIONS = {
+    "CPU per request in us, hello world over keep-alive (and as a multiple of the floor)": HELLO_CPU,
+    "Requests per second, hello world over keep-alive": HELLO_THROUGHPUT,
+    "Requests that sleep": SLEEP,
+    "Doing nothing": IDLE,
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What rmeinheld is to reach: at most `limit` (at least, if more is better), as it is or as a ratio to a server."""
+
+    text: str
+    case: str
+    figure: str
+    limit: float
+    relative_to: str | None = None
+    at_least: bool = False
+
+
+TARGETS = [
+    *(
+        Target(f"hello world at {count}, CPU as a multiple of {name}", f"hello_c{count}", "cpu_us", limit, other)
+        for count, floor_limit, bjoern_limit in ((1, 1.25, 0.75), (64, 1.25, 0.75), (512, 1.4, 0.9))
+        for name, other, limit in (("the floor", FLOOR, floor_limit), ("Bjoern", BJOERN, bjoern_limit))
+    ),
+    Target("an idle keep-alive connection, KiB", "memory_idle", "resident_kib_each", 1.0),
+    Target("a request asleep, KiB", "memory_parked", "resident_kib_each", 32.0),
+    Target("asleep 100 ms, requests/s", "parked100ms_c1000", "requests_per_second", 9000.0, at_least=True),
+    Target("asleep 100 ms, CPU of each in us", "parked100ms_c1000", "cpu_us", 30.0),
+    Target("burst asleep 1 s, all done, s", "burst", "seconds", 2.0),
+    Target("idle server, context switches/s", "idle", "switches_per_second", 5.0),
+]
+
+
+def brief(figures: dict[str, float]) -> str:
+    """The two leading figures of a measurement, for the terminal."""
+    return ", ".join(f"{name} {value:,.2f}" for name, value in list(figures.items())[:2])
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(results: Results, figure: Figure, server: str) -> str:
+    value = results.median(figure.case, server, figure.name)
+    if value is None:
+        return "failed" if (figure.case, server) in results.problems() else "-"
+    text = figure.pattern.format(value)
+    ratio = results.ratio(figure.case, server, FLOOR, figure.name) if figure.name == "cpu_us" else None
+    return text if ratio is None or server == FLOOR else f"{text} ({ratio:.2f} x)"
+
+
+def _figures_table(results: Results, title: str, figures: list[Figure]) -> str:
+    """One row a server that has any of the figures; nothing if no server has."""
+    measured = {measurement.case for measurement in results.measurements}
+    figures = [figure for figure in figures if figure.case in measured]
+    rows = []
+    for server in LABELS:
+        cells = [_cell(results, figure, server) for figure in figures]
+        if any(cell != "-" for cell in cells):
+            rows.append([LABELS[server], *cells])
+    return f"{title}\n\n{_table(['', *(figure.title for figure in figures)], rows)}\n\n" if rows else ""
+
+
+def _verdict(results: Results, target: Target) -> list[str]:
+    if target.relative_to is None:
+        value = results.median(target.case, OURS, target.figure)
+    else:
+        value = results.ratio(target.case, OURS, target.relative_to, target.figure)
+    bound = f"{'at least' if target.at_least else 'at most'} {target.limit:,g}"
+    if value is None:
+        return [target.text, bound, "not measured", "-"]
+    met = value >= target.limit if target.at_least else value <= target.limit
+    shown = f"{value:,.0f}" if target.limit > 100 else f"{value:.2f}"
+    return [target.text, bound, shown, "met" if met else "**missed**"]
+
+
+def _targets_table(results: Results) -> str:
+    measured = {measurement.case for measurement in results.measurements}
+    rows = [_verdict(results, target) for target in TARGETS if target.case in measured]
+    return f"Targets of rmeinheld\n\n{_table(['', 'target', 'measured', ''], rows)}\n\n" if rows else ""
+
+
+def _defeats(results: Results) -> str:
+    """Every shown figure in which another server than the floor is better than rmeinheld."""
+    lines = []
+    for title, figure in ((title, figure) for title, figures in SECTIONS.items() for figure in figures):
+        ours = results.median(figure.case, OURS, figure.name)
+        if ours is None:
+            continue
+        better = []
+        for server in (name for name in LABELS if name not in (FLOOR, OURS)):
+            theirs = results.median(figure.case, server, figure.name)
+            if theirs is not None and (theirs > ours if figure.more_is_better else theirs < ours):
+                better.append(f"{LABELS[server]} {figure.pattern.format(theirs)}")
+        if better:
+            what = f"{title.partition(' (')[0]}: {figure.title}"
+            lines.append(f"- {what}: {', '.join(better)} against {figure.pattern.format(ours)}")
+    if OURS not in results.servers() or len(results.servers()) < 3:
+        return ""
+    return "Where rmeinheld loses\n\n" + ("\n".join(lines) or "- in none of the figures above") + "\n\n"
+
+
+def _versions(results: Results) -> str:
+    named = []
+    for server in results.servers():
+        if server in PACKAGES:
+            environment, packages = PACKAGES[server]
+            known = results.versions.get(environment, {})
+            named += [f"{package} {known.get(package, '?')}" for package in packages]
+    return ", ".join(named)
+
+
+def _notes(results: Results) -> str:
+    facts = results.machine
+    core = f"servers on core {facts['server_core']}, client on core {facts['client_core']}"
+    if facts["server_core"] == facts["client_core"]:
+        core = "servers and client on THE SAME core, so the figures say little"
+    lines = [
+        f"Measured {results.date} by `{results.command}`: {results.rounds} round(s), {results.seconds} s each, "
+        f"medians; ratios are medians of the ratios within a round. {facts['cpu']}, {facts['cores']} cores, {core}; "
+        f"Linux {facts['kernel']}, Python {facts['python']}, {facts['wrk']}, {facts['compiler']}; "
+        f"{_versions(results)}. Load average before: {facts['load_average_before']}.",
+    ]
+    if results.quick:
+        lines.append("A quick run: it proves that the benchmark works, and its figures count for nothing.")
+    if float(facts["load_average_before"]) > 0.5:
+        lines.append("Something else was running on this machine, which makes figures worse and ratios doubtful.")
+    lines += [f"Left out: {LABELS[name]}: {reason}." for name, reason in results.left_out.items()]
+    # One line for each server and reason, however many cases it spoilt.
+    failures: dict[tuple[str, str], list[str]] = {}
+    for (case, server), reasons in results.problems().items():
+        failures.setdefault((server, reasons[0]), []).append(f"{case} ({len(reasons)} of its rounds)")
+    for (server, reason), cases in failures.items():
+        lines.append(f"Failed: {LABELS[server]} in {', '.join(cases)}: {reason}")
+    return "\n\n".join(lines) + "\n"
+
+
+def markdown(results: Results) -> str:
+    """All tables of a run, the targets, what rmeinheld loses, and how it was measured."""
+    return (
+        "".join(_figures_table(results, title, figures) for title, figures in SECTIONS.items())
+        + _targets_table(results)
+        + _defeats(results)
+        + _notes(results)
+    )
+
+
+def main() -> int:
+    """Print the tables of the results file that the command line names."""
+    if len(sys.argv) != 2:
+        print("usage: python benches/report.py RESULTS.json", file=sys.stderr)
+        return 2
+    print(markdown(results_module.load(Path(sys.argv[1]))), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

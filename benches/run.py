@@ -1,0 +1,223 @@
+"""Measure rmeinheld against a bare epoll loop and its peers: `make bench`, or `python benches/run.py`.
+
+Servers run on one core and the client on another, in turn within one run, each round in a rotated order. Every round is
+written to a JSON file; the tables are made of medians. See README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import machine
+import report
+import toolchain
+from load import LoadError, run_wrk
+from results import Measurement, Results
+from scenarios import WARM_UP_SECONDS, Scenario, Setup, all_scenarios
+from servers import FLOOR, PEERS, RMEINHELD, Contender, StartError, rmeinheld_problem, running_server
+
+GROUPS = ("hello", "nolength", "parked", "memory", "idle", "burst")
+# Descriptors that a server and the client need beside the connections.
+SPARE_OPEN_FILES = 256
+
+
+def _names(allowed: tuple[str, ...], text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    for name in names:
+        if name not in allowed:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(allowed)}")
+    return names
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; ends the process with status 2 at a bad one."""
+    peers = tuple(peer.name for peer in PEERS)
+    parser = argparse.ArgumentParser(description="Measure rmeinheld against a bare epoll loop and its peers.")
+    parser.add_argument("--rounds", type=_at_least_one, default=5, help="rounds of each scenario (default 5)")
+    parser.add_argument("--seconds", type=_at_least_one, default=3, help="of each measurement with wrk (default 3)")
+    parser.add_argument(
+        "--only",
+        type=lambda text: _names(GROUPS, text),
+        default=list(GROUPS),
+        metavar="NAME,...",
+        help=f"scenarios to run, of {', '.join(GROUPS)} (default all)",
+    )
+    parser.add_argument(
+        "--peers",
+        type=lambda text: _names(peers, text),
+        default=list(peers),
+        metavar="NAME,...",
+        help=f"peers to compare with, of {', '.join(peers)}; empty for none (default all)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="prove that everything runs: 1 round, 1 s, small, without peers"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=None,
+        help="directory of the results (default benches/results, with --quick .build/bench/results)",
+    )
+    parsed = parser.parse_args(arguments)
+    if parsed.quick:
+        parsed.rounds, parsed.seconds, parsed.peers = 1, 1, []
+    if parsed.output is None:
+        parsed.output = toolchain.PROGRAMS / "results" if parsed.quick else toolchain.BENCHES / "results"
+    return parsed
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal how far it is."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _choose_contenders(peers: list[str], results: Results) -> list[Contender]:
+    """Those that can be measured; who cannot goes to `results.left_out` with the reason."""
+    contenders = [FLOOR]
+    problem = rmeinheld_problem(figures_count=not results.quick)
+    if problem is None:
+        contenders.append(RMEINHELD)
+    else:
+        results.left_out[RMEINHELD.name] = problem
+    if peers:
+        say(f"installing {', '.join(peers)} into {toolchain.PEERS}")
+    results.left_out.update(toolchain.install_peers(peers))
+    contenders += [peer for peer in PEERS if peer.name in peers and peer.name not in results.left_out]
+    for name, reason in results.left_out.items():
+        say(f"left out: {name}: {reason}")
+    return contenders
+
+
+def _takes_part(scenario: Scenario, contender: Contender) -> bool:
+    if contender is FLOOR:
+        return scenario.has_floor
+    return contender.serves_while_asleep or not scenario.needs_sleep
+
+
+def _measure(scenario: Scenario, contender: Contender, number: int, setup: Setup, results: Results) -> None:
+    """All cases of one scenario from one start of one server. What fails is recorded and does not end the run."""
+    server_core = int(results.machine["server_core"])
+    names = [case.name for case in scenario.cases]
+    try:
+        with running_server(contender, scenario.task, server_core) as server:
+            command = shlex.join(server.command).replace(f"{toolchain.BENCHES.parent}/", "")
+            results.commands.setdefault(f"{scenario.cases[0].name}: {contender.name}", command)
+            results.answer_heads.setdefault(contender.name, server.answer_head)
+            if scenario.warm_up_connections:
+                # What goes wrong while warming up goes wrong again, and is then told, while measuring.
+                try:
+                    run_wrk(setup.wrk, server.port, scenario.warm_up_connections, WARM_UP_SECONDS, setup.client_core)
+                except LoadError as error:
+                    say(f"  {contender.name}: warming up: {error}")
+            for case in scenario.cases:
+                names.remove(case.name)
+                try:
+                    figures, problem = case.measure(setup, server), None
+                except LoadError as error:
+                    figures, problem = {}, str(error)
+                results.measurements.append(Measurement(case.name, contender.name, number, figures, problem))
+                say(f"  {contender.name:16} {case.name:18} {problem or report.brief(figures)}")
+    except StartError as error:
+        say(f"  {error}")
+        for name in names:
+            results.measurements.append(Measurement(name, contender.name, number, {}, str(error)))
+
+
+def run_scenarios(
+    scenarios: list[Scenario], contenders: list[Contender], rounds: int, setup: Setup, results: Results
+) -> None:
+    """Every scenario in every round, with another server first each time."""
+    for scenario in scenarios:
+        taking_part = [contender for contender in contenders if _takes_part(scenario, contender)]
+        for number in range(min(rounds, scenario.rounds_at_most)):
+            say(f"{scenario.cases[0].name}: round {number + 1}")
+            first = number % len(taking_part) if taking_part else 0
+            for contender in taking_part[first:] + taking_part[:first]:
+                _measure(scenario, contender, number, setup, results)
+
+
+def _write(results: Results, output: Path, is_whole: bool) -> None:
+    """The raw file always; the published pair, `results.json` and `table.md`, only after a whole run."""
+    output.mkdir(parents=True, exist_ok=True)
+    raw = json.dumps(results.as_json(), indent=1) + "\n"
+    stamp = results.date.replace("-", "").replace(":", "").replace("+0000", "Z")
+    raw_file = output / f"raw-{stamp}.json"
+    raw_file.write_text(raw)
+    table = report.markdown(results)
+    if is_whole:
+        (output / "results.json").write_text(raw)
+        (output / "table.md").write_text(table)
+    print(table)
+    say(f"every round: {raw_file}")
+
+
+def _end_on_signal(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave by an exception, so that every server that was started is ended on the way."""
+    sys.exit(128 + number)
+
+
+def main() -> int:
+    """Run the benchmark; 1 if rmeinheld or the floor was not measured in full, else 0, also when targets are missed."""
+    arguments = parse_arguments()
+    signal.signal(signal.SIGTERM, _end_on_signal)
+    idle_connections, parked_requests = (1000, 200) if arguments.quick else (10_000, 2000)
+    open_files = machine.raise_open_files_limit()
+    if open_files < idle_connections + SPARE_OPEN_FILES:
+        say(f"{idle_connections} connections need a higher limit of open files than {open_files} (ulimit -n)")
+        return 1
+    try:
+        toolchain.compile_program("floor")
+        client = toolchain.compile_program("client")
+        wrk = toolchain.find_wrk()
+    except toolchain.MissingTool as error:
+        say(str(error))
+        return 1
+
+    facts = machine.facts()
+    results = Results(
+        date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=shlex.join(["python", *sys.argv]),
+        quick=arguments.quick,
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+        machine=facts,
+    )
+    contenders = _choose_contenders(arguments.peers, results)
+    results.versions = toolchain.versions()
+    client_core = int(facts["client_core"])
+    os.sched_setaffinity(0, {client_core})  # this script waits on the client's core, never on the server's
+    setup = Setup(
+        wrk=wrk,
+        client=client,
+        client_core=client_core,
+        seconds=arguments.seconds,
+        idle_seconds=2 if arguments.quick else 10,
+        idle_connections=idle_connections,
+        parked_requests=parked_requests,
+    )
+    scenarios = [item for item in all_scenarios(idle_connections, parked_requests) if item.group in arguments.only]
+    run_scenarios(scenarios, contenders, arguments.rounds, setup, results)
+
+    everything = set(arguments.only) == set(GROUPS) and len(arguments.peers) == len(PEERS)
+    _write(results, arguments.output, is_whole=everything and RMEINHELD.name not in results.left_out)
+    failed = [m for m in results.measurements if m.problem and m.server in (FLOOR.name, RMEINHELD.name)]
+    return 1 if failed or RMEINHELD.name in results.left_out else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

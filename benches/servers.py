@@ -1,0 +1,234 @@
+"""The servers under measurement: how each is started for a task, found ready, and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from machine import pinned_to
+from measure import process_tree, start_time
+from toolchain import BENCHES, PROGRAMS, peers_python
+
+START_ATTEMPTS = 3  # a free port can be taken by somebody else before the server binds it
+READY_SECONDS = 20.0
+POLL_SECONDS = 0.05
+STOP_SECONDS = 10.0
+# Longer than any scenario holds its idle connections.
+HOLD_SECONDS = 120
+BACKLOG = 4096
+
+
+class StartError(Exception):
+    """A server did not come up; the message ends with what it printed last."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a server is to serve. The rest of its settings stay at their defaults."""
+
+    app: str = "hello"
+    sleep_seconds: float = 0.1
+    asleep_at_once: int = 0  # requests that must be able to sleep at the same time
+    idle_connections: int = 0  # connections that must be able to stay open without a request
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A server in the benchmark."""
+
+    name: str
+    command: Callable[[int, Task], list[str]]
+    serves_while_asleep: bool  # whether other requests run while one waits
+    sleep_module: str = "time"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answered its first request; `answer_head` is the head of that answer."""
+
+    contender: Contender
+    command: list[str]
+    pid: int
+    port: int
+    answer_head: str
+
+
+def _floor(port: int, task: Task) -> list[str]:
+    return [str(PROGRAMS / "floor"), str(port)]
+
+
+def _rmeinheld(port: int, task: Task) -> list[str]:
+    command = [sys.executable, "-m", "rmeinheld", "--bind", f"127.0.0.1:{port}", "--backlog", str(BACKLOG)]
+    if task.asleep_at_once:
+        command += ["--worker-connections", str(2 * task.asleep_at_once)]
+    if task.idle_connections:
+        command += ["--keep-alive", str(HOLD_SECONDS)]
+    return [*command, "--chdir", str(BENCHES), f"apps:{task.app}"]
+
+
+def _bjoern(port: int, task: Task) -> list[str]:
+    script = f"import bjoern, apps; bjoern.run(apps.{task.app}, '127.0.0.1', {port}, listen_backlog={BACKLOG})"
+    return [str(peers_python()), "-c", script]
+
+
+def _fastwsgi(port: int, task: Task) -> list[str]:
+    script = (
+        f"import fastwsgi, apps; fastwsgi.server.backlog = {BACKLOG}; "
+        f"fastwsgi.run(wsgi_app=apps.{task.app}, host='127.0.0.1', port={port})"
+    )
+    return [str(peers_python()), "-W", "ignore", "-c", script]
+
+
+def _granian(port: int, task: Task) -> list[str]:
+    # One blocking thread is what Granian's own benchmark uses; sleeping requests need one each.
+    threads = task.asleep_at_once + 16 if task.asleep_at_once else 1
+    command = [str(peers_python()), "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--blocking-threads", str(threads), "--backlog", str(BACKLOG)]
+    if task.asleep_at_once or task.idle_connections:
+        command += ["--backpressure", str(2 * max(task.asleep_at_once, task.idle_connections))]
+    return [*command, "--log-level", "warning", f"apps:{task.app}"]
+
+
+def _gunicorn_gevent(port: int, task: Task) -> list[str]:
+    command = [str(peers_python()), "-m", "gunicorn", "--worker-class", "gevent", "--workers", "1"]
+    command += ["--bind", f"127.0.0.1:{port}", "--backlog", str(BACKLOG), "--keep-alive", str(HOLD_SECONDS)]
+    if task.asleep_at_once or task.idle_connections:
+        command += ["--worker-connections", str(2 * max(task.asleep_at_once, task.idle_connections))]
+    return [*command, "--log-level", "warning", "--chdir", str(BENCHES), f"apps:{task.app}"]
+
+
+FLOOR = Contender("floor", _floor, serves_while_asleep=False)
+RMEINHELD = Contender("rmeinheld", _rmeinheld, serves_while_asleep=True, sleep_module="rmeinheld.coroutine")
+PEERS = (
+    Contender("bjoern", _bjoern, serves_while_asleep=False),
+    Contender("fastwsgi", _fastwsgi, serves_while_asleep=False),
+    Contender("granian", _granian, serves_while_asleep=True),
+    Contender("gunicorn-gevent", _gunicorn_gevent, serves_while_asleep=True),
+)
+
+
+def rmeinheld_problem(*, figures_count: bool) -> str | None:
+    """Why the installed rmeinheld cannot be measured, or None. A debug build is good enough where no figures count."""
+    try:
+        spec = importlib.util.find_spec("rmeinheld._rmeinheld")
+    except ImportError as error:
+        return f"rmeinheld cannot be imported by this interpreter ({error}): use `make bench`"
+    if spec is None or spec.origin is None:
+        return "rmeinheld has no extension module for this interpreter: use `make bench`"
+    if figures_count and Path(spec.origin).resolve().is_relative_to(BENCHES.parent / "python"):
+        return "rmeinheld is an editable install, which is a debug build: install the wheel"
+    return None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _wait_for_connect(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        if process.poll() is not None:
+            raise StartError(f"ended with status {process.returncode}")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise StartError(f"not listening after {READY_SECONDS:.0f} s") from error
+        time.sleep(POLL_SECONDS)
+
+
+def get(port: int, path: str) -> tuple[str, bytes]:
+    """Head and body of the answer to a GET on a connection of its own; raises OSError or HTTPException without one."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=READY_SECONDS)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        fields = "".join(f"{name}: {value}\r\n" for name, value in response.getheaders())
+        return f"HTTP/1.1 {response.status} {response.reason}\r\n{fields}", response.read()
+    finally:
+        connection.close()
+
+
+def _first_answer(port: int, task: Task) -> str:
+    """Ask once, which also warms the server up, and return the head; raises StartError at a wrong answer."""
+    path, expected = ("/asleep", b"0") if task.app == "parked" else ("/", b"Hello, world!")
+    try:
+        head, body = get(port, path)
+    except (OSError, http.client.HTTPException) as error:
+        raise StartError(f"no answer to the first request: {error!r}") from error
+    if not head.startswith("HTTP/1.1 200 ") or body != expected:
+        raise StartError(f"wrong answer to the first request: {head}{body!r}")
+    return head
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server and its descendants: politely, then by force, each by its id and only if it is still the same."""
+    tree = [(pid, started) for pid in process_tree(process.pid) if (started := start_time(pid)) is not None]
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        print(f"process {process.pid} did not end within {STOP_SECONDS:.0f} s of SIGTERM: killed", file=sys.stderr)
+        process.kill()
+        process.wait()
+    for pid, started in tree:
+        if pid != process.pid and start_time(pid) == started:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _last_lines(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
+    return "; ".join([line for line in lines if len(line) > 1][-2:]) or "it printed nothing"
+
+
+@contextlib.contextmanager
+def _started(contender: Contender, task: Task, core: int) -> Iterator[Running]:
+    port = _free_port()
+    command = contender.command(port, task)
+    environment = os.environ | {
+        "BENCH_SLEEP_MODULE": contender.sleep_module,
+        "BENCH_SLEEP_SECONDS": str(task.sleep_seconds),
+    }
+    log = PROGRAMS / f"{contender.name}.log"
+    with log.open("wb") as output, pinned_to(core):
+        process = subprocess.Popen(
+            command, cwd=BENCHES, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        try:
+            _wait_for_connect(process, port)
+            head = _first_answer(port, task)
+        except StartError as error:
+            raise StartError(f"{contender.name}: {error}: {_last_lines(log)}") from None
+        yield Running(contender, command, process.pid, port, head)
+    finally:
+        _end(process)
+
+
+@contextlib.contextmanager
+def running_server(contender: Contender, task: Task, core: int) -> Iterator[Running]:
+    """Run a server pinned to `core` until the block ends; raises StartError if it does not come up."""
+    with contextlib.ExitStack() as stack:
+        for attempt in range(1, START_ATTEMPTS + 1):
+            try:
+                running = stack.enter_context(_started(contender, task, core))
+                break
+            except StartError:
+                if attempt == START_ATTEMPTS:
+                    raise
+        yield running

@@ -1,0 +1,124 @@
+"""What has to be there before anything is measured: compiled C programs, wrk, and an environment with the peers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+BENCHES = Path(__file__).resolve().parent
+BUILD = BENCHES.parent / ".build"
+PROGRAMS = BUILD / "bench"
+PEERS = BUILD / "bench-peers"
+
+C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2"]
+INSTALL_SECONDS = 600
+
+
+class MissingTool(Exception):
+    """Something that the benchmark cannot do without; the message says what to install."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A server from PyPI that rmeinheld is compared with."""
+
+    name: str
+    requirements: tuple[str, ...]
+    needs: str = ""  # what to install when its build fails
+
+
+# The versions are fixed so that figures can be reproduced.
+PEER_PACKAGES = (
+    Peer("bjoern", ("bjoern==3.2.2",), "a C compiler, the headers of Python and libev (apt install libev-dev)"),
+    # fastwsgi 0.0.9 imports pkg_resources, which later versions of setuptools no longer have.
+    Peer("fastwsgi", ("fastwsgi==0.0.9", "setuptools<81"), "a C compiler and the headers of Python"),
+    Peer("granian", ("granian==2.8.7",)),
+    Peer("gunicorn-gevent", ("gunicorn[gevent]==27.0.1", "gevent==26.9.0")),
+)
+
+
+def compile_program(name: str) -> Path:
+    """Compile benches/NAME.c and return the program; raises MissingTool without a compiler or when it fails."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        raise MissingTool("no C compiler: install one (apt install gcc libc6-dev)")
+    PROGRAMS.mkdir(parents=True, exist_ok=True)
+    program = PROGRAMS / name
+    command = [compiler, *C_FLAGS, "-o", str(program), str(BENCHES / f"{name}.c")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise MissingTool(f"{name}.c does not compile:\n{result.stderr}")
+    return program
+
+
+def find_wrk() -> str:
+    """Path of wrk; raises MissingTool without it."""
+    wrk = shutil.which("wrk")
+    if wrk is None:
+        raise MissingTool("wrk, the load generator, is missing: install it (apt install wrk)")
+    return wrk
+
+
+def peers_python() -> Path:
+    """The interpreter of the peers' environment."""
+    return PEERS / "bin" / "python"
+
+
+def _make_environment() -> None:
+    """Create the peers' environment for the running interpreter, anew if it belongs to another one."""
+    mark = PEERS / "made-for.txt"
+    made_for = f"{sys.version}\n{sys.base_prefix}\n"
+    if mark.exists() and mark.read_text() == made_for:
+        return
+    if PEERS.exists():
+        shutil.rmtree(PEERS)
+    subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
+    mark.write_text(made_for)
+
+
+def install_peers(names: list[str]) -> dict[str, str]:
+    """Install the named peers; returns for each that could not be installed the reason, in one line."""
+    left_out: dict[str, str] = {}
+    if not names:
+        return left_out
+    _make_environment()
+    for peer in PEER_PACKAGES:
+        if peer.name not in names:
+            continue
+        command = [str(peers_python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        try:
+            result = subprocess.run(
+                [*command, *peer.requirements], capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            left_out[peer.name] = f"pip did not finish within {INSTALL_SECONDS} s"
+            continue
+        if result.returncode != 0:
+            PROGRAMS.mkdir(parents=True, exist_ok=True)
+            log = PROGRAMS / f"pip-{peer.name}.log"
+            log.write_text(result.stdout + result.stderr)
+            hint = f"; it needs {peer.needs}" if peer.needs else ""
+            left_out[peer.name] = f"pip could not install {' '.join(peer.requirements)}{hint} (see {log.name})"
+    return left_out
+
+
+def _list_packages(python: str) -> dict[str, str]:
+    """Name and version of each package that an interpreter sees."""
+    script = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    result = subprocess.run([python, "-c", script], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        return {}
+    packages: dict[str, str] = json.loads(result.stdout)
+    return dict(sorted(packages.items()))
+
+
+def versions() -> dict[str, dict[str, str]]:
+    """Every package of the two environments."""
+    found = {"project": _list_packages(sys.executable)}
+    if peers_python().exists():
+        found["peers"] = _list_packages(str(peers_python()))
+    return found
