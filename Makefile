@@ -1,0 +1,130 @@
+# One task runner for everything; `make help` lists it. A fresh machine needs Rust, a C compiler and some python3: the
+# rest goes into .build/, and `make clean` removes it.
+#
+# PYTHON chooses the interpreter, as a path or a version (`make test PYTHON=3.12`); without it .ci/find-python looks for
+# one. Each version has its own virtual environment and cargo target directory, since PyO3 is compiled for one
+# interpreter, so that a second version rebuilds nothing of the first.
+
+PYTHON ?=
+PORT ?= 8000
+PYTEST ?=
+BENCH ?=
+BUILD ?= .build
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# These need no interpreter.
+ifneq ($(filter-out help test-matrix clean,$(or $(MAKECMDGOALS),help)),)
+FOUND := $(shell BUILD='$(BUILD)' sh .ci/find-python $(PYTHON))
+ifeq ($(FOUND),)
+$(error no usable Python, as said above)
+endif
+endif
+TAG := $(word 1,$(FOUND))
+LIBDIR := $(word 2,$(FOUND))
+INTERPRETER := $(wordlist 3,99,$(FOUND))
+
+VENV := $(BUILD)/venv-$(TAG)
+BIN := $(VENV)/bin
+PACKAGE_SOURCES := Cargo.toml Cargo.lock pyproject.toml MANIFEST.in $(wildcard README.md LICENSE) \
+	$(shell find src python gunicorn_worker \( -type d -name '[!._]*' ! -name '*.egg-info' \
+	-o -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) ! -path '*.egg-info/*')
+
+# Without PYO3_PYTHON, PyO3 takes whatever python3 is, and rebuilds whenever PATH changes.
+CARGO_PYTHON := CARGO_TARGET_DIR='$(abspath $(BUILD))/target-$(TAG)' PYO3_PYTHON='$(abspath $(BIN))/python'
+
+# Unit tests of the layers that use Python are executables that embed it: they link with libpython and find it at run
+# time by LD_LIBRARY_PATH. An interpreter without a shared libpython (pyenv's default; Debian's without python3.x-dev)
+# cannot be embedded so: then the layers below Python are tested here, and the rest by pytest only. The extension module
+# itself never links with libpython: setuptools-rust sees to that.
+ifeq ($(LIBDIR),-)
+CARGO_TEST := cargo test --locked --no-default-features
+else
+CARGO_TEST := LD_LIBRARY_PATH='$(LIBDIR)' cargo test --locked
+endif
+
+.PHONY: help
+help: ## Show this list.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@echo
+	@echo '  PYTHON=3.12 or PYTHON=/path/to/python chooses the interpreter, PYTEST="-k name" the tests,'
+	@echo '  PORT=8001 the port of run, BENCH="--rounds 1" the options of bench.'
+
+.PHONY: run
+run: $(VENV)/.installed ## Build, and serve the demo at http://127.0.0.1:8000 until Ctrl-C.
+	@exec $(BIN)/python -m rmeinheld --bind 127.0.0.1:$(PORT) --chdir examples/demo app:app
+
+.PHONY: test
+test: $(VENV)/.installed ## Build, and run all tests: cargo test, then pytest on the installed package.
+	$(CARGO_PYTHON) $(CARGO_TEST)
+	$(CARGO_PYTHON) BUILD='$(BUILD)' $(BIN)/pytest $(PYTEST)
+
+.PHONY: test-matrix
+test-matrix: ## Test on 3.12 to 3.15 and with the interpreter's assertions (root; from Debian what is missing).
+	sh .ci/test-matrix
+
+.PHONY: lint
+lint: $(VENV)/.dependencies ## Check format and lints, and that the lower layers build without Python.
+	cargo fmt --check
+	$(CARGO_PYTHON) cargo clippy --locked --all-targets -- -D warnings
+	$(CARGO_PYTHON) cargo clippy --locked --all-targets --no-default-features -- -D warnings
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+.PHONY: types
+types: $(VENV)/.installed ## Check the types of Python code, and the stubs against the compiled module.
+	$(BIN)/mypy -p rmeinheld
+	MYPYPATH=tests:tests/apps $(BIN)/mypy tests
+	MYPYPATH=benches $(BIN)/mypy benches
+	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml rmeinheld._rmeinheld
+
+.PHONY: format
+format: $(VENV)/.dependencies ## Format Rust and Python.
+	cargo fmt
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: bench
+bench: $(VENV)/.installed ## Measure against other servers (about an hour; BENCH=--quick to see that it runs).
+	$(BIN)/python benches/run.py $(BENCH)
+
+.PHONY: wheel
+wheel: $(VENV)/.dependencies ## Build the wheel into dist/.
+	rm -rf build python/rmeinheld.egg-info
+	$(CARGO_PYTHON) $(BIN)/pyproject-build --no-isolation --wheel
+
+.PHONY: sdist
+sdist: $(VENV)/.dependencies ## Build the source distribution into dist/.
+	rm -rf build python/rmeinheld.egg-info
+	$(BIN)/pyproject-build --no-isolation --sdist
+
+.PHONY: clean
+clean: ## Remove everything that was built.
+	rm -rf .build build dist target python/rmeinheld.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find python gunicorn_worker tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A virtual environment belongs to one interpreter. The file changes only when that does.
+$(VENV)/.interpreter: FORCE
+	@if ! [ -x $(BIN)/python ] || [ "$$(cat $@ 2>/dev/null)" != '$(INTERPRETER)' ]; then \
+		echo "Making $(VENV) with $(INTERPRETER)"; \
+		rm -rf $(VENV) && '$(INTERPRETER)' -m venv $(VENV) && echo '$(INTERPRETER)' > $@; \
+	fi
+
+# Dependency groups need pip 25.1.
+$(VENV)/.dependencies: $(VENV)/.interpreter pyproject.toml .ci/constraints.txt
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --prefer-binary --constraint .ci/constraints.txt \
+		--group build --group test --group lint
+	@touch $@
+
+# Not in isolation, where cargo would see a new path of Python at every build and start anew. setuptools copies into
+# build/ and never removes from it, so it must not survive.
+$(VENV)/.installed: $(VENV)/.dependencies $(PACKAGE_SOURCES)
+	rm -rf build python/rmeinheld.egg-info
+	$(CARGO_PYTHON) $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+	@rm -rf build python/rmeinheld.egg-info
+	@touch $@
+
+.PHONY: FORCE
+FORCE:
