@@ -34,8 +34,6 @@ pub fn spawn_first(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> std::io::Resul
                 state.units.insert(Rc::clone(&unit));
                 state::install(Some(state));
                 live(&unit, &*host);
-                state::install(None);
-                runtime.ended(Ok(()));
             }
             Err(error) => runtime.ended(Err(error)),
         }
@@ -80,7 +78,7 @@ fn live(unit: &Rc<Unit>, host: &dyn Host) {
         eprintln!("rmeinheld: internal error in a coroutine; the process ends");
         std::process::abort();
     }
-    with(|state| {
+    let over = with(|state| {
         state.units.try_remove(unit.slot);
         state.idle.retain(|idle| !Rc::ptr_eq(idle, unit));
         if state.ending
@@ -89,8 +87,14 @@ fn live(unit: &Rc<Unit>, host: &dyn Host) {
         {
             leader.unpark();
         }
+        state.units.is_empty().then(|| Arc::clone(&state.runtime))
     });
     state::set_current(None);
+    // The leader goes last, whichever unit that is: nothing of the host is left when the end is told.
+    if let Some(runtime) = over.flatten() {
+        state::install(None);
+        runtime.ended(Ok(()));
+    }
 }
 
 /// Obeys commands; idle between them.

@@ -3,14 +3,20 @@
 use super::*;
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 
-/// A host that has nothing to release.
-struct Bare;
+/// A host that has nothing to release, and counts the units that live.
+#[derive(Default)]
+struct Bare(AtomicUsize);
 
 impl Host for Bare {
     fn enter(&self, life: &mut dyn FnMut()) {
+        self.0.fetch_add(1, Ordering::SeqCst);
         life();
+        // What a host has to give back takes time, in which others can see that the unit still lives.
+        std::thread::sleep(Duration::from_micros(200));
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn released(&self, blocking: &mut dyn FnMut()) {
@@ -24,12 +30,14 @@ static ONE_LOOP: Mutex<()> = Mutex::new(());
 /// Runs `task` in a unit of a fresh loop, then ends the loop. Fails if that takes ten seconds.
 fn in_a_loop<R: Send + 'static>(task: impl FnOnce() -> R + Send + 'static) -> R {
     let _one = ONE_LOOP.lock().unwrap_or_else(PoisonError::into_inner);
-    let runtime = Runtime::start(Arc::new(Bare)).unwrap();
+    let host = Arc::new(Bare::default());
+    let runtime = Runtime::start(Arc::clone(&host) as Arc<dyn Host>).unwrap();
     let (sender, receiver) = mpsc::channel();
     runtime.send(Message::Task(Box::new(move || sender.send(task()).unwrap())));
     let result = receiver.recv_timeout(Duration::from_secs(10)).expect("the task ends");
     runtime.end(true);
     assert!(runtime.wait_ended(Duration::from_secs(10)), "the loop ends");
+    assert_eq!(host.0.load(Ordering::SeqCst), 0, "units live on although the loop has ended");
     result
 }
 
@@ -196,7 +204,7 @@ fn another_thread_wakes_a_coroutine_and_late_wakes_are_ignored() {
 #[test]
 fn the_end_kills_waits_and_a_doomed_unit_cannot_wait_again() {
     let _one = ONE_LOOP.lock().unwrap_or_else(PoisonError::into_inner);
-    let runtime = Runtime::start(Arc::new(Bare)).unwrap();
+    let runtime = Runtime::start(Arc::new(Bare::default())).unwrap();
     let (sender, receiver) = mpsc::channel();
     let started = sender.clone();
     runtime.send(Message::Task(Box::new(move || {
@@ -217,6 +225,18 @@ fn the_end_kills_waits_and_a_doomed_unit_cannot_wait_again() {
 fn a_loop_ends_whose_followers_have_not_started() {
     for _ in 0..20 {
         in_a_loop(|| assert_eq!(with(|state| state.idle.len()), Some(1)));
+    }
+}
+
+/// The interpreter may be finalised right after: a unit that ends later crashes the process.
+#[test]
+fn a_loop_has_not_ended_before_its_last_unit_whichever_that_is() {
+    for _ in 0..20 {
+        // The first unit parks, so that another one leads from now on.
+        in_a_loop(|| {
+            assert_eq!(sleep(after(1)), Wake::TimedOut);
+            assert_ne!(with(|state| state.leader), state::current().map(|unit| unit.slot));
+        });
     }
 }
 
