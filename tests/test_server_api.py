@@ -556,6 +556,14 @@ def test_requests_in_flight_are_finished_and_idle_connections_closed_at_once(ser
     assert "raised" not in server.log()
 
 
+def test_a_server_whose_requests_have_parked_ends_in_order_every_time(serve: Serve) -> None:
+    # Another coroutine leads by then than the one that started; the interpreter is finalised right after the last.
+    for _ in range(12):
+        server = serve(SLOW)
+        assert server.get("/?0.01").body == b"onetwo"
+        server.stop()
+
+
 def test_all_requests_in_flight_are_finished(serve: Serve) -> None:
     server = serve(SLOW)
     connections = [server.connect() for _ in range(20)]
