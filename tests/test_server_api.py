@@ -510,6 +510,41 @@ def test_a_signal_opens_the_log_files_anew(serve: Serve, tmp_path: Path) -> None
     lines_of(server, moved, 2)
 
 
+def test_a_logging_handler_that_waits_does_not_stop_the_server(serve: Serve, tmp_path: Path) -> None:
+    # What is logged between two requests is logged by the coroutine that polls, with none to poll in its place.
+    directory = tmp_path / "logs"
+    directory.mkdir()
+    server = serve(
+        """
+        import logging
+        from rmeinheld.coroutine import current, sleep
+
+        class Waits(logging.Handler):
+            def emit(self, record):
+                sleep(0.01)
+                print("handled", record.getMessage(), flush=True)
+
+        logging.getLogger("rmeinheld.error").addHandler(Waits())
+
+        def app(environ, start_response):
+            if environ["PATH_INFO"] == "/fail":
+                raise RuntimeError("on purpose")
+            start_response("200 OK", [])
+            return [b"hello"]
+        """,
+        access_logfile=str(directory / "access.log"),
+    )
+    assert server.get("/").body == b"hello"
+    (directory / "access.log").unlink()
+    directory.rmdir()
+    server.signal(signal.SIGUSR1)
+    server.wait_for_log("handled The access log cannot be opened again")
+    assert server.get("/").body == b"hello"
+    assert server.get("/fail").status == 500
+    server.wait_for_log("handled Error handling request GET /fail")
+    assert server.get("/").body == b"hello"
+
+
 # --- the end of a server ---------------------------------------------------------------------------------------------
 
 SLOW = """

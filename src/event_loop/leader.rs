@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::poller::{self, Poller};
-use super::state::{self, State, Work, with};
+use super::state::{self, State, Step, Work, with};
 use super::unit::{Command, Unit};
-use super::{Host, Runtime};
+use super::{Host, Runtime, Service};
 use crate::coroutine::{self, StackBounds};
 
 /// How long to wait before trying again when there is no memory for a follower's stack.
@@ -124,73 +124,65 @@ enum Lead {
 /// Polls and runs work until leadership is lost or the loop ends.
 fn lead(unit: &Rc<Unit>) -> Lead {
     let mut events = Poller::event_buffer();
+    // Coroutines that keep waking each other must not keep the leader from its poll: between two yields it does its part.
+    let mut may_yield = true;
     loop {
-        let_woken_run(unit);
-        run_controls();
-        if let Some(work) = next_work() {
-            run(unit, work);
-            if with(|state| state.leader != unit.slot) == Some(true) {
-                return Lead::HandedOver;
+        let step = with(|state| state.next_step(may_yield)).unwrap_or(Step::End);
+        may_yield = !matches!(step, Step::Yield);
+        match step {
+            Step::Yield => {
+                super::released(coroutine::yield_now);
+                state::set_current(Some(unit));
             }
-        } else if with(|state| state.ending && state.busy_units() == 0) == Some(true) {
-            end_followers(unit);
-            drop(with(|state| state.service.take()));
-            return Lead::Ended;
-        } else {
-            poll(&mut events);
+            Step::Control(controls) => controls.into_iter().for_each(|control| control()),
+            Step::MakeFollower => {
+                if let Err(error) = spawn_follower() {
+                    with(|state| state.follower_failed(&error));
+                    poll(&mut events);
+                }
+            }
+            Step::Run(work, service) => {
+                if run(unit, work, service) == Some(true) {
+                    return Lead::HandedOver;
+                }
+            }
+            Step::Poll => poll(&mut events),
+            Step::End => {
+                end_followers(unit);
+                drop(with(|state| state.service.take()));
+                return Lead::Ended;
+            }
         }
     }
 }
 
-/// Lets coroutines run that were made runnable. Once: coroutines that keep waking each other must not keep the leader
-/// from its poll.
-fn let_woken_run(unit: &Rc<Unit>) {
-    if with(|state| std::mem::take(&mut state.woken)).is_some_and(|woken| woken > 0) {
-        super::released(coroutine::yield_now);
-        state::set_current(Some(unit));
-    }
-}
-
-fn run_controls() {
-    let controls = with(|state| std::mem::take(&mut state.controls)).unwrap_or_default();
-    for control in controls {
-        control();
-    }
-}
-
-/// Takes work only if there is a follower to hand leadership to.
-fn next_work() -> Option<Work> {
-    let needs_follower = with(|state| state.idle.is_empty() && state.budget > 0 && state.has_work())?;
-    if needs_follower && let Err(error) = spawn_follower() {
-        with(|state| state.follower_failed(&error));
-        return None;
-    }
-    with(State::next_work).flatten()
-}
-
-fn run(unit: &Rc<Unit>, work: Work) {
+/// Runs a piece of work. Returns whether another unit leads afterwards.
+fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<bool> {
     unit.busy.set(true);
+    unit.may_park.set(true);
+    let mut requests = 0;
     match work {
         Work::Task(task) => task(),
         Work::Serve(source, owner) => {
-            let service = with(|state| {
-                state.busy_requests += 1;
-                state.service.clone()
-            });
-            if let Some(service) = service.flatten() {
+            requests = 1;
+            if let Some(service) = service {
                 service.serve(source, owner);
             }
-            with(|state| state.busy_requests -= 1);
         }
         Work::Expired(source, owner) => {
-            if let Some(service) = with(|state| state.service.clone()).flatten() {
+            if let Some(service) = service {
                 service.expired(source, owner);
             }
         }
     }
     drop(unit.local.take());
+    unit.may_park.set(false);
     unit.busy.set(false);
     unit.doomed.set(false);
+    with(|state| {
+        state.busy_requests -= requests;
+        state.leader != unit.slot
+    })
 }
 
 /// One round of the poller: wait for events, and sort out what they ask for.

@@ -167,14 +167,7 @@ impl Waker {
 
 /// Whether the caller runs in a unit that may park.
 pub fn can_park() -> bool {
-    state::current().is_some_and(|unit| !unit.cannot_park.get())
-}
-
-/// Forbids the current unit to park from now on: its thread state is being torn down.
-pub fn forbid_parking() {
-    if let Some(unit) = state::current() {
-        unit.cannot_park.set(true);
-    }
+    state::current().is_some_and(|unit| unit.may_park.get())
 }
 
 /// Where the current unit's stack lies.
@@ -316,7 +309,7 @@ fn wait_with(
     register: impl FnOnce(&Unit) -> Result<(Ticket, Option<SourceId>), Wake>,
 ) -> Wake {
     let Some(unit) = state::current() else { return Wake::Closed };
-    debug_assert!(!unit.cannot_park.get(), "a wait while the thread state is torn down");
+    debug_assert!(unit.may_park.get(), "a wait of a unit that leads, is idle or ends");
     if unit.doomed.get() {
         return Wake::Killed;
     }

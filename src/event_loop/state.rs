@@ -32,6 +32,22 @@ pub enum Work {
     Task(Box<dyn FnOnce()>),
 }
 
+/// What the leader does next.
+pub enum Step {
+    /// Let the coroutines run that were made runnable.
+    Yield,
+    /// Run these between two pieces of work.
+    Control(Vec<Box<dyn FnOnce() + Send>>),
+    /// There is work, and no follower to lead if it has to wait.
+    MakeFollower,
+    /// Run this; with the service, if it is the service's.
+    Run(Work, Option<Rc<dyn Service>>),
+    /// Look for more.
+    Poll,
+    /// The loop is over.
+    End,
+}
+
 /// Everything the leader looks after.
 pub struct State {
     pub host: Arc<dyn Host>,
@@ -265,18 +281,34 @@ impl State {
         }
     }
 
-    /// The next piece of work, if the cap allows it.
-    pub fn next_work(&mut self) -> Option<Work> {
-        if self.budget == 0 {
-            return None;
+    /// What the leader does next. Work is taken only if there is a follower to hand leadership to.
+    pub fn next_step(&mut self, may_yield: bool) -> Step {
+        if may_yield && std::mem::take(&mut self.woken) > 0 {
+            return Step::Yield;
         }
+        if !self.controls.is_empty() {
+            return Step::Control(std::mem::take(&mut self.controls));
+        }
+        if self.budget > 0 && self.has_work() {
+            return if self.idle.is_empty() { Step::MakeFollower } else { self.take_work() };
+        }
+        if self.ending && self.busy_units() == 0 { Step::End } else { Step::Poll }
+    }
+
+    /// The next piece of work, if the cap allows it.
+    fn take_work(&mut self) -> Step {
         let work = match self.tasks.pop_front() {
-            Some(work) => Some(work),
-            None if self.busy_requests < self.request_limit => self.requests.pop_front(),
-            None => None,
+            Some(work) => work,
+            None if self.busy_requests < self.request_limit => match self.requests.pop_front() {
+                Some(work) => work,
+                None => return Step::Poll,
+            },
+            None => return Step::Poll,
         };
-        self.budget -= usize::from(work.is_some());
-        work
+        self.budget -= 1;
+        let service = if matches!(work, Work::Task(_)) { None } else { self.service.clone() };
+        self.busy_requests += usize::from(matches!(work, Work::Serve(..)));
+        Step::Run(work, service)
     }
 
     /// Whether something could run without a poll.

@@ -34,8 +34,9 @@ pub struct Unit {
     pub busy: Cell<bool>,
     /// Every wait returns [`Wake::Killed`] at once.
     pub doomed: Cell<bool>,
-    /// Its thread state is being torn down: nothing may park.
-    pub cannot_park: Cell<bool>,
+    /// Runs work and may park in it. Not while it is idle, polls or ends: there is no follower to lead meanwhile, or its
+    /// thread state is torn down, and whatever Python code runs then (a destructor, a logging handler) has to block.
+    pub may_park: Cell<bool>,
     /// What the layers above attach to the work in progress.
     pub local: RefCell<Option<Box<dyn Any>>>,
 }
@@ -52,7 +53,7 @@ impl Unit {
             wake: Cell::new(None),
             busy: Cell::new(false),
             doomed: Cell::new(false),
-            cannot_park: Cell::new(false),
+            may_park: Cell::new(false),
             local: RefCell::new(None),
         })
     }

@@ -94,8 +94,8 @@ impl Host for PythonHost {
             apply_trace_hooks(py);
             life();
         });
-        // Destructors of threading.local values run now; a wait in them would leave a half-cleared state behind.
-        event_loop::forbid_parking();
+        // Destructors of threading.local values run now. The unit may not park any more: a wait in them would leave a
+        // half-cleared state behind.
         // SAFETY: attached to `state`, on the thread that it was made on; nothing refers to it afterwards.
         unsafe {
             ffi::PyThreadState_Clear(state);
