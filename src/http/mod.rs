@@ -34,20 +34,7 @@ pub enum Version {
 
 /// Is this byte a `tchar` (RFC 9110 5.6.2)?
 const fn is_token_byte(byte: u8) -> bool {
-    const IS_TOKEN_BYTE: [bool; 256] = {
-        let mut table = [false; 256];
-        let mut others: &[u8] = b"!#$%&'*+-.^_`|~";
-        while let [byte, rest @ ..] = others {
-            table[*byte as usize] = true;
-            others = rest;
-        }
-        let mut byte = 0u8;
-        while byte < 128 {
-            table[byte as usize] |= byte.is_ascii_alphanumeric();
-            byte += 1;
-        }
-        table
-    };
+    const IS_TOKEN_BYTE: [bool; 256] = table_of(b"!#$%&'*+-.^_`|~");
     IS_TOKEN_BYTE[byte as usize]
 }
 
@@ -100,8 +87,24 @@ fn port_of(authority: &[u8]) -> Option<&[u8]> {
 }
 
 /// A byte of `reg-name`: unreserved, sub-delims, or the `%` of an escape (RFC 3986 3.2.2).
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b".-_~%!$&'()*+,;=".contains(&byte)
+const fn is_host_byte(byte: u8) -> bool {
+    const IS_HOST_BYTE: [bool; 256] = table_of(b".-_~%!$&'()*+,;=");
+    IS_HOST_BYTE[byte as usize]
+}
+
+/// Letters, digits and `others`, as a table.
+const fn table_of(mut others: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    while let [byte, rest @ ..] = others {
+        table[*byte as usize] = true;
+        others = rest;
+    }
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] |= byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    table
 }
 
 fn has_whole_escapes(name: &[u8]) -> bool {

@@ -25,6 +25,9 @@ use crate::net::{Failure, Stream};
 /// Bodies up to this many bytes are copied behind the head, so that one buffer goes out; larger ones are gathered.
 const COPIED_BYTES: usize = 16 * 1024;
 
+/// Room for the head of an ordinary response and what this server adds to it, so that its buffer need not grow.
+const HEAD_BYTES: usize = 512;
+
 /// What of the request and the settings decides how it is answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
@@ -74,10 +77,12 @@ pub struct Answer {
     sending: bool,
 }
 
-/// Bytes ready to be sent: what comes before the data, how much of the data, what comes after.
+/// Bytes ready to be sent: what comes before the data (the first `head` bytes are the response's head), how much of the
+/// data, what comes after.
 struct Framed {
     stream: Arc<Stream>,
     before: Vec<u8>,
+    head: usize,
     data: usize,
     after: &'static [u8],
 }
@@ -161,17 +166,18 @@ impl StartResponse {
         if bytes.is_empty() {
             return Ok(());
         }
-        let framed = self.frame(bytes, known_length)?;
+        let mut framed = self.frame(bytes, known_length)?;
         let body = bytes.get(..framed.data).unwrap_or_default();
-        let sent = if framed.before.len() + body.len() <= COPIED_BYTES {
-            let mut whole = framed.before;
-            whole.extend_from_slice(body);
-            whole.extend_from_slice(framed.after);
-            self.put(data.py(), &framed.stream, &[&whole])
+        let sent = if framed.before.is_empty() {
+            self.put(data.py(), &framed.stream, &[body])
+        } else if framed.before.len() + body.len() <= COPIED_BYTES {
+            framed.before.extend_from_slice(body);
+            framed.before.extend_from_slice(framed.after);
+            self.put(data.py(), &framed.stream, &[&framed.before])
         } else {
             self.put(data.py(), &framed.stream, &[&framed.before, body, framed.after])
         };
-        self.sent(sent)
+        self.sent(framed, sent).map(drop)
     }
 
     /// Sends the head alone, for a body of `known_length` that goes out by other means. Returns the stream and how many
@@ -184,14 +190,14 @@ impl StartResponse {
     pub fn send_head(&self, py: Python<'_>, known_length: u64) -> PyResult<(Arc<Stream>, u64)> {
         let framed = self.frame(&[], Some(known_length))?;
         let sent = self.put(py, &framed.stream, &[&framed.before]);
-        self.sent(sent)?;
+        let stream = self.sent(framed, sent)?;
         let answer = self.answer();
         let body = match answer.plan.map(|plan| plan.body) {
             Some(ResponseBody::Length(length)) => length.saturating_sub(answer.sent).min(known_length),
             Some(ResponseBody::UntilClose) => known_length,
             Some(ResponseBody::None | ResponseBody::Chunked) | None => 0,
         };
-        Ok((framed.stream, body))
+        Ok((stream, body))
     }
 
     /// Notes what was sent by other means after [`Self::send_head`].
@@ -226,39 +232,33 @@ impl StartResponse {
         if needs_head {
             let framed = self.frame(&[], Some(0))?;
             let sent = self.put(py, &framed.stream, &[&framed.before]);
-            self.sent(sent)?;
+            self.sent(framed, sent)?;
             // An application that announces a body and gives none, other than to HEAD and the like.
             let mut answer = self.answer();
             answer.broken |= matches!(answer.plan.map(|plan| plan.body), Some(ResponseBody::Length(1..)));
         } else if last {
-            let stream = self.begin_sending()?;
-            let sent = self.put(py, &stream, &[LAST_CHUNK]);
-            self.sent(sent)?;
+            let stream = self.answer().begin_sending()?;
+            let framed = Framed { stream, before: LAST_CHUNK.to_vec(), head: 0, data: 0, after: b"" };
+            let sent = self.put(py, &framed.stream, &[&framed.before]);
+            self.sent(framed, sent)?;
         }
         Ok(())
-    }
-
-    fn begin_sending(&self) -> PyResult<Arc<Stream>> {
-        self.answer().begin_sending()
     }
 
     /// Puts the framing around `data`, and the head before it if that is still to be sent.
     fn frame(&self, data: &[u8], known_length: Option<u64>) -> PyResult<Framed> {
         let mut answer = self.answer();
         let stream = answer.begin_sending()?;
-        let mut before = Vec::with_capacity(if answer.plan.is_none() {
-            answer.head.len() + 192 + data.len().min(COPIED_BYTES)
-        } else {
-            16
-        });
-        let plan = match answer.plan {
-            Some(plan) => plan,
+        let (plan, mut before) = match answer.plan {
+            Some(plan) => (plan, Vec::new()),
             None => {
                 answer.wants_close |= self.last_requests.load(Ordering::Relaxed);
                 answer.wants_close |= self.body.as_ref().is_some_and(|body| body.get().prevents_reuse());
-                answer.write_head(&self.terms, known_length, &mut before)
+                let plan = answer.complete_head(&self.terms, known_length);
+                (plan, std::mem::take(&mut answer.head))
             }
         };
+        let head = before.len();
         let count = match plan.body {
             ResponseBody::None => 0,
             ResponseBody::Length(length) => {
@@ -274,7 +274,7 @@ impl StartResponse {
         if chunked {
             write_chunk_head(&mut before, count);
         }
-        Ok(Framed { stream, before, data: count, after: if chunked { CHUNK_END } else { b"" } })
+        Ok(Framed { stream, before, head, data: count, after: if chunked { CHUNK_END } else { b"" } })
     }
 
     /// # Parks
@@ -286,13 +286,20 @@ impl StartResponse {
         }
     }
 
-    fn sent(&self, sent: Result<(), Failure>) -> PyResult<()> {
-        match sent {
-            Ok(()) => {
-                self.answer().sending = false;
-                Ok(())
+    /// Takes note of how sending ended, and the head's bytes back, for the access log.
+    fn sent(&self, framed: Framed, sent: Result<(), Failure>) -> PyResult<Arc<Stream>> {
+        let Framed { stream, mut before, head, .. } = framed;
+        {
+            let mut answer = self.answer();
+            if head > 0 {
+                before.truncate(head);
+                answer.head = before;
             }
-            Err(failure) => self.failed(failure),
+            answer.sending = false;
+        }
+        match sent {
+            Ok(()) => Ok(stream),
+            Err(failure) => self.failed(failure).map(|()| stream),
         }
     }
 
@@ -322,10 +329,11 @@ impl Answer {
         Ok(Arc::clone(stream))
     }
 
-    fn write_head(&mut self, terms: &Terms, known_length: Option<u64>, out: &mut Vec<u8>) -> ResponsePlan {
+    /// Adds the server's own fields to the application's, and the end of the head.
+    fn complete_head(&mut self, terms: &Terms, known_length: Option<u64>) -> ResponsePlan {
         let keep_alive = terms.keep_alive && !self.wants_close;
         let mut plan = plan(terms.version, terms.is_head, self.status, self.declared_length, known_length, keep_alive);
-        out.extend_from_slice(&self.head);
+        let out = &mut self.head;
         if self.status == 101 {
             // RFC 9110 7.8: the connection speaks another protocol from here on; it is not used for HTTP again.
             plan.keep_alive = true;
@@ -349,6 +357,7 @@ impl Answer {
         let status = text::latin1_bytes(status, "the status")?;
         self.status = parse_status(&status).map_err(|error| PyValueError::new_err(error.to_string()))?;
         self.head.clear();
+        self.head.reserve(HEAD_BYTES);
         (self.has_server, self.has_date, self.declared_length) = (false, false, None);
         write_status_line(&mut self.head, &status);
         for field in fields {
