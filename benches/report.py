@@ -42,7 +42,7 @@ HELLO_CPU = [
     Figure("hello_c1", "cpu_us", "1 connection", "{:.1f}"),
     Figure("hello_c64", "cpu_us", "64", "{:.1f}"),
     Figure("hello_c512", "cpu_us", "512", "{:.1f}"),
-    Figure("nolength_c64", "cpu_us", "64, no Content-Length", "{:.1f}"),
+    *(Figure(f"nolength_c{count}", "cpu_us", f"{count}, no Content-Length", "{:.1f}") for count in (1, 64, 512)),
 ]
 HELLO_THROUGHPUT = [
     Figure("hello_c1", "requests_per_second", "1 connection", "{:,.0f}", more_is_better=True),

@@ -172,7 +172,7 @@ def all_scenarios(idle_connections: int, parked_requests: int) -> list[Scenario]
         Scenario(
             "nolength",
             Task(app="no_length"),
-            (Case("nolength_c64", partial(_throughput, 64, 1)),),
+            tuple(Case(f"nolength_c{count}", partial(_throughput, count, 1)) for count in (1, 64, 512)),
             has_floor=False,
             warm_up_connections=64,
         ),
