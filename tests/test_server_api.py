@@ -276,6 +276,66 @@ def test_settings_by_meinhelds_names_are_used(serve: Serve) -> None:
     assert server.exchange(request("POST", "/", body=b"x" * 11), ["POST"])[0].status == 413
 
 
+def test_the_watchdog_is_called_once_a_second_and_after_it_raised(script: RunScript) -> None:
+    script(
+        hello(
+            """
+            calls = []
+
+            def watch():
+                calls.append(time.monotonic())
+                if len(calls) == 1:
+                    raise ValueError("on purpose")
+                if len(calls) == 3:
+                    server.stop()
+
+            server.set_watchdog(watch)
+            server.run(app, port=0)
+            assert len(calls) == 3, calls
+            for earlier, later in zip(calls, calls[1:]):
+                assert 0.9 < later - earlier < 3, calls
+            server.set_watchdog(None)
+            """
+        )
+    )
+
+
+def test_the_fast_watchdog_beats_on_a_file_and_stops_an_orphan(script: RunScript) -> None:
+    script(
+        hello(
+            """
+            import os
+            import tempfile
+
+            with tempfile.TemporaryFile() as file:
+                old = os.fstat(file.fileno()).st_mtime
+                server.set_fastwatchdog(file.fileno(), os.getppid(), 1)
+                in_thread(lambda: (time.sleep(1.5), server.stop()))
+                server.run(app, port=0)
+                beaten = os.fstat(file.fileno()).st_mtime
+                assert beaten != old and 0 <= time.monotonic() - beaten < 3, (old, beaten)
+                # The parent is another one than was said: the server ends by itself.
+                server.set_fastwatchdog(-1, os.getppid() + 1, 0)
+                server.run(app, port=0)
+            """
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("set_watchdog(3)", "TypeError: the watchdog must be callable, not int 3"),
+        ("set_fastwatchdog('a', 1, 1)", "TypeError: fd must be an integer from -1 to 2147483647, not str 'a'"),
+        ("set_fastwatchdog(-2, 1, 1)", "ValueError: fd must be an integer from -1 to 2147483647, not -2"),
+        ("set_fastwatchdog(1, 0, 1)", "ValueError: ppid must be an integer from 1 to 2147483647, not 0"),
+        ("set_fastwatchdog(1, 1, -1)", "ValueError: timeout must be a number of seconds from 0"),
+    ],
+)
+def test_a_watchdog_that_makes_no_sense_is_refused(script: RunScript, call: str, message: str) -> None:
+    assert message in script(hello(f"server.{call}"), status=1)
+
+
 def test_a_unix_socket_is_served(script: RunScript, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     output = script(

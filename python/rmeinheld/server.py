@@ -39,6 +39,7 @@ from .listeners import (
     unix_address,
 )
 from .settings import OPTIONS, Count, Seconds, Settings, resolve
+from .watchdog import ParentWatch, Watchdog
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -57,10 +58,12 @@ __all__ = [
     "set_backlog",
     "set_client_body_buffer_size",
     "set_error_logger",
+    "set_fastwatchdog",
     "set_keepalive",
     "set_listen_socket",
     "set_max_content_length",
     "set_picoev_max_fd",
+    "set_watchdog",
     "shutdown",
     "stop",
 ]
@@ -267,6 +270,28 @@ def set_error_logger(logger: ErrorLogger | None) -> None:
     _set("error_logger", logger)
 
 
+def set_watchdog(callback: Callable[[], object] | None) -> None:
+    """Call `callback()` once a second while the loop of a later `run` turns. None, the default, calls nothing.
+
+    It runs in a coroutine. What it raises is logged, and it is called again. Raises TypeError if it cannot be called.
+    """
+    if callback is not None and not callable(callback):
+        raise TypeError(f"the watchdog must be callable, not {type(callback).__name__} {callback!r}")
+    _watchdog.callback = callback
+
+
+def set_fastwatchdog(fd: int, ppid: int, timeout: float) -> None:
+    """Once a second while the loop of a later `run` turns, tell a supervising parent so, and see that it is there.
+
+    The time of modification of the file `fd` (-1: none) is set to `time.monotonic()`, which Gunicorn reads since its
+    version 22. (Meinheld changed the file's mode, which no Gunicorn looks at any more.) Once the process `ppid` is not
+    the parent, the server is stopped, with `timeout` seconds for the requests in progress.
+
+    Raises TypeError or ValueError naming an argument and its bad value.
+    """
+    _watchdog.parent = ParentWatch.checked(fd, ppid, timeout)
+
+
 # --- shared with the command line ------------------------------------------------------------------------------------
 
 
@@ -298,6 +323,7 @@ def serve(engine: _rmeinheld.Server, listeners: Sequence[Listener], *, silent: b
         # A closed or full standard error must not keep a server from starting.
         with suppress(OSError, ValueError, AttributeError):
             print(start_line(listeners), file=sys.stderr, flush=True)
+        _watchdog.start(end)
         engine.run(signals.wakeup_fd)
     if signals.interrupted and not silent:
         raise KeyboardInterrupt
@@ -316,6 +342,8 @@ _defaults: Final[dict[str, object]] = {}
 
 _inert: Final[dict[str, int]] = {"client_body_buffer_size": 1024 * 500, "picoev_max_fd": 4096}
 """Values of Meinheld's that are kept and have no effect."""
+
+_watchdog: Final = Watchdog()
 
 
 def _set(name: str, value: object) -> None:
