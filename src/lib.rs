@@ -109,6 +109,8 @@
 //! - A descriptor of the application's is registered one-shot and armed anew for every wait, for many waiters at once:
 //!   the application may close it and use its number again without telling anybody.
 //! - Other OS threads reach the loop through its inbox, a queue and an eventfd.
+//! - Deadlines that are near are the timeout of `epoll_wait`; later ones, those of idle connections above all, are kept
+//!   by one timerfd that is seldom set: a request sets and cancels no timer in the kernel.
 //! - Outside a coroutine, and in a forked child, each call does the real, blocking thing.
 //!
 //! The GIL is held over a batch of ready work and released around every `epoll_wait` and at every park.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from . import error_log
-from .coroutine import Coroutine, sleep, spawn
+from .coroutine import sleep, spawn
 from .settings import Count, Seconds
 
 __all__ = ["INTERVAL_SECONDS", "ParentWatch", "Watchdog"]
@@ -27,7 +27,7 @@ INTERVAL_SECONDS: Final = 1.0
 class ParentWatch:
     """A heartbeat for a parent process that supervises this one.
 
-    `descriptor` is a file whose time of modification is set to the monotonic clock, as Gunicorn's arbiter reads it since
+    `descriptor` is a file whose time of modification is set to the monotonic clock, which Gunicorn reads since
     its version 22; -1 for none. When `parent` (a process id) is not the parent any more, the server is stopped, and
     requests in progress have `timeout` seconds.
     """
@@ -64,11 +64,10 @@ class Watchdog:
         self.callback: Callable[[], object] | None = None
         self.parent: ParentWatch | None = None
 
-    def start(self, stop: Callable[[float], None]) -> Coroutine | None:
-        """Begin to watch, until the server ends (`CoroutineExit` ends the coroutine). None if there is nothing to do."""
-        if self.callback is None and self.parent is None:
-            return None
-        return spawn(self._watch, stop)
+    def start(self, stop: Callable[[float], None]) -> None:
+        """Begin to watch, if there is anything to watch, until the server ends (`CoroutineExit` ends the coroutine)."""
+        if self.callback is not None or self.parent is not None:
+            spawn(self._watch, stop)
 
     def _watch(self, stop: Callable[[float], None]) -> None:
         log = logging.getLogger(error_log.LOGGER_NAME)
@@ -78,7 +77,7 @@ class Watchdog:
                 log.warning("the parent process %d is gone: the server stops", parent.parent)
                 stop(parent.timeout)
                 is_stopping = True
-            for call in (parent and parent.beat, self.callback):
+            for call in (parent.beat if parent else None, self.callback):
                 try:
                     if call is not None:
                         call()

@@ -191,31 +191,32 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
     if let Some(service) = with(|state| state.service.clone()).flatten() {
         service.before_poll();
     }
-    let Some((epoll, deadline, resumed)) = with(|state| {
-        let now = Instant::now();
+    let Some((epoll, patience, resumed)) = with(|state| {
         let mut deadline = state.timers.next();
         let retry = state.retry_follower.take();
-        for at in [state.trim_idle(now), retry].into_iter().flatten() {
+        for at in [state.trim_idle(), retry].into_iter().flatten() {
             deadline = Some(deadline.map_or(at, |first| first.min(at)));
         }
         let resumed = std::mem::take(&mut state.after_poll);
         // With anything to run, only look: do not wait.
-        if state.woken > 0 || !resumed.is_empty() || (state.has_work() && retry.is_none()) {
-            deadline = Some(now);
-        }
-        (state.poller.descriptor(), deadline, resumed)
+        let has_more = state.woken > 0 || !resumed.is_empty() || (state.has_work() && retry.is_none());
+        let patience = if has_more { Some(Duration::ZERO) } else { state.poller.patience(deadline) };
+        (state.poller.descriptor(), patience, resumed)
     }) else {
         return;
     };
     super::released(|| {
-        if let Err(error) = poller::wait(&epoll, events, deadline) {
+        if let Err(error) = poller::wait(&epoll, events, patience) {
             eprintln!("rmeinheld: epoll_wait: {error}");
             std::process::abort();
         }
     });
     with(|state| {
-        state.take_events(events);
-        state.take_expired(Instant::now());
+        let alarmed = state.take_events(events);
+        // Without a limit to the wait, the alarm tells when a deadline passes: no need to look at the clock.
+        if alarmed || patience.is_some() {
+            state.take_expired(Instant::now());
+        }
         for ticket in resumed {
             state.wake(ticket, super::Wake::Ready);
         }

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::event::epoll;
+use rustix::event::{Timespec, epoll};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use slab::Slab;
 
 use super::timers::TimerKey;
@@ -18,6 +19,10 @@ use super::tokens::{SourceId, Ticket};
 
 /// Events taken from the kernel at a time.
 const EVENTS_PER_POLL: usize = 256;
+
+/// A deadline within this time is kept by epoll_wait(2) itself; a later one by the alarm. Idle connections have such
+/// deadlines, and a timeout of epoll_wait would make the kernel set and cancel a timer for each of their requests.
+const NEAR: Duration = Duration::from_millis(50);
 
 /// Which directions a wait is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,11 +83,17 @@ pub enum Notice {
     Serve(SourceId, usize),
     /// Another thread rang.
     Inbox,
+    /// A deadline may have passed.
+    Alarm,
 }
 
 /// The kernel's event queue and its registry.
 pub struct Poller {
     epoll: Rc<OwnedFd>,
+    /// A timerfd, for deadlines that are not near.
+    alarm: OwnedFd,
+    /// When it goes off. It may do so for nothing: a deadline that moves later does not move it.
+    alarm_at: Option<Instant>,
     sources: Slab<Source>,
     by_descriptor: HashMap<RawFd, usize>,
     generation: u32,
@@ -95,7 +106,36 @@ impl Poller {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = epoll::EventData::new_u64(SourceId::BELL.0);
         epoll::add(&epoll, bell, data, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
-        Ok(Poller { epoll: Rc::new(epoll), sources: Slab::new(), by_descriptor: HashMap::new(), generation: 0 })
+        let alarm = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        let data = epoll::EventData::new_u64(SourceId::ALARM.0);
+        epoll::add(&epoll, &alarm, data, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        Ok(Poller {
+            epoll: Rc::new(epoll),
+            alarm,
+            alarm_at: None,
+            sources: Slab::new(),
+            by_descriptor: HashMap::new(),
+            generation: 0,
+        })
+    }
+
+    /// How long [`wait`] may wait when `deadline` is the first one: none means until the alarm or an event.
+    pub fn patience(&mut self, deadline: Option<Instant>) -> Option<Duration> {
+        let deadline = deadline?;
+        if self.alarm_at.is_some_and(|alarm| alarm <= deadline) {
+            return None;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left <= NEAR || !self.set_alarm(left) {
+            return Some(left);
+        }
+        self.alarm_at = Some(deadline);
+        None
+    }
+
+    fn set_alarm(&self, left: Duration) -> bool {
+        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: timespec(left) };
+        timerfd_settime(&self.alarm, TimerfdTimerFlags::empty(), &once).is_ok()
     }
 
     /// The epoll descriptor, to wait on it with nothing borrowed.
@@ -257,6 +297,11 @@ impl Poller {
                 notice(Notice::Inbox);
                 continue;
             }
+            if id == SourceId::ALARM {
+                self.alarm_at = None;
+                notice(Notice::Alarm);
+                continue;
+            }
             let flags = event.flags;
             // A source removed earlier in this batch, or an old registration that a duplicate keeps alive.
             let Some(source) = self.source(id) else { continue };
@@ -297,25 +342,23 @@ impl Poller {
     }
 }
 
-/// Waits for events on an epoll descriptor, at most until `deadline`; none means for ever.
+/// Waits for events on an epoll descriptor, at most for `patience`; none means for ever.
 ///
 /// Interrupted by a signal, it returns no event.
 ///
 /// # Errors
 /// None that a valid epoll descriptor can have.
-pub fn wait(epoll: &OwnedFd, events: &mut Vec<epoll::Event>, deadline: Option<Instant>) -> io::Result<()> {
-    let timeout = deadline.map(|deadline| {
-        let left = deadline.saturating_duration_since(Instant::now());
-        rustix::event::Timespec {
-            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        }
-    });
+pub fn wait(epoll: &OwnedFd, events: &mut Vec<epoll::Event>, patience: Option<Duration>) -> io::Result<()> {
+    let timeout = patience.map(timespec);
     events.clear();
     match epoll::wait(epoll.as_fd(), rustix::buffer::spare_capacity(events), timeout.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
     }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
 }
 
 /// A descriptor known only by its number, for the length of one system call.

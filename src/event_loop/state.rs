@@ -228,15 +228,16 @@ impl State {
         }
     }
 
-    /// Turns a batch of events into wake-ups and work.
-    pub fn take_events(&mut self, events: &[rustix::event::epoll::Event]) {
+    /// Turns a batch of events into wake-ups and work. Returns whether the alarm went off.
+    pub fn take_events(&mut self, events: &[rustix::event::epoll::Event]) -> bool {
         let mut wakes = Vec::new();
-        let mut rung = false;
+        let (mut rung, mut alarmed) = (false, false);
         let requests = &mut self.requests;
         self.poller.sort(events, |notice| match notice {
             Notice::Wake(ticket) => wakes.push(ticket),
             Notice::Serve(id, owner) => requests.push_back(Work::Serve(id, owner)),
             Notice::Inbox => rung = true,
+            Notice::Alarm => alarmed = true,
         });
         for ticket in wakes {
             self.wake(ticket, Wake::Ready);
@@ -244,6 +245,7 @@ impl State {
         if rung {
             self.take_messages();
         }
+        alarmed
     }
 
     fn take_messages(&mut self) {
@@ -332,11 +334,12 @@ impl State {
 
     /// Sends idle units home that were not needed for a while; half of them at a time, so that a burst that comes back
     /// soon finds most of them. Returns when to look again.
-    pub fn trim_idle(&mut self, now: Instant) -> Option<Instant> {
+    pub fn trim_idle(&mut self) -> Option<Instant> {
         if self.idle.len() <= IDLE_UNITS_KEPT {
             self.next_trim = None;
             return None;
         }
+        let now = Instant::now();
         match self.next_trim {
             Some(at) if now < at => return Some(at),
             Some(_) => {

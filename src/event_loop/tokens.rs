@@ -17,6 +17,9 @@ impl SourceId {
     /// The inbox's bell, which is no source.
     pub const BELL: SourceId = SourceId(u64::MAX);
 
+    /// The poller's alarm, which is none either.
+    pub const ALARM: SourceId = SourceId(u64::MAX - 1);
+
     /// For a slot and how often it has been used.
     pub fn new(index: usize, generation: u32) -> SourceId {
         SourceId(u64::from(generation) << 32 | index as u64)
