@@ -86,7 +86,7 @@ format: $(VENV)/.dependencies ## Format Rust and Python.
 	$(BIN)/ruff format
 
 .PHONY: bench
-bench: $(VENV)/.installed ## Measure against other servers (about an hour; BENCH=--quick to see that it runs).
+bench: $(VENV)/.installed ## Measure against other servers (about 25 minutes; BENCH=--quick to see that it runs).
 	$(BIN)/python benches/run.py $(BENCH)
 
 .PHONY: wheel
