@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -673,6 +674,22 @@ def test_all_requests_in_flight_are_finished(serve: Serve) -> None:
     finally:
         for connection in connections:
             connection.close()
+
+
+def test_connections_in_the_queue_of_the_kernel_are_served_before_the_end(serve: Serve) -> None:
+    server = serve(SLOW, worker_connections=1)
+    with server.connect() as busy, ExitStack() as stack:
+        busy.send(request("GET", "/?1"))
+        server.wait_for_log("parked")
+        waiting = [stack.enter_context(server.connect()) for _ in range(200)]
+        for connection in waiting:
+            connection.send(request("GET", "/"))
+        server.signal(signal.SIGTERM)
+        for connection in [busy, *waiting]:
+            response = connection.read_response()
+            assert (response.body, response.ends_connection) == (b"onetwo", True)
+            connection.expect_end()
+    assert server.wait() == 0
 
 
 def test_requests_that_remain_after_the_grace_time_are_ended(serve: Serve) -> None:

@@ -8,14 +8,17 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::access_log::AccessLog;
 use super::progress::Progress;
 use super::settings::Settings;
-use super::site::{Endpoint, Site, duplicate};
+use super::site::Site;
+use super::table::Table;
 use crate::event_loop::{self, Message, Runtime};
 use crate::interp::{self, Level, log};
+use crate::net::Listener;
 use crate::wsgi::Gateway;
 
 /// A server for one application on some listening sockets. `run()` serves until `stop()`.
@@ -31,7 +34,8 @@ pub struct Server {
 struct Prepared {
     settings: Settings,
     gateway: Gateway,
-    endpoints: Vec<Endpoint>,
+    sockets: Vec<Listener>,
+    templates: Vec<Py<PyDict>>,
     access_log: Option<AccessLog>,
 }
 
@@ -49,10 +53,10 @@ impl Server {
             return Err(PyTypeError::new_err(message));
         }
         let gateway = Gateway::new(py, app.unbind(), settings.gateway(py))?;
-        let mut endpoints = Vec::with_capacity(listeners.len());
+        let (mut sockets, mut templates) = (Vec::new(), Vec::new());
         for (number, name, port) in listeners {
-            let template = gateway.template(py, &name, &port)?;
-            endpoints.push(Endpoint::new(duplicate(number)?, template));
+            sockets.push(Listener::new(event_loop::borrow_descriptor(number))?);
+            templates.push(gateway.template(py, &name, &port)?);
         }
         let access_log = settings
             .access_logfile
@@ -63,7 +67,7 @@ impl Server {
         Ok(Server {
             graceful_timeout: settings.graceful_timeout(),
             request_limit: settings.worker_connections,
-            prepared: Mutex::new(Some(Prepared { settings, gateway, endpoints, access_log })),
+            prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log })),
             progress: Arc::new(Progress::new()?),
             runtime: Mutex::new(None),
         })
@@ -112,7 +116,7 @@ impl Server {
     fn reopen_logs(&self) {
         if let Some(runtime) = &*lock(&self.runtime) {
             runtime.send(Message::Control(Box::new(|| {
-                Python::attach(|py| with_site(|site| site.reopen_logs(py)));
+                Python::attach(|py| with_table(|table| table.site().reopen_logs(py)));
             })));
         }
     }
@@ -184,7 +188,7 @@ impl Server {
         let (deadline, is_new) = self.progress.stop_asked()?;
         if is_new {
             runtime.send(Message::Control(Box::new(|| {
-                Python::attach(|py| with_site(|site| site.begin_stop(py)));
+                Python::attach(|py| with_table(|table| table.begin_stop(py)));
             })));
         }
         Some(deadline)
@@ -192,25 +196,26 @@ impl Server {
 }
 
 thread_local! {
-    /// The site that the loop on this thread serves.
-    static SITE: RefCell<std::rc::Weak<Site>> = const { RefCell::new(std::rc::Weak::new()) };
+    /// The table that the loop on this thread serves.
+    static TABLE: RefCell<std::rc::Weak<Table>> = const { RefCell::new(std::rc::Weak::new()) };
 }
 
-fn with_site(action: impl FnOnce(&Rc<Site>)) {
-    let site = SITE.with(|site| site.borrow().upgrade());
-    if let Some(site) = site {
-        action(&site);
+fn with_table(action: impl FnOnce(&Table)) {
+    let table = TABLE.with(|table| table.borrow().upgrade());
+    if let Some(table) = table {
+        action(&table);
     }
 }
 
-/// On the loop thread: makes the site and starts to accept.
+/// On the loop thread: makes the table and starts to accept.
 fn install(prepared: Prepared, progress: Arc<Progress>, request_limit: usize) {
-    let Prepared { settings, gateway, endpoints, access_log } = prepared;
+    let Prepared { settings, gateway, sockets, templates, access_log } = prepared;
     let access_logger = Python::attach(|py| settings.access_logger.as_ref().map(|logger| logger.clone_ref(py)));
-    let site = Rc::new(Site::new(&settings, gateway, endpoints, access_log, access_logger, Arc::clone(&progress)));
-    SITE.with(|slot| *slot.borrow_mut() = Rc::downgrade(&site));
-    event_loop::set_service(Some(Rc::clone(&site) as Rc<dyn event_loop::Service>), request_limit);
-    if let Err(error) = site.listen() {
+    let site = Site::new(&settings, gateway, templates, access_log, access_logger, Arc::clone(&progress));
+    let table = Rc::new(Table::new(site, sockets));
+    TABLE.with(|slot| *slot.borrow_mut() = Rc::downgrade(&table));
+    event_loop::set_service(Some(Rc::clone(&table) as Rc<dyn event_loop::Service>), request_limit);
+    if let Err(error) = table.listen() {
         Python::attach(|py| log(py, Level::Error, &format!("The server cannot listen: {error}"), None));
         progress.drained();
     }

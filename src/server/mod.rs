@@ -5,8 +5,9 @@
 //! | `progress`     | what the loop and the thread that runs the server tell each other |
 //! | `settings`     | what Python configured, as Rust values                           |
 //! | `lifecycle`    | start, signals, graceful stop; the part that runs in the caller  |
-//! | `site`         | listeners and the table of connections; the loop's service       |
+//! | `table`        | listeners and the table of connections; the loop's service       |
 //! | `connection`   | one connection: reading heads, running requests, closing         |
+//! | `site`         | what connections share: application, settings, logs, buffers     |
 //! | `access_log`   | Gunicorn's atoms, formatted here                                 |
 
 mod access_log;
@@ -15,5 +16,6 @@ mod lifecycle;
 mod progress;
 mod settings;
 mod site;
+mod table;
 
 pub use lifecycle::Server;

@@ -1,0 +1,248 @@
+//! Listeners and the table of connections: what the loop calls when something happens.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+use slab::Slab;
+
+use super::connection::{Connection, Next};
+use super::site::Site;
+use crate::event_loop::{self, Service, SourceId, streams};
+use crate::interp::{Level, log};
+use crate::net::{Accepted, Listener, Peer, Stream};
+
+/// Connections accepted before others get their turn.
+const ACCEPT_TURN: usize = 64;
+
+/// How long no connection is accepted after the process ran out of descriptors.
+const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a connection without a request may rest once the server stops.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
+
+/// Owners of sources from here on are listeners; below, connections.
+const FIRST_LISTENER: usize = usize::MAX / 2;
+
+/// A listening socket.
+struct Endpoint {
+    /// The socket; none once the server stops, so that the kernel turns clients away.
+    listener: RefCell<Option<Listener>>,
+    /// Its name in the loop while connections are accepted.
+    source: Cell<Option<SourceId>>,
+}
+
+/// The server as the loop sees it. Lives on the loop thread.
+pub struct Table {
+    site: Site,
+    endpoints: Vec<Endpoint>,
+    connections: RefCell<Slab<Slot>>,
+    out_of_descriptors_said: Cell<bool>,
+}
+
+enum Slot {
+    Resting(Box<Connection>),
+    /// A coroutine has it.
+    Busy,
+}
+
+impl Table {
+    /// A table on whose listeners nothing is accepted yet.
+    pub fn new(site: Site, listeners: Vec<Listener>) -> Table {
+        let endpoint = |listener| Endpoint { listener: RefCell::new(Some(listener)), source: Cell::new(None) };
+        Table {
+            site,
+            endpoints: listeners.into_iter().map(endpoint).collect(),
+            connections: RefCell::default(),
+            out_of_descriptors_said: Cell::new(false),
+        }
+    }
+
+    /// What the connections share.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// Starts to accept connections.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn listen(&self) -> std::io::Result<()> {
+        if self.site.is_stopping() {
+            return Ok(());
+        }
+        for (index, endpoint) in self.endpoints.iter().enumerate() {
+            if let (Some(listener), None) = (&*endpoint.listener.borrow(), endpoint.source.get()) {
+                endpoint.source.set(Some(streams::add_listener(listener.as_fd(), FIRST_LISTENER + index)?));
+            }
+        }
+        Ok(())
+    }
+
+    fn stop_listening(&self) {
+        for endpoint in &self.endpoints {
+            if let (Some(source), Some(listener)) = (endpoint.source.take(), &*endpoint.listener.borrow()) {
+                streams::remove(source, Some(listener.as_fd()));
+            }
+        }
+    }
+
+    /// Accepts what the kernel has queued, then nothing more; closes idle connections; requests in progress go on.
+    pub fn begin_stop(&self, py: Python<'_>) {
+        if self.site.is_stopping() {
+            return;
+        }
+        self.stop_listening();
+        for index in 0..self.endpoints.len() {
+            self.accept(py, index, usize::MAX);
+            self.endpoints[index].listener.take();
+        }
+        self.site.begin_stop();
+        let mut idle = Vec::new();
+        for (key, slot) in &*self.connections.borrow() {
+            let Slot::Resting(connection) = slot else { continue };
+            let source = connection.stream.source();
+            if connection.is_new() {
+                // Its first request may be on the way; browsers also open connections that they never use.
+                streams::set_deadline(source, Some(Instant::now() + FIRST_REQUEST_GRACE));
+            } else if connection.is_idle() && !streams::is_readable(source) {
+                idle.push(key);
+            }
+        }
+        for key in idle {
+            let closed = self.connections.borrow_mut().try_remove(key);
+            drop(closed);
+        }
+        self.note_if_drained();
+    }
+
+    fn accept(&self, py: Python<'_>, index: usize, most: usize) {
+        let Some(endpoint) = self.endpoints.get(index) else { return };
+        for _ in 0..most {
+            let Some(accepted) = endpoint.listener.borrow().as_ref().map(Listener::accept) else { return };
+            match accepted {
+                Accepted::Connection(socket, peer) => {
+                    if let Err(error) = self.add(py, socket, peer, index) {
+                        log(py, Level::Warning, &format!("A connection was not taken: {error}"), None);
+                    }
+                }
+                Accepted::Nothing => return,
+                Accepted::OutOfResources(error) => return self.out_of_descriptors(py, &error),
+            }
+        }
+    }
+
+    fn add(&self, py: Python<'_>, socket: std::os::fd::OwnedFd, peer: Peer, listener: usize) -> PyResult<()> {
+        let key = self.connections.borrow().vacant_key();
+        let stream = Stream::new(socket, key)?;
+        streams::set_deadline(stream.source(), self.site.head_deadline());
+        let connection = Connection::new(py, stream, listener, peer)?;
+        self.connections.borrow_mut().insert(Slot::Resting(Box::new(connection)));
+        Ok(())
+    }
+
+    /// Leaves the kernel's queue alone for a moment: it would report the same connection again and again.
+    fn out_of_descriptors(&self, py: Python<'_>, error: &std::io::Error) {
+        if !self.out_of_descriptors_said.replace(true) {
+            let open = self.connections.borrow().len();
+            let message = format!(
+                "Connections are not accepted for now: {error} ({open} are open). Raise the limit of open files (ulimit -n)."
+            );
+            log(py, Level::Error, &message, None);
+        }
+        self.stop_listening();
+        // The pause ends through the service, on whichever unit leads then.
+        event_loop::spawn(Box::new(|| {
+            event_loop::sleep(Instant::now() + OUT_OF_DESCRIPTORS_PAUSE);
+            event_loop::resume_service();
+        }));
+    }
+
+    fn take(&self, source: SourceId, key: usize) -> Option<Box<Connection>> {
+        let mut connections = self.connections.borrow_mut();
+        match connections.get_mut(key) {
+            Some(slot @ Slot::Resting(_)) => match std::mem::replace(slot, Slot::Busy) {
+                Slot::Resting(connection) if connection.stream.source() == source => Some(connection),
+                other => {
+                    *slot = other;
+                    None
+                }
+            },
+            _ => None,
+        }
+    }
+
+    fn settle(&self, key: usize, next: Next) {
+        match next {
+            Next::Rest(connection) if !self.site.is_stopping() || !connection.is_idle() || connection.is_new() => {
+                let source = connection.stream.source();
+                self.put_back(key, connection);
+                streams::rest_or_queue(source, key);
+            }
+            Next::Queue(connection) => {
+                let source = connection.stream.source();
+                self.put_back(key, connection);
+                streams::queue(source, key);
+            }
+            closed @ (Next::Close | Next::Rest(_)) => {
+                self.connections.borrow_mut().try_remove(key);
+                drop(closed);
+                self.note_if_drained();
+            }
+        }
+    }
+
+    fn put_back(&self, key: usize, connection: Box<Connection>) {
+        if let Some(slot) = self.connections.borrow_mut().get_mut(key) {
+            *slot = Slot::Resting(connection);
+        }
+    }
+
+    fn note_if_drained(&self) {
+        if self.site.is_stopping() && self.connections.borrow().is_empty() {
+            self.site.drained();
+        }
+    }
+}
+
+impl Service for Table {
+    fn serve(&self, source: SourceId, owner: usize) {
+        Python::attach(|py| {
+            if let Some(index) = owner.checked_sub(FIRST_LISTENER) {
+                streams::about_to_read(source);
+                self.accept(py, index, ACCEPT_TURN);
+                streams::rest(source);
+            } else if let Some(connection) = self.take(source, owner) {
+                let next = connection.serve(py, &self.site);
+                self.settle(owner, next);
+            }
+        });
+    }
+
+    fn expired(&self, source: SourceId, owner: usize) {
+        Python::attach(|py| {
+            if let Some(connection) = self.take(source, owner) {
+                // Served and at rest again since, or bytes are waiting: not idle after all.
+                let next = if streams::has_deadline(source) || streams::is_readable(source) {
+                    Next::Rest(connection)
+                } else {
+                    connection.expire(py, &self.site)
+                };
+                self.settle(owner, next);
+            }
+        });
+    }
+
+    fn at_capacity(&self, reached: bool) {
+        if reached {
+            self.stop_listening();
+        } else if let Err(error) = self.listen() {
+            eprintln!("rmeinheld: connections are not accepted any more: {error}");
+        }
+    }
+
+    fn before_poll(&self) {
+        self.site.flush_logs();
+    }
+}
