@@ -201,14 +201,16 @@ pub fn build<'py>(
 
 fn add_fields(py: Python<'_>, keys: &Keys, environ: &Bound<'_, PyDict>, head: &Head, bytes: &[u8]) -> PyResult<()> {
     let mut seen = 0_u64;
+    // RFC 9112 3.2.2: the authority of an absolute target replaces Host, and stands for the one that HTTP/1.0 may lack.
+    let has_authority = !head.authority.is_empty();
+    if has_authority && let Some(host) = keys.common(b"host") {
+        environ.set_item(&host.key, latin1(py, head.authority.of(bytes))?)?;
+    }
     for field in &head.fields {
         let (name, value) = (field.name.of(bytes), field.value.of(bytes));
         let value = latin1(py, value)?;
         match keys.common(name) {
-            // RFC 9112 3.2.2: the authority of an absolute target replaces Host.
-            Some(common) if common.name == b"host" && !head.authority.is_empty() => {
-                environ.set_item(&common.key, latin1(py, head.authority.of(bytes))?)?;
-            }
+            Some(common) if has_authority && common.name == b"host" => {}
             Some(common) if seen & common.bit != 0 => {
                 let separator = if common.name == b"cookie" { "; " } else { "," };
                 append(environ, common.key.bind(py), &value, separator)?;
