@@ -1016,6 +1016,20 @@ def test_a_half_closed_client_still_gets_its_answer(server: Server, path: str) -
         connection.expect_end()
 
 
+@pytest.mark.parametrize("body", [None, b"read"], ids=["no body", "body"])
+def test_requests_after_the_last_one_do_not_turn_its_close_into_a_reset(server: Server, body: bytes | None) -> None:
+    start = log_start(server)
+    last = request("POST" if body else "GET", "/echo", "Connection: close", body=body)
+    with server.connect() as connection:
+        # More than one read of the server's.
+        connection.send(last + request("GET", "/smuggled") * 2000)
+        response = connection.read_response()
+        assert (response.status, response.ends_connection) == (200, True)
+        # Not Connection.receive(), for which a reset is an end like any other (RFC 9112 9.6).
+        assert connection.socket.recv(1) == b""
+    assert "served GET /smuggled" not in server.log()[start:]
+
+
 def test_a_half_closed_client_gets_all_its_pipelined_answers(server: Server) -> None:
     with server.connect() as connection:
         connection.send(request("GET", "/a") + request("GET", "/generator") + request("GET", "/b"))

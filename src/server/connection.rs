@@ -134,6 +134,7 @@ impl Connection {
             self.has_served = true;
             self.head_deadline = None;
             let rest = buffer.get(head.length..).unwrap_or_default().to_vec();
+            let has_sent_more = !rest.is_empty() && !head.body.has_content();
             let request = Request {
                 head: &head,
                 bytes: &buffer,
@@ -164,8 +165,10 @@ impl Connection {
             }
             site.count(&finished);
             let Some(next) = finished.next else {
-                let may_still_send = !finished.is_body_read && !finished.client_gone && finished.status != 0;
-                return if may_still_send { self.begin_lingering() } else { Next::Close };
+                // What is received and not read would make the close a reset, which destroys the answer on its way.
+                let is_unread = !finished.is_body_read || has_sent_more || streams::is_readable(self.stream.source());
+                let is_answered = !finished.client_gone && finished.status != 0;
+                return if is_unread && is_answered { self.begin_lingering() } else { Next::Close };
             };
             self.pending = next;
             if self.pending.is_empty() {
