@@ -9,6 +9,7 @@ PYTHON ?=
 PORT ?= 8000
 PYTEST ?=
 BENCH ?=
+SUITES ?=
 BUILD ?= .build
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -27,6 +28,7 @@ INTERPRETER := $(wordlist 3,99,$(FOUND))
 
 VENV := $(BUILD)/venv-$(TAG)
 BIN := $(VENV)/bin
+SUITES_VENV := $(BUILD)/suites/venv-$(TAG)
 PACKAGE_SOURCES := Cargo.toml Cargo.lock pyproject.toml MANIFEST.in $(wildcard README.md LICENSE) \
 	$(shell find src python gunicorn_worker \( -type d -name '[!._]*' ! -name '*.egg-info' \
 	-o -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) ! -path '*.egg-info/*')
@@ -49,7 +51,7 @@ help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 	@echo
 	@echo '  PYTHON=3.12 or PYTHON=/path/to/python chooses the interpreter, PYTEST="-k name" the tests,'
-	@echo '  PORT=8001 the port of run, BENCH="--rounds 1" the options of bench.'
+	@echo '  PORT=8001 the port of run, BENCH="--rounds 1" the options of bench, SUITES="django" which suites.'
 
 .PHONY: run
 run: $(VENV)/.installed ## Build, and serve the demo at http://127.0.0.1:8000 until Ctrl-C.
@@ -59,6 +61,10 @@ run: $(VENV)/.installed ## Build, and serve the demo at http://127.0.0.1:8000 un
 test: $(VENV)/.installed ## Build, and run all tests: cargo test, then pytest on the installed package.
 	$(CARGO_PYTHON) $(CARGO_TEST)
 	$(CARGO_PYTHON) BUILD='$(BUILD)' $(BIN)/pytest $(PYTEST)
+
+.PHONY: suites
+suites: $(SUITES_VENV)/.installed ## Run suites that others wrote, from PyPI, against the server.
+	$(SUITES_VENV)/bin/python tests/suites/run.py --work '$(BUILD)/suites' $(SUITES)
 
 .PHONY: test-matrix
 test-matrix: ## Test on 3.12 to 3.15 and with the interpreter's assertions (root; from Debian what is missing).
@@ -123,6 +129,21 @@ $(VENV)/.dependencies: $(VENV)/.interpreter pyproject.toml .ci/constraints.txt
 $(VENV)/.installed: $(VENV)/.dependencies $(PACKAGE_SOURCES)
 	rm -rf build python/rmeinheld.egg-info
 	$(CARGO_PYTHON) $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
+	@rm -rf build python/rmeinheld.egg-info
+	@touch $@
+
+# What the suites of others need, apart from the tests' own environment.
+$(SUITES_VENV)/.dependencies: $(VENV)/.interpreter pyproject.toml .ci/constraints.txt
+	rm -rf $(SUITES_VENV) && '$(INTERPRETER)' -m venv $(SUITES_VENV)
+	$(SUITES_VENV)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(SUITES_VENV)/bin/python -m pip install --quiet --prefer-binary --constraint .ci/constraints.txt --group suites
+	@touch $@
+
+$(SUITES_VENV)/.installed: $(SUITES_VENV)/.dependencies $(VENV)/.installed
+	rm -rf build python/rmeinheld.egg-info $(SUITES_VENV)/wheel
+	$(CARGO_PYTHON) $(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps \
+		--wheel-dir $(SUITES_VENV)/wheel .
+	$(SUITES_VENV)/bin/python -m pip install --quiet --no-deps --force-reinstall $(SUITES_VENV)/wheel/*.whl
 	@rm -rf build python/rmeinheld.egg-info
 	@touch $@
 

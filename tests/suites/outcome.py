@@ -1,0 +1,53 @@
+"""What a suite has found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Outcome:
+    """The result of one suite. `unexpected` are lines for people to read; any of them fails the run."""
+
+    suite: str
+    version: str
+    passed: int = 0
+    failed: int = 0
+    """Failures, expected or not."""
+    expected: int = 0
+    """Failures that are in the suite's table, with their reason."""
+    skipped: int = 0
+    unexpected: list[str] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Of each expected failure, by name."""
+
+    def count(self, faults: Mapping[str, str | None], table: Mapping[str, tuple[str, str]]) -> None:
+        """Count tests by name, each with what is wrong with it or None.
+
+        `table` holds the failures that are expected: what is wrong (the beginning of the text), and why that is right.
+        One that passes, or fails in another way, is as unexpected as a failure that is not in the table.
+        """
+        for name in table.keys() - faults.keys():
+            self.unexpected.append(f"{name}: is in the table of failures, but not in the suite")
+        for name, fault in faults.items():
+            expected, reason = table.get(name, (None, ""))
+            if fault is None:
+                self.passed += 1
+                if expected is not None:
+                    self.unexpected.append(f"{name}: passes, but the table says {expected!r}")
+                continue
+            self.failed += 1
+            if expected is not None and fault.startswith(expected):
+                self.expected += 1
+                self.reasons[name] = reason
+            else:
+                self.unexpected.append(f"{name}: {fault}" + (f" (the table says {expected!r})" if expected else ""))
+
+    def line(self) -> str:
+        """One line that can be quoted."""
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        return (
+            f"{self.suite} {self.version}: {self.passed} of {self.passed + self.failed} passed, "
+            f"{self.failed} failed ({self.expected} as expected){skipped}"
+        )

@@ -1,0 +1,95 @@
+"""Suites that others wrote, run against the server: `make suites`.
+
+Their code comes from PyPI at pinned versions, and is not part of this repository. Each suite prints a line that can be
+quoted, and all of them together write `results.json`. Each has a table of the failures that are expected, with the
+reason of each. Whatever differs from it, also for the better, makes the exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+# What the tests of this repository stand on, and their applications.
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "apps")]
+
+import gunicorn_corpus  # noqa: E402
+from outcome import Outcome  # noqa: E402
+
+SDISTS = HERE / "sdists.txt"
+
+type Run = Callable[[Path, Path], Outcome]
+
+SUITES: dict[str, tuple[str, Run]] = {
+    "gunicorn": ("gunicorn", gunicorn_corpus.run),
+}
+"""By name: the package whose source distribution holds it, and what runs it."""
+
+
+def fetch(package: str, work: Path) -> Path:
+    """The directory of the package's source distribution, which pip downloads and checks."""
+    (requirement,) = (line for line in SDISTS.read_text().splitlines() if line.startswith(f"{package}=="))
+    pinned = requirement.split()[0].partition("==")[2]
+    assert version(package) == pinned, f"{package} {version(package)} is installed, and sdists.txt has {pinned}"
+    directory = work / f"{package}-{pinned}"
+    if not directory.is_dir():
+        downloads = work / "downloads"
+        downloads.mkdir(exist_ok=True)
+        (downloads / f"{package}.txt").write_text(requirement)
+        options = ["--quiet", "--no-deps", "--no-binary", package, "--require-hashes", "--dest", str(downloads)]
+        command = [sys.executable, "-m", "pip", "download", *options, "--requirement", f"{downloads}/{package}.txt"]
+        subprocess.run(command, check=True)
+        with tarfile.open(downloads / f"{package}-{pinned}.tar.gz") as archive:
+            archive.extractall(work, filter="data")
+    return directory
+
+
+def run(name: str, work: Path) -> Outcome:
+    """Run one suite. What it prints is in the file `<name>.log`."""
+    package, run_suite = SUITES[name]
+    sdist = fetch(package, work)
+    directory = work / f"run-{name}"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    with (work / f"{name}.log").open("w") as log, contextlib.redirect_stdout(log):
+        return run_suite(sdist, directory)
+
+
+def main() -> int:
+    """Run the suites that the command line names, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="directory for downloads, logs and results.json")
+    parser.add_argument("suites", nargs="*", metavar="suite", help=f"any of {', '.join(SUITES)}; default: all")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.suites) - set(SUITES):
+        parser.error(f"no such suite: {', '.join(sorted(unknown))}")
+    work: Path = arguments.work.resolve()
+    results = []
+    is_as_expected = True
+    for name in arguments.suites or SUITES:
+        started = time.monotonic()
+        outcome = run(name, work)
+        print(outcome.line(), flush=True)
+        for text in outcome.unexpected:
+            print(f"  unexpected: {text}")
+        is_as_expected &= not outcome.unexpected
+        results.append(dataclasses.asdict(outcome) | {"seconds": round(time.monotonic() - started, 1)})
+    facts = {"rmeinheld": version("rmeinheld"), "python": platform.python_version(), "suites": results}
+    (work / "results.json").write_text(json.dumps(facts, indent=2) + "\n")
+    return 0 if is_as_expected else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
