@@ -26,6 +26,9 @@ MARKER = b"GET /after HTTP/1.1\r\nHost: after\r\nConnection: close\r\n\r\n"
 """Ends every stream: it shows where a reader believes that a request begins."""
 
 
+STREAMS_OF_A_SERVER = 10_000
+
+
 class Request(NamedTuple):
     """A request as an application sees it. `fields` are the keys of the environ that come from fields."""
 
@@ -55,14 +58,23 @@ class Seen:
 
 
 class Ours:
-    """This server, running `corpus_app`, with a connection for each stream."""
+    """This server, running `corpus_app`, with a connection for each stream.
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._log_position = len(server.log())
+    `start` starts one. There is another after every `STREAMS_OF_A_SERVER` streams, as reasons are looked up in its log.
+    """
+
+    def __init__(self, start: Callable[[], Server]) -> None:
+        self._start = start
+        self._server = start()
+        self._log_position = 0
+        self._streams = 0
 
     def read(self, stream: bytes) -> Seen:
         """Send the stream and its end, and read all answers."""
+        if self._streams == STREAMS_OF_A_SERVER:
+            self._server.stop()
+            self._server, self._log_position, self._streams = self._start(), 0, 0
+        self._streams += 1
         requests: list[Request] = []
         with self._server.connect() as connection:
             connection.send(stream)
