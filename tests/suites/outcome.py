@@ -22,10 +22,11 @@ class Outcome:
     reasons: dict[str, str] = field(default_factory=dict)
     """Of each expected failure, by name."""
 
-    def count(self, faults: Mapping[str, str | None], table: Mapping[str, tuple[str, str]]) -> None:
+    def count(self, faults: Mapping[str, str | None], table: Mapping[str, tuple[str | tuple[str, ...], str]]) -> None:
         """Count tests by name, each with what is wrong with it or None.
 
-        `table` holds the failures that are expected: what is wrong (the beginning of the text), and why that is right.
+        `table` holds the failures that are expected: what is wrong (the beginning of the text, or several that may
+        be it), and why that is right.
         One that passes, or fails in another way, is as unexpected as a failure that is not in the table.
         """
         for name in table.keys() - faults.keys():

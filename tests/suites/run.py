@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -24,18 +25,24 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 # What the tests of this repository stand on, and their applications.
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "apps")]
+# For the servers, which are processes of their own.
+os.environ["PYTHONPATH"] = str(HERE)
 
+import django_tests  # noqa: E402
 import gunicorn_corpus  # noqa: E402
+import requests_tests  # noqa: E402
+import validators  # noqa: E402
 from outcome import Outcome  # noqa: E402
 
 SDISTS = HERE / "sdists.txt"
 
-type Run = Callable[[Path, Path], Outcome]
-
-SUITES: dict[str, tuple[str, Run]] = {
-    "gunicorn": ("gunicorn", gunicorn_corpus.run),
+SUITES: dict[str, Callable[[Path, Path], list[Outcome]]] = {
+    "gunicorn": lambda work, directory: [gunicorn_corpus.run(fetch("gunicorn", work), directory)],
+    "requests": lambda work, directory: [requests_tests.run(fetch("requests", work), directory)],
+    "django": lambda work, directory: [django_tests.run(fetch("django", work), directory)],
+    "validators": lambda work, directory: validators.run(directory),
 }
-"""By name: the package whose source distribution holds it, and what runs it."""
+"""By name, what runs a suite with the directory for all of them, and its own."""
 
 
 def fetch(package: str, work: Path) -> Path:
@@ -56,15 +63,13 @@ def fetch(package: str, work: Path) -> Path:
     return directory
 
 
-def run(name: str, work: Path) -> Outcome:
+def run(name: str, work: Path) -> list[Outcome]:
     """Run one suite. What it prints is in the file `<name>.log`."""
-    package, run_suite = SUITES[name]
-    sdist = fetch(package, work)
     directory = work / f"run-{name}"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     with (work / f"{name}.log").open("w") as log, contextlib.redirect_stdout(log):
-        return run_suite(sdist, directory)
+        return SUITES[name](work, directory)
 
 
 def main() -> int:
@@ -80,12 +85,15 @@ def main() -> int:
     is_as_expected = True
     for name in arguments.suites or SUITES:
         started = time.monotonic()
-        outcome = run(name, work)
-        print(outcome.line(), flush=True)
-        for text in outcome.unexpected:
-            print(f"  unexpected: {text}")
-        is_as_expected &= not outcome.unexpected
-        results.append(dataclasses.asdict(outcome) | {"seconds": round(time.monotonic() - started, 1)})
+        outcomes = run(name, work)
+        seconds = round(time.monotonic() - started, 1)
+        for outcome in outcomes:
+            print(outcome.line(), flush=True)
+            for text in outcome.unexpected:
+                print(f"  unexpected: {text}")
+            is_as_expected &= not outcome.unexpected
+            results.append(dataclasses.asdict(outcome))
+        print(f"  in {seconds} s", flush=True)
     facts = {"rmeinheld": version("rmeinheld"), "python": platform.python_version(), "suites": results}
     (work / "results.json").write_text(json.dumps(facts, indent=2) + "\n")
     return 0 if is_as_expected else 1
