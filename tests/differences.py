@@ -28,6 +28,13 @@ def members(value: str) -> list[str]:
 STRICTER = (
     # Required of a server.
     refusal(GUNICORN, "400: no Host", "400 for HTTP/1.1 without Host is a must (RFC 9112 3.2)"),
+    Known(
+        H11,
+        "refused 400: no Host",
+        "accepted",
+        "a later minor version is read as 1.1 (RFC 9110 2.5), and needs Host too; h11 asks for it in 1.1 alone",
+        lambda place: place.accepted.version not in ("HTTP/1.0", "HTTP/1.1"),
+    ),
     refusal(BOTH, "400: invalid Host", "400 for an invalid Host is a must (RFC 9112 3.2)"),
     refusal(H11, "400: a line does not end in CRLF", "taking a bare LF for a line end is a may (RFC 9112 2.2)"),
     refusal(H11, "400: invalid byte in a field value", "control bytes are invalid in a value (RFC 9110 5.5)"),

@@ -258,13 +258,16 @@ def compare(peer: str, ours: Seen, theirs: Seen, stream: bytes, known: Sequence[
 
 
 def is_same(our: Request, their: Request) -> bool:
-    """Do both see the same request? A minor version above 1 is read as 1 (RFC 9110 2.5)."""
-    version = re.sub(r"HTTP/1\.[2-9]", "HTTP/1.1", their.version)
-    # h11 gives the name of the coding in small letters.
-    ours, theirs = (
-        {key: value.lower() if key == CODING else value for key, value in seen.fields.items()} for seen in (our, their)
-    )
-    return our._replace(fields=ours) == their._replace(fields=theirs, version=version)
+    """Do both see the same request?"""
+    return comparable(our) == comparable(their)
+
+
+def comparable(seen: Request) -> Request:
+    """Without what readers may show in their own way."""
+    # A minor version above 1 is read as 1 (RFC 9110 2.5), and h11 gives the name of the coding in small letters.
+    version = re.sub(r"HTTP/1\.[2-9]", "HTTP/1.1", seen.version)
+    fields = {key: value.lower() if key == CODING else value for key, value in seen.fields.items()}
+    return seen._replace(version=version, fields=fields)
 
 
 CODING = "HTTP_TRANSFER_ENCODING"

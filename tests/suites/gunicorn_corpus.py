@@ -22,10 +22,14 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from outcome import Outcome
+from rmeinheld.settings import OPTIONS
 from serving import Connection, ConnectionEnded, Option, Response, Server, Servers, request
 
 LIMITS = ("limit_request_line", "limit_request_fields", "limit_request_field_size")
 """Options of Gunicorn that the server has too. The corpus means Gunicorn's defaults where a case sets none of them."""
+
+SHARED = [option for option in (*LIMITS, "header_map") if option in OPTIONS]
+"""Options that a case may set."""
 
 STRICTER = "stricter than Gunicorn, where the RFC leaves the choice: "
 
@@ -97,18 +101,18 @@ def load(sdist: Path) -> tuple[list[Case], list[str]]:
         settings = {option: setting.get() for option, setting in module["cfg"].settings.items()}
         changed = {option: value for option, value in settings.items() if value != default.settings[option].get()}
         # 0 means no limit here, and a default in Gunicorn.
-        if not all(option in LIMITS and value != 0 for option, value in changed.items()):
+        if not all(option in SHARED and value != 0 for option, value in changed.items()):
             others.append(name)
             continue
-        limits: dict[str, Option] = {option: settings[option] for option in LIMITS}
+        options: dict[str, Option] = {option: settings[option] for option in (*LIMITS, *changed)}
         # Gunicorn counts the CRLF of a field line.
-        limits["limit_request_field_size"] = settings["limit_request_field_size"] - len("\r\n")
+        options["limit_request_field_size"] = settings["limit_request_field_size"] - len("\r\n")
         expected = module["request"]
         if path.parent.name == "valid":
             requests = expected if isinstance(expected, list) else [expected]
-            cases.append(Case(name, treq.request(str(path), expected).data, limits, requests))
+            cases.append(Case(name, treq.request(str(path), expected).data, options, requests))
         else:
-            cases.append(Case(name, treq.badrequest(str(path)).data, limits, None))
+            cases.append(Case(name, treq.badrequest(str(path)).data, options, None))
     return cases, others
 
 
