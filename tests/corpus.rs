@@ -6,14 +6,16 @@
 use std::path::Path;
 use std::{fs, iter};
 
-use _rmeinheld::http::chunked::ChunkedDecoder;
-use _rmeinheld::http::error::RequestError;
-use _rmeinheld::http::framing::BodyFraming;
-use _rmeinheld::http::head::{Head, Limits, Parsed, Span};
+use _rmeinheld::http::chunked::ChunkLimits;
+use _rmeinheld::http::head::Limits;
 use serde_json::Value;
 
+use receiver::{Receiver, Seen, Stage, Terms};
+
+mod receiver;
+
 /// The defaults of the server (`rmeinheld.settings`).
-const LIMITS: Limits = Limits { request_line_bytes: 8208, field_count: 128, field_bytes: 8192, head_bytes: 80 * 1024 };
+const HEAD: Limits = Limits { request_line_bytes: 8208, field_count: 128, field_bytes: 8192, head_bytes: 80 * 1024 };
 /// The server's default for the longest body.
 const BODY_BYTES: u64 = 16 * 1024 * 1024;
 /// Longer inputs are not split at every position, nor fed byte by byte.
@@ -24,135 +26,22 @@ const STEP_BYTES: usize = 97;
 /// The request that shows whether another one would be served.
 const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nHost: test\r\n\r\n";
 
-/// What the server sees of a request. Text is latin-1.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Seen {
-    method: String,
-    target: String,
-    query: String,
-    body: String,
-}
-
 /// What a connection has seen, the status of the error that ended it, and how it stands.
 type Outcome = (Vec<Seen>, Option<u16>, &'static str);
 
-/// Where in the stream of requests a connection is.
-enum Stage {
-    Head,
-    Length(u64),
-    Chunked(ChunkedDecoder),
-    /// Whatever comes is no request.
-    Over(Option<RequestError>),
-}
-
-/// The receiving side of a connection, as the server has it but for the socket.
-struct Receiver {
-    buffer: Vec<u8>,
-    head: Head,
-    stage: Stage,
-    keep_alive: bool,
-    current: Seen,
-    seen: Vec<Seen>,
-}
-
-impl Receiver {
-    fn new() -> Self {
-        Self {
-            buffer: Vec::new(),
-            head: Head::new(),
-            stage: Stage::Head,
-            keep_alive: true,
-            current: Seen::default(),
-            seen: Vec::new(),
-        }
+/// What has become of the connection. That it is open is shown by one more request, which is not in the outcome.
+fn outcome(mut receiver: Receiver, is_open: bool) -> Outcome {
+    if is_open {
+        receiver.feed(NEXT);
+        let next = receiver.seen.pop();
+        let is_next = next.is_some_and(|next| next.target == "/next") && receiver.buffer.is_empty();
+        return (receiver.seen, None, if is_next { "open" } else { "unusable" });
     }
-
-    fn feed(&mut self, piece: &[u8]) {
-        self.buffer.extend_from_slice(piece);
-        loop {
-            match self.advance() {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => self.stage = Stage::Over(Some(error)),
-            }
-        }
+    match receiver.stage {
+        Stage::Over(error) => (receiver.seen, error.map(|error| error.status()), "closed"),
+        Stage::Head if receiver.buffer.is_empty() => (receiver.seen, None, "open"),
+        _ => (receiver.seen, None, "incomplete"),
     }
-
-    /// Takes one step. Is there something left to do?
-    fn advance(&mut self) -> Result<bool, RequestError> {
-        match &mut self.stage {
-            Stage::Over(_) => return Ok(false),
-            Stage::Head if self.buffer.is_empty() => return Ok(false),
-            Stage::Head => {
-                if self.head.parse(&self.buffer, &LIMITS)? == Parsed::Partial {
-                    return Ok(false);
-                }
-                self.take_head()?;
-            }
-            Stage::Length(0) => self.finish(),
-            Stage::Length(left) => {
-                let count = usize::try_from(*left).map_or(self.buffer.len(), |left| left.min(self.buffer.len()));
-                *left -= count as u64;
-                self.current.body.extend(self.buffer.drain(..count).map(char::from));
-                return Ok(count > 0);
-            }
-            Stage::Chunked(decoder) => {
-                let decoded = decoder.decode(&self.buffer)?;
-                self.current.body.push_str(&latin1(&self.buffer[decoded.data]));
-                self.buffer.drain(..decoded.consumed);
-                if decoded.finished {
-                    self.finish();
-                } else {
-                    return Ok(decoded.consumed > 0);
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    fn take_head(&mut self) -> Result<(), RequestError> {
-        let text = |span: Span| latin1(span.of(&self.buffer));
-        self.current = Seen {
-            method: text(self.head.method),
-            target: text(self.head.target),
-            query: text(self.head.query),
-            body: String::new(),
-        };
-        // The server closes after its answer to CONNECT (RFC 9110 9.3.6).
-        self.keep_alive = self.head.keep_alive && self.current.method != "CONNECT";
-        self.stage = match self.head.body {
-            BodyFraming::Length(length) if length > BODY_BYTES => return Err(RequestError::BodyTooLarge),
-            BodyFraming::Length(length) => Stage::Length(length),
-            BodyFraming::Chunked => Stage::Chunked(ChunkedDecoder::default()),
-            BodyFraming::None => Stage::Length(0),
-        };
-        self.buffer.drain(..self.head.length);
-        Ok(())
-    }
-
-    fn finish(&mut self) {
-        self.seen.push(std::mem::take(&mut self.current));
-        self.stage = if self.keep_alive { Stage::Head } else { Stage::Over(None) };
-    }
-
-    /// What has become of the connection. That it is open is shown by one more request, which is not in the outcome.
-    fn outcome(mut self, is_open: bool) -> Outcome {
-        if is_open {
-            self.feed(NEXT);
-            let next = self.seen.pop();
-            let is_next = next.is_some_and(|next| next.target == "/next") && self.buffer.is_empty();
-            return (self.seen, None, if is_next { "open" } else { "unusable" });
-        }
-        match self.stage {
-            Stage::Over(error) => (self.seen, error.map(|error| error.status()), "closed"),
-            Stage::Head if self.buffer.is_empty() => (self.seen, None, "open"),
-            _ => (self.seen, None, "incomplete"),
-        }
-    }
-}
-
-fn latin1(bytes: &[u8]) -> String {
-    bytes.iter().copied().map(char::from).collect()
 }
 
 /// A string, or the parts that a long one is made of: strings, and objects of a string to `repeat` and `times`.
@@ -179,9 +68,9 @@ fn corpus() -> Vec<Value> {
 
 /// Feeds the pieces; what is wrong with the outcome, or none.
 fn fault<'a>(case: &Value, pieces: impl IntoIterator<Item = &'a [u8]>) -> Option<String> {
-    let mut receiver = Receiver::new();
+    let mut receiver = Receiver::new(Terms { head: HEAD, chunks: ChunkLimits::default(), body_bytes: BODY_BYTES });
     pieces.into_iter().for_each(|piece| receiver.feed(piece));
-    let (seen, error, then) = receiver.outcome(case["then"] == "open");
+    let (seen, error, then) = outcome(receiver, case["then"] == "open");
     let expected = case["expect"].as_array().unwrap();
     let requests: Vec<&Value> = expected.iter().filter(|item| item.get("error").is_none()).collect();
     let status = expected.iter().find_map(|item| item.get("error"));
