@@ -1,0 +1,323 @@
+"""Fuzz the HTTP layer: `make fuzz`, or `python tests/fuzz/run.py`.
+
+Each target is built with the coverage that libFuzzer needs, on a stable compiler. It replays the inputs in
+`regressions/`, and then goes on from seeds made of the requests in `tests/corpus` and from what earlier runs have kept
+in the build directory. An input that fails is left there, too, with the command that runs it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+DIRECTORY = Path(__file__).resolve().parent
+ROOT = DIRECTORY.parents[1]
+TARGETS = ("head", "framing", "chunked", "connection", "response")
+
+LONGEST_INPUT_BYTES = 4096
+LONGEST_SEED_BYTES = 3072
+"""Seeds leave room to grow."""
+HANG_SECONDS = 10
+MEMORY_MB = 1024
+GRACE_SECONDS = 120
+"""A target that runs so much longer than it was told to has hung."""
+
+SHOWN_LINES = 20
+"""Of what a target says when it fails."""
+
+RUST_FLAGS = (
+    "--cfg=fuzzing",
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+)
+"""What cargo-fuzz passes, but for the sanitizers, which need a nightly compiler; `http` itself has no unsafe code."""
+
+
+class Result(NamedTuple):
+    """What one target has done."""
+
+    executions: int
+    per_second: int
+    edges: int
+    crashes: list[Path]
+    is_passed: bool
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a target's files are."""
+
+    target: str
+    build: Path
+
+    @property
+    def regressions(self) -> Path:
+        return DIRECTORY / "regressions" / self.target
+
+    @property
+    def seeds(self) -> Path:
+        return self.build / "seeds" / self.target
+
+    @property
+    def kept(self) -> Path:
+        """Inputs that have found something new, from this run and those before."""
+        return self.build / "kept" / self.target
+
+    @property
+    def crashes(self) -> Path:
+        return self.build / "crashes" / self.target
+
+    @property
+    def log(self) -> Path:
+        return self.build / f"{self.target}.log"
+
+
+# --- seeds: src/input.rs tells what the first bytes of an input mean -------------------------------------------------
+
+DEFAULT_LIMITS = b"\xff\xff\xff\0\0"
+DEFAULT_CHUNK_LIMITS = b"\xff\xff\xff"
+LONGEST_BODY = b"\xff\xff"
+CUTS = b"\x10\x00\x06\x00"
+"""A piece of 16 bytes, then of 7 bytes and of one in turn."""
+
+
+def text_of(value: Any) -> str:
+    """A text of the corpus: a string, or a list of parts (see CONTRIBUTING.md)."""
+    if isinstance(value, str):
+        return value
+    return "".join(part if isinstance(part, str) else part["repeat"] * part["times"] for part in value)
+
+
+def corpus() -> Iterator[bytes]:
+    """The input of each case in tests/corpus."""
+    for path in sorted((ROOT / "tests" / "corpus").glob("*.json")):
+        for case in json.loads(path.read_text()):
+            yield text_of(case["input"]).encode("latin-1")
+
+
+def head_seeds(request: bytes) -> Iterator[bytes]:
+    yield DEFAULT_LIMITS + CUTS + request
+
+
+def connection_seeds(request: bytes) -> Iterator[bytes]:
+    yield DEFAULT_LIMITS + DEFAULT_CHUNK_LIMITS + LONGEST_BODY + CUTS + request
+
+
+def framing_seeds(request: bytes) -> Iterator[bytes]:
+    head, _, _ = request.partition(b"\r\n\r\n")
+    lines = []
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.strip().lower() in (b"content-length", b"transfer-encoding"):
+            lines.append((b"l" if name.strip().lower() == b"content-length" else b"c") + value.replace(b"\n", b""))
+    if lines:
+        yield bytes([b"HTTP/1.0" in head]) + b"\n".join(lines)
+
+
+def chunked_seeds(request: bytes) -> Iterator[bytes]:
+    head, _, body = request.partition(b"\r\n\r\n")
+    if b"transfer-encoding" in head.lower():
+        yield DEFAULT_CHUNK_LIMITS + CUTS + b"\0" + body
+        yield DEFAULT_CHUNK_LIMITS + CUTS + b"\3\4\x10\0" + body
+
+
+def response_seeds(request: bytes) -> Iterator[bytes]:
+    head, _, _ = request.partition(b"\r\n\r\n")
+    texts = [b"200 OK"]
+    for line in head.split(b"\r\n")[1:]:
+        name, _, value = line.partition(b":")
+        texts += [name, value]
+    if all(len(text) < 256 for text in texts):
+        yield b"\x0a\x05\x00" + b"".join(bytes([len(text)]) + text for text in texts)
+
+
+SEEDS = {
+    "head": head_seeds,
+    "framing": framing_seeds,
+    "chunked": chunked_seeds,
+    "connection": connection_seeds,
+    "response": response_seeds,
+}
+
+
+def write_seeds(places: Places) -> None:
+    shutil.rmtree(places.seeds, ignore_errors=True)
+    places.seeds.mkdir(parents=True)
+    seeds = {seed for request in corpus() for seed in SEEDS[places.target](request)}
+    for number, seed in enumerate(sorted(seeds)):
+        if len(seed) <= LONGEST_SEED_BYTES:
+            (places.seeds / f"{number:05}").write_bytes(seed)
+
+
+# --- building and running --------------------------------------------------------------------------------------------
+
+
+def fail(text: str) -> NoReturn:
+    print(f"fuzz: {text}", file=sys.stderr)
+    sys.exit(2)
+
+
+def built_targets(build: Path, targets: list[str]) -> dict[str, Path]:
+    """Compiles the targets; gives their executables."""
+    compiler = shlex.split(os.environ.get("CXX") or "c++")[0]
+    for program, remedy in ((compiler, "libFuzzer is written in C++ (Debian: apt install g++)"), ("cargo", "")):
+        if not shutil.which(program):
+            fail(f"there is no {program}. {remedy}")
+    version = subprocess.run(["rustc", "-vV"], check=True, capture_output=True, text=True).stdout
+    # With an explicit target, the flags are for the targets only, not for build scripts, which could not link.
+    host = next(line.removeprefix("host: ") for line in version.splitlines() if line.startswith("host: "))
+    environment = {
+        **os.environ,
+        "CARGO_TARGET_DIR": str(build / "target"),
+        "CARGO_ENCODED_RUSTFLAGS": "\x1f".join(RUST_FLAGS),
+    }
+    command = ["cargo", "build", "--locked", "--release", "--target", host]
+    for target in targets:
+        command += ["--bin", target]
+    if subprocess.run(command, cwd=DIRECTORY, env=environment).returncode != 0:
+        fail("the targets cannot be built")
+    return {target: build / "target" / host / "release" / target for target in targets}
+
+
+def files_in(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.glob("*") if path.is_file() and not path.name.startswith("."))
+
+
+def run_target(program: Path, places: Places, seconds: int, jobs: int) -> Result:
+    write_seeds(places)
+    places.kept.mkdir(parents=True, exist_ok=True)
+    places.crashes.mkdir(parents=True, exist_ok=True)
+    found_before = files_in(places.crashes)
+    common = [
+        str(program),
+        f"-timeout={HANG_SECONDS}",
+        f"-rss_limit_mb={MEMORY_MB}",
+        f"-artifact_prefix={places.crashes}/",
+    ]
+
+    with places.log.open("w") as log:
+        # First what has once failed, each input on its own, as one that fails ends its process.
+        failed = []
+        for path in files_in(places.regressions) + found_before:
+            if subprocess.run([*common, str(path)], stdout=log, stderr=subprocess.STDOUT).returncode != 0:
+                failed.append(path)
+        if failed:
+            return Result(0, 0, 0, failed, False)
+        command = [
+            *common,
+            f"-max_total_time={seconds}",
+            f"-max_len={LONGEST_INPUT_BYTES}",
+            f"-dict={DIRECTORY / 'dictionary.txt'}",
+            "-print_final_stats=1",
+            "-use_value_profile=1",
+            *([f"-fork={jobs}"] if jobs > 1 else []),
+            str(places.kept),
+            str(places.seeds),
+            *([str(places.regressions)] if places.regressions.is_dir() else []),
+        ]
+        log.flush()
+        try:
+            outcome = subprocess.run(
+                command, stdout=log, stderr=subprocess.STDOUT, cwd=places.build, timeout=seconds + GRACE_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            print(f"fuzz: {places.target} hangs", file=sys.stderr)
+            return Result(0, 0, 0, [], False)
+
+    crashes = [path for path in files_in(places.crashes) if path not in found_before]
+    executions, edges = figures(places.log.read_text(errors="replace"))
+    is_passed = outcome.returncode == 0 and not crashes and executions > 0
+    return Result(executions, executions // max(seconds, 1), edges, crashes, is_passed)
+
+
+def figures(log: str) -> tuple[int, int]:
+    """Executions and covered edges, of the last line of libFuzzer's that tells them."""
+    seen = re.findall(r"^#(\d+):?\s.*?\bcov: (\d+)", log, re.MULTILINE)
+    executions, edges = map(int, seen[-1]) if seen else (0, 0)
+    total = re.findall(r"^stat::number_of_executed_units:\s*(\d+)", log, re.MULTILINE)
+    return max([executions, *map(int, total)]), edges
+
+
+def report_failure(program: Path, places: Places, result: Result) -> None:
+    print(f"  the whole log: {places.log}")
+    if not result.crashes:
+        print("\n".join(places.log.read_text(errors="replace").splitlines()[-SHOWN_LINES:]))
+    minimise = ["-minimize_crash=1", "-max_total_time=60", f"-artifact_prefix={places.crashes}/"]
+    for path in result.crashes:
+        print(f"  input:        {path}")
+        print(f"  to reproduce: {shlex.join([str(program), str(path)])}")
+        print(f"  to minimise:  {shlex.join([str(program), *minimise, str(path)])}")
+    for path in result.crashes[:1]:
+        print(fault(program, path))
+
+
+def fault(program: Path, path: Path) -> str:
+    """What the target says of an input, without the backtrace."""
+    command = [str(program), f"-timeout={HANG_SECONDS}", f"-rss_limit_mb={MEMORY_MB}", str(path)]
+    environment = {**os.environ, "RUST_BACKTRACE": "0"}
+    ended = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    lines = ended.stdout.splitlines()
+    faults = (number for number, line in enumerate(lines) if "panicked at" in line or "ERROR: libFuzzer" in line)
+    return "\n".join(lines[next(faults, 0) :][:SHOWN_LINES])
+
+
+def at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Fuzz the HTTP layer.")
+    parser.add_argument("--seconds", type=at_least_one, default=60, help="for each target (default 60)")
+    parser.add_argument("--jobs", type=at_least_one, default=1, help="processes for each target (default 1)")
+    parser.add_argument(
+        "--target", action="append", choices=TARGETS, help="a target to run; may be repeated (default all)"
+    )
+    parser.add_argument("--build", type=Path, default=ROOT / ".build", help="what is built and found (default .build)")
+    arguments = parser.parse_args()
+    build = arguments.build.resolve() / "fuzz"
+    build.mkdir(parents=True, exist_ok=True)
+    programs = built_targets(build, arguments.target or list(TARGETS))
+
+    total = crashes = 0
+    failed = []
+    for target, program in programs.items():
+        places = Places(target, build)
+        print(f"{target:<11} {arguments.seconds} s, {len(files_in(places.regressions))} regressions", flush=True)
+        result = run_target(program, places, arguments.seconds, arguments.jobs)
+        print(
+            f"{target:<11} {result.executions} executions, {result.per_second}/s, "
+            f"{result.edges} edges covered, {len(result.crashes)} crashes",
+            flush=True,
+        )
+        total += result.executions
+        crashes += len(result.crashes)
+        if not result.is_passed:
+            failed.append(target)
+            report_failure(program, places, result)
+    verdict = f"FAILED: {', '.join(failed)}" if failed else "passed"
+    print(f"fuzz: {len(programs)} targets, {total} executions, {crashes} crashes: {verdict}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,24 @@
+//! Fuzz targets for `rmeinheld::http`: each module's `run` takes arbitrary bytes and panics where a promise is broken.
+//!
+//! The binaries in `fuzz_targets` hand them to libFuzzer; `make fuzz` builds and runs them. What is accepted is
+//! compared with [`reference`], a second and much plainer reading of the RFCs; what arrives in pieces, with what
+//! arrives whole. How the first bytes of an input choose limits and pieces is in [`input`].
+
+pub mod chunked;
+pub mod connection;
+pub mod framing;
+pub mod head;
+pub mod input;
+pub mod reference;
+pub mod response;
+
+#[path = "../../receiver/mod.rs"]
+pub mod receiver;
+
+/// The statuses that a request can be refused with before a byte of its body is read.
+pub const HEAD_STATUSES: [u16; 6] = [400, 414, 417, 431, 501, 505];
+
+/// Bytes as text for messages.
+pub fn shown(bytes: &[u8]) -> String {
+    bytes.escape_ascii().to_string()
+}
