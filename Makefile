@@ -9,6 +9,7 @@ PYTHON ?=
 PORT ?= 8000
 PYTEST ?=
 BENCH ?=
+FUZZ ?=
 SUITES ?=
 BUILD ?= .build
 SHELL := /bin/sh
@@ -46,12 +47,16 @@ else
 CARGO_TEST := LD_LIBRARY_PATH='$(LIBDIR)' cargo test --locked
 endif
 
+# The fuzz targets are a package of their own, without Python.
+CARGO_FUZZ := CARGO_TARGET_DIR='$(abspath $(BUILD))/fuzz/target'
+
 .PHONY: help
 help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 	@echo
 	@echo '  PYTHON=3.12 or PYTHON=/path/to/python chooses the interpreter, PYTEST="-k name" the tests,'
-	@echo '  PORT=8001 the port of run, BENCH="--rounds 1" the options of bench, SUITES="django" which suites.'
+	@echo '  PORT=8001 the port of run, BENCH="--rounds 1" the options of bench, FUZZ="--target head" those of fuzz,'
+	@echo '  SUITES="django" which suites.'
 
 .PHONY: run
 run: $(VENV)/.installed ## Build, and serve the demo at http://127.0.0.1:8000 until Ctrl-C.
@@ -75,6 +80,8 @@ lint: $(VENV)/.dependencies ## Check format and lints, and that the lower layers
 	cargo fmt --check
 	$(CARGO_PYTHON) cargo clippy --locked --all-targets -- -D warnings
 	$(CARGO_PYTHON) cargo clippy --locked --all-targets --no-default-features -- -D warnings
+	cd tests/fuzz && cargo fmt --check
+	cd tests/fuzz && $(CARGO_FUZZ) cargo clippy --locked --all-targets --no-default-features -- -D warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
@@ -88,12 +95,17 @@ types: $(VENV)/.installed ## Check the types of Python code, and the stubs again
 .PHONY: format
 format: $(VENV)/.dependencies ## Format Rust and Python.
 	cargo fmt
+	cd tests/fuzz && cargo fmt
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 .PHONY: bench
 bench: $(VENV)/.installed ## Measure against other servers (about 25 minutes; BENCH=--quick to see that it runs).
 	$(BIN)/python benches/run.py $(BENCH)
+
+.PHONY: fuzz
+fuzz: ## Fuzz the HTTP layer, each target for a minute (FUZZ="--seconds 600 --jobs 2 --target head").
+	@'$(INTERPRETER)' tests/fuzz/run.py --build '$(BUILD)' $(FUZZ)
 
 .PHONY: wheel
 wheel: $(VENV)/.dependencies ## Build the wheel into dist/.

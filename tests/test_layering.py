@@ -264,6 +264,14 @@ def test_http_needs_only_std_httparse_and_memchr(sources: dict[Path, str]) -> No
     assert complaints == []
 
 
+def test_the_crates_of_http_are_fuzzed_as_they_are_shipped() -> None:
+    shipped, fuzzed = (
+        {package["name"]: package["version"] for package in tomllib.loads(path.read_text())["package"]}
+        for path in (ROOT / "Cargo.lock", ROOT / "tests" / "fuzz" / "Cargo.lock")
+    )
+    assert {name: fuzzed[name] for name in HTTP_CRATES} == {name: shipped[name] for name in HTTP_CRATES}
+
+
 def test_may_is_named_only_in_coroutine_and_nothing_forbidden_of_it(sources: dict[Path, str]) -> None:
     assert [text for path, source in sources.items() for text in forbidden_uses_of_may(path, source)] == []
 
