@@ -27,7 +27,7 @@ pub enum RequestError {
     FieldsTooLarge(&'static str),
     /// 501: the text names what the server lacks.
     NotImplemented(&'static str),
-    /// 505: a version of HTTP other than 1.0 and 1.1.
+    /// 505: a major version of HTTP other than 1.
     VersionNotSupported,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for RequestError {
             Self::BodyTooLarge => "the request body is over the limit",
             Self::UriTooLong => "the request line is over the limit",
             Self::ExpectationFailed => "an expectation other than 100-continue",
-            Self::VersionNotSupported => "a version other than HTTP/1.0 and HTTP/1.1",
+            Self::VersionNotSupported => "a major version of HTTP other than 1",
         })
     }
 }
@@ -86,7 +86,7 @@ mod tests {
             (RequestError::ExpectationFailed, 417, "an expectation other than 100-continue"),
             (RequestError::FieldsTooLarge("limit"), 431, "limit"),
             (RequestError::NotImplemented("lack"), 501, "lack"),
-            (RequestError::VersionNotSupported, 505, "a version other than HTTP/1.0 and HTTP/1.1"),
+            (RequestError::VersionNotSupported, 505, "a major version of HTTP other than 1"),
         ];
         for (error, status, line) in table {
             assert_eq!((error.status(), error.to_string().as_str()), (status, line));

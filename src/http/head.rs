@@ -28,6 +28,7 @@ const BARE_LF: RequestError = RequestError::BadRequest("a line does not end in C
 const EMPTY_LINES: RequestError =
     RequestError::BadRequest("more than one empty line before the request (RFC 9112 2.2)");
 const BAD_REQUEST_LINE: RequestError = RequestError::BadRequest("invalid request line (RFC 9112 3)");
+const BAD_VERSION: RequestError = RequestError::BadRequest("invalid HTTP version (RFC 9112 2.3)");
 const BAD_TARGET: RequestError = RequestError::BadRequest("invalid request target (RFC 9112 3.2)");
 const TWO_CONTENT_TYPES: RequestError = RequestError::BadRequest("more than one Content-Type (RFC 9110 5.3, 8.3)");
 const BAD_CONNECT: RequestError = RequestError::BadRequest("CONNECT without host and port (RFC 9112 3.2.3)");
@@ -209,8 +210,24 @@ impl Head {
         match request.parse_with_uninit_headers(message, scratch) {
             Ok(httparse::Status::Complete(length)) => self.accept(window, start + length, &request, limits),
             Ok(httparse::Status::Partial) => Ok(Parsed::Partial),
-            Err(error) => refuse(error, message),
+            Err(httparse::Error::Version) => match unknown_version(message)? {
+                Some(minor_at) => self.parse_as_1_1(window, start + minor_at, limits),
+                None => Ok(Parsed::Partial),
+            },
+            Err(error) => Err(refuse(error)),
         }
+    }
+
+    /// RFC 9110 2.5: a higher minor version is processed as the highest one that the recipient knows. Only 1.0 and 1.1
+    /// exist, so a copy that says 1.1 costs nobody anything.
+    #[cold]
+    fn parse_as_1_1(&mut self, window: &[u8], minor_at: usize, limits: &Limits) -> Result<Parsed, RequestError> {
+        let mut copy = window.to_vec();
+        match copy.get_mut(minor_at) {
+            Some(minor) => *minor = b'1',
+            None => return Err(BAD_REQUEST_LINE),
+        }
+        self.parse_window(&copy, limits)
     }
 
     /// Takes over a head that `httparse` found complete, and applies the rules that it does not know.
@@ -468,21 +485,26 @@ fn span(start: usize, end: usize) -> Span {
     Span { start: start as u32, end: end as u32 }
 }
 
-/// Turns what `httparse` found into the answer.
+/// Turns what `httparse` found into the answer; a version that it does not know is `unknown_version`'s.
 #[cold]
-fn refuse(error: httparse::Error, message: &[u8]) -> Result<Parsed, RequestError> {
-    Err(match error {
-        httparse::Error::Version => return refuse_version(message),
+fn refuse(error: httparse::Error) -> RequestError {
+    match error {
+        httparse::Error::Version => BAD_VERSION,
         httparse::Error::TooManyHeaders => TOO_MANY_FIELDS,
         httparse::Error::HeaderName => RequestError::BadRequest("invalid field name (RFC 9112 5.1, 5.2)"),
         httparse::Error::HeaderValue => RequestError::BadRequest("invalid byte in a field value (RFC 9110 5.5)"),
         httparse::Error::NewLine => BARE_LF,
         httparse::Error::Token | httparse::Error::Status => BAD_REQUEST_LINE,
-    })
+    }
 }
 
-/// 505 for another version of HTTP, 400 for something else, and patience while it may still become the former.
-fn refuse_version(message: &[u8]) -> Result<Parsed, RequestError> {
+/// Where the minor version stands that is to be read as 1, or `None` while the version is incomplete.
+///
+/// # Errors
+///
+/// 505 for another major version of HTTP, 400 for what is no version.
+#[cold]
+fn unknown_version(message: &[u8]) -> Result<Option<usize>, RequestError> {
     let line_end = memchr(b'\n', message);
     let line = message.get(..line_end.unwrap_or(message.len())).unwrap_or_default();
     let version = line.splitn(3, |&byte| byte == b' ').nth(2).unwrap_or_default();
@@ -490,9 +512,10 @@ fn refuse_version(message: &[u8]) -> Result<Parsed, RequestError> {
     let is_like = pairs.all(|(byte, like)| byte == like || (*like == b'0' && byte.is_ascii_digit()));
     let is_complete = version.len() == VERSION_BYTES + 1;
     match line_end {
+        Some(_) if is_like && is_complete && version.starts_with(b"HTTP/1.") => Ok(Some(line.len() - 2)),
         Some(_) if is_like && is_complete => Err(RequestError::VersionNotSupported),
-        None if is_like && version.len() <= VERSION_BYTES + 1 => Ok(Parsed::Partial),
-        _ => Err(RequestError::BadRequest("invalid HTTP version (RFC 9112 2.3)")),
+        None if is_like && version.len() <= VERSION_BYTES + 1 => Ok(None),
+        _ => Err(BAD_VERSION),
     }
 }
 
@@ -739,7 +762,7 @@ mod tests {
     #[test]
     #[rustfmt::skip] // tables
     fn another_version_of_http_is_505_and_rubbish_is_400() {
-        for version in ["HTTP/0.9", "HTTP/1.2", "HTTP/1.9", "HTTP/2.0", "HTTP/3.0", "HTTP/9.9"] {
+        for version in ["HTTP/0.9", "HTTP/2.0", "HTTP/3.0", "HTTP/9.9"] {
             assert_refused(505, &[format!("GET / {version}\r\nHost: a\r\n\r\n").as_bytes()]);
         }
         assert_refused(505, &[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]);
@@ -750,6 +773,21 @@ mod tests {
         ] {
             assert_refused(400, &[format!("GET / {version}\r\nHost: a\r\n\r\n").as_bytes()]);
         }
+    }
+
+    // RFC 9110 2.5: "process the message as if it was in the highest minor version" that the recipient knows.
+    #[test]
+    fn a_higher_minor_version_is_read_as_1_1() {
+        for minor in 2..=9 {
+            let bytes = format!("GET /a HTTP/1.{minor}\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi").into_bytes();
+            let expected = bytes.clone();
+            let as_1_1 = [&expected[..14], b"1", &expected[15..]].concat();
+            let known = grow(&as_1_1, &LIMITS, [as_1_1.len()]);
+            assert!(known.is_ok());
+            assert_eq!(grow(&bytes, &LIMITS, [bytes.len()]), known);
+            assert_eq!(grow(&bytes, &LIMITS, 1..=bytes.len()), known);
+        }
+        assert_refused(400, &[b"GET / HTTP/1.2\r\n\r\n", b"GET / HTTP/1.2\nHost: a\r\n\r\n"]);
     }
 
     #[test]

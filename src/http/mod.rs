@@ -22,7 +22,8 @@ pub mod framing;
 pub mod head;
 pub mod response;
 
-/// The protocol version of a request (RFC 9112 2.3). Any other version is answered with 505.
+/// The protocol version of a request (RFC 9112 2.3). HTTP/1.2 and up count as 1.1 (RFC 9110 2.5); another major version
+/// is answered with 505.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Version {
     /// `HTTP/1.0`

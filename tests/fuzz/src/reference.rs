@@ -50,7 +50,7 @@ pub fn head<'a>(bytes: &'a [u8], limits: &Limits) -> Option<Head<'a>> {
     };
     let version = match version {
         b"HTTP/1.0" => Version::Http10,
-        b"HTTP/1.1" => Version::Http11,
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => Version::Http11,
         _ => return None,
     };
     let is_http_1_1 = version == Version::Http11;
