@@ -7,6 +7,8 @@
 //! | [`framing`]  | which body follows a request head                       | RFC 9112 6               |
 //! | [`chunked`]  | the chunked transfer coding of a request body           | RFC 9112 7.1             |
 //! | [`response`] | checks of what an application answers, and its framing  | PEP 3333, RFC 9112 4, 6  |
+//! | [`forwarded`] | who asked, as trusted proxies tell it                   | RFC 7239                 |
+//! | [`proxy_protocol`] | the same, before the first byte of HTTP           | PROXY protocol 2         |
 //! | [`date`]     | dates of the `Date` field and of the access log         | RFC 9110 5.6.7           |
 //!
 //! Nothing here reads, writes, waits, logs or knows Python. No byte of a peer leads to a panic or to an unbounded
@@ -18,8 +20,10 @@
 pub mod chunked;
 pub mod date;
 pub mod error;
+pub mod forwarded;
 pub mod framing;
 pub mod head;
+pub mod proxy_protocol;
 pub mod response;
 
 /// The protocol version of a request (RFC 9112 2.3). HTTP/1.2 and up count as 1.1 (RFC 9110 2.5); another major version
