@@ -20,6 +20,12 @@ pub const DEFAULT_TRAILER_BYTES: usize = 8192;
 /// Default of [`ChunkLimits::trailer_count`], the same as for fields of a head.
 pub const DEFAULT_TRAILER_COUNT: usize = 128;
 
+/// Bytes of chunk-size lines beyond what a chunk may have for nothing, over the whole body (Go's net/http has the same
+/// rule and number). Extensions that cost more than the data they come with are an attack.
+const EXCESS_BYTES: u64 = 16 * 1024;
+/// What a chunk may have for nothing, besides twice its data: a body of one-byte chunks is in order.
+const FREE_LINE_BYTES: u64 = 16;
+
 /// Trailer fields that are refused (RFC 9110 6.5.1: framing, routing, request modifiers, authentication, and how
 /// to take the content). In lower case.
 const FORBIDDEN_TRAILERS: [&[u8]; 17] = [
@@ -97,6 +103,7 @@ pub struct ChunkedDecoder {
     line_bytes: u32,
     trailer_bytes: u32,
     trailer_count: u32,
+    excess_bytes: u32,
     state: State,
     name_length: u8,
     /// The beginning of the trailer's name, in lower case.
@@ -156,6 +163,7 @@ impl ChunkedDecoder {
             line_bytes: 0,
             trailer_bytes: 0,
             trailer_count: 0,
+            excess_bytes: 0,
             state: State::Size,
             name_length: 0,
             name: [0; KEPT_NAME_BYTES],
@@ -173,7 +181,8 @@ impl ChunkedDecoder {
     ///
     /// # Errors
     ///
-    /// [`RequestError::BadRequest`] where the grammar is broken or a chunk-size line is over its limit,
+    /// [`RequestError::BadRequest`] where the grammar is broken, a chunk-size line is over its limit, or all of them
+    /// together are out of proportion to the data,
     /// [`RequestError::FieldsTooLarge`] where the trailer section is. After an error each further call fails.
     pub fn decode(&mut self, input: &[u8]) -> Result<Decoded, RequestError> {
         let mut decoded = Decoded { consumed: 0, data: 0..0, finished: false };
@@ -222,7 +231,7 @@ impl ChunkedDecoder {
                 extension(self.state, byte)
             }
             State::SizeLf if byte == b'\n' => {
-                self.line_bytes = 0;
+                self.weigh_line()?;
                 Ok(if self.remaining == 0 { State::TrailerStart } else { State::Data })
             }
             State::SizeLf => Err(BAD_LINE_END),
@@ -243,6 +252,18 @@ impl ChunkedDecoder {
             return Err(RequestError::BadRequest("chunk-size line over the limit (RFC 9112 7.1.1)"));
         }
         self.line_bytes = self.line_bytes.saturating_add(1);
+        Ok(())
+    }
+
+    /// At the end of a chunk-size line: sets it against the data that it announces.
+    fn weigh_line(&mut self) -> Result<(), RequestError> {
+        let line_bytes = u64::from(std::mem::take(&mut self.line_bytes));
+        let free_bytes = self.remaining.saturating_mul(2).saturating_add(FREE_LINE_BYTES);
+        let excess = (u64::from(self.excess_bytes) + line_bytes).saturating_sub(free_bytes);
+        if excess > EXCESS_BYTES {
+            return Err(RequestError::BadRequest("chunk extensions outweigh the data (RFC 9112 7.1.1)"));
+        }
+        self.excess_bytes = u32::try_from(excess).unwrap_or(u32::MAX);
         Ok(())
     }
 
@@ -397,6 +418,18 @@ mod tests {
         for &body in bodies {
             assert_eq!(decode(body), Err(status), "{:?}", String::from_utf8_lossy(body));
         }
+    }
+
+    #[test]
+    fn extensions_must_not_outweigh_the_data() {
+        let chunk = |extension_bytes: usize| format!("1;{}\r\na\r\n", "x".repeat(extension_bytes)).into_bytes();
+        // 2,000 bytes of extension four times are in order, and ten times are not.
+        let four = [chunk(2000).repeat(4), b"0\r\n\r\n".to_vec()].concat();
+        assert_eq!(decode(&four), Ok((b"aaaa".to_vec(), four.len())));
+        assert_eq!(decode(&[chunk(2000).repeat(10), b"0\r\n\r\n".to_vec()].concat()), Err(400));
+        // A body of one-byte chunks is in order, also with a word to each.
+        let many = [chunk(8).repeat(20_000), b"0\r\n\r\n".to_vec()].concat();
+        assert_eq!(feed(&mut ChunkedDecoder::default(), [&many[..]]), Ok((vec![b'a'; 20_000], many.len())));
     }
 
     #[test]

@@ -15,8 +15,12 @@ use std::fmt;
 pub enum RequestError {
     /// 400: the text names the rule.
     BadRequest(&'static str),
+    /// 403: the peer says for whom it speaks, and may not.
+    Forbidden,
     /// 408: the request did not arrive in time.
     Timeout,
+    /// 411: a body without a Content-Length, where one is wanted.
+    LengthRequired,
     /// 413: the body is larger than the server takes.
     BodyTooLarge,
     /// 414: the request line is longer than the server takes.
@@ -36,7 +40,9 @@ impl RequestError {
     pub fn status(&self) -> u16 {
         match self {
             Self::BadRequest(_) => 400,
+            Self::Forbidden => 403,
             Self::Timeout => 408,
+            Self::LengthRequired => 411,
             Self::BodyTooLarge => 413,
             Self::UriTooLong => 414,
             Self::ExpectationFailed => 417,
@@ -53,7 +59,9 @@ impl fmt::Display for RequestError {
             Self::BadRequest(rule) => rule,
             Self::FieldsTooLarge(limit) => limit,
             Self::NotImplemented(lack) => lack,
+            Self::Forbidden => "a PROXY header from an address that is not in proxy_allow_ips",
             Self::Timeout => "the request did not arrive in time",
+            Self::LengthRequired => "a chunked body, and chunked_requests is off",
             Self::BodyTooLarge => "the request body is over the limit",
             Self::UriTooLong => "the request line is over the limit",
             Self::ExpectationFailed => "an expectation other than 100-continue",
@@ -80,6 +88,8 @@ mod tests {
     fn each_fault_has_its_status_and_one_line_for_the_log() {
         let table = [
             (RequestError::BadRequest("rule"), 400, "rule"),
+            (RequestError::Forbidden, 403, "a PROXY header from an address that is not in proxy_allow_ips"),
+            (RequestError::LengthRequired, 411, "a chunked body, and chunked_requests is off"),
             (RequestError::Timeout, 408, "the request did not arrive in time"),
             (RequestError::BodyTooLarge, 413, "the request body is over the limit"),
             (RequestError::UriTooLong, 414, "the request line is over the limit"),

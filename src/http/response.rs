@@ -608,7 +608,7 @@ mod tests {
 
     #[test]
     fn every_status_of_a_request_error_has_a_reason() {
-        for status in [400, 408, 413, 414, 417, 431, 500, 501, 503, 505] {
+        for status in [400, 403, 408, 411, 413, 414, 417, 431, 500, 501, 503, 505] {
             assert_ne!(reason(status), "Unknown", "{status}");
         }
         assert_eq!((reason(599), reason(499), reason(0)), ("Unknown", "Unknown", "Unknown"));

@@ -4,7 +4,9 @@
 //! for the server's own sockets.
 
 mod listener;
+mod networks;
 mod stream;
 
 pub use listener::{Accepted, Listener, Peer};
+pub use networks::Networks;
 pub use stream::{Failure, Stream};
