@@ -105,7 +105,7 @@ bench: $(VENV)/.installed ## Measure against other servers (about 25 minutes; BE
 
 .PHONY: fuzz
 fuzz: ## Fuzz the HTTP layer, each target for a minute (FUZZ="--seconds 600 --jobs 2 --target head").
-	@'$(INTERPRETER)' tests/fuzz/run.py --build '$(BUILD)' $(FUZZ)
+	@'$(INTERPRETER)' tests/fuzz/fuzz.py --build '$(BUILD)' $(FUZZ)
 
 .PHONY: wheel
 wheel: $(VENV)/.dependencies ## Build the wheel into dist/.

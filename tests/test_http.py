@@ -923,13 +923,59 @@ def test_a_body_that_stalls_is_given_up(hasty_server: Server) -> None:
     assert "served GET /next" not in hasty_server.log()[start:]
 
 
-def test_a_body_that_keeps_coming_is_not_given_up(hasty_server: Server) -> None:
+def test_a_slow_body_that_makes_progress_is_not_given_up(hasty_server: Server) -> None:
+    pieces = [bytes([letter]) * 200 for letter in b"12345"]  # 500 bytes a second
     with hasty_server.connect() as connection:
+        connection.send(request("POST", "/echo", "Content-Length: 1000"))
+        for piece in pieces:
+            time.sleep(0.4)  # together twice the timeout
+            connection.send(piece)
+        assert connection.read_response("POST").body == b"".join(pieces)
+
+
+def test_a_body_that_trickles_is_given_up(hasty_server: Server) -> None:
+    with hasty_server.connect() as connection:
+        connection.send(request("POST", "/echo", "Content-Length: 1000"))
+        with takes(0.5, 6):
+            for _ in range(100):
+                if connection.has_input(0.1):
+                    break
+                connection.send(b"1")
+            assert connection.read_response("POST").status == 408
+        connection.expect_end()
+
+
+def test_without_a_minimum_rate_a_body_may_trickle(serve: Serve) -> None:
+    server = serve(APPLICATION, client_body_timeout=1, client_body_min_rate=0)
+    with server.connect() as connection:
         connection.send(request("POST", "/echo", "Content-Length: 5"))
         for byte in (b"1", b"2", b"3", b"4", b"5"):
             time.sleep(0.4)  # together twice the timeout
             connection.send(byte)
         assert connection.read_response("POST").body == b"12345"
+
+
+def test_a_slow_application_is_no_fault_of_its_client(serve: Serve) -> None:
+    server = serve(APPLICATION, client_body_timeout=1)
+    with server.connect() as connection:
+        connection.send(request("POST", "/echo-after/1.5", "Content-Length: 2") + b"1")
+        assert not connection.has_input(1.6)
+        connection.send(b"2")
+        assert connection.read_response("POST").body == b"12"
+
+
+def test_a_connection_carries_no_more_requests_than_it_may(serve: Serve) -> None:
+    server = serve(APPLICATION, keep_alive_requests=3)
+    with server.connect() as connection:
+        for number, closes in ((1, False), (2, False), (3, True)):
+            assert connection.request(request("GET", f"/{number}")).ends_connection is closes
+        connection.expect_end()
+    # Also in a pipeline: what follows the last one is no request.
+    with server.connect() as connection:
+        connection.send(b"".join(request("GET", f"/pipelined-{number}") for number in range(1, 6)))
+        assert [connection.read_response().ends_connection for _ in range(3)] == [False, False, True]
+        connection.expect_end()
+    assert "served GET /pipelined-4" not in server.log()
 
 
 def test_a_client_that_reads_nothing_is_given_up(serve: Serve) -> None:

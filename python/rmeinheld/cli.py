@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from . import _rmeinheld, error_log
 from .listeners import Address, close_all, open_all, parse_address, systemd_descriptors
+from .option_kinds import Choice, Switch
 from .server import check_application, make_engine, serve
-from .settings import GROUPS, OPTIONS, Option, Settings, Switch, suggestion
+from .settings import GROUPS, OPTIONS, Option, Settings, suggestion
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -153,9 +154,12 @@ def _add_option(section: argparse._ArgumentGroup, option: Option) -> None:
     if isinstance(option.kind, Switch):
         section.add_argument(*option.flags, dest=option.name, action="store_const", const=not option.default, help=text)
     else:
+        word = option.kind.switch[0] if isinstance(option.kind, Choice) and option.kind.switch else None
         section.add_argument(
             *option.flags,
             dest=option.name,
+            nargs=None if word is None else "?",
+            const=word,
             action="append" if option.kind.repeatable else "store",
             metavar=option.kind.metavar,
             help=text,

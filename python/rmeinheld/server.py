@@ -38,7 +38,8 @@ from .listeners import (
     parse_address,
     unix_address,
 )
-from .settings import OPTIONS, Count, Seconds, Settings, resolve
+from .option_kinds import Count, Seconds
+from .settings import OPTIONS, Settings, resolve
 from .watchdog import ParentWatch, Watchdog
 
 if TYPE_CHECKING:
@@ -228,16 +229,17 @@ def get_backlog() -> int:
 
 
 def set_client_body_buffer_size(size_bytes: int) -> None:
-    """Keep a number for `get_client_body_buffer_size`. It has no effect: bodies are streamed to the application.
+    """Set how long a body may be that stays in memory where bodies are gathered; a longer one goes to a file.
 
-    Meinheld wrote a body longer than this to a file before it called the application. ValueError if < 1.
+    It has an effect with the option `request_buffering` only: without it, bodies are streamed to the application.
+    TypeError or ValueError for a bad value.
     """
-    _inert["client_body_buffer_size"] = Count(1, 2**63 - 1).check("client_body_buffer_size", size_bytes)
+    _set("client_body_buffer_size", size_bytes)
 
 
 def get_client_body_buffer_size() -> int:
     """Return what `set_client_body_buffer_size` has set, in bytes (default 512000, as Meinheld)."""
-    return _inert["client_body_buffer_size"]
+    return cast(int, _get("client_body_buffer_size"))
 
 
 def set_picoev_max_fd(number: int) -> None:
@@ -340,7 +342,7 @@ def start_line(listeners: Sequence[Listener]) -> str:
 _defaults: Final[dict[str, object]] = {}
 """Values that the `set_*` functions have set, by the name of the option."""
 
-_inert: Final[dict[str, int]] = {"client_body_buffer_size": 1024 * 500, "picoev_max_fd": 4096}
+_inert: Final[dict[str, int]] = {"picoev_max_fd": 4096}
 """Values of Meinheld's that are kept and have no effect."""
 
 _watchdog: Final = Watchdog()

@@ -9,351 +9,48 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
-from .access_log import DEFAULT_FORMAT, AccessLogger, ErrorLogger, validate_format
+from .access_log import DEFAULT_FORMAT, AccessLogger, ErrorLogger
+from .option_kinds import (
+    GIB,
+    KIB,
+    MIB,
+    Addresses,
+    Assignments,
+    Caller,
+    Choice,
+    Count,
+    Directories,
+    Directory,
+    FieldNames,
+    FileName,
+    Kind,
+    LogFormat,
+    Mask,
+    Networks,
+    SchemeFields,
+    Seconds,
+    Size,
+    Switch,
+)
 
 __all__ = ["GROUPS", "OPTIONS", "Option", "Settings", "find_option", "resolve"]
 
-YEAR_SECONDS: Final = 31_536_000.0
-"""Longest time that an option takes. Longer is a mistake of the unit, and "no limit" is 0."""
-
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
-GIB: Final = 1024 * MIB
-
-
-# --- kinds of values -------------------------------------------------------------------------------------------------
-
-
-class Kind:
-    """What values an option takes: how they are checked, and read from the command line."""
-
-    metavar: ClassVar[str] = ""
-    repeatable: ClassVar[bool] = False
-
-    @property
-    def expected(self) -> str:
-        """What a value must be, as the middle of the sentence "keep_alive must be ...": also shown in the help."""
-        raise NotImplementedError
-
-    def check(self, label: str, value: object) -> object:
-        """Return `value` in its final type. Raises TypeError or ValueError that starts with `label`."""
-        raise NotImplementedError
-
-    def parse(self, label: str, text: str) -> object:
-        """Read a value as it is written on the command line. Raises ValueError that starts with `label`."""
-        return self.check(label, text)
-
-    def _wrong_type(self, label: str, value: object) -> TypeError:
-        return TypeError(f"{label} must be {self.expected}, not {type(value).__name__} {value!r}")
-
-    def _bad_value(self, label: str, value: object) -> ValueError:
-        return ValueError(f"{label} must be {self.expected}, not {value!r}")
-
-
-@dataclass(frozen=True)
-class Seconds(Kind):
-    """A time in seconds, whole or not."""
-
-    maximum: float = YEAR_SECONDS
-    metavar: ClassVar[str] = "SECONDS"
-
-    @property
-    def expected(self) -> str:
-        """See `Kind.expected`."""
-        return f"a number of seconds from 0 to {self.maximum:.0f}"
-
-    def check(self, label: str, value: object) -> float:
-        """See `Kind.check`."""
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self._wrong_type(label, value)
-        if not 0 <= value <= self.maximum:  # so neither is infinity or NaN
-            raise self._bad_value(label, value)
-        return float(value)
-
-    def parse(self, label: str, text: str) -> float:
-        """See `Kind.parse`."""
-        if not re.fullmatch(r"[+-]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})", text, re.ASCII):
-            raise self._bad_value(label, text)
-        return self.check(label, float(text) if "." in text else int(text))
-
-
-@dataclass(frozen=True)
-class Count(Kind):
-    """A whole number within a range."""
-
-    minimum: int
-    maximum: int
-    metavar: ClassVar[str] = "N"
-
-    @property
-    def expected(self) -> str:
-        """See `Kind.expected`."""
-        return f"an integer from {self.minimum} to {self.maximum}"
-
-    def check(self, label: str, value: object) -> int:
-        """See `Kind.check`."""
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self._wrong_type(label, value)
-        if not self.minimum <= value <= self.maximum:
-            raise self._bad_value(label, value)
-        return int(value)
-
-    def parse(self, label: str, text: str) -> int:
-        """See `Kind.parse`."""
-        # int() would also take "1_000", " 5" and the digits of other scripts. Twenty digits are more than any maximum.
-        if not re.fullmatch(r"[+-]?\d{1,20}", text, re.ASCII):
-            raise self._bad_value(label, text)
-        return self.check(label, int(text))
-
-
-@dataclass(frozen=True)
-class Size(Count):
-    """A number of bytes; the command line also takes it with K, M or G (powers of 1024)."""
-
-    metavar: ClassVar[str] = "BYTES"
-    factors: ClassVar[dict[str, int]] = {"": 1, "K": KIB, "M": MIB, "G": GIB}
-
-    @property
-    def expected(self) -> str:
-        """See `Kind.expected`."""
-        return f"an integer number of bytes from {self.minimum} to {self.maximum}"
-
-    def parse(self, label: str, text: str) -> int:
-        """See `Kind.parse`."""
-        match = re.fullmatch(r"([+-]?\d{1,20})([KMG]?)", text, re.ASCII | re.IGNORECASE)
-        if not match:
-            raise ValueError(f"{label} must be {self.expected} (K, M or G may follow), not {text!r}")
-        value = int(match[1]) * self.factors[match[2].upper()]
-        if not self.minimum <= value <= self.maximum:
-            raise self._bad_value(label, text)
-        return value
-
-
-@dataclass(frozen=True)
-class Switch(Kind):
-    """True or False. On the command line it is a flag without a value."""
-
-    @property
-    def expected(self) -> str:
-        """See `Kind.expected`."""
-        return "True or False"
-
-    def check(self, label: str, value: object) -> bool:
-        """See `Kind.check`."""
-        if not isinstance(value, bool):
-            raise self._wrong_type(label, value)
-        return value
-
-
-@dataclass(frozen=True)
-class Text(Kind):
-    """A text that is not empty."""
-
-    what: str = "a text"
-    metavar: ClassVar[str] = "TEXT"
-
-    @property
-    def expected(self) -> str:
-        """See `Kind.expected`."""
-        return self.what
-
-    def check(self, label: str, value: object) -> str:
-        """See `Kind.check`."""
-        if not isinstance(value, str):
-            raise self._wrong_type(label, value)
-        if not value or "\0" in value:
-            raise self._bad_value(label, value)
-        return value
-
-
-@dataclass(frozen=True)
-class FileName(Text):
-    """The name of a file."""
-
-    what: str = "a file name"
-    metavar: ClassVar[str] = "FILE"
-
-
-@dataclass(frozen=True)
-class Directory(Text):
-    """The name of a directory."""
-
-    what: str = "a directory"
-    metavar: ClassVar[str] = "DIR"
-
-
-@dataclass(frozen=True)
-class Directories(Text):
-    """Directories, separated by commas as for Gunicorn."""
-
-    what: str = "directories separated by commas"
-    metavar: ClassVar[str] = "DIRS"
-
-    def check(self, label: str, value: object) -> str:
-        """See `Kind.check`."""
-        text = super().check(label, value)
-        if not all(text.split(",")):
-            raise self._bad_value(label, value)
-        return text
-
-
-@dataclass(frozen=True)
-class LogFormat(Text):
-    """A format of the access log."""
-
-    what: str = "an access log format"
-    metavar: ClassVar[str] = "FORMAT"
-
-    def check(self, label: str, value: object) -> str:
-        """See `Kind.check`."""
-        try:
-            return validate_format(super().check(label, value))
-        except ValueError as error:
-            if str(error).startswith(label):
-                raise
-            raise ValueError(f"{label}: {error}") from None
-
-
-@dataclass(frozen=True)
-class Choice(Kind):
-    """One of a few words, in any case."""
-
-    words: tuple[str, ...] = ()
-    metavar: ClassVar[str] = "LEVEL"
-
-    @property
-    def expected(self) -> str:
-        """See `Kind.expected`."""
-        return "one of " + ", ".join(self.words)
-
-    def check(self, label: str, value: object) -> str:
-        """See `Kind.check`."""
-        if not isinstance(value, str):
-            raise self._wrong_type(label, value)
-        if value.lower() not in self.words:
-            raise self._bad_value(label, value)
-        return value.lower()
-
-
-@dataclass(frozen=True)
-class Mask(Kind):
-    """A mask of permission bits; octal on the command line, as for umask(1)."""
-
-    metavar: ClassVar[str] = "OCTAL"
-
-    @property
-    def expected(self) -> str:
-        """See `Kind.expected`."""
-        return "a mask of permissions from 0o000 to 0o777"
-
-    def check(self, label: str, value: object) -> int:
-        """See `Kind.check`."""
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self._wrong_type(label, value)
-        if not 0 <= value <= 0o777:
-            raise self._bad_value(label, value)
-        return int(value)
-
-    def parse(self, label: str, text: str) -> int:
-        """See `Kind.parse`."""
-        # Gunicorn reads "22" as decimal and "022" as octal; nobody means the former.
-        if not re.fullmatch(r"(0o)?[0-7]{1,4}", text, re.ASCII):
-            raise ValueError(f"{label} must be an octal {self.expected.removeprefix('a ')}, not {text!r}")
-        return self.check(label, int(text, 8))
-
-
-@dataclass(frozen=True)
-class Texts(Kind):
-    """Several texts. On the command line the flag is repeated."""
-
-    what: str = "a sequence of texts"
-    metavar: ClassVar[str] = "TEXT"
-    repeatable: ClassVar[bool] = True
-
-    @property
-    def expected(self) -> str:
-        """See `Kind.expected`."""
-        return self.what
-
-    def check(self, label: str, value: object) -> tuple[str, ...]:
-        """See `Kind.check`."""
-        if isinstance(value, str):
-            value = (value,)
-        if not isinstance(value, list | tuple):
-            raise self._wrong_type(label, value)
-        return tuple(self.check_item(label, item) for item in value)
-
-    def check_item(self, label: str, item: object) -> str:
-        """Check one of the texts."""
-        if not isinstance(item, str):
-            raise self._wrong_type(label, item)
-        return item
-
-    def parse(self, label: str, text: str) -> str:
-        """Read one of the texts."""
-        return self.check_item(label, text)
-
-
-@dataclass(frozen=True)
-class Addresses(Texts):
-    """Addresses to listen on; `rmeinheld.listeners.parse_address` knows their forms."""
-
-    what: str = "an address or a sequence of addresses"
-    metavar: ClassVar[str] = "ADDRESS"
-
-    def check(self, label: str, value: object) -> tuple[str, ...]:
-        """See `Kind.check`."""
-        addresses = super().check(label, value)
-        if not addresses:
-            raise self._bad_value(label, value)
-        return addresses
-
-
-@dataclass(frozen=True)
-class Assignments(Texts):
-    """Assignments of environment variables."""
-
-    what: str = "assignments of the form NAME=VALUE"
-    metavar: ClassVar[str] = "NAME=VALUE"
-
-    def check_item(self, label: str, item: object) -> str:
-        """See `Texts.check_item`."""
-        text = super().check_item(label, item)
-        if not re.fullmatch(r"[^=\0]+=[^\0]*", text, re.DOTALL):
-            raise self._bad_value(label, text)
-        return text
-
-
-@dataclass(frozen=True)
-class Caller(Kind):
-    """An object of which one method is called."""
-
-    method: str
-
-    @property
-    def expected(self) -> str:
-        """See `Kind.expected`."""
-        return f"an object with a method {self.method}(), or None"
-
-    def check(self, label: str, value: object) -> object:
-        """Return `value`. Raises AttributeError if the method is missing, TypeError if it cannot be called."""
-        if not hasattr(value, self.method):
-            raise AttributeError(f"{label} must be {self.expected}; {type(value).__name__} has no {self.method!r}")
-        if not callable(getattr(value, self.method)):
-            raise TypeError(
-                f"{label} must be {self.expected}; {self.method!r} of {type(value).__name__} is no callable"
-            )
-        return value
-
-
 # --- the table -------------------------------------------------------------------------------------------------------
 
-GROUPS: Final = ("Listening", "Time limits", "Size limits", "Concurrency", "Logging", "Process")
+GROUPS: Final = (
+    "Listening",
+    "Time limits",
+    "Size limits",
+    "Request bodies",
+    "Behind a proxy",
+    "Concurrency",
+    "Logging",
+    "Process",
+)
 """Groups of options, in the order of the help."""
 
 
@@ -486,6 +183,16 @@ class Settings:
         unit="seconds",
         precedent="Gunicorn graceful_timeout",
     )
+    keep_alive_requests: int = _option(
+        0,
+        Count(0, 2**31 - 1),
+        "--keep-alive-requests",
+        group="Time limits",
+        help="Requests that one connection may carry; then it is closed. 0: no limit.",
+        unit="requests",
+        aliases=("keepalive_requests",),
+        precedent="nginx keepalive_requests (1000); Apache MaxKeepAliveRequests (100)",
+    )
     client_header_timeout: float = _option(
         60.0,
         Seconds(),
@@ -503,6 +210,16 @@ class Settings:
         help="How long a client may pause while it sends a request body. 0: no limit.",
         unit="seconds",
         precedent="nginx client_body_timeout",
+    )
+    client_body_min_rate: int = _option(
+        240,
+        Count(0, 2**31 - 1),
+        "--client-body-min-rate",
+        group="Time limits",
+        help="A client that is waited for must send a request body at this rate in the long run: all waiting together "
+        "may take client_body_timeout and a second for each so many bytes. 0: no such rule.",
+        unit="bytes a second",
+        precedent="Apache RequestReadTimeout body=20,MinRate=500; Kestrel MinRequestBodyDataRate (240)",
     )
     send_timeout: float = _option(
         60.0,
@@ -561,6 +278,131 @@ class Settings:
         unit="bytes",
         aliases=("max_content_length",),
         precedent="Apache LimitRequestBody; Meinheld set_max_content_length",
+    )
+    limit_request_chunk_line: int = _option(
+        4096,
+        Size(16, 16 * MIB),
+        "--limit-request-chunk-line",
+        group="Size limits",
+        help="Longest line with the size of a chunk and its extensions; beyond it the answer is 400.",
+        unit="bytes",
+        precedent="Go net/http (4096); hyper takes 16 KiB of extensions in all",
+    )
+    limit_request_trailer: int = _option(
+        8192,
+        Size(2, 16 * MIB),
+        "--limit-request-trailer",
+        group="Size limits",
+        help="Longest trailer section of a chunked body; beyond it the answer is 431.",
+        unit="bytes",
+        precedent="Gunicorn (as the limits of the head)",
+    )
+    limit_request_trailer_fields: int = _option(
+        128,
+        Count(0, 32768),
+        "--limit-request-trailer-fields",
+        group="Size limits",
+        help="Most field lines of a trailer section; beyond it the answer is 431.",
+        unit="fields",
+        precedent="Gunicorn limit_request_fields (100)",
+    )
+
+    chunked_requests: bool = _option(
+        True,
+        Switch(),
+        "--no-chunked-requests",
+        group="Request bodies",
+        help="Answer 411 to a body that comes in chunks, for applications that need its length.",
+        precedent="mod_wsgi WSGIChunkedRequest (off)",
+    )
+    request_buffering: bool = _option(
+        False,
+        Switch(),
+        "--request-buffering",
+        group="Request bodies",
+        help="Gather the whole body before the application is called; wsgi.input then is a seekable file, and a body "
+        "that came in chunks has a CONTENT_LENGTH. Without it, bodies are streamed.",
+        precedent="nginx proxy_request_buffering; uWSGI post-buffering; Meinheld always",
+    )
+    client_body_buffer_size: int = _option(
+        512_000,
+        Size(0, GIB),
+        "--client-body-buffer-size",
+        group="Request bodies",
+        help="With --request-buffering, longest body that stays in memory; a longer one goes to a temporary file.",
+        unit="bytes",
+        precedent="Meinheld set_client_body_buffer_size; nginx client_body_buffer_size",
+    )
+    client_body_temp_path: str | None = _option(
+        None,
+        Directory(),
+        "--client-body-temp-path",
+        group="Request bodies",
+        help="Directory of those files; by default that of Python's tempfile (TMPDIR).",
+        precedent="nginx client_body_temp_path; Gunicorn worker_tmp_dir is for its heartbeat",
+    )
+
+    forwarded_allow_ips: tuple[str, ...] = _option(
+        (),
+        Networks(),
+        "--forwarded-allow-ips",
+        group="Behind a proxy",
+        help="Addresses and networks of the proxies that are believed what they say of their clients, separated by "
+        "commas; '*' is everybody. Peers on Unix sockets are believed as soon as there is one. Without it, nobody is.",
+        precedent="Gunicorn forwarded_allow_ips (127.0.0.1,::1)",
+    )
+    trusted_proxy_headers: tuple[str, ...] = _option(
+        ("x-forwarded-for",),
+        FieldNames(known=("x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "forwarded")),
+        "--trusted-proxy-headers",
+        group="Behind a proxy",
+        help="Fields that those proxies set (all others they must remove), separated by commas: x-forwarded-for for "
+        "REMOTE_ADDR, x-forwarded-host and x-forwarded-port for the host, or forwarded (RFC 7239) for all of it and "
+        "the scheme.",
+        precedent="Waitress trusted_proxy_headers",
+    )
+    secure_scheme_headers: tuple[tuple[str, str], ...] = _option(
+        (("X-FORWARDED-PROTOCOL", "ssl"), ("X-FORWARDED-PROTO", "https"), ("X-FORWARDED-SSL", "on")),
+        SchemeFields(),
+        group="Behind a proxy",
+        help="Fields of those proxies, each with the value that makes wsgi.url_scheme https, as a dictionary.",
+        precedent="Gunicorn secure_scheme_headers",
+    )
+    forwarder_headers: tuple[str, ...] = _option(
+        ("SCRIPT_NAME", "PATH_INFO"),
+        FieldNames(),
+        "--forwarder-headers",
+        group="Behind a proxy",
+        help="Fields with an underscore in their name that those proxies may send, separated by commas; '*' is all. "
+        "SCRIPT_NAME is taken off the path.",
+        precedent="Gunicorn forwarder_headers",
+    )
+    header_map: str = _option(
+        "drop",
+        Choice(("drop", "refuse", "dangerous"), what="HOW"),
+        "--header-map",
+        group="Behind a proxy",
+        help="What becomes of other fields with an underscore in their name, which an application cannot tell from "
+        "those with a dash: drop them, refuse the request, or (dangerous) pass them on.",
+        precedent="Gunicorn header_map",
+    )
+    proxy_protocol: str = _option(
+        "off",
+        Choice(("off", "v1", "v2", "auto"), what="MODE", switch=("auto", "off")),
+        "--proxy-protocol",
+        group="Behind a proxy",
+        help="Version of the PROXY protocol in which a connection may name its client: off, v1, v2 or auto (both). "
+        "Without a value: auto.",
+        precedent="Gunicorn proxy_protocol",
+    )
+    proxy_allow_ips: tuple[str, ...] = _option(
+        ("127.0.0.1", "::1"),
+        Networks(),
+        "--proxy-allow-ips",
+        "--proxy-allow-from",
+        group="Behind a proxy",
+        help="Addresses and networks that may do so, separated by commas; '*' is everybody. Others get 403.",
+        precedent="Gunicorn proxy_allow_ips, --proxy-allow-from",
     )
 
     worker_connections: int = _option(
@@ -702,6 +544,11 @@ class Settings:
         for name in ("limit_request_line", "limit_request_field_size"):
             if getattr(self, name) == 0:
                 object.__setattr__(self, name, self.limit_request_head)
+        if "forwarded" in self.trusted_proxy_headers and len(self.trusted_proxy_headers) > 1:
+            raise ValueError(
+                "trusted_proxy_headers must have 'forwarded' alone or other fields without it, "
+                f"not {self.trusted_proxy_headers!r}"
+            )
 
     @property
     def access_log_format(self) -> str:

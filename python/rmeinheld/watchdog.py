@@ -15,7 +15,7 @@ from typing import Final
 
 from . import error_log
 from .coroutine import sleep, spawn
-from .settings import Count, Seconds
+from .option_kinds import Count, Seconds
 
 __all__ = ["INTERVAL_SECONDS", "ParentWatch", "Watchdog"]
 

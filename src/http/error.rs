@@ -73,10 +73,10 @@ impl fmt::Display for RequestError {
 impl std::error::Error for RequestError {}
 
 /// The outcome of a check of what the peer sent.
-pub(super) type Checked = Result<(), RequestError>;
+pub type Checked = Result<(), RequestError>;
 
 /// The error, unless the condition is met.
-pub(super) fn require(is_met: bool, error: RequestError) -> Checked {
+pub fn require(is_met: bool, error: RequestError) -> Checked {
     if is_met { Ok(()) } else { Err(error) }
 }
 

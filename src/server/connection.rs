@@ -7,15 +7,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use super::site::Site;
 use crate::event_loop::streams;
 use crate::http::error::RequestError;
 use crate::http::head::{Head, Parsed};
+use crate::http::proxy_protocol::{self, Addresses, Preface};
 use crate::http::response::error_page;
 use crate::interp::{Level, log};
 use crate::net::{Peer, Stream};
-use crate::wsgi::{self, RemoteAddress, Request};
+use crate::wsgi::{self, RemoteAddress, Request, Unprepared};
 
 /// How long an ended connection is read for what the client still sends, so that closing it does not destroy the answer
 /// on its way (RFC 9112 9.6). Apache waits 2 s at first, nginx 5.
@@ -31,6 +33,9 @@ pub struct Connection {
     /// Which listener it came from.
     pub listener: usize,
     remote: RemoteAddress,
+    /// What this peer says of its clients is believed.
+    is_trusted: bool,
+    preface: Opening,
     /// Received and not yet understood: part of a head, or the next requests of a pipeline.
     pending: Vec<u8>,
     /// The parser's progress on a head that arrives in pieces.
@@ -38,7 +43,19 @@ pub struct Connection {
     /// When the head that is arriving must be complete.
     head_deadline: Option<Instant>,
     stage: Stage,
-    has_served: bool,
+    /// Requests so far.
+    served: u32,
+}
+
+/// Whether the PROXY protocol may still speak.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// It may, and this peer is believed.
+    Believed,
+    /// It may not, and gets 403 for it.
+    Forbidden,
+    /// The connection speaks HTTP.
+    Over,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,23 +89,23 @@ pub enum Next {
 
 impl Connection {
     /// A connection just accepted.
-    pub fn new(py: Python<'_>, stream: Stream, listener: usize, peer: Peer) -> PyResult<Connection> {
-        let remote = match peer {
-            Peer::Inet(address, port) => RemoteAddress {
-                address: wsgi::latin1(py, address.to_string().as_bytes())?.unbind(),
-                port: Some(wsgi::latin1(py, port.to_string().as_bytes())?.unbind()),
-            },
-            Peer::Unix => RemoteAddress { address: wsgi::latin1(py, b"")?.unbind(), port: None },
+    pub fn new(py: Python<'_>, site: &Site, stream: Stream, listener: usize, peer: Peer) -> PyResult<Connection> {
+        let preface = match site.proxy_versions() {
+            None => Opening::Over,
+            Some(_) if site.may_speak_proxy(peer) => Opening::Believed,
+            Some(_) => Opening::Forbidden,
         };
         Ok(Connection {
             stream: Arc::new(stream),
             listener,
-            remote,
+            remote: RemoteAddress::new(py, peer)?,
+            is_trusted: site.gateway().trusts(peer),
+            preface,
             pending: Vec::new(),
             partial: None,
             head_deadline: None,
             stage: Stage::Idle,
-            has_served: false,
+            served: 0,
         })
     }
 
@@ -99,7 +116,7 @@ impl Connection {
 
     /// Whether its first request is still to come.
     pub fn is_new(&self) -> bool {
-        self.is_idle() && !self.has_served
+        self.is_idle() && self.served == 0
     }
 
     /// Its turn: there is something to read, or something was left over.
@@ -112,7 +129,7 @@ impl Connection {
         for _ in 0..PIPELINE_TURN {
             let mut buffer = site.take_buffer(std::mem::take(&mut self.pending));
             let mut head = self.partial.take().unwrap_or_else(|| site.take_head());
-            let received = self.receive(site, &mut head, &mut buffer);
+            let received = self.receive(py, site, &mut head, &mut buffer);
             match received {
                 Received::Request => {}
                 Received::Nothing if buffer.is_empty() => {
@@ -131,7 +148,7 @@ impl Connection {
                 }
             }
             self.stage = Stage::Idle;
-            self.has_served = true;
+            self.served = self.served.saturating_add(1);
             self.head_deadline = None;
             let rest = buffer.get(head.length..).unwrap_or_default().to_vec();
             let has_sent_more = !rest.is_empty() && !head.body.has_content();
@@ -142,15 +159,16 @@ impl Connection {
                 stream: Arc::clone(&self.stream),
                 remote: &self.remote,
                 template: site.template(self.listener),
-                keep_alive: site.keeps_alive(),
+                keep_alive: site.keeps_alive(self.served),
+                is_trusted: self.is_trusted,
             };
             let call = site.gateway().prepare(py, request);
             site.give_buffer(buffer);
             site.give_head(head);
             let call = match call {
-                Ok(Ok(call)) => call,
-                Ok(Err(error)) => return self.refuse(py, site, error),
-                Err(error) => {
+                Ok(call) => call,
+                Err(Unprepared::Request(error)) => return self.refuse(py, site, error),
+                Err(Unprepared::Python(error)) => {
                     site.gateway().report(py, "Error preparing a request", &error);
                     return Next::Close;
                 }
@@ -189,7 +207,7 @@ impl Connection {
     }
 
     /// Parses what is there, and reads until there is a head or nothing more to read.
-    fn receive(&self, site: &Site, head: &mut Head, buffer: &mut Vec<u8>) -> Received {
+    fn receive(&mut self, py: Python<'_>, site: &Site, head: &mut Head, buffer: &mut Vec<u8>) -> Received {
         let limits = site.head_limits();
         let mut must_read = buffer.is_empty() || self.stage == Stage::Head;
         loop {
@@ -203,6 +221,17 @@ impl Connection {
                     Ok(None) => return Received::Nothing,
                 }
             }
+            if self.preface != Opening::Over && !buffer.is_empty() {
+                match self.take_preface(py, site, buffer) {
+                    Ok(true) => {}
+                    Ok(false) if streams::is_readable(self.stream.source()) => {
+                        must_read = true;
+                        continue;
+                    }
+                    Ok(false) => return Received::Nothing,
+                    Err(error) => return Received::Bad(error),
+                }
+            }
             match head.parse(buffer, limits) {
                 Ok(Parsed::Complete) => return Received::Request,
                 Ok(Parsed::Partial) => must_read = true,
@@ -214,13 +243,42 @@ impl Connection {
         }
     }
 
+    /// Takes a header of the PROXY protocol off the buffer. False while it is incomplete.
+    fn take_preface(&mut self, py: Python<'_>, site: &Site, buffer: &mut Vec<u8>) -> Result<bool, RequestError> {
+        let Some(versions) = site.proxy_versions() else { return Ok(true) };
+        let (length, addresses) = match proxy_protocol::parse(buffer, versions)? {
+            Preface::Partial => return Ok(false),
+            Preface::Absent => {
+                self.preface = Opening::Over;
+                return Ok(true);
+            }
+            Preface::Header { length, addresses } => (length, addresses),
+        };
+        if self.preface == Opening::Forbidden {
+            return Err(RequestError::Forbidden);
+        }
+        self.preface = Opening::Over;
+        buffer.drain(..length);
+        if let Some(addresses) = addresses {
+            // From now on that is the peer: a header may come through a trusted proxy from anybody.
+            let peer = Peer::Inet(addresses.source.0, addresses.source.1);
+            self.is_trusted = site.gateway().trusts(peer);
+            match remote_behind_proxy(py, peer, &addresses) {
+                Ok(remote) => self.remote = remote,
+                Err(error) => site.gateway().report(py, "Error preparing a connection", &error),
+            }
+        }
+        // Without a byte of HTTP the parser has nothing to do yet.
+        Ok(!buffer.is_empty())
+    }
+
     fn rest_idle(self: Box<Self>, site: &Site) -> Next {
         match site.idle_deadline() {
             Some(deadline) => {
                 streams::set_deadline(self.stream.source(), Some(deadline));
                 Next::Rest(self)
             }
-            None if site.keeps_alive() => Next::Rest(self),
+            None if site.keeps_alive(self.served) => Next::Rest(self),
             None => Next::Close,
         }
     }
@@ -274,6 +332,16 @@ impl Connection {
         let client = if client.is_empty() { "a Unix client".to_owned() } else { client };
         log(py, Level::Info, &format!("{} from {client}: {error}", error.status()), None);
     }
+}
+
+/// The client's address, and Gunicorn's names for where it has connected to.
+fn remote_behind_proxy(py: Python<'_>, peer: Peer, addresses: &Addresses) -> PyResult<RemoteAddress> {
+    let (address, port) = addresses.destination;
+    let proxy = PyDict::new(py);
+    proxy.set_item("PROXY_PROTOCOL", if addresses.source.0.is_ipv4() { "TCP4" } else { "TCP6" })?;
+    proxy.set_item("PROXY_ADDR", address.to_string())?;
+    proxy.set_item("PROXY_PORT", port.to_string())?;
+    Ok(RemoteAddress { proxy: Some(proxy.unbind()), ..RemoteAddress::new(py, peer)? })
 }
 
 /// What reading gave.

@@ -2,15 +2,21 @@
 
 use std::time::Duration;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::http::chunked::ChunkLimits;
 use crate::http::head::Limits;
-use crate::wsgi::GatewaySettings;
+use crate::http::proxy_protocol::Versions;
+use crate::net::Networks;
+use crate::wsgi::{BodyLimits, FieldPolicy, GatewaySettings, SpoolSettings, TrustedFields, Underscores};
 
 /// Attributes of the settings object, as they come.
 #[derive(FromPyObject)]
 pub struct Settings {
     keep_alive: f64,
+    /// Requests that one connection may carry; 0 for no limit.
+    pub keep_alive_requests: u32,
     /// Requests that may be in progress at once.
     pub worker_connections: usize,
     graceful_timeout: f64,
@@ -19,12 +25,30 @@ pub struct Settings {
     limit_request_field_size: usize,
     limit_request_head: usize,
     limit_request_body: u64,
+    limit_request_chunk_line: usize,
+    limit_request_trailer: usize,
+    limit_request_trailer_fields: usize,
+    chunked_requests: bool,
     client_header_timeout: f64,
     client_body_timeout: f64,
+    client_body_min_rate: u32,
     send_timeout: f64,
     /// Bytes of each coroutine's C stack.
     pub stack_size: usize,
     sendfile: bool,
+    request_buffering: bool,
+    client_body_buffer_size: usize,
+    client_body_temp_path: Option<String>,
+    header_map: String,
+    forwarder_headers: Vec<String>,
+    #[pyo3(attribute("forwarded_allow_ips"), from_py_with = networks)]
+    forwarded_peers: Networks,
+    secure_scheme_headers: Vec<(String, String)>,
+    trusted_proxy_headers: Vec<String>,
+    proxy_protocol: String,
+    /// Who may use the PROXY protocol.
+    #[pyo3(attribute("proxy_allow_ips"), from_py_with = networks)]
+    pub proxy_peers: Networks,
     multiprocess: bool,
     /// The access log's path, "-" for standard output, none for off.
     pub access_logfile: Option<String>,
@@ -66,17 +90,65 @@ impl Settings {
         }
     }
 
+    /// The versions of the PROXY protocol that a connection may begin with.
+    pub fn proxy_versions(&self) -> Option<Versions> {
+        let versions = Versions {
+            v1: matches!(self.proxy_protocol.as_str(), "v1" | "auto"),
+            v2: matches!(self.proxy_protocol.as_str(), "v2" | "auto"),
+        };
+        (versions.v1 || versions.v2).then_some(versions)
+    }
+
+    fn field_policy(&self) -> FieldPolicy {
+        let listens_to = |name: &str| self.trusted_proxy_headers.iter().any(|header| header == name);
+        FieldPolicy {
+            underscores: match self.header_map.as_str() {
+                "dangerous" => Underscores::Map,
+                "refuse" => Underscores::Refuse,
+                _ => Underscores::Drop,
+            },
+            trusted: self.forwarded_peers.clone(),
+            fields: TrustedFields {
+                x_forwarded_for: listens_to("x-forwarded-for"),
+                x_forwarded_host: listens_to("x-forwarded-host"),
+                x_forwarded_port: listens_to("x-forwarded-port"),
+                forwarded: listens_to("forwarded"),
+            },
+            secure_schemes: self.secure_scheme_headers.clone(),
+            forwarder_names: self.forwarder_headers.clone(),
+        }
+    }
+
     /// What concerns the application's side.
     pub fn gateway(&self, py: Python<'_>) -> GatewaySettings {
         GatewaySettings {
             multiprocess: self.multiprocess,
-            body_limit: self.limit_request_body,
-            body_timeout: seconds(self.client_body_timeout),
+            fields: self.field_policy(),
+            body: BodyLimits {
+                bytes: self.limit_request_body,
+                accepts_chunked: self.chunked_requests,
+                chunks: ChunkLimits {
+                    line_bytes: self.limit_request_chunk_line,
+                    trailer_bytes: self.limit_request_trailer,
+                    trailer_count: self.limit_request_trailer_fields,
+                },
+                timeout: seconds(self.client_body_timeout),
+                bytes_per_second: self.client_body_min_rate,
+            },
+            spool: self.request_buffering.then(|| SpoolSettings {
+                memory_bytes: self.client_body_buffer_size,
+                directory: self.client_body_temp_path.clone(),
+            }),
             send_timeout: self.send_timeout(),
             use_sendfile: self.sendfile,
             error_logger: self.error_logger.as_ref().map(|logger| logger.clone_ref(py)),
         }
     }
+}
+
+fn networks(texts: &Bound<'_, PyAny>) -> PyResult<Networks> {
+    let texts: Vec<String> = texts.extract()?;
+    Networks::parse(&texts).ok_or_else(|| PyValueError::new_err(format!("not IP networks: {texts:?}")))
 }
 
 /// 0 means none.

@@ -11,7 +11,9 @@ use super::access_log::AccessLog;
 use super::progress::Progress;
 use super::settings::Settings;
 use crate::http::head::{Head, Limits};
+use crate::http::proxy_protocol::Versions;
 use crate::interp::{Level, log};
+use crate::net::{Networks, Peer};
 use crate::wsgi::{Finished, Gateway};
 
 /// Bytes read from a connection at a time: a head and a small body fit.
@@ -26,6 +28,9 @@ pub struct Site {
     templates: Vec<Py<PyDict>>,
     limits: Limits,
     keep_alive: Option<Duration>,
+    requests_per_connection: u32,
+    proxy_versions: Option<Versions>,
+    proxy_peers: Networks,
     header_timeout: Option<Duration>,
     send_timeout: Option<Duration>,
     access_log: Option<RefCell<AccessLog>>,
@@ -52,6 +57,9 @@ impl Site {
             templates,
             limits: settings.head_limits(),
             keep_alive: settings.keep_alive(),
+            requests_per_connection: settings.keep_alive_requests,
+            proxy_versions: settings.proxy_versions(),
+            proxy_peers: settings.proxy_peers.clone(),
             header_timeout: settings.client_header_timeout(),
             send_timeout: settings.send_timeout(),
             access_log: access_log.map(RefCell::new),
@@ -94,9 +102,20 @@ impl Site {
         self.progress.drained();
     }
 
-    /// Whether connections are used for more than one request now.
-    pub fn keeps_alive(&self) -> bool {
-        self.keep_alive.is_some() && !self.stopping.get()
+    /// Whether a connection that has carried so many requests may carry another one.
+    pub fn keeps_alive(&self, served: u32) -> bool {
+        let may_go_on = self.requests_per_connection == 0 || served < self.requests_per_connection;
+        self.keep_alive.is_some() && may_go_on && !self.stopping.get()
+    }
+
+    /// The versions of the PROXY protocol that a connection may begin with; none where it may not.
+    pub fn proxy_versions(&self) -> Option<Versions> {
+        self.proxy_versions
+    }
+
+    /// Whether this peer may use the PROXY protocol.
+    pub fn may_speak_proxy(&self, peer: Peer) -> bool {
+        self.proxy_peers.contains_peer(peer)
     }
 
     /// When a connection that begins to rest now has rested long enough.

@@ -137,7 +137,7 @@ impl Table {
         let key = self.connections.borrow().vacant_key();
         let stream = Stream::new(socket, key)?;
         streams::set_deadline(stream.source(), self.site.head_deadline());
-        let connection = Connection::new(py, stream, listener, peer)?;
+        let connection = Connection::new(py, &self.site, stream, listener, peer)?;
         self.connections.borrow_mut().insert(Slot::Resting(Box::new(connection)));
         Ok(())
     }

@@ -3,9 +3,9 @@
 //! Bytes that arrived with the head come first; then the socket is read, never further ahead than one buffer, so that a
 //! slow application slows its client down and not the server's memory.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::http::chunked::ChunkedDecoder;
+use crate::http::chunked::{ChunkLimits, ChunkedDecoder};
 use crate::http::error::RequestError;
 use crate::http::framing::BodyFraming;
 use crate::http::response::CONTINUE;
@@ -25,6 +25,45 @@ pub enum BodyFailure {
     Incomplete,
 }
 
+/// What a request body may be like.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyLimits {
+    /// Bytes; 0 for no limit.
+    pub bytes: u64,
+    /// Whether it may come in chunks.
+    pub accepts_chunked: bool,
+    /// What chunks may cost besides their data.
+    pub chunks: ChunkLimits,
+    /// How long the client may send nothing; none for ever.
+    pub timeout: Option<Duration>,
+    /// Bytes a second that it must send in the long run, beyond `timeout`; 0 for no such rule.
+    pub bytes_per_second: u32,
+}
+
+/// How long the server may still wait for a client: each byte that came buys time (Apache's RequestReadTimeout). Only
+/// waiting counts, so an application that reads slowly does no harm to its client.
+struct Patience {
+    timeout: Option<Duration>,
+    bytes_per_second: u32,
+    received: u64,
+    waited: Duration,
+}
+
+impl Patience {
+    /// How long the next wait may be.
+    fn left(&self) -> Option<Duration> {
+        let timeout = self.timeout?;
+        if self.bytes_per_second == 0 {
+            return Some(timeout);
+        }
+        let earned = Duration::from_secs(self.received / u64::from(self.bytes_per_second))
+            + Duration::from_millis(
+                self.received % u64::from(self.bytes_per_second) * 1000 / u64::from(self.bytes_per_second),
+            );
+        Some(timeout.saturating_add(earned).saturating_sub(self.waited).min(timeout))
+    }
+}
+
 enum Framing {
     Finished,
     Length(u64),
@@ -41,33 +80,39 @@ pub struct RequestBody {
     owes_continue: bool,
     /// Bytes that a chunked body may still have; none for no limit.
     allowance: Option<u64>,
-    timeout: Option<Duration>,
+    patience: Patience,
     failed: bool,
 }
 
 impl RequestBody {
-    /// A body framed so, of which `raw` has arrived. A Content-Length over `limit` (0: none) is refused at once.
+    /// A body framed so, of which `raw` has arrived. What its head says already is refused at once.
     ///
     /// # Errors
-    /// [`RequestError::BodyTooLarge`].
+    /// [`RequestError::BodyTooLarge`], [`RequestError::LengthRequired`].
     pub fn new(
         framing: BodyFraming,
         raw: Vec<u8>,
         owes_continue: bool,
-        limit: u64,
-        timeout: Option<Duration>,
+        limits: &BodyLimits,
     ) -> Result<RequestBody, RequestError> {
-        let allowance = (limit > 0).then_some(limit);
+        let allowance = (limits.bytes > 0).then_some(limits.bytes);
         let framing = match framing {
             BodyFraming::None | BodyFraming::Length(0) => Framing::Finished,
             BodyFraming::Length(length) if allowance.is_some_and(|limit| length > limit) => {
                 return Err(RequestError::BodyTooLarge);
             }
             BodyFraming::Length(length) => Framing::Length(length),
-            BodyFraming::Chunked => Framing::Chunked(Box::default()),
+            BodyFraming::Chunked if !limits.accepts_chunked => return Err(RequestError::LengthRequired),
+            BodyFraming::Chunked => Framing::Chunked(Box::new(ChunkedDecoder::new(limits.chunks))),
         };
         let owes_continue = owes_continue && raw.is_empty();
-        Ok(RequestBody { framing, raw, raw_start: 0, owes_continue, allowance, timeout, failed: false })
+        let patience = Patience {
+            timeout: limits.timeout,
+            bytes_per_second: limits.bytes_per_second,
+            received: 0,
+            waited: Duration::ZERO,
+        };
+        Ok(RequestBody { framing, raw, raw_start: 0, owes_continue, allowance, patience, failed: false })
     }
 
     /// Whether all of it has been read.
@@ -127,14 +172,27 @@ impl RequestBody {
 
     fn fill(&mut self, stream: &Stream) -> Result<(), BodyFailure> {
         if std::mem::take(&mut self.owes_continue) {
-            stream.write_all(&[CONTINUE], self.timeout).map_err(BodyFailure::Connection)?;
+            stream.write_all(&[CONTINUE], self.patience.timeout).map_err(BodyFailure::Connection)?;
         }
         self.raw.clear();
         self.raw_start = 0;
         self.raw.reserve_exact(READ_BYTES);
-        match stream.read(&mut self.raw, self.timeout) {
+        let read = match stream.read_now(&mut self.raw) {
+            Ok(Some(read)) => Ok(read),
+            Ok(None) => {
+                let since = Instant::now();
+                let read = stream.read(&mut self.raw, self.patience.left());
+                self.patience.waited += since.elapsed();
+                read
+            }
+            Err(error) => Err(Failure::Gone(error)),
+        };
+        match read {
             Ok(0) => Err(BodyFailure::Incomplete),
-            Ok(_) => Ok(()),
+            Ok(count) => {
+                self.patience.received += count as u64;
+                Ok(())
+            }
             Err(Failure::TimedOut) => Err(BodyFailure::Request(RequestError::Timeout)),
             Err(failure) => Err(BodyFailure::Connection(failure)),
         }
@@ -170,5 +228,39 @@ impl RequestBody {
             self.raw_start = 0;
         }
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_byte_buys_time_and_no_pause_is_longer_than_the_timeout() {
+        let (timeout, second) = (Duration::from_secs(10), Duration::from_secs(1));
+        let left = |received, waited| {
+            Patience { timeout: Some(timeout), bytes_per_second: 100, received, waited: waited * second }.left()
+        };
+        assert_eq!(left(0, 0), Some(timeout));
+        assert_eq!(left(0, 4), Some(timeout - 4 * second));
+        // 50 bytes in 10 s are a trickle.
+        assert_eq!(left(50, 10), Some(second / 2));
+        assert_eq!(left(50, 11), Some(Duration::ZERO));
+        // 200 bytes a second are slow, and go on for ever.
+        assert_eq!(left(200 * 3600, 3600), Some(timeout));
+        // A burst buys no pause beyond the timeout.
+        assert_eq!(left(u64::MAX / 2, 0), Some(timeout));
+    }
+
+    #[test]
+    fn without_a_rate_or_a_timeout_there_is_no_more_to_it() {
+        let patience = |timeout, bytes_per_second| Patience {
+            timeout,
+            bytes_per_second,
+            received: 0,
+            waited: Duration::from_secs(1000),
+        };
+        assert_eq!(patience(Some(Duration::from_secs(1)), 0).left(), Some(Duration::from_secs(1)));
+        assert_eq!(patience(None, 100).left(), None);
     }
 }

@@ -8,9 +8,11 @@ use std::borrow::Cow;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use super::forwarding::{FieldPolicy, Unprepared};
+use super::gateway::Request;
 use super::text::latin1;
 use crate::http::Version;
-use crate::http::head::Head;
+use crate::net::Peer;
 
 /// Field names that nearly all clients and proxies send, in lower case. At most 64: a set of bits counts them.
 const COMMON_FIELDS: [&str; 52] = [
@@ -100,6 +102,24 @@ pub struct RemoteAddress {
     pub address: Py<PyString>,
     /// REMOTE_PORT; none on Unix sockets.
     pub port: Option<Py<PyString>>,
+    /// What the PROXY protocol adds to the environ.
+    pub proxy: Option<Py<PyDict>>,
+}
+
+impl RemoteAddress {
+    /// The client of a connection, as REMOTE_ADDR and REMOTE_PORT.
+    ///
+    /// # Errors
+    /// MemoryError.
+    pub fn new(py: Python<'_>, peer: Peer) -> PyResult<RemoteAddress> {
+        let text = |text: String| PyString::new(py, &text).unbind();
+        Ok(match peer {
+            Peer::Inet(address, port) => {
+                RemoteAddress { address: text(address.to_string()), port: Some(text(port.to_string())), proxy: None }
+            }
+            Peer::Unix => RemoteAddress { address: text(String::new()), port: None, proxy: None },
+        })
+    }
 }
 
 impl Keys {
@@ -133,7 +153,7 @@ impl Keys {
 }
 
 /// `HTTP_` and the name in capitals with underscores; CONTENT_TYPE and CONTENT_LENGTH stand without the prefix.
-fn environ_key(name: &[u8]) -> String {
+pub fn environ_key(name: &[u8]) -> String {
     let mut key = String::with_capacity(name.len() + 5);
     if !name.eq_ignore_ascii_case(b"content-type") && !name.eq_ignore_ascii_case(b"content-length") {
         key.push_str("HTTP_");
@@ -163,16 +183,15 @@ pub fn template<'py>(shared: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>
 /// The environ of one request, but for `wsgi.input` where it has a body.
 ///
 /// # Errors
-/// MemoryError.
+/// MemoryError, or what the policy has against the fields.
 pub fn build<'py>(
     py: Python<'py>,
     keys: &Keys,
-    base: &Bound<'py, PyDict>,
-    head: &Head,
-    bytes: &[u8],
-    remote: &RemoteAddress,
-) -> PyResult<Bound<'py, PyDict>> {
-    let environ = base.copy()?;
+    policy: &FieldPolicy,
+    request: &Request<'_>,
+) -> Result<Bound<'py, PyDict>, Unprepared> {
+    let Request { head, bytes, remote, template, .. } = request;
+    let environ = template.bind(py).copy()?;
     let method = head.method.of(bytes);
     if method != b"GET" {
         environ.set_item(&keys.request_method, latin1(py, method)?)?;
@@ -195,11 +214,22 @@ pub fn build<'py>(
     if let Some(port) = &remote.port {
         environ.set_item(&keys.remote_port, port)?;
     }
-    add_fields(py, keys, &environ, head, bytes)?;
+    if let Some(proxy) = &remote.proxy {
+        environ.update(proxy.bind(py).as_mapping())?;
+    }
+    add_fields(keys, policy, &environ, request)?;
+    policy.apply(&environ, request)?;
     Ok(environ)
 }
 
-fn add_fields(py: Python<'_>, keys: &Keys, environ: &Bound<'_, PyDict>, head: &Head, bytes: &[u8]) -> PyResult<()> {
+fn add_fields(
+    keys: &Keys,
+    policy: &FieldPolicy,
+    environ: &Bound<'_, PyDict>,
+    request: &Request<'_>,
+) -> Result<(), Unprepared> {
+    let py = environ.py();
+    let Request { head, bytes, is_trusted, .. } = request;
     let mut seen = 0_u64;
     // RFC 9112 3.2.2: the authority of an absolute target replaces Host, and stands for the one that HTTP/1.0 may lack.
     let has_authority = !head.authority.is_empty();
@@ -219,17 +249,13 @@ fn add_fields(py: Python<'_>, keys: &Keys, environ: &Bound<'_, PyDict>, head: &H
                 seen |= common.bit;
                 environ.set_item(&common.key, value)?;
             }
-            None if is_passed_on(name) => append(environ, &PyString::new(py, &environ_key(name)), &value, ",")?,
+            None if policy.passes_on(name, *is_trusted)? => {
+                append(environ, &PyString::new(py, &environ_key(name)), &value, ",")?
+            }
             None => {}
         }
     }
     Ok(())
-}
-
-/// Names with an underscore would pass for names with a dash; `Proxy` would become HTTP_PROXY, which libraries take for
-/// the proxy of their own requests (CVE-2016-5388).
-fn is_passed_on(name: &[u8]) -> bool {
-    !name.contains(&b'_') && !name.eq_ignore_ascii_case(b"proxy")
 }
 
 /// Sets a value, or joins it to the one that is there (RFC 9110 5.3; RFC 6265 5.4 for Cookie).
@@ -246,7 +272,7 @@ fn append(
 }
 
 /// Decodes `%XX` once. What is not two hexadecimal digits stays as it is.
-fn percent_decode(path: &[u8]) -> Cow<'_, [u8]> {
+pub fn percent_decode(path: &[u8]) -> Cow<'_, [u8]> {
     let Some(first) = memchr::memchr(b'%', path) else { return Cow::Borrowed(path) };
     let (plain, mut rest) = path.split_at(first);
     let mut decoded = plain.to_vec();

@@ -7,26 +7,30 @@ use std::time::Duration;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
-use super::body::RequestBody;
+use super::body::{BodyLimits, RequestBody};
 use super::environ::{self, Keys, RemoteAddress};
+use super::forwarding::{FieldPolicy, Unprepared};
 use super::input::Input;
 use super::respond::respond;
+use super::spool::{SpoolSettings, Spooled, spool};
 use super::start_response::{Answer, StartResponse, Terms};
 use super::{FileWrapper, SERVER_SOFTWARE};
 use crate::http::error::RequestError;
 use crate::http::head::Head;
 use crate::http::response::ResponseBody;
 use crate::interp::{CoroutineExit, Level, in_fresh_context, leave_if_forked, log};
-use crate::net::Stream;
+use crate::net::{Peer, Stream};
 
 /// What of the settings concerns the application's side.
 pub struct GatewaySettings {
     /// Other processes serve the same application.
     pub multiprocess: bool,
-    /// Bytes that a request body may have; 0 for no limit.
-    pub body_limit: u64,
-    /// How long a client may take without sending anything of a body.
-    pub body_timeout: Option<Duration>,
+    /// Which fields reach the application, and who is believed what it says of its clients.
+    pub fields: FieldPolicy,
+    /// What a request body may be like.
+    pub body: BodyLimits,
+    /// Where bodies are gathered before the application runs; none: they are streamed.
+    pub spool: Option<SpoolSettings>,
     /// How long a client may take without taking anything of a response.
     pub send_timeout: Option<Duration>,
     /// Whether files are sent with sendfile(2).
@@ -60,6 +64,8 @@ pub struct Request<'a> {
     pub template: &'a Py<PyDict>,
     /// The connection may be used again after this request, if client and application agree.
     pub keep_alive: bool,
+    /// What the client's peer says of its clients is believed.
+    pub is_trusted: bool,
 }
 
 /// What became of a request.
@@ -129,9 +135,9 @@ impl Gateway {
     ///
     /// # Errors
     /// The client's fault if its body is refused before the application runs (nothing has been sent then); MemoryError.
-    pub fn prepare<'py>(&self, py: Python<'py>, request: Request<'_>) -> PyResult<Result<Call<'py>, RequestError>> {
-        let Request { head, bytes, rest, stream, remote, template, keep_alive } = request;
-        let environ = environ::build(py, &self.keys, template.bind(py), head, bytes, remote)?;
+    pub fn prepare<'py>(&self, py: Python<'py>, request: Request<'_>) -> Result<Call<'py>, Unprepared> {
+        let environ = environ::build(py, &self.keys, &self.settings.fields, &request)?;
+        let Request { head, bytes, rest, stream, keep_alive, .. } = request;
         let method = head.method.of(bytes);
         let terms = Terms {
             version: head.version,
@@ -140,11 +146,7 @@ impl Gateway {
             send_timeout: self.settings.send_timeout,
         };
         let (input, next) = if head.body.has_content() {
-            let (limit, timeout) = (self.settings.body_limit, self.settings.body_timeout);
-            let body = match RequestBody::new(head.body, rest, head.expects_continue, limit, timeout) {
-                Ok(body) => body,
-                Err(error) => return Ok(Err(error)),
-            };
+            let body = RequestBody::new(head.body, rest, head.expects_continue, &self.settings.body)?;
             let input = Bound::new(py, Input::new(body, Arc::clone(&stream)))?;
             environ.set_item(&self.keys.input, &input)?;
             (Some(input), Vec::new())
@@ -153,7 +155,12 @@ impl Gateway {
         };
         let body = input.as_ref().map(|input| input.clone().unbind());
         let response = Bound::new(py, StartResponse::new(terms, stream, body, Arc::clone(&self.last_requests)))?;
-        Ok(Ok(Call { environ, response, input, next }))
+        Ok(Call { environ, response, input, next })
+    }
+
+    /// Whether what this peer says of its clients is believed.
+    pub fn trusts(&self, peer: Peer) -> bool {
+        self.settings.fields.trusts(peer)
     }
 
     /// Reports an exception: to Meinheld's error logger if there is one, else to `rmeinheld.error`.
@@ -215,6 +222,24 @@ impl<'py> Call<'py> {
     }
 
     fn call(&self, py: Python<'py>, gateway: &Gateway) -> PyResult<()> {
+        let spooled = self.gather_body(gateway)?;
+        let called = self.call_application(py, gateway);
+        // As with `Input`: reading on after the request has ended is an error.
+        let closed = spooled.map_or(Ok(()), |spooled| spooled.close(py));
+        called.and(closed)
+    }
+
+    /// Gathers the body before the application runs, where the settings say so.
+    ///
+    /// # Parks
+    fn gather_body(&self, gateway: &Gateway) -> PyResult<Option<Spooled>> {
+        let (Some(settings), Some(input)) = (&gateway.settings.spool, &self.input) else { return Ok(None) };
+        let spooled = spool(input, settings)?;
+        spooled.install(&self.environ, &gateway.keys)?;
+        Ok(Some(spooled))
+    }
+
+    fn call_application(&self, py: Python<'py>, gateway: &Gateway) -> PyResult<()> {
         let result = gateway.application.bind(py).call1((&self.environ, &self.response));
         leave_if_forked(py, result.as_ref().err());
         let result = result?;

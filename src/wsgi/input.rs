@@ -114,6 +114,20 @@ impl Input {
         }
     }
 
+    /// Appends some of the body, as it arrives. False at its end.
+    ///
+    /// # Errors
+    /// As for `read`.
+    ///
+    /// # Parks
+    pub fn read_into(&self, py: Python<'_>, out: &mut Vec<u8>) -> PyResult<bool> {
+        self.with_reader(|reader| {
+            let is_more = reader.more(py)?;
+            out.append(&mut reader.ready);
+            Ok(is_more)
+        })
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Slot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -8,17 +8,22 @@ mod body;
 mod clock;
 mod environ;
 mod file_wrapper;
+mod forwarding;
 mod gateway;
 mod input;
 mod respond;
+mod spool;
 mod start_response;
 mod text;
 
+pub use body::BodyLimits;
 pub use clock::{http_date, unix_seconds};
 pub use environ::RemoteAddress;
 pub use file_wrapper::FileWrapper;
+pub use forwarding::{FieldPolicy, TrustedFields, Underscores, Unprepared};
 pub use gateway::{Finished, Gateway, GatewaySettings, Request};
 pub use input::Input;
+pub use spool::SpoolSettings;
 pub use start_response::{StartResponse, Terms};
 pub use text::latin1;
 

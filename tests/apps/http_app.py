@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import rmeinheld.coroutine
+
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
@@ -55,6 +57,9 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
         case ["environ"]:
             return sized(environ_as_json(environ))
         case ["echo"]:
+            return sized(source.read())
+        case ["echo-after", seconds]:
+            rmeinheld.coroutine.sleep(float(seconds))
             return sized(source.read())
         case ["echo-slowly"]:
             time.sleep(0.2)

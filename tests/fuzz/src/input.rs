@@ -1,6 +1,6 @@
 //! The first bytes of an input choose limits and pieces; the rest is what a peer sends.
 //!
-//! `run.py` makes seeds of the requests in `tests/corpus` by putting such bytes before them, so a change here is one
+//! `fuzz.py` makes seeds of the requests in `tests/corpus` by putting such bytes before them, so a change here is one
 //! there, too. All integers are little-endian; bytes that are missing count as 0.
 
 use _rmeinheld::http::chunked::ChunkLimits;

@@ -1,4 +1,4 @@
-"""Fuzz the HTTP layer: `make fuzz`, or `python tests/fuzz/run.py`.
+"""Fuzz the HTTP layer: `make fuzz`, or `python tests/fuzz/fuzz.py`.
 
 Each target is built with the coverage that libFuzzer needs, on a stable compiler. It replays the inputs in
 `regressions/`, and then goes on from seeds made of the requests in `tests/corpus` and from what earlier runs have kept

@@ -1,0 +1,272 @@
+//! Which fields reach the environ under which names, and what trusted proxies say of the client.
+//!
+//! All of it is off unless `forwarded_allow_ips` names a proxy. Then the peers in it are believed, and the fields by which
+//! they speak are taken from everybody else's requests, so that an application cannot mistake a client's word for a
+//! proxy's.
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::environ::{environ_key, percent_decode};
+use super::gateway::Request;
+use super::text::latin1;
+use crate::http::error::{RequestError, require};
+use crate::http::forwarded::{Node, client_of_x_forwarded_for, origin_of_forwarded, split_host};
+use crate::http::head::Head;
+use crate::http::list_members;
+use crate::net::{Networks, Peer};
+
+const BAD_SCHEMES: RequestError = RequestError::BadRequest("fields that contradict each other about the scheme");
+const BAD_PROTO: RequestError = RequestError::BadRequest("Forwarded with a proto other than http or https");
+const BAD_HOST: RequestError = RequestError::BadRequest("a proxy's field names no host");
+const BAD_PORT: RequestError = RequestError::BadRequest("X-Forwarded-Port is no port");
+const BAD_SCRIPT_NAME: RequestError = RequestError::BadRequest("the path does not begin with the proxy's SCRIPT_NAME");
+const UNDERSCORE: RequestError = RequestError::BadRequest("a field name with an underscore (header_map is refuse)");
+
+/// What is done with names that have an underscore: in the environ they look like those with a dash (Gunicorn's
+/// `header_map`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Underscores {
+    /// The field is left out.
+    Drop,
+    /// The request gets 400.
+    Refuse,
+    /// They are mapped like any other; an application cannot tell them apart.
+    Map,
+}
+
+/// Fields that a trusted proxy sets and that are listened to, besides those that name the scheme.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrustedFields {
+    /// `X-Forwarded-For`.
+    pub x_forwarded_for: bool,
+    /// `X-Forwarded-Host`.
+    pub x_forwarded_host: bool,
+    /// `X-Forwarded-Port`.
+    pub x_forwarded_port: bool,
+    /// `Forwarded` (RFC 7239); then nothing else is listened to, but for `forwarder_names`.
+    pub forwarded: bool,
+}
+
+/// The settings of this module.
+pub struct FieldPolicy {
+    /// What is done with names that have an underscore.
+    pub underscores: Underscores,
+    /// Peers that are believed.
+    pub trusted: Networks,
+    /// By which fields.
+    pub fields: TrustedFields,
+    /// Field names, and the value of each that means https (Gunicorn's `secure_scheme_headers`).
+    pub secure_schemes: Vec<(String, String)>,
+    /// Names with underscores that trusted peers may send, in capitals; "*" is all (Gunicorn's `forwarder_headers`).
+    pub forwarder_names: Vec<String>,
+}
+
+/// Why a request cannot be made ready.
+#[derive(Debug)]
+pub enum Unprepared {
+    /// The peer's fault.
+    Request(RequestError),
+    /// An exception, such as MemoryError.
+    Python(PyErr),
+}
+
+impl From<RequestError> for Unprepared {
+    fn from(error: RequestError) -> Self {
+        Unprepared::Request(error)
+    }
+}
+
+impl From<PyErr> for Unprepared {
+    fn from(error: PyErr) -> Self {
+        Unprepared::Python(error)
+    }
+}
+
+impl FieldPolicy {
+    /// Whether what the peer says of its clients is believed.
+    pub fn trusts(&self, peer: Peer) -> bool {
+        self.trusted.contains_peer(peer)
+    }
+
+    /// Whether an uncommon field goes into the environ.
+    ///
+    /// # Errors
+    /// 400 where `header_map` says so.
+    #[inline]
+    pub fn passes_on(&self, name: &[u8], is_trusted: bool) -> Result<bool, RequestError> {
+        // It would become HTTP_PROXY, which libraries take for the proxy of their own requests (CVE-2016-5388).
+        if name.eq_ignore_ascii_case(b"proxy") {
+            return Ok(false);
+        }
+        if !name.contains(&b'_') || (is_trusted && self.is_forwarders(name)) {
+            return Ok(true);
+        }
+        match self.underscores {
+            Underscores::Drop => Ok(false),
+            Underscores::Refuse => Err(UNDERSCORE),
+            Underscores::Map => Ok(true),
+        }
+    }
+
+    fn is_forwarders(&self, name: &[u8]) -> bool {
+        let mut names = self.forwarder_names.iter();
+        names.any(|known| known == "*" || known.as_bytes().eq_ignore_ascii_case(name))
+    }
+
+    /// Corrects the environ by what the peer says, or takes out what it may not say.
+    ///
+    /// # Errors
+    /// 400 where a trusted peer contradicts itself, or says what has no meaning.
+    pub fn apply(&self, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> Result<(), Unprepared> {
+        if self.trusted.is_empty() {
+            return Ok(());
+        }
+        if !request.is_trusted {
+            return Ok(self.forget(environ)?);
+        }
+        if self.fields.forwarded {
+            self.apply_forwarded(environ, request)?;
+        } else {
+            self.apply_x_forwarded(environ, request)?;
+        }
+        if self.is_forwarders(b"script_name") {
+            apply_script_name(environ, request)?;
+        }
+        Ok(())
+    }
+
+    /// Takes out of the environ by what only a proxy may speak.
+    fn forget(&self, environ: &Bound<'_, PyDict>) -> PyResult<()> {
+        let forget = |is_listened_to: bool, key: &str| match is_listened_to && environ.contains(key)? {
+            true => environ.del_item(key),
+            false => Ok(()),
+        };
+        forget(self.fields.x_forwarded_for, "HTTP_X_FORWARDED_FOR")?;
+        forget(self.fields.x_forwarded_host, "HTTP_X_FORWARDED_HOST")?;
+        forget(self.fields.x_forwarded_port, "HTTP_X_FORWARDED_PORT")?;
+        forget(self.fields.forwarded, "HTTP_FORWARDED")?;
+        for (name, _) in &self.secure_schemes {
+            forget(!self.fields.forwarded, &environ_key(name.as_bytes()))?;
+        }
+        Ok(())
+    }
+
+    fn apply_x_forwarded(&self, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> Result<(), Unprepared> {
+        let py = environ.py();
+        let scheme = self.scheme(request)?;
+        if let Some(scheme) = scheme {
+            environ.set_item("wsgi.url_scheme", scheme)?;
+        }
+        if self.fields.x_forwarded_for {
+            let values = values(request, b"x-forwarded-for");
+            if let Some(client) = client_of_x_forwarded_for(values, |address| self.trusted.contains(address))? {
+                set_client(environ, client)?;
+            }
+        }
+        // The proxy that is nearest has written the last one.
+        let last = |is_listened_to: bool, name: &'static [u8]| {
+            let value = values(request, name).next_back().filter(|_| is_listened_to);
+            value.and_then(|value| list_members(value).last())
+        };
+        let host = last(self.fields.x_forwarded_host, b"x-forwarded-host");
+        let port = last(self.fields.x_forwarded_port, b"x-forwarded-port");
+        if let Some(port) = port {
+            let is_port = port.len() <= 5 && port.iter().all(u8::is_ascii_digit);
+            require(is_port && !port.is_empty(), BAD_PORT)?;
+            environ.set_item("SERVER_PORT", latin1(py, port)?)?;
+        }
+        if let Some(host) = host {
+            set_host(environ, host, scheme, port)?;
+        }
+        Ok(())
+    }
+
+    /// As for Gunicorn: a field whose value is the one that means https makes it https, any other makes it http, and they
+    /// must agree.
+    fn scheme(&self, request: &Request<'_>) -> Result<Option<&'static str>, RequestError> {
+        let mut scheme = None;
+        for (name, secure) in &self.secure_schemes {
+            for value in values(request, name.as_bytes()) {
+                let said = if value == secure.as_bytes() { "https" } else { "http" };
+                if scheme.is_some_and(|scheme| scheme != said) {
+                    return Err(BAD_SCHEMES);
+                }
+                scheme = Some(said);
+            }
+        }
+        Ok(scheme)
+    }
+
+    fn apply_forwarded(&self, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> Result<(), Unprepared> {
+        let is_trusted = |address| self.trusted.contains(address);
+        let Some((client, element)) = origin_of_forwarded(values(request, b"forwarded"), is_trusted)? else {
+            return Ok(());
+        };
+        if let Some(client) = client {
+            set_client(environ, client)?;
+        }
+        let scheme = match element.proto.as_deref() {
+            None => None,
+            Some(proto) if proto.eq_ignore_ascii_case(b"https") => Some("https"),
+            Some(proto) if proto.eq_ignore_ascii_case(b"http") => Some("http"),
+            Some(_) => return Err(BAD_PROTO.into()),
+        };
+        if let Some(scheme) = scheme {
+            environ.set_item("wsgi.url_scheme", scheme)?;
+        }
+        if let Some(host) = &element.host {
+            set_host(environ, host, scheme, None)?;
+        }
+        Ok(())
+    }
+}
+
+/// The values of all fields of a name, in their order.
+fn values<'a>(request: &Request<'a>, name: &[u8]) -> impl DoubleEndedIterator<Item = &'a [u8]> {
+    let (head, bytes): (&'a Head, &'a [u8]) = (request.head, request.bytes);
+    let fields = head.fields.iter().filter(move |field| field.name.of(bytes).eq_ignore_ascii_case(name));
+    fields.map(move |field| field.value.of(bytes))
+}
+
+fn set_client(environ: &Bound<'_, PyDict>, client: Node) -> PyResult<()> {
+    let (address, port) = match client {
+        Node::Address(address, port) => (address.to_string(), port),
+        Node::Hidden(name) => (name, None),
+    };
+    environ.set_item("REMOTE_ADDR", address)?;
+    match port {
+        Some(port) => environ.set_item("REMOTE_PORT", port.to_string()),
+        // That of the proxy's connection would be another client's.
+        None if environ.contains("REMOTE_PORT")? => environ.del_item("REMOTE_PORT"),
+        None => Ok(()),
+    }
+}
+
+/// The host that the client has asked for, and with it SERVER_NAME and SERVER_PORT.
+fn set_host(
+    environ: &Bound<'_, PyDict>,
+    host: &[u8],
+    scheme: Option<&str>,
+    said_port: Option<&[u8]>,
+) -> Result<(), Unprepared> {
+    let py = environ.py();
+    let (name, port) = split_host(host).ok_or(BAD_HOST)?;
+    environ.set_item("HTTP_HOST", latin1(py, host)?)?;
+    environ.set_item("SERVER_NAME", latin1(py, name)?)?;
+    let usual = if scheme == Some("https") { &b"443"[..] } else { b"80" };
+    environ.set_item("SERVER_PORT", latin1(py, port.or(said_port).unwrap_or(usual))?)?;
+    Ok(())
+}
+
+/// As for Gunicorn: a proxy that serves the application below a path says which in a field SCRIPT_NAME.
+fn apply_script_name(environ: &Bound<'_, PyDict>, request: &Request<'_>) -> Result<(), Unprepared> {
+    let py = environ.py();
+    let Some(script_name) = values(request, b"script_name").next_back() else { return Ok(()) };
+    let script_name = script_name.strip_suffix(b"/").unwrap_or(script_name);
+    let path_info = request.head.path.of(request.bytes).strip_prefix(script_name);
+    let path_info = path_info.filter(|path| path.is_empty() || path.starts_with(b"/")).ok_or(BAD_SCRIPT_NAME)?;
+    environ.set_item("SCRIPT_NAME", latin1(py, script_name)?)?;
+    environ.set_item("PATH_INFO", latin1(py, &percent_decode(path_info))?)?;
+    Ok(())
+}
