@@ -187,7 +187,14 @@ def test_everybody_may_be_trusted(serve: Serve) -> None:
 
 def test_a_peer_on_a_unix_socket_is_trusted_where_anybody_is(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    serve(APPLICATION, bind=["127.0.0.1:0", f"unix:{path}"], forwarded_allow_ips="192.0.2.1")
+    serve.script(
+        f"""
+        from forwarded_app import app
+        import rmeinheld
+
+        rmeinheld.run(app, ["127.0.0.1:0", "unix:{path}"], forwarded_allow_ips="192.0.2.1")
+        """
+    )
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
         client.sendall(request("GET", "/", "X-Forwarded-For: 192.0.2.77", "Connection: close"))
@@ -382,8 +389,8 @@ def test_others_get_403_for_a_header_and_are_served_without(serve: Serve) -> Non
 
 @pytest.mark.parametrize(
     ("mode", "taken", "other"),
-    [("v1", "version 1, IPv4", "version 2, IPv4")] * 1
-    + [
+    [
+        ("v1", "version 1, IPv4", "version 2, IPv4"),
         ("v2", "version 2, IPv4", "version 1, IPv4"),
         ("off", "none", "version 1, IPv4"),
         ("off", "none", "version 2, IPv4"),
