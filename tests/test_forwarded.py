@@ -192,7 +192,7 @@ def test_a_peer_on_a_unix_socket_is_trusted_where_anybody_is(serve: Serve, tmp_p
         from forwarded_app import app
         import rmeinheld
 
-        rmeinheld.run(app, ["127.0.0.1:0", "unix:{path}"], forwarded_allow_ips="192.0.2.1")
+        rmeinheld.run(app, bind=["127.0.0.1:0", "unix:{path}"], forwarded_allow_ips="192.0.2.1")
         """
     )
     with socket.socket(socket.AF_UNIX) as client:
