@@ -1011,6 +1011,23 @@ def test_a_client_that_vanishes_in_its_request_costs_no_traceback(serve: Serve) 
     assert "Traceback" not in server.log()
 
 
+@pytest.mark.parametrize(
+    "data",
+    [request("POST", "/count", "Content-Length: 10") + b"12345", CHUNKED_POST + b"a\r\n12345"],
+    ids=["sized", "chunked"],
+)
+def test_a_reset_in_a_body_that_is_being_read_costs_no_traceback(serve: Serve, data: bytes) -> None:
+    # As HAProxy ends the connection when its client goes away in an upload.
+    server = serve(APPLICATION)
+    with server.connect() as connection:
+        connection.send(data)
+        server.wait_for_log("served POST /count")
+        connection.abort()
+    server.wait_for_log("400 from 127.0.0.1: the connection ended within the request body")
+    assert server.get("/a").status == 200
+    assert "Traceback" not in server.log()
+
+
 def test_a_slow_reader_holds_the_application_back(serve: Serve) -> None:
     server = serve(APPLICATION)
     server.get("/a")

@@ -10,11 +10,14 @@ use super::body::{BodyFailure, RequestBody};
 use crate::event_loop;
 use crate::http::error::RequestError;
 use crate::interp::failure_error;
-use crate::net::Stream;
+use crate::net::{Failure, Stream};
 
 /// Unread body that is read and thrown away after the response, so that the connection can be used again. Beyond it,
 /// closing is cheaper (Gunicorn 27 drains 64 KiB, Apache any amount).
 const DRAIN_BYTES: u64 = 256 * 1024;
+
+/// The client's fault when its connection ends, in order or by a reset, before its body does.
+const CUT_OFF: RequestError = RequestError::BadRequest("the connection ended within the request body");
 
 /// The request body. `read`, `readline`, `readlines` and iteration, as for a file opened in binary mode; all return
 /// `b""` (or stop) at the end of the body, so no Content-Length is needed (`wsgi.input_terminated`).
@@ -187,9 +190,16 @@ impl Reader {
                 self.fault = Some(error);
                 PyOSError::new_err(format!("request body: {error}"))
             }
-            BodyFailure::Connection(failure) => failure_error(failure),
+            BodyFailure::Connection(failure) => {
+                self.fault = match failure {
+                    Failure::Gone(_) => Some(CUT_OFF),
+                    Failure::TimedOut => Some(RequestError::Timeout),
+                    Failure::Killed => None,
+                };
+                failure_error(failure)
+            }
             BodyFailure::Incomplete => {
-                self.fault = Some(RequestError::BadRequest("the connection ended within the request body"));
+                self.fault = Some(CUT_OFF);
                 PyConnectionResetError::new_err("the client closed the connection within the request body")
             }
         }
