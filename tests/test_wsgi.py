@@ -416,6 +416,17 @@ def test_close_is_called_when_an_error_cuts_the_body(server: Server) -> None:
         server.wait_for_log(re.escape(f"closed /closing-after-a-late-error{query}"), start=start)
 
 
+def test_a_body_up_to_the_end_of_the_connection_that_an_error_cuts_ends_in_a_reset(server: Server) -> None:
+    # An end in order would make it a whole response (RFC 9112 8).
+    start = len(server.log())
+    with server.connect() as connection:
+        connection.send(b"GET /closing-after-a-late-error? HTTP/1.0\r\n\r\n")
+        with pytest.raises(ConnectionResetError):  # which Connection.receive() takes for an end like any other
+            while connection.socket.recv(65536):
+                pass
+    server.wait_for_log("failed in the iteration", start=start)
+
+
 def test_close_is_called_when_the_client_has_gone(server: Server) -> None:
     start = len(server.log())
     with server.connect() as connection:

@@ -167,6 +167,12 @@ impl Stream {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
     }
 
+    /// Makes its close a reset, for a peer that would take the end of the stream for the end of a whole message. What
+    /// is still on its way is lost. A Unix socket knows no reset: there the end stays an ordinary one.
+    pub fn reset_on_close(&self) {
+        let _ = rustix::net::sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
+    }
+
     /// Ends both directions, for whoever still uses the socket.
     pub fn shutdown_both(&self) {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);

@@ -182,6 +182,10 @@ impl Connection {
                 self.log_fault(py, fault);
             }
             site.count(&finished);
+            if finished.needs_reset {
+                self.stream.reset_on_close();
+                return Next::Close;
+            }
             let Some(next) = finished.next else {
                 // What is received and not read would make the close a reset, which destroys the answer on its way.
                 let is_unread = !finished.is_body_read || has_sent_more || streams::is_readable(self.stream.source());

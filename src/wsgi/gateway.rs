@@ -82,6 +82,8 @@ pub struct Finished<'py> {
     pub fault: Option<RequestError>,
     /// The client went away before the response was complete.
     pub client_gone: bool,
+    /// The body was cut off, and the end of the connection would be its proper end: only a reset can tell.
+    pub needs_reset: bool,
     /// All of the request's body has been received.
     pub is_body_read: bool,
     /// What the client has sent beyond this request, if the connection can be used again.
@@ -203,6 +205,8 @@ impl<'py> Call<'py> {
             log(py, Level::Warning, &message, None);
         }
         let reusable = !broken && fault.is_none() && plan.is_some_and(|plan| plan.keep_alive);
+        // RFC 9112 8: a body that the connection's end delimits looks whole when the connection ends in order.
+        let needs_reset = broken && !client_gone && plan.is_some_and(|plan| plan.body == ResponseBody::UntilClose);
         let is_body_read = rest.as_ref().is_none_or(|rest| rest.is_read());
         let next = match rest {
             _ if !reusable => None,
@@ -216,6 +220,7 @@ impl<'py> Call<'py> {
             body_bytes: sent,
             fault,
             client_gone,
+            needs_reset,
             is_body_read,
             next,
         }
@@ -282,7 +287,8 @@ impl<'py> Call<'py> {
             }
         };
         if response.is_head_sent() {
-            // Nothing but the end of the connection, without a proper end of the body, can tell the client.
+            // Nothing but the end of the connection, without a proper end of the body, can tell the client: see
+            // `Finished::needs_reset`.
             response.answer().broken = true;
         } else {
             // The client may be gone by now; there is nobody to tell.
