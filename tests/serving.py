@@ -133,15 +133,26 @@ def framing_of(method: str, status: int, headers: Iterable[tuple[str, str]]) -> 
 
 
 class Connection:
-    """A raw client connection with a strict reader. `buffer` holds bytes received and not yet consumed."""
+    """A raw client connection with a strict reader. `buffer` holds bytes received and not yet consumed.
 
-    def __init__(self, address: tuple[str, int], timeout: float = TIMEOUT, receive_buffer: int | None = None) -> None:
+    `source` is the address that the connection comes from; any of 127.0.0.0/8 will do.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        timeout: float = TIMEOUT,
+        receive_buffer: int | None = None,
+        source: str | None = None,
+    ) -> None:
         self.timeout = timeout
         self.buffer = b""
         self.socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
             if receive_buffer is not None:
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            if source is not None:
+                self.socket.bind((source, 0))
             self.socket.settimeout(timeout)
             self.socket.connect(address)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -336,9 +347,11 @@ def heed_interrupts() -> None:
 
 
 class Process:
-    """A Python process in the background, with its standard error (and output) as a log."""
+    """A process in the background, with its standard error (and output) as a log. It inherits `descriptors`."""
 
-    def __init__(self, command: Sequence[str], directory: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, command: Sequence[str], directory: Path, environment: dict[str, str], descriptors: Sequence[int] = ()
+    ) -> None:
         reader, writer = os.pipe()
         try:
             self.popen = subprocess.Popen(
@@ -348,6 +361,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=writer,
                 stderr=writer,
+                pass_fds=descriptors,
                 preexec_fn=heed_interrupts,
             )
         except BaseException:
@@ -405,8 +419,10 @@ class Process:
 class Server(Process):
     """A running server. `port` is where it listens on 127.0.0.1."""
 
-    def __init__(self, command: Sequence[str], directory: Path, environment: dict[str, str]) -> None:
-        super().__init__(command, directory, environment)
+    def __init__(
+        self, command: Sequence[str], directory: Path, environment: dict[str, str], descriptors: Sequence[int] = ()
+    ) -> None:
+        super().__init__(command, directory, environment, descriptors)
         try:
             match = self.wait_for_log(START_LINE)
         except BaseException:
@@ -489,17 +505,17 @@ class Servers:
         self._servers: list[Server] = []
         self._count = 0
 
-    def __call__(self, application: str, **options: Option) -> Server:
+    def __call__(self, application: str, descriptors: Sequence[int] = (), /, **options: Option) -> Server:
         """Serve `application`: "module:app" in tests/apps, or (if it has several lines) a module's source text.
 
-        Source text must bind `app`. `options` are options of the command line.
+        Source text must bind `app`. `options` are options of the command line. The server inherits `descriptors`.
         """
         if "\n" in application:
             self._count += 1
             name = f"application_{self._count}"
             (self._directory / f"{name}.py").write_text(textwrap.dedent(application))
             application = f"{name}:app"
-        return self._start(command_of_server(application, option_arguments(options)))
+        return self._start(command_of_server(application, option_arguments(options)), descriptors)
 
     def script(self, source: str) -> Server:
         """Run the source text of a script that starts a server by itself, and wait for its start line."""
@@ -508,8 +524,8 @@ class Servers:
         path.write_text(textwrap.dedent(source))
         return self._start([sys.executable, str(path)])
 
-    def _start(self, command: Sequence[str]) -> Server:
-        server = Server(command, self._directory, environment_of_child(self._directory))
+    def _start(self, command: Sequence[str], descriptors: Sequence[int] = ()) -> Server:
+        server = Server(command, self._directory, environment_of_child(self._directory), descriptors)
         self._servers.append(server)
         return server
 
