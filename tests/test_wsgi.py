@@ -759,3 +759,67 @@ def test_http_1_0_is_sent_files_too(file_server: Server, path: Path, content: by
 def test_the_client_of_these_tests_notices_a_missing_final_chunk(server: Server) -> None:
     with server.connect() as connection, pytest.raises((ConnectionEnded, ProtocolViolation)):
         connection.request(request("GET", "/exc-info-after-headers"))
+
+
+def test_a_file_whose_size_is_unknown_is_sent(file_server: Server) -> None:
+    # Files of /proc are regular and say that they are empty.
+    response = get_and_next(file_server, target("/file", path="/proc/self/status", kind="buffered"))
+    assert f"Pid:\t{file_server.pid}\n".encode() in response.body
+
+
+def test_a_file_over_2_gib_is_sent_whole(file_server: Server, tmp_path: Path) -> None:
+    # The length and the positions of it need more than 31 bits; it has no data on the disk but its last bytes.
+    size = 2**31 + 10_000_000
+    huge = tmp_path / "huge"
+    with huge.open("wb") as file:
+        file.truncate(size)
+        file.seek(size - 3)
+        file.write(b"end")
+    start = 2**31 - 5_000_000  # the borderline is passed on the way
+    with file_server.connect() as connection:
+        connection.send(request("GET", target("/file", path=huge, kind="buffered", seek=start, length=size - start)))
+        response = connection.read_response()
+        assert (len(response.body), response.body[-4:]) == (size - start, b"\0end")
+        assert connection.request(NEXT).status == 200
+    head = get_and_next(file_server, target("/file", path=huge, kind="buffered", length=size), "HEAD")
+    assert head.header("Content-Length") == str(size)
+
+
+def test_a_file_for_a_client_that_stops_reading_holds_nobody_up(file_server: Server, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(50_000_000)
+    with file_server.connect(receive_buffer=4096) as slow:
+        slow.send(request("GET", target("/file", path=large, kind="buffered")))
+        assert slow.has_input(5)
+        before = file_server.resident_kib()
+        for _ in range(20):
+            assert file_server.get("/list").status == 200
+        assert file_server.resident_kib() - before < 2000
+        response = slow.read_response()
+        assert len(response.body) == 50_000_000
+
+
+def test_a_generator_read_at_50_kb_a_second_keeps_memory_flat(serve: Serve) -> None:
+    server = serve(
+        """
+        CHUNK = bytes(64 * 1024)
+
+        def app(environ, start_response):
+            start_response("200 OK", [("Content-Type", "application/octet-stream")])
+            return (CHUNK for _ in range(1024 * 1024 * 1024 // len(CHUNK)))
+        """
+    )
+    with server.connect(receive_buffer=4096) as connection:
+        connection.send(request("GET", "/"))
+        connection.read_until(b"\r\n\r\n")
+        before = server.resident_kib()
+        grown = []
+        for _ in range(50):  # five seconds of it
+            connection.read_exactly(5_000)
+            grown.append(server.resident_kib() - before)
+            time.sleep(0.1)
+        assert max(grown) < 1000, grown
+        connection.abort()
+    server.wait_for_log(r".", timeout=1)
+    assert "Traceback" not in server.log()

@@ -54,6 +54,7 @@ impl FileWrapper {
 
 impl FileWrapper {
     /// The descriptor of a regular file, the position in it and the bytes from there to its end; none for other objects.
+    /// None also where nothing is left by its size: files of /proc say 0, and have content.
     fn regular_file(&self, py: Python<'_>) -> PyResult<Option<(RawFd, u64, u64)>> {
         let file = self.filelike.bind(py);
         if !reads_its_descriptor(file)? {
@@ -72,8 +73,8 @@ impl FileWrapper {
         if rustix::fs::FileType::from_raw_mode(status.st_mode) != rustix::fs::FileType::RegularFile {
             return Ok(None);
         }
-        let size = u64::try_from(status.st_size).unwrap_or(0);
-        Ok(Some((number, position, size.saturating_sub(position))))
+        let size = u64::try_from(status.st_size).unwrap_or(0).saturating_sub(position);
+        Ok((size > 0).then_some((number, position, size)))
     }
 
     /// Sends the file with sendfile(2). False if the object is no regular file, and nothing was sent.
