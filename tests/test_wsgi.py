@@ -794,7 +794,7 @@ def test_a_file_for_a_client_that_stops_reading_holds_nobody_up(file_server: Ser
         assert slow.has_input(5)
         before = file_server.resident_kib()
         for _ in range(20):
-            assert file_server.get("/list").status == 200
+            assert file_server.exchange(NEXT)[0].body == b"hello"
         assert file_server.resident_kib() - before < 2000
         response = slow.read_response()
         assert len(response.body) == 50_000_000
@@ -821,5 +821,4 @@ def test_a_generator_read_at_50_kb_a_second_keeps_memory_flat(serve: Serve) -> N
             time.sleep(0.1)
         assert max(grown) < 1000, grown
         connection.abort()
-    server.wait_for_log(r".", timeout=1)
     assert "Traceback" not in server.log()
