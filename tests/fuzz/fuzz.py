@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 
 DIRECTORY = Path(__file__).resolve().parent
 ROOT = DIRECTORY.parents[1]
-TARGETS = ("head", "framing", "chunked", "connection", "response")
+TARGETS = ("head", "framing", "chunked", "connection", "response", "forwarded", "proxy_protocol")
 
 LONGEST_INPUT_BYTES = 4096
 LONGEST_SEED_BYTES = 3072
@@ -144,12 +144,25 @@ def response_seeds(request: bytes) -> Iterator[bytes]:
         yield b"\x0a\x05\x00" + b"".join(bytes([len(text)]) + text for text in texts)
 
 
+def forwarded_seeds(request: bytes) -> Iterator[bytes]:
+    head, _, _ = request.partition(b"\r\n\r\n")
+    values = [line.partition(b":")[2].strip() for line in head.split(b"\r\n") if b"forwarded" in line.lower()]
+    yield b"\x80" + b"\n".join(values or [b'for="[2001:db8::1]:80";host=a;proto=https, for=192.0.2.2'])
+
+
+def proxy_protocol_seeds(request: bytes) -> Iterator[bytes]:
+    yield b"PROXY TCP4 192.0.2.1 192.0.2.2 1 65535\r\n" + request[:100]
+    yield b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + request[:100]
+
+
 SEEDS = {
     "head": head_seeds,
     "framing": framing_seeds,
     "chunked": chunked_seeds,
     "connection": connection_seeds,
     "response": response_seeds,
+    "forwarded": forwarded_seeds,
+    "proxy_protocol": proxy_protocol_seeds,
 }
 
 

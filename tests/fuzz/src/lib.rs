@@ -6,9 +6,11 @@
 
 pub mod chunked;
 pub mod connection;
+pub mod forwarded;
 pub mod framing;
 pub mod head;
 pub mod input;
+pub mod proxy_protocol;
 pub mod reference;
 pub mod response;
 
