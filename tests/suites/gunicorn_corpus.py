@@ -203,7 +203,8 @@ def fields_of(expected: dict[str, Any]) -> dict[str, str]:
     environ: dict[str, str] = {}
     for name, value in expected["headers"]:
         key = name.replace("-", "_")
-        key = key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
+        # A name with an underscore never becomes one of the two that stand without a prefix.
+        key = key if name.upper() in ("CONTENT-TYPE", "CONTENT-LENGTH") else f"HTTP_{key}"
         separator = "; " if key == "HTTP_COOKIE" else ","
         environ[key] = f"{environ[key]}{separator}{value}" if key in environ else value
     if not has_host(expected):
