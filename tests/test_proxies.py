@@ -246,6 +246,28 @@ def test_an_upload_after_100_continue_arrives_whole(front: Front) -> None:
 
 
 @through(ALL)
+@pytest.mark.parametrize("size", [100_000, len(UPLOAD)])
+def test_an_upload_that_nobody_reads_is_answered(front: Front, size: int) -> None:
+    for _ in range(3):
+        with front.connect() as connection:
+            response = connection.request(request("POST", "/unread", body=UPLOAD[:size]), "POST")
+            assert (response.status, response.body) == (200, b"hello from /unread")
+    with front.connect() as connection:
+        assert connection.request(request("GET", "/on")).body == b"hello from /on"
+
+
+@through(ALL)
+def test_the_refusal_of_an_upload_that_is_too_long_passes(front: Front) -> None:
+    body = bytes(17 * 1024 * 1024)
+    with front.connect() as connection:
+        with suppress(ConnectionError):  # the proxy need not take all of it
+            connection.send(request("POST", "/digest", body=body))
+        assert connection.read_response("POST").status == 413
+    with front.connect() as connection:
+        assert connection.request(request("GET", "/on")).body == b"hello from /on"
+
+
+@through(ALL)
 @pytest.mark.parametrize("kind", ["sized", "chunked", "file"])
 def test_a_download_arrives_whole(front: Front, kind: str) -> None:
     with front.connect() as connection:
