@@ -34,6 +34,10 @@ ATTACKS = {
     "slow body": Attack(
         ["-B", "-i", "60", "-s", "8192"], "/digest", "408 from 127.0.0.1: the request did not arrive in time"
     ),
+    # A body that never pauses for so long, and comes at some ten bytes a second: far below client_body_min_rate.
+    "body in drops": Attack(
+        ["-B", "-i", "1", "-s", "8192", "-x", "10"], "/digest", "408 from 127.0.0.1: the request did not arrive in time"
+    ),
     # A window of 10 to 20 bytes. What the kernel takes of a response before that counts is megabytes.
     "slow read": Attack(["-X", "-w", "10", "-y", "20", "-n", "60", "-z", "32"], "/endless", "closed /endless$", 40),
     # Thousands of ranges in one field line (CVE-2011-3192).
