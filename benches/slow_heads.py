@@ -1,8 +1,8 @@
 """What thousands of clients cost that send one byte of a head a second and never end it (slowloris).
 
-`python benches/slow_heads.py`, or with other numbers: see --help. Prints the memory of each such connection, the latency
-of an ordinary client beside them against its latency without them, and how many are left after the head deadline.
-Linux only; needs two descriptors for each connection (`ulimit -n`).
+`python benches/slow_heads.py`, or with other numbers: see --help. Prints the memory of each such connection, the
+latency of an ordinary client beside them and without them, and how many are left after the head deadline. Needs two
+descriptors for each connection (`ulimit -n`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from contextlib import suppress
 
 from machine import pinned_to, raise_open_files_limit
 from measure import memory
+from rmeinheld.settings import Settings
 from servers import RMEINHELD, Task, running_server
 from toolchain import PROGRAMS
-
-from rmeinheld.settings import Settings
 
 HEAD = b"GET / HTTP/1.1\r\nHost: test\r\nX-Slow: "
 TURN_SECONDS = 1.0

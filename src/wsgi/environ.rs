@@ -8,11 +8,10 @@ use std::borrow::Cow;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use super::forwarding::{FieldPolicy, Unprepared};
-use super::gateway::Request;
-use super::text::latin1;
+use super::forwarding::FieldPolicy;
+use super::request::{Request, Unprepared};
+use super::text::{environ_key, latin1, percent_decode};
 use crate::http::Version;
-use crate::net::Peer;
 
 /// Field names that nearly all clients and proxies send, in lower case. At most 64: a set of bits counts them.
 const COMMON_FIELDS: [&str; 52] = [
@@ -96,32 +95,6 @@ struct CommonField {
     key: Py<PyString>,
 }
 
-/// The two strings that name a TCP client.
-pub struct RemoteAddress {
-    /// REMOTE_ADDR.
-    pub address: Py<PyString>,
-    /// REMOTE_PORT; none on Unix sockets.
-    pub port: Option<Py<PyString>>,
-    /// What the PROXY protocol adds to the environ.
-    pub proxy: Option<Py<PyDict>>,
-}
-
-impl RemoteAddress {
-    /// The client of a connection, as REMOTE_ADDR and REMOTE_PORT.
-    ///
-    /// # Errors
-    /// MemoryError.
-    pub fn new(py: Python<'_>, peer: Peer) -> PyResult<RemoteAddress> {
-        let text = |text: String| PyString::new(py, &text).unbind();
-        Ok(match peer {
-            Peer::Inet(address, port) => {
-                RemoteAddress { address: text(address.to_string()), port: Some(text(port.to_string())), proxy: None }
-            }
-            Peer::Unix => RemoteAddress { address: text(String::new()), port: None, proxy: None },
-        })
-    }
-}
-
 impl Keys {
     /// Interns them.
     pub fn new(py: Python<'_>) -> Keys {
@@ -150,16 +123,6 @@ impl Keys {
     fn common(&self, name: &[u8]) -> Option<&CommonField> {
         self.fields.get(name.len())?.iter().find(|field| field.name.eq_ignore_ascii_case(name))
     }
-}
-
-/// `HTTP_` and the name in capitals with underscores; CONTENT_TYPE and CONTENT_LENGTH stand without the prefix.
-pub fn environ_key(name: &[u8]) -> String {
-    let mut key = String::with_capacity(name.len() + 5);
-    if !name.eq_ignore_ascii_case(b"content-type") && !name.eq_ignore_ascii_case(b"content-length") {
-        key.push_str("HTTP_");
-    }
-    key.extend(name.iter().map(|&byte| if byte == b'-' { '_' } else { char::from(byte.to_ascii_uppercase()) }));
-    key
 }
 
 /// Makes the dictionary that requests copy, with room for what they add.
@@ -268,55 +231,5 @@ fn append(
     match environ.get_item(key)? {
         Some(earlier) => environ.set_item(key, earlier.add(separator)?.add(value)?),
         None => environ.set_item(key, value),
-    }
-}
-
-/// Decodes `%XX` once. What is not two hexadecimal digits stays as it is.
-pub fn percent_decode(path: &[u8]) -> Cow<'_, [u8]> {
-    let Some(first) = memchr::memchr(b'%', path) else { return Cow::Borrowed(path) };
-    let (plain, mut rest) = path.split_at(first);
-    let mut decoded = plain.to_vec();
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if byte == b'%'
-            && let [high, low, after @ ..] = after
-            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
-        {
-            decoded.push(high << 4 | low);
-            rest = after;
-        } else {
-            decoded.push(byte);
-        }
-    }
-    Cow::Owned(decoded)
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_path_is_decoded_once_and_bad_escapes_stay() {
-        let cases: [(&[u8], &[u8]); 6] = [
-            (b"/plain", b"/plain"),
-            (b"/a%20b", b"/a b"),
-            (b"/%2541", b"/%41"),
-            (b"/%zz%4", b"/%zz%4"),
-            (b"/%C3%a9", b"/\xc3\xa9"),
-            (b"%", b"%"),
-        ];
-        for (sent, expected) in cases {
-            assert_eq!(&*percent_decode(sent), expected);
-        }
-    }
-
-    #[test]
-    fn keys_are_those_of_cgi() {
-        assert_eq!(environ_key(b"X-Request-Id"), "HTTP_X_REQUEST_ID");
-        assert_eq!(environ_key(b"content-LENGTH"), "CONTENT_LENGTH");
     }
 }

@@ -7,9 +7,8 @@
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::environ::{environ_key, percent_decode};
-use super::gateway::Request;
-use super::text::latin1;
+use super::request::{Request, Unprepared};
+use super::text::{environ_key, latin1, percent_decode};
 use crate::http::error::{RequestError, require};
 use crate::http::forwarded::{Node, client_of_x_forwarded_for, origin_of_forwarded, split_host};
 use crate::http::head::Head;
@@ -60,27 +59,6 @@ pub struct FieldPolicy {
     pub secure_schemes: Vec<(String, String)>,
     /// Names with underscores that trusted peers may send, in capitals; "*" is all (Gunicorn's `forwarder_headers`).
     pub forwarder_names: Vec<String>,
-}
-
-/// Why a request cannot be made ready.
-#[derive(Debug)]
-pub enum Unprepared {
-    /// The peer's fault.
-    Request(RequestError),
-    /// An exception, such as MemoryError.
-    Python(PyErr),
-}
-
-impl From<RequestError> for Unprepared {
-    fn from(error: RequestError) -> Self {
-        Unprepared::Request(error)
-    }
-}
-
-impl From<PyErr> for Unprepared {
-    fn from(error: PyErr) -> Self {
-        Unprepared::Python(error)
-    }
 }
 
 impl FieldPolicy {

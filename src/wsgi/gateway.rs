@@ -8,18 +8,18 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use super::body::{BodyLimits, RequestBody};
-use super::environ::{self, Keys, RemoteAddress};
-use super::forwarding::{FieldPolicy, Unprepared};
+use super::environ::{self, Keys};
+use super::forwarding::FieldPolicy;
 use super::input::Input;
+use super::request::{Request, Unprepared};
 use super::respond::respond;
 use super::spool::{SpoolSettings, Spooled, spool};
 use super::start_response::{Answer, StartResponse, Terms};
 use super::{FileWrapper, SERVER_SOFTWARE};
 use crate::http::error::RequestError;
-use crate::http::head::Head;
 use crate::http::response::ResponseBody;
 use crate::interp::{CoroutineExit, Level, in_fresh_context, leave_if_forked, log};
-use crate::net::{Peer, Stream};
+use crate::net::Peer;
 
 /// What of the settings concerns the application's side.
 pub struct GatewaySettings {
@@ -46,26 +46,6 @@ pub struct Gateway {
     keys: Keys,
     shared: Py<PyDict>,
     last_requests: Arc<AtomicBool>,
-}
-
-/// A request as it comes off the connection.
-pub struct Request<'a> {
-    /// The parsed head.
-    pub head: &'a Head,
-    /// What it was parsed from.
-    pub bytes: &'a [u8],
-    /// What was received after the head.
-    pub rest: Vec<u8>,
-    /// Where the answer goes.
-    pub stream: Arc<Stream>,
-    /// Who asks.
-    pub remote: &'a RemoteAddress,
-    /// The listener's dictionary: see [`Gateway::template`].
-    pub template: &'a Py<PyDict>,
-    /// The connection may be used again after this request, if client and application agree.
-    pub keep_alive: bool,
-    /// What the client's peer says of its clients is believed.
-    pub is_trusted: bool,
 }
 
 /// What became of a request.

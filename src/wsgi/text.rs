@@ -32,3 +32,63 @@ pub fn latin1_bytes<'a>(text: &'a Bound<'_, PyString>, what: &str) -> PyResult<C
     }
     Err(PyValueError::new_err(format!("{what} has a character outside latin-1 (PEP 3333, \"Unicode Issues\")")))
 }
+
+/// `HTTP_` and the name in capitals with underscores; CONTENT_TYPE and CONTENT_LENGTH stand without the prefix.
+pub fn environ_key(name: &[u8]) -> String {
+    let mut key = String::with_capacity(name.len() + 5);
+    if !name.eq_ignore_ascii_case(b"content-type") && !name.eq_ignore_ascii_case(b"content-length") {
+        key.push_str("HTTP_");
+    }
+    key.extend(name.iter().map(|&byte| if byte == b'-' { '_' } else { char::from(byte.to_ascii_uppercase()) }));
+    key
+}
+
+/// Decodes `%XX` once. What is not two hexadecimal digits stays as it is.
+pub fn percent_decode(path: &[u8]) -> Cow<'_, [u8]> {
+    let Some(first) = memchr::memchr(b'%', path) else { return Cow::Borrowed(path) };
+    let (plain, mut rest) = path.split_at(first);
+    let mut decoded = plain.to_vec();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte == b'%'
+            && let [high, low, after @ ..] = after
+            && let (Some(high), Some(low)) = (hex(*high), hex(*low))
+        {
+            decoded.push(high << 4 | low);
+            rest = after;
+        } else {
+            decoded.push(byte);
+        }
+    }
+    Cow::Owned(decoded)
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_decoded_once_and_bad_escapes_stay() {
+        let cases: [(&[u8], &[u8]); 6] = [
+            (b"/plain", b"/plain"),
+            (b"/a%20b", b"/a b"),
+            (b"/%2541", b"/%41"),
+            (b"/%zz%4", b"/%zz%4"),
+            (b"/%C3%a9", b"/\xc3\xa9"),
+            (b"%", b"%"),
+        ];
+        for (sent, expected) in cases {
+            assert_eq!(&*percent_decode(sent), expected);
+        }
+    }
+
+    #[test]
+    fn keys_are_those_of_cgi() {
+        assert_eq!(environ_key(b"X-Request-Id"), "HTTP_X_REQUEST_ID");
+        assert_eq!(environ_key(b"content-LENGTH"), "CONTENT_LENGTH");
+    }
+}
