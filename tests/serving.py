@@ -411,6 +411,11 @@ class Process:
         assert match
         return int(match[1])
 
+    def cpu_seconds(self) -> float:
+        """User and system time so far."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+
     def threads(self) -> int:
         """Number of OS threads of the process."""
         return len(os.listdir(f"/proc/{self.pid}/task"))

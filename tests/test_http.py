@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -945,6 +945,15 @@ def test_a_body_that_trickles_is_given_up(hasty_server: Server) -> None:
         connection.expect_end()
 
 
+def test_a_body_that_never_follows_its_100_is_given_up(hasty_server: Server) -> None:
+    with hasty_server.connect() as connection:
+        connection.send(request("POST", "/echo", "Content-Length: 5", "Expect: 100-continue"))
+        assert connection.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 100 ")
+        with takes(0.5, 6):
+            assert connection.read_response("POST").status == 408
+        connection.expect_end()
+
+
 def test_without_a_minimum_rate_a_body_may_trickle(serve: Serve) -> None:
     server = serve(APPLICATION, client_body_timeout=1, client_body_min_rate=0)
     with server.connect() as connection:
@@ -1093,6 +1102,18 @@ def test_requests_after_the_last_one_do_not_turn_its_close_into_a_reset(server: 
     assert "served GET /smuggled" not in server.log()[start:]
 
 
+def test_a_half_closed_client_costs_no_cpu(server: Server) -> None:
+    # CVE-2024-49769: the end of the stream is readable for ever, and a loop that looks again and again never rests.
+    with server.connect() as connection:
+        connection.send(request("POST", "/echo-after/1.5", "Content-Length: 1") + b"1")
+        connection.finish_sending()
+        before = server.cpu_seconds()
+        assert not connection.has_input(1)
+        assert server.cpu_seconds() - before < 0.2
+        assert connection.read_response("POST").body == b"1"
+        connection.expect_end()
+
+
 def test_a_half_closed_client_gets_all_its_pipelined_answers(server: Server) -> None:
     with server.connect() as connection:
         connection.send(request("GET", "/a") + request("GET", "/generator") + request("GET", "/b"))
@@ -1147,3 +1168,31 @@ def test_the_client_of_these_tests_notices_violations(body: bytes) -> None:
         with pytest.raises(ProtocolViolation):
             fake.exchange(request("GET", "/"))
         thread.join()
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_million_chunks_of_one_byte_are_read(server: Server) -> None:
+    chunks = b"1\r\nx\r\n" * 1_000_000 + b"0\r\n\r\n"
+    with server.connect(timeout=60) as connection, takes(0, 30):
+        connection.send(request("POST", "/count", "Transfer-Encoding: chunked") + chunks)
+        assert connection.read_response("POST").body == b"1000000"
+        assert connection.request(NEXT).status == 200
+
+
+def test_thousands_of_idle_connections_cost_little_and_hinder_nobody(serve: Serve) -> None:
+    server = serve(APPLICATION, keep_alive=60)
+    server.get("/")
+    before = server.resident_kib()
+    with ExitStack() as stack:
+        idle = [stack.enter_context(server.connect()) for _ in range(3000)]
+        for connection in idle[::2]:
+            connection.send(request("GET", "/idle"))
+        for connection in idle[::2]:
+            assert connection.read_response().status == 200
+        assert server.resident_kib() - before < 2 * len(idle)
+        with takes(0, 5):
+            for _ in range(100):
+                assert server.get("/next").status == 200
+        assert idle[0].request(NEXT).status == 200
