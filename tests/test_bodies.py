@@ -81,11 +81,12 @@ def test_a_gathered_body_that_is_not_read_leaves_the_connection_in_order(server:
             report(connection, with_length(b"x" * size, "/unread"))
 
 
-def test_requests_without_a_body_are_as_ever(server: Server) -> None:
+def test_a_request_without_a_body_has_an_empty_file_too(server: Server) -> None:
     with server.connect() as connection:
-        connection.send(request("GET", "/"))
+        connection.send(request("GET", "/") + request("GET", "/seek"))
         seen = json.loads(connection.read_response().body)
-        assert (seen["bytes"], seen["length"]) == (0, None)
+        assert (seen["bytes"], seen["length"], seen["type"]) == (0, None, "BytesIO")
+        assert json.loads(connection.read_response().body)["same"] is True
 
 
 def test_the_application_is_not_called_before_the_body_is_there(server: Server) -> None:

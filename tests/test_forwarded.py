@@ -347,6 +347,18 @@ def test_a_header_may_arrive_in_pieces(proxied: Server, name: str) -> None:
         assert json.loads(connection.request(request("GET", "/")).body)["REMOTE_ADDR"] == expected[0]
 
 
+@pytest.mark.parametrize("keep_alive", [0, 1])
+def test_a_header_alone_does_not_use_up_the_connection(serve: Serve, keep_alive: int) -> None:
+    server = serve(APPLICATION, proxy_protocol="auto", keep_alive=keep_alive, client_header_timeout=5)
+    header, expected = HEADERS["version 1, IPv4"]
+    for pieces in ([header], [header[:5], header[5:]]):
+        with server.connect() as connection:
+            for piece in pieces:
+                connection.send(piece)
+                assert not connection.has_input(0.7)
+            assert json.loads(connection.request(request("GET", "/")).body)["REMOTE_ADDR"] == expected[0]
+
+
 def test_only_the_first_bytes_may_be_a_header(proxied: Server) -> None:
     with proxied.connect() as connection:
         assert connection.request(request("GET", "/")).status == 200

@@ -276,7 +276,14 @@ impl Connection {
         Ok(!buffer.is_empty())
     }
 
-    fn rest_idle(self: Box<Self>, site: &Site) -> Next {
+    fn rest_idle(mut self: Box<Self>, site: &Site) -> Next {
+        if self.served == 0 {
+            // Only the PROXY protocol has spoken, or nobody: the first request is still to come.
+            self.stage = Stage::Idle;
+            let deadline = self.head_deadline.take().or_else(|| site.head_deadline());
+            streams::set_deadline(self.stream.source(), deadline);
+            return Next::Rest(self);
+        }
         match site.idle_deadline() {
             Some(deadline) => {
                 streams::set_deadline(self.stream.source(), Some(deadline));

@@ -218,8 +218,9 @@ impl<'py> Call<'py> {
     ///
     /// # Parks
     fn gather_body(&self, gateway: &Gateway) -> PyResult<Option<Spooled>> {
-        let (Some(settings), Some(input)) = (&gateway.settings.spool, &self.input) else { return Ok(None) };
-        let spooled = spool(input, settings)?;
+        let Some(settings) = &gateway.settings.spool else { return Ok(None) };
+        let py = self.environ.py();
+        let spooled = self.input.as_ref().map_or_else(|| Spooled::empty(py), |input| spool(input, settings))?;
         spooled.install(&self.environ, &gateway.keys)?;
         Ok(Some(spooled))
     }

@@ -25,6 +25,14 @@ pub struct Spooled {
 }
 
 impl Spooled {
+    /// That of a request without a body.
+    ///
+    /// # Errors
+    /// MemoryError.
+    pub fn empty(py: Python<'_>) -> PyResult<Spooled> {
+        Ok(Spooled { file: py.import("io")?.call_method0("BytesIO")?.unbind(), bytes: 0 })
+    }
+
     /// Makes it the request's `wsgi.input`, and the body one with a length.
     ///
     /// # Errors
