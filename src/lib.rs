@@ -142,7 +142,7 @@
 //!
 //! - No second loop thread, no work stealing, no preemption: a request that computes, or blocks in C or in the
 //!   standard library, holds up all others. So does one that wants a lock which a parked coroutine holds.
-//! - No TLS, no HTTP/2, no prefork, no WebSocket and no Gunicorn worker in this version; Linux only.
+//! - No TLS, no HTTP/2, no prefork, no WebSocket in this version; Linux only.
 //! - No free-threaded Python. CPython's documentation does not promise that thread states may share an OS thread; its
 //!   code allows it since 3.12, and a self-test at start refuses an interpreter on which it does not hold.
 
