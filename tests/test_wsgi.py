@@ -260,6 +260,9 @@ def test_start_response_must_be_called(server: Server, path: str) -> None:
         "200 O\rK",
         "200 O\0K",
         "200 \u20ac",
+        "100 Continue",
+        "103 Early Hints",
+        "199 Whatever",
     ],
 )
 def test_a_bad_status_is_refused(server: Server, value: object) -> None:

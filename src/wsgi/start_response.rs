@@ -355,7 +355,12 @@ impl Answer {
             .cast::<PyList>()
             .map_err(|_| wrong_type("the response headers must be a list", fields, "PEP 3333"))?;
         let status = text::latin1_bytes(status, "the status")?;
-        self.status = parse_status(&status).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let code = parse_status(&status).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        // A client waits for the final response behind such a one, and would take that of its next request for it.
+        if matches!(code, 100 | 102..=199) {
+            return Err(PyValueError::new_err("the status is that of an interim response (PEP 3333, RFC 9110 15.2)"));
+        }
+        self.status = code;
         self.head.clear();
         self.head.reserve(HEAD_BYTES);
         (self.has_server, self.has_date, self.declared_length) = (false, false, None);
