@@ -185,7 +185,7 @@ def environ_of(fields: Iterable[tuple[str, str]], target: str) -> dict[str, str]
     environ: dict[str, str] = {}
     for name, value in fields:
         name = name.upper()
-        # Dropped: what would pass for another field, and what libraries take for their own (CVE-2016-5388).
+        # Dropped: what would pass for another field, and what libraries take for their own (httpoxy).
         if "_" in name or name == "PROXY":
             continue
         key = name.replace("-", "_")

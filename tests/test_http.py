@@ -517,7 +517,7 @@ def test_an_underscored_name_does_not_join_its_dashed_twin(server: Server) -> No
 
 
 def test_a_proxy_field_does_not_become_http_proxy(server: Server) -> None:
-    # httpoxy, CVE-2016-5388: programs take HTTP_PROXY for the environment variable.
+    # httpoxy, CVE-2016-5387 and CVE-2016-1000110: programs take HTTP_PROXY for the environment variable.
     assert "HTTP_PROXY" not in environ(server.exchange(request("GET", "/environ", "Proxy: evil:80"))[0])
 
 

@@ -73,7 +73,7 @@ impl FieldPolicy {
     /// 400 where `header_map` says so.
     #[inline]
     pub fn passes_on(&self, name: &[u8], is_trusted: bool) -> Result<bool, RequestError> {
-        // It would become HTTP_PROXY, which libraries take for the proxy of their own requests (CVE-2016-5388).
+        // It would become HTTP_PROXY, which libraries take for the proxy of their own requests (httpoxy).
         if name.eq_ignore_ascii_case(b"proxy") {
             return Ok(false);
         }
