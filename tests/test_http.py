@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
+import resource
+import signal
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +19,7 @@ from typing import Any
 import pytest
 
 from serving import (
+    TIMEOUT,
     ConnectionEnded,
     Option,
     ProtocolViolation,
@@ -1020,6 +1025,31 @@ def test_a_client_that_vanishes_in_its_request_costs_no_traceback(serve: Serve) 
     assert "Traceback" not in server.log()
 
 
+def test_clients_that_vanish_before_they_are_accepted_leave_nothing_behind(serve: Serve) -> None:
+    # CVE-2024-49769: their sockets were never closed, and written to again and again.
+    server = serve(APPLICATION)
+    server.get("/a")
+    at_rest = len(os.listdir(f"/proc/{server.pid}/fd"))
+    server.signal(signal.SIGSTOP)
+    try:
+        for data in (b"", b"GET /a", request("GET", "/a")) * 50:
+            with server.connect() as connection:
+                connection.send(data)
+                connection.abort()
+    finally:
+        server.signal(signal.SIGCONT)
+    with server.connect() as connection:  # behind them in the queue of the kernel
+        assert connection.request(request("GET", "/b")).body == b"hello from /b"
+        deadline = time.monotonic() + TIMEOUT
+        while len(os.listdir(f"/proc/{server.pid}/fd")) > at_rest + 1:
+            assert time.monotonic() < deadline, "sockets of clients that are gone are still open"
+            connection.request(request("GET", "/c"))
+        before = server.cpu_seconds()
+        assert not connection.has_input(0.5)
+        assert server.cpu_seconds() - before < 0.1
+    assert "Traceback" not in server.log()
+
+
 @pytest.mark.parametrize(
     "data",
     [request("POST", "/count", "Content-Length: 10") + b"12345", CHUNKED_POST + b"a\r\n12345"],
@@ -1063,6 +1093,18 @@ def test_other_clients_are_served_while_one_reads_slowly(serve: Serve) -> None:
             assert server.get(f"/{number}").body == b"hello from /%d" % number
         slow.abort()
     server.wait_for_log("flood closed")
+
+
+def test_event_streams_hold_neither_each_other_nor_other_clients_up(server: Server) -> None:
+    with ExitStack() as stack:
+        streams = [stack.enter_context(server.connect()) for _ in range(100)]
+        with takes(1, 10):  # one after the other they would take 100 s
+            for stream in streams:
+                stream.send(request("GET", "/events/20"))
+            for number in range(100):
+                assert server.get(f"/{number}").body == b"hello from /%d" % number
+            expected = [b"data: %d\n\n" % number for number in range(20)]
+            assert all(stream.read_response().chunks == expected for stream in streams)
 
 
 def test_a_whole_large_response_reaches_a_client_that_reads_slowly(server: Server) -> None:
@@ -1181,12 +1223,21 @@ def test_a_million_chunks_of_one_byte_are_read(server: Server) -> None:
         assert connection.request(NEXT).status == 200
 
 
-def test_thousands_of_idle_connections_cost_little_and_hinder_nobody(serve: Serve) -> None:
+@pytest.fixture
+def descriptors() -> Iterator[int]:
+    """How many descriptors this process and those that it starts may have: as many as the machine lets them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield hard if hard != resource.RLIM_INFINITY else 1 << 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_ten_thousand_idle_connections_cost_little_and_hinder_nobody(serve: Serve, descriptors: int) -> None:
     server = serve(APPLICATION, keep_alive=60)
     server.get("/")
     before = server.resident_kib()
     with ExitStack() as stack:
-        idle = [stack.enter_context(server.connect()) for _ in range(3000)]
+        idle = [stack.enter_context(server.connect()) for _ in range(min(10_000, descriptors - 200))]
         for connection in idle[::2]:
             connection.send(request("GET", "/idle"))
         for connection in idle[::2]:

@@ -334,6 +334,22 @@ def test_an_application_cannot_break_the_framing_by_its_own_transfer_encoding(se
         assert response.body == b"onetwo"
 
 
+def test_hop_by_hop_fields_of_the_application_are_dropped(server: Server) -> None:
+    # Whether and how a connection goes on is the server's to say (PEP 3333, Other HTTP Features).
+    response = get_and_next(server, "/hop-by-hop-fields")
+    assert {name for name, _ in response.headers} == {"Content-Type", "X-Old", "Server", "Date", "Content-Length"}
+    assert response.body == b"one"
+
+
+@pytest.mark.parametrize(("status", "length"), [(204, None), (205, "0"), (304, "5")])
+def test_a_length_stays_only_where_a_response_without_a_body_may_have_one(
+    server: Server, status: int, length: str | None
+) -> None:
+    response = get_and_next(server, target("/with-status", status=f"{status} Whatever", length=5))
+    assert (response.status, response.header("Content-Length"), response.body) == (status, length, b"")
+    assert response.header("Transfer-Encoding") is None
+
+
 # --- write() ---------------------------------------------------------------------------------------------------------
 
 

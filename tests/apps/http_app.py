@@ -34,6 +34,13 @@ class Flood:
         self.errors.flush()
 
 
+def events(count: int) -> Iterator[bytes]:
+    """So many events, 50 ms apart."""
+    for number in range(count):
+        yield b"data: %d\n\n" % number
+        rmeinheld.coroutine.sleep(0.05)
+
+
 def environ_as_json(environ: WSGIEnvironment) -> bytes:
     plain = {key: value for key, value in environ.items() if isinstance(value, str | bool | int | tuple)}
     return json.dumps(plain).encode()
@@ -99,6 +106,9 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
         case ["flood"]:
             start_response(status, headers)
             return Flood(errors)
+        case ["events", count]:
+            start_response(status, [("Content-Type", "text/event-stream")])
+            return events(int(count))
         case ["fail"]:
             raise RuntimeError("the application failed on purpose")
         case _:

@@ -236,6 +236,19 @@ def hop_by_hop(environ: WSGIEnvironment, start_response: StartResponse) -> Itera
     return [b"one", b"two"]
 
 
+@route
+def hop_by_hop_fields(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    names = ["Keep-Alive", "TE", "Trailer", "Upgrade", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization"]
+    start_response("200 OK", [*PLAIN, *((name, "x") for name in names), ("Connection", "X-Old"), ("X-Old", "old")])
+    return [b"one"]
+
+
+@route
+def with_status(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    start_response(parameters(environ)["status"], [*PLAIN, *length_of(environ)])
+    return [b"12345"]
+
+
 # --- write() ---------------------------------------------------------------------------------------------------------
 
 
