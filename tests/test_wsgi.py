@@ -471,8 +471,11 @@ def test_an_error_in_close_is_logged_and_does_not_harm_the_response(server: Serv
 @pytest.mark.parametrize("path", ["/sized", "/sized-list", "/sized-write"])
 def test_a_body_beyond_its_length_is_cut(server: Server, path: str) -> None:
     start = len(server.log())
-    response = get_and_next(server, f"{path}?length=5&items=10")
-    assert (response.status, response.body) == (200, b"xxxxx")
+    with server.connect() as connection:
+        connection.send(request("GET", f"{path}?length=5&items=10") + NEXT)
+        response = connection.read_response()
+        assert (response.status, response.body) == (200, b"xxxxx")
+        connection.expect_end()
     server.wait_for_log("Content-Length", start=start)
 
 
@@ -675,7 +678,8 @@ def test_a_file_that_was_partly_read_is_sent_from_there(file_server: Server, pat
 
 @pytest.mark.parametrize("kind", ["buffered", "unbuffered", "bytesio", "reading"])
 def test_a_file_longer_than_its_length_is_cut(file_server: Server, path: Path, content: bytes, kind: str) -> None:
-    response = get_and_next(file_server, target("/file", path=path, kind=kind, length=100_000))
+    with file_server.connect() as connection:
+        response = connection.request(request("GET", target("/file", path=path, kind=kind, length=100_000)))
     assert response.body == content[:100_000]
 
 
