@@ -101,15 +101,10 @@ class Worker(_Base):  # type: ignore[misc]
     alive: bool
     _engine: _rmeinheld.Server | None = None
 
-    @classmethod
-    def check_config(cls, cfg: Any, log: Any) -> None:
-        """Raise ConfigError for what this worker cannot serve."""
-        if cfg.is_ssl:
-            raise ConfigError("certfile, keyfile: rmeinheld serves no TLS yet; put a proxy in front")
-
     def init_process(self) -> None:
-        """Check the configuration, then do what every worker of Gunicorn does; ends with `run`."""
-        self.check_config(self.cfg, self.log)
+        """Do what every worker of Gunicorn does; ends with `run`. Raises ConfigError for TLS: it is not served yet."""
+        if self.cfg.is_ssl:
+            raise ConfigError("certfile, keyfile: rmeinheld serves no TLS yet; put a proxy in front")
         super().init_process()
 
     def run(self) -> None:

@@ -1,15 +1,15 @@
 //! HTTP/1.x without input or output: bytes in, parsed heads, framing and response bytes out.
 //!
-//! | module       | what                                                   | clauses                  |
-//! |--------------|--------------------------------------------------------|--------------------------|
-//! | [`error`]    | the faults of a peer, each with its status code         | RFC 9110 15              |
-//! | [`head`]     | request line and field section                          | RFC 9112 2, 3, 5         |
-//! | [`framing`]  | which body follows a request head                       | RFC 9112 6               |
-//! | [`chunked`]  | the chunked transfer coding of a request body           | RFC 9112 7.1             |
-//! | [`response`] | checks of what an application answers, and its framing  | PEP 3333, RFC 9112 4, 6  |
-//! | [`forwarded`] | who asked, as trusted proxies tell it                   | RFC 7239                 |
-//! | [`proxy_protocol`] | the same, before the first byte of HTTP           | PROXY protocol 2         |
-//! | [`date`]     | dates of the `Date` field and of the access log         | RFC 9110 5.6.7           |
+//! | module             | what                                                   | clauses                 |
+//! |--------------------|--------------------------------------------------------|-------------------------|
+//! | [`error`]          | the faults of a peer, each with its status code        | RFC 9110 15             |
+//! | [`head`]           | request line and field section                         | RFC 9112 2, 3, 5        |
+//! | [`framing`]        | which body follows a request head                      | RFC 9112 6              |
+//! | [`chunked`]        | the chunked transfer coding of a request body          | RFC 9112 7.1            |
+//! | [`response`]       | checks of what an application answers, and its framing | PEP 3333, RFC 9112 4, 6 |
+//! | [`forwarded`]      | who asked, as trusted proxies tell it                  | RFC 7239                |
+//! | [`proxy_protocol`] | the same, before the first byte of HTTP                | PROXY protocol 2        |
+//! | [`date`]           | dates of the `Date` field and of the access log        | RFC 9110 5.6.7          |
 //!
 //! Nothing here reads, writes, waits, logs or knows Python. No byte of a peer leads to a panic or to an unbounded
 //! allocation: each limit is a named value that the caller passes in.

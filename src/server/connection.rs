@@ -35,7 +35,7 @@ pub struct Connection {
     remote: RemoteAddress,
     /// What this peer says of its clients is believed.
     is_trusted: bool,
-    preface: Opening,
+    opening: Opening,
     /// Received and not yet understood: part of a head, or the next requests of a pipeline.
     pending: Vec<u8>,
     /// The parser's progress on a head that arrives in pieces.
@@ -90,7 +90,7 @@ pub enum Next {
 impl Connection {
     /// A connection just accepted.
     pub fn new(py: Python<'_>, site: &Site, stream: Stream, listener: usize, peer: Peer) -> PyResult<Connection> {
-        let preface = match site.proxy_versions() {
+        let opening = match site.proxy_versions() {
             None => Opening::Over,
             Some(_) if site.may_speak_proxy(peer) => Opening::Believed,
             Some(_) => Opening::Forbidden,
@@ -100,7 +100,7 @@ impl Connection {
             listener,
             remote: RemoteAddress::new(py, peer)?,
             is_trusted: site.gateway().trusts(peer),
-            preface,
+            opening,
             pending: Vec::new(),
             partial: None,
             head_deadline: None,
@@ -225,7 +225,7 @@ impl Connection {
                     Ok(None) => return Received::Nothing,
                 }
             }
-            if self.preface != Opening::Over && !buffer.is_empty() {
+            if self.opening != Opening::Over && !buffer.is_empty() {
                 match self.take_preface(py, site, buffer) {
                     Ok(true) => {}
                     Ok(false) if streams::is_readable(self.stream.source()) => {
@@ -233,7 +233,12 @@ impl Connection {
                         continue;
                     }
                     Ok(false) => return Received::Nothing,
-                    Err(error) => return Received::Bad(error),
+                    Err(Unprepared::Request(error)) => return Received::Bad(error),
+                    Err(Unprepared::Python(error)) => {
+                        // Rather no answer than one for the wrong client.
+                        site.gateway().report(py, "Error preparing a connection", &error);
+                        return Received::Over;
+                    }
                 }
             }
             match head.parse(buffer, limits) {
@@ -248,29 +253,26 @@ impl Connection {
     }
 
     /// Takes a header of the PROXY protocol off the buffer. False while it is incomplete.
-    fn take_preface(&mut self, py: Python<'_>, site: &Site, buffer: &mut Vec<u8>) -> Result<bool, RequestError> {
+    fn take_preface(&mut self, py: Python<'_>, site: &Site, buffer: &mut Vec<u8>) -> Result<bool, Unprepared> {
         let Some(versions) = site.proxy_versions() else { return Ok(true) };
         let (length, addresses) = match proxy_protocol::parse(buffer, versions)? {
             Preface::Partial => return Ok(false),
             Preface::Absent => {
-                self.preface = Opening::Over;
+                self.opening = Opening::Over;
                 return Ok(true);
             }
             Preface::Header { length, addresses } => (length, addresses),
         };
-        if self.preface == Opening::Forbidden {
-            return Err(RequestError::Forbidden);
+        if self.opening == Opening::Forbidden {
+            return Err(RequestError::Forbidden.into());
         }
-        self.preface = Opening::Over;
+        self.opening = Opening::Over;
         buffer.drain(..length);
         if let Some(addresses) = addresses {
             // From now on that is the peer: a header may come through a trusted proxy from anybody.
             let peer = Peer::Inet(addresses.source.0, addresses.source.1);
             self.is_trusted = site.gateway().trusts(peer);
-            match remote_behind_proxy(py, peer, &addresses) {
-                Ok(remote) => self.remote = remote,
-                Err(error) => site.gateway().report(py, "Error preparing a connection", &error),
-            }
+            self.remote = remote_behind_proxy(py, peer, &addresses)?;
         }
         // Without a byte of HTTP the parser has nothing to do yet.
         Ok(!buffer.is_empty())

@@ -21,7 +21,7 @@ pub struct Request<'a> {
     pub stream: Arc<Stream>,
     /// Who asks.
     pub remote: &'a RemoteAddress,
-    /// The listener's dictionary: see [`Gateway::template`].
+    /// The listener's dictionary: see `Gateway::template`.
     pub template: &'a Py<PyDict>,
     /// The connection may be used again after this request, if client and application agree.
     pub keep_alive: bool,
