@@ -158,11 +158,20 @@ fn lead(unit: &Rc<Unit>) -> Lead {
 
 /// Runs a piece of work. Returns whether another unit leads afterwards.
 fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<bool> {
+    with(|state| state.begin_work(unit));
     unit.busy.set(true);
     unit.may_park.set(true);
     let mut requests = 0;
     match work {
         Work::Task(task) => task(),
+        Work::Attend(source) => {
+            if let Some(attendant) = with(|state| state.begin_attending(source)).flatten() {
+                attendant.attend();
+            }
+        }
+        Work::Resume(ticket) => {
+            with(|state| state.wake(ticket, super::Wake::Ready));
+        }
         Work::Serve(source, owner) => {
             requests = 1;
             if let Some(service) = service {
@@ -179,6 +188,8 @@ fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<
     unit.may_park.set(false);
     unit.busy.set(false);
     unit.doomed.set(false);
+    unit.postponed.set(None);
+    unit.alarms.borrow_mut().clear();
     with(|state| {
         state.busy_requests -= requests;
         state.leader != unit.slot
@@ -191,7 +202,7 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
     if let Some(service) = with(|state| state.service.clone()).flatten() {
         service.before_poll();
     }
-    let Some((epoll, patience, resumed)) = with(|state| {
+    let Some((epoll, patience)) = with(|state| {
         let mut deadline = state.timers.next();
         let retry = state.retry_follower.take();
         for at in [state.trim_idle(), retry].into_iter().flatten() {
@@ -200,8 +211,9 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
         let resumed = std::mem::take(&mut state.after_poll);
         // With anything to run, only look: do not wait.
         let has_more = state.woken > 0 || !resumed.is_empty() || (state.has_work() && retry.is_none());
+        state.tasks.extend(resumed.into_iter().map(Work::Resume));
         let patience = if has_more { Some(Duration::ZERO) } else { state.poller.patience(deadline) };
-        (state.poller.descriptor(), patience, resumed)
+        (state.poller.descriptor(), patience)
     }) else {
         return;
     };
@@ -216,9 +228,6 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
         // Without a limit to the wait, the alarm tells when a deadline passes: no need to look at the clock.
         if alarmed || patience.is_some() {
             state.take_expired(Instant::now());
-        }
-        for ticket in resumed {
-            state.wake(ticket, super::Wake::Ready);
         }
         state.budget = state.tasks.len() + state.requests.len();
     });

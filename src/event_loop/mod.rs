@@ -17,6 +17,7 @@
 //! all others, as a thread holding the GIL would.
 
 mod inbox;
+pub mod interrupts;
 mod leader;
 mod poller;
 mod state;
@@ -35,7 +36,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 pub use inbox::Message;
 pub use poller::Interest;
-pub use tokens::{SourceId, Ticket};
+pub use tokens::{SourceId, Ticket, WorkId};
 
 use inbox::Inbox;
 use state::{Work, with};
@@ -65,6 +66,19 @@ pub trait Service {
     fn before_poll(&self) {}
 }
 
+/// Looks after a stream while work that may wait for other things, or for nothing, is in progress on it. Not held back by
+/// the cap: it serves requests that have begun.
+pub trait Attendant: Send + Sync + 'static {
+    /// The stream may be readable or writable. Runs in a unit; must not wait long.
+    fn attend(&self);
+
+    /// The stream's deadline has passed.
+    fn expired(&self);
+
+    /// The server stops.
+    fn stop(&self);
+}
+
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
@@ -76,6 +90,8 @@ pub enum Wake {
     Closed,
     /// The coroutine is asked to end.
     Killed,
+    /// Somebody wants the coroutine to look up from its wait; see [`interrupts`].
+    Interrupted,
 }
 
 /// A running loop, as other threads see it.
@@ -116,6 +132,14 @@ impl Runtime {
                 state.kill_waiting(for_good);
                 std::mem::take(&mut state.tasks)
             });
+        })));
+    }
+
+    /// Has every coroutine that waits on a descriptor look again: another thread is about to close it. By the time at
+    /// which they look, the number may be another descriptor's.
+    pub fn descriptor_closes(&self, number: RawFd) {
+        self.send(Message::Control(Box::new(move || {
+            with(|state| state.end_waits(number, Wake::Ready));
         })));
     }
 
@@ -168,6 +192,39 @@ impl Waker {
 /// Whether the caller runs in a unit that may park.
 pub fn can_park() -> bool {
     state::current().is_some_and(|unit| unit.may_park.get())
+}
+
+/// Runs `action`, in which the current unit may not park: waits in it take their blocking path.
+pub fn without_parking<R>(action: impl FnOnce() -> R) -> R {
+    let unit = state::current();
+    let could = unit.as_ref().is_some_and(|unit| unit.may_park.replace(false));
+    let result = action();
+    if let Some(unit) = unit {
+        unit.may_park.set(could);
+    }
+    result
+}
+
+/// Whether every wait of the current unit ends at once with [`Wake::Killed`].
+pub fn is_doomed() -> bool {
+    state::current().is_some_and(|unit| unit.doomed.get())
+}
+
+/// The number of what the current unit runs. `None` in other threads. A forked child keeps that of the unit that forked.
+pub fn ident() -> Option<u64> {
+    state::current().map(|unit| unit.ident.get()).or_else(state::kept_ident)
+}
+
+/// Gives what the current unit runs a number.
+pub fn set_ident(ident: u64) {
+    if let Some(unit) = state::current() {
+        unit.ident.set(ident);
+    }
+}
+
+/// Whether the caller is on the loop thread.
+pub fn is_loop_thread() -> bool {
+    with(|_| ()).is_some()
 }
 
 /// Where the current unit's stack lies.
@@ -250,13 +307,10 @@ pub fn wait_descriptor(number: RawFd, interest: Interest, deadline: Option<Insta
     failure.map_or(Ok(wake), Err)
 }
 
-/// Ends every wait on a descriptor of the application's with [`Wake::Closed`]. To be called before it is closed.
-pub fn descriptor_closes(number: RawFd) {
-    with(|state| {
-        for ticket in state.poller.take_waits(number) {
-            state.wake(ticket, Wake::Closed);
-        }
-    });
+/// Ends every wait on a descriptor of the application's with [`Wake::Closed`]. To be called before it is closed. `false`
+/// on another thread than the loop's; [`Runtime::descriptor_closes`] is for those.
+pub fn descriptor_closes(number: RawFd) -> bool {
+    with(|state| state.end_waits(number, Wake::Closed)).is_some()
 }
 
 /// Waits until `deadline`.
@@ -313,6 +367,9 @@ fn wait_with(
     if unit.doomed.get() {
         return Wake::Killed;
     }
+    if let Some(wake) = unit.postponed.take() {
+        return wake;
+    }
     let (ticket, source) = match register(&unit) {
         Ok(registered) => registered,
         Err(wake) => {
@@ -342,9 +399,17 @@ fn wait_with(
     wake
 }
 
+/// How often a unit has parked or been resumed on the loop thread so far: while it stays the same, the same unit runs.
+pub fn number_of_parks() -> u64 {
+    state::number_of_parks()
+}
+
 /// The one place that parks.
 fn park(unit: &Rc<Unit>) {
+    state::count_park();
+    let thread = cfg!(debug_assertions).then(rustix::thread::gettid);
     released(crate::coroutine::park);
+    debug_assert_eq!(thread, Some(rustix::thread::gettid()), "resumed on another thread");
     state::set_current(Some(unit));
 }
 
@@ -365,7 +430,7 @@ fn released(blocking: impl FnOnce()) {
 
 /// What the server does with its streams. On the loop thread only.
 pub mod streams {
-    use super::{BorrowedFd, Instant, SourceId, Work, io, with};
+    use super::{Arc, Attendant, BorrowedFd, Instant, SourceId, Work, io, with};
 
     fn off_the_loop() -> io::Error {
         io::Error::other("not on the loop thread")
@@ -385,6 +450,19 @@ pub mod streams {
     /// What epoll_ctl(2) reports.
     pub fn add_listener(descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
         with(|state| state.poller.add_listener(descriptor, owner)).unwrap_or_else(|| Err(off_the_loop()))
+    }
+
+    /// Leaves a listening socket to other processes until it is resumed. Its source stays, for a deadline.
+    pub fn pause_listener(id: SourceId, descriptor: BorrowedFd<'_>) {
+        with(|state| state.poller.pause_listener(id, descriptor));
+    }
+
+    /// Looks at a listening socket again.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn resume_listener(id: SourceId, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        with(|state| state.poller.resume_listener(id, descriptor)).unwrap_or_else(|| Err(off_the_loop()))
     }
 
     /// Forgets a source. Give the descriptor if it stays open.
@@ -431,9 +509,30 @@ pub mod streams {
         with(|state| state.requests.push_back(Work::Serve(id, owner)));
     }
 
+    /// Gives a stream an attendant, which is told at once, or takes it away.
+    pub fn set_attendant(id: SourceId, attendant: Option<Arc<dyn Attendant>>) {
+        let previous = with(|state| state.set_attendant(id, attendant));
+        // Outside: it may hold the last reference to a stream.
+        drop(previous);
+    }
+
+    /// Tells every attendant that the server stops.
+    pub fn stop_attendants() {
+        with(|state| {
+            for attendant in state.poller.attendants() {
+                state.tasks.push_back(Work::Task(Box::new(move || attendant.stop())));
+            }
+        });
+    }
+
     /// Whether there is something to read that has not been read yet, as far as the poller knows.
     pub fn is_readable(id: SourceId) -> bool {
         with(|state| state.poller.source(id).is_some_and(|source| source.readable)).unwrap_or(false)
+    }
+
+    /// Whether the peer has ended its side, as far as the poller knows.
+    pub fn is_peer_closed(id: SourceId) -> bool {
+        with(|state| state.poller.source(id).is_some_and(|source| source.peer_closed)).unwrap_or(false)
     }
 
     /// Whether a deadline is set.

@@ -8,17 +8,23 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use slab::Slab;
 
+use super::Attendant;
 use super::timers::TimerKey;
 use super::tokens::{SourceId, Ticket};
 
 /// Events taken from the kernel at a time.
 const EVENTS_PER_POLL: usize = 256;
+
+/// How a listening socket is registered: level-triggered, so that connections left in the queue are reported again, and
+/// exclusive, so that one of several processes wakes up.
+const LISTENER: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::EXCLUSIVE);
 
 /// A deadline within this time is kept by epoll_wait(2) itself; a later one by the alarm. Idle connections have such
 /// deadlines, and a timeout of epoll_wait would make the kernel set and cancel a timer for each of their requests.
@@ -71,6 +77,10 @@ pub struct Source {
     waits: Vec<(Interest, Ticket)>,
     pub(super) deadline: Option<Instant>,
     pub(super) armed: Option<TimerKey>,
+    /// Is told of every event and deadline, whether or not anybody waits.
+    pub(super) attendant: Option<Arc<dyn Attendant>>,
+    /// It is going to be told.
+    pub(super) is_attended: bool,
     /// epoll knows the descriptor, as far as we do.
     registered: bool,
 }
@@ -81,6 +91,8 @@ pub enum Notice {
     Wake(Ticket),
     /// The service has to look at this source.
     Serve(SourceId, usize),
+    /// This source's attendant has to.
+    Attend(SourceId),
     /// Another thread rang.
     Inbox,
     /// A deadline may have passed.
@@ -157,13 +169,30 @@ impl Poller {
         self.add(descriptor, Owner::Service(owner), flags)
     }
 
-    /// Registers a listening socket: level-triggered, so that connections left in the queue are reported again, and
-    /// exclusive, so that one of several processes wakes up.
+    /// Registers a listening socket.
     ///
     /// # Errors
     /// What epoll_ctl(2) reports.
     pub fn add_listener(&mut self, descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
-        self.add(descriptor, Owner::Service(owner), epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE)
+        self.add(descriptor, Owner::Service(owner), LISTENER)
+    }
+
+    /// Leaves a listening socket to other processes. Its source stays.
+    pub fn pause_listener(&mut self, id: SourceId, descriptor: BorrowedFd<'_>) {
+        if self.source(id).is_some() {
+            let _ = epoll::delete(&self.epoll, descriptor);
+        }
+    }
+
+    /// Looks at a listening socket again. The kernel wakes those first who have looked at it for longest.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) reports.
+    pub fn resume_listener(&mut self, id: SourceId, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        match self.source(id) {
+            Some(_) => Ok(epoll::add(&self.epoll, descriptor, epoll::EventData::new_u64(id.0), LISTENER)?),
+            None => Ok(()),
+        }
     }
 
     fn add(&mut self, descriptor: BorrowedFd<'_>, owner: Owner, flags: epoll::EventFlags) -> io::Result<SourceId> {
@@ -193,6 +222,8 @@ impl Poller {
             waits: Vec::new(),
             deadline: None,
             armed: None,
+            attendant: None,
+            is_attended: false,
             registered: false,
         });
         SourceId::new(index, self.generation)
@@ -215,6 +246,11 @@ impl Poller {
         }
         let source = self.sources.remove(id.index());
         (source.waits.into_iter().map(|(_, ticket)| ticket).collect(), source.armed)
+    }
+
+    /// The attendants of all sources.
+    pub fn attendants(&self) -> Vec<Arc<dyn Attendant>> {
+        self.sources.iter().filter_map(|(_, source)| source.attendant.clone()).collect()
     }
 
     /// Adds a wait on a stream of the server's.
@@ -309,6 +345,10 @@ impl Poller {
                 source.readable = true;
                 source.peer_closed |=
                     flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+            }
+            if source.attendant.is_some() && !source.is_attended {
+                source.is_attended = true;
+                notice(Notice::Attend(id));
             }
             if !source.waits.is_empty() {
                 source.waits.retain(|&(interest, ticket)| {

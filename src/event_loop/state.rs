@@ -12,9 +12,9 @@ use slab::Slab;
 use super::inbox::Message;
 use super::poller::{Notice, Poller};
 use super::timers::{Target, Timers};
-use super::tokens::{SourceId, Ticket};
+use super::tokens::{SourceId, Ticket, WorkId};
 use super::unit::{Command, Unit};
-use super::{Host, Runtime, Service, Wake};
+use super::{Attendant, Host, Runtime, Service, Wake};
 
 /// Idle units kept whatever happens: enough for the ordinary ups and downs of a small site.
 const IDLE_UNITS_KEPT: usize = 16;
@@ -28,8 +28,12 @@ pub enum Work {
     Serve(SourceId, usize),
     /// A source's deadline has passed.
     Expired(SourceId, usize),
+    /// Something has happened to a source that has an attendant.
+    Attend(SourceId),
     /// A function to run.
     Task(Box<dyn FnOnce()>),
+    /// A wait for the next poll ends: after the tasks that were queued before that poll.
+    Resume(Ticket),
 }
 
 /// What the leader does next.
@@ -85,6 +89,7 @@ pub struct State {
     /// The loop ends when the last busy unit has ended.
     pub ending: bool,
     ticket_number: u64,
+    work_number: u64,
     idle_low_water: usize,
     next_trim: Option<Instant>,
 }
@@ -92,6 +97,8 @@ pub struct State {
 thread_local! {
     static STATE: RefCell<Option<State>> = const { RefCell::new(None) };
     static CURRENT: RefCell<Option<Rc<Unit>>> = const { RefCell::new(None) };
+    static PARKS: Cell<u64> = const { Cell::new(0) };
+    static KEPT_IDENT: Cell<Option<u64>> = const { Cell::new(None) };
     static FORGOTTEN: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -101,6 +108,16 @@ thread_local! {
 /// When called from within another `with`: a bug, since no action calls out.
 pub fn with<R>(action: impl FnOnce(&mut State) -> R) -> Option<R> {
     STATE.with(|state| state.borrow_mut().as_mut().map(action))
+}
+
+/// Parks on this thread so far.
+pub fn number_of_parks() -> u64 {
+    PARKS.get()
+}
+
+/// Counts one.
+pub fn count_park() {
+    PARKS.set(PARKS.get().wrapping_add(1));
 }
 
 /// The unit that runs on this thread now, if this is the loop thread.
@@ -123,9 +140,15 @@ pub fn install(state: Option<State>) {
 
 /// Takes the state away without giving anything back: descriptors and stacks are shared with another process.
 pub fn forget() {
+    KEPT_IDENT.set(current().map(|unit| unit.ident.get()));
     set_current(None);
     FORGOTTEN.with(|forgotten| forgotten.set(with(|_| ()).is_some()));
     std::mem::forget(STATE.with(|slot| slot.borrow_mut().take()));
+}
+
+/// The number of what ran when the state was taken away.
+pub fn kept_ident() -> Option<u64> {
+    KEPT_IDENT.get()
 }
 
 /// Whether the state was taken away by [`forget`].
@@ -160,6 +183,7 @@ impl State {
             follower_failure_said: false,
             ending: false,
             ticket_number: 0,
+            work_number: 0,
             idle_low_water: 0,
             next_trim: None,
         })
@@ -182,6 +206,42 @@ impl State {
         unit.wake.set(Some(wake));
         unit.unpark();
         self.woken += 1;
+    }
+
+    /// Ends every wait on a descriptor of the application's.
+    pub fn end_waits(&mut self, number: std::os::fd::RawFd, wake: Wake) {
+        for ticket in self.poller.take_waits(number) {
+            self.wake(ticket, wake);
+        }
+    }
+
+    /// Notes that `unit` begins a piece of work.
+    pub fn begin_work(&mut self, unit: &Unit) {
+        self.work_number += 1;
+        unit.work.set(self.work_number);
+    }
+
+    /// The unit that runs `work`, if that has not ended.
+    pub fn unit_of(&self, work: WorkId) -> Option<&Rc<Unit>> {
+        self.units.get(work.unit).filter(|unit| unit.busy.get() && unit.work.get() == work.number)
+    }
+
+    /// Ends the wait that `work` is in; in none, its next one ends at once.
+    pub fn interrupt(&mut self, work: WorkId) {
+        let Some(unit) = self.unit_of(work) else { return };
+        let ticket = Ticket { unit: work.unit, number: unit.waiting.get() };
+        if ticket.number == 0 || unit.wake.get().is_some() {
+            unit.postponed.set(Some(Wake::Interrupted));
+        } else {
+            self.wake(ticket, Wake::Interrupted);
+        }
+    }
+
+    fn alarm(&mut self, work: WorkId, number: u64) {
+        if let Some(unit) = self.unit_of(work) {
+            unit.alarms.borrow_mut().push(number);
+            self.interrupt(work);
+        }
     }
 
     /// Ends the wait of every unit that is in one. With `for_good`, their later waits too.
@@ -217,6 +277,22 @@ impl State {
         source.armed = Some(self.timers.insert(at, Target::Source(id)));
     }
 
+    /// Gives a source an attendant, which is told at once, or takes it away. Returns the one before.
+    pub fn set_attendant(&mut self, id: SourceId, attendant: Option<Arc<dyn Attendant>>) -> Option<Arc<dyn Attendant>> {
+        let source = self.poller.source(id)?;
+        if attendant.is_some() && !std::mem::replace(&mut source.is_attended, true) {
+            self.tasks.push_back(Work::Attend(id));
+        }
+        std::mem::replace(&mut source.attendant, attendant)
+    }
+
+    /// The attendant of a source, which is about to be told what has happened so far.
+    pub fn begin_attending(&mut self, id: SourceId) -> Option<Arc<dyn Attendant>> {
+        let source = self.poller.source(id)?;
+        source.is_attended = false;
+        source.attendant.clone()
+    }
+
     /// Forgets a source of the service's.
     pub fn remove_source(&mut self, id: SourceId, descriptor: Option<std::os::fd::BorrowedFd<'_>>) {
         let (waits, armed) = self.poller.remove(id, descriptor);
@@ -232,10 +308,11 @@ impl State {
     pub fn take_events(&mut self, events: &[rustix::event::epoll::Event]) -> bool {
         let mut wakes = Vec::new();
         let (mut rung, mut alarmed) = (false, false);
-        let requests = &mut self.requests;
+        let (requests, tasks) = (&mut self.requests, &mut self.tasks);
         self.poller.sort(events, |notice| match notice {
             Notice::Wake(ticket) => wakes.push(ticket),
             Notice::Serve(id, owner) => requests.push_back(Work::Serve(id, owner)),
+            Notice::Attend(id) => tasks.push_back(Work::Attend(id)),
             Notice::Inbox => rung = true,
             Notice::Alarm => alarmed = true,
         });
@@ -264,6 +341,7 @@ impl State {
             match target {
                 Target::Wait(ticket) => self.wake(ticket, Wake::TimedOut),
                 Target::Source(id) => self.source_expired(id, now),
+                Target::Alarm(work, number) => self.alarm(work, number),
             }
         }
     }
@@ -275,7 +353,9 @@ impl State {
             Some(at) if at > now => self.set_deadline(id, Some(at)),
             Some(_) => {
                 source.deadline = None;
-                if let super::poller::Owner::Service(owner) = source.owner {
+                if let Some(attendant) = source.attendant.clone() {
+                    self.tasks.push_back(Work::Task(Box::new(move || attendant.expired())));
+                } else if let super::poller::Owner::Service(owner) = source.owner {
                     self.tasks.push_back(Work::Expired(id, owner));
                 }
             }
@@ -291,10 +371,27 @@ impl State {
         if !self.controls.is_empty() {
             return Step::Control(std::mem::take(&mut self.controls));
         }
+        if self.resume_next() && may_yield {
+            self.woken = 0;
+            return Step::Yield;
+        }
         if self.budget > 0 && self.has_work() {
             return if self.idle.is_empty() { Step::MakeFollower } else { self.take_work() };
         }
         if self.ending && self.busy_units() == 0 { Step::End } else { Step::Poll }
+    }
+
+    /// Makes those runnable whose turn it is after a poll. Returns whether there were any.
+    fn resume_next(&mut self) -> bool {
+        let before = self.budget;
+        while self.budget > 0
+            && let Some(&Work::Resume(ticket)) = self.tasks.front()
+        {
+            self.tasks.pop_front();
+            self.budget -= 1;
+            self.wake(ticket, Wake::Ready);
+        }
+        self.budget < before
     }
 
     /// The next piece of work, if the cap allows it.
@@ -308,7 +405,8 @@ impl State {
             None => return Step::Poll,
         };
         self.budget -= 1;
-        let service = if matches!(work, Work::Task(_)) { None } else { self.service.clone() };
+        let service =
+            if matches!(work, Work::Task(_) | Work::Resume(_) | Work::Attend(_)) { None } else { self.service.clone() };
         self.busy_requests += usize::from(matches!(work, Work::Serve(..)));
         Step::Run(work, service)
     }

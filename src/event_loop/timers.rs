@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::tokens::{SourceId, Ticket};
+use super::tokens::{SourceId, Ticket, WorkId};
 
 /// What a deadline is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub enum Target {
     Wait(Ticket),
     /// A source at rest: its owner decides.
     Source(SourceId),
+    /// A piece of work whose wait is to be interrupted, and the number of the alarm that does it.
+    Alarm(WorkId, u64),
 }
 
 /// Names an entry, to cancel it.

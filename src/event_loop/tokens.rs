@@ -35,3 +35,12 @@ impl SourceId {
         (self.0 >> 32) as u32
     }
 }
+
+/// Names one piece of work that a unit runs or has run. Numbers are never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WorkId {
+    /// The unit's slot.
+    pub unit: usize,
+    /// The work's own number.
+    pub number: u64,
+}

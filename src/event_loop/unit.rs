@@ -37,6 +37,14 @@ pub struct Unit {
     /// Runs work and may park in it. Not while it is idle, polls or ends: there is no follower to lead meanwhile, or its
     /// thread state is torn down, and whatever Python code runs then (a destructor, a logging handler) has to block.
     pub may_park: Cell<bool>,
+    /// The number that the layers above know what it runs by.
+    pub ident: Cell<u64>,
+    /// Which piece of work it runs: unique among all of the loop's; 0 before the first.
+    pub work: Cell<u64>,
+    /// How its next wait ends at once: somebody wanted to end one when it was in none.
+    pub postponed: Cell<Option<Wake>>,
+    /// The alarms that have gone off for the work in progress and that nobody has taken yet.
+    pub alarms: RefCell<Vec<u64>>,
     /// What the layers above attach to the work in progress.
     pub local: RefCell<Option<Box<dyn Any>>>,
 }
@@ -54,6 +62,10 @@ impl Unit {
             busy: Cell::new(false),
             doomed: Cell::new(false),
             may_park: Cell::new(false),
+            ident: Cell::new(0),
+            work: Cell::new(0),
+            postponed: Cell::new(None),
+            alarms: RefCell::default(),
             local: RefCell::new(None),
         })
     }

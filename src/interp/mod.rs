@@ -4,15 +4,23 @@
 //! runs and detached whenever it waits, so that CPython sees threads that release the GIL in blocking calls. Attaching
 //! happens in one place (`thread_state`); everything else gets its `Python` token from the caller.
 
+pub mod identity;
+mod interruption;
+mod pending;
 mod recursion;
 mod runtime;
 mod task;
 mod thread_state;
+mod waiter;
+mod waits;
 
-pub use runtime::{ensure_started, forget_in_child, is_forked, leave_if_forked, stop};
-pub use task::{Coroutine, current, sleep, spawn, wait_descriptor};
+pub use interruption::{Timeout, TimeoutContext};
+pub use runtime::{descriptor_closes, ensure_started, forget_in_child, is_forked, leave_if_forked, stop};
+pub use task::{Coroutine, current, spawn};
+pub use waiter::{Waiter, wait};
+pub use waits::{deadline_after, sleep, sleep_until, wait_descriptor};
 
-use pyo3::exceptions::{PyBaseException, PyTimeoutError};
+use pyo3::exceptions::{PyBaseException, PyOSError, PyTimeoutError};
 use pyo3::prelude::*;
 
 use crate::event_loop::Wake;
@@ -22,15 +30,23 @@ pyo3::create_exception!(
     rmeinheld.coroutine,
     CoroutineExit,
     PyBaseException,
-    "Raised in a coroutine that still waits when its server stops. Let it pass; clean up in `finally`."
+    "Raised in a coroutine that is killed, or still waits when its server stops. Let it pass; use `finally`."
 );
+
+/// OSError, or the subclass of it that the number stands for.
+pub fn os_error(error: rustix::io::Errno) -> PyErr {
+    let message = std::io::Error::from(error).to_string();
+    let message = message.split(" (os error").next().unwrap_or_default().to_owned();
+    PyOSError::new_err((error.raw_os_error(), message))
+}
 
 /// The Python exception for a wait that ended in another way than hoped for.
 pub fn wake_error(wake: Wake) -> PyErr {
     match wake {
         Wake::TimedOut => PyTimeoutError::new_err("timed out"),
-        Wake::Closed => std::io::Error::from(rustix::io::Errno::BADF).into(),
+        Wake::Closed => os_error(rustix::io::Errno::BADF),
         Wake::Ready | Wake::Killed => CoroutineExit::new_err("the server stops"),
+        Wake::Interrupted => Python::attach(interruption::take),
     }
 }
 
@@ -40,6 +56,7 @@ pub fn failure_error(failure: Failure) -> PyErr {
         Failure::Gone(error) => error.into(),
         Failure::TimedOut => PyTimeoutError::new_err("the client took too long"),
         Failure::Killed => wake_error(Wake::Killed),
+        Failure::Interrupted => wake_error(Wake::Interrupted),
     }
 }
 

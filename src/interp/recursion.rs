@@ -58,7 +58,7 @@ fn set_stack_protection() -> Option<SetStackProtection> {
 }
 
 /// The interpreter's version as `0xMMmmpp`.
-fn version() -> std::ffi::c_ulong {
+pub fn version() -> std::ffi::c_ulong {
     // SAFETY: a constant that the interpreter exports.
     unsafe { Py_Version >> 8 }
 }

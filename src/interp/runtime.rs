@@ -81,6 +81,18 @@ pub fn stop(py: Python<'_>) -> bool {
     ended
 }
 
+/// Tells those who wait on a descriptor that it is about to be closed. Returns whether they will not wait for it again:
+/// on another thread than the loop's it has to be said once more when it has been closed.
+pub fn descriptor_closes(py: Python<'_>, number: std::os::fd::RawFd) -> bool {
+    if event_loop::descriptor_closes(number) || is_forked() {
+        return true;
+    }
+    if let Some(runtime) = RUNTIME.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner).as_ref() {
+        runtime.descriptor_closes(number);
+    }
+    false
+}
+
 /// Whether this process was forked from one whose loop ran.
 pub fn is_forked() -> bool {
     FORKED.load(Ordering::Relaxed)

@@ -1,22 +1,16 @@
-//! Coroutines as Python sees them: spawn, join, sleep, waits on descriptors.
+//! Coroutines as Python sees them: spawn, join, throw.
 
-use std::os::fd::{AsFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
-use super::{CoroutineExit, Level, in_fresh_context, log, runtime, wake_error};
-use crate::event_loop::{self, Interest, Message, Wake, Waker};
-
-/// How long an OS thread blocks before it looks for signals: one that arrives just before poll(2) does not interrupt it.
-const SIGNAL_CHECK: Duration = Duration::from_millis(250);
-
-static NEXT_IDENT: AtomicU64 = AtomicU64::new(1);
+use super::pending::{Pending, exception_of};
+use super::waiter::{self, Waiter};
+use super::waits::deadline_after;
+use super::{CoroutineExit, Level, identity, log, runtime, thread_state, wake_error};
+use crate::event_loop::{self, Message, Wake};
 
 /// A function running, or having run, in a coroutine of its own. Made by `spawn()`; `current()` gives the caller's.
 #[pyclass(frozen, module = "rmeinheld.coroutine", weakref)]
@@ -28,29 +22,14 @@ pub struct Coroutine {
     #[pyo3(get)]
     name: String,
     progress: Mutex<Progress>,
+    pending: Mutex<Pending>,
 }
 
 #[derive(Default)]
 struct Progress {
     outcome: Option<PyResult<Py<PyAny>>>,
-    waiters: Vec<Waiter>,
-}
-
-/// Someone in `join`.
-enum Waiter {
-    Coroutine(Waker),
-    Thread(Arc<OwnedFd>),
-}
-
-impl Waiter {
-    fn wake(self) {
-        match self {
-            Waiter::Coroutine(waker) => waker.wake(Wake::Ready),
-            Waiter::Thread(bell) => {
-                let _ = rustix::io::write(&*bell, &1_u64.to_ne_bytes());
-            }
-        }
-    }
+    /// Those in `join`.
+    waiters: Vec<Arc<Waiter>>,
 }
 
 #[pymethods]
@@ -73,7 +52,40 @@ impl Coroutine {
         if runtime::is_forked() {
             return Err(PyRuntimeError::new_err("this coroutine belongs to the process that this one was forked from"));
         }
-        if event_loop::can_park() { this.join_in_coroutine(deadline) } else { this.join_in_thread(py, deadline) }
+        if timeout == Some(0.0) {
+            return Ok(false);
+        }
+        waiter::wait(
+            py,
+            deadline,
+            |waiter| this.progress().waiters.push(waiter),
+            |waiter| this.progress().waiters.retain(|other| !Arc::ptr_eq(other, waiter)),
+        )
+    }
+
+    /// Raise `exception` (an instance or a class) in the coroutine, where it waits or will wait next.
+    ///
+    /// In one that has not started, the function is not called. Returns whether it had not ended. From any thread.
+    /// Raises TypeError for what is no exception.
+    #[pyo3(signature = (exception, /))]
+    fn throw(slf: &Bound<'_, Self>, exception: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let error = exception_of(exception)?;
+        let this = slf.get();
+        if this.is_done() {
+            return Ok(false);
+        }
+        if this.is_current(slf.py())? {
+            return Err(PyErr::from_value(error.into_bound(slf.py()).into_any()));
+        }
+        this.pending().throw(error);
+        Ok(true)
+    }
+
+    /// Raise CoroutineExit in the coroutine: `throw(CoroutineExit("killed"))`. Does not wait: `join()` does.
+    ///
+    /// Returns whether it had not ended.
+    fn kill(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Coroutine::throw(slf, CoroutineExit::new_err("killed").value(slf.py()).as_any())
     }
 
     /// What the function returned; raises what it raised, or RuntimeError while it has not ended.
@@ -100,12 +112,16 @@ impl Coroutine {
 
 impl Coroutine {
     fn new(name: String) -> Coroutine {
-        let ident = NEXT_IDENT.fetch_add(1, Ordering::Relaxed);
-        Coroutine { ident, name, progress: Mutex::default() }
+        Coroutine { ident: identity::next(), name, progress: Mutex::default(), pending: Mutex::default() }
     }
 
-    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be raised in it. Locked for moments, in which no Python code runs.
+    pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_done(&self) -> bool {
@@ -126,73 +142,11 @@ impl Coroutine {
             progress.outcome = Some(outcome);
             std::mem::take(&mut progress.waiters)
         };
+        let pending = self.pending().end();
         for waiter in waiters {
-            waiter.wake();
+            waiter.notify();
         }
-    }
-
-    /// Adds a waiter, unless it has ended meanwhile.
-    fn add_waiter(&self, waiter: Waiter) -> bool {
-        let mut progress = self.progress();
-        if progress.outcome.is_none() {
-            progress.waiters.push(waiter);
-        }
-        progress.outcome.is_none()
-    }
-
-    /// # Parks
-    fn join_in_coroutine(&self, deadline: Option<Instant>) -> PyResult<bool> {
-        loop {
-            let wake = event_loop::wait_for_wake(deadline, |waker| self.add_waiter(Waiter::Coroutine(waker)));
-            match wake {
-                _ if self.is_done() => return Ok(true),
-                Wake::Ready => {}
-                Wake::TimedOut => return Ok(false),
-                Wake::Closed | Wake::Killed => return Err(wake_error(wake)),
-            }
-        }
-    }
-
-    fn join_in_thread(&self, py: Python<'_>, deadline: Option<Instant>) -> PyResult<bool> {
-        let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).map_err(std::io::Error::from)?);
-        if !self.add_waiter(Waiter::Thread(Arc::clone(&bell))) {
-            return Ok(true);
-        }
-        loop {
-            if block(py, bell.as_fd(), PollFlags::IN, deadline)? || self.is_done() {
-                return Ok(true);
-            }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Ok(false);
-            }
-        }
-    }
-}
-
-/// Blocks the OS thread on a descriptor. False when the deadline has passed, a signal was handled, or it is time to look
-/// for one.
-fn block(
-    py: Python<'_>,
-    descriptor: std::os::fd::BorrowedFd<'_>,
-    flags: PollFlags,
-    deadline: Option<Instant>,
-) -> PyResult<bool> {
-    let ready = py.detach(|| {
-        let left = deadline.map_or(SIGNAL_CHECK, |deadline| deadline.saturating_duration_since(Instant::now()));
-        let left = left.min(SIGNAL_CHECK);
-        let timeout = Some(Timespec {
-            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        });
-        let mut polled = [PollFd::from_borrowed_fd(descriptor, flags)];
-        poll(&mut polled, timeout.as_ref()).map(|count| (count, polled[0].revents()))
-    });
-    py.check_signals()?;
-    match ready {
-        Ok((_, revents)) if revents.contains(PollFlags::NVAL) => Err(wake_error(Wake::Closed)),
-        Ok((count, _)) => Ok(count > 0),
-        Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(error) => Err(std::io::Error::from(error).into()),
+        drop(pending);
     }
 }
 
@@ -213,11 +167,8 @@ pub fn current(py: Python<'_>) -> PyResult<Option<Bound<'_, Coroutine>>> {
     if !event_loop::can_park() {
         return Ok(None);
     }
-    let known = event_loop::with_local(|local| {
-        local.as_ref().and_then(|local| local.downcast_ref::<Current>()).map(|current| current.0.clone_ref(py))
-    });
-    if let Some(known) = known.flatten() {
-        return Ok(Some(known.into_bound(py)));
+    if let Some(known) = known_current(py) {
+        return Ok(Some(known));
     }
     // Requests get their object only when they ask for it.
     let made = Bound::new(py, Coroutine::new("request".to_owned()))?;
@@ -225,7 +176,16 @@ pub fn current(py: Python<'_>) -> PyResult<Option<Bound<'_, Coroutine>>> {
     Ok(Some(made))
 }
 
+/// The same, if it has been asked for before or was spawned.
+pub(super) fn known_current(py: Python<'_>) -> Option<Bound<'_, Coroutine>> {
+    let known = event_loop::with_local(|local| {
+        local.as_ref().and_then(|local| local.downcast_ref::<Current>()).map(|current| current.0.clone_ref(py))
+    });
+    Some(known.flatten()?.into_bound(py))
+}
+
 fn set_current(coroutine: &Bound<'_, Coroutine>) {
+    coroutine.get().pending().begin();
     let current = Current(coroutine.clone().unbind());
     event_loop::with_local(|local| *local = Some(Box::new(current)));
 }
@@ -242,25 +202,31 @@ impl Call {
     /// # Parks
     fn run(mut self) {
         Python::attach(|py| {
-            let Some((function, args, kwargs)) = self.call.take() else { return };
+            let Some(call) = self.call.take() else { return };
             let coroutine = self.coroutine.bind(py).clone();
             set_current(&coroutine);
-            let outcome = in_fresh_context(py, || {
-                function.bind(py).call(args.bind(py), kwargs.as_ref().map(|kwargs| kwargs.bind(py))).map(Bound::unbind)
-            });
-            let outcome = outcome.and_then(|outcome| outcome);
-            runtime::leave_if_forked(py, outcome.as_ref().err());
-            // What the call held on to ends before those who wait for it go on.
-            drop((function, args, kwargs));
-            if let Err(error) = &outcome
-                && !error.is_instance_of::<CoroutineExit>(py)
-            {
-                let message = format!("Exception in {}", coroutine.get().__repr__());
-                log(py, Level::Error, &message, Some(error));
-            }
-            coroutine.get().finish(outcome);
+            let thrown = coroutine.get().pending().take_thrown();
+            let outcome = match thrown {
+                Some(error) => Err(PyErr::from_value(error.into_bound(py).into_any())),
+                None => thread_state::in_fresh_state(py, coroutine.get().ident, |py| call_now(py, &coroutine, call)),
+            };
+            coroutine.get().finish(outcome.and_then(|outcome| outcome));
         });
     }
+}
+
+fn call_now(py: Python<'_>, coroutine: &Bound<'_, Coroutine>, call: FunctionCall) -> PyResult<Py<PyAny>> {
+    let (function, args, kwargs) = call;
+    let kwargs = kwargs.as_ref().map(|kwargs| kwargs.bind(py));
+    let outcome = function.bind(py).call(args.bind(py), kwargs).map(Bound::unbind);
+    runtime::leave_if_forked(py, outcome.as_ref().err());
+    if let Err(error) = &outcome
+        && !error.is_instance_of::<CoroutineExit>(py)
+    {
+        let message = format!("Exception in {}", coroutine.get().__repr__());
+        log(py, Level::Error, &message, Some(error));
+    }
+    outcome
 }
 
 impl Drop for Call {
@@ -303,62 +269,4 @@ pub fn spawn<'py>(
         runtime::ensure_started(py)?.send(Message::Task(Box::new(move || call.run())));
     }
     Ok(coroutine)
-}
-
-/// Parks for `seconds`; 0 lets everything else that is ready run first. Outside a coroutine, `time.sleep`.
-///
-/// # Errors
-/// ValueError for a negative or non-finite value; [`CoroutineExit`] when the server stops.
-pub fn sleep(py: Python<'_>, seconds: f64) -> PyResult<()> {
-    let deadline = deadline_after("seconds", seconds)?;
-    if !event_loop::can_park() {
-        py.import("time")?.call_method1("sleep", (seconds,))?;
-        return Ok(());
-    }
-    match if seconds == 0.0 { event_loop::after_next_poll() } else { event_loop::sleep(deadline) } {
-        Wake::Ready | Wake::TimedOut => Ok(()),
-        wake => Err(wake_error(wake)),
-    }
-}
-
-/// Waits until a descriptor is ready, at most `timeout` seconds (None: for ever). Returns whether it is.
-///
-/// # Errors
-/// ValueError for a negative timeout, OSError for a bad descriptor or one that is closed meanwhile, [`CoroutineExit`].
-pub fn wait_descriptor(py: Python<'_>, number: RawFd, interest: Interest, timeout: Option<f64>) -> PyResult<bool> {
-    let deadline = timeout.map(|seconds| deadline_after("timeout", seconds)).transpose()?;
-    if event_loop::can_park() {
-        return match event_loop::wait_descriptor(number, interest, deadline)? {
-            Wake::Ready => Ok(true),
-            Wake::TimedOut => Ok(false),
-            wake => Err(wake_error(wake)),
-        };
-    }
-    if number < 0 {
-        return Err(wake_error(Wake::Closed));
-    }
-    let flags = if interest == Interest::Write { PollFlags::OUT } else { PollFlags::IN };
-    loop {
-        if block(py, event_loop::borrow_descriptor(number), flags, deadline)? {
-            return Ok(true);
-        }
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Ok(false);
-        }
-    }
-}
-
-/// `seconds` from now.
-///
-/// # Errors
-/// ValueError naming the argument and the value if it is negative, not a number or more than a hundred years.
-fn deadline_after(name: &str, seconds: f64) -> PyResult<Instant> {
-    const LONGEST: f64 = 100.0 * 366.0 * 86_400.0;
-    if !(0.0..=LONGEST).contains(&seconds) {
-        return Err(PyValueError::new_err(format!(
-            "{name} must be a number of seconds >= 0, not {}",
-            seconds.to_string().to_lowercase()
-        )));
-    }
-    Ok(Instant::now() + Duration::from_secs_f64(seconds))
 }

@@ -10,7 +10,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-use super::recursion;
+use super::{identity, recursion};
 use crate::event_loop::{self, Host};
 
 /// Gives each unit a thread state of the interpreter that started the loop.
@@ -57,6 +57,9 @@ impl PythonHost {
             if first.is_null() || second.is_null() {
                 return false;
             }
+            if !identity::find(first) {
+                return false;
+            }
             let is_current = |state| ffi::PyGILState_GetThisThreadState() == state && ffi::PyGILState_Check() == 1;
             ffi::PyEval_RestoreThread(first);
             let mut well = is_current(first);
@@ -85,11 +88,7 @@ impl Host for PythonHost {
             std::process::abort();
         }
         // SAFETY: just made, for this thread; nobody is attached here.
-        unsafe { ffi::PyEval_RestoreThread(state) };
-        if let Some(stack) = event_loop::current_stack() {
-            // SAFETY: attached to `state`, on this unit's stack.
-            unsafe { recursion::bound_recursion(state, stack) };
-        }
+        unsafe { begin(state, identity::next()) };
         Python::attach(|py| {
             apply_trace_hooks(py);
             life();
@@ -117,6 +116,66 @@ impl Host for PythonHost {
             blocking();
         });
     }
+}
+
+/// Attaches a new thread state.
+///
+/// # Safety
+/// `state` was just made on this thread, where nobody is attached.
+unsafe fn begin(state: *mut ffi::PyThreadState, ident: u64) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        identity::set(state, ident);
+        ffi::PyEval_RestoreThread(state);
+    }
+    event_loop::set_ident(ident);
+    if let Some(stack) = event_loop::current_stack() {
+        // SAFETY: attached to `state`, on this unit's stack.
+        unsafe { recursion::bound_recursion(state, stack) };
+    }
+}
+
+/// Runs `action` with a thread state of its own, known as `ident`: what starts in it finds the empty `threading.local`,
+/// context and trace function of a new thread, and what it leaves there ends with it.
+///
+/// # Errors
+/// MemoryError.
+///
+/// # Parks
+pub fn in_fresh_state<R>(py: Python<'_>, ident: u64, action: impl FnOnce(Python<'_>) -> R) -> PyResult<R> {
+    struct Stays<F>(F);
+    // SAFETY: `detach` asks for Send only to keep Python objects out of the closure; it is called on this thread, and
+    // the objects are used only where the new state is attached.
+    unsafe impl<F> Send for Stays<F> {}
+    // SAFETY: attached.
+    let state = unsafe { ffi::PyThreadState_New(ffi::PyInterpreterState_Get()) };
+    if state.is_null() {
+        return Err(pyo3::exceptions::PyMemoryError::new_err("no memory for a thread state"));
+    }
+    let stays = Stays((action, state));
+    let outer = event_loop::ident();
+    let Stays(result) = py.detach(move || {
+        let Stays((action, state)) = { stays };
+        // SAFETY: just made, for this thread; detached here.
+        unsafe { begin(state, ident) };
+        let result = Python::attach(|py| {
+            apply_trace_hooks(py);
+            action(py)
+        });
+        event_loop::without_parking(|| {
+            // SAFETY: attached to `state`, on the thread that it was made on; nothing refers to it afterwards. Its
+            // destructors may not park, see `enter`.
+            unsafe {
+                ffi::PyThreadState_Clear(state);
+                ffi::PyThreadState_DeleteCurrent();
+            }
+        });
+        Stays(result)
+    });
+    if let Some(outer) = outer {
+        event_loop::set_ident(outer);
+    }
+    Ok(result)
 }
 
 /// What `threading` does for a new thread: the hooks of debuggers and coverage.

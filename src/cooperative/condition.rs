@@ -1,0 +1,232 @@
+//! Condition variables.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use pyo3::{PyTraverseError, PyVisit};
+
+use super::{RLock, deadline_of};
+use crate::event_loop;
+use crate::interp::{self, Waiter};
+
+/// What `threading.Condition` is, for coroutines and OS threads.
+#[pyclass(frozen, module = "rmeinheld.coroutine", weakref)]
+pub struct Condition {
+    lock: Py<PyAny>,
+    places: Mutex<VecDeque<Arc<Place>>>,
+}
+
+/// A place in the queue. It is taken before the lock is given back: a lock that is written in Python may let others run
+/// while it is released, and they may notify.
+#[derive(Default)]
+struct Place {
+    stage: Mutex<Stage>,
+}
+
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Taken,
+    Waiting(Arc<Waiter>),
+    Notified,
+    Gone,
+}
+
+impl Place {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_notified(&self) -> bool {
+        matches!(*self.stage(), Stage::Notified)
+    }
+
+    /// Returns whether there was somebody to be notified.
+    fn notify(&self) -> bool {
+        let mut stage = self.stage();
+        match &*stage {
+            Stage::Taken => {
+                *stage = Stage::Notified;
+                true
+            }
+            Stage::Waiting(waiter) => waiter.notify(),
+            Stage::Notified | Stage::Gone => false,
+        }
+    }
+}
+
+#[pymethods]
+impl Condition {
+    /// `lock`: anything with `acquire` and `release`; a new RLock by default.
+    #[new]
+    #[pyo3(signature = (lock = None))]
+    fn new(py: Python<'_>, lock: Option<Py<PyAny>>) -> PyResult<Condition> {
+        let lock = match lock {
+            Some(lock) => lock,
+            None => Py::new(py, RLock::default())?.into_any(),
+        };
+        Ok(Condition { lock, places: Mutex::default() })
+    }
+
+    /// Take the lock.
+    #[pyo3(signature = (*args))]
+    fn acquire<'py>(&self, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+        self.lock.bind(args.py()).call_method1(intern!(args.py(), "acquire"), args)
+    }
+
+    /// Give the lock back.
+    fn release(&self, py: Python<'_>) -> PyResult<()> {
+        self.lock.bind(py).call_method0(intern!(py, "release")).map(drop)
+    }
+
+    fn __enter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.lock.bind(py).call_method0(intern!(py, "__enter__"))
+    }
+
+    #[pyo3(signature = (*args))]
+    fn __exit__<'py>(&self, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+        self.lock.bind(args.py()).call_method1(intern!(args.py(), "__exit__"), args)
+    }
+
+    /// Give the lock back, wait to be notified, at most `timeout` seconds (None: for ever), and take the lock again.
+    ///
+    /// Returns whether it was notified. Raises RuntimeError if the caller does not have the lock.
+    #[pyo3(signature = (timeout = None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        self.wait_until(py, deadline_of(timeout)?)
+    }
+
+    /// Wait until `predicate()` is true, at most `timeout` seconds (None: for ever). Returns its last value.
+    #[pyo3(signature = (predicate, timeout = None))]
+    fn wait_for<'py>(&self, predicate: &Bound<'py, PyAny>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        let deadline = deadline_of(timeout)?;
+        loop {
+            let result = predicate.call0()?;
+            if result.is_truthy()? || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(result);
+            }
+            self.wait_until(predicate.py(), deadline)?;
+        }
+    }
+
+    /// Wake the first `n` who wait. Raises RuntimeError if the caller does not have the lock.
+    #[pyo3(signature = (n = 1))]
+    fn notify(&self, py: Python<'_>, n: usize) -> PyResult<()> {
+        self.check_owned(py, "cannot notify on un-acquired lock")?;
+        self.notify_first(n);
+        Ok(())
+    }
+
+    /// Wake all who wait. Raises RuntimeError if the caller does not have the lock.
+    fn notify_all(&self, py: Python<'_>) -> PyResult<()> {
+        self.notify(py, usize::MAX)
+    }
+
+    fn _at_fork_reinit(&self, py: Python<'_>) -> PyResult<()> {
+        self.places().clear();
+        self.lock.bind(py).call_method0(intern!(py, "_at_fork_reinit")).map(drop)
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.lock)
+    }
+
+    fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
+        let lock = slf.get().lock.bind(slf.py()).repr()?;
+        let waiting = slf.get().places().len();
+        Ok(format!("<rmeinheld.coroutine.Condition({lock}, {waiting})>"))
+    }
+}
+
+impl Condition {
+    fn places(&self) -> MutexGuard<'_, VecDeque<Arc<Place>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notify_first(&self, n: usize) {
+        let mut places = self.places();
+        let mut left = n;
+        while left > 0
+            && let Some(place) = places.pop_front()
+        {
+            left -= usize::from(place.notify());
+        }
+    }
+
+    /// Leaves the queue. Returns whether a notification had come.
+    fn leave(&self, place: &Arc<Place>) -> bool {
+        let notified = matches!(std::mem::replace(&mut *place.stage(), Stage::Gone), Stage::Notified);
+        self.places().retain(|other| !Arc::ptr_eq(other, place));
+        notified
+    }
+
+    /// As `threading.Condition` does for a lock that does not say whose it is: one that can be taken is nobody's.
+    fn check_owned(&self, py: Python<'_>, otherwise: &'static str) -> PyResult<()> {
+        let lock = self.lock.bind(py);
+        let owned = if let Ok(asked) = lock.getattr(intern!(py, "_is_owned")) {
+            asked.call0()?.is_truthy()?
+        } else {
+            let taken = lock.call_method1(intern!(py, "acquire"), (false,))?.is_truthy()?;
+            if taken {
+                lock.call_method0(intern!(py, "release"))?;
+            }
+            !taken
+        };
+        if owned { Ok(()) } else { Err(PyRuntimeError::new_err(otherwise)) }
+    }
+
+    /// # Parks
+    fn wait_until(&self, py: Python<'_>, deadline: Option<Instant>) -> PyResult<bool> {
+        self.check_owned(py, "cannot wait on un-acquired lock")?;
+        let lock = self.lock.bind(py);
+        let place = Arc::<Place>::default();
+        self.places().push_back(Arc::clone(&place));
+        let released = match lock.getattr(intern!(py, "_release_save")) {
+            Ok(release_save) => release_save.call0().map(Some),
+            Err(_) => lock.call_method0(intern!(py, "release")).map(|_| None),
+        };
+        let saved = released.inspect_err(|_| {
+            self.leave(&place);
+        })?;
+        let woken = if place.is_notified() {
+            Ok(true)
+        } else {
+            interp::wait(py, deadline, |waiter| *place.stage() = Stage::Waiting(waiter), |_| ())
+        };
+        let notified = matches!(woken, Ok(true)) || self.leave(&place);
+        let result = self.take_again(saved.as_ref(), py).and(woken);
+        if notified && result.is_err() {
+            // As POSIX has it for a thread that is cancelled (pthread_cond_wait): it does not consume the notification.
+            self.notify_first(1);
+        }
+        result
+    }
+
+    /// Takes the lock back, whatever is raised meanwhile: the caller goes on with it, as the block that it is in expects.
+    /// Only a coroutine that cannot wait any more goes on without.
+    ///
+    /// # Errors
+    /// What was raised last.
+    ///
+    /// # Parks
+    fn take_again(&self, saved: Option<&Bound<'_, PyAny>>, py: Python<'_>) -> PyResult<()> {
+        let lock = self.lock.bind(py);
+        let mut interrupted = None;
+        loop {
+            let taken = match saved {
+                Some(saved) => lock.call_method1(intern!(py, "_acquire_restore"), (saved,)),
+                None => lock.call_method0(intern!(py, "acquire")),
+            };
+            match taken {
+                Ok(_) => return interrupted.map_or(Ok(()), Err),
+                Err(error) if event_loop::is_doomed() => return Err(error),
+                Err(error) => interrupted = Some(error),
+            }
+        }
+    }
+}

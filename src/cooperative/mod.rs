@@ -1,0 +1,71 @@
+//! What blocks in Python, made to park: locks and what is built on them, sockets.
+//!
+//! Each of these works between coroutines and OS threads, in both directions: a coroutine that waits parks, an OS thread
+//! blocks ([`crate::interp::wait`]). Their mutexes are held for moments, in which no Python code runs and no Python object
+//! is dropped; none is held across a wait.
+
+mod buffer;
+mod condition;
+mod event;
+mod lock;
+mod overdue;
+mod queue;
+mod rlock;
+mod semaphore;
+pub mod socket;
+mod socket_fields;
+
+pub use buffer::as_method;
+pub use condition::Condition;
+pub use event::Event;
+pub use lock::Lock;
+pub use queue::{LifoQueue, Queue, ShutDown, SimpleQueue};
+pub use rlock::RLock;
+pub use semaphore::{BoundedSemaphore, Semaphore};
+
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::{PyOverflowError, PyValueError};
+use pyo3::prelude::*;
+
+use crate::interp;
+
+/// The longest time a lock can be waited for, in seconds: `threading.TIMEOUT_MAX`, 2^63 nanoseconds.
+const LONGEST_TIMEOUT: f64 = 9_223_372_036.0;
+
+/// `timeout` seconds from now; None is for ever, and what has passed already is now.
+///
+/// # Errors
+/// ValueError for what is no number or more than a hundred years.
+fn deadline_of(timeout: Option<f64>) -> PyResult<Option<Instant>> {
+    // Not `max(0.0)`, which would make 0 of what is not a number.
+    timeout.map(|seconds| interp::deadline_after("timeout", if seconds < 0.0 { 0.0 } else { seconds })).transpose()
+}
+
+/// How long `acquire(blocking, timeout)` waits.
+enum Patience {
+    /// Not at all.
+    Try,
+    /// Until then; none is for ever.
+    Until(Option<Instant>),
+}
+
+impl Patience {
+    /// # Errors
+    /// Those of `_thread.lock.acquire`, ValueError and OverflowError.
+    fn new(blocking: bool, timeout: f64) -> PyResult<Patience> {
+        #[expect(clippy::float_cmp, reason = "-1 is a flag here, as in _thread.lock.acquire")]
+        let for_ever = timeout == -1.0;
+        match (blocking, for_ever) {
+            (false, true) => Ok(Patience::Try),
+            (false, false) => Err(PyValueError::new_err("can't specify a timeout for a non-blocking call")),
+            (true, true) => Ok(Patience::Until(None)),
+            (true, false) if timeout < 0.0 || timeout.is_nan() => {
+                Err(PyValueError::new_err("timeout value must be a non-negative number"))
+            }
+            (true, false) if timeout > LONGEST_TIMEOUT => Err(PyOverflowError::new_err("timeout value is too large")),
+            (true, false) if timeout == 0.0 => Ok(Patience::Try),
+            (true, false) => Ok(Patience::Until(Some(Instant::now() + Duration::from_secs_f64(timeout)))),
+        }
+    }
+}

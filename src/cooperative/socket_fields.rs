@@ -1,0 +1,91 @@
+//! The descriptor and the timeout of a `socket.socket`, read where `_socket` keeps them.
+//!
+//! Both are asked for with every message, and through the interpreter the two questions cost as much as a system call.
+//! The structure is that of Modules/socketmodule.h (`PySocketSockObject`), unchanged since Python 3.7; a socket made for
+//! the purpose shows whether it still holds, and otherwise the two are asked for.
+
+#![expect(unsafe_code, reason = "two fields of a C structure")]
+
+use std::os::fd::RawFd;
+use std::os::raw::c_int;
+
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
+
+#[repr(C)]
+struct SocketObject {
+    head: ffi::PyObject,
+    descriptor: c_int,
+    family: c_int,
+    kind: c_int,
+    protocol: c_int,
+    error_handler: *const (),
+    /// Nanoseconds; negative for none.
+    timeout: i64,
+}
+
+/// `socket.socket` and `_socket.socket`, and whether the structure is as above.
+struct Known {
+    class: Py<PyType>,
+    base: Py<PyType>,
+    holds: bool,
+}
+
+static KNOWN: PyOnceLock<Known> = PyOnceLock::new();
+
+fn known(py: Python<'_>) -> PyResult<&Known> {
+    KNOWN.get_or_try_init(py, || {
+        let module = py.import("socket")?;
+        let class = module.getattr("socket")?.cast_into::<PyType>().map_err(PyErr::from)?;
+        let base = py.import("_socket")?.getattr("socket")?.cast_into::<PyType>().map_err(PyErr::from)?;
+        let probe = base.call1((module.getattr("AF_UNIX")?, module.getattr("SOCK_DGRAM")?))?;
+        let descriptor: RawFd = probe.call_method0("fileno")?.extract()?;
+        let mut holds = true;
+        for (timeout, kept) in [(Some(1234.5), 1_234_500_000_000..1_234_500_000_001), (None, i64::MIN..0)] {
+            probe.call_method1("settimeout", (timeout,))?;
+            // SAFETY: an object of `_socket.socket`, whose size is at least that of the structure: it has a descriptor and
+            // a timeout, and two more fields behind them.
+            let (found, nanoseconds) = unsafe { fields(&probe) };
+            holds &= found == descriptor && kept.contains(&nanoseconds);
+        }
+        probe.call_method0("close")?;
+        Ok(Known { class: class.unbind(), base: base.unbind(), holds })
+    })
+}
+
+/// # Safety
+/// `socket` is an instance of `_socket.socket`.
+unsafe fn fields(socket: &Bound<'_, PyAny>) -> (RawFd, i64) {
+    let object = socket.as_ptr().cast::<SocketObject>();
+    // SAFETY: as the caller promises; attached, so that nobody writes meanwhile.
+    unsafe { ((*object).descriptor, (*object).timeout) }
+}
+
+/// The class that `socket.socket` derives from, whose methods block.
+///
+/// # Errors
+/// ImportError.
+pub fn base(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
+    Ok(known(py)?.base.bind(py))
+}
+
+/// The descriptor (negative when closed) and the timeout in seconds (None for ever).
+///
+/// # Errors
+/// AttributeError for an object that is no socket.
+pub fn descriptor_and_timeout(socket: &Bound<'_, PyAny>) -> PyResult<(RawFd, Option<f64>)> {
+    let py = socket.py();
+    let known = known(py)?;
+    if known.holds && (socket.get_type().is(known.class.bind(py)) || socket.is_instance(known.base.bind(py))?) {
+        // SAFETY: an instance, as just seen.
+        let (descriptor, nanoseconds) = unsafe { fields(socket) };
+        #[expect(clippy::cast_precision_loss, reason = "a timeout of 2^53 nanoseconds is a hundred days")]
+        let timeout = (nanoseconds >= 0).then_some(nanoseconds as f64 * 1e-9);
+        return Ok((descriptor, timeout));
+    }
+    let descriptor = socket.call_method0(intern!(py, "fileno"))?.extract()?;
+    Ok((descriptor, socket.getattr(intern!(py, "timeout"))?.extract()?))
+}

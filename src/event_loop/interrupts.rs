@@ -1,0 +1,82 @@
+//! Ending the wait of another coroutine from outside: exceptions thrown into it, and alarms.
+//!
+//! A coroutine is interrupted only where it waits. One that computes, or is ready to run, sees [`Wake::Interrupted`] at
+//! its next wait. What the interruption means is kept by the layers above.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::inbox::Message;
+use super::state::{self, with};
+use super::timers::{Target, TimerKey};
+use super::{Runtime, Wake, WorkId};
+
+/// The piece of work that the caller runs in. `None` outside a unit, and in one that may not park.
+pub fn current_work() -> Option<WorkId> {
+    state::current().filter(|unit| unit.may_park.get()).map(|unit| WorkId { unit: unit.slot, number: unit.work.get() })
+}
+
+/// Interrupts `work`, from any thread; later than now, if it is not the loop's. Work that has ended is left alone.
+pub fn interrupt(runtime: &Runtime, work: WorkId) {
+    if with(|state| state.interrupt(work)).is_none() {
+        runtime.send(Message::Control(Box::new(move || {
+            with(|state| state.interrupt(work));
+        })));
+    }
+}
+
+/// The current unit's next wait ends at once with `wake`: it was told of it when it had something else to end with.
+pub fn postpone(wake: Wake) {
+    if let Some(unit) = state::current() {
+        unit.postponed.set(Some(wake));
+    }
+}
+
+/// Takes back what [`interrupt`] or [`postpone`] have left for the current unit's next wait.
+pub fn forget() {
+    if let Some(unit) = state::current()
+        && unit.postponed.get() == Some(Wake::Interrupted)
+    {
+        unit.postponed.set(None);
+    }
+}
+
+/// An interruption of the current work at a time to come.
+pub struct Alarm {
+    number: u64,
+    key: TimerKey,
+}
+
+impl Alarm {
+    /// Interrupts the current work at `deadline`. `None` outside a unit.
+    pub fn set(number: u64, deadline: Instant) -> Option<Alarm> {
+        let work = current_work()?;
+        let key = with(|state| state.timers.insert(deadline, Target::Alarm(work, number)))?;
+        Some(Alarm { number, key })
+    }
+
+    /// Takes it back, gone off or not.
+    pub fn cancel(&self) {
+        with(|state| state.timers.remove(self.key));
+        if let Some(unit) = state::current() {
+            unit.alarms.borrow_mut().retain(|&number| number != self.number);
+        }
+    }
+}
+
+/// Takes the number of the first alarm that has gone off for the current work.
+pub fn take_alarm() -> Option<u64> {
+    let unit = state::current()?;
+    let mut alarms = unit.alarms.borrow_mut();
+    (!alarms.is_empty()).then(|| alarms.remove(0))
+}
+
+/// Whether an alarm has gone off that nobody has taken.
+pub fn has_alarm() -> bool {
+    state::current().is_some_and(|unit| !unit.alarms.borrow().is_empty())
+}
+
+/// The loop that runs the caller's coroutine.
+pub fn current_runtime() -> Option<Arc<Runtime>> {
+    with(|state| Arc::clone(&state.runtime))
+}

@@ -1,0 +1,129 @@
+//! The waits that Python code can ask for: for a while, or for a descriptor.
+
+use std::os::fd::RawFd;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::wake_error;
+use crate::event_loop::{self, Interest, Wake};
+
+/// The longest time that one can sleep until, from the first call on.
+const LONGEST_SLEEP: Duration = Duration::from_secs(100 * 366 * 86_400);
+
+/// How long an OS thread blocks before it looks for signals: one that arrives just before poll(2) does not interrupt it.
+pub const SIGNAL_CHECK: Duration = Duration::from_millis(250);
+
+/// Parks for `seconds`; 0 lets everything else that is ready run first. Outside a coroutine, `time.sleep`.
+///
+/// # Errors
+/// ValueError for a negative or non-finite value; [`CoroutineExit`] when the server stops.
+pub fn sleep(py: Python<'_>, seconds: f64) -> PyResult<()> {
+    let deadline = deadline_after("seconds", seconds)?;
+    if !event_loop::can_park() {
+        py.import("time")?.call_method1("sleep", (seconds,))?;
+        return Ok(());
+    }
+    match if seconds == 0.0 { event_loop::after_next_poll() } else { event_loop::sleep(deadline) } {
+        Wake::Ready | Wake::TimedOut => Ok(()),
+        wake => Err(wake_error(wake)),
+    }
+}
+
+/// Parks until `time.monotonic()` is `at`, or not at all if that is past. Those who sleep until different times wake in
+/// the order of these, and those of the same time in the order in which they came. In a coroutine.
+///
+/// # Errors
+/// [`super::CoroutineExit`], and what is thrown into the coroutine.
+///
+/// # Parks
+pub fn sleep_until(at: f64) -> PyResult<()> {
+    // Both clocks are CLOCK_MONOTONIC. They are compared once, so that the order of two times is never reversed.
+    static BOTH: OnceLock<(Instant, f64)> = OnceLock::new();
+    let (instant, seconds) = *BOTH.get_or_init(|| {
+        let now = clock_gettime(ClockId::Monotonic);
+        (Instant::now(), Duration::new(now.tv_sec.cast_unsigned(), now.tv_nsec.try_into().unwrap_or(0)).as_secs_f64())
+    });
+    let ahead = Duration::try_from_secs_f64((at - seconds).max(0.0)).unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
+    match event_loop::sleep(instant + ahead) {
+        Wake::Ready | Wake::TimedOut => Ok(()),
+        wake => Err(wake_error(wake)),
+    }
+}
+
+/// Waits until a descriptor is ready, at most `timeout` seconds (None: for ever). Returns whether it is.
+///
+/// # Errors
+/// ValueError for a negative timeout, OSError for a bad descriptor or one that is closed meanwhile, [`CoroutineExit`].
+pub fn wait_descriptor(py: Python<'_>, number: RawFd, interest: Interest, timeout: Option<f64>) -> PyResult<bool> {
+    let deadline = timeout.map(|seconds| deadline_after("timeout", seconds)).transpose()?;
+    if event_loop::can_park() {
+        return match event_loop::wait_descriptor(number, interest, deadline)? {
+            Wake::Ready => Ok(true),
+            Wake::TimedOut => Ok(false),
+            wake => Err(wake_error(wake)),
+        };
+    }
+    if number < 0 {
+        return Err(wake_error(Wake::Closed));
+    }
+    let flags = match interest {
+        Interest::Read => PollFlags::IN,
+        Interest::Write => PollFlags::OUT,
+        Interest::Both => PollFlags::IN | PollFlags::OUT,
+    };
+    loop {
+        if block(py, event_loop::borrow_descriptor(number), flags, deadline)? {
+            return Ok(true);
+        }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(false);
+        }
+    }
+}
+
+/// `seconds` from now.
+///
+/// # Errors
+/// ValueError naming the argument and the value if it is negative, not a number or more than a hundred years.
+pub fn deadline_after(name: &str, seconds: f64) -> PyResult<Instant> {
+    const LONGEST: f64 = 100.0 * 366.0 * 86_400.0;
+    if !(0.0..=LONGEST).contains(&seconds) {
+        return Err(PyValueError::new_err(format!(
+            "{name} must be a number of seconds >= 0, not {}",
+            seconds.to_string().to_lowercase()
+        )));
+    }
+    Ok(Instant::now() + Duration::from_secs_f64(seconds))
+}
+
+/// Blocks the OS thread on a descriptor. False when the deadline has passed, a signal was handled, or it is time to look
+/// for one.
+fn block(
+    py: Python<'_>,
+    descriptor: std::os::fd::BorrowedFd<'_>,
+    flags: PollFlags,
+    deadline: Option<Instant>,
+) -> PyResult<bool> {
+    let ready = py.detach(|| {
+        let left = deadline.map_or(SIGNAL_CHECK, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = left.min(SIGNAL_CHECK);
+        let timeout = Some(Timespec {
+            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        let mut polled = [PollFd::from_borrowed_fd(descriptor, flags)];
+        poll(&mut polled, timeout.as_ref()).map(|count| (count, polled[0].revents()))
+    });
+    py.check_signals()?;
+    match ready {
+        Ok((_, revents)) if revents.contains(PollFlags::NVAL) => Err(wake_error(Wake::Closed)),
+        Ok((count, _)) => Ok(count > 0),
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(error) => Err(std::io::Error::from(error).into()),
+    }
+}
