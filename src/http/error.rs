@@ -15,8 +15,8 @@ use std::fmt;
 pub enum RequestError {
     /// 400: the text names the rule.
     BadRequest(&'static str),
-    /// 403: the peer says for whom it speaks, and may not.
-    Forbidden,
+    /// 403: the text names what is not allowed.
+    Forbidden(&'static str),
     /// 408: the request did not arrive in time.
     Timeout,
     /// 411: a body without a Content-Length, where one is wanted.
@@ -27,6 +27,8 @@ pub enum RequestError {
     UriTooLong,
     /// 417: an `Expect` other than `100-continue`.
     ExpectationFailed,
+    /// 426: the text names what has to be asked for instead.
+    UpgradeRequired(&'static str),
     /// 431: the text names the limit.
     FieldsTooLarge(&'static str),
     /// 501: the text names what the server lacks.
@@ -40,12 +42,13 @@ impl RequestError {
     pub fn status(&self) -> u16 {
         match self {
             Self::BadRequest(_) => 400,
-            Self::Forbidden => 403,
+            Self::Forbidden(_) => 403,
             Self::Timeout => 408,
             Self::LengthRequired => 411,
             Self::BodyTooLarge => 413,
             Self::UriTooLong => 414,
             Self::ExpectationFailed => 417,
+            Self::UpgradeRequired(_) => 426,
             Self::FieldsTooLarge(_) => 431,
             Self::NotImplemented(_) => 501,
             Self::VersionNotSupported => 505,
@@ -56,10 +59,9 @@ impl RequestError {
 impl fmt::Display for RequestError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
-            Self::BadRequest(rule) => rule,
+            Self::BadRequest(rule) | Self::Forbidden(rule) | Self::UpgradeRequired(rule) => rule,
             Self::FieldsTooLarge(limit) => limit,
             Self::NotImplemented(lack) => lack,
-            Self::Forbidden => "a PROXY header from an address that is not in proxy_allow_ips",
             Self::Timeout => "the request did not arrive in time",
             Self::LengthRequired => "a chunked body, and chunked_requests is off",
             Self::BodyTooLarge => "the request body is over the limit",
@@ -88,7 +90,8 @@ mod tests {
     fn each_fault_has_its_status_and_one_line_for_the_log() {
         let table = [
             (RequestError::BadRequest("rule"), 400, "rule"),
-            (RequestError::Forbidden, 403, "a PROXY header from an address that is not in proxy_allow_ips"),
+            (RequestError::Forbidden("rule"), 403, "rule"),
+            (RequestError::UpgradeRequired("rule"), 426, "rule"),
             (RequestError::LengthRequired, 411, "a chunked body, and chunked_requests is off"),
             (RequestError::Timeout, 408, "the request did not arrive in time"),
             (RequestError::BodyTooLarge, 413, "the request body is over the limit"),

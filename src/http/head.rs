@@ -17,6 +17,8 @@ use memchr::memchr;
 pub use super::Version;
 use super::error::{Checked, RequestError, require};
 use super::framing::{self, BodyFraming};
+use super::progress::{BARE_LF, LONG_FIELD, Progress, TOO_MANY_FIELDS, or_unlimited, skip_empty_line};
+use super::repair::Repairs;
 use super::{list_members, port_of};
 
 /// Field lines that are parsed without an allocation; heads with more of them cost one.
@@ -24,9 +26,6 @@ const FIELDS_ON_STACK: usize = 64;
 /// The length of `HTTP/1.1`.
 const VERSION_BYTES: usize = 8;
 
-const BARE_LF: RequestError = RequestError::BadRequest("a line does not end in CRLF (RFC 9112 2.2)");
-const EMPTY_LINES: RequestError =
-    RequestError::BadRequest("more than one empty line before the request (RFC 9112 2.2)");
 const BAD_REQUEST_LINE: RequestError = RequestError::BadRequest("invalid request line (RFC 9112 3)");
 const BAD_VERSION: RequestError = RequestError::BadRequest("invalid HTTP version (RFC 9112 2.3)");
 const BAD_TARGET: RequestError = RequestError::BadRequest("invalid request target (RFC 9112 3.2)");
@@ -35,9 +34,6 @@ const BAD_CONNECT: RequestError = RequestError::BadRequest("CONNECT without host
 const TWO_HOSTS: RequestError = RequestError::BadRequest("more than one Host (RFC 9112 3.2)");
 const NO_HOST: RequestError = RequestError::BadRequest("no Host (RFC 9112 3.2)");
 const BAD_HOST: RequestError = RequestError::BadRequest("invalid Host (RFC 9112 3.2)");
-const LONG_FIELD: RequestError = RequestError::FieldsTooLarge("field line over the limit of bytes");
-const LONG_HEAD: RequestError = RequestError::FieldsTooLarge("head over the limit of bytes");
-const TOO_MANY_FIELDS: RequestError = RequestError::FieldsTooLarge("more field lines than the limit");
 
 /// What a head may cost. A limit of 0 means no own limit, so that only `head_bytes` holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +162,7 @@ impl Head {
             return require(parsed == Parsed::Complete, BAD_REQUEST_LINE).map(|()| parsed);
         }
         if window.len() >= most {
-            return Err(if self.progress.lines == 0 { RequestError::UriTooLong } else { LONG_HEAD });
+            return Err(self.progress.fault_of_length());
         }
         // Now and then a look at what is there, so that rubbish is refused before its end.
         if window.len() / 2 >= self.progress.attempted {
@@ -174,6 +170,34 @@ impl Head {
             self.parse_window(window, limits)?;
         }
         Ok(Parsed::Partial)
+    }
+
+    /// As [`parse`](Self::parse), after `repairs`, which change the bytes of a complete head. What is wrong with it is
+    /// found when it is complete, except for a request line over its limit and a bare LF.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse); 400 for what must not be repaired.
+    pub fn parse_repaired(
+        &mut self,
+        bytes: &mut [u8],
+        limits: &Limits,
+        repairs: Repairs,
+    ) -> Result<Parsed, RequestError> {
+        let most = limits.head_bytes.min(u32::MAX as usize).min(bytes.len());
+        let window = bytes.get_mut(..most).unwrap_or_default();
+        // Field lines are counted and measured once they are whole.
+        let bounds = Limits { field_count: 0, field_bytes: 0, ..*limits };
+        if !self.progress.find_end(window, &bounds)? {
+            require(window.len() < limits.head_bytes, self.progress.fault_of_length())?;
+            return Ok(Parsed::Partial);
+        }
+        let end = self.progress.line_start + 2;
+        self.progress = Progress::default();
+        let start = skip_empty_line(window)?.unwrap_or_default();
+        repairs.apply(window.get_mut(start..end).unwrap_or_default())?;
+        let parsed = self.parse_window(window, limits)?;
+        require(parsed == Parsed::Complete, BAD_REQUEST_LINE).map(|()| parsed)
     }
 
     /// One attempt. The scratch of `httparse` lives in this frame only, since stacks of parked requests are small.
@@ -398,79 +422,12 @@ impl Semantics {
     }
 }
 
-/// How far the lines of an incomplete head were counted and measured.
-#[derive(Clone, Copy, Debug, Default)]
-struct Progress {
-    /// The bytes that were there at the last attempt to parse.
-    attempted: usize,
-    /// The bytes that hold no line end that was not yet counted.
-    scanned: usize,
-    /// Where the line begins whose end is not yet there.
-    line_start: usize,
-    /// The complete lines, the request line among them.
-    lines: usize,
-}
-
-impl Progress {
-    /// Looks at the bytes that are new. Is the empty line there that ends the head?
-    fn find_end(&mut self, window: &[u8], limits: &Limits) -> Result<bool, RequestError> {
-        if self.scanned == 0 {
-            let Some(start) = skip_empty_line(window)? else {
-                return Ok(false);
-            };
-            (self.scanned, self.line_start) = (start, start);
-        }
-        while let Some(distance) = window.get(self.scanned..).and_then(|new| memchr(b'\n', new)) {
-            let line_feed = self.scanned + distance;
-            let Some([line @ .., b'\r']) = window.get(self.line_start..line_feed) else {
-                return Err(BARE_LF);
-            };
-            if line.is_empty() {
-                return require(self.lines > 0, EMPTY_LINES).map(|()| true);
-            }
-            self.check_line(line.len(), limits)?;
-            self.lines += 1;
-            (self.scanned, self.line_start) = (line_feed + 1, line_feed + 1);
-        }
-        self.scanned = window.len();
-        let open_line = window.get(self.line_start..).unwrap_or_default();
-        self.check_line(open_line.strip_suffix(b"\r").unwrap_or(open_line).len(), limits)?;
-        Ok(false)
-    }
-
-    fn check_line(&self, line_bytes: usize, limits: &Limits) -> Checked {
-        if self.lines == 0 {
-            return require(line_bytes <= or_unlimited(limits.request_line_bytes), RequestError::UriTooLong);
-        }
-        // The request line makes up for the field line that is not yet counted.
-        require(line_bytes == 0 || self.lines <= or_unlimited(limits.field_count), TOO_MANY_FIELDS)?;
-        require(line_bytes <= or_unlimited(limits.field_bytes), LONG_FIELD)
-    }
-}
-
-/// A limit of 0 is none of its own.
-fn or_unlimited(limit: usize) -> usize {
-    if limit == 0 { usize::MAX } else { limit }
-}
-
 /// Does the line before `next_line` end in CRLF, and is it short enough? `line_start` is `None` for the request line.
 fn check_line_before(window: &[u8], line_start: Option<usize>, next_line: usize, limits: &Limits) -> Checked {
     let line_end = next_line.saturating_sub(2);
     require(window.get(line_end..next_line) == Some(b"\r\n"), BARE_LF)?;
     let line_bytes = line_start.map_or(0, |start| line_end.saturating_sub(start));
     require(line_bytes <= or_unlimited(limits.field_bytes), LONG_FIELD)
-}
-
-/// Where the request line begins: one empty line before it is tolerated (RFC 9112 2.2). `None` if that is not yet
-/// known.
-fn skip_empty_line(window: &[u8]) -> Result<Option<usize>, RequestError> {
-    match window {
-        [b'\r', b'\n', b'\r' | b'\n', ..] => Err(EMPTY_LINES),
-        [b'\r', b'\n', ..] => Ok(Some(2)),
-        [b'\r'] => Ok(None),
-        [b'\r' | b'\n', ..] => Err(BARE_LF),
-        _ => Ok(Some(0)),
-    }
 }
 
 /// The values of all fields of a name, which is given in lower case.
@@ -1097,14 +1054,64 @@ mod tests {
         assert!(!Span { start: 1, end: 2 }.is_empty());
     }
 
-    // Whatever a peer sends, how it was cut into packets does not decide whether and how it is understood.
+    /// As `grow`, with repairs.
+    fn grow_repaired(repairs: Repairs, bytes: &[u8], lengths: impl IntoIterator<Item = usize>) -> Outcome {
+        let (mut head, mut buffer) = (Head::new(), Vec::new());
+        for length in lengths {
+            buffer.extend_from_slice(&bytes[buffer.len()..length]);
+            match head.parse_repaired(&mut buffer, &LIMITS, repairs) {
+                Ok(Parsed::Complete) => return Ok(describe(&head, &buffer)),
+                Ok(Parsed::Partial) => assert_eq!(buffer, bytes[..length], "changed before it is complete"),
+                Err(error) => return Err(error.status()),
+            }
+        }
+        Err(0)
+    }
+
+    const EVERY_REPAIR: Repairs =
+        Repairs { capital_methods: true, any_version: true, folded_lines: true, spaced_names: true };
+
     #[test]
-    fn damaged_heads_are_read_alike_whole_and_in_pieces() {
-        let seeds: [&[u8]; 3] = [
-            b"\r\nGET http://h:1/p?q HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
-            b"POST /a HTTP/1.1\r\nHost: [::1]:8\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n0\r\n\r\n",
-            b"PUT /%41 HTTP/1.0\r\nContent-Length: 12\r\nConnection: keep-alive\r\nX:\r\n\r\nhello",
-        ];
+    #[rustfmt::skip] // tables
+    fn a_repaired_head_is_read_alike_whole_and_in_pieces() {
+        let long = "a".repeat(90);
+        let field = |lines: usize| format!("X: a{}\r\n", "\r\n b".repeat(lines));
+        let folded = |count: usize, lines: usize| field(lines).repeat(count) + "\r\n";
+        for (sent, same_as) in [
+            ("get / HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), Ok("GET / HTTP/1.1\r\nHost: a\r\n\r\n")),
+            ("connect h:1 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(), Ok("CONNECT h:1 HTTP/1.1\r\nHost: a\r\n\r\n")),
+            ("\r\nGET / HTTP/3.0\r\nHost: a\r\n\r\n".to_owned(), Ok("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")),
+            ("GET / HTTP/0.9\r\n\r\nmore".to_owned(), Ok("GET / HTTP/1.0\r\n\r\nmore")),
+            ("GET / HTTP/0.9\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(), Err(400)),
+            ("GET / HTTP/0.9\r\nX :\r\n b\r\n\r\n".to_owned(), Ok("GET / HTTP/1.0\r\nX: b   \r\n\r\n")),
+            ("GET / HTTP/1.1\r\nHost: a\r\nExpect:\r\n x\r\n\r\n".to_owned(), Err(417)),
+            ("GET / HTTP/1.1\r\nHost: a\r\nX: b\n c\r\n\r\n".to_owned(), Err(400)),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length : 5\r\n\r\n".to_owned(), Err(400)),
+            ("GET / HTTP/1.1\r\n Host: a\r\nHost: b\r\n\r\n".to_owned(), Err(400)),
+            (format!("GET / HTTP/0.9\r\n{}", folded(10, 3)), Ok("10 fields")),
+            (format!("GET / HTTP/0.9\r\n{}", folded(11, 0)), Err(431)),
+            (format!("GET / HTTP/0.9\r\nX: {long}\r\n {long}\r\n\r\n"), Ok("long")),
+            (format!("GET / HTTP/0.9\r\nX: {long}\r\n {long}\r\n {long}\r\n\r\n"), Err(431)),
+            (format!("GET /{long} HTTP/1.0\r\n\r\n"), Err(414)),
+            (format!("GET / HTTP/1.0\r\n{}", folded(1, 900)), Err(431)),
+            ("G".repeat(101), Err(414)),
+        ] {
+            let bytes = sent.as_bytes();
+            let whole = grow_repaired(EVERY_REPAIR, bytes, [bytes.len()]);
+            match same_as {
+                Ok(same_as) if same_as.contains('/') => assert_eq!(whole, parse(same_as.as_bytes()), "{sent:?}"),
+                Ok(_) => assert!(whole.is_ok(), "{sent:?} {whole:?}"),
+                Err(status) => assert_eq!(whole, Err(status), "{sent:?}"),
+            }
+            assert_eq!(grow_repaired(EVERY_REPAIR, bytes, 0..=bytes.len()), whole, "{sent:?}");
+            for at in 0..bytes.len() {
+                assert_eq!(grow_repaired(EVERY_REPAIR, bytes, [at, bytes.len()]), whole, "{sent:?} at {at}");
+            }
+        }
+    }
+
+    /// Shows `check` heads made of these, with a few bytes changed, and a place in each where it may be cut.
+    fn for_damaged(seeds: &[&[u8]], mut check: impl FnMut(&[u8], usize)) {
         let interesting = b"\r\n\0 \t:/?#%*,;\x7f\x80\xff09aHT";
         let mut state = 0x9E37_79B9_7F4A_7C15u64;
         let mut random = |below: usize| {
@@ -1113,7 +1120,6 @@ mod tests {
             state ^= state << 17;
             (state % below.max(1) as u64) as usize
         };
-        let mut completed = 0;
         for round in 0..6000 {
             let mut bytes = seeds[round % seeds.len()].to_vec();
             for _ in 0..=random(3) {
@@ -1125,14 +1131,67 @@ mod tests {
                     _ => bytes.truncate(at.max(1)),
                 }
             }
-            let whole = grow(&bytes, &LIMITS, [bytes.len()]);
-            let shown = String::from_utf8_lossy(&bytes);
-            // Of several faults, pieces may meet another one first, so the status is not compared.
-            assert_eq!(grow(&bytes, &LIMITS, 0..=bytes.len()).ok(), whole.clone().ok(), "byte by byte: {shown:?}");
-            let at = random(bytes.len());
-            assert_eq!(grow(&bytes, &LIMITS, [at, bytes.len()]).ok(), whole.clone().ok(), "split at {at}: {shown:?}");
-            completed += usize::from(whole.is_ok());
+            check(&bytes, random(bytes.len()));
         }
+    }
+
+    // Whatever a peer sends, how it was cut into packets does not decide whether and how it is understood.
+    #[test]
+    fn damaged_heads_are_read_alike_whole_and_in_pieces() {
+        const HARMLESS: Repairs = Repairs { capital_methods: false, ..EVERY_REPAIR };
+        let seeds: [&[u8]; 3] = [
+            b"\r\nGET http://h:1/p?q HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+            b"POST /a HTTP/1.1\r\nHost: [::1]:8\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n0\r\n\r\n",
+            b"PUT /%41 HTTP/1.0\r\nContent-Length: 12\r\nConnection: keep-alive\r\nX:\r\n\r\nhello",
+        ];
+        let mut completed = 0;
+        for_damaged(&seeds, |bytes, at| {
+            let whole = grow(bytes, &LIMITS, [bytes.len()]);
+            let shown = String::from_utf8_lossy(bytes);
+            // Of several faults, pieces may meet another one first, so the status is not compared.
+            assert_eq!(grow(bytes, &LIMITS, 0..=bytes.len()).ok(), whole.clone().ok(), "byte by byte: {shown:?}");
+            assert_eq!(grow(bytes, &LIMITS, [at, bytes.len()]).ok(), whole.clone().ok(), "split at {at}: {shown:?}");
+            let unrepaired = grow_repaired(Repairs::default(), bytes, 0..=bytes.len());
+            assert_eq!(unrepaired.ok(), whole.clone().ok(), "no repairs: {shown:?}");
+            if whole.is_ok() {
+                // What is right needs no repair.
+                assert_eq!(grow_repaired(HARMLESS, bytes, [bytes.len()]), whole, "repaired: {shown:?}");
+            }
+            completed += usize::from(whole.is_ok());
+        });
+        assert!(completed > 500, "{completed}");
+    }
+
+    #[test]
+    fn no_repair_makes_framing_or_a_host() {
+        let seeds: [&[u8]; 3] = [
+            b"put /a HTTP/2.0\r\nHost: a\r\nX : b\r\n c: d\r\nContent-Length: 5\r\n\r\nhello",
+            b"PUT /a HTTP/1.1\r\nX:\r\n\tb\r\nHost: a\r\nTransfer-Encoding: chunked\r\nY\t: z\r\n\r\n0\r\n\r\n",
+            b"PUT /a HTTP/1.1\r\nHost : a\r\nX: y\r\n Content-Length: 5\r\n\r\nhello",
+        ];
+        let mut completed = 0;
+        for_damaged(&seeds, |bytes, at| {
+            let (mut head, mut repaired) = (Head::new(), bytes.to_vec());
+            let is_complete = head.parse_repaired(&mut repaired, &LIMITS, EVERY_REPAIR) == Ok(Parsed::Complete);
+            let shown = String::from_utf8_lossy(bytes);
+            for lengths in [vec![at, bytes.len()], (0..=bytes.len()).collect()] {
+                let pieces = grow_repaired(EVERY_REPAIR, bytes, lengths).ok();
+                assert_eq!(pieces, is_complete.then(|| describe(&head, &repaired)), "{shown:?}");
+            }
+            if !is_complete {
+                return;
+            }
+            assert_eq!(bytes.get(head.length..), repaired.get(head.length..), "what follows the head: {shown:?}");
+            // Whoever repairs nothing sees the same lines of these fields, and no others.
+            let lines = |name: &str, bytes: &[u8]| -> Vec<Vec<u8>> {
+                let lines = bytes[..head.length].split(|&byte| byte == b'\n').map(<[u8]>::to_vec);
+                lines.filter(|line| line.to_ascii_lowercase().starts_with(name.as_bytes())).collect()
+            };
+            for name in ["host", "content-length", "transfer-encoding"] {
+                assert_eq!(lines(name, bytes), lines(name, &repaired), "{shown:?}");
+            }
+            completed += 1;
+        });
         assert!(completed > 500, "{completed}");
     }
 }

@@ -1,0 +1,85 @@
+//! The lines of a head that is not complete yet: counted and measured as they come, each byte once.
+
+use memchr::memchr;
+
+use super::error::{Checked, RequestError, require};
+use super::head::Limits;
+
+pub(super) const BARE_LF: RequestError = RequestError::BadRequest("a line does not end in CRLF (RFC 9112 2.2)");
+const EMPTY_LINES: RequestError =
+    RequestError::BadRequest("more than one empty line before the request (RFC 9112 2.2)");
+pub(super) const LONG_FIELD: RequestError = RequestError::FieldsTooLarge("field line over the limit of bytes");
+const LONG_HEAD: RequestError = RequestError::FieldsTooLarge("head over the limit of bytes");
+pub(super) const TOO_MANY_FIELDS: RequestError = RequestError::FieldsTooLarge("more field lines than the limit");
+
+/// How far the lines of an incomplete head were counted and measured.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Progress {
+    /// The bytes that were there at the last attempt to parse.
+    pub(super) attempted: usize,
+    /// The bytes that hold no line end that was not yet counted.
+    pub(super) scanned: usize,
+    /// Where the line begins whose end is not yet there.
+    pub(super) line_start: usize,
+    /// The complete lines, the request line among them.
+    lines: usize,
+}
+
+impl Progress {
+    /// Looks at the bytes that are new. Is the empty line there that ends the head?
+    pub(super) fn find_end(&mut self, window: &[u8], limits: &Limits) -> Result<bool, RequestError> {
+        if self.scanned == 0 {
+            let Some(start) = skip_empty_line(window)? else {
+                return Ok(false);
+            };
+            (self.scanned, self.line_start) = (start, start);
+        }
+        while let Some(distance) = window.get(self.scanned..).and_then(|new| memchr(b'\n', new)) {
+            let line_feed = self.scanned + distance;
+            let Some([line @ .., b'\r']) = window.get(self.line_start..line_feed) else {
+                return Err(BARE_LF);
+            };
+            if line.is_empty() {
+                return require(self.lines > 0, EMPTY_LINES).map(|()| true);
+            }
+            self.check_line(line.len(), limits)?;
+            self.lines += 1;
+            (self.scanned, self.line_start) = (line_feed + 1, line_feed + 1);
+        }
+        self.scanned = window.len();
+        let open_line = window.get(self.line_start..).unwrap_or_default();
+        self.check_line(open_line.strip_suffix(b"\r").unwrap_or(open_line).len(), limits)?;
+        Ok(false)
+    }
+
+    /// What is wrong where the limit of the head is reached.
+    pub(super) fn fault_of_length(&self) -> RequestError {
+        if self.lines == 0 { RequestError::UriTooLong } else { LONG_HEAD }
+    }
+
+    fn check_line(&self, line_bytes: usize, limits: &Limits) -> Checked {
+        if self.lines == 0 {
+            return require(line_bytes <= or_unlimited(limits.request_line_bytes), RequestError::UriTooLong);
+        }
+        // The request line makes up for the field line that is not yet counted.
+        require(line_bytes == 0 || self.lines <= or_unlimited(limits.field_count), TOO_MANY_FIELDS)?;
+        require(line_bytes <= or_unlimited(limits.field_bytes), LONG_FIELD)
+    }
+}
+
+/// A limit of 0 is none of its own.
+pub(super) fn or_unlimited(limit: usize) -> usize {
+    if limit == 0 { usize::MAX } else { limit }
+}
+
+/// Where the request line begins: one empty line before it is tolerated (RFC 9112 2.2). `None` if that is not yet
+/// known.
+pub(super) fn skip_empty_line(window: &[u8]) -> Result<Option<usize>, RequestError> {
+    match window {
+        [b'\r', b'\n', b'\r' | b'\n', ..] => Err(EMPTY_LINES),
+        [b'\r', b'\n', ..] => Ok(Some(2)),
+        [b'\r'] => Ok(None),
+        [b'\r' | b'\n', ..] => Err(BARE_LF),
+        _ => Ok(Some(0)),
+    }
+}
