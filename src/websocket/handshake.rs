@@ -1,0 +1,215 @@
+//! The opening handshake (RFC 6455 4.2): what a client must say, and what it is answered.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sha1::{Digest, Sha1};
+
+use crate::http::error::RequestError;
+use crate::http::head::Head;
+use crate::http::list_members;
+use crate::http::response::{write_field, write_status_line};
+
+/// What the server appends to the client's key (RFC 6455 4.2.2, item 5.4).
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// The only version (RFC 6455 4.1, item 9).
+const VERSION: &[u8] = b"13";
+
+/// Bytes of a client's key before base64 (RFC 6455 4.1, item 7).
+const KEY_BYTES: usize = 16;
+
+const BAD_METHOD: RequestError = RequestError::BadRequest("a WebSocket handshake that is not a GET (RFC 6455 4.1)");
+const BAD_CONNECTION: RequestError =
+    RequestError::BadRequest("a WebSocket handshake without Connection: Upgrade (RFC 6455 4.2.1)");
+const BAD_BODY: RequestError = RequestError::BadRequest("a WebSocket handshake with a body (RFC 6455 4.1)");
+const BAD_KEY: RequestError =
+    RequestError::BadRequest("Sec-WebSocket-Key is not one value of 16 bytes in base64 (RFC 6455 4.2.1)");
+const NO_VERSION: RequestError =
+    RequestError::BadRequest("a WebSocket handshake without one Sec-WebSocket-Version (RFC 6455 4.2.1)");
+const BAD_VERSION: RequestError = RequestError::UpgradeRequired("a WebSocket version other than 13 (RFC 6455 4.4)");
+const BAD_ORIGIN: RequestError = RequestError::Forbidden("an Origin that is not in websocket_origins (RFC 6455 10.2)");
+
+/// A valid handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handshake {
+    /// The value of Sec-WebSocket-Accept.
+    accept: String,
+    /// What the client offers, in its order.
+    pub subprotocols: Vec<String>,
+}
+
+impl Handshake {
+    /// The handshake that this request is. `None` for a request that does not ask for a WebSocket: then it is HTTP, since
+    /// an Upgrade may be ignored (RFC 9110 7.8). With `origins`, browsers must come from one of them; a client that sends
+    /// no Origin is no browser.
+    ///
+    /// # Errors
+    /// [`RequestError::BadRequest`] for a handshake that breaks a rule, [`RequestError::UpgradeRequired`] for another
+    /// version, [`RequestError::Forbidden`] for another origin.
+    pub fn of(head: &Head, bytes: &[u8], origins: Option<&[String]>) -> Result<Option<Handshake>, RequestError> {
+        let values = |name: &'static [u8]| {
+            let fields = head.fields.iter().filter(move |field| field.name.of(bytes).eq_ignore_ascii_case(name));
+            fields.map(|field| field.value.of(bytes))
+        };
+        let lists =
+            |name, wanted: &[u8]| values(name).flat_map(list_members).any(|member| member.eq_ignore_ascii_case(wanted));
+        if !head.has_upgrade || !lists(b"upgrade", b"websocket") {
+            return Ok(None);
+        }
+        // RFC 6455 4.2.1, in its order.
+        if head.method.of(bytes) != b"GET" {
+            return Err(BAD_METHOD);
+        }
+        if !lists(b"connection", b"upgrade") {
+            return Err(BAD_CONNECTION);
+        }
+        let key = only(values(b"sec-websocket-key")).ok_or(BAD_KEY)?;
+        if STANDARD.decode(key).map_or(true, |decoded| decoded.len() != KEY_BYTES) {
+            return Err(BAD_KEY);
+        }
+        if only(values(b"sec-websocket-version")).ok_or(NO_VERSION)? != VERSION {
+            return Err(BAD_VERSION);
+        }
+        if head.body.has_content() {
+            return Err(BAD_BODY);
+        }
+        if let Some(origins) = origins {
+            let is_allowed = |origin: &[u8]| origins.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin));
+            if !values(b"origin").all(is_allowed) {
+                return Err(BAD_ORIGIN);
+            }
+        }
+        let mut subprotocols: Vec<String> = Vec::new();
+        // Its name is a token; one that is not even UTF-8 could not be answered as it was offered.
+        let members = values(b"sec-websocket-protocol").flat_map(list_members);
+        for member in members.filter_map(|member| str::from_utf8(member).ok()) {
+            if !subprotocols.iter().any(|other| other == member) {
+                subprotocols.push(member.to_owned());
+            }
+        }
+        Ok(Some(Handshake { accept: accept(key), subprotocols }))
+    }
+
+    /// Begins the answer: the status line and the fields of RFC 6455 4.2.2. More fields may follow, then the empty line.
+    pub fn write_answer(&self, subprotocol: Option<&str>, out: &mut Vec<u8>) {
+        write_status_line(out, b"101 Switching Protocols");
+        write_field(out, b"Upgrade", b"websocket");
+        write_field(out, b"Connection", b"Upgrade");
+        write_field(out, b"Sec-WebSocket-Accept", self.accept.as_bytes());
+        if let Some(subprotocol) = subprotocol {
+            write_field(out, b"Sec-WebSocket-Protocol", subprotocol.as_bytes());
+        }
+    }
+}
+
+/// The value, if there is exactly one.
+fn only<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Option<&'a [u8]> {
+    values.next().filter(|_| values.next().is_none())
+}
+
+fn accept(key: &[u8]) -> String {
+    let mut hash = Sha1::new();
+    hash.update(key);
+    hash.update(GUID);
+    STANDARD.encode(hash.finalize())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::head::{Limits, Parsed};
+
+    const LIMITS: Limits = Limits { request_line_bytes: 0, field_count: 0, field_bytes: 0, head_bytes: 65536 };
+
+    const FIELDS: &[&str] = &[
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+    ];
+
+    fn examine(line: &str, fields: &[&str], origins: Option<&[String]>) -> Result<Option<Handshake>, RequestError> {
+        examine_bytes(format!("{line}\r\nHost: a\r\n{}\r\n\r\n", fields.join("\r\n")).as_bytes(), origins)
+    }
+
+    fn examine_bytes(bytes: &[u8], origins: Option<&[String]>) -> Result<Option<Handshake>, RequestError> {
+        let mut head = Head::new();
+        assert_eq!(head.parse(bytes, &LIMITS), Ok(Parsed::Complete));
+        Handshake::of(&head, bytes, origins)
+    }
+
+    fn with(replaced: usize, field: &str) -> Result<Option<Handshake>, RequestError> {
+        let mut fields = FIELDS.to_vec();
+        fields[replaced] = field;
+        examine("GET / HTTP/1.1", &fields, None)
+    }
+
+    #[test]
+    fn the_example_of_the_rfc_is_answered_as_there() {
+        let handshake = examine("GET /chat HTTP/1.1", FIELDS, None).unwrap().unwrap();
+        let mut answer = Vec::new();
+        handshake.write_answer(Some("chat"), &mut answer);
+        let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                        Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: chat\r\n";
+        assert_eq!(String::from_utf8(answer).unwrap(), expected);
+    }
+
+    #[test]
+    fn requests_that_do_not_ask_for_a_websocket_are_http() {
+        assert_eq!(with(0, "Upgrade: h2c"), Ok(None));
+        assert_eq!(with(0, "X: y"), Ok(None));
+        assert_eq!(examine("GET / HTTP/1.0", FIELDS, None), Ok(None));
+    }
+
+    #[test]
+    fn what_browsers_and_proxies_write_otherwise_is_accepted() {
+        assert!(with(0, "Upgrade: h2c, WebSocket").unwrap().is_some());
+        assert!(with(1, "connection: keep-alive, upgrade").unwrap().is_some());
+        assert!(with(1, "Connection: Upgrade\r\nContent-Length: 0").unwrap().is_some());
+    }
+
+    #[test]
+    fn each_broken_rule_has_its_error() {
+        assert_eq!(examine("POST / HTTP/1.1", FIELDS, None), Err(BAD_METHOD));
+        assert_eq!(with(1, "Connection: close"), Err(BAD_CONNECTION));
+        assert_eq!(with(1, "Connection: Upgrade\r\nContent-Length: 3"), Err(BAD_BODY));
+        for key in ["", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZQ==", "!!!!IHNhbXBsZSBub25jZQ=="] {
+            assert_eq!(with(2, &format!("Sec-WebSocket-Key: {key}")), Err(BAD_KEY), "{key}");
+        }
+        assert_eq!(with(2, "X: y"), Err(BAD_KEY));
+        assert_eq!(with(3, "Sec-WebSocket-Version: 8"), Err(BAD_VERSION));
+        assert_eq!(with(3, "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 8"), Err(NO_VERSION));
+        assert_eq!(with(3, "X: y"), Err(NO_VERSION));
+    }
+
+    #[test]
+    fn origins_are_compared_and_clients_without_one_pass() {
+        let origins = ["https://shop.example".to_owned()];
+        let from = |origin: &str| {
+            let mut fields = FIELDS.to_vec();
+            fields.push(origin);
+            examine("GET / HTTP/1.1", &fields, Some(&origins))
+        };
+        assert!(from("Origin: https://shop.example").unwrap().is_some());
+        assert!(from("X: y").unwrap().is_some());
+        for other in ["https://shop.example.org", "http://shop.example", "null", ""] {
+            assert_eq!(from(&format!("Origin: {other}")), Err(BAD_ORIGIN), "{other}");
+        }
+        assert_eq!(from("Origin: https://shop.example\r\nOrigin: https://evil.example"), Err(BAD_ORIGIN));
+    }
+
+    #[test]
+    fn subprotocols_keep_the_clients_order() {
+        let handshake = with(0, "Upgrade: websocket\r\nSec-WebSocket-Protocol: b, a\r\nSec-WebSocket-Protocol: c,a");
+        assert_eq!(handshake.unwrap().unwrap().subprotocols, ["b", "a", "c"]);
+    }
+
+    #[test]
+    fn what_is_not_utf8_is_no_subprotocol() {
+        let fields = FIELDS.join("\r\n");
+        let mut bytes =
+            format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\nSec-WebSocket-Protocol: ?, a, ??\r\n\r\n").into_bytes();
+        bytes.iter_mut().filter(|byte| **byte == b'?').for_each(|byte| *byte = 0xff);
+        assert_eq!(examine_bytes(&bytes, None).unwrap().unwrap().subprotocols, ["a"]);
+    }
+}

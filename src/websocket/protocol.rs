@@ -1,0 +1,435 @@
+//! An open WebSocket (RFC 6455 5 to 8): bytes in, messages out, and the answers that the protocol itself gives.
+//!
+//! A message is checked while it arrives: what breaks a rule or a limit is refused at the first byte that shows it.
+
+use std::io::Cursor;
+
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+
+/// Bytes of the longest header of a frame.
+const HEADER_BYTES: usize = 14;
+
+/// Bytes of payload that a control frame may have (RFC 6455 5.5).
+pub const CONTROL_BYTES: usize = 125;
+
+/// Bytes of the reason of a close: what a control frame has beside the code.
+pub const REASON_BYTES: usize = CONTROL_BYTES - 2;
+
+/// A close without a code (RFC 6455 7.4.1). Never sent.
+pub const NO_CODE: u16 = 1005;
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Text.
+    Text(String),
+    /// Bytes.
+    Binary(Vec<u8>),
+}
+
+impl Message {
+    /// Its bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Message::Text(text) => text.len(),
+            Message::Binary(data) => data.len(),
+        }
+    }
+}
+
+/// Whether a message is text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// UTF-8.
+    Text,
+    /// Anything.
+    Binary,
+}
+
+/// Why a connection is closed: a code, [`NO_CODE`] if there was none, and a reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Close {
+    /// RFC 6455 7.4.
+    pub code: u16,
+    /// For people; may be empty.
+    pub reason: String,
+}
+
+/// What a peer did wrong. The connection must be failed (RFC 6455 7.1.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The code to close with.
+    pub code: u16,
+    /// The rule.
+    pub rule: &'static str,
+}
+
+const fn protocol_error(rule: &'static str) -> Violation {
+    Violation { code: 1002, rule }
+}
+
+const NOT_UTF8: Violation = Violation { code: 1007, rule: "text that is not UTF-8 (RFC 6455 8.1)" };
+const TOO_BIG: Violation = Violation { code: 1009, rule: "a message over websocket_max_message_size" };
+
+/// One side, the server's, of a connection.
+#[derive(Debug)]
+pub struct Protocol {
+    message_limit: u64,
+    /// A header that arrives in pieces.
+    header: [u8; HEADER_BYTES],
+    header_length: usize,
+    frame: Option<Frame>,
+    message: Option<Incomplete>,
+    control: Vec<u8>,
+    state: State,
+    /// The peer has broken a rule.
+    is_failing: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// We have said that it closes.
+    CloseSent,
+    /// Both have, or the peer has been told that it broke a rule. What still comes is not looked at.
+    Over,
+}
+
+/// The frame that is arriving.
+#[derive(Debug)]
+struct Frame {
+    control: Option<Control>,
+    is_final: bool,
+    /// Turned so that its first byte is for the next byte of the payload.
+    mask: [u8; 4],
+    left: u64,
+}
+
+/// The message that is arriving.
+#[derive(Debug)]
+struct Incomplete {
+    kind: Kind,
+    data: Vec<u8>,
+    /// So much of it is UTF-8.
+    checked: usize,
+}
+
+/// What came with some bytes, beside messages.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// The peer has closed.
+    pub close: Option<Close>,
+}
+
+impl Protocol {
+    /// A connection whose handshake is over. Messages may have `message_limit` bytes.
+    pub fn new(message_limit: usize) -> Protocol {
+        Protocol {
+            message_limit: message_limit as u64,
+            header: [0; HEADER_BYTES],
+            header_length: 0,
+            frame: None,
+            message: None,
+            control: Vec::new(),
+            state: State::Open,
+            is_failing: false,
+        }
+    }
+
+    /// Whether messages may be sent.
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Whether nothing is to be received any more.
+    pub fn is_over(&self) -> bool {
+        self.state == State::Over
+    }
+
+    /// Takes what was received. Whole messages go to `deliver`, answers to `out`.
+    ///
+    /// # Errors
+    /// What the peer did wrong. Nothing more is looked at then; [`Self::fail`] tells it.
+    pub fn receive(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        mut deliver: impl FnMut(Message),
+    ) -> Result<Received, Violation> {
+        let received = self.take(input, out, &mut deliver);
+        if received.is_err() {
+            self.message = None;
+            self.is_failing = true;
+        }
+        received
+    }
+
+    /// Tells the peer what it did wrong, unless a close has been sent, and ends the connection (RFC 6455 7.1.7).
+    pub fn fail(&mut self, violation: Violation, out: &mut Vec<u8>) {
+        if self.state == State::Open {
+            write_close(out, Some(violation.code), "");
+        }
+        self.state = State::Over;
+    }
+
+    fn take(
+        &mut self,
+        mut input: &[u8],
+        out: &mut Vec<u8>,
+        deliver: &mut impl FnMut(Message),
+    ) -> Result<Received, Violation> {
+        let mut received = Received::default();
+        while self.state != State::Over && !self.is_failing {
+            let Some(mut frame) = self.frame.take() else {
+                if !self.begin_frame(&mut input)? {
+                    break;
+                }
+                continue;
+            };
+            let count = usize::try_from(frame.left).map_or(input.len(), |left| left.min(input.len()));
+            let (payload, rest) = input.split_at(count);
+            input = rest;
+            frame.left -= count as u64;
+            self.take_payload(&mut frame, payload)?;
+            if frame.left > 0 {
+                self.frame = Some(frame);
+                break;
+            }
+            match frame.control {
+                None if frame.is_final => self.end_message(deliver)?,
+                None => {}
+                Some(Control::Close) => received.close = Some(self.take_close(out)?),
+                // Not after a close (RFC 6455 5.5.1, 5.5.2).
+                Some(Control::Ping) if self.state == State::Open => {
+                    write_frame(out, OpCode::Control(Control::Pong), &self.control);
+                }
+                // Pongs also come unasked for (RFC 6455 5.5.3).
+                Some(Control::Ping | Control::Pong | Control::Reserved(_)) => {}
+            }
+        }
+        Ok(received)
+    }
+
+    /// Takes the header of a frame off `input`. False if it is incomplete.
+    fn begin_frame(&mut self, input: &mut &[u8]) -> Result<bool, Violation> {
+        let header = if self.header_length == 0 {
+            let mut cursor = Cursor::new(*input);
+            let header = parse(&mut cursor)?;
+            if header.is_some() {
+                *input = input.get(usize::try_from(cursor.position()).unwrap_or(usize::MAX)..).unwrap_or_default();
+            }
+            header
+        } else {
+            None
+        };
+        let header = match header {
+            Some(header) => Some(header),
+            None => self.continue_header(input)?,
+        };
+        let Some((header, length)) = header else { return Ok(false) };
+        self.frame = Some(self.check_header(&header, length)?);
+        Ok(true)
+    }
+
+    /// A header that does not come in one piece.
+    fn continue_header(&mut self, input: &mut &[u8]) -> Result<Option<(FrameHeader, u64)>, Violation> {
+        while let Some((&byte, rest)) = input.split_first() {
+            let Some(slot) = self.header.get_mut(self.header_length) else { break };
+            *slot = byte;
+            self.header_length += 1;
+            *input = rest;
+            let known = self.header.get(..self.header_length).unwrap_or_default();
+            if let Some(header) = parse(&mut Cursor::new(known))? {
+                self.header_length = 0;
+                return Ok(Some(header));
+            }
+        }
+        Ok(None)
+    }
+
+    fn check_header(&mut self, header: &FrameHeader, length: u64) -> Result<Frame, Violation> {
+        if header.rsv1 || header.rsv2 || header.rsv3 {
+            return Err(protocol_error("a reserved bit, without an extension (RFC 6455 5.2)"));
+        }
+        let mask = header.mask.ok_or(protocol_error("a frame that is not masked (RFC 6455 5.1)"))?;
+        let control = match header.opcode {
+            OpCode::Control(control) => {
+                if !header.is_final {
+                    return Err(protocol_error("a control frame in fragments (RFC 6455 5.5)"));
+                }
+                if length > CONTROL_BYTES as u64 {
+                    return Err(protocol_error("a control frame of over 125 bytes (RFC 6455 5.5)"));
+                }
+                self.control.clear();
+                Some(control)
+            }
+            OpCode::Data(data) => {
+                let begun = self.message.as_ref().map(|message| message.data.len() as u64);
+                let begins = match (data, begun) {
+                    (Data::Text, None) => Some(Kind::Text),
+                    (Data::Binary, None) => Some(Kind::Binary),
+                    (Data::Continue, Some(_)) => None,
+                    (Data::Continue, None) => {
+                        return Err(protocol_error("a continuation of no message (RFC 6455 5.4)"));
+                    }
+                    _ => return Err(protocol_error("a message within a message (RFC 6455 5.4)")),
+                };
+                if length > self.message_limit.saturating_sub(begun.unwrap_or(0)) {
+                    return Err(TOO_BIG);
+                }
+                if let Some(kind) = begins {
+                    self.message = Some(Incomplete { kind, data: Vec::new(), checked: 0 });
+                }
+                None
+            }
+        };
+        Ok(Frame { control, is_final: header.is_final, mask, left: length })
+    }
+
+    fn take_payload(&mut self, frame: &mut Frame, payload: &[u8]) -> Result<(), Violation> {
+        if frame.control.is_some() {
+            append_unmasked(&mut self.control, payload, &mut frame.mask);
+            return Ok(());
+        }
+        let Some(message) = &mut self.message else { return Ok(()) };
+        message.make_room(payload.len(), self.message_limit);
+        append_unmasked(&mut message.data, payload, &mut frame.mask);
+        match message.kind {
+            Kind::Text => message.check(),
+            Kind::Binary => Ok(()),
+        }
+    }
+
+    fn end_message(&mut self, deliver: &mut impl FnMut(Message)) -> Result<(), Violation> {
+        let Some(message) = self.message.take() else { return Ok(()) };
+        let whole = match message.kind {
+            Kind::Text => Message::Text(String::from_utf8(message.data).map_err(|_| NOT_UTF8)?),
+            Kind::Binary => Message::Binary(message.data),
+        };
+        // After a close has been sent, nobody waits for more.
+        if self.state == State::Open {
+            deliver(whole);
+        }
+        Ok(())
+    }
+
+    /// The peer closes, or has answered our close (RFC 6455 5.5.1).
+    fn take_close(&mut self, out: &mut Vec<u8>) -> Result<Close, Violation> {
+        let close = match self.control.as_slice() {
+            [] => Close { code: NO_CODE, reason: String::new() },
+            [_] => return Err(protocol_error("a close with half a code (RFC 6455 5.5.1)")),
+            [high, low, reason @ ..] => {
+                let code = u16::from_be_bytes([*high, *low]);
+                if !is_code(code) {
+                    return Err(protocol_error("a close with a code that is not to be sent (RFC 6455 7.4)"));
+                }
+                let reason = str::from_utf8(reason).map_err(|_| NOT_UTF8)?;
+                Close { code, reason: reason.to_owned() }
+            }
+        };
+        if self.state == State::Open {
+            write_close(out, Some(close.code).filter(|&code| code != NO_CODE), "");
+        }
+        self.state = State::Over;
+        self.message = None;
+        Ok(close)
+    }
+
+    /// Begins the closing handshake (RFC 6455 7.1.2), unless it has begun.
+    pub fn close(&mut self, code: u16, reason: &str, out: &mut Vec<u8>) {
+        if self.state == State::Open {
+            write_close(out, Some(code), reason);
+            self.state = State::CloseSent;
+        }
+    }
+}
+
+impl Incomplete {
+    /// Grows as a vector does, but not beyond the limit.
+    fn make_room(&mut self, more: usize, limit: u64) {
+        let (length, capacity) = (self.data.len(), self.data.capacity());
+        if capacity - length < more {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            let wanted = capacity.saturating_mul(2).min(limit).max(length.saturating_add(more));
+            self.data.reserve_exact(wanted - length);
+        }
+    }
+
+    /// Looks at the UTF-8 that has come since.
+    fn check(&mut self) -> Result<(), Violation> {
+        match str::from_utf8(self.data.get(self.checked..).unwrap_or_default()) {
+            Ok(_) => self.checked = self.data.len(),
+            Err(error) if error.error_len().is_some() => return Err(NOT_UTF8),
+            // The rest of a character may be on its way.
+            Err(error) => self.checked += error.valid_up_to(),
+        }
+        Ok(())
+    }
+}
+
+/// The header at the beginning of some bytes, if it is complete.
+fn parse(cursor: &mut Cursor<&[u8]>) -> Result<Option<(FrameHeader, u64)>, Violation> {
+    let parsed = FrameHeader::parse(cursor).map_err(|_| protocol_error("an opcode that is reserved (RFC 6455 5.2)"))?;
+    if let Some((header, length)) = &parsed
+        && cursor.position() != header.len(*length) as u64
+    {
+        return Err(protocol_error("a length in more bytes than it needs (RFC 6455 5.2)"));
+    }
+    Ok(parsed)
+}
+
+/// Whether a close may carry this code (RFC 6455 7.4.2 and IANA's registry).
+pub fn is_code(code: u16) -> bool {
+    const BAD_GATEWAY: u16 = 1014;
+    code == BAD_GATEWAY || CloseCode::from(code).is_allowed()
+}
+
+/// Writes a message in one frame.
+pub fn write_message(out: &mut Vec<u8>, kind: Kind, payload: &[u8]) {
+    let data = match kind {
+        Kind::Text => Data::Text,
+        Kind::Binary => Data::Binary,
+    };
+    write_frame(out, OpCode::Data(data), payload);
+}
+
+/// Writes a ping of at most [`CONTROL_BYTES`].
+pub fn write_ping(out: &mut Vec<u8>, payload: &[u8]) {
+    write_frame(out, OpCode::Control(Control::Ping), payload);
+}
+
+fn write_close(out: &mut Vec<u8>, code: Option<u16>, reason: &str) {
+    let mut payload = Vec::new();
+    if let Some(code) = code {
+        payload.extend_from_slice(&code.to_be_bytes());
+        payload.extend_from_slice(reason.as_bytes());
+    }
+    write_frame(out, OpCode::Control(Control::Close), &payload);
+}
+
+fn write_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8]) {
+    let header = FrameHeader { opcode, ..FrameHeader::default() };
+    out.reserve(HEADER_BYTES + payload.len());
+    // Writing to a vector does not fail.
+    let _ = header.format(payload.len() as u64, out);
+    out.extend_from_slice(payload);
+}
+
+/// Appends `payload` without its mask (RFC 6455 5.3), and turns the mask for what follows.
+fn append_unmasked(to: &mut Vec<u8>, payload: &[u8], mask: &mut [u8; 4]) {
+    let start = to.len();
+    to.extend_from_slice(payload);
+    let wide = u64::from_ne_bytes([mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3]]);
+    let (words, tail) = to.get_mut(start..).unwrap_or_default().as_chunks_mut::<8>();
+    for word in words {
+        *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+    }
+    for (byte, mask) in tail.iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= mask;
+    }
+    mask.rotate_left(payload.len() % 4);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,214 @@
+//! Frames as bytes in, and what comes of them. The examples of RFC 6455 5.7 are among them.
+
+use super::*;
+
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut out = vec![first];
+    match payload.len() {
+        length @ 0..126 => out.push(0x80 | length as u8),
+        length @ 126..65536 => {
+            out.push(0x80 | 126);
+            out.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        length => {
+            out.push(0x80 | 127);
+            out.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(&MASK);
+    out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    out
+}
+
+struct Outcome {
+    messages: Vec<Message>,
+    out: Vec<u8>,
+    close: Option<Close>,
+    violation: Option<Violation>,
+}
+
+/// The same bytes at once, byte by byte, and in pieces of three: the outcome must not differ.
+fn receive(input: &[u8]) -> Outcome {
+    let mut outcomes = [usize::MAX, 1, 3].map(|size| {
+        let mut protocol = Protocol::new(1000);
+        let mut outcome = Outcome { messages: Vec::new(), out: Vec::new(), close: None, violation: None };
+        for piece in input.chunks(size.min(input.len().max(1))) {
+            match protocol.receive(piece, &mut outcome.out, |message| outcome.messages.push(message)) {
+                Ok(received) => outcome.close = outcome.close.take().or(received.close),
+                Err(violation) => {
+                    outcome.violation = Some(violation);
+                    assert!(protocol.receive(b"more", &mut outcome.out, |_| {}).is_ok_and(|more| more.close.is_none()));
+                    protocol.fail(violation, &mut outcome.out);
+                    assert!(protocol.is_over());
+                    break;
+                }
+            }
+        }
+        outcome
+    });
+    for other in 1..outcomes.len() {
+        assert_eq!(outcomes[0].messages, outcomes[other].messages);
+        assert_eq!(outcomes[0].out, outcomes[other].out);
+        assert_eq!(outcomes[0].close, outcomes[other].close);
+        assert_eq!(outcomes[0].violation, outcomes[other].violation);
+    }
+    std::mem::replace(&mut outcomes[0], Outcome { messages: Vec::new(), out: Vec::new(), close: None, violation: None })
+}
+
+fn text(text: &str) -> Message {
+    Message::Text(text.to_owned())
+}
+
+#[test]
+fn the_example_of_the_rfc_is_hello() {
+    let hello = [0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58];
+    assert_eq!(receive(&hello).messages, [text("Hello")]);
+}
+
+#[test]
+fn control_frames_come_between_fragments() {
+    let input = [frame(0x01, b"Hel"), frame(0x89, b"?"), frame(0x8a, b""), frame(0x80, b"lo"), frame(0x82, b"\xff")];
+    let outcome = receive(&input.concat());
+    assert_eq!(outcome.messages, [text("Hello"), Message::Binary(vec![0xff])]);
+    assert_eq!(outcome.out, [0x8a, 1, b'?']);
+}
+
+#[test]
+fn each_violation_closes_with_its_code() {
+    let long = [b'a'; 126];
+    let table: [(u16, Vec<u8>); 20] = [
+        (1002, frame(0xc1, b"a")),
+        (1002, frame(0xa1, b"a")),
+        (1002, frame(0x91, b"a")),
+        (1002, vec![0x81, 1, b'a']),
+        (1002, frame(0x83, b"a")),
+        (1002, frame(0x8b, b"a")),
+        (1002, frame(0x09, b"a")),
+        (1002, frame(0x89, &long)),
+        (1002, frame(0x80, b"a")),
+        (1002, [frame(0x01, b"a"), frame(0x81, b"b")].concat()),
+        (1002, frame(0x88, b"\x03")),
+        (1002, frame(0x88, b"\x03\xed")),
+        (1002, frame(0x88, b"\x00\x00")),
+        (1007, frame(0x88, b"\x03\xe8\xff")),
+        (1007, frame(0x81, b"a\xff")),
+        (1007, frame(0x81, b"\xc3")),
+        (1002, [&[0x82, 0x80 | 126, 0, 125], &MASK[..], &[0; 125]].concat()),
+        (1002, [&[0x82, 0x80 | 127, 0, 0, 0, 0, 0, 0, 1, 0], &MASK[..], &[0; 256]].concat()),
+        (1009, frame(0x82, &[0; 1001])),
+        (1009, [frame(0x02, &[0; 600]), frame(0x80, &[0; 401])].concat()),
+    ];
+    for (code, input) in table {
+        let outcome = receive(&input);
+        assert_eq!(outcome.violation.map(|violation| violation.code), Some(code), "{input:02x?}");
+        let [high, low] = code.to_be_bytes();
+        assert_eq!(outcome.out, [0x88, 2, high, low]);
+    }
+}
+
+#[test]
+fn a_length_over_the_limit_is_refused_before_its_payload() {
+    let mut protocol = Protocol::new(1000);
+    let mut header = frame(0x82, &[0; 1001]);
+    header.truncate(8);
+    let mut out = Vec::new();
+    assert_eq!(protocol.receive(&header, &mut out, |_| {}).unwrap_err().code, 1009);
+    let endless = [0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+    assert_eq!(Protocol::new(1000).receive(&endless, &mut out, |_| {}).unwrap_err().code, 1009);
+}
+
+#[test]
+fn text_is_checked_within_a_frame() {
+    let whole = frame(0x81, "\u{3ba}\u{1f79}\u{f4}".as_bytes());
+    assert_eq!(receive(&whole).messages, [text("\u{3ba}\u{1f79}\u{f4}")]);
+    // The frame says 100 bytes; the third is wrong already.
+    let mut payload = b"ab\xf5".to_vec();
+    payload.resize(100, b'c');
+    let mut protocol = Protocol::new(1000);
+    let mut out = Vec::new();
+    let input = frame(0x81, &payload);
+    assert!(protocol.receive(&input[..8], &mut out, |_| {}).is_ok());
+    assert_eq!(protocol.receive(&input[8..9], &mut out, |_| {}).unwrap_err().code, 1007);
+}
+
+#[test]
+fn a_character_may_be_split_between_fragments_but_not_left_open() {
+    let input = [frame(0x01, b"\xf0\x9f"), frame(0x00, b"\x98"), frame(0x80, b"\x80")].concat();
+    assert_eq!(receive(&input).messages, [text("\u{1f600}")]);
+    let input = [frame(0x01, b"\xf0\x9f"), frame(0x80, b"a")].concat();
+    assert_eq!(receive(&input).violation.unwrap().code, 1007);
+    // A surrogate is wrong at its second byte.
+    assert_eq!(receive(&frame(0x01, b"\xed\xa0")).violation.unwrap().code, 1007);
+}
+
+#[test]
+fn a_close_is_answered_with_its_code_once_and_ends_everything() {
+    let input = [frame(0x88, b"\x03\xe8bye"), frame(0x89, b"late"), frame(0xff, b"")].concat();
+    let outcome = receive(&input);
+    assert_eq!(outcome.close, Some(Close { code: 1000, reason: "bye".to_owned() }));
+    assert_eq!(outcome.out, [0x88, 2, 0x03, 0xe8]);
+    let outcome = receive(&frame(0x88, b""));
+    assert_eq!(outcome.close, Some(Close { code: NO_CODE, reason: String::new() }));
+    assert_eq!(outcome.out, [0x88, 0]);
+}
+
+#[test]
+fn after_our_close_messages_are_dropped_and_the_answer_ends_it() {
+    let mut protocol = Protocol::new(1000);
+    let mut out = Vec::new();
+    protocol.close(3000, "done", &mut out);
+    protocol.close(1000, "again", &mut out);
+    assert_eq!(out, b"\x88\x06\x0b\xb8done");
+    let input = [frame(0x81, b"late"), frame(0x89, b"?"), frame(0x88, b"\x0b\xb8")].concat();
+    let mut messages = Vec::new();
+    let received = protocol.receive(&input, &mut out, |message| messages.push(message)).unwrap();
+    assert_eq!((messages.len(), received.close.map(|close| close.code)), (0, Some(3000)));
+    assert_eq!(out, b"\x88\x06\x0b\xb8done");
+    assert!(protocol.is_over() && !protocol.is_open());
+}
+
+#[test]
+fn long_messages_are_unmasked_whatever_their_pieces() {
+    let payload: Vec<u8> = (0..=255).cycle().take(999).collect();
+    for size in [1, 2, 3, 5, 7, 8, 64, 333, 2000] {
+        let mut protocol = Protocol::new(1000);
+        let mut messages = Vec::new();
+        for piece in frame(0x82, &payload).chunks(size) {
+            protocol.receive(piece, &mut Vec::new(), |message| messages.push(message)).unwrap();
+        }
+        assert_eq!(messages, [Message::Binary(payload.clone())]);
+    }
+}
+
+#[test]
+fn lengths_are_written_in_their_shortest_form() {
+    for (length, header) in [(0, vec![0x82, 0]), (125, vec![0x82, 125]), (126, vec![0x82, 126, 0, 126])] {
+        let mut out = Vec::new();
+        write_message(&mut out, Kind::Binary, &vec![0; length]);
+        assert_eq!((out.len(), &out[..header.len()]), (header.len() + length, &header[..]));
+    }
+    let mut out = Vec::new();
+    write_message(&mut out, Kind::Text, &[b'a'; 65536]);
+    assert_eq!(out[..10], [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+}
+
+#[test]
+fn codes_are_those_of_the_registry() {
+    let refused = [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535];
+    assert!(refused.iter().all(|&code| !is_code(code)));
+    let accepted = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999];
+    assert!(accepted.iter().all(|&code| is_code(code)), "{accepted:?}");
+}
+
+#[test]
+fn a_message_that_grows_keeps_no_room_beyond_the_limit() {
+    let mut protocol = Protocol::new(1000);
+    let mut out = Vec::new();
+    protocol.receive(&frame(0x02, &[0; 300]), &mut out, |_| {}).unwrap();
+    for _ in 0..7 {
+        protocol.receive(&frame(0x00, &[0; 100]), &mut out, |_| {}).unwrap();
+        assert!(protocol.message.as_ref().unwrap().data.capacity() <= 1000);
+    }
+}
