@@ -6,7 +6,9 @@
 mod listener;
 mod networks;
 mod stream;
+mod transport;
 
 pub use listener::{Accepted, Listener, Peer};
 pub use networks::Networks;
 pub use stream::{Failure, Stream};
+pub use transport::Transport;

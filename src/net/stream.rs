@@ -8,10 +8,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
 
+use super::transport::{Secured, Transport};
 use crate::event_loop::{self, Interest, SourceId, Wake, streams};
 
 /// Bytes that one sendfile(2) call may move: it blocks the loop while the file is read from disk.
 const SENDFILE_BYTES: usize = 1024 * 1024;
+
+/// Bytes that are enciphered at a time: what waits for a slow client is no more than this.
+const SECURED_BYTES: usize = 64 * 1024;
 
 /// Why reading or writing ended.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub enum Failure {
     TimedOut,
     /// The coroutine is asked to end.
     Killed,
+    /// The coroutine is interrupted: an exception waits to be raised in it.
+    Interrupted,
 }
 
 impl Failure {
@@ -31,6 +37,7 @@ impl Failure {
             Failure::Gone(error) => error.to_string(),
             Failure::TimedOut => "timed out".to_owned(),
             Failure::Killed => "the server stops".to_owned(),
+            Failure::Interrupted => "the coroutine was interrupted".to_owned(),
         }
     }
 }
@@ -39,6 +46,7 @@ impl Failure {
 pub struct Stream {
     socket: OwnedFd,
     source: SourceId,
+    secured: Option<Secured>,
 }
 
 impl Stream {
@@ -48,7 +56,12 @@ impl Stream {
     /// What epoll_ctl(2) reports; the socket is then closed.
     pub fn new(socket: OwnedFd, owner: usize) -> io::Result<Stream> {
         let source = streams::add(socket.as_fd(), owner)?;
-        Ok(Stream { socket, source })
+        Ok(Stream { socket, source, secured: None })
+    }
+
+    /// From now on, what is read and written goes through `transport`.
+    pub fn secure(&mut self, transport: Box<dyn Transport>) {
+        self.secured = Some(Secured::new(transport));
     }
 
     /// Its name in the loop.
@@ -63,6 +76,13 @@ impl Stream {
     /// What read(2) reports; the connection is then of no more use.
     pub fn read_now(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
         let peer_closed = streams::about_to_read(self.source);
+        if let Some(secured) = &self.secured {
+            let (read, may_have_more) = secured.read_now(&self.socket, buffer, peer_closed)?;
+            if may_have_more {
+                streams::may_have_more(self.source);
+            }
+            return Ok(read);
+        }
         loop {
             let room = buffer.capacity() - buffer.len();
             match rustix::io::read(&self.socket, rustix::buffer::spare_capacity(buffer)) {
@@ -105,6 +125,9 @@ impl Stream {
     ///
     /// # Parks
     pub fn write_all(&self, parts: &[&[u8]], timeout: Option<Duration>) -> Result<(), Failure> {
+        if let Some(secured) = &self.secured {
+            return self.write_secured(secured, parts, timeout);
+        }
         let total: usize = parts.iter().map(|part| part.len()).sum();
         let mut sent = 0;
         while sent < total {
@@ -113,6 +136,50 @@ impl Stream {
                 Err(Errno::AGAIN) => self.wait(Interest::Write, timeout.map(|timeout| Instant::now() + timeout))?,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(Failure::Gone(error.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what can be sent now of `data`. Returns how much it took, 0 for nothing now.
+    ///
+    /// # Errors
+    /// What send(2) reports; the connection is then of no more use.
+    pub fn write_now(&self, data: &[u8]) -> io::Result<usize> {
+        if let Some(secured) = &self.secured {
+            if !secured.flush(&self.socket)? {
+                return Ok(0);
+            }
+            let piece = data.get(..SECURED_BYTES).unwrap_or(data);
+            secured.write(piece)?;
+            secured.flush(&self.socket)?;
+            return Ok(piece.len());
+        }
+        loop {
+            match rustix::net::send(&self.socket, data, SendFlags::NOSIGNAL) {
+                Ok(sent) => return Ok(sent),
+                Err(Errno::AGAIN) => return Ok(0),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sends what [`Self::write_now`] has taken and the socket has not. Whether that was everything.
+    ///
+    /// # Errors
+    /// What send(2) reports.
+    pub fn flush_now(&self) -> io::Result<bool> {
+        self.secured.as_ref().map_or(Ok(true), |secured| secured.flush(&self.socket))
+    }
+
+    fn write_secured(&self, secured: &Secured, parts: &[&[u8]], timeout: Option<Duration>) -> Result<(), Failure> {
+        for part in parts {
+            for piece in part.chunks(SECURED_BYTES) {
+                secured.write(piece).map_err(Failure::Gone)?;
+                while !secured.flush(&self.socket).map_err(Failure::Gone)? {
+                    self.wait(Interest::Write, timeout.map(|timeout| Instant::now() + timeout))?;
+                }
             }
         }
         Ok(())
@@ -150,6 +217,21 @@ impl Stream {
     ) -> Result<u64, Failure> {
         let mut at = offset;
         let end = offset.saturating_add(length);
+        if let Some(secured) = &self.secured {
+            let mut bytes = vec![0; SECURED_BYTES];
+            while at < end {
+                let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(SECURED_BYTES);
+                let read = match rustix::io::pread(file, &mut bytes[..count], at) {
+                    Ok(0) => break,
+                    Ok(read) => read,
+                    Err(Errno::INTR) => continue,
+                    Err(error) => return Err(Failure::Gone(error.into())),
+                };
+                self.write_secured(secured, &[&bytes[..read]], timeout)?;
+                at += read as u64;
+            }
+            return Ok(at - offset);
+        }
         while at < end {
             let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(SENDFILE_BYTES);
             match rustix::fs::sendfile(&self.socket, file, Some(&mut at), count) {
@@ -164,12 +246,18 @@ impl Stream {
 
     /// Says that nothing more will be sent, so that the peer sees the end even if it still sends.
     pub fn shutdown_write(&self) {
+        if let Some(secured) = &self.secured {
+            secured.close(&self.socket);
+        }
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
     }
 
     /// Makes its close a reset, for a peer that would take the end of the stream for the end of a whole message. What
     /// is still on its way is lost. A Unix socket knows no reset: there the end stays an ordinary one.
     pub fn reset_on_close(&self) {
+        if let Some(secured) = &self.secured {
+            secured.abandon();
+        }
         let _ = rustix::net::sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
     }
 
@@ -188,6 +276,7 @@ impl Stream {
             Wake::TimedOut => Err(Failure::TimedOut),
             Wake::Closed => Err(Failure::Gone(io::Error::from(io::ErrorKind::ConnectionAborted))),
             Wake::Killed => Err(Failure::Killed),
+            Wake::Interrupted => Err(Failure::Interrupted),
         }
     }
 
@@ -213,6 +302,9 @@ impl AsFd for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        if let Some(secured) = &self.secured {
+            secured.close(&self.socket);
+        }
         // Dropped on another thread (an application kept wsgi.input there), the registration goes with the descriptor,
         // and the source's slot is reclaimed when the loop ends.
         streams::remove(self.source, None);

@@ -311,8 +311,14 @@ fn response_field<'a>(fields: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     })
 }
 
+/// One character for each byte.
+fn latin1(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(char::from).collect()
+}
+
 /// Calls Meinheld's access logger: `access(environ)`, with four more keys in the environ. REQUEST_TIME is in
-/// milliseconds.
+/// milliseconds. Three more are for loggers that want all: `rmeinheld.status` (status code and reason),
+/// `rmeinheld.response_headers` (pairs of str, as sent) and `rmeinheld.request_time` (seconds, a float).
 ///
 /// # Errors
 /// What the logger raises.
@@ -322,6 +328,14 @@ pub fn tell(logger: &Bound<'_, PyAny>, finished: &Finished<'_>, elapsed: Duratio
     environ.set_item("STATUS_CODE", finished.status)?;
     environ.set_item("SEND_BYTES", finished.body_bytes)?;
     environ.set_item("REQUEST_TIME", elapsed.as_millis())?;
+    let mut lines = finished.fields.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii).map(latin1);
+    let status = lines.next().unwrap_or_default();
+    environ.set_item("rmeinheld.status", status.split_once(' ').map_or("", |(_, status)| status))?;
+    let pairs: Vec<_> = lines
+        .filter_map(|line| line.split_once(':').map(|(name, value)| (name.to_owned(), value.trim().to_owned())))
+        .collect();
+    environ.set_item("rmeinheld.response_headers", pairs)?;
+    environ.set_item("rmeinheld.request_time", elapsed.as_secs_f64())?;
     let time = py.import("time")?;
     let now = unix_seconds();
     let offset = time.call_method1("localtime", (now,))?.getattr("tm_gmtoff")?.extract()?;

@@ -26,6 +26,12 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Requests of one client's pipeline that are run before others get their turn.
 const PIPELINE_TURN: usize = 16;
 
+const UNCONVENTIONAL_METHOD: RequestError =
+    RequestError::BadRequest("an unconventional method (permit_unconventional_http_method is off)");
+
+const FORBIDDEN_PROXY: RequestError =
+    RequestError::Forbidden("a PROXY header from an address that is not in proxy_allow_ips");
+
 /// A connection at rest.
 pub struct Connection {
     /// Its socket. Requests in progress share it.
@@ -220,9 +226,16 @@ impl Connection {
                     buffer.reserve(buffer.len().max(1024).min(limits.head_bytes));
                 }
                 match self.stream.read_now(buffer) {
-                    Ok(Some(0)) | Err(_) => return Received::Over,
+                    Ok(Some(0)) => return Received::Over,
                     Ok(Some(_)) => {}
                     Ok(None) => return Received::Nothing,
+                    Err(error) => {
+                        // The socket's own errors are clients that vanish; the others are TLS's.
+                        if error.raw_os_error().is_none() {
+                            log(py, Level::Info, &format!("TLS with {} failed: {error}", self.client(py)), None);
+                        }
+                        return Received::Over;
+                    }
                 }
             }
             if self.opening != Opening::Over && !buffer.is_empty() {
@@ -241,7 +254,14 @@ impl Connection {
                     }
                 }
             }
-            match head.parse(buffer, limits) {
+            let parsed = match site.repairs() {
+                None => head.parse(buffer, limits),
+                Some(repairs) => head.parse_repaired(buffer, limits, repairs),
+            };
+            match parsed {
+                Ok(Parsed::Complete) if !site.takes_method(head.method.of(buffer)) => {
+                    return Received::Bad(UNCONVENTIONAL_METHOD);
+                }
                 Ok(Parsed::Complete) => return Received::Request,
                 Ok(Parsed::Partial) => must_read = true,
                 Err(error) => return Received::Bad(error),
@@ -264,7 +284,7 @@ impl Connection {
             Preface::Header { length, addresses } => (length, addresses),
         };
         if self.opening == Opening::Forbidden {
-            return Err(RequestError::Forbidden.into());
+            return Err(FORBIDDEN_PROXY.into());
         }
         self.opening = Opening::Over;
         buffer.drain(..length);
@@ -272,7 +292,8 @@ impl Connection {
             // From now on that is the peer: a header may come through a trusted proxy from anybody.
             let peer = Peer::Inet(addresses.source.0, addresses.source.1);
             self.is_trusted = site.gateway().trusts(peer);
-            self.remote = remote_behind_proxy(py, peer, &addresses)?;
+            self.remote =
+                RemoteAddress { is_local: self.remote.is_local, ..remote_behind_proxy(py, peer, &addresses)? };
         }
         // Without a byte of HTTP the parser has nothing to do yet.
         Ok(!buffer.is_empty())
@@ -341,9 +362,13 @@ impl Connection {
     }
 
     fn log_fault(&self, py: Python<'_>, error: RequestError) {
+        log(py, Level::Info, &format!("{} from {}: {error}", error.status(), self.client(py)), None);
+    }
+
+    /// The client, for people.
+    fn client(&self, py: Python<'_>) -> String {
         let client = self.remote.address.bind(py).to_string();
-        let client = if client.is_empty() { "a Unix client".to_owned() } else { client };
-        log(py, Level::Info, &format!("{} from {client}: {error}", error.status()), None);
+        if client.is_empty() { "a Unix client".to_owned() } else { client }
     }
 }
 

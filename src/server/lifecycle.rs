@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::os::fd::RawFd;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,10 +17,17 @@ use super::progress::Progress;
 use super::settings::Settings;
 use super::site::Site;
 use super::table::Table;
+use super::tls::Tls;
 use crate::event_loop::{self, Message, Runtime};
 use crate::interp::{self, Level, log};
 use crate::net::Listener;
 use crate::wsgi::Gateway;
+
+/// The signal as it comes through the file descriptor of `signal.set_wakeup_fd`.
+const ABORT: u8 = libc::SIGABRT.to_le_bytes()[0];
+
+/// How long the handler of SIGABRT may wait for the interpreter.
+const ABORT_GRACE: Duration = Duration::from_millis(300);
 
 /// A server for one application on some listening sockets. `run()` serves until `stop()`.
 #[pyclass(frozen, module = "rmeinheld")]
@@ -37,16 +45,20 @@ struct Prepared {
     sockets: Vec<Listener>,
     templates: Vec<Py<PyDict>>,
     access_log: Option<AccessLog>,
+    tls: Option<Tls>,
 }
 
 #[pymethods]
 impl Server {
     #[new]
+    #[pyo3(signature = (app, listeners, settings, ssl_context = None, suppress_ragged_eofs = true))]
     fn new(
         py: Python<'_>,
         app: Bound<'_, PyAny>,
         listeners: Vec<(RawFd, String, String)>,
         settings: Settings,
+        ssl_context: Option<Py<PyAny>>,
+        suppress_ragged_eofs: bool,
     ) -> PyResult<Server> {
         if !app.is_callable() {
             let message = format!("the application must be callable, not {}", app.get_type().name()?);
@@ -56,18 +68,19 @@ impl Server {
         let (mut sockets, mut templates) = (Vec::new(), Vec::new());
         for (number, name, port) in listeners {
             sockets.push(Listener::new(event_loop::borrow_descriptor(number))?);
-            templates.push(gateway.template(py, &name, &port)?);
+            templates.push(gateway.template(py, &name, &port, ssl_context.is_some())?);
         }
         let access_log = settings
             .access_logfile
             .as_ref()
             .map(|path| AccessLog::new(path, &settings.access_log_format))
             .transpose()?;
+        let tls = ssl_context.map(|context| Tls::new(context, suppress_ragged_eofs));
         crate::coroutine::set_stack_bytes(settings.stack_size);
         Ok(Server {
             graceful_timeout: settings.graceful_timeout(),
             request_limit: settings.worker_connections,
-            prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log })),
+            prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log, tls })),
             progress: Arc::new(Progress::new()?),
             runtime: Mutex::new(None),
         })
@@ -151,7 +164,7 @@ impl Server {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(());
             }
-            let rung = py.detach(|| {
+            let (rung, in_time) = py.detach(|| {
                 let mut descriptors = vec![
                     PollFd::from_borrowed_fd(self.progress.bell(), PollFlags::IN),
                     PollFd::from_borrowed_fd(runtime.end_bell(), PollFlags::IN),
@@ -167,18 +180,18 @@ impl Server {
                         tv_nsec: left.subsec_nanos().into(),
                     }
                 });
-                poll(&mut descriptors, timeout.as_ref())
+                let rung = poll(&mut descriptors, timeout.as_ref());
+                (rung, signals_of(wakeup_fd).contains(&ABORT).then(abort_unless_in_time))
             });
+            if let Some(in_time) = in_time {
+                in_time.store(true, Ordering::Release);
+            }
             if let Err(error) = rung
                 && error != rustix::io::Errno::INTR
             {
                 return Err(std::io::Error::from(error).into());
             }
-            let mut scrap = [0_u8; 512];
-            let _ = rustix::io::read(self.progress.bell(), &mut scrap);
-            if wakeup_fd >= 0 {
-                let _ = rustix::io::read(event_loop::borrow_descriptor(wakeup_fd), &mut scrap);
-            }
+            let _ = rustix::io::read(self.progress.bell(), &mut [0_u8; 8]);
             py.check_signals()?;
         }
     }
@@ -207,12 +220,36 @@ fn with_table(action: impl FnOnce(&Table)) {
     }
 }
 
+/// Numbers of signals that Python has taken note of.
+fn signals_of(wakeup_fd: RawFd) -> Vec<u8> {
+    let mut numbers = vec![0; 512];
+    let descriptor = (wakeup_fd >= 0).then(|| event_loop::borrow_descriptor(wakeup_fd));
+    let count = descriptor.map_or(0, |descriptor| rustix::io::read(descriptor, &mut numbers).unwrap_or(0));
+    numbers.truncate(count);
+    numbers
+}
+
+/// Aborts the process in a moment, unless by then what is returned is true: SIGABRT has come, and its handler in Python
+/// waits for an interpreter that C code may never let go of.
+fn abort_unless_in_time() -> Arc<AtomicBool> {
+    let in_time = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&in_time);
+    // Without a thread whoever has sent the signal must send another.
+    let _ = std::thread::Builder::new().name("abort".into()).spawn(move || {
+        std::thread::sleep(ABORT_GRACE);
+        if !seen.load(Ordering::Acquire) {
+            std::process::abort();
+        }
+    });
+    in_time
+}
+
 /// On the loop thread: makes the table and starts to accept.
 fn install(prepared: Prepared, progress: Arc<Progress>, request_limit: usize) {
-    let Prepared { settings, gateway, sockets, templates, access_log } = prepared;
+    let Prepared { settings, gateway, sockets, templates, access_log, tls } = prepared;
     let access_logger = Python::attach(|py| settings.access_logger.as_ref().map(|logger| logger.clone_ref(py)));
     let site = Site::new(&settings, gateway, templates, access_log, access_logger, Arc::clone(&progress));
-    let table = Rc::new(Table::new(site, sockets));
+    let table = Rc::new(Table::new(site, sockets, tls));
     TABLE.with(|slot| *slot.borrow_mut() = Rc::downgrade(&table));
     event_loop::set_service(Some(Rc::clone(&table) as Rc<dyn event_loop::Service>), request_limit);
     if let Err(error) = table.listen() {

@@ -9,6 +9,7 @@
 //! | `connection`   | one connection: reading heads, running requests, closing         |
 //! | `site`         | what connections share: application, settings, logs, buffers     |
 //! | `access_log`   | Gunicorn's atoms, formatted here                                 |
+//! | `tls`          | TLS by the `ssl` module                                          |
 
 mod access_log;
 mod connection;
@@ -17,5 +18,6 @@ mod progress;
 mod settings;
 mod site;
 mod table;
+mod tls;
 
 pub use lifecycle::Server;

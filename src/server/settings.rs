@@ -8,8 +8,11 @@ use pyo3::prelude::*;
 use crate::http::chunked::ChunkLimits;
 use crate::http::head::Limits;
 use crate::http::proxy_protocol::Versions;
+use crate::http::repair::Repairs;
 use crate::net::Networks;
-use crate::wsgi::{BodyLimits, FieldPolicy, GatewaySettings, SpoolSettings, TrustedFields, Underscores};
+use crate::wsgi::{
+    BodyLimits, FieldPolicy, GatewaySettings, SessionSettings, SpoolSettings, TrustedFields, Underscores,
+};
 
 /// Attributes of the settings object, as they come.
 #[derive(FromPyObject)]
@@ -39,6 +42,12 @@ pub struct Settings {
     request_buffering: bool,
     client_body_buffer_size: usize,
     client_body_temp_path: Option<String>,
+    casefold_http_method: bool,
+    permit_obsolete_folding: bool,
+    /// Methods that only Gunicorn's rule is against are taken.
+    pub permit_unconventional_http_method: bool,
+    permit_unconventional_http_version: bool,
+    strip_header_spaces: bool,
     header_map: String,
     forwarder_headers: Vec<String>,
     #[pyo3(attribute("forwarded_allow_ips"), from_py_with = networks)]
@@ -49,7 +58,14 @@ pub struct Settings {
     /// Who may use the PROXY protocol.
     #[pyo3(attribute("proxy_allow_ips"), from_py_with = networks)]
     pub proxy_peers: Networks,
-    multiprocess: bool,
+    websocket_max_message_size: usize,
+    websocket_max_queue_size: usize,
+    websocket_ping_interval: f64,
+    websocket_ping_timeout: f64,
+    websocket_close_timeout: f64,
+    websocket_origins: Option<Vec<String>>,
+    /// Other processes serve the same application.
+    pub multiprocess: bool,
     /// The access log's path, "-" for standard output, none for off.
     pub access_logfile: Option<String>,
     /// Its format, in Gunicorn's atoms.
@@ -88,6 +104,18 @@ impl Settings {
             field_bytes: self.limit_request_field_size,
             head_bytes: self.limit_request_head,
         }
+    }
+
+    /// What is repaired in a request head; none if nothing is.
+    pub fn repairs(&self) -> Option<Repairs> {
+        let repairs = Repairs {
+            // A method of small letters that is refused must be seen as it was sent.
+            capital_methods: self.casefold_http_method && self.permit_unconventional_http_method,
+            any_version: self.permit_unconventional_http_version,
+            folded_lines: self.permit_obsolete_folding,
+            spaced_names: self.strip_header_spaces,
+        };
+        (repairs != Repairs::default()).then_some(repairs)
     }
 
     /// The versions of the PROXY protocol that a connection may begin with.
@@ -140,6 +168,15 @@ impl Settings {
                 directory: self.client_body_temp_path.clone(),
             }),
             send_timeout: self.send_timeout(),
+            websocket: SessionSettings {
+                message_bytes: self.websocket_max_message_size,
+                queue_bytes: self.websocket_max_queue_size,
+                ping_interval: seconds(self.websocket_ping_interval),
+                ping_timeout: seconds(self.websocket_ping_timeout),
+                close_timeout: seconds(self.websocket_close_timeout),
+                send_timeout: self.send_timeout(),
+                origins: self.websocket_origins.clone(),
+            },
             use_sendfile: self.sendfile,
             error_logger: self.error_logger.as_ref().map(|logger| logger.clone_ref(py)),
         }

@@ -12,6 +12,7 @@ use super::progress::Progress;
 use super::settings::Settings;
 use crate::http::head::{Head, Limits};
 use crate::http::proxy_protocol::Versions;
+use crate::http::repair::{Repairs, is_conventional};
 use crate::interp::{Level, log};
 use crate::net::{Networks, Peer};
 use crate::wsgi::{Finished, Gateway};
@@ -27,6 +28,8 @@ pub struct Site {
     gateway: Gateway,
     templates: Vec<Py<PyDict>>,
     limits: Limits,
+    repairs: Option<Repairs>,
+    takes_any_method: bool,
     keep_alive: Option<Duration>,
     requests_per_connection: u32,
     proxy_versions: Option<Versions>,
@@ -35,6 +38,7 @@ pub struct Site {
     send_timeout: Option<Duration>,
     access_log: Option<RefCell<AccessLog>>,
     access_logger: Option<Py<PyAny>>,
+    is_one_of_many: bool,
     stopping: Cell<bool>,
     buffers: RefCell<Vec<Vec<u8>>>,
     #[expect(clippy::vec_box, reason = "connections keep a head that arrives in pieces, boxed")]
@@ -56,6 +60,8 @@ impl Site {
             gateway,
             templates,
             limits: settings.head_limits(),
+            repairs: settings.repairs(),
+            takes_any_method: settings.permit_unconventional_http_method,
             keep_alive: settings.keep_alive(),
             requests_per_connection: settings.keep_alive_requests,
             proxy_versions: settings.proxy_versions(),
@@ -64,6 +70,7 @@ impl Site {
             send_timeout: settings.send_timeout(),
             access_log: access_log.map(RefCell::new),
             access_logger,
+            is_one_of_many: settings.multiprocess,
             stopping: Cell::new(false),
             buffers: RefCell::default(),
             heads: RefCell::default(),
@@ -84,6 +91,21 @@ impl Site {
     /// The bounds of a request head.
     pub fn head_limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// What is repaired in a request head before it is parsed.
+    pub fn repairs(&self) -> Option<Repairs> {
+        self.repairs
+    }
+
+    /// Whether a method that the standard allows is one to be served.
+    pub fn takes_method(&self, method: &[u8]) -> bool {
+        self.takes_any_method || is_conventional(method)
+    }
+
+    /// Whether other processes serve the same application.
+    pub fn is_one_of_many(&self) -> bool {
+        self.is_one_of_many
     }
 
     /// From now on connections are not used again, and every response says so.

@@ -9,12 +9,21 @@ use slab::Slab;
 
 use super::connection::{Connection, Next};
 use super::site::Site;
+use super::tls::Tls;
 use crate::event_loop::{self, Service, SourceId, streams};
 use crate::interp::{Level, log};
 use crate::net::{Accepted, Listener, Peer, Stream};
 
 /// Connections accepted before others get their turn.
 const ACCEPT_TURN: usize = 64;
+
+/// Where other processes accept from the same queue, a process that has accepted leaves what follows to them for so long,
+/// or until one of its connections has ended: enough for one that is idle to wake up. Without it, the one that is awake
+/// takes all of a burst, and keeps it while the others have nothing to do.
+const SHARED_ACCEPT_PAUSE: Duration = Duration::from_micros(300);
+
+/// After so many pauses in a row in which nobody took what was left, it takes one more at a time.
+const PAUSES_IN_VAIN: usize = 4;
 
 /// How long no connection is accepted after the process ran out of descriptors.
 const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(200);
@@ -31,11 +40,14 @@ struct Endpoint {
     listener: RefCell<Option<Listener>>,
     /// Its name in the loop while connections are accepted.
     source: Cell<Option<SourceId>>,
+    /// While it is left to others: pauses so far at whose end something was left.
+    pauses: Cell<Option<usize>>,
 }
 
 /// The server as the loop sees it. Lives on the loop thread.
 pub struct Table {
     site: Site,
+    tls: Option<Tls>,
     endpoints: Vec<Endpoint>,
     connections: RefCell<Slab<Slot>>,
     out_of_descriptors_said: Cell<bool>,
@@ -49,10 +61,15 @@ enum Slot {
 
 impl Table {
     /// A table on whose listeners nothing is accepted yet.
-    pub fn new(site: Site, listeners: Vec<Listener>) -> Table {
-        let endpoint = |listener| Endpoint { listener: RefCell::new(Some(listener)), source: Cell::new(None) };
+    pub fn new(site: Site, listeners: Vec<Listener>, tls: Option<Tls>) -> Table {
+        let endpoint = |listener| Endpoint {
+            listener: RefCell::new(Some(listener)),
+            source: Cell::new(None),
+            pauses: Cell::new(None),
+        };
         Table {
             site,
+            tls,
             endpoints: listeners.into_iter().map(endpoint).collect(),
             connections: RefCell::default(),
             out_of_descriptors_said: Cell::new(false),
@@ -74,6 +91,7 @@ impl Table {
         }
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             if let (Some(listener), None) = (&*endpoint.listener.borrow(), endpoint.source.get()) {
+                endpoint.pauses.set(None);
                 endpoint.source.set(Some(streams::add_listener(listener.as_fd(), FIRST_LISTENER + index)?));
             }
         }
@@ -82,6 +100,7 @@ impl Table {
 
     fn stop_listening(&self) {
         for endpoint in &self.endpoints {
+            endpoint.pauses.set(None);
             if let (Some(source), Some(listener)) = (endpoint.source.take(), &*endpoint.listener.borrow()) {
                 streams::remove(source, Some(listener.as_fd()));
             }
@@ -99,6 +118,7 @@ impl Table {
             self.endpoints[index].listener.take();
         }
         self.site.begin_stop();
+        streams::stop_attendants();
         let mut idle = Vec::new();
         for (key, slot) in &*self.connections.borrow() {
             let Slot::Resting(connection) = slot else { continue };
@@ -117,25 +137,66 @@ impl Table {
         self.note_if_drained();
     }
 
-    fn accept(&self, py: Python<'_>, index: usize, most: usize) {
+    /// A listener has something, or its pause is over.
+    fn take_turn(&self, py: Python<'_>, source: SourceId, index: usize) {
         let Some(endpoint) = self.endpoints.get(index) else { return };
-        for _ in 0..most {
-            let Some(accepted) = endpoint.listener.borrow().as_ref().map(Listener::accept) else { return };
+        streams::about_to_read(source);
+        if self.site.is_one_of_many() {
+            // More than one after some pauses: they must not bound how much a process takes.
+            let pauses = endpoint.pauses.get();
+            let taken = self.accept(py, index, (1 + pauses.unwrap_or(0) / PAUSES_IN_VAIN).min(ACCEPT_TURN));
+            if taken == 0 {
+                self.end_pause(endpoint);
+            } else if let Some(listener) = &*endpoint.listener.borrow() {
+                if pauses.is_none() {
+                    streams::pause_listener(source, listener.as_fd());
+                }
+                endpoint.pauses.set(Some(pauses.map_or(0, |pauses| pauses + 1)));
+                streams::set_deadline(source, Some(Instant::now() + SHARED_ACCEPT_PAUSE));
+            }
+        } else {
+            self.accept(py, index, ACCEPT_TURN);
+        }
+        streams::rest(source);
+    }
+
+    /// Looks at a listener again that was left to others.
+    fn end_pause(&self, endpoint: &Endpoint) {
+        if endpoint.pauses.take().is_some()
+            && let (Some(source), Some(listener)) = (endpoint.source.get(), &*endpoint.listener.borrow())
+            && let Err(error) = streams::resume_listener(source, listener.as_fd())
+        {
+            eprintln!("rmeinheld: connections are not accepted any more: {error}");
+        }
+    }
+
+    /// Accepts at most so many connections. Returns how many there were.
+    fn accept(&self, py: Python<'_>, index: usize, most: usize) -> usize {
+        let Some(endpoint) = self.endpoints.get(index) else { return 0 };
+        for taken in 0..most {
+            let Some(accepted) = endpoint.listener.borrow().as_ref().map(Listener::accept) else { return taken };
             match accepted {
                 Accepted::Connection(socket, peer) => {
                     if let Err(error) = self.add(py, socket, peer, index) {
                         log(py, Level::Warning, &format!("A connection was not taken: {error}"), None);
                     }
                 }
-                Accepted::Nothing => return,
-                Accepted::OutOfResources(error) => return self.out_of_descriptors(py, &error),
+                Accepted::Nothing => return taken,
+                Accepted::OutOfResources(error) => {
+                    self.out_of_descriptors(py, &error);
+                    return taken;
+                }
             }
         }
+        most
     }
 
     fn add(&self, py: Python<'_>, socket: std::os::fd::OwnedFd, peer: Peer, listener: usize) -> PyResult<()> {
         let key = self.connections.borrow().vacant_key();
-        let stream = Stream::new(socket, key)?;
+        let mut stream = Stream::new(socket, key)?;
+        if let Some(tls) = &self.tls {
+            stream.secure(tls.transport(py)?);
+        }
         streams::set_deadline(stream.source(), self.site.head_deadline());
         let connection = Connection::new(py, &self.site, stream, listener, peer)?;
         self.connections.borrow_mut().insert(Slot::Resting(Box::new(connection)));
@@ -188,6 +249,7 @@ impl Table {
             closed @ (Next::Close | Next::Rest(_)) => {
                 self.connections.borrow_mut().try_remove(key);
                 drop(closed);
+                self.endpoints.iter().for_each(|endpoint| self.end_pause(endpoint));
                 self.note_if_drained();
             }
         }
@@ -210,9 +272,7 @@ impl Service for Table {
     fn serve(&self, source: SourceId, owner: usize) {
         Python::attach(|py| {
             if let Some(index) = owner.checked_sub(FIRST_LISTENER) {
-                streams::about_to_read(source);
-                self.accept(py, index, ACCEPT_TURN);
-                streams::rest(source);
+                self.take_turn(py, source, index);
             } else if let Some(connection) = self.take(source, owner) {
                 let next = connection.serve(py, &self.site);
                 self.settle(owner, next);
@@ -222,7 +282,9 @@ impl Service for Table {
 
     fn expired(&self, source: SourceId, owner: usize) {
         Python::attach(|py| {
-            if let Some(connection) = self.take(source, owner) {
+            if let Some(index) = owner.checked_sub(FIRST_LISTENER) {
+                self.take_turn(py, source, index);
+            } else if let Some(connection) = self.take(source, owner) {
                 // Served and at rest again since, or bytes are waiting: not idle after all.
                 let next = if streams::has_deadline(source) || streams::is_readable(source) {
                     Next::Rest(connection)
