@@ -30,9 +30,9 @@
 //! the GIL in a blocking call.
 //!
 //! So context variables, `threading.local`, the active exception, recursion depth, tracing and asyncio's running loop
-//! are kept apart without patching anything; `faulthandler`, `sys._current_frames` and profilers see threads; and no
-//! private structure of the interpreter is swapped, which is what breaks greenlets at every new Python (two recursion
-//! counters are written, see below). Real OS threads go on beside it, since a parked coroutine never holds the GIL.
+//! are kept apart without patching anything; `faulthandler` and profilers see threads, `sys._current_frames` too before
+//! Python 3.14; and no private structure of the interpreter is swapped, which is what breaks greenlets at every new Python
+//! (two recursion counters and, before 3.14, the thread's number are written, see below). Real OS threads go on beside it, since a parked coroutine never holds the GIL.
 //!
 //! # The map
 //!
@@ -42,10 +42,12 @@
 //! | layer | what |
 //! |---|---|
 //! | `api` | the Python module: functions and classes, no logic |
-//! | `server` | lifecycle, the table of connections, one connection's life, access log |
+//! | `server` | lifecycle, the table of connections, one connection's life, TLS, access log |
 //! | `wsgi` | environ, `wsgi.input`, `start_response`, the response body |
+//! | `cooperative` | what blocks in Python, made to park: locks, queues, the calls of sockets |
 //! | `interp` | the interpreter boundary: thread states, runtime, coroutines as Python sees them, exceptions |
 //! | — | — |
+//! | [`websocket`] | RFC 6455: the handshake; bytes in, messages and the protocol's own answers out |
 //! | [`net`], [`http`] | sockets whose waits park; HTTP/1.x as bytes in, heads and framing out |
 //! | [`event_loop`] | leader and followers: poller, waits, timers, inbox |
 //! | [`coroutine`] | the only user of `may`: spawn, park, unpark, stacks and their overflow |
@@ -108,10 +110,29 @@
 //! - The server's own sockets are registered once, edge-triggered, for both directions, and never modified.
 //! - A descriptor of the application's is registered one-shot and armed anew for every wait, for many waiters at once:
 //!   the application may close it and use its number again without telling anybody.
+//! - Where processes share a listening socket, one that has accepted leaves it alone for a moment (`server::table`): the
+//!   one that is awake would else take all of a burst, and keep it while the others have nothing to do.
 //! - Other OS threads reach the loop through its inbox, a queue and an eventfd.
 //! - Deadlines that are near are the timeout of `epoll_wait`; later ones, those of idle connections above all, are kept
 //!   by one timerfd that is seldom set: a request sets and cancels no timer in the kernel.
 //! - Outside a coroutine, and in a forked child, each call does the real, blocking thing.
+//!
+//! ## The cooperative standard library
+//!
+//! `rmeinheld.patch` changes the standard library in place. A thread that is started in a coroutine is a coroutine with
+//! a thread state of its own, so that it finds the empty `threading.local` and context of a new thread and takes them
+//! along when it ends; one that is started elsewhere is an OS thread. Locks and what is built on them know both
+//! (`cooperative`): a waiter is a coroutine or an OS thread, it is notified once, and a notification is never lost to an
+//! interruption, which waits for the next park instead. A lock goes to the one who has waited longest: with barging, a
+//! coroutine that takes it again and again would starve all others, since nobody preempts it. For the same reason
+//! taking locks counts as a chance to switch, every 20 ms.
+//!
+//! Descriptors keep their flags: a socket's calls are tried with MSG_DONTWAIT and waited for. `SSLContext` and
+//! `socket.socket` are never replaced, so that what was imported before the patch works after it. What blocks in C runs
+//! on OS threads (`rmeinheld.coroutine.offload`).
+//!
+//! `throw`, `kill` and `timeout` raise Python exceptions at a park of the coroutine; nothing is unwound. Signal handlers
+//! stay the main thread's, which runs no coroutine.
 //!
 //! The GIL is held over a batch of ready work and released around every `epoll_wait` and at every park.
 //!
@@ -138,11 +159,28 @@
 //! chunked decoder of its own. Every limit is a named value with its precedent. An environ is a copy of a prebuilt one
 //! with interned keys. Bodies stream in both directions, and neither direction is buffered without a bound.
 //!
+//! ## WebSocket
+//!
+//! A WebSocket is a request in progress, so its coroutine is the one that receives, and there is no second one. What
+//! the protocol does by itself must not need it: the application may be busy, or wait for something else. So an
+//! *attendant* of the stream ([`event_loop::Attendant`]) reads: the loop calls it when bytes arrive or its deadline is
+//! due. It answers pings and closes, checks what comes, and wakes who receives; it runs no Python and never waits.
+//! When 64 KiB of messages wait for the application it stops reading, and TCP holds up the client.
+//!
+//! [`websocket`] has no input and output. The headers of frames are tungstenite's; messages are put together here,
+//! because a byte that breaks UTF-8 or a limit has to be refused when it arrives, and because an idle connection
+//! should have no buffer. Frames are queued whole, so messages of many senders never mix; the queue is written at once
+//! as far as the kernel takes it, and only who finds it full waits.
+//!
+//! Libraries that speak the protocol themselves find `environ["gunicorn.socket"]`, an object like a socket on the same
+//! stream.
+//!
 //! # What it does not do
 //!
-//! - No second loop thread, no work stealing, no preemption: a request that computes, or blocks in C or in the
-//!   standard library, holds up all others. So does one that wants a lock which a parked coroutine holds.
-//! - No TLS, no HTTP/2, no prefork, no WebSocket in this version; Linux only.
+//! - No second loop thread, no work stealing, no preemption: a request that computes, or blocks in C, holds up all
+//!   others; without the patches, so does one that blocks in the standard library, or wants a `threading.Lock` which a
+//!   parked coroutine holds.
+//! - No HTTP/2, no prefork, no extensions of WebSocket (compression), TLS under Gunicorn only; Linux only.
 //! - No free-threaded Python. CPython's documentation does not promise that thread states may share an OS thread; its
 //!   code allows it since 3.12, and a self-test at start refuses an interpreter on which it does not hold.
 
@@ -150,9 +188,12 @@ pub mod coroutine;
 pub mod event_loop;
 pub mod http;
 pub mod net;
+pub mod websocket;
 
 #[cfg(feature = "python")]
 mod api;
+#[cfg(feature = "python")]
+pub mod cooperative;
 #[cfg(feature = "python")]
 pub mod interp;
 #[cfg(feature = "python")]

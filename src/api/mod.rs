@@ -3,10 +3,15 @@
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::cooperative::{
+    self, BoundedSemaphore, Condition, Event, LifoQueue, Lock, Queue, RLock, Semaphore, ShutDown, SimpleQueue,
+};
 use crate::event_loop::Interest;
 use crate::interp::{self, Coroutine, CoroutineExit};
 use crate::server::Server;
-use crate::wsgi::{FileWrapper, Input, StartResponse};
+use crate::wsgi::{
+    ClientSocket, ConnectionClosed, EarlyHints, FileWrapper, Input, StartResponse, WebSocket, WebSocketError,
+};
 
 /// Run `func(*args, **kwargs)` in a coroutine of its own; returns its `Coroutine`.
 ///
@@ -29,6 +34,15 @@ fn spawn<'py>(
 #[pyo3(signature = (seconds, /))]
 fn sleep(py: Python<'_>, seconds: f64) -> PyResult<()> {
     interp::sleep(py, seconds)
+}
+
+/// Park the coroutine until `time.monotonic()` is `at`, or not at all if that is past. In a coroutine only.
+///
+/// Those who sleep until different times wake in the order of these. Raises CoroutineExit when the server stops.
+#[pyfunction]
+#[pyo3(signature = (at, /))]
+fn sleep_until(at: f64) -> PyResult<()> {
+    interp::sleep_until(at)
 }
 
 /// The `Coroutine` that the caller runs in, or None in an OS thread.
@@ -57,9 +71,82 @@ fn wait_writable(py: Python<'_>, fd: i32, timeout: Option<f64>) -> PyResult<bool
     interp::wait_descriptor(py, fd, Interest::Write, timeout)
 }
 
+/// Wait until `fd` can be read or written, as `wait_readable` and `wait_writable` do.
+#[pyfunction]
+#[pyo3(signature = (fd, timeout = None))]
+fn wait_either(py: Python<'_>, fd: i32, timeout: Option<f64>) -> PyResult<bool> {
+    interp::wait_descriptor(py, fd, Interest::Both, timeout)
+}
+
+/// The number by which the interpreter knows the caller: the coroutine's, or the OS thread's outside of one.
+#[pyfunction]
+fn get_ident(py: Python<'_>) -> u64 {
+    interp::identity::ident(py)
+}
+
+/// Whether the caller is in a coroutine that may park. Elsewhere every wait blocks the OS thread.
+#[pyfunction]
+fn can_park() -> bool {
+    crate::event_loop::can_park()
+}
+
+/// Wake every coroutine that waits for `fd` with OSError (EBADF): it is about to be closed.
+///
+/// Returns False on another thread than the coroutines': there it is to be called again after the closing.
+#[pyfunction]
+#[pyo3(signature = (fd, /))]
+fn descriptor_closes(py: Python<'_>, fd: i32) -> bool {
+    interp::descriptor_closes(py, fd)
+}
+
+/// Make `function` a method: set on a class, it binds its instances, as a built-in function does not.
+#[pyfunction]
+#[pyo3(signature = (function, /))]
+fn method<'py>(function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    cooperative::as_method(function)
+}
+
+/// `socket.recv(bufsize, flags=0)`, which parks the coroutine.
+#[pyfunction]
+#[pyo3(signature = (sock, bufsize, flags = 0, /))]
+fn socket_recv<'py>(sock: &Bound<'py, PyAny>, bufsize: isize, flags: i32) -> PyResult<Bound<'py, PyAny>> {
+    cooperative::socket::receive(sock, bufsize, flags.cast_unsigned())
+}
+
+/// `socket.recv_into(buffer, nbytes=0, flags=0)`, which parks the coroutine.
+#[pyfunction]
+#[pyo3(signature = (sock, buffer, nbytes = 0, flags = 0))]
+fn socket_recv_into(sock: &Bound<'_, PyAny>, buffer: &Bound<'_, PyAny>, nbytes: isize, flags: i32) -> PyResult<usize> {
+    cooperative::socket::receive_into(sock, buffer, nbytes, flags.cast_unsigned())
+}
+
+/// `socket.send(data, flags=0)`, which parks the coroutine.
+#[pyfunction]
+#[pyo3(signature = (sock, data, flags = 0, /))]
+fn socket_send(sock: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>, flags: i32) -> PyResult<usize> {
+    cooperative::socket::send(sock, data, flags.cast_unsigned())
+}
+
+/// `socket.sendall(data, flags=0)`, which parks the coroutine.
+#[pyfunction]
+#[pyo3(signature = (sock, data, flags = 0, /))]
+fn socket_sendall(sock: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>, flags: i32) -> PyResult<()> {
+    cooperative::socket::send_all(sock, data, flags.cast_unsigned())
+}
+
 #[pyfunction]
 fn _stop_at_exit(py: Python<'_>) {
     interp::stop(py);
+}
+
+#[pyfunction]
+fn _before_fork(py: Python<'_>) {
+    interp::identity::before_fork(py);
+}
+
+#[pyfunction]
+fn _after_fork_in_parent(py: Python<'_>) {
+    interp::identity::after_fork(py);
 }
 
 #[pyfunction]
@@ -67,27 +154,61 @@ fn _forget_in_child() {
     interp::forget_in_child();
 }
 
+/// `queue.ShutDown` where that exists.
+fn shut_down(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    py.import("queue")?.getattr("ShutDown").or_else(|_| Ok(py.get_type::<ShutDown>().into_any()))
+}
+
 #[pymodule(gil_used = true)]
 fn _rmeinheld(module: &Bound<'_, PyModule>) -> PyResult<()> {
     let py = module.py();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("CoroutineExit", py.get_type::<CoroutineExit>())?;
+    module.add_class::<BoundedSemaphore>()?;
+    module.add_class::<Condition>()?;
+    module.add_class::<Event>()?;
+    module.add_class::<LifoQueue>()?;
+    module.add_class::<Lock>()?;
+    module.add_class::<Queue>()?;
+    module.add_class::<Semaphore>()?;
+    module.add_class::<SimpleQueue>()?;
+    module.add("ShutDown", shut_down(py)?)?;
+    module.add_class::<RLock>()?;
+    module.add("Timeout", py.get_type::<interp::Timeout>())?;
+    module.add_class::<ClientSocket>()?;
+    module.add("ConnectionClosed", py.get_type::<ConnectionClosed>())?;
     module.add_class::<Coroutine>()?;
+    module.add_class::<EarlyHints>()?;
     module.add_class::<FileWrapper>()?;
     module.add_class::<Input>()?;
     module.add_class::<Server>()?;
     module.add_class::<StartResponse>()?;
+    module.add_class::<interp::TimeoutContext>()?;
+    module.add_class::<WebSocket>()?;
+    module.add("WebSocketError", py.get_type::<WebSocketError>())?;
     for function in [
         wrap_pyfunction!(spawn, module)?,
         wrap_pyfunction!(sleep, module)?,
+        wrap_pyfunction!(sleep_until, module)?,
         wrap_pyfunction!(current, module)?,
         wrap_pyfunction!(wait_readable, module)?,
         wrap_pyfunction!(wait_writable, module)?,
+        wrap_pyfunction!(wait_either, module)?,
+        wrap_pyfunction!(get_ident, module)?,
+        wrap_pyfunction!(can_park, module)?,
+        wrap_pyfunction!(descriptor_closes, module)?,
+        wrap_pyfunction!(method, module)?,
+        wrap_pyfunction!(socket_recv, module)?,
+        wrap_pyfunction!(socket_recv_into, module)?,
+        wrap_pyfunction!(socket_send, module)?,
+        wrap_pyfunction!(socket_sendall, module)?,
     ] {
         module.add_function(function)?;
     }
     py.import("atexit")?.call_method1("register", (wrap_pyfunction!(_stop_at_exit, module)?,))?;
     let hooks = PyDict::new(py);
+    hooks.set_item("before", wrap_pyfunction!(_before_fork, module)?)?;
+    hooks.set_item("after_in_parent", wrap_pyfunction!(_after_fork_in_parent, module)?)?;
     hooks.set_item("after_in_child", wrap_pyfunction!(_forget_in_child, module)?)?;
     py.import("os")?.call_method("register_at_fork", (), Some(&hooks))?;
     Ok(())

@@ -12,7 +12,6 @@ use super::forwarding::FieldPolicy;
 use super::request::{Request, Unprepared};
 use super::text::{environ_key, latin1, percent_decode};
 use crate::http::Version;
-use crate::http::forwarded::split_host;
 
 /// Field names that nearly all clients and proxies send, in lower case. At most 64: a set of bits counts them.
 const COMMON_FIELDS: [&str; 52] = [
@@ -71,7 +70,7 @@ const COMMON_FIELDS: [&str; 52] = [
 ];
 
 /// Room in the prebuilt dictionary for what a request adds: a copy that grows is rebuilt.
-const SPARE_KEYS: usize = 6;
+const SPARE_KEYS: usize = 7;
 
 /// Environ keys, made once.
 pub struct Keys {
@@ -83,10 +82,10 @@ pub struct Keys {
     server_protocol: Py<PyString>,
     remote_addr: Py<PyString>,
     remote_port: Py<PyString>,
-    server_name: Py<PyString>,
-    server_port: Py<PyString>,
     /// `wsgi.input`.
     pub input: Py<PyString>,
+    /// `wsgi.early_hints`.
+    pub early_hints: Py<PyString>,
     http10: Py<PyString>,
     /// By length of the name, then in the order of [`COMMON_FIELDS`].
     fields: Vec<Vec<CommonField>>,
@@ -117,9 +116,8 @@ impl Keys {
             server_protocol: intern("SERVER_PROTOCOL"),
             remote_addr: intern("REMOTE_ADDR"),
             remote_port: intern("REMOTE_PORT"),
-            server_name: intern("SERVER_NAME"),
-            server_port: intern("SERVER_PORT"),
             input: intern("wsgi.input"),
+            early_hints: intern("wsgi.early_hints"),
             http10: intern("HTTP/1.0"),
             fields,
         }
@@ -186,23 +184,8 @@ pub fn build<'py>(
         environ.update(proxy.bind(py).as_mapping())?;
     }
     add_fields(keys, policy, &environ, request)?;
-    if remote.port.is_none() {
-        name_server(keys, &environ, request)?;
-    }
     policy.apply(&environ, request)?;
     Ok(environ)
-}
-
-/// A Unix socket has neither name nor port: SERVER_NAME and SERVER_PORT are what the client has asked for, as in Gunicorn.
-fn name_server(keys: &Keys, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> Result<(), Unprepared> {
-    let Request { head, bytes, .. } = request;
-    let authority = if head.authority.is_empty() { head.host } else { head.authority };
-    if let Some((name, port)) = split_host(authority.of(bytes)) {
-        let py = environ.py();
-        environ.set_item(&keys.server_name, latin1(py, name)?)?;
-        environ.set_item(&keys.server_port, latin1(py, port.unwrap_or(b"80"))?)?;
-    }
-    Ok(())
 }
 
 fn add_fields(

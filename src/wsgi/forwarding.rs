@@ -4,8 +4,9 @@
 //! they speak are taken from everybody else's requests, so that an application cannot mistake a client's word for a
 //! proxy's.
 
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 
 use super::request::{Request, Unprepared};
 use super::text::{environ_key, latin1, percent_decode};
@@ -97,6 +98,9 @@ impl FieldPolicy {
     /// # Errors
     /// 400 where a trusted peer contradicts itself, or says what has no meaning.
     pub fn apply(&self, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> Result<(), Unprepared> {
+        if request.remote.is_local {
+            name_server(environ, request)?;
+        }
         if self.trusted.is_empty() {
             return Ok(());
         }
@@ -134,7 +138,7 @@ impl FieldPolicy {
         let py = environ.py();
         let scheme = self.scheme(request)?;
         if let Some(scheme) = scheme {
-            environ.set_item("wsgi.url_scheme", scheme)?;
+            set_scheme(environ, request, scheme)?;
         }
         if self.fields.x_forwarded_for {
             let values = values(request, b"x-forwarded-for");
@@ -155,7 +159,7 @@ impl FieldPolicy {
             environ.set_item("SERVER_PORT", latin1(py, port)?)?;
         }
         if let Some(host) = host {
-            set_host(environ, host, scheme, port)?;
+            set_host(environ, host, port)?;
         }
         Ok(())
     }
@@ -191,10 +195,10 @@ impl FieldPolicy {
             Some(_) => return Err(BAD_PROTO.into()),
         };
         if let Some(scheme) = scheme {
-            environ.set_item("wsgi.url_scheme", scheme)?;
+            set_scheme(environ, request, scheme)?;
         }
         if let Some(host) = &element.host {
-            set_host(environ, host, scheme, None)?;
+            set_host(environ, host, None)?;
         }
         Ok(())
     }
@@ -205,6 +209,36 @@ fn values<'a>(request: &Request<'a>, name: &[u8]) -> impl DoubleEndedIterator<It
     let (head, bytes): (&'a Head, &'a [u8]) = (request.head, request.bytes);
     let fields = head.fields.iter().filter(move |field| field.name.of(bytes).eq_ignore_ascii_case(name));
     fields.map(move |field| field.value.of(bytes))
+}
+
+/// A Unix socket has neither name nor port: SERVER_NAME and SERVER_PORT are what the client has asked for, as in
+/// Gunicorn.
+fn name_server(environ: &Bound<'_, PyDict>, request: &Request<'_>) -> PyResult<()> {
+    let Request { head, bytes, .. } = request;
+    let authority = if head.authority.is_empty() { head.host } else { head.authority };
+    if let Some((name, port)) = split_host(authority.of(bytes)) {
+        let py = environ.py();
+        let port = match port {
+            Some(port) => latin1(py, port)?,
+            None => usual_port(environ)?,
+        };
+        environ.set_item(intern!(py, "SERVER_NAME"), latin1(py, name)?)?;
+        environ.set_item(intern!(py, "SERVER_PORT"), port)?;
+    }
+    Ok(())
+}
+
+/// The port that an URL of the request's scheme need not name.
+fn usual_port<'py>(environ: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyString>> {
+    let py = environ.py();
+    let scheme = environ.get_item(intern!(py, "wsgi.url_scheme"))?;
+    let is_https = scheme.is_some_and(|scheme| scheme.eq(intern!(py, "https")).unwrap_or(false));
+    Ok(if is_https { intern!(py, "443") } else { intern!(py, "80") }.clone())
+}
+
+fn set_scheme(environ: &Bound<'_, PyDict>, request: &Request<'_>, scheme: &str) -> PyResult<()> {
+    environ.set_item("wsgi.url_scheme", scheme)?;
+    if request.remote.is_local { name_server(environ, request) } else { Ok(()) }
 }
 
 fn set_client(environ: &Bound<'_, PyDict>, client: Node) -> PyResult<()> {
@@ -222,18 +256,16 @@ fn set_client(environ: &Bound<'_, PyDict>, client: Node) -> PyResult<()> {
 }
 
 /// The host that the client has asked for, and with it SERVER_NAME and SERVER_PORT.
-fn set_host(
-    environ: &Bound<'_, PyDict>,
-    host: &[u8],
-    scheme: Option<&str>,
-    said_port: Option<&[u8]>,
-) -> Result<(), Unprepared> {
+fn set_host(environ: &Bound<'_, PyDict>, host: &[u8], said_port: Option<&[u8]>) -> Result<(), Unprepared> {
     let py = environ.py();
     let (name, port) = split_host(host).ok_or(BAD_HOST)?;
     environ.set_item("HTTP_HOST", latin1(py, host)?)?;
     environ.set_item("SERVER_NAME", latin1(py, name)?)?;
-    let usual = if scheme == Some("https") { &b"443"[..] } else { b"80" };
-    environ.set_item("SERVER_PORT", latin1(py, port.or(said_port).unwrap_or(usual))?)?;
+    let port = match port.or(said_port) {
+        Some(port) => latin1(py, port)?,
+        None => usual_port(environ)?,
+    };
+    environ.set_item("SERVER_PORT", port)?;
     Ok(())
 }
 

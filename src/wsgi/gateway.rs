@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
@@ -14,12 +15,14 @@ use super::input::Input;
 use super::request::{Request, Unprepared};
 use super::respond::respond;
 use super::spool::{SpoolSettings, Spooled, spool};
-use super::start_response::{Answer, StartResponse, Terms};
+use super::start_response::{Answer, EarlyHints, StartResponse, Terms};
+use super::upgrade::{ClientSocket, SessionSettings, WebSocket, WebSocketError};
 use super::{FileWrapper, SERVER_SOFTWARE};
 use crate::http::error::RequestError;
 use crate::http::response::ResponseBody;
 use crate::interp::{CoroutineExit, Level, in_fresh_context, leave_if_forked, log};
 use crate::net::Peer;
+use crate::websocket::handshake::Handshake;
 
 /// What of the settings concerns the application's side.
 pub struct GatewaySettings {
@@ -35,6 +38,8 @@ pub struct GatewaySettings {
     pub send_timeout: Option<Duration>,
     /// Whether files are sent with sendfile(2).
     pub use_sendfile: bool,
+    /// What concerns WebSockets.
+    pub websocket: SessionSettings,
     /// Meinheld's error logger: an object with `error(exc_type, exc_value, traceback)`.
     pub error_logger: Option<Py<PyAny>>,
 }
@@ -46,7 +51,13 @@ pub struct Gateway {
     keys: Keys,
     shared: Py<PyDict>,
     last_requests: Arc<AtomicBool>,
+    websocket: Arc<SessionSettings>,
 }
+
+/// The code with which a WebSocket is closed whose application has returned, been ended or failed (RFC 6455 7.4.1).
+const NORMAL: u16 = 1000;
+const GOING_AWAY: u16 = 1001;
+const INTERNAL_ERROR: u16 = 1011;
 
 /// What became of a request.
 pub struct Finished<'py> {
@@ -90,6 +101,7 @@ impl Gateway {
         shared.set_item("SERVER_SOFTWARE", SERVER_SOFTWARE)?;
         Ok(Gateway {
             application,
+            websocket: Arc::new(settings.websocket.clone()),
             settings,
             keys: Keys::new(py),
             shared: shared.unbind(),
@@ -97,14 +109,18 @@ impl Gateway {
         })
     }
 
-    /// The dictionary that the requests of one listener copy.
+    /// The dictionary that the requests of one listener copy, over TLS or not.
     ///
     /// # Errors
     /// MemoryError.
-    pub fn template(&self, py: Python<'_>, server_name: &str, server_port: &str) -> PyResult<Py<PyDict>> {
+    pub fn template(&self, py: Python<'_>, server_name: &str, server_port: &str, tls: bool) -> PyResult<Py<PyDict>> {
         let shared = self.shared.bind(py).copy()?;
         shared.set_item("SERVER_NAME", server_name)?;
         shared.set_item("SERVER_PORT", server_port)?;
+        if tls {
+            shared.set_item("wsgi.url_scheme", "https")?;
+            shared.set_item("HTTPS", "on")?;
+        }
         Ok(environ::template(&shared)?.unbind())
     }
 
@@ -118,6 +134,9 @@ impl Gateway {
     /// # Errors
     /// The client's fault if its body is refused before the application runs (nothing has been sent then); MemoryError.
     pub fn prepare<'py>(&self, py: Python<'py>, request: Request<'_>) -> Result<Call<'py>, Unprepared> {
+        let Request { head, bytes, .. } = &request;
+        let handshake =
+            if head.has_upgrade { Handshake::of(head, bytes, self.websocket.origins.as_deref())? } else { None };
         let environ = environ::build(py, &self.keys, &self.settings.fields, &request)?;
         let Request { head, bytes, rest, stream, keep_alive, .. } = request;
         let method = head.method.of(bytes);
@@ -127,7 +146,7 @@ impl Gateway {
             keep_alive: keep_alive && head.keep_alive && method != b"CONNECT",
             send_timeout: self.settings.send_timeout,
         };
-        let (input, next) = if head.body.has_content() {
+        let (input, mut next) = if head.body.has_content() {
             let body = RequestBody::new(head.body, rest, head.expects_continue, &self.settings.body)?;
             let input = Bound::new(py, Input::new(body, Arc::clone(&stream)))?;
             environ.set_item(&self.keys.input, &input)?;
@@ -137,7 +156,27 @@ impl Gateway {
         };
         let body = input.as_ref().map(|input| input.clone().unbind());
         let response = Bound::new(py, StartResponse::new(terms, stream, body, Arc::clone(&self.last_requests)))?;
-        Ok(Call { environ, response, input, next })
+        environ.set_item(&self.keys.early_hints, Bound::new(py, EarlyHints::new(&response))?)?;
+        let websocket = handshake
+            .map(|handshake| self.add_websocket(handshake, &environ, &response, std::mem::take(&mut next)))
+            .transpose()?;
+        Ok(Call { environ, response, input, next, websocket })
+    }
+
+    /// Puts into the environ what a valid handshake makes possible.
+    fn add_websocket<'py>(
+        &self,
+        handshake: Handshake,
+        environ: &Bound<'py, PyDict>,
+        response: &Bound<'py, StartResponse>,
+        early: Vec<u8>,
+    ) -> PyResult<Bound<'py, WebSocket>> {
+        let py = environ.py();
+        let websocket = WebSocket::new(handshake, Arc::clone(&self.websocket), environ, response, early)?;
+        let websocket = Bound::new(py, websocket)?;
+        environ.set_item("gunicorn.socket", Bound::new(py, ClientSocket::new(response, &websocket))?)?;
+        environ.set_item("wsgi.websocket", &websocket)?;
+        Ok(websocket)
     }
 
     /// Whether what this peer says of its clients is believed.
@@ -163,6 +202,8 @@ pub struct Call<'py> {
     response: Bound<'py, StartResponse>,
     input: Option<Bound<'py, Input>>,
     next: Vec<u8>,
+    /// Of a handshake.
+    websocket: Option<Bound<'py, WebSocket>>,
 }
 
 impl<'py> Call<'py> {
@@ -171,7 +212,14 @@ impl<'py> Call<'py> {
     /// # Parks
     pub fn run(self, py: Python<'py>, gateway: &Gateway) -> Finished<'py> {
         let outcome = in_fresh_context(py, || self.call(py, gateway)).and_then(|outcome| outcome);
-        let fault = outcome.err().and_then(|error| self.fail(py, gateway, &error));
+        let (mut fault, mut websocket_bytes) = (None, 0);
+        match &self.websocket {
+            Some(websocket) if self.response.get().is_upgraded() || is_taken_over(py, &outcome) => {
+                let code = self.end_upgraded(py, gateway, outcome);
+                websocket_bytes = websocket.get().finish(py, code);
+            }
+            _ => fault = outcome.err().and_then(|error| self.fail(py, gateway, &error)),
+        }
         let rest = self.input.as_ref().map(|input| input.get().end());
         let Answer { status, plan, head, sent, broken, overrun, client_gone, .. } = self.response.get().end();
         if overrun {
@@ -197,7 +245,7 @@ impl<'py> Call<'py> {
             environ: self.environ,
             status: if plan.is_some() { status } else { 0 },
             fields: head,
-            body_bytes: sent,
+            body_bytes: sent + websocket_bytes,
             fault,
             client_gone,
             needs_reset,
@@ -229,7 +277,9 @@ impl<'py> Call<'py> {
         let result = gateway.application.bind(py).call1((&self.environ, &self.response));
         leave_if_forked(py, result.as_ref().err());
         let result = result?;
-        let sent = respond(&result, self.response.get(), gateway.settings.use_sendfile);
+        // What the handler of a WebSocket returns is nobody's.
+        let is_over = self.websocket.is_some() && self.response.get().is_upgraded();
+        let sent = if is_over { Ok(()) } else { respond(&result, self.response.get(), gateway.settings.use_sendfile) };
         let closed = close(&result);
         match (sent, closed) {
             (Err(error), Err(second)) => {
@@ -244,6 +294,26 @@ impl<'py> Call<'py> {
                 Ok(())
             }
             (sent, Ok(())) => sent,
+        }
+    }
+
+    /// Says how the application has ended that a connection was handed over to: the code to close a WebSocket with.
+    fn end_upgraded(&self, py: Python<'py>, gateway: &Gateway, outcome: PyResult<()>) -> u16 {
+        match outcome {
+            Ok(()) if self.response.get().answer().has_failed => INTERNAL_ERROR,
+            Ok(()) => NORMAL,
+            // Gunicorn's sign of a connection that was taken over; the client is gone.
+            Err(error) if error.is_instance_of::<PyStopIteration>(py) || error.is_instance_of::<WebSocketError>(py) => {
+                NORMAL
+            }
+            Err(error) if error.is_instance_of::<CoroutineExit>(py) => {
+                log(py, Level::Warning, &format!("{} was ended: the server stops", self.what()), None);
+                GOING_AWAY
+            }
+            Err(error) => {
+                gateway.report(py, &format!("Error handling request {}", self.what()), &error);
+                INTERNAL_ERROR
+            }
         }
     }
 
@@ -287,6 +357,11 @@ impl<'py> Call<'py> {
         // Escaped: the target may hold anything printable, and the application may have replaced it.
         format!("{} {}", item("REQUEST_METHOD").escape_debug(), item("RAW_URI").escape_debug())
     }
+}
+
+/// Whether the application says that it has taken the connection over.
+fn is_taken_over(py: Python<'_>, outcome: &PyResult<()>) -> bool {
+    outcome.as_ref().err().is_some_and(|error| error.is_instance_of::<PyStopIteration>(py))
 }
 
 /// Calls the result's `close`, if it has one (PEP 3333, "Specification Details").

@@ -194,7 +194,7 @@ impl Reader {
                 self.fault = match failure {
                     Failure::Gone(_) => Some(CUT_OFF),
                     Failure::TimedOut => Some(RequestError::Timeout),
-                    Failure::Killed => None,
+                    Failure::Killed | Failure::Interrupted => None,
                 };
                 failure_error(failure)
             }

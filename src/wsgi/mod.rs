@@ -16,6 +16,7 @@ mod respond;
 mod spool;
 mod start_response;
 mod text;
+mod upgrade;
 
 pub use body::BodyLimits;
 pub use clock::{http_date, unix_seconds};
@@ -25,8 +26,9 @@ pub use gateway::{Finished, Gateway, GatewaySettings};
 pub use input::Input;
 pub use request::{RemoteAddress, Request, Unprepared};
 pub use spool::SpoolSettings;
-pub use start_response::{StartResponse, Terms};
+pub use start_response::{EarlyHints, StartResponse, Terms};
 pub use text::latin1;
+pub use upgrade::{ClientSocket, ConnectionClosed, SessionSettings, WebSocket, WebSocketError};
 
 /// The Server field and SERVER_SOFTWARE.
 pub const SERVER_SOFTWARE: &str = concat!("rmeinheld/", env!("CARGO_PKG_VERSION"));

@@ -37,6 +37,8 @@ pub struct RemoteAddress {
     pub port: Option<Py<PyString>>,
     /// What the PROXY protocol adds to the environ.
     pub proxy: Option<Py<PyDict>>,
+    /// The connection came through a Unix socket, whoever is behind it.
+    pub is_local: bool,
 }
 
 impl RemoteAddress {
@@ -47,10 +49,13 @@ impl RemoteAddress {
     pub fn new(py: Python<'_>, peer: Peer) -> PyResult<RemoteAddress> {
         let text = |text: String| PyString::new(py, &text).unbind();
         Ok(match peer {
-            Peer::Inet(address, port) => {
-                RemoteAddress { address: text(address.to_string()), port: Some(text(port.to_string())), proxy: None }
-            }
-            Peer::Unix => RemoteAddress { address: text(String::new()), port: None, proxy: None },
+            Peer::Inet(address, port) => RemoteAddress {
+                address: text(address.to_string()),
+                port: Some(text(port.to_string())),
+                proxy: None,
+                is_local: false,
+            },
+            Peer::Unix => RemoteAddress { address: text(String::new()), port: None, proxy: None, is_local: true },
         })
     }
 }

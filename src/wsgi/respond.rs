@@ -1,11 +1,11 @@
 //! From an application's result to the response: sized results in one write, files by sendfile, the rest item by item.
 
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
 use super::file_wrapper::FileWrapper;
 use super::start_response::StartResponse;
+use super::text::wrong_type;
 
 /// Sized results up to this many bytes are joined before they are sent.
 const JOINED_BYTES: usize = 64 * 1024;
@@ -39,10 +39,7 @@ pub fn respond(result: &Bound<'_, PyAny>, response: &StartResponse, use_sendfile
 }
 
 fn bytes<'a, 'py>(item: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyBytes>> {
-    item.cast::<PyBytes>().map_err(|_| {
-        let name = item.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
-        PyTypeError::new_err(format!("each item of a response must be bytes, not {name} (PEP 3333)"))
-    })
+    item.cast::<PyBytes>().map_err(|_| wrong_type("each item of a response must be bytes", item, "PEP 3333"))
 }
 
 /// A tuple of byte strings: its length is known before the first is sent.
@@ -67,10 +64,9 @@ fn send_sized(items: Bound<'_, PyTuple>, response: &StartResponse) -> PyResult<(
 /// Any iterable. PEP 3333, "Handling the Content-Length Header": one with a length of 1 has a known length.
 fn send_items(result: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<()> {
     let has_one_item = result.hasattr("__len__")? && result.len()? == 1;
-    let items = result.try_iter().map_err(|_| {
-        let name = result.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
-        PyTypeError::new_err(format!("the application must return an iterable of bytes, not {name} (PEP 3333)"))
-    })?;
+    let items = result
+        .try_iter()
+        .map_err(|_| wrong_type("the application must return an iterable of bytes", result, "PEP 3333"))?;
     for item in items {
         let item = item?;
         let data = bytes(&item)?;

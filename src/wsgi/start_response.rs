@@ -3,17 +3,19 @@
 //! One object per request. It checks what the application says, keeps the head until the first byte of the body, frames
 //! the body, and counts it against the Content-Length. Its state is never locked while it waits for the client.
 
+mod early_hints;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
 
 use super::input::Input;
 use super::{clock, text};
-use crate::event_loop;
+use crate::event_loop::{self, streams};
 use crate::http::Version;
 use crate::http::response::{
     CHUNK_END, FieldKind, LAST_CHUNK, ResponseBody, ResponsePlan, check_field, error_body, parse_status, plan, reason,
@@ -21,6 +23,8 @@ use crate::http::response::{
 };
 use crate::interp::failure_error;
 use crate::net::{Failure, Stream};
+
+pub use early_hints::EarlyHints;
 
 /// Bodies up to this many bytes are copied behind the head, so that one buffer goes out; larger ones are gathered.
 const COPIED_BYTES: usize = 16 * 1024;
@@ -75,6 +79,10 @@ pub struct Answer {
     /// Sending failed because the client is gone.
     pub client_gone: bool,
     sending: bool,
+    /// The connection speaks another protocol: nothing of HTTP is sent.
+    pub is_upgraded: bool,
+    /// The application has named a server error since, which nobody will see.
+    pub has_failed: bool,
 }
 
 /// Bytes ready to be sent: what comes before the data (the first `head` bytes are the response's head), how much of the
@@ -112,6 +120,31 @@ impl StartResponse {
     /// Whether the head has gone out, so that nothing but the connection's end can tell of an error.
     pub fn is_head_sent(&self) -> bool {
         self.answer().plan.is_some()
+    }
+
+    /// Has the connection speak another protocol from now on. `head` is the answer that says so: not sent here, but known
+    /// to the access log. Returns the stream.
+    ///
+    /// # Errors
+    /// RuntimeError when the request has ended, has been answered otherwise, or the connection speaks another already.
+    pub fn upgrade(&self, head: Vec<u8>) -> PyResult<Arc<Stream>> {
+        let mut answer = self.answer();
+        let stream = answer.stream.clone().ok_or_else(|| PyRuntimeError::new_err("the request has ended"))?;
+        if answer.is_upgraded {
+            return Err(PyRuntimeError::new_err("the connection has been taken over already"));
+        }
+        if answer.plan.is_some() || answer.sending {
+            return Err(PyRuntimeError::new_err("the request has been answered with an HTTP response already"));
+        }
+        let plan = ResponsePlan { body: ResponseBody::None, send_content_length: None, keep_alive: false };
+        (answer.plan, answer.status, answer.head) = (Some(plan), 101, head);
+        (answer.started, answer.is_upgraded) = (true, true);
+        Ok(stream)
+    }
+
+    /// Whether the connection speaks another protocol.
+    pub fn is_upgraded(&self) -> bool {
+        self.answer().is_upgraded
     }
 
     /// Ends the request: `write` raises from now on. Returns the response's record.
@@ -307,7 +340,7 @@ impl StartResponse {
         let mut answer = self.answer();
         answer.sending = false;
         answer.broken = true;
-        answer.client_gone = !matches!(failure, Failure::Killed);
+        answer.client_gone = !matches!(failure, Failure::Killed | Failure::Interrupted);
         Err(failure_error(failure))
     }
 }
@@ -318,15 +351,16 @@ impl Answer {
             .stream
             .as_ref()
             .ok_or_else(|| PyValueError::new_err("write() was called after its request had ended"))?;
+        if self.is_upgraded {
+            return Err(PyRuntimeError::new_err("the connection speaks another protocol than HTTP now"));
+        }
         if !self.started {
             return Err(PyAssertionError::new_err(
                 "the application gave a body before it called start_response (PEP 3333)",
             ));
         }
-        if std::mem::replace(&mut self.sending, true) {
-            return Err(PyRuntimeError::new_err("another coroutine or thread is sending this response"));
-        }
-        Ok(Arc::clone(stream))
+        let stream = Arc::clone(stream);
+        self.occupy().map(|()| stream)
     }
 
     /// Adds the server's own fields to the application's, and the end of the head.
@@ -350,10 +384,10 @@ impl Answer {
     /// Takes over status and fields, or says which rule they break.
     fn set(&mut self, status: &Bound<'_, PyAny>, fields: &Bound<'_, PyAny>) -> PyResult<()> {
         let status =
-            status.cast::<PyString>().map_err(|_| wrong_type("the status must be a str", status, "PEP 3333"))?;
+            status.cast::<PyString>().map_err(|_| text::wrong_type("the status must be a str", status, "PEP 3333"))?;
         let fields = fields
             .cast::<PyList>()
-            .map_err(|_| wrong_type("the response headers must be a list", fields, "PEP 3333"))?;
+            .map_err(|_| text::wrong_type("the response headers must be a list", fields, "PEP 3333"))?;
         let status = text::latin1_bytes(status, "the status")?;
         let code = parse_status(&status).map_err(|error| PyValueError::new_err(error.to_string()))?;
         // A client waits for the final response behind such a one, and would take that of its next request for it.
@@ -366,10 +400,9 @@ impl Answer {
         (self.has_server, self.has_date, self.declared_length) = (false, false, None);
         write_status_line(&mut self.head, &status);
         for field in fields {
-            let pair =
-                field.cast::<PyTuple>().ok().filter(|pair| pair.len() == 2).ok_or_else(|| {
-                    wrong_type("each response header must be a tuple (name, value)", &field, "PEP 3333")
-                })?;
+            let pair = field.cast::<PyTuple>().ok().filter(|pair| pair.len() == 2).ok_or_else(|| {
+                text::wrong_type("each response header must be a tuple (name, value)", &field, "PEP 3333")
+            })?;
             self.add_field(&pair.get_item(0)?, &pair.get_item(1)?)?;
         }
         self.started = true;
@@ -379,11 +412,11 @@ impl Answer {
     fn add_field(&mut self, name: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
         let name = name
             .cast::<PyString>()
-            .map_err(|_| wrong_type("a response header's name must be a str", name, "PEP 3333"))?;
+            .map_err(|_| text::wrong_type("a response header's name must be a str", name, "PEP 3333"))?;
         let name = text::latin1_bytes(name, "a response header's name")?;
         let value = value.cast::<PyString>().map_err(|_| {
             let what = format!("the value of response header {:?} must be a str", String::from_utf8_lossy(&name));
-            wrong_type(&what, value, "PEP 3333")
+            text::wrong_type(&what, value, "PEP 3333")
         })?;
         let value = text::latin1_bytes(value, "a response header's value")?;
         let kind = check_field(&name, &value).map_err(|error| {
@@ -416,11 +449,6 @@ impl Answer {
     }
 }
 
-fn wrong_type(rule: &str, value: &Bound<'_, PyAny>, source: &str) -> PyErr {
-    let name = value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
-    PyTypeError::new_err(format!("{rule}, not {name} ({source})"))
-}
-
 #[pymethods]
 impl StartResponse {
     /// `start_response(status, response_headers, exc_info=None)`: returns `write`.
@@ -440,6 +468,12 @@ impl StartResponse {
             let mut answer = this.answer();
             if answer.stream.is_none() {
                 return Err(PyValueError::new_err("start_response was called after its request had ended"));
+            }
+            if answer.is_upgraded {
+                // Frameworks answer whatever their handler returns or raises; nobody can see it.
+                answer.has_failed |= status.to_string().starts_with('5');
+                drop(answer);
+                return slf.getattr(pyo3::intern!(py, "write"));
             }
             match exc_info {
                 Some(exc_info) if answer.plan.is_some() => {
@@ -471,7 +505,17 @@ impl StartResponse {
     ///
     /// Raises TypeError for anything but bytes and ConnectionError when the client is gone.
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let data = data.cast::<PyBytes>().map_err(|_| wrong_type("write() takes bytes", data, "PEP 3333"))?;
+        let data = data.cast::<PyBytes>().map_err(|_| text::wrong_type("write() takes bytes", data, "PEP 3333"))?;
         self.send(data, None)
+    }
+
+    /// Whether the client has gone away, as far as the loop knows without trying to send. If so, nothing more is sent.
+    fn client_has_gone(&self) -> bool {
+        let mut answer = self.answer();
+        if answer.stream.as_ref().is_some_and(|stream| streams::is_peer_closed(stream.source())) {
+            answer.broken = true;
+            answer.client_gone = true;
+        }
+        answer.client_gone
     }
 }

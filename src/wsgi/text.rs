@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
@@ -31,6 +31,12 @@ pub fn latin1_bytes<'a>(text: &'a Bound<'_, PyString>, what: &str) -> PyResult<C
         }
     }
     Err(PyValueError::new_err(format!("{what} has a character outside latin-1 (PEP 3333, \"Unicode Issues\")")))
+}
+
+/// TypeError: the rule that a value breaks, its type, and where the rule comes from.
+pub fn wrong_type(rule: &str, value: &Bound<'_, PyAny>, source: &str) -> PyErr {
+    let name = value.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+    PyTypeError::new_err(format!("{rule}, not {name} ({source})"))
 }
 
 /// `HTTP_` and the name in capitals with underscores; CONTENT_TYPE and CONTENT_LENGTH stand without the prefix.

@@ -1,0 +1,110 @@
+//! `environ["wsgi.early_hints"]`, as Gunicorn has it: interim responses of status 103 (RFC 8297).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+
+use super::super::text;
+use super::{Answer, Framed, StartResponse};
+use crate::http::Version;
+use crate::http::response::{FieldKind, check_field, write_field, write_status_line};
+
+const SOURCE: &str = "wsgi.early_hints";
+
+/// Sends the fields of one request that its client can act upon before the response is ready.
+#[pyclass(frozen, module = "rmeinheld")]
+pub struct EarlyHints {
+    response: Py<StartResponse>,
+}
+
+impl EarlyHints {
+    /// For the request that `response` answers.
+    pub fn new(response: &Bound<'_, StartResponse>) -> EarlyHints {
+        EarlyHints { response: response.clone().unbind() }
+    }
+}
+
+#[pymethods]
+impl EarlyHints {
+    /// `early_hints(headers)`: sends a 103 (Early Hints) with these pairs of name and value, `str` or bytes. May be
+    /// called again. Does nothing in HTTP/1.0 and once the head of the response has gone out.
+    ///
+    /// Fields that concern the connection or a body are left out. Raises TypeError or ValueError for what
+    /// start_response would not take either, and ConnectionError when the client is gone.
+    ///
+    /// # Parks
+    #[pyo3(signature = (headers, /))]
+    fn __call__(&self, py: Python<'_>, headers: &Bound<'_, PyAny>) -> PyResult<()> {
+        let response = self.response.get();
+        if response.terms.version == Version::Http10 || !response.answer().takes_interim() {
+            return Ok(());
+        }
+        let mut head = Vec::new();
+        write_status_line(&mut head, b"103 Early Hints");
+        for field in headers.try_iter()? {
+            add_field(&mut head, &field?)?;
+        }
+        head.extend_from_slice(b"\r\n");
+        response.send_interim(py, &head)
+    }
+}
+
+impl StartResponse {
+    /// Sends the whole head of an interim response, or nothing once the response itself is on its way.
+    ///
+    /// # Parks
+    fn send_interim(&self, py: Python<'_>, head: &[u8]) -> PyResult<()> {
+        let framed = {
+            let mut answer = self.answer();
+            let Some(stream) = answer.stream.as_ref().filter(|_| answer.takes_interim()).map(Arc::clone) else {
+                return Ok(());
+            };
+            answer.occupy()?;
+            Framed { stream, before: Vec::new(), head: 0, data: 0, after: b"" }
+        };
+        let sent = self.put(py, &framed.stream, &[head]);
+        self.sent(framed, sent).map(drop)
+    }
+}
+
+impl Answer {
+    /// Whether the client still waits for the head of the response.
+    fn takes_interim(&self) -> bool {
+        self.stream.is_some() && self.plan.is_none()
+    }
+
+    /// One sends at a time.
+    pub(super) fn occupy(&mut self) -> PyResult<()> {
+        if std::mem::replace(&mut self.sending, true) {
+            return Err(PyRuntimeError::new_err("another coroutine or thread is sending this response"));
+        }
+        Ok(())
+    }
+}
+
+fn add_field(head: &mut Vec<u8>, field: &Bound<'_, PyAny>) -> PyResult<()> {
+    let pair: Vec<Bound<'_, PyAny>> = field.extract()?;
+    let [name, value] = pair.as_slice() else {
+        return Err(PyTypeError::new_err("each early hint must be a pair of name and value"));
+    };
+    let (name, value) = (bytes_of(name)?, bytes_of(value)?);
+    let kind = check_field(&name, &value)
+        .map_err(|error| PyValueError::new_err(format!("early hint {:?}: {error}", String::from_utf8_lossy(&name))))?;
+    if matches!(kind, FieldKind::Other | FieldKind::Date | FieldKind::Server) {
+        write_field(head, &name, &value);
+    }
+    Ok(())
+}
+
+fn bytes_of<'a>(text: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, [u8]>> {
+    if let Ok(bytes) = text.cast::<PyBytes>() {
+        return Ok(Cow::Borrowed(bytes.as_bytes()));
+    }
+    let text = text
+        .cast::<PyString>()
+        .map_err(|_| text::wrong_type("names and values of early hints must be str or bytes", text, SOURCE))?;
+    text::latin1_bytes(text, "an early hint")
+}

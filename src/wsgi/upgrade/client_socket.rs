@@ -1,0 +1,275 @@
+//! `environ["gunicorn.socket"]` of a request that asks for an upgrade: the client's connection, for libraries that speak
+//! another protocol themselves, as they find it in Gunicorn's workers.
+
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pyo3::exceptions::{PyBlockingIOError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyTuple};
+
+use super::websocket::WebSocket;
+use crate::event_loop;
+use crate::interp::{Level, descriptor_closes, failure_error, log, os_error};
+use crate::net::{Failure, Stream};
+use crate::wsgi::start_response::StartResponse;
+
+/// Bytes read at a time, at most.
+const READ_BYTES: usize = 64 * 1024;
+
+static IS_WARNED: AtomicBool = AtomicBool::new(false);
+
+/// The client's connection, like a `socket.socket`. Its calls park coroutines and block OS threads, patched or not.
+///
+/// Whoever uses it has taken the connection over: the server sends nothing on it from then on, and closes it when the
+/// application returns, or raises StopIteration.
+#[pyclass(frozen, module = "rmeinheld")]
+pub struct ClientSocket {
+    response: Py<StartResponse>,
+    websocket: Py<WebSocket>,
+    taken: Mutex<Option<Taken>>,
+    /// None waits for ever.
+    timeout: Mutex<Option<f64>>,
+    /// A duplicate of the descriptor, for what does not read or write.
+    duplicate: Mutex<Option<OwnedFd>>,
+}
+
+#[derive(Clone)]
+struct Taken {
+    stream: Arc<Stream>,
+    is_closed: bool,
+}
+
+impl ClientSocket {
+    /// The connection of a request.
+    pub fn new(response: &Bound<'_, StartResponse>, websocket: &Bound<'_, WebSocket>) -> ClientSocket {
+        ClientSocket {
+            response: response.clone().unbind(),
+            websocket: websocket.clone().unbind(),
+            taken: Mutex::default(),
+            timeout: Mutex::default(),
+            duplicate: Mutex::default(),
+        }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Option<Taken>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stream, which nobody else uses from now on.
+    fn stream(&self, py: Python<'_>) -> PyResult<Arc<Stream>> {
+        if let Some(taken) = &*self.taken() {
+            if taken.is_closed {
+                return Err(os_error(rustix::io::Errno::BADF));
+            }
+            return Ok(Arc::clone(&taken.stream));
+        }
+        let stream = self.response.get().upgrade(b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec())?;
+        *self.taken() = Some(Taken { stream: Arc::clone(&stream), is_closed: false });
+        warn_if_unpatched(py)?;
+        Ok(stream)
+    }
+
+    fn duration(&self) -> Option<Duration> {
+        let timeout = *self.timeout.lock().unwrap_or_else(PoisonError::into_inner);
+        timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    }
+
+    fn read(&self, py: Python<'_>, size: usize) -> PyResult<Vec<u8>> {
+        let stream = self.stream(py)?;
+        let websocket = self.websocket.get();
+        let early = websocket.take_early();
+        if !early.is_empty() {
+            let (now, later) = early.split_at(early.len().min(size));
+            websocket.put_early_back(later);
+            return Ok(now.to_vec());
+        }
+        let mut buffer = Vec::with_capacity(size.min(READ_BYTES));
+        let read = released_unless_parking(py, || stream.read(&mut buffer, self.duration()));
+        match read {
+            Ok(_) => Ok(buffer),
+            Err(failure) => Err(self.error(failure)),
+        }
+    }
+
+    fn error(&self, failure: Failure) -> PyErr {
+        match failure {
+            Failure::TimedOut if self.duration().is_some_and(|timeout| timeout.is_zero()) => {
+                PyBlockingIOError::new_err((libc::EAGAIN, "Resource temporarily unavailable"))
+            }
+            Failure::TimedOut => pyo3::exceptions::PyTimeoutError::new_err("timed out"),
+            other => failure_error(other),
+        }
+    }
+}
+
+#[pymethods]
+impl ClientSocket {
+    /// At most `bufsize` bytes, `b""` at the end of the stream. Flags are ignored.
+    #[pyo3(signature = (bufsize, flags = 0, /))]
+    fn recv<'py>(&self, py: Python<'py>, bufsize: usize, flags: i32) -> PyResult<Bound<'py, PyBytes>> {
+        let _ = flags;
+        Ok(PyBytes::new(py, &self.read(py, bufsize)?))
+    }
+
+    /// Receives into a writable buffer; returns how many bytes, 0 at the end of the stream.
+    #[pyo3(signature = (buffer, nbytes = 0, flags = 0))]
+    fn recv_into(&self, buffer: &Bound<'_, PyAny>, nbytes: usize, flags: i32) -> PyResult<usize> {
+        let _ = flags;
+        let py = buffer.py();
+        let view = py.import("builtins")?.call_method1("memoryview", (buffer,))?.call_method1("cast", ("B",))?;
+        let room = view.len()?;
+        let size = if nbytes == 0 { room } else { nbytes.min(room) };
+        let data = self.read(py, size)?;
+        let end = isize::try_from(data.len()).unwrap_or(isize::MAX);
+        view.set_item(pyo3::types::PySlice::new(py, 0, end, 1), PyBytes::new(py, &data))?;
+        Ok(data.len())
+    }
+
+    /// Sends all of `data`; returns its length.
+    #[pyo3(signature = (data, flags = 0, /))]
+    fn send(&self, data: &Bound<'_, PyAny>, flags: i32) -> PyResult<usize> {
+        self.sendall(data, flags)?;
+        data.len()
+    }
+
+    /// Sends all of `data`.
+    #[pyo3(signature = (data, flags = 0, /))]
+    fn sendall(&self, data: &Bound<'_, PyAny>, flags: i32) -> PyResult<()> {
+        let _ = flags;
+        let py = data.py();
+        let stream = self.stream(py)?;
+        let bytes = super::websocket::bytes_of(data)?;
+        let payload = bytes.as_bytes();
+        let timeout = self.duration().filter(|timeout| !timeout.is_zero());
+        released_unless_parking(py, || stream.write_all(&[payload], timeout)).map_err(|failure| self.error(failure))
+    }
+
+    /// Ends the server's side of the connection; the rest goes when the request ends.
+    fn close(&self, py: Python<'_>) {
+        if let Some(taken) = &mut *self.taken()
+            && !std::mem::replace(&mut taken.is_closed, true)
+        {
+            taken.stream.shutdown_write();
+        }
+        let Some(duplicate) = self.duplicate().take() else { return };
+        let number = duplicate.as_raw_fd();
+        let are_told = descriptor_closes(py, number);
+        drop(duplicate);
+        if !are_told {
+            descriptor_closes(py, number);
+        }
+    }
+
+    /// As `socket.shutdown`.
+    fn shutdown(&self, py: Python<'_>, how: i32) -> PyResult<()> {
+        let stream = self.stream(py)?;
+        match how {
+            0 => {}
+            1 => stream.shutdown_write(),
+            2 => stream.shutdown_both(),
+            _ => return Err(PyValueError::new_err(format!("how must be 0, 1 or 2, not {how}"))),
+        }
+        Ok(())
+    }
+
+    /// Seconds that each call may take from now on; None for no limit.
+    #[pyo3(signature = (value, /))]
+    fn settimeout(&self, value: Option<f64>) -> PyResult<()> {
+        if let Some(seconds) = value.filter(|seconds| seconds.is_nan() || *seconds < 0.0) {
+            return Err(PyValueError::new_err(format!("timeout must be a number >= 0, not {seconds}")));
+        }
+        *self.timeout.lock().unwrap_or_else(PoisonError::into_inner) = value;
+        Ok(())
+    }
+
+    /// The seconds that each call may take, or None.
+    fn gettimeout(&self) -> Option<f64> {
+        *self.timeout.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `settimeout(None)` or `settimeout(0.0)`.
+    #[pyo3(signature = (flag, /))]
+    fn setblocking(&self, flag: bool) -> PyResult<()> {
+        self.settimeout(if flag { None } else { Some(0.0) })
+    }
+
+    /// A descriptor of the connection, to wait on.
+    fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
+        if self.taken().as_ref().is_some_and(|taken| taken.is_closed) {
+            return Ok(-1);
+        }
+        self.with_duplicate(py, |duplicate| Ok(duplicate.as_raw_fd()))
+    }
+
+    /// As `socket.getpeername`.
+    fn getpeername<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.call(py, "getpeername", &PyTuple::empty(py))
+    }
+
+    /// As `socket.getsockname`.
+    fn getsockname<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.call(py, "getsockname", &PyTuple::empty(py))
+    }
+
+    /// As `socket.getsockopt`.
+    #[pyo3(signature = (*args))]
+    fn getsockopt<'py>(&self, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+        self.call(args.py(), "getsockopt", args)
+    }
+
+    /// As `socket.setsockopt`.
+    #[pyo3(signature = (*args))]
+    fn setsockopt(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
+        self.call(args.py(), "setsockopt", args).map(drop)
+    }
+}
+
+impl ClientSocket {
+    fn duplicate(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.duplicate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with_duplicate<R>(&self, py: Python<'_>, action: impl FnOnce(&OwnedFd) -> PyResult<R>) -> PyResult<R> {
+        let stream = self.stream(py)?;
+        let mut duplicate = self.duplicate();
+        if duplicate.is_none() {
+            *duplicate = Some(stream.as_fd().try_clone_to_owned()?);
+        }
+        duplicate.as_ref().map_or_else(|| Err(os_error(rustix::io::Errno::BADF)), action)
+    }
+
+    /// Calls a method of `socket.socket` on the connection.
+    fn call<'py>(&self, py: Python<'py>, name: &str, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
+        // A socket object of its own for the call, on a descriptor of its own, which it closes.
+        let own = self.with_duplicate(py, |duplicate| Ok(duplicate.try_clone()?))?;
+        let kwargs = pyo3::types::PyDict::new(py);
+        kwargs.set_item("fileno", own.as_raw_fd())?;
+        let socket = py.import("socket")?.call_method("socket", PyTuple::empty(py), Some(&kwargs))?;
+        let _ = own.into_raw_fd();
+        let result = socket.call_method1(name, args);
+        socket.call_method0("close")?;
+        result
+    }
+}
+
+fn released_unless_parking<R: Send>(py: Python<'_>, action: impl FnOnce() -> R + Send) -> R {
+    if event_loop::can_park() { action() } else { py.detach(action) }
+}
+
+/// Libraries that take connections over wait with `threading`, which stops everything where it is not patched.
+fn warn_if_unpatched(py: Python<'_>) -> PyResult<()> {
+    if !event_loop::can_park() || IS_WARNED.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
+    let is_patched = py.import("rmeinheld.patch")?.call_method1("is_patched", ("threading",))?.is_truthy()?;
+    if !is_patched {
+        let message = "A library has taken a connection over (environ[\"gunicorn.socket\"]), and threading is not patched: \
+                       if it waits for a thread or a lock, the whole process waits. Call rmeinheld.patch.patch_all() \
+                       first of all.";
+        log(py, Level::Warning, message, None);
+    }
+    Ok(())
+}

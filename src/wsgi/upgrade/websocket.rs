@@ -1,0 +1,351 @@
+//! `environ["wsgi.websocket"]`: a WebSocket as the application sees it.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use pyo3::exceptions::{PyConnectionError, PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
+
+use super::session::Session;
+use super::wire::SessionSettings;
+use crate::http::response::{FieldKind, check_field, write_field};
+use crate::interp::deadline_after;
+use crate::websocket::handshake::Handshake;
+use crate::websocket::protocol::{CONTROL_BYTES, Close, Kind, Message, REASON_BYTES, is_code};
+use crate::wsgi::start_response::StartResponse;
+use crate::wsgi::{SERVER_SOFTWARE, clock, text};
+
+pyo3::create_exception!(rmeinheld.websocket, WebSocketError, PyConnectionError, "A WebSocket cannot be used as asked.");
+pyo3::create_exception!(
+    rmeinheld.websocket,
+    ConnectionClosed,
+    WebSocketError,
+    "The WebSocket is closed. `code` and `reason` say why, as `close_code` and `close_reason` of the WebSocket do."
+);
+
+/// The default of `close()` (RFC 6455 7.4.1).
+const NORMAL: i64 = 1000;
+
+/// A request's WebSocket: `environ["wsgi.websocket"]` of every valid handshake (RFC 6455, version 13).
+///
+/// The first thing done with it accepts it; until then the request can be answered in the ordinary way instead. Any
+/// number of coroutines and threads may send, and messages never mix; one receives. It is closed when the application
+/// returns, with 1011 if it raises.
+#[pyclass(frozen, module = "rmeinheld.websocket", weakref)]
+pub struct WebSocket {
+    handshake: Handshake,
+    settings: Arc<SessionSettings>,
+    response: Py<StartResponse>,
+    session: OnceLock<Arc<Session>>,
+    early: Mutex<Vec<u8>>,
+    environ: Mutex<Option<Py<PyDict>>>,
+    subprotocol: OnceLock<String>,
+    /// The path of the request, PATH_INFO.
+    #[pyo3(get)]
+    path: Option<Py<PyAny>>,
+    /// The page that a browser comes from, or None (RFC 6455 10.2).
+    #[pyo3(get)]
+    origin: Option<Py<PyAny>>,
+}
+
+#[pymethods]
+impl WebSocket {
+    /// Accept the connection with `subprotocol`, one of those that the client offers, and more response headers.
+    ///
+    /// Anything else that is done with it accepts it, too, without a subprotocol. Raises RuntimeError if it has been
+    /// accepted or answered otherwise before, ValueError for a subprotocol that the client does not offer and for headers
+    /// that are the handshake's own (RFC 6455 4.2.2), TypeError for anything but pairs of strings.
+    #[pyo3(signature = (subprotocol = None, headers = None))]
+    fn accept(&self, py: Python<'_>, subprotocol: Option<String>, headers: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        self.accept_now(py, subprotocol, headers).map(drop)
+    }
+
+    /// Send `message`: a str as text, bytes and the like as binary. Parks while too much waits for a slow client.
+    ///
+    /// Raises ConnectionClosed once the WebSocket is closed, by whomever, and TypeError for anything else.
+    fn send(&self, message: &Bound<'_, PyAny>) -> PyResult<()> {
+        if let Ok(text) = message.cast::<PyString>() { self.send_text(text) } else { self.send_binary(message) }
+    }
+
+    /// Send `message`, a str, as text. As `send`.
+    fn send_text(&self, message: &Bound<'_, PyString>) -> PyResult<()> {
+        let py = message.py();
+        let sent = self.session(py)?.send(py, Kind::Text, message.to_str()?.as_bytes())?;
+        sent.map_err(|close| closed_error(py, &close))
+    }
+
+    /// Send `message`, bytes or another buffer, as binary. As `send`.
+    fn send_binary(&self, message: &Bound<'_, PyAny>) -> PyResult<()> {
+        let py = message.py();
+        let data = bytes_of(message)?;
+        let sent = self.session(py)?.send(py, Kind::Binary, data.as_bytes())?;
+        sent.map_err(|close| closed_error(py, &close))
+    }
+
+    /// The next message, a str for text and bytes for binary, or None once the connection is closed, by whomever.
+    ///
+    /// Parks until one arrives, at most `timeout` seconds (None: for ever; 0: only look). Raises TimeoutError then, and
+    /// ValueError for a negative timeout.
+    #[pyo3(signature = (timeout = None))]
+    fn receive<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let deadline = timeout.map(|seconds| deadline_after("timeout", seconds)).transpose()?;
+        Ok(self.session(py)?.receive(py, deadline)?.map(|message| match message {
+            Message::Text(text) => PyString::new(py, &text).into_any(),
+            Message::Binary(data) => PyBytes::new(py, &data).into_any(),
+        }))
+    }
+
+    /// `receive()`, by Meinheld's name.
+    fn wait<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.receive(py, None)
+    }
+
+    fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.receive(py, None)
+    }
+
+    /// Send a ping with `payload`, at most 125 bytes. Its answer is not told (RFC 6455 5.5.2).
+    ///
+    /// Raises ConnectionClosed once the WebSocket is closed, and ValueError for a longer payload.
+    #[pyo3(signature = (payload = None))]
+    fn ping(&self, py: Python<'_>, payload: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let data = payload.map(bytes_of).transpose()?;
+        let data = data.as_ref().map_or(&b""[..], |data| data.as_bytes());
+        if data.len() > CONTROL_BYTES {
+            let message = format!("payload must be at most {CONTROL_BYTES} bytes, not {} (RFC 6455 5.5)", data.len());
+            return Err(PyValueError::new_err(message));
+        }
+        self.session(py)?.ping(py, data)?.map_err(|close| closed_error(py, &close))
+    }
+
+    /// Close the connection with a code of RFC 6455 7.4 and a reason of at most 123 bytes. Wakes whoever receives.
+    ///
+    /// Does not wait for the client's answer: that has `websocket_close_timeout`. Once closed, it does nothing. Raises
+    /// ValueError for a code that may not be sent and for a longer reason.
+    #[pyo3(signature = (code = NORMAL, reason = ""), text_signature = "($self, code=1000, reason='')")]
+    fn close(&self, py: Python<'_>, code: i64, reason: &str) -> PyResult<()> {
+        let number = u16::try_from(code).ok().filter(|&code| is_code(code));
+        let number = number.ok_or_else(|| {
+            PyValueError::new_err(format!("code must be one that may be sent (RFC 6455 7.4), not {code}"))
+        })?;
+        if reason.len() > REASON_BYTES {
+            let message = format!("reason must be at most {REASON_BYTES} bytes of UTF-8, not {}", reason.len());
+            return Err(PyValueError::new_err(message));
+        }
+        self.session(py)?.close(py, number, reason)
+    }
+
+    /// Whether it is closed, or closing: nothing can be sent.
+    #[getter]
+    fn closed(&self, py: Python<'_>) -> bool {
+        self.close_of(py).is_some()
+    }
+
+    /// `closed`, by Meinheld's name.
+    #[getter]
+    fn websocket_closed(&self, py: Python<'_>) -> bool {
+        self.closed(py)
+    }
+
+    /// The code with which it was closed: the client's, or ours if we were first; 1005 without one, 1006 if the connection
+    /// broke (RFC 6455 7.1.5). None while it is open.
+    #[getter]
+    fn close_code(&self, py: Python<'_>) -> Option<u16> {
+        self.close_of(py).map(|close| close.code)
+    }
+
+    /// The reason that came with the code, or what went wrong. None while it is open.
+    #[getter]
+    fn close_reason(&self, py: Python<'_>) -> Option<String> {
+        self.close_of(py).map(|close| close.reason)
+    }
+
+    /// Bytes that wait to be sent because the client is slow. From `websocket_max_queue_size` on, `send` waits, too.
+    #[getter]
+    fn buffered(&self, py: Python<'_>) -> usize {
+        self.session.get().map_or(0, |session| session.buffered(py))
+    }
+
+    /// The subprotocol that was accepted, or None.
+    #[getter]
+    fn subprotocol(&self) -> Option<&str> {
+        self.subprotocol.get().map(String::as_str)
+    }
+
+    /// `subprotocol`, by Meinheld's name.
+    #[getter]
+    fn protocol(&self) -> Option<&str> {
+        self.subprotocol()
+    }
+
+    /// The subprotocols that the client offers, in its order.
+    #[getter]
+    fn subprotocols<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.handshake.subprotocols)
+    }
+
+    /// The version of the protocol: 13.
+    #[getter]
+    fn version(&self) -> u16 {
+        13
+    }
+
+    /// The environ of the request; None once the request has ended.
+    #[getter]
+    fn environ(&self, py: Python<'_>) -> Option<Py<PyDict>> {
+        let environ = self.environ.lock().unwrap_or_else(PoisonError::into_inner);
+        environ.as_ref().map(|environ| environ.clone_ref(py))
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> String {
+        let state = match (self.session.get(), self.close_of(py)) {
+            (_, Some(close)) => format!("closed with {}", close.code),
+            (Some(_), None) => "open".to_owned(),
+            (None, None) => "not accepted".to_owned(),
+        };
+        format!("<rmeinheld.websocket.WebSocket {state}>")
+    }
+}
+
+impl WebSocket {
+    /// For a request with this handshake, `environ` and `response`. `early` is what came after its head.
+    ///
+    /// # Errors
+    /// MemoryError.
+    pub fn new(
+        handshake: Handshake,
+        settings: Arc<SessionSettings>,
+        environ: &Bound<'_, PyDict>,
+        response: &Bound<'_, StartResponse>,
+        early: Vec<u8>,
+    ) -> PyResult<WebSocket> {
+        let item = |key| Ok::<_, PyErr>(environ.get_item(key)?.map(Bound::unbind));
+        Ok(WebSocket {
+            handshake,
+            settings,
+            response: response.clone().unbind(),
+            session: OnceLock::new(),
+            early: Mutex::new(early),
+            subprotocol: OnceLock::new(),
+            path: item("PATH_INFO")?,
+            origin: item("HTTP_ORIGIN")?,
+            environ: Mutex::new(Some(environ.clone().unbind())),
+        })
+    }
+
+    /// What came after the head of the request, for whoever speaks the protocol.
+    pub fn take_early(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.early.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives some of that back.
+    pub fn put_early_back(&self, rest: &[u8]) {
+        *self.early.lock().unwrap_or_else(PoisonError::into_inner) = rest.to_vec();
+    }
+
+    /// The request has ended: closes with `code`, and waits for the end of the closing handshake. Returns the bytes that
+    /// were sent.
+    ///
+    /// # Parks
+    pub fn finish(&self, py: Python<'_>, code: u16) -> u64 {
+        // The environ refers to this object.
+        let environ = self.environ.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(environ);
+        let Some(session) = self.session.get() else { return 0 };
+        session.finish(py, code, "");
+        session.sent_bytes(py)
+    }
+
+    fn close_of(&self, py: Python<'_>) -> Option<Close> {
+        self.session.get().and_then(|session| session.close_of(py))
+    }
+
+    fn session(&self, py: Python<'_>) -> PyResult<&Arc<Session>> {
+        match self.session.get() {
+            Some(session) => Ok(session),
+            None => self.accept_now(py, None, None),
+        }
+    }
+
+    fn accept_now(
+        &self,
+        py: Python<'_>,
+        subprotocol: Option<String>,
+        headers: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<&Arc<Session>> {
+        if let Some(chosen) = subprotocol.as_ref().filter(|chosen| !self.handshake.subprotocols.contains(chosen)) {
+            let offered = self.handshake.subprotocols.join(", ");
+            let message = format!("subprotocol must be one that the client offers ({offered}), not {chosen:?}");
+            return Err(PyValueError::new_err(message));
+        }
+        let mut head = Vec::with_capacity(256);
+        self.handshake.write_answer(subprotocol.as_deref(), &mut head);
+        write_field(&mut head, b"Server", SERVER_SOFTWARE.as_bytes());
+        write_field(&mut head, b"Date", &clock::http_date());
+        if let Some(headers) = headers {
+            add_headers(headers, &mut head)?;
+        }
+        head.extend_from_slice(b"\r\n");
+        let stream = self.response.get().upgrade(head.clone())?;
+        let session = Arc::new(Session::new(stream, Arc::clone(&self.settings), head, self.take_early()));
+        if let Some(subprotocol) = subprotocol {
+            let _ = self.subprotocol.set(subprotocol);
+        }
+        let session = self.session.get_or_init(|| session);
+        session.start(py)?;
+        Ok(session)
+    }
+}
+
+fn add_headers(headers: &Bound<'_, PyAny>, head: &mut Vec<u8>) -> PyResult<()> {
+    let wrong = |what: &str| PyTypeError::new_err(format!("headers must be pairs of strings, not {what}"));
+    for pair in headers.try_iter()? {
+        let pair = pair?;
+        let (name, value) = pair
+            .extract::<(Bound<'_, PyString>, Bound<'_, PyString>)>()
+            .map_err(|_| wrong(&pair.get_type().to_string()))?;
+        let name = text::latin1_bytes(&name, "a header's name")?;
+        let value = text::latin1_bytes(&value, "a header's value")?;
+        let readable = String::from_utf8_lossy(&name);
+        let kind = check_field(&name, &value)
+            .map_err(|error| PyValueError::new_err(format!("header {readable:?}: {error}")))?;
+        let is_handshakes = name.get(..14).is_some_and(|start| start.eq_ignore_ascii_case(b"sec-websocket-"));
+        if is_handshakes || !matches!(kind, FieldKind::Other) {
+            let message = format!("header {readable:?} is the handshake's own (RFC 6455 4.2.2); see `subprotocol`");
+            return Err(PyValueError::new_err(message));
+        }
+        write_field(head, &name, &value);
+    }
+    Ok(())
+}
+
+/// The bytes of `bytes` or another buffer.
+///
+/// # Errors
+/// TypeError.
+pub(super) fn bytes_of<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
+    if let Ok(bytes) = data.cast::<PyBytes>() {
+        return Ok(bytes.clone());
+    }
+    let py = data.py();
+    let copied = py.get_type::<PyBytes>().call1((py
+        .import("builtins")?
+        .call_method1("memoryview", (data,))
+        .map_err(|_| {
+            let name = data.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
+            PyTypeError::new_err(format!("a message must be a str or bytes, not {name}"))
+        })?,))?;
+    Ok(copied.cast_into::<PyBytes>()?)
+}
+
+fn closed_error(py: Python<'_>, close: &Close) -> PyErr {
+    let reason = if close.reason.is_empty() { String::new() } else { format!(": {}", close.reason) };
+    let error = ConnectionClosed::new_err(format!("the WebSocket is closed ({}{reason})", close.code));
+    let value = error.value(py);
+    let noted = value.setattr("code", close.code).and_then(|()| value.setattr("reason", &close.reason));
+    noted.map_or_else(|failure| failure, |()| error)
+}
