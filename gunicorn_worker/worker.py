@@ -3,8 +3,15 @@
     gunicorn --worker-class rmeinheld.gunicorn_worker.Worker app:app
 
 A worker is an ordinary Gunicorn worker: nothing happens at import or before the fork, Gunicorn opens the sockets, and
-its signals, `--timeout`, `--graceful-timeout` and `--max-requests` mean what they mean for its own. What is not there
-yet is refused when a worker starts (TLS), or named in a warning (see `NOT_HONOURED`).
+its signals, `--timeout`, `--graceful-timeout` and `--max-requests` mean what they mean for its own. All settings, and
+what becomes of each, are in `rmeinheld.gunicorn_worker.settings`.
+
+Options that Gunicorn has no setting for, those of WebSockets, come from the environment or `--env`: the name of the
+option in capitals after `RMEINHELD_`, such as `RMEINHELD_WEBSOCKET_PING_INTERVAL=20`.
+
+With `RMEINHELD_PATCH=1` in the environment (or `--env RMEINHELD_PATCH=1`) a worker calls `rmeinheld.patch.patch_all()`
+before it imports the application. With `--preload` the master imports it: call `patch_all()` at the top of
+`gunicorn.conf.py`, which is read before that.
 """
 
 from __future__ import annotations
@@ -12,15 +19,18 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import signal
 import sys
 import tempfile
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from rmeinheld import _rmeinheld, error_log
-from rmeinheld.coroutine import sleep, spawn
+from rmeinheld.coroutine import set_offload_threads, sleep, spawn
 from rmeinheld.listeners import Descriptor, Listener
-from rmeinheld.settings import Settings
+from rmeinheld.settings import OPTIONS, Settings
+
+from .observer import Observer, is_callable_set, needs_gunicorns_logger, request_of
 
 try:
     from gunicorn.errors import ConfigError
@@ -33,33 +43,38 @@ except ModuleNotFoundError as missing:
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from wsgiref.types import StartResponse, WSGIEnvironment
+    from ssl import SSLContext
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-__all__ = ["NOT_HONOURED", "MeinheldWorker", "Worker", "settings_of"]
+__all__ = ["MeinheldWorker", "Worker", "settings_of"]
 
 BEAT_SECONDS: Final = 1.0
 """Between two heartbeats, at most; less where `--timeout` is short."""
 
-NOT_HONOURED: Final[dict[str, object]] = {
-    "logconfig": None,
-    "logconfig_dict": {},
-    "logconfig_json": None,
-    "statsd_host": None,
-    "syslog": False,
-    "permit_obsolete_folding": False,
-    "strip_header_spaces": False,
-    "permit_unconventional_http_method": False,
-    "permit_unconventional_http_version": False,
-    "casefold_http_method": False,
-    "pre_request": None,
-    "post_request": None,
+PATCH_VARIABLE: Final = "RMEINHELD_PATCH"
+
+PREFIX: Final = "RMEINHELD_"
+"""Begins the names of environment variables that set an option."""
+
+_OLD_PROXY_PROTOCOLS: Final = {True: "v1", False: "off"}
+"""What the switch means that it is before Gunicorn 25."""
+
+_SWITCHES: Final = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "": False,
+    "0": False,
+    "false": False,
+    "no": False,
 }
-"""Settings of Gunicorn that this version takes no notice of, and the value of each that needs none. The first five
-concern the access log only, which goes to the file of `--access-logfile`."""
 
 
-def settings_of(cfg: Any) -> Settings:
+def settings_of(cfg: Any, observer: Observer | None = None, *, writes_log: bool = True) -> Settings:
     """Return the options of this server that Gunicorn's configuration means.
+
+    `observer` hears of every request; `writes_log` is false where it writes the access log.
 
     Raises ValueError or TypeError naming an option that this server cannot take so.
     """
@@ -75,19 +90,41 @@ def settings_of(cfg: Any) -> Settings:
         limit_request_head=min(max(head_bytes, 80 * 1024), 16 * 1024 * 1024),
         # Gunicorn knows no limit of a body.
         limit_request_body=0,
+        casefold_http_method=cfg.casefold_http_method,
+        # Gunicorn 22 has no such setting, and joins the lines always.
+        permit_obsolete_folding=bool(getattr(cfg, "permit_obsolete_folding", False)),
+        permit_unconventional_http_method=cfg.permit_unconventional_http_method,
+        permit_unconventional_http_version=cfg.permit_unconventional_http_version,
+        strip_header_spaces=cfg.strip_header_spaces,
         header_map=cfg.header_map,
-        forwarder_headers=tuple(cfg.forwarder_headers),
+        # Gunicorn 22 has no such fields.
+        forwarder_headers=tuple(getattr(cfg, "forwarder_headers", ())),
         forwarded_allow_ips=tuple(cfg.forwarded_allow_ips),
         secure_scheme_headers=cfg.secure_scheme_headers,
         # Gunicorn never changes REMOTE_ADDR by a field.
         trusted_proxy_headers=(),
-        proxy_protocol=cfg.proxy_protocol,
+        proxy_protocol=_OLD_PROXY_PROTOCOLS.get(cfg.proxy_protocol, cfg.proxy_protocol),
         proxy_allow_ips=tuple(cfg.proxy_allow_ips),
         sendfile=cfg.sendfile is not False,
         multiprocess=cfg.workers > 1,
-        access_logfile=cfg.accesslog,
-        access_logformat=cfg.access_log_format,
+        access_logger=observer,
+        **_websocket_options(cfg),
+        **({"access_logfile": cfg.accesslog, "access_logformat": cfg.access_log_format} if writes_log else {}),
     )
+
+
+def _websocket_options(cfg: Any) -> dict[str, Any]:
+    """Options of WebSockets: Gunicorn's own setting, and what the environment says."""
+    options: dict[str, Any] = {}
+    if (limit := getattr(cfg, "websocket_max_message_size", None)) is not None:
+        # 0 is no limit there.
+        options["websocket_max_message_size"] = limit or 2**31 - 1
+    variables = {**os.environ, **cfg.env}
+    for option in OPTIONS.values():
+        name = PREFIX + option.name.upper()
+        if option.group == "WebSocket" and (text := variables.get(name)):
+            options[option.name] = option.kind.parse(name, text)
+    return options
 
 
 class Worker(_Base):  # type: ignore[misc]
@@ -100,27 +137,85 @@ class Worker(_Base):  # type: ignore[misc]
 
     alive: bool
     _engine: _rmeinheld.Server | None = None
+    _is_armed = False
 
     def init_process(self) -> None:
-        """Do what every worker of Gunicorn does; ends with `run`. Raises ConfigError for TLS: it is not served yet."""
-        if self.cfg.is_ssl:
-            raise ConfigError("certfile, keyfile: rmeinheld serves no TLS yet; put a proxy in front")
+        """Patch if asked to, and do what every worker of Gunicorn does; ends with `run`.
+
+        Raises ConfigError for a variable of ours whose value is not understood.
+        """
+        try:
+            _websocket_options(self.cfg)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if self._asks_to_patch():
+            from rmeinheld.patch import patch_all
+
+            patch_all()
         super().init_process()
+
+    def _asks_to_patch(self) -> bool:
+        text = {**os.environ, **self.cfg.env}.get(PATCH_VARIABLE, "").strip().lower()
+        if text not in _SWITCHES:
+            raise ConfigError(f"{PATCH_VARIABLE} must be 1 or 0, not {text!r}")
+        return _SWITCHES[text]
 
     def run(self) -> None:
         """Serve until a signal, `max_requests` or the end of the master."""
         self._forward_errors()
-        for name, silent in NOT_HONOURED.items():
-            value = getattr(self.cfg, name, silent)
-            # A hook that nobody has set is Gunicorn's own function.
-            if value not in (silent, None) and getattr(value, "__module__", "") != "gunicorn.config":
-                self.log.warning("rmeinheld takes no notice of the setting %s yet", name)
+        self._arm()
         listeners = [Listener(socket.sock, Descriptor(socket.fileno())) for socket in self.sockets]
         sockets = [(one.socket.fileno(), one.server_name, one.server_port) for one in listeners]
-        app = self._counted if self.max_requests < sys.maxsize else self.wsgi
-        self._engine = engine = _rmeinheld.Server(app, sockets, settings_of(self.cfg))
+        if self.cfg.threads > 1:
+            set_offload_threads(self.cfg.threads)
+        logs, posts = needs_gunicorns_logger(self.cfg, self.log), is_callable_set(self.cfg, "post_request")
+        observer = Observer(self, logs=logs, posts=posts) if logs or posts else None
+        settings = settings_of(self.cfg, observer, writes_log=not logs)
+        ragged = bool(self.cfg.suppress_ragged_eofs)
+        self._engine = engine = _rmeinheld.Server(self._application(), sockets, settings, self._ssl_context(), ragged)
         spawn(self._beat)
         engine.run(self.PIPE[0])
+
+    def _application(self) -> WSGIApplication:
+        """The application, behind no more layers than the settings ask for."""
+        app: WSGIApplication = self.wsgi
+        if root := getattr(self.cfg, "root_path", "") or os.environ.get("SCRIPT_NAME", ""):
+            app = _mounted(app, root)
+        if is_callable_set(self.cfg, "pre_request") or self.log.error_log.isEnabledFor(logging.DEBUG):
+            app = self._announced(app)
+        if self.max_requests < sys.maxsize:
+            app = self._counted(app)
+        return app
+
+    def _ssl_context(self) -> SSLContext | None:
+        """What Gunicorn's own workers would use: its settings, and the hook `ssl_context`."""
+        if not self.cfg.is_ssl:
+            return None
+        from gunicorn.sock import ssl_context
+
+        context: SSLContext = ssl_context(self.cfg)
+        if "h2" in str(getattr(self.cfg, "http_protocols", "")):
+            self.log.warning("rmeinheld speaks HTTP/1.1 only: h2 of http_protocols is not offered")
+            context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    def _arm(self) -> None:
+        """Have the stacks written to the error log at SIGABRT, even while C code holds the GIL, before `handle_abort`.
+
+        Python's handlers wait for the interpreter; faulthandler's does not, and calls the one that was there before.
+        """
+        faulthandler.disable()
+        signal.signal(signal.SIGABRT, self.handle_abort)
+        self._is_armed = False
+        for handler in self.log.error_log.handlers:
+            if isinstance(handler, logging.StreamHandler):
+                try:
+                    faulthandler.enable(handler.stream, all_threads=True)
+                except (OSError, ValueError, AttributeError, RuntimeError):
+                    # Not a file of the system.
+                    continue
+                self._is_armed = True
+                return
 
     def _forward_errors(self) -> None:
         """Errors of requests go where Gunicorn's own do."""
@@ -143,14 +238,25 @@ class Worker(_Base):  # type: ignore[misc]
                 self._end(None)
             sleep(interval)
 
-    def _counted(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        self.nr += 1
-        if self.nr >= self.max_requests and self.alive:
-            self.log.info("Autorestarting worker after current request.")
-            self.alive = False
-            self._end(None)
-        result: Iterable[bytes] = self.wsgi(environ, start_response)
-        return result
+    def _announced(self, app: WSGIApplication) -> WSGIApplication:
+        """`app` after `pre_request`, whose default writes to the log at level DEBUG."""
+
+        def announced(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            self.cfg.pre_request(self, request_of(environ))
+            return app(environ, start_response)
+
+        return announced
+
+    def _counted(self, app: WSGIApplication) -> WSGIApplication:
+        def counted(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            self.nr += 1
+            if self.nr >= self.max_requests and self.alive:
+                self.log.info("Autorestarting worker after current request.")
+                self.alive = False
+                self._end(None)
+            return app(environ, start_response)
+
+        return counted
 
     def _end(self, timeout: float | None) -> None:
         if self._engine is not None:
@@ -170,21 +276,42 @@ class Worker(_Base):  # type: ignore[misc]
     def handle_usr1(self, sig: int, frame: FrameType | None) -> None:
         """SIGUSR1: open the log files anew."""
         super().handle_usr1(sig, frame)
+        # The file of before is closed.
+        self._arm()
         if self._engine is not None:
             self._engine.reopen_logs()
 
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """SIGABRT: the master has missed the heartbeat. Say what holds the loop, and die."""
-        # All thread states: coroutines share a thread's number, by which sys._current_frames() would tell them apart.
-        with tempfile.TemporaryFile() as stacks:
-            faulthandler.dump_traceback(stacks, all_threads=True)
-            stacks.seek(0)
-            self.log.critical("The worker hangs; its threads and coroutines are at\n%s", stacks.read().decode())
+        if self._is_armed:
+            self.log.critical("The worker hangs; the stacks of its threads and coroutines are above")
+        else:
+            # All thread states, as faulthandler sees them.
+            with tempfile.TemporaryFile() as stacks:
+                faulthandler.dump_traceback(stacks, all_threads=True)
+                stacks.seek(0)
+                self.log.critical("The worker hangs; its threads and coroutines are at\n%s", stacks.read().decode())
         self.alive = False
         self.cfg.worker_abort(self)
         # Nothing in order can come of it: the loop does not turn.
         logging.shutdown()
         os._exit(1)
+
+
+def _mounted(app: WSGIApplication, root: str) -> WSGIApplication:
+    """`app` below the path `root`, whether or not the proxy in front has taken that off the path."""
+    root = "/" + root.strip("/")
+
+    def mounted(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        # A proxy that is believed may have said it already.
+        if not environ["SCRIPT_NAME"] and root != "/":
+            environ["SCRIPT_NAME"] = root
+            path = environ["PATH_INFO"]
+            if path == root or path.startswith(root + "/"):
+                environ["PATH_INFO"] = path[len(root) :]
+        return app(environ, start_response)
+
+    return mounted
 
 
 MeinheldWorker = Worker
