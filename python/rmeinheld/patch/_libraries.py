@@ -1,0 +1,165 @@
+"""Libraries beyond the standard one: those that wait in C are told how to wait, or that they block is told.
+
+Each is dealt with when it is imported, or at once if it has been.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from time import monotonic
+from types import ModuleType
+from typing import Any
+
+from .. import _rmeinheld
+from ..coroutine import can_park, wait_readable, wait_writable
+from ._state import Finding
+
+OFFLOAD = "call it through rmeinheld.coroutine.offload"
+
+BLOCKING = {
+    "MySQLdb": f"use PyMySQL (pymysql.install_as_MySQLdb()), or {OFFLOAD}",
+    "_mysql_connector": f"connect with use_pure=True, or {OFFLOAD}",
+    "confluent_kafka": f"use kafka-python, or {OFFLOAD}",
+    "cx_Oracle": f"use oracledb in its thin mode, or {OFFLOAD}",
+    "grpc": OFFLOAD,
+    "ibm_db": OFFLOAD,
+    "ldap": f"use ldap3, or {OFFLOAD}",
+    "pycurl": f"use requests, urllib3 or httpx, or {OFFLOAD}",
+    "pylibmc": f"use pymemcache, or {OFFLOAD}",
+    "pymssql": f"use python-tds, or {OFFLOAD}",
+    "pyodbc": OFFLOAD,
+    "zmq": "wait with rmeinheld.coroutine.wait_readable(socket.FD) and use zmq.NOBLOCK",
+}
+"""Modules that block in C, where nothing can make them park, and what to do about it."""
+
+GREENLETS = {
+    "eventlet": "use the patched standard library",
+    "gevent": "use the patched standard library",
+    "playwright.sync_api": f"use playwright.async_api within asyncio.run(), or {OFFLOAD}",
+    "sqlalchemy.ext.asyncio": f"use SQLAlchemy's ordinary Engine and Session, or {OFFLOAD}",
+}
+"""Modules that switch greenlets, of which an OS thread has only one set for all of its coroutines."""
+
+
+def patch() -> Iterator[Finding]:
+    """Set up what is imported already, and what will be."""
+    for name, action in _actions().items():
+        module = sys.modules.get(name)
+        if module is None:
+            _awaited[name] = action
+        else:
+            yield action(module)
+    sys.meta_path.insert(0, _Finder())
+
+
+type _Action = Callable[[ModuleType], Finding]
+
+
+def _actions() -> dict[str, _Action]:
+    actions: dict[str, _Action] = {"psycopg2": _set_up_psycopg2, "psycopg.waiting": _set_up_psycopg}
+    for name, cure in BLOCKING.items():
+        actions[name] = _warning(f"blocks in C, and with it all coroutines: {cure}")
+    for name, cure in GREENLETS.items():
+        actions[name] = _warning(f"switches greenlets, which must not be done in several coroutines at once: {cure}")
+    return actions
+
+
+def _warning(text: str) -> _Action:
+    return lambda module: Finding(module.__name__, text, fixed=False)
+
+
+# --- psycopg ---------------------------------------------------------------------------------------------------------
+
+
+def _set_up_psycopg2(module: ModuleType) -> Finding:
+    """Give psycopg2 a wait callback, with which it uses libpq without blocking."""
+    extensions: Any = module.extensions
+    extensions.set_wait_callback(_wait_for_psycopg2)
+    return Finding(module.__name__, "has got a wait callback", fixed=True)
+
+
+def _wait_for_psycopg2(connection: Any) -> None:
+    # The numbers are psycopg2.extensions.POLL_OK, POLL_READ and POLL_WRITE.
+    while (state := connection.poll()) != 0:
+        (wait_readable if state == 1 else wait_writable)(connection.fileno())
+
+
+def _set_up_psycopg(module: ModuleType) -> Finding:
+    """Replace the function with which psycopg 3 waits during a query; by default it is one in C."""
+    waiting: Any = module
+    blocking = waiting.wait
+    waits = {1: wait_readable, 2: wait_writable, 3: _rmeinheld.wait_either}
+
+    def wait(gen: Any, fileno: int, interval: float = 0.0, timeout: float | None = None) -> Any:
+        """Drive `gen`, which waits for `fileno`, at most for `timeout` seconds; it is told of each `interval`."""
+        if not can_park():
+            return blocking(gen, fileno, interval, **({} if timeout is None else {"timeout": timeout}))
+        deadline = None if timeout is None else monotonic() + timeout
+        try:
+            state = next(gen)
+            while True:
+                left = interval if deadline is None else max(0.0, min(interval, deadline - monotonic()))
+                if waits[state](fileno, left):
+                    # What is ready has the numbers of what is waited for.
+                    state = gen.send(state)
+                else:
+                    gen.send(0)
+                if deadline is not None and monotonic() >= deadline:
+                    raise waiting.e._WaitTimeout("wait timeout expired")
+        except StopIteration as end:
+            return end.value
+
+    waiting.wait = wait
+    # Connecting takes another function, which uses `selectors`.
+    return Finding(module.__name__, "waits through rmeinheld", fixed=True)
+
+
+# --- what is imported later ------------------------------------------------------------------------------------------
+
+_awaited: dict[str, _Action] = {}
+"""By the name of a module that has not been imported yet."""
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Lets the other finders find a module that is awaited, and has it dealt with when it has been executed."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """See `importlib.abc.MetaPathFinder`."""
+        if fullname not in _awaited:
+            return None
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                _hook(spec.loader, fullname)
+                return spec
+        return None
+
+
+def _hook(loader: Any, name: str) -> None:
+    execute = getattr(loader, "exec_module", None)
+    if execute is None:
+        return
+
+    def exec_module(module: ModuleType) -> None:
+        # The loader stays what it was, for those who look at it later.
+        del loader.exec_module
+        execute(module)
+        action = _awaited.pop(name, None)
+        if action is not None:
+            finding = action(module)
+            if not finding.fixed:
+                logging.getLogger("rmeinheld.patch").warning("%s", finding)
+
+    try:
+        loader.exec_module = exec_module
+    except AttributeError:
+        # One without room for it, of some other import hook.
+        return

@@ -1,0 +1,247 @@
+"""`socket`: the methods of `socket.socket` park; the class stays what it is.
+
+A descriptor keeps its flags: what blocks is tried with MSG_DONTWAIT, or with the timeout set to 0 for the length of one
+call. Only a listening socket on which a coroutine accepts becomes non-blocking for good, since other processes may
+accept on it too.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from .. import _rmeinheld
+from ..coroutine import can_park, sleep, wait_readable, wait_writable
+from . import _state
+
+_base: Any = socket.socket.__mro__[1]
+"""`_socket.socket`, whose methods block."""
+
+BACKLOG_FULL_PAUSE = 0.01
+"""Seconds between two attempts to connect to a Unix socket whose backlog is full: no event tells when it is not."""
+
+
+class Limit:
+    """The timeout of one call on a socket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.seconds = sock.gettimeout()
+        self._deadline = None if self.seconds is None else monotonic() + self.seconds
+
+    def left(self) -> float | None:
+        """Seconds; None for ever. Raises TimeoutError when there is nothing left."""
+        if self._deadline is None:
+            return None
+        left = self._deadline - monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        return left
+
+    def wait(self, ready: Callable[..., bool]) -> None:
+        """Wait for `wait_readable` or `wait_writable`. Raises TimeoutError, OSError for a closed socket."""
+        fd = self._sock.fileno()
+        if fd < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if not ready(fd, self.left()):
+            raise TimeoutError("timed out")
+
+
+def _attempt(sock: socket.socket, limit: Limit, call: Callable[..., Any], *arguments: Any) -> Any:
+    """One call of a blocking method that does not block: the timeout is 0 meanwhile."""
+    _base.settimeout(sock, 0.0)
+    try:
+        return call(sock, *arguments)
+    finally:
+        if sock.fileno() >= 0:
+            _base.settimeout(sock, limit.seconds)
+
+
+def _repeat(sock: socket.socket, ready: Callable[..., bool], call: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a method that is given MSG_DONTWAIT, until it need not wait any more."""
+    limit = Limit(sock)
+    while True:
+        try:
+            if limit.seconds is None:
+                return call(sock, *arguments)
+            return _attempt(sock, limit, call, *arguments)
+        except BlockingIOError:
+            limit.wait(ready)
+
+
+def _blocks(sock: socket.socket, flags: int = 0) -> bool:
+    """Whether a call would block the loop: in a coroutine, on a socket that is not non-blocking."""
+    return can_park() and sock.gettimeout() != 0 and not flags & socket.MSG_DONTWAIT
+
+
+def recvfrom(self: socket.socket, bufsize: int, flags: int = 0, /) -> Any:
+    if not _blocks(self, flags):
+        return _base.recvfrom(self, bufsize, flags)
+    return _repeat(self, wait_readable, _base.recvfrom, bufsize, flags | socket.MSG_DONTWAIT)
+
+
+def recvfrom_into(self: socket.socket, buffer: Any, nbytes: int = 0, flags: int = 0) -> Any:
+    if not _blocks(self, flags):
+        return _base.recvfrom_into(self, buffer, nbytes, flags)
+    return _repeat(self, wait_readable, _base.recvfrom_into, buffer, nbytes, flags | socket.MSG_DONTWAIT)
+
+
+def recvmsg(self: socket.socket, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> Any:
+    if not _blocks(self, flags):
+        return _base.recvmsg(self, bufsize, ancbufsize, flags)
+    return _repeat(self, wait_readable, _base.recvmsg, bufsize, ancbufsize, flags | socket.MSG_DONTWAIT)
+
+
+def recvmsg_into(self: socket.socket, buffers: Any, ancbufsize: int = 0, flags: int = 0, /) -> Any:
+    if not _blocks(self, flags):
+        return _base.recvmsg_into(self, buffers, ancbufsize, flags)
+    return _repeat(self, wait_readable, _base.recvmsg_into, buffers, ancbufsize, flags | socket.MSG_DONTWAIT)
+
+
+def sendmsg(self: socket.socket, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /) -> Any:
+    if not _blocks(self, flags):
+        return _base.sendmsg(self, buffers, ancdata, flags, address)
+    return _repeat(self, wait_writable, _base.sendmsg, buffers, ancdata, flags | socket.MSG_DONTWAIT, address)
+
+
+def sendto(self: socket.socket, data: Any, *flags_and_address: Any) -> Any:
+    *given, address = flags_and_address or (None,)
+    flags = given[0] if len(given) == 1 and isinstance(given[0], int) else 0
+    plain = isinstance(address, tuple | str | bytes) and given in ([], [flags])
+    if not plain or not _blocks(self, flags):
+        return _base.sendto(self, data, *flags_and_address)
+    address = _resolved(self, address)
+    return _repeat(self, wait_writable, _base.sendto, data, flags | socket.MSG_DONTWAIT, address)
+
+
+def sendmsg_afalg(self: socket.socket, *arguments: Any, **keywords: Any) -> Any:
+    if not _blocks(self):
+        return _base.sendmsg_afalg(self, *arguments, **keywords)
+    keywords["flags"] = keywords.get("flags", socket.MSG_MORE) | socket.MSG_DONTWAIT
+    return _repeat(self, wait_writable, lambda sock: _base.sendmsg_afalg(sock, *arguments, **keywords))
+
+
+def _accept(self: socket.socket) -> Any:
+    """What `socket.accept` calls: the descriptor and the address of a new connection."""
+    if self.gettimeout() == 0:
+        return _base._accept(self)
+    if not can_park():
+        return _accept_in_a_thread(self)
+    if self.gettimeout() is None:
+        os.set_blocking(self.fileno(), False)
+    return _repeat(self, wait_readable, _base._accept)
+
+
+def _accept_in_a_thread(self: socket.socket) -> Any:
+    while True:
+        try:
+            return _base._accept(self)
+        except BlockingIOError:
+            # A coroutine, perhaps of another process, has made the descriptor non-blocking.
+            poller = _state.get_original("select", "poll")()
+            poller.register(self.fileno(), select.POLLIN)
+            poller.poll()
+
+
+def connect(self: socket.socket, address: Any, /) -> None:
+    if not _blocks(self):
+        _base.connect(self, address)
+        return
+    limit = Limit(self)
+    error = _connect(self, address, limit)
+    if error:
+        raise OSError(error, os.strerror(error))
+
+
+def connect_ex(self: socket.socket, address: Any, /) -> int:
+    if not _blocks(self):
+        return int(_base.connect_ex(self, address))
+    try:
+        return _connect(self, address, Limit(self))
+    except TimeoutError:
+        return errno.EWOULDBLOCK
+
+
+def _connect(sock: socket.socket, address: Any, limit: Limit) -> int:
+    address = _resolved(sock, address)
+    while True:
+        error = int(_attempt(sock, limit, _base.connect_ex, address))
+        if error in (errno.EINPROGRESS, errno.EALREADY, errno.EINTR):
+            limit.wait(wait_writable)
+            return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error != errno.EAGAIN or sock.family != socket.AF_UNIX:
+            return error
+        left = limit.left()
+        sleep(BACKLOG_FULL_PAUSE if left is None else min(left, BACKLOG_FULL_PAUSE))
+
+
+def _resolved(sock: socket.socket, address: Any) -> Any:
+    """An address whose host is a number: the C function would block in the resolver."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6) or not isinstance(address, tuple) or len(address) < 2:
+        return address
+    host, port = address[:2]
+    if not isinstance(host, str) or not host or host == "<broadcast>" or not isinstance(port, int):
+        return address
+    try:
+        socket.inet_pton(sock.family, host.partition("%")[0])
+    except OSError:
+        found = socket.getaddrinfo(host, port, sock.family, sock.type, sock.proto)
+        return found[0][4][:2] + address[2:]
+    return address
+
+
+def _sendfile_use_sendfile(self: socket.socket, file: Any, offset: int = 0, count: int | None = None) -> Any:
+    """What `socket.sendfile` tries first. It waits by a selector, if sendfile(2) does not block."""
+    original = _state.get_original("socket", "socket._sendfile_use_sendfile")
+    if not _blocks(self) or not os.get_blocking(self.fileno()):
+        return original(self, file, offset, count)
+    os.set_blocking(self.fileno(), False)
+    try:
+        return original(self, file, offset, count)
+    finally:
+        if self.fileno() >= 0:
+            os.set_blocking(self.fileno(), True)
+
+
+def _real_close(self: socket.socket, _ss: Any = _base) -> None:
+    _state.closing(self.fileno(), lambda: _ss.close(self))
+
+
+def detach(self: socket.socket) -> int:
+    original = _state.get_original("socket", "socket.detach")
+    return int(_state.closing(self.fileno(), lambda: original(self)))
+
+
+METHODS: dict[str, Any] = {
+    "recv": _rmeinheld.method(_rmeinheld.socket_recv),
+    "recv_into": _rmeinheld.method(_rmeinheld.socket_recv_into),
+    "send": _rmeinheld.method(_rmeinheld.socket_send),
+    "sendall": _rmeinheld.method(_rmeinheld.socket_sendall),
+    "recvfrom": recvfrom,
+    "recvfrom_into": recvfrom_into,
+    "recvmsg": recvmsg,
+    "recvmsg_into": recvmsg_into,
+    "sendmsg": sendmsg,
+    "sendto": sendto,
+    "sendmsg_afalg": sendmsg_afalg,
+    "_accept": _accept,
+    "connect": connect,
+    "connect_ex": connect_ex,
+    "_sendfile_use_sendfile": _sendfile_use_sendfile,
+    "_real_close": _real_close,
+    "detach": detach,
+}
+
+
+def patch() -> None:
+    """Replace the methods of `socket.socket` that block."""
+    for name, method in METHODS.items():
+        if hasattr(socket.socket, name):
+            if method.__doc__ is None and hasattr(_base, name):
+                method.__doc__ = getattr(_base, name).__doc__
+            _state.replace(socket.socket, name, method)

@@ -1,0 +1,88 @@
+"""What has been replaced in the standard library, and by what."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from .. import _rmeinheld
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that existed before it could be patched."""
+
+    module: str
+    """Where it is."""
+    what: str
+    """What it is, and what follows from that."""
+    fixed: bool
+    """Whether it has been repaired in place; if not, it still blocks."""
+
+    def __str__(self) -> str:
+        return f"{self.module}: {self.what}{' (repaired in place)' if self.fixed else ''}"
+
+
+_originals: dict[tuple[str, str], Any] = {}
+_replacements: dict[int, tuple[Any, Any]] = {}
+
+
+def replace(owner: ModuleType | type, name: str, new: object) -> None:
+    """Put `new` in the place of an attribute of a module or class, and remember what was there. Once only."""
+    key = (
+        (owner.__name__, name) if isinstance(owner, ModuleType) else (owner.__module__, f"{owner.__qualname__}.{name}")
+    )
+    if key in _originals:
+        return
+    original = getattr(owner, name)
+    _originals[key] = original
+    if isinstance(owner, ModuleType) and callable(original):
+        _replacements[id(original)] = (original, new)
+    setattr(owner, name, new)
+
+
+def get_original(module: str, name: str) -> Any:
+    """What `module.name` was before it was patched; what it is, if it was not.
+
+    `name` may be `Class.attribute`. Raises AttributeError for what does not exist, ImportError for the module.
+    """
+    if (module, name) in _originals:
+        return _originals[module, name]
+    __import__(module)
+    value: Any = sys.modules[module]
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def is_patched(module: str) -> bool:
+    """Whether anything of the module `module` has been replaced."""
+    return any(patched == module for patched, _ in _originals)
+
+
+def closing[T](fd: int, close: Callable[[], T]) -> T:
+    """Close a descriptor; coroutines that wait for it get OSError."""
+    settled = fd < 0 or _rmeinheld.descriptor_closes(fd)
+    try:
+        return close()
+    finally:
+        if not settled:
+            _rmeinheld.descriptor_closes(fd)
+
+
+def rebind() -> Iterator[Finding]:
+    """Exchange what modules have imported by name (`from time import sleep`) for what it has been replaced by."""
+    for name, module in list(sys.modules.items()):
+        if not isinstance(module, ModuleType) or name.startswith("rmeinheld") or name == "__mp_main__":
+            continue
+        for attribute, value in list(vars(module).items()):
+            known = _replacements.get(id(value))
+            if known is None or known[0] is not value or (name, attribute) in _originals:
+                continue
+            _originals[name, attribute] = value
+            setattr(module, attribute, known[1])
+            if name.partition(".")[0] not in sys.stdlib_module_names:
+                yield Finding(name, f"had imported {getattr(value, '__name__', attribute)} before", fixed=True)

@@ -1,0 +1,421 @@
+"""`threading` and `_thread`: a thread started in a coroutine is a coroutine, and locks tell coroutines apart.
+
+The change is made at the level of `_thread`; the code of `threading` stays as it is. A thread that is started outside
+of a coroutine, where there is nothing to share the OS thread with, is an OS thread as before.
+"""
+
+from __future__ import annotations
+
+import _thread
+import functools
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from .. import offload
+from ..coroutine import Coroutine, CoroutineExit, Lock, RLock, can_park, current, get_ident, sleep, spawn
+from . import _state
+from ._state import Finding
+
+LONGEST_POLL = 0.02
+"""Seconds between two looks at an OS thread that has no other means to say that it has ended."""
+
+_counted = 0
+_not_daemons: set[ThreadHandle] = set()
+
+_start_new_thread = _thread.start_new_thread
+_count = _thread._count
+
+
+class NativeThread(threading.Thread):
+    """A thread that is an OS thread, whoever starts it."""
+
+
+def _is_coroutine(function: Callable[..., object]) -> bool:
+    """Whether a thread that runs `function` is to be a coroutine."""
+    return can_park() and not isinstance(getattr(function, "__self__", None), NativeThread)
+
+
+class ThreadHandle:
+    """What `_thread._ThreadHandle` is since Python 3.13: of a coroutine, or around one of an OS thread."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._ident: int | None = None
+        self._coroutine: Coroutine[None] | None = None
+        self._real: Any = None
+        self._running: Lock | None = None
+        self._done = False
+
+    def __repr__(self) -> str:
+        return f"<rmeinheld ThreadHandle ident={self.ident}>"
+
+    @property
+    def ident(self) -> int | None:
+        """The thread's number; None before it has started."""
+        return self._ident if self._real is None else self._real.ident
+
+    def is_done(self) -> bool:
+        """Whether the thread has ended."""
+        if self._real is not None:
+            return bool(self._real.is_done())
+        if self._done or (self._coroutine is not None and self._coroutine.done):
+            return True
+        # In a forked child only the thread that forked lives on.
+        return self._ident is not None and os.getpid() != self._pid and get_ident() != self._ident
+
+    def _set_done(self) -> None:
+        if self._real is not None:
+            self._real._set_done()
+        elif self._ident is None:
+            raise RuntimeError("thread not started")
+        self._done = True
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the thread has ended, at most `timeout` seconds (None or negative: for ever).
+
+        Raises RuntimeError for a thread that has not started, and in the thread itself.
+        """
+        if timeout is not None and timeout < 0:
+            timeout = None
+        if self._real is not None:
+            self._join_real(timeout)
+        elif not self.is_done():
+            if self._coroutine is None:
+                raise RuntimeError("thread not started")
+            if self._ident == get_ident():
+                raise RuntimeError("Cannot join current thread")
+            self._coroutine.join(timeout)
+
+    def _join_real(self, timeout: float | None) -> None:
+        if not can_park():
+            self._real.join(timeout)
+        elif self._running is not None:
+            if self._running.acquire(timeout=-1 if timeout is None else timeout):
+                self._running.release()
+                self._real.join()
+        elif _poll(self._real.is_done, timeout):
+            self._real.join()
+
+
+class Sentinel:
+    """What `_thread._set_sentinel()` returns before Python 3.13: a lock that is free when the thread has ended."""
+
+    def __init__(self, coroutine: Coroutine[Any]) -> None:
+        self._coroutine = coroutine
+        self._pid = os.getpid()
+        self._begun = False
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Wait until the thread has ended. Its own first call only says that it has begun."""
+        if os.getpid() != self._pid:
+            return True
+        if not self._begun:
+            self._begun = True
+            return True
+        if self._coroutine is current():
+            return False
+        return self._coroutine.join(0 if not blocking else None if timeout < 0 else timeout)
+
+    def release(self) -> None:
+        """Nothing: nobody has it but the thread."""
+
+    def locked(self) -> bool:
+        """Whether the thread runs."""
+        return os.getpid() == self._pid and not self._coroutine.done
+
+    def _at_fork_reinit(self) -> None:
+        self._begun = False
+
+
+class ThreadSentinel:
+    """The same of an OS thread: waiting for it in a coroutine does not block."""
+
+    def __init__(self, lock: Any) -> None:
+        self._lock = lock
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take the lock."""
+        if blocking and can_park():
+            return _poll(lambda: self._lock.acquire(False), None if timeout < 0 else timeout)
+        return bool(self._lock.acquire(blocking, timeout))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lock, name)
+
+
+def _poll(happened: Callable[[], bool], timeout: float | None) -> bool:
+    """Look again and again, at most for `timeout` seconds, whether something has happened."""
+    from time import monotonic
+
+    deadline = None if timeout is None else monotonic() + timeout
+    interval = 0.0005
+    while not happened():
+        if deadline is not None:
+            left = deadline - monotonic()
+            if left <= 0:
+                return False
+            interval = min(interval, left)
+        sleep(interval)
+        interval = min(2 * interval, LONGEST_POLL)
+    return True
+
+
+def _run(function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """What a thread's first C function does: run it, and report what it raises."""
+    global _counted
+    try:
+        function(*args, **kwargs)
+    except (SystemExit, CoroutineExit):
+        pass
+    except BaseException as error:
+        what = f"Exception ignored in thread started by {function!r}"
+        sys.unraisablehook(_unraisable_arguments()((type(error), error, error.__traceback__, what, None)))
+    finally:
+        _counted -= 1
+
+
+@functools.cache
+def _unraisable_arguments() -> Any:
+    """The type of what `sys.unraisablehook` is called with; it has no name."""
+    types: list[Any] = []
+
+    class Fails:
+        def __del__(self) -> None:
+            raise RuntimeError
+
+    hook, sys.unraisablehook = sys.unraisablehook, lambda arguments: types.append(type(arguments))
+    try:
+        Fails()
+    finally:
+        sys.unraisablehook = hook
+    return types[0]
+
+
+def _spawn(function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[None]:
+    global _counted
+    coroutine = spawn(_run, function, args, kwargs)
+    _counted += 1
+    return coroutine
+
+
+def start_new_thread(
+    function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, /
+) -> int:
+    """Start a new thread and return its number; a coroutine, if the caller is one.
+
+    Raises TypeError as `_thread.start_new_thread` does.
+    """
+    if not _is_coroutine(function):
+        return _start_new_thread(function, args) if kwargs is None else _start_new_thread(function, args, kwargs)
+    if not callable(function):
+        raise TypeError("first arg must be callable")
+    if not isinstance(args, tuple):
+        raise TypeError("2nd arg must be a tuple")
+    if kwargs is not None and not isinstance(kwargs, dict):
+        raise TypeError("optional 3rd arg must be a dictionary")
+    sys.audit("_thread.start_new_thread", function, args, kwargs)
+    return _spawn(function, args, kwargs or {}).ident
+
+
+def start_joinable_thread(
+    function: Callable[[], object], handle: ThreadHandle | None = None, daemon: bool = True
+) -> ThreadHandle:
+    """Start a new thread and return its handle; a coroutine, if the caller is one (Python 3.13 and later)."""
+    if not callable(function):
+        raise TypeError("thread function must be callable")
+    if handle is None:
+        handle = ThreadHandle()
+    elif not isinstance(handle, ThreadHandle):
+        raise TypeError("'handle' must be a _ThreadHandle")
+    if handle._real is not None or handle._coroutine is not None:
+        raise RuntimeError("thread already started")
+    if _is_coroutine(function):
+        sys.audit("_thread.start_joinable_thread", function, daemon, handle)
+        _start_coroutine(function, handle, daemon)
+    else:
+        _start_os_thread(function, handle, daemon)
+    return handle
+
+
+def _start_coroutine(function: Callable[[], object], handle: ThreadHandle, daemon: bool) -> None:
+    def run() -> None:
+        try:
+            function()
+        finally:
+            _not_daemons.discard(handle)
+
+    if not daemon:
+        _not_daemons.add(handle)
+    try:
+        coroutine = _spawn(run, (), {})
+    except BaseException:
+        _not_daemons.discard(handle)
+        raise
+    handle._ident = coroutine.ident
+    handle._coroutine = coroutine
+
+
+def _start_os_thread(function: Callable[[], object], handle: ThreadHandle, daemon: bool) -> None:
+    running = Lock()
+    running.acquire()
+
+    def run() -> None:
+        try:
+            function()
+        finally:
+            running.release()
+
+    real = _state.get_original("_thread", "_ThreadHandle")()
+    _state.get_original("_thread", "start_joinable_thread")(run, handle=real, daemon=daemon)
+    handle._running = running
+    handle._real = real
+
+
+def _make_thread_handle(ident: int) -> ThreadHandle:
+    """A handle of a thread that nobody has started here: a coroutine's own, or an OS thread's."""
+    handle = ThreadHandle()
+    handle._ident = ident
+    if not can_park() and ident != get_ident():
+        handle._real = _state.get_original("_thread", "_make_thread_handle")(ident)
+    return handle
+
+
+def _wrapped_handle(real: Any) -> ThreadHandle:
+    handle = ThreadHandle()
+    handle._real = real
+    return handle
+
+
+def _get_main_thread_ident() -> int:
+    """In the child of a fork within a coroutine, that coroutine is the main thread."""
+    if os.getpid() != _patched_in:
+        return get_ident()
+    return int(_state.get_original("_thread", "_get_main_thread_ident")())
+
+
+def _shutdown() -> None:
+    """Wait for the threads that are no daemons (Python 3.13 and later)."""
+    while _not_daemons:
+        for handle in list(_not_daemons):
+            handle.join()
+            _not_daemons.discard(handle)
+    _state.get_original("_thread", "_shutdown")()
+
+
+def _set_sentinel() -> Any:
+    """A lock that is free when the caller has ended (Python 3.12)."""
+    coroutine = current()
+    if coroutine is not None:
+        return Sentinel(coroutine)
+    return ThreadSentinel(_state.get_original("_thread", "_set_sentinel")())
+
+
+def _set_name(name: str) -> None:
+    """Name the OS thread (Python 3.14 and later), unless it is that of all coroutines."""
+    if not can_park():
+        _state.get_original("_thread", "set_name")(name)
+
+
+def _become_main_thread() -> None:
+    """In a child that a coroutine has forked, its thread is the main one, which ends with the process (Python 3.12)."""
+    main: Any = threading.main_thread()
+    if main.ident == get_ident() and (main._tstate_lock is None or isinstance(main._tstate_lock, Sentinel)):
+        main._tstate_lock = Lock()
+        main._tstate_lock.acquire()
+
+
+def _number_of_threads() -> int:
+    """Threads that the application has started, coroutines included."""
+    return _count() + _counted - offload.number_of_threads()
+
+
+def _excepthook(args: Any, /) -> None:
+    """`threading.excepthook`, for which the end of a coroutine is no error."""
+    if not isinstance(args.exc_value, CoroutineExit):
+        _state.get_original("threading", "excepthook")(args)
+
+
+_patched_in = os.getpid()
+
+
+def patch() -> list[Finding]:
+    """Replace what starts threads, and the locks."""
+    findings = list(_early_locks())
+    global _patched_in
+    _patched_in = os.getpid()
+    both = {"start_new_thread": start_new_thread, "get_ident": get_ident, "allocate_lock": Lock, "RLock": RLock}
+    only = {
+        "start_new": start_new_thread,
+        "allocate": Lock,
+        "lock": Lock,
+        "LockType": Lock,
+        "_count": _number_of_threads,
+    }
+    if sys.version_info >= (3, 13):
+        both |= {
+            "start_joinable_thread": start_joinable_thread,
+            "_ThreadHandle": ThreadHandle,
+            "_make_thread_handle": _make_thread_handle,
+            "_get_main_thread_ident": _get_main_thread_ident,
+        }
+        only["_shutdown"] = _shutdown
+        _state.replace(threading, "_thread_shutdown", _shutdown)
+        if hasattr(_thread, "set_name"):
+            both["set_name"] = _set_name
+    else:
+        both["_set_sentinel"] = _set_sentinel
+        # After the hook of `threading`, and after that which switches the loop off in the child.
+        os.register_at_fork(after_in_child=_become_main_thread)
+    for name, new in {**both, **only}.items():
+        if hasattr(_thread, name):
+            _state.replace(_thread, name, new)
+    # `threading` has imported them under names of its own.
+    for name, new in both.items():
+        for own in (name, f"_{name.lstrip('_')}"):
+            if name != "RLock" and hasattr(threading, own):
+                _state.replace(threading, own, new)
+    _state.replace(threading, "Lock", Lock)
+    if hasattr(threading, "_LockType"):
+        _state.replace(threading, "_LockType", Lock)
+    _state.replace(threading, "_CRLock", RLock)
+    _state.replace(threading, "excepthook", _excepthook)
+    threading.__excepthook__ = _excepthook
+    _adopt_threads()
+    _renew_locks()
+    return findings
+
+
+def _early_locks() -> Iterator[Finding]:
+    """Locks that modules beyond the standard library hold already: they do not know coroutines."""
+    kinds = (type(_thread.allocate_lock()), type(_thread.RLock()))
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in {*sys.stdlib_module_names, "rmeinheld"}:
+            continue
+        for attribute, value in list(vars(module).items()):
+            if isinstance(value, kinds):
+                what = f"{attribute} is a lock made before: held across a wait, it blocks every coroutine that wants it"
+                yield Finding(name, what, fixed=False)
+
+
+def _adopt_threads() -> None:
+    """The threads that run already can be waited for in coroutines."""
+    for thread in threading.enumerate():
+        if sys.version_info >= (3, 13):
+            name = "_handle" if sys.version_info < (3, 14) else "_os_thread_handle"
+            setattr(thread, name, _wrapped_handle(getattr(thread, name)))
+        elif thread is not threading.main_thread() and thread._tstate_lock is not None:  # type: ignore[attr-defined]
+            thread._tstate_lock = ThreadSentinel(thread._tstate_lock)  # type: ignore[attr-defined]
+
+
+def _renew_locks() -> None:
+    """Locks of the standard library that are held over waits, and have been made before."""
+    threading._active_limbo_lock = RLock()  # type: ignore[attr-defined]
+    logging._lock = RLock()  # type: ignore[attr-defined]
+    for reference in list(logging._handlerList):  # type: ignore[attr-defined]
+        handler = reference()
+        if handler is not None and handler.lock is not None:
+            handler.createLock()

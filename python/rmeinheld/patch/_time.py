@@ -1,0 +1,27 @@
+"""`time.sleep`, which parks the coroutine."""
+
+from __future__ import annotations
+
+import time
+
+from ..coroutine import can_park, sleep
+from . import _state
+
+LONGEST = 100 * 365 * 86_400.0
+"""Seconds that one park may take; a longer sleep consists of several."""
+
+
+def cooperative_sleep(seconds: float, /) -> None:
+    """`time.sleep`: park the coroutine for `seconds`. Outside of a coroutine the OS thread sleeps.
+
+    Raises what `time.sleep` raises, and what is thrown into the coroutine.
+    """
+    if not can_park() or not isinstance(seconds, int | float) or not 0 <= seconds:
+        _state.get_original("time", "sleep")(seconds)
+    else:
+        sleep(min(seconds, LONGEST))
+
+
+def patch() -> None:
+    """Replace `time.sleep`."""
+    _state.replace(time, "sleep", cooperative_sleep)
