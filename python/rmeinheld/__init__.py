@@ -18,13 +18,17 @@ from __future__ import annotations
 from ._rmeinheld import __version__
 from .coroutine import sleep, spawn
 from .server import (
+    Timer,
+    cancel_wait,
     get_backlog,
     get_client_body_buffer_size,
+    get_ident,
     get_keepalive,
     get_max_content_length,
     get_picoev_max_fd,
     listen,
     run,
+    schedule_call,
     set_access_logger,
     set_backlog,
     set_client_body_buffer_size,
@@ -37,17 +41,23 @@ from .server import (
     set_watchdog,
     shutdown,
     stop,
+    timeout,
+    trampoline,
 )
 
 __all__ = [
+    "Timer",
     "__version__",
+    "cancel_wait",
     "get_backlog",
     "get_client_body_buffer_size",
+    "get_ident",
     "get_keepalive",
     "get_max_content_length",
     "get_picoev_max_fd",
     "listen",
     "run",
+    "schedule_call",
     "set_access_logger",
     "set_backlog",
     "set_client_body_buffer_size",
@@ -62,4 +72,6 @@ __all__ = [
     "sleep",
     "spawn",
     "stop",
+    "timeout",
+    "trampoline",
 ]

@@ -50,7 +50,8 @@ class AccessLogger(Protocol):
         """Take note of one request, after its response.
 
         `environ` is the request's, with `STATUS_CODE` (int), `SEND_BYTES` (int, bytes of the body), `REQUEST_TIME`
-        (int, milliseconds) and `LOCAL_TIME` (str) added to it.
+        (int, milliseconds) and `LOCAL_TIME` (str) added to it; and `rmeinheld.status` (str, such as "200 OK"),
+        `rmeinheld.response_headers` (list of pairs of str, as sent) and `rmeinheld.request_time` (float, seconds).
         """
 
 

@@ -22,6 +22,63 @@ The three fetches take a tenth of a second together.
 
 from __future__ import annotations
 
-from ._rmeinheld import Coroutine, CoroutineExit, current, sleep, spawn, wait_readable, wait_writable
+from threading import local
 
-__all__ = ["Coroutine", "CoroutineExit", "current", "sleep", "spawn", "wait_readable", "wait_writable"]
+from ._rmeinheld import (
+    BoundedSemaphore,
+    Condition,
+    Coroutine,
+    CoroutineExit,
+    Event,
+    LifoQueue,
+    Lock,
+    Queue,
+    RLock,
+    Semaphore,
+    ShutDown,
+    SimpleQueue,
+    Timeout,
+    can_park,
+    current,
+    get_ident,
+    sleep,
+    spawn,
+    timeout,
+    wait_readable,
+    wait_writable,
+)
+from .offload import get_offload_threads, offload, set_offload_threads
+from .pool import Barrier, Group, Pool, PriorityQueue, Timer
+
+__all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "Condition",
+    "Coroutine",
+    "CoroutineExit",
+    "Event",
+    "Group",
+    "LifoQueue",
+    "Lock",
+    "Pool",
+    "PriorityQueue",
+    "Queue",
+    "RLock",
+    "Semaphore",
+    "ShutDown",
+    "SimpleQueue",
+    "Timeout",
+    "Timer",
+    "can_park",
+    "current",
+    "get_ident",
+    "get_offload_threads",
+    "local",
+    "offload",
+    "set_offload_threads",
+    "sleep",
+    "spawn",
+    "timeout",
+    "wait_readable",
+    "wait_writable",
+]

@@ -417,6 +417,24 @@ class FieldNames(Listed):
 
 
 @dataclass(frozen=True)
+class Origins(Listed):
+    """Origins as browsers send them: scheme, host, and a port that is not the scheme's (RFC 6454 6.2)."""
+
+    metavar: ClassVar[str] = "ORIGINS"
+
+    @property
+    def expected(self) -> str:
+        """See `Kind.expected`."""
+        return "origins (https://shop.example, http://localhost:8000), separated by commas"
+
+    def check_item(self, label: str, item: str) -> str:
+        """See `Listed.check_item`."""
+        if item != "null" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", item, re.ASCII | re.IGNORECASE):
+            raise self._bad_value(label, item)
+        return item.lower()
+
+
+@dataclass(frozen=True)
 class SchemeFields(Kind):
     """A dictionary of field names, each with the value that means https."""
 

@@ -8,7 +8,8 @@ One call is enough, `rmeinheld.run(app)`; or as in Meinheld:
     server.run(app)
 
 The `set_*` functions change what later calls of `listen` and `run` take where they are not told otherwise. `listen`,
-`run` and `stop` can be repeated in one process; one server runs at a time.
+`run` and `stop` can be repeated in one process; one server runs at a time. `spawn`, `sleep`, `schedule_call`,
+`trampoline`, `cancel_wait` and `get_ident` are in `rmeinheld.scheduling`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from . import _rmeinheld, error_log
+from . import _rmeinheld, error_log, scheduling
+from .coroutine import sleep
 from .listeners import (
     DEFAULT_HOST,
     DEFAULT_PORT,
@@ -39,6 +41,7 @@ from .listeners import (
     unix_address,
 )
 from .option_kinds import Count, Seconds
+from .scheduling import Timer, cancel_wait, get_ident, schedule_call, spawn, timeout, trampoline
 from .settings import OPTIONS, Settings, resolve
 from .watchdog import ParentWatch, Watchdog
 
@@ -48,13 +51,17 @@ if TYPE_CHECKING:
     from .access_log import AccessLogger, ErrorLogger
 
 __all__ = [
+    "Timer",
+    "cancel_wait",
     "get_backlog",
     "get_client_body_buffer_size",
+    "get_ident",
     "get_keepalive",
     "get_max_content_length",
     "get_picoev_max_fd",
     "listen",
     "run",
+    "schedule_call",
     "set_access_logger",
     "set_backlog",
     "set_client_body_buffer_size",
@@ -66,7 +73,11 @@ __all__ = [
     "set_picoev_max_fd",
     "set_watchdog",
     "shutdown",
+    "sleep",
+    "spawn",
     "stop",
+    "timeout",
+    "trampoline",
 ]
 
 
@@ -270,6 +281,7 @@ def set_error_logger(logger: ErrorLogger | None) -> None:
     TypeError if it cannot be called.
     """
     _set("error_logger", logger)
+    scheduling.error_logger = logger
 
 
 def set_watchdog(callback: Callable[[], object] | None) -> None:

@@ -31,6 +31,7 @@ from .option_kinds import (
     LogFormat,
     Mask,
     Networks,
+    Origins,
     SchemeFields,
     Seconds,
     Size,
@@ -45,8 +46,10 @@ GROUPS: Final = (
     "Listening",
     "Time limits",
     "Size limits",
+    "Leniency",
     "Request bodies",
     "Behind a proxy",
+    "WebSocket",
     "Concurrency",
     "Logging",
     "Process",
@@ -307,6 +310,53 @@ class Settings:
         precedent="Gunicorn limit_request_fields (100)",
     )
 
+    permit_obsolete_folding: bool = _option(
+        False,
+        Switch(),
+        "--permit-obsolete-folding",
+        group="Leniency",
+        help="Join a field line that begins with white space to the one before it, after one space, and not answer 400 "
+        "(RFC 9112 5.2 has both). A proxy that reads such lines otherwise sees other fields (request smuggling). Host, "
+        "Content-Length, Transfer-Encoding and trailer fields are never joined.",
+        precedent="Gunicorn permit_obsolete_folding",
+    )
+    strip_header_spaces: bool = _option(
+        False,
+        Switch(),
+        "--strip-header-spaces",
+        group="Leniency",
+        help="Take white space between a field's name and the colon for none, where RFC 9112 5.1 wants 400. A proxy "
+        "that takes it for part of the name sees other fields (request smuggling). Before the colon of Host, "
+        "Content-Length and Transfer-Encoding, and in trailer fields, it stays a 400.",
+        precedent="Gunicorn strip_header_spaces",
+    )
+    permit_unconventional_http_method: bool = _option(
+        True,
+        Switch(),
+        "--no-permit-unconventional-http-method",
+        group="Leniency",
+        help="Answer 400 to methods with small letters or #, or of fewer than 3 or more than 20 bytes, which RFC "
+        "9110 allows and nobody has registered.",
+        precedent="Gunicorn permit_unconventional_http_method (off)",
+    )
+    casefold_http_method: bool = _option(
+        False,
+        Switch(),
+        "--casefold-http-method",
+        group="Leniency",
+        help="Put methods in capitals, although case matters in them. A proxy that forbids DELETE may let delete pass.",
+        precedent="Gunicorn casefold_http_method",
+    )
+    permit_unconventional_http_version: bool = _option(
+        False,
+        Switch(),
+        "--permit-unconventional-http-version",
+        group="Leniency",
+        help="Serve requests of HTTP/2.0 and up as HTTP/1.1, and of HTTP/0.9 as HTTP/1.0, and not answer 505. A proxy "
+        "may frame them otherwise (request smuggling).",
+        precedent="Gunicorn permit_unconventional_http_version",
+    )
+
     chunked_requests: bool = _option(
         True,
         Switch(),
@@ -403,6 +453,61 @@ class Settings:
         group="Behind a proxy",
         help="Addresses and networks that may do so, separated by commas; '*' is everybody. Others get 403.",
         precedent="Gunicorn proxy_allow_ips, --proxy-allow-from",
+    )
+
+    websocket_max_message_size: int = _option(
+        MIB,
+        Size(1, 2**31 - 1),
+        "--websocket-max-message-size",
+        group="WebSocket",
+        help="Longest message that is received; a longer one closes the WebSocket with 1009, before it is kept.",
+        unit="bytes",
+        precedent="websockets max_size (1 MiB); Gunicorn websocket_max_message_size (16 MiB)",
+    )
+    websocket_max_queue_size: int = _option(
+        64 * KIB,
+        Size(1, GIB),
+        "--websocket-max-queue-size",
+        group="WebSocket",
+        help="What may wait for a slow client before send() waits as well. A message is always queued whole.",
+        unit="bytes",
+        precedent="websockets write_limit (32 KiB); aiohttp (64 KiB)",
+    )
+    websocket_ping_interval: float = _option(
+        0.0,
+        Seconds(),
+        "--websocket-ping-interval",
+        group="WebSocket",
+        help="How long nothing may come from a client before it is pinged. 0: it is never pinged.",
+        unit="seconds",
+        precedent="websockets ping_interval (20); Uvicorn --ws-ping-interval (20)",
+    )
+    websocket_ping_timeout: float = _option(
+        20.0,
+        Seconds(),
+        "--websocket-ping-timeout",
+        group="WebSocket",
+        help="How long a client may say nothing after a ping; then the WebSocket is closed (1006). 0: no limit.",
+        unit="seconds",
+        precedent="websockets ping_timeout (20); Uvicorn --ws-ping-timeout (20)",
+    )
+    websocket_close_timeout: float = _option(
+        10.0,
+        Seconds(),
+        "--websocket-close-timeout",
+        group="WebSocket",
+        help="How long the closing handshake may take; then the connection is cut. 0: no limit.",
+        unit="seconds",
+        precedent="websockets close_timeout (10)",
+    )
+    websocket_origins: tuple[str, ...] | None = _option(
+        None,
+        Origins(),
+        "--websocket-origins",
+        group="WebSocket",
+        help="Origins that browsers may open a WebSocket from, such as https://shop.example, separated by commas; "
+        "others get 403. Clients that send no Origin are no browsers, and may. Without it, every page may.",
+        precedent="websockets origins; Django Channels AllowedHostsOriginValidator",
     )
 
     worker_connections: int = _option(

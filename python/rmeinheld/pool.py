@@ -1,0 +1,227 @@
+"""Many coroutines at once: groups, pools, and what waits for them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from ._rmeinheld import Condition, Coroutine, CoroutineExit, Event, Lock, Queue, Semaphore, spawn
+
+__all__ = ["Barrier", "Group", "Pool", "PriorityQueue", "Timer"]
+
+
+class _Comparable(Protocol):
+    def __lt__(self, other: Any, /) -> bool: ...
+
+
+class PriorityQueue[T: _Comparable](queue.PriorityQueue[T]):
+    """What `queue.PriorityQueue` is, for coroutines and OS threads."""
+
+    def __init__(self, maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        self.mutex: Any = Lock()
+        self.not_empty: Any = Condition(self.mutex)
+        self.not_full: Any = Condition(self.mutex)
+        self.all_tasks_done: Any = Condition(self.mutex)
+
+
+class Barrier(threading.Barrier):
+    """What `threading.Barrier` is, for coroutines and OS threads."""
+
+    def __init__(self, parties: int, action: Callable[[], None] | None = None, timeout: float | None = None) -> None:
+        super().__init__(parties, action, timeout)
+        self._cond: Any = Condition(Lock())
+
+
+class Timer:
+    """Calls `function(*args, **kwargs)` in a coroutine of its own, `seconds` after `start()`, unless cancelled."""
+
+    def __init__(self, seconds: float, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
+        if not seconds >= 0:
+            raise ValueError(f"seconds must be a number >= 0, not {seconds!r}")
+        self._seconds = seconds
+        self._call: Callable[[], object] = lambda: function(*args, **kwargs)
+        self._cancelled = Event()
+        self._coroutine: Coroutine[None] | None = None
+
+    def start(self) -> None:
+        """Let the time run. Raises RuntimeError the second time."""
+        if self._coroutine is not None:
+            raise RuntimeError("this timer has been started before")
+        self._coroutine = spawn(self._run)
+
+    def cancel(self) -> None:
+        """Do not call, if that has not happened yet."""
+        self._cancelled.set()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until it is over, at most `timeout` seconds (None: for ever). Returns whether it is."""
+        if self._coroutine is None:
+            raise RuntimeError("this timer has not been started")
+        return self._coroutine.join(timeout)
+
+    def _run(self) -> None:
+        if not self._cancelled.wait(self._seconds):
+            self._call()
+
+
+class Group:
+    """Coroutines that belong together: they are waited for, or killed, at once."""
+
+    def __init__(self) -> None:
+        self._members: dict[int, Coroutine[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Coroutine[Any]]:
+        return iter(list(self._members.values()))
+
+    def spawn[**P, T](self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[T]:
+        """Run `func(*args, **kwargs)` in a coroutine of the group."""
+        member = _Member(self._leave, lambda: func(*args, **kwargs))
+        coroutine: Coroutine[T] = spawn(member.run)
+        member.ident = coroutine.ident
+        self._members[coroutine.ident] = coroutine
+        if member.has_left:
+            self._members.pop(coroutine.ident, None)
+        return coroutine
+
+    def _leave(self, member: _Member) -> None:
+        member.has_left = True
+        self._members.pop(member.ident, None)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until all have ended, at most `timeout` seconds for each (None: for ever). Returns whether they have."""
+        while self._members:
+            ident, coroutine = next(iter(self._members.items()))
+            if not coroutine.join(timeout):
+                return False
+            self._members.pop(ident, None)
+        return True
+
+    def kill(self) -> None:
+        """Raise CoroutineExit in all of them. Does not wait: `join()` does."""
+        for coroutine in self:
+            coroutine.kill()
+
+
+class _Member:
+    """A call of a group's, which leaves the group when it is over, or is dropped before it has begun."""
+
+    __slots__ = ("_call", "_leave", "has_left", "ident")
+
+    def __init__(self, leave: Callable[[_Member], None], call: Callable[[], Any]) -> None:
+        self._leave: Callable[[_Member], None] | None = leave
+        self._call = call
+        self.has_left = False
+        # The coroutine's, once it is known. It may have ended by then.
+        self.ident = 0
+
+    def __del__(self) -> None:
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave(self)
+
+    def run(self) -> Any:
+        """Call, and leave."""
+        try:
+            return self._call()
+        finally:
+            self.__del__()
+
+
+class Pool(Group):
+    """A group of at most `size` coroutines at once: who spawns more waits until one has ended.
+
+    Raises ValueError for a size below 1.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"a pool has room for 1 coroutine or more, not {size!r}")
+        super().__init__()
+        self.size = size
+        self._room = Semaphore(size)
+
+    def spawn[**P, T](self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[T]:
+        """Run `func(*args, **kwargs)` in a coroutine of the pool, when there is room. Parks until then."""
+        self._room.acquire()
+        return super().spawn(func, *args, **kwargs)
+
+    def _leave(self, member: _Member) -> None:
+        super()._leave(member)
+        self._room.release()
+
+    def map[A, T](self, func: Callable[[A], T], items: Iterable[A]) -> list[T]:
+        """`[func(item) for item in items]`, `size` at once. Raises what the first failed call raised."""
+        return list(self.imap(func, items))
+
+    def imap[A, T](self, func: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
+        """The results in the order of the items, each as soon as it and those before it are there."""
+        pending: Queue[Coroutine[T] | BaseException | None] = Queue(self.size)
+        feeder = spawn(self._feed, func, items, pending)
+        try:
+            while (coroutine := pending.get()) is not None:
+                if isinstance(coroutine, BaseException):
+                    raise coroutine
+                coroutine.join()
+                yield coroutine.result
+        finally:
+            feeder.kill()
+
+    def _feed(self, func: Callable[[Any], Any], items: Iterable[Any], pending: Queue[Any]) -> None:
+        try:
+            for item in items:
+                pending.put(self.spawn(func, item))
+        except CoroutineExit:
+            raise
+        except BaseException as error:
+            pending.put(error)
+        pending.put(None)
+
+    def imap_unordered[A, T](self, func: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
+        """The results in the order in which they come."""
+        done: Queue[tuple[bool, Any]] = Queue()
+
+        def call(item: A) -> None:
+            try:
+                done.put((True, func(item)))
+            except BaseException as error:
+                done.put((False, error))
+                if isinstance(error, CoroutineExit):
+                    raise
+
+        def feed() -> None:
+            count = 0
+            try:
+                for item in items:
+                    self.spawn(call, item)
+                    count += 1
+            except CoroutineExit:
+                raise
+            except BaseException as error:
+                done.put((False, error))
+            counts.put(count)
+            done.put((True, _END))
+
+        counts: Queue[int] = Queue()
+        feeder = spawn(feed)
+        left: int | None = None
+        try:
+            while left != 0:
+                well, value = done.get()
+                if not well:
+                    raise value
+                if value is _END:
+                    left = counts.get() + (left or 0)
+                    continue
+                left = (left or 0) - 1
+                yield value
+        finally:
+            feeder.kill()
+
+
+_END = object()

@@ -1,0 +1,164 @@
+"""Meinheld's functions that start something or wait, for `rmeinheld.server`; `rmeinheld.coroutine` has more of them.
+
+What Meinheld's do, without their faults: times may have fractions, calls run in the order in which they were scheduled
+and in coroutines of their own, a timeout is always raised, and a wait that is cancelled ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from . import _rmeinheld, coroutine
+from .coroutine import Coroutine, Lock, can_park, current, sleep, wait_readable, wait_writable
+from .option_kinds import Seconds
+
+if TYPE_CHECKING:
+    from .access_log import ErrorLogger
+
+__all__ = ["Timer", "cancel_wait", "get_ident", "schedule_call", "spawn", "timeout", "trampoline"]
+
+
+class timeout(TimeoutError):
+    """What `trampoline` and `Continuation.suspend` raise. In Meinheld a plain OSError, which TimeoutError is too."""
+
+
+class Timer:
+    """A call that `schedule_call` has put off."""
+
+    __slots__ = ("_call", "_coroutine", "_over")
+
+    def __init__(self, seconds: float, call: Callable[[], object]) -> None:
+        self._call: Callable[[], object] | None = call
+        # Taken once, by the call or its cancellation, whichever is first.
+        self._over = Lock()
+        at = monotonic() + seconds if seconds else None
+        self._coroutine = coroutine.spawn(self._run, at)
+
+    @property
+    def called(self) -> bool:
+        """Whether the call has begun or was cancelled."""
+        return self._over.locked()
+
+    def cancel(self) -> None:
+        """Do not call. What the call holds is let go of; a call that has begun goes on."""
+        if self._over.acquire(False):
+            self._call = None
+            self._coroutine.kill()
+
+    def _run(self, at: float | None) -> None:
+        if at is not None:
+            _rmeinheld.sleep_until(at)
+        if self._over.acquire(False):
+            call, self._call = self._call, None
+            if call is not None:
+                call()
+
+    def __repr__(self) -> str:
+        return f"<Timer {'called' if self.called else 'waiting'}>"
+
+
+def schedule_call(seconds: float, callback: Callable[..., object], /, *args: Any, **kwargs: Any) -> Timer:
+    """Call `callback(*args, **kwargs)` after `seconds`, 0 or more, in a coroutine of its own; returns its `Timer`.
+
+    Calls for the same time run in the order in which they were scheduled. What one raises goes to the error logger. The
+    end of the server, or of the process, forgets what has not been called.
+
+    Raises TypeError or ValueError naming a bad argument.
+    """
+    seconds = Seconds().check("seconds", seconds)
+    return Timer(seconds, _reported(callback, "the callback", args, kwargs))
+
+
+def spawn(
+    func: Callable[..., Any], args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None
+) -> Coroutine[Any]:
+    """Run `func(*args, **kwargs)` in a coroutine of its own; returns its `Coroutine`, where Meinheld returns None.
+
+    What it raises goes to the error logger. `rmeinheld.coroutine.spawn` takes the arguments as they are. Raises
+    TypeError naming a bad argument.
+    """
+    if args is not None and not isinstance(args, tuple | list):
+        raise TypeError(f"args must be a tuple, not {type(args).__name__} {args!r}")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise TypeError(f"kwargs must be a dict, not {type(kwargs).__name__} {kwargs!r}")
+    return coroutine.spawn(_reported(func, "the function", args or (), kwargs or {}))
+
+
+def trampoline(fileno: int, read: object = None, write: object = None, timeout: float = 0) -> None:
+    """Wait until the descriptor can be read (`read` true), or written (`write`), or either.
+
+    At most for `timeout` seconds, 0 meaning for ever; then `rmeinheld.server.timeout` is raised. With neither `read`
+    nor `write` that is all there is to wait for, and `timeout` has to be positive. Raises OSError for a bad descriptor,
+    and with ECANCELED after `cancel_wait`; TypeError or ValueError naming a bad argument.
+    """
+    seconds = Seconds().check("timeout", timeout)
+    limit = seconds or None
+    if not read and not write:
+        if limit is None:
+            raise ValueError("trampoline() needs read, write, or a timeout > 0")
+        sleep(limit)
+        raise _Timeout("timed out")
+    wait = _rmeinheld.wait_either if read and write else wait_readable if read else wait_writable
+    try:
+        is_ready = wait(fileno, limit)
+    except OSError as error:
+        if error.errno == errno.EBADF and _is_open(fileno):
+            raise OSError(errno.ECANCELED, f"the wait for descriptor {fileno} was cancelled") from None
+        raise
+    if not is_ready:
+        raise _Timeout("timed out")
+
+
+def cancel_wait(fileno: int) -> None:
+    """End every wait for a descriptor, which raises OSError in those who wait (Meinheld lets them wait for ever)."""
+    if not isinstance(fileno, int):
+        raise TypeError(f"fileno must be an int, not {type(fileno).__name__} {fileno!r}")
+    if can_park():
+        _rmeinheld.descriptor_closes(fileno)
+    else:
+        coroutine.spawn(_rmeinheld.descriptor_closes, fileno)
+
+
+def get_ident() -> Coroutine[Any] | int:
+    """The caller's `Coroutine`, which can be the key of a dict, or the number of the OS thread outside of one."""
+    return current() or _rmeinheld.get_ident()
+
+
+_Timeout = timeout
+"""By another name, where a parameter has this one."""
+
+error_logger: ErrorLogger | None = None
+"""What `rmeinheld.server.set_error_logger` was given."""
+
+
+def _reported(
+    func: Callable[..., Any], what: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Callable[[], object]:
+    """A call of `func` whose exceptions go to the error logger; without one, the coroutine logs them itself."""
+    if not callable(func):
+        raise TypeError(f"{what} must be callable, not {type(func).__name__} {func!r}")
+
+    def call() -> object:
+        try:
+            return func(*args, **kwargs)
+        except Exception:
+            if error_logger is None:
+                raise
+            error_logger.error(*sys.exc_info())
+            return None
+
+    call.__qualname__ = getattr(func, "__qualname__", type(func).__name__)
+    return call
+
+
+def _is_open(fileno: int) -> bool:
+    try:
+        os.fstat(fileno)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,53 @@
+"""WebSockets (RFC 6455) in plain WSGI: `environ["wsgi.websocket"]`, without any middleware.
+
+    def app(environ, start_response):
+        websocket = environ.get("wsgi.websocket")
+        if websocket is None:
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [b"This is an echo over WebSocket.\\n"]
+        for message in websocket:
+            websocket.send(message)
+        return []
+
+It is there for every valid handshake. The first thing done with it accepts it; an application that does not want it
+answers the request in the ordinary way. `rmeinheld.settings` has the limits, all of which begin with `websocket_`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from ._rmeinheld import ConnectionClosed, WebSocket, WebSocketError
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse
+
+__all__ = ["ConnectionClosed", "WebSocket", "WebSocketError", "WebSocketWSGI"]
+
+
+class WebSocketWSGI:
+    """Make a WSGI application of `handler(websocket)`, which serves one WebSocket until it returns. A decorator.
+
+        @WebSocketWSGI
+        def echo(websocket):
+            for message in websocket:
+                websocket.send(message)
+
+    Requests that are no valid handshake get 400, as in Meinheld and eventlet; those of another version never come here.
+    """
+
+    def __init__(self, handler: Callable[[WebSocket], object]) -> None:
+        self.handler = handler
+        functools.update_wrapper(self, handler)
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        websocket = environ.get("wsgi.websocket")
+        if websocket is None:
+            body = b"This address is for WebSockets.\n"
+            headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
+            start_response("400 Bad Request", headers)
+            return [body]
+        self.handler(websocket)
+        return []
