@@ -1,0 +1,356 @@
+"""A chat in plain WSGI: rooms, names, history, and who is there.
+
+    rmeinheld --chdir examples/chat app:app                         (or: make run, and http://127.0.0.1:8000/chat/)
+
+In one process it needs nothing else. With REDIS_URL, any number of processes and machines share the rooms:
+
+    REDIS_URL=redis://localhost gunicorn --workers 4 --worker-class rmeinheld.gunicorn_worker.Worker \\
+        --worker-connections 10000 --chdir examples/chat app:app
+
+A client opens a WebSocket at socket?room=ROOM&name=NAME and sends {"say": TEXT}. It is sent {"kind": ...}:
+
+    welcome   the members of the room, and its last messages
+    message   number, name, text and time; the numbers of a room have no gaps unless messages were lost
+    members   who is in the room now
+    gap       messages may have been lost, because Redis was away
+    error     why something that it sent was not taken
+
+A name that is taken or not allowed closes with 4001 or 4000; a client that takes its messages too slowly with 1013.
+"""
+
+from __future__ import annotations
+
+from rmeinheld import patch
+
+patch.patch_all()  # redis-py waits in its coroutine
+
+import json
+import logging
+import os
+import re
+import time
+import uuid
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+from wsgiref.types import StartResponse
+
+from rmeinheld.coroutine import sleep, spawn
+from rmeinheld.websocket import ConnectionClosed, WebSocket
+
+HISTORY = 50
+"""Messages of each room that are kept for those who come later."""
+
+TEXT_CHARACTERS = 2000
+"""Longer texts are not taken."""
+
+SLOW_BYTES = 48 * 1024
+"""A client for which so much waits is closed. Less than websocket_max_queue_size, beyond which others would wait."""
+
+NAME = re.compile(r"\w(?:[\w .-]{0,28}\w)?")
+"""Names of rooms and members."""
+
+REDIS_URL = os.environ.get("REDIS_URL")
+PREFIX = os.environ.get("REDIS_PREFIX", "chat")
+LEASE_SECONDS = float(os.environ.get("CHAT_LEASE_SECONDS", "15"))
+"""Members of a process that was killed are gone after this time."""
+
+logger = logging.getLogger("chat")
+
+Event = dict[str, Any]
+
+
+class Member:
+    """Somebody in a room. What comes before the welcome is kept until it has been sent."""
+
+    def __init__(self, websocket: WebSocket, name: str) -> None:
+        self.websocket = websocket
+        self.name = name
+        self.early: list[Event] | None = []
+
+    def send(self, event: Event) -> None:
+        """Send an event. Never waits, so that a slow client holds up nobody else."""
+        if self.early is not None:
+            self.early.append(event)
+        elif self.websocket.buffered < SLOW_BYTES:
+            try:
+                self.websocket.send(json.dumps(event))
+            except ConnectionClosed:
+                pass  # its own coroutine notices
+        else:
+            self.websocket.close(1013, "too slow")
+
+    def welcome(self, members: list[str], history: list[Event]) -> None:
+        """Send the welcome, then what has happened since."""
+        early, self.early = self.early or [], None
+        self.send({"kind": "welcome", "name": self.name, "members": members, "history": history})
+        seen = history[-1]["number"] if history else 0
+        for event in early:
+            if event["kind"] != "message" or event["number"] > seen:
+                self.send(event)
+
+
+class Rooms:
+    """The rooms of one process, and who of its clients is in them."""
+
+    def __init__(self) -> None:
+        self.members: defaultdict[str, dict[str, Member]] = defaultdict(dict)
+        self.history: defaultdict[str, deque[Event]] = defaultdict(lambda: deque(maxlen=HISTORY))
+        self.numbers: defaultdict[str, int] = defaultdict(int)
+
+    def join(self, room: str, member: Member) -> bool:
+        """Let somebody in. False if the name is taken."""
+        if member.name in self.members[room]:
+            return False
+        self.members[room][member.name] = member
+        member.welcome(sorted(self.members[room]), list(self.history[room]))
+        self.tell_members(room)
+        return True
+
+    def leave(self, room: str, member: Member) -> None:
+        """Take somebody out."""
+        self.members[room].pop(member.name, None)
+        self.tell_members(room)
+        if not self.members[room]:
+            del self.members[room]
+
+    def say(self, room: str, name: str, text: str) -> None:
+        """Pass on what somebody says."""
+        self.numbers[room] += 1
+        event = {"kind": "message", "number": self.numbers[room], "name": name, "text": text, "at": time.time()}
+        self.history[room].append(event)
+        self.deliver(room, event)
+
+    def tell_members(self, room: str) -> None:
+        """Tell everybody who is there."""
+        self.deliver(room, {"kind": "members", "members": sorted(self.members[room])})
+
+    def deliver(self, room: str, event: Event) -> None:
+        """Send an event to the room's members in this process."""
+        for member in list(self.members.get(room, {}).values()):
+            member.send(event)
+
+
+class SharedRooms(Rooms):
+    """Rooms that processes share by Redis.
+
+    One script numbers a message, keeps it and publishes it, so that all see the same order. Each process has one
+    subscription. Who is there is a sorted set of names, each with the time until which its process answers for it.
+    """
+
+    SAY = """
+        local number = redis.call('INCR', KEYS[1])
+        local event = cjson.decode(ARGV[1])
+        event['number'] = number
+        local text = cjson.encode(event)
+        redis.call('RPUSH', KEYS[2], text)
+        redis.call('LTRIM', KEYS[2], -tonumber(ARGV[2]), -1)
+        redis.call('PUBLISH', KEYS[3], text)
+    """
+    JOIN = """
+        local until_then = redis.call('ZSCORE', KEYS[1], ARGV[1])
+        if until_then and tonumber(until_then) > tonumber(ARGV[2]) then return 0 end
+        redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
+        return 1
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        # Some connections for all, which are waited for. Not tried twice: what was said would be said twice.
+        pool = redis.BlockingConnectionPool.from_url(
+            url, max_connections=20, timeout=10, decode_responses=True, protocol=2, retry=Retry(NoBackoff(), 0)
+        )
+        self.redis = redis.Redis(connection_pool=pool)
+        self.failure = redis.RedisError
+        self.script_say = self.redis.register_script(self.SAY)
+        self.script_join = self.redis.register_script(self.JOIN)
+        self.is_started = False
+
+    def key(self, *parts: str) -> str:
+        """A key of ours."""
+        return ":".join((PREFIX, *parts))
+
+    def start(self) -> None:
+        """Begin to listen; with the first client, and so after any fork."""
+        if not self.is_started:
+            self.is_started = True
+            spawn(self.listen)
+            spawn(self.keep_leases)
+
+    def join(self, room: str, member: Member) -> bool:
+        """Let somebody in. False if the name is taken anywhere."""
+        self.start()
+        now = time.time()
+        name = member.name
+        if not self.script_join(keys=[self.key("members", room)], args=[name, now, now + LEASE_SECONDS]):
+            return False
+        # First in the room, then the history: nothing can come between them unseen.
+        self.members[room][name] = member
+        try:
+            history = [json.loads(text) for text in self.redis.lrange(self.key("history", room), 0, -1)]
+            names = self.redis.zrange(self.key("members", room), 0, -1)
+        except BaseException:
+            self.members[room].pop(name, None)
+            raise
+        self.numbers[room] = max(self.numbers[room], history[-1]["number"] if history else 0)
+        member.welcome(sorted(names), history)
+        self.tell_members(room)
+        return True
+
+    def leave(self, room: str, member: Member) -> None:
+        """Take somebody out."""
+        self.members[room].pop(member.name, None)
+        if not self.members[room]:
+            del self.members[room]
+        self.redis.zrem(self.key("members", room), member.name)
+        self.tell_members(room)
+
+    def say(self, room: str, name: str, text: str) -> None:
+        """Pass on what somebody says, to all processes."""
+        event = json.dumps({"kind": "message", "name": name, "text": text, "at": time.time()})
+        keys = [self.key("number", room), self.key("history", room), self.key("room", room)]
+        self.script_say(keys=keys, args=[event, HISTORY])
+
+    def tell_members(self, room: str) -> None:
+        """Tell everybody who is there."""
+        names = self.redis.zrange(self.key("members", room), 0, -1)
+        self.redis.publish(self.key("room", room), json.dumps({"kind": "members", "members": sorted(names)}))
+
+    def listen(self) -> None:
+        """Deliver what any process publishes, for ever; say so where something may have been lost."""
+        was_away = False
+        while True:
+            try:
+                with self.redis.pubsub(ignore_subscribe_messages=True) as subscription:
+                    subscription.psubscribe(self.key("room", "*"))
+                    # Answered: from now on nothing is missed.
+                    subscription.get_message(timeout=10)
+                    if was_away:
+                        self.catch_up()
+                    was_away = False
+                    for message in subscription.listen():
+                        self.receive(message["channel"].removeprefix(self.key("room", "")), json.loads(message["data"]))
+            except (self.failure, OSError) as error:
+                if not was_away:
+                    logger.warning("Redis is away: %s", error)
+                was_away = True
+                sleep(0.2)
+
+    def receive(self, room: str, event: Event) -> None:
+        """Deliver an event that was published, unless it has been delivered."""
+        if event["kind"] == "message":
+            if event["number"] <= self.numbers[room]:
+                return
+            self.numbers[room] = event["number"]
+        self.deliver(room, event)
+
+    def catch_up(self) -> None:
+        """Deliver what was said while Redis could not be heard, or say that there is a gap."""
+        for room in list(self.members):
+            history = [json.loads(text) for text in self.redis.lrange(self.key("history", room), 0, -1)]
+            missed = [event for event in history if event["number"] > self.numbers[room]]
+            number = int(self.redis.get(self.key("number", room)) or 0)
+            if number != self.numbers[room] + len(missed):
+                # Redis has forgotten, or more was said than it keeps.
+                self.numbers[room], missed = number, []
+                self.deliver(room, {"kind": "gap"})
+            for event in missed:
+                self.receive(room, event)
+            self.renew(room)
+            self.tell_members(room)
+
+    def renew(self, room: str) -> None:
+        """Answer for the members of this process for another while."""
+        until = time.time() + LEASE_SECONDS
+        if names := self.members.get(room):
+            self.redis.zadd(self.key("members", room), dict.fromkeys(names, until))
+
+    def keep_leases(self) -> None:
+        """Renew them, and take out those whose process is gone."""
+        while True:
+            sleep(LEASE_SECONDS / 3)
+            try:
+                for room in list(self.members):
+                    self.renew(room)
+                    # One of the processes takes them out, and tells.
+                    if self.redis.zremrangebyscore(self.key("members", room), 0, time.time()):
+                        self.tell_members(room)
+            except (self.failure, OSError) as error:
+                logger.debug("leases were not renewed: %s", error)
+
+
+rooms = SharedRooms(REDIS_URL) if REDIS_URL else Rooms()
+
+
+def chat(websocket: WebSocket, room: str, name: str) -> None:
+    """Serve one client, from its welcome to its end."""
+    websocket.accept()
+    if not NAME.fullmatch(room) or not NAME.fullmatch(name):
+        return websocket.close(4000, "a name has 1 to 30 letters, digits, spaces, dots or dashes")
+    member = Member(websocket, name)
+    try:
+        is_in = rooms.join(room, member)
+    except Exception as error:
+        logger.warning("nobody can come in: %r", error)
+        return websocket.close(1013, "try again later")
+    if not is_in:
+        return websocket.close(4001, "this name is taken")
+    try:
+        for message in websocket:
+            if problem := take(room, name, message):
+                member.send({"kind": "error", "text": problem})
+    finally:
+        try:
+            rooms.leave(room, member)
+        except Exception as error:
+            logger.warning("%s could not be taken out: %s", name, error)
+
+
+def take(room: str, name: str, message: str | bytes) -> str | None:
+    """Take what a client sends. Returns what is wrong with it."""
+    try:
+        text = json.loads(message)["say"]
+    except (ValueError, KeyError, TypeError):
+        return 'send {"say": "some text"}'
+    if not isinstance(text, str) or not text.strip():
+        return "there is nothing in it"
+    if len(text) > TEXT_CHARACTERS:
+        return f"it has over {TEXT_CHARACTERS} characters"
+    try:
+        rooms.say(room, name, text)
+    except Exception as error:
+        logger.warning("not sent: %s", error)
+        return "it may not have been sent: try again later"
+    return None
+
+
+def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    """The page, and the WebSocket beside it."""
+    path = environ["PATH_INFO"]
+    if path == "/socket" and "wsgi.websocket" in environ:
+        query = parse_qs(environ["QUERY_STRING"])
+        chat(environ["wsgi.websocket"], query.get("room", ["lobby"])[0], query.get("name", [uuid.uuid4().hex[:8]])[0])
+        return []
+    if path == "/":
+        page = Path(__file__).with_name("index.html").read_bytes()
+        start_response("200 OK", [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(page)))])
+        return [page]
+    if path == "":
+        # The page's addresses are relative.
+        start_response("308 Permanent Redirect", [("Location", environ.get("SCRIPT_NAME", "") + "/")])
+        return []
+    status = "426 Upgrade Required" if path == "/socket" else "404 Not Found"
+    start_response(status, [("Content-Type", "text/plain"), ("Upgrade", "websocket")])
+    return [status.encode() + b"\n"]
+
+
+if __name__ == "__main__":
+    import rmeinheld
+
+    rmeinheld.run(app)
