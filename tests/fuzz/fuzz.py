@@ -1,4 +1,4 @@
-"""Fuzz the HTTP layer: `make fuzz`, or `python tests/fuzz/fuzz.py`.
+"""Fuzz HTTP and WebSocket: `make fuzz`, or `python tests/fuzz/fuzz.py`.
 
 Each target is built with the coverage that libFuzzer needs, on a stable compiler. It replays the inputs in
 `regressions/`, and then goes on from seeds made of the requests in `tests/corpus` and from what earlier runs have kept
@@ -22,7 +22,17 @@ from typing import Any, NamedTuple, NoReturn
 
 DIRECTORY = Path(__file__).resolve().parent
 ROOT = DIRECTORY.parents[1]
-TARGETS = ("head", "framing", "chunked", "connection", "response", "forwarded", "proxy_protocol")
+TARGETS = (
+    "head",
+    "framing",
+    "chunked",
+    "connection",
+    "response",
+    "forwarded",
+    "proxy_protocol",
+    "handshake",
+    "websocket",
+)
 
 LONGEST_INPUT_BYTES = 4096
 LONGEST_SEED_BYTES = 3072
@@ -43,7 +53,8 @@ RUST_FLAGS = (
     "-Cllvm-args=-sanitizer-coverage-pc-table",
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
 )
-"""What cargo-fuzz passes, but for the sanitizers, which need a nightly compiler; `http` itself has no unsafe code."""
+"""What cargo-fuzz passes, but for the sanitizers, which need a nightly compiler; what is fuzzed has no unsafe code
+of its own."""
 
 
 class Result(NamedTuple):
@@ -90,8 +101,17 @@ class Places:
 DEFAULT_LIMITS = b"\xff\xff\xff\0\0"
 DEFAULT_CHUNK_LIMITS = b"\xff\xff\xff"
 LONGEST_BODY = b"\xff\xff"
+LONGEST_MESSAGE = b"\xff\xff"
 CUTS = b"\x10\x00\x06\x00"
 """A piece of 16 bytes, then of 7 bytes and of one in turn."""
+
+HANDSHAKE_FIELDS = (
+    b"Upgrade: websocket",
+    b"Connection: keep-alive, Upgrade",
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    b"Sec-WebSocket-Version: 13",
+    b"Sec-WebSocket-Protocol: a, b",
+)
 
 
 def text_of(value: Any) -> str:
@@ -155,6 +175,34 @@ def proxy_protocol_seeds(request: bytes) -> Iterator[bytes]:
     yield b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + request[:100]
 
 
+def handshake_seeds(request: bytes) -> Iterator[bytes]:
+    head, _, _ = request.partition(b"\r\n\r\n")
+    origin = b"\x0fhttp://a.test:8"
+    yield b"\0" + origin + b"\r\n".join([head, *HANDSHAKE_FIELDS, b"Origin: http://a.test:8", b"", b""])
+    line, _, fields = head.partition(b"\r\n")
+    yield b"\1" + origin + line[:16].ljust(16) + b"Sec-WebSocket-Protocol: b, a\r\nOrigin: b\r\n" + fields
+
+
+def websocket_seeds(request: bytes) -> Iterator[bytes]:
+    mask = b"\x37\xfa\x21\x3d"
+    text = request.decode("latin-1").encode()
+    parts = [text[:40], text[40:41], text[41:141], b"\x03\xe8" + b"bye"]
+    # A text in two fragments with a ping between them, then a close.
+    firsts = [0x01, 0x89, 0x80, 0x88]
+    pairs = list(zip(firsts, parts, strict=True))
+    frames = (bytes([first, 0x80 | len(part)]) + mask + masked(part, mask) for first, part in pairs)
+    yield b"\0" + LONGEST_MESSAGE + CUTS + b"".join(frames)
+    made = (bytes([first, 0, len(part)]) + part for first, part in pairs)
+    yield b"\1" + LONGEST_MESSAGE + CUTS + mask + b"".join(made)
+    choices = zip((0, 3, 2, 5), parts, strict=True)
+    messages = (bytes([choice]) + len(part).to_bytes(2, "little") + part for choice, part in choices)
+    yield b"\2" + LONGEST_MESSAGE + CUTS + mask + b"\1\x10\x03" + b"".join(messages)
+
+
+def masked(payload: bytes, mask: bytes) -> bytes:
+    return bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
+
+
 SEEDS = {
     "head": head_seeds,
     "framing": framing_seeds,
@@ -163,6 +211,8 @@ SEEDS = {
     "response": response_seeds,
     "forwarded": forwarded_seeds,
     "proxy_protocol": proxy_protocol_seeds,
+    "handshake": handshake_seeds,
+    "websocket": websocket_seeds,
 }
 
 
@@ -296,7 +346,7 @@ def at_least_one(text: str) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Fuzz the HTTP layer.")
+    parser = argparse.ArgumentParser(description="Fuzz HTTP and WebSocket.")
     parser.add_argument("--seconds", type=at_least_one, default=60, help="for each target (default 60)")
     parser.add_argument("--jobs", type=at_least_one, default=1, help="processes for each target (default 1)")
     parser.add_argument(

@@ -1,4 +1,5 @@
-//! Fuzz targets for `rmeinheld::http`: each module's `run` takes arbitrary bytes and panics where a promise is broken.
+//! Fuzz targets for `rmeinheld::http` and `rmeinheld::websocket`: each module's `run` takes arbitrary bytes and panics
+//! where a promise is broken.
 //!
 //! The binaries in `fuzz_targets` hand them to libFuzzer; `make fuzz` builds and runs them. What is accepted is
 //! compared with [`reference`], a second and much plainer reading of the RFCs; what arrives in pieces, with what
@@ -8,11 +9,13 @@ pub mod chunked;
 pub mod connection;
 pub mod forwarded;
 pub mod framing;
+pub mod handshake;
 pub mod head;
 pub mod input;
 pub mod proxy_protocol;
 pub mod reference;
 pub mod response;
+pub mod websocket;
 
 #[path = "../../receiver/mod.rs"]
 pub mod receiver;

@@ -8,6 +8,8 @@ use _rmeinheld::http::chunked::ChunkLimits;
 use _rmeinheld::http::framing::BodyFraming;
 use _rmeinheld::http::head::Limits;
 
+pub mod websocket;
+
 const TOKEN_MARKS: &[u8] = b"!#$%&'*+-.^_`|~";
 /// unreserved and sub-delims of RFC 3986 2, but for letters and digits.
 const HOST_MARKS: &[u8] = b"-._~!$&'()*+,;=";

@@ -1,0 +1,85 @@
+//! A handshake: one byte that chooses, an origin after one byte for its length, then either what the peer sends (even),
+//! or sixteen bytes of a key and the fields that are sent beside those of a valid handshake (odd).
+
+use _rmeinheld::http::head::{Head, Limits, Parsed};
+use _rmeinheld::websocket::handshake::Handshake;
+
+use crate::input::Input;
+use crate::reference::websocket::{base64, handshake};
+use crate::reference::{self, crlf_lines, field};
+use crate::shown;
+
+const LIMITS: Limits = Limits { request_line_bytes: 0, field_count: 0, field_bytes: 0, head_bytes: 80 * 1024 };
+
+pub fn run(input: &[u8]) {
+    let mut input = Input(input);
+    let choice = input.byte();
+    let origin_bytes = input.byte();
+    let origin = String::from_utf8_lossy(input.take(origin_bytes.into())).into_owned();
+    let request = if choice % 2 == 0 { input.0.to_vec() } else { completed(input) };
+
+    let mut head = Head::new();
+    if head.parse(&request, &LIMITS) != Ok(Parsed::Complete) {
+        return;
+    }
+    let plain = reference::head(&request, &LIMITS).expect("a head that the reference does not accept");
+    let without = judge(&head, &request, &plain, None);
+    // What is sent is an origin, too: a list that has it all refuses nothing.
+    let sent = plain.fields.iter().filter(|field| field.0.eq_ignore_ascii_case(b"origin"));
+    let sent: Option<Vec<String>> = sent.map(|field| String::from_utf8(field.1.to_vec()).ok()).collect();
+    if let Some(sent) = &sent {
+        assert_eq!(judge(&head, &request, &plain, Some(sent)), without, "{}", shown(&request));
+    }
+    for origins in [&[][..], &[origin]] {
+        let with = judge(&head, &request, &plain, Some(origins));
+        assert!(with == without || with == Err(403), "{with:?}, not {without:?}: {}", shown(&request));
+    }
+}
+
+/// A request with all that a handshake needs, and more.
+fn completed(mut input: Input) -> Vec<u8> {
+    let mut key = input.take(16).to_vec();
+    key.resize(16, 0);
+    let mut request = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n".to_vec();
+    request.extend(format!("Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {}\r\n", base64(&key)).into_bytes());
+    request.extend([input.0, b"\r\n\r\n"].concat());
+    request
+}
+
+/// The handshake, or the status that refuses it, once it is what the reference says.
+fn judge(
+    head: &Head,
+    request: &[u8],
+    plain: &reference::Head,
+    origins: Option<&[String]>,
+) -> Result<Option<Handshake>, u16> {
+    let seen = Handshake::of(head, request, origins);
+    // What follows the head plays no part.
+    assert_eq!(Handshake::of(head, &request[..head.length], origins), seen, "{}", shown(request));
+    match (&seen, handshake(plain, origins)) {
+        (Ok(None), None) => {}
+        (Ok(Some(seen)), Some(expected)) if expected.faults.is_empty() => {
+            assert!(seen.subprotocols.iter().map(String::as_bytes).eq(expected.subprotocols), "{}", shown(request));
+            check_answer(seen, None, &expected.accept);
+            for subprotocol in &seen.subprotocols {
+                check_answer(seen, Some(subprotocol), &expected.accept);
+            }
+        }
+        (Err(error), Some(expected)) if expected.faults.contains(&error.status()) => {}
+        (_, expected) => panic!("{seen:?}, not {expected:?}: {origins:?} {}", shown(request)),
+    }
+    seen.map_err(|error| error.status())
+}
+
+/// The answer has the fields of RFC 6455 4.2.2 and nothing that a client could have put between them.
+fn check_answer(handshake: &Handshake, subprotocol: Option<&str>, accept: &str) {
+    let mut answer = Vec::new();
+    handshake.write_answer(subprotocol, &mut answer);
+    let lines = crlf_lines(&answer).expect("CR or LF within a line");
+    assert_eq!(lines[0], b"HTTP/1.1 101 Switching Protocols");
+    let seen: Vec<_> = lines[1..].iter().map(|line| field(line).expect("not a field line")).collect();
+    let mut expected: Vec<(&[u8], &[u8])> =
+        vec![(b"Upgrade", b"websocket"), (b"Connection", b"Upgrade"), (b"Sec-WebSocket-Accept", accept.as_bytes())];
+    expected.extend(subprotocol.map(|chosen| (&b"Sec-WebSocket-Protocol"[..], chosen.as_bytes())));
+    assert_eq!(seen, expected, "{}", shown(&answer));
+}
