@@ -28,6 +28,8 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "apps")]
 # For the servers, which are processes of their own.
 os.environ["PYTHONPATH"] = str(HERE)
 
+import autobahn  # noqa: E402
+import client_tests  # noqa: E402
 import django_tests  # noqa: E402
 import gunicorn_corpus  # noqa: E402
 import requests_tests  # noqa: E402
@@ -40,7 +42,10 @@ SUITES: dict[str, Callable[[Path, Path], list[Outcome]]] = {
     "gunicorn": lambda work, directory: [gunicorn_corpus.run(fetch("gunicorn", work), directory)],
     "requests": lambda work, directory: [requests_tests.run(fetch("requests", work), directory)],
     "django": lambda work, directory: [django_tests.run(fetch("django", work), directory)],
+    "autobahn": lambda work, directory: [autobahn.run(work, directory)],
     "validators": lambda work, directory: validators.run(directory),
+    "redis": lambda work, directory: [client_tests.run_redis(fetch("redis", work), directory)],
+    "pymysql": lambda work, directory: [client_tests.run_pymysql(work, directory)],
 }
 """By name, what runs a suite with the directory for all of them, and its own."""
 

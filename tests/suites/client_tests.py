@@ -1,0 +1,141 @@
+"""The tests of redis-py and of PyMySQL, in a coroutine of a process whose standard library is patched.
+
+They run a second time without the patch, beside the first and with a server of its own. What fails there as well is not
+the patch's doing: some tests need another version of the server, or one at the default port.
+
+PyMySQL publishes no tests with its source distributions. They come from its repository, or from the copy of that which
+the environment variable PYMYSQL_SOURCE names; without either they do not run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from databases import MariaDB, Redis, running
+from outcome import Outcome
+from requests_tests import results
+
+HERE = Path(__file__).resolve().parent
+
+REDIS_FILES = (
+    "background cache client commands command_parser connect connection connection_pool encoding function hash lock "
+    "max_connections_error monitor multiprocessing pipeline pubsub retry scripting"
+)
+"""Those of one server, without its modules, and of the client that blocks."""
+
+REDIS_LEFT_OUT = "not test_sync and not test_psync"
+"""Replication, for which the client waits in vain for ten seconds."""
+
+PYMYSQL_REPOSITORY = "https://github.com/PyMySQL/PyMySQL"
+PYMYSQL_COMMIT = "0305ab3"
+"""The repository where it had the version 1.2, with tests for what has changed since."""
+
+PYMYSQL_SETUP = """
+CREATE DATABASE test1 DEFAULT CHARACTER SET utf8mb4;
+CREATE DATABASE test2 DEFAULT CHARACTER SET utf8mb4;
+CREATE USER test2@localhost IDENTIFIED BY 'some password';
+GRANT ALL ON test2.* TO test2@localhost;
+"""
+
+EXPECTED: dict[str, tuple[str, str]] = {}
+"""Tests that fail with the patch alone, and why."""
+
+SECONDS = 400.0
+
+
+def run_redis(sdist: Path, directory: Path) -> Outcome:
+    """Run redis-py's tests; `directory` is for the reports."""
+    files = [f"tests/test_{name}.py" for name in REDIS_FILES.split()]
+    marks = "not onlycluster and not redismod and not ssl and not experimental"
+    options = ["-m", marks, "-k", REDIS_LEFT_OUT, *files]
+
+    def arguments(server: Redis) -> list[str]:
+        return [f"--redis-url=redis://127.0.0.1:{server.port}/0", *options]
+
+    if shutil.which("redis-server") is None:
+        return not_run("redis-py's own tests", "redis-server is not installed")
+    return compare("redis-py's own tests", sdist, directory, running(Redis), running(Redis), arguments)
+
+
+def run_pymysql(work: Path, directory: Path) -> Outcome:
+    """Run PyMySQL's tests; `directory` is for the reports, and two copies of the repository."""
+    if shutil.which("mariadbd", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin") is None:
+        return not_run("PyMySQL's own tests", "mariadbd is not installed")
+    source = os.environ.get("PYMYSQL_SOURCE", PYMYSQL_REPOSITORY)
+    kept = work / "pymysql"
+    if not kept.is_dir():
+        command = ["git", "clone", "--quiet", "--no-checkout", source, str(kept)]
+        if subprocess.run(command, stderr=subprocess.DEVNULL).returncode != 0:
+            return not_run("PyMySQL's own tests", f"{source} cannot be reached; PYMYSQL_SOURCE may name another")
+    subprocess.run(["git", "-C", str(kept), "checkout", "--quiet", PYMYSQL_COMMIT], check=True)
+
+    def arguments(server: MariaDB) -> list[str]:
+        script = server.directory / "setup.sql"
+        script.write_text(PYMYSQL_SETUP)
+        with script.open() as statements:
+            client = ["mariadb", "--no-defaults", f"--socket={server.socket}", "--user=root"]
+            subprocess.run(client, stdin=statements, check=True)
+        root = {"user": "root", "password": "", "database": "test1", "use_unicode": True, "local_infile": True}
+        user = {"host": "127.0.0.1", "port": server.port, "user": "test2", "password": "some password"}
+        found = [{"host": "localhost", "unix_socket": server.socket, **root}, {**user, "database": "test2"}]
+        # They look for it beside themselves.
+        copy = server.directory / "source"
+        shutil.copytree(kept, copy, ignore=shutil.ignore_patterns(".git"))
+        (copy / "pymysql/tests/databases.json").write_text(json.dumps(found))
+        return ["--rootdir", str(copy), str(copy / "pymysql/tests")]
+
+    return compare("PyMySQL's own tests", kept, directory, running(MariaDB), running(MariaDB), arguments)
+
+
+def not_run(suite: str, reason: str) -> Outcome:
+    """The outcome of a suite that lacks what it needs here."""
+    return Outcome(suite, f"(not run: {reason})")
+
+
+def compare[S: (Redis, MariaDB)](
+    suite: str,
+    source: Path,
+    directory: Path,
+    first: AbstractContextManager[S],
+    second: AbstractContextManager[S],
+    arguments: Callable[[S], list[str]],
+) -> Outcome:
+    """Run a suite with the patch and without, each with a server, and count what the patch changes."""
+    with first as server, second as other:
+        patched = start("patched", source, directory, arguments(server))
+        plain = start("plain", source, directory, arguments(other))
+        for process in (patched, plain):
+            process.wait(SECONDS)
+    ours, base = (results(directory / f"{name}.xml") for name in ("patched", "plain"))
+    outcome = Outcome(suite, source.name.rpartition("-")[2])
+    outcome.skipped = sum(result is None for result in ours.values())
+    faults = {name: result for name, result in ours.items() if result is not None}
+    # In the same way: with the same exception.
+    too = {
+        name: (fault.partition(":")[0], "fails without the patch too")
+        for name, ours_too in faults.items()
+        if ours_too and (fault := base.get(name))
+    }
+    outcome.count({name: fault or None for name, fault in faults.items()}, EXPECTED | too)
+    if missing := base.keys() ^ ours.keys():
+        outcome.unexpected.append(f"only with or only without the patch: {', '.join(sorted(missing))}")
+    return outcome
+
+
+def start(name: str, source: Path, directory: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
+    """Start pytest, patched or plain."""
+    options = ["-p", "no:cacheprovider", "-p", "no:httpbin", "-p", "no:warnings", f"--basetemp={directory / name}"]
+    options += [f"--junitxml={directory / name}.xml"]
+    pytest_itself = [str(HERE / "pytest_patched.py")] if name == "patched" else ["-m", "pytest"]
+    root = arguments[1] if arguments[0] == "--rootdir" else str(source)
+    with (directory / f"{name}.log").open("wb") as log:
+        command = [sys.executable, *pytest_itself, *options, *arguments]
+        environment = os.environ | {"PYTHONPATH": root, "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
