@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import resource
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,43 @@ from serving import APPLICATIONS, RunScript, Servers, run_script
 
 # Some tests compare what an application in tests/apps did with what it does here.
 sys.path.insert(0, str(APPLICATIONS))
+
+
+SAME_ON_EVERY_PYTHON = (
+    "test_advisories.py",
+    "test_bodies.py",
+    "test_chat.py",
+    "test_chat_docs.py",
+    "test_chat_in_a_browser.py",
+    "test_clients.py",
+    "test_corpus.py",
+    "test_databases.py",
+    "test_differential.py",
+    "test_forwarded.py",
+    "test_gunicorn_applications.py",
+    "test_gunicorn_applications.py",
+    "test_gunicorn_load.py",
+    "test_gunicorn_options.py",
+    "test_gunicorn_settings.py",
+    "test_http.py",
+    "test_layering.py",
+    "test_packaging.py",
+    "test_proxies.py",
+    "test_proxies_forwarded.py",
+    "test_slow_clients.py",
+    "test_websocket_libraries.py",
+)
+"""Files that test the engine below Python, other programs or the repository: `--other-python` leaves them out."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option of the runs on further versions of Python."""
+    parser.addoption("--other-python", action="store_true", help="leave out what is the same on every Python")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files out."""
+    return True if config.getoption("other_python") and collection_path.name in SAME_ON_EVERY_PYTHON else None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,3 +83,15 @@ def serve_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 def script(tmp_path: Path) -> RunScript:
     """`script(source, timeout=30.0, status=0) -> str`: run a fresh Python process and return what it printed."""
     return functools.partial(run_script, directory=tmp_path)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for localhost with its key; the certificate alone is in the file with `.crt` added."""
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(path), "-out", str(path) + ".crt", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(command, check=True, capture_output=True)
+    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
+    return path

@@ -61,9 +61,11 @@ class Front:
     name: str
     address: Address
 
-    def connect(self, timeout: float = TIMEOUT, source: str | None = None) -> Connection:
+    def connect(
+        self, timeout: float = TIMEOUT, source: str | None = None, receive_buffer: int | None = None
+    ) -> Connection:
         """Open a connection to the proxy."""
-        return Connection(self.address, timeout, source=source)
+        return Connection(self.address, timeout, receive_buffer=receive_buffer, source=source)
 
 
 class Proxy(Process):

@@ -553,7 +553,9 @@ def run_script(source: str, directory: Path, timeout: float = 30.0, status: int 
     """Run Python source in a fresh process, check its exit status (None: any), and return all that it printed."""
     path = directory / "script.py"
     path.write_text(textwrap.dedent(source))
-    process = Process([sys.executable, "-X", "faulthandler", str(path)], directory, environment_of_child(directory))
+    # An interpreter with assertions shows these by default, the others do not.
+    options = ["-X", "faulthandler", "-W", "ignore::ResourceWarning"]
+    process = Process([sys.executable, *options, str(path)], directory, environment_of_child(directory))
     try:
         ended = process.wait(timeout)
     finally:

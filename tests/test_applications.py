@@ -49,40 +49,40 @@ def test_flask_is_served_to_requests(flask: Server) -> None:
     with requests.Session() as session:
         session.trust_env = False
         for _ in range(2):  # the second time on a connection that was kept
-            check_flask_with_requests(flask, session)
+            check_flask_with_requests(flask.url, session)
 
 
-def check_flask_with_requests(flask: Server, session: Any) -> None:
+def check_flask_with_requests(url: str, session: Any) -> None:
     """Forms, files, JSON, chunked bodies, cookies, ranges and errors."""
     get, post = session.get, session.post
-    assert get(flask.url + "/", timeout=TIMEOUT).text == "<p>Gr\xfc\xdfe, \u4e16\u754c</p>"
-    answer = get(flask.url + "/args/a b/\xfc", params={"x": ["1", "2"], "y": "\u20ac"}, timeout=TIMEOUT).json()
+    assert get(url + "/", timeout=TIMEOUT).text == "<p>Gr\xfc\xdfe, \u4e16\u754c</p>"
+    answer = get(url + "/args/a b/\xfc", params={"x": ["1", "2"], "y": "\u20ac"}, timeout=TIMEOUT).json()
     assert (answer["rest"], answer["query"]) == ("a b/\xfc", {"x": ["1", "2"], "y": ["\u20ac"]})
-    answer = post(flask.url + "/form", data={"a": "\xe4"}, files={"f": ("name", FILE)}, timeout=TIMEOUT).json()
+    answer = post(url + "/form", data={"a": "\xe4"}, files={"f": ("name", FILE)}, timeout=TIMEOUT).json()
     assert answer == {"form": {"a": ["\xe4"]}, "files": {"f": ["name", FILE_HASH]}}
-    assert post(flask.url + "/json", json={"k": [1, None]}, timeout=TIMEOUT).json() == {"k": [1, None]}
+    assert post(url + "/json", json={"k": [1, None]}, timeout=TIMEOUT).json() == {"k": [1, None]}
 
     def pieces() -> Iterator[bytes]:
         for start in range(0, len(FILE), 100_000):
             yield FILE[start : start + 100_000]
 
-    answer = post(flask.url + "/body", data=pieces(), timeout=TIMEOUT).json()
+    answer = post(url + "/body", data=pieces(), timeout=TIMEOUT).json()
     assert (answer["size"], answer["length"]) == (len(FILE), None)
-    answer = get(flask.url + "/login/somebody", timeout=TIMEOUT)
+    answer = get(url + "/login/somebody", timeout=TIMEOUT)
     assert (answer.text, answer.history[0].status_code) == ("somebody", 302)
-    lines = list(get(flask.url + "/stream", stream=True, timeout=TIMEOUT).iter_lines())
+    lines = list(get(url + "/stream", stream=True, timeout=TIMEOUT).iter_lines())
     assert lines == [b"/stream %d" % number for number in range(5)]
     source = (APPLICATIONS / "flask_app.py").read_bytes()
-    answer = get(flask.url + "/file", timeout=TIMEOUT)
+    answer = get(url + "/file", timeout=TIMEOUT)
     assert answer.content == source
-    part = get(flask.url + "/file", headers={"Range": "bytes=10-19"}, timeout=TIMEOUT)
+    part = get(url + "/file", headers={"Range": "bytes=10-19"}, timeout=TIMEOUT)
     assert (part.status_code, part.content) == (206, source[10:20])
-    same = get(flask.url + "/file", headers={"If-None-Match": answer.headers["ETag"]}, timeout=TIMEOUT)
+    same = get(url + "/file", headers={"If-None-Match": answer.headers["ETag"]}, timeout=TIMEOUT)
     assert (same.status_code, same.content) == (304, b"")
-    assert session.head(flask.url + "/file", timeout=TIMEOUT).headers["Content-Length"] == str(len(source))
-    assert session.options(flask.url + "/form", timeout=TIMEOUT).headers["Allow"]
-    assert get(flask.url + "/none", timeout=TIMEOUT).status_code == 404
-    assert get(flask.url + "/error", timeout=TIMEOUT).status_code == 500
+    assert session.head(url + "/file", timeout=TIMEOUT).headers["Content-Length"] == str(len(source))
+    assert session.options(url + "/form", timeout=TIMEOUT).headers["Allow"]
+    assert get(url + "/none", timeout=TIMEOUT).status_code == 404
+    assert get(url + "/error", timeout=TIMEOUT).status_code == 500
 
 
 def test_flask_is_served_to_httpx(flask: Server) -> None:
@@ -117,23 +117,26 @@ def test_flask_is_served_to_curl(flask: Server, tmp_path: Path) -> None:
 # --- Django ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def django(serve_module: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The Django project, with a fresh database in which admin:secret may do everything."""
-    pytest.importorskip("django")
-    directory = tmp_path_factory.mktemp("django")
-    environment = environment_of_child(directory) | {
-        "DJANGO_SITE_DIRECTORY": str(directory),
-        "DJANGO_SETTINGS_MODULE": "django_site.settings",
-        "DJANGO_SUPERUSER_PASSWORD": "secret",
-    }
+def make_django_site(directory: Path) -> dict[str, str]:
+    """A fresh database in which admin:secret may do everything. Returns what a server's environment needs for it."""
+    variables = {"DJANGO_SITE_DIRECTORY": str(directory), "DJANGO_SETTINGS_MODULE": "django_site.settings"}
+    environment = environment_of_child(directory) | variables | {"DJANGO_SUPERUSER_PASSWORD": "secret"}
     for command in (
         ["migrate", "--verbosity", "0"],
         ["createsuperuser", "--noinput", "--username", "admin", "--email", "admin@example.org"],
     ):
         subprocess.run([sys.executable, "-m", "django", *command], env=environment, check=True, timeout=60)
+    return variables
+
+
+@pytest.fixture(scope="module")
+def django(serve_module: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The Django project."""
+    pytest.importorskip("django")
+    variables = make_django_site(tmp_path_factory.mktemp("django"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DJANGO_SITE_DIRECTORY", str(directory))
+        for name, value in variables.items():
+            patch.setenv(name, value)
         yield serve_module("django_site.wsgi:application")
 
 
@@ -145,9 +148,14 @@ def token_in(page: str) -> str:
 
 
 def test_djangos_admin_is_served_to_requests(django: Server) -> None:
+    check_djangos_admin(django.url)
+
+
+def check_djangos_admin(url: str) -> None:
+    """Log in, and add and find a user."""
     with requests.Session() as session:
         session.trust_env = False
-        page = session.get(django.url + "/admin/", timeout=TIMEOUT)
+        page = session.get(url + "/admin/", timeout=TIMEOUT)
         assert page.url.endswith("/admin/login/?next=/admin/")
         form = {"username": "admin", "password": "secret", "csrfmiddlewaretoken": token_in(page.text)}
         wrong = session.post(page.url, data=form | {"password": "wrong"}, timeout=TIMEOUT)
@@ -156,7 +164,7 @@ def test_djangos_admin_is_served_to_requests(django: Server) -> None:
         assert page.history[0].status_code == 302
         assert "Site administration" in page.text
         # A user is added, found, and deleted again.
-        page = session.get(django.url + "/admin/auth/user/add/", timeout=TIMEOUT)
+        page = session.get(url + "/admin/auth/user/add/", timeout=TIMEOUT)
         form = {
             "csrfmiddlewaretoken": token_in(page.text),
             "username": "s\xf8mebody",
@@ -166,9 +174,9 @@ def test_djangos_admin_is_served_to_requests(django: Server) -> None:
         }
         page = session.post(page.url, data=form, timeout=TIMEOUT)
         assert "was added successfully" in page.text
-        page = session.get(django.url + "/admin/auth/user/?q=s\xf8me", timeout=TIMEOUT)
+        page = session.get(url + "/admin/auth/user/?q=s\xf8me", timeout=TIMEOUT)
         assert "s\xf8mebody" in page.text
-        assert session.post(django.url + "/admin/logout/", timeout=TIMEOUT).status_code == 403  # without the token
+        assert session.post(url + "/admin/logout/", timeout=TIMEOUT).status_code == 403  # without the token
 
 
 def test_djangos_sessions_are_kept_apart(django: Server) -> None:

@@ -843,6 +843,62 @@ def test_the_default_limit_of_a_body_is_16_mib(server: Server) -> None:
     assert server.exchange(request("POST", "/count", body=body), ["POST"])[0].body == b"16777216"
 
 
+# --- leniency --------------------------------------------------------------------------------------------------------
+
+
+def test_folded_lines_are_joined_where_they_are_permitted(serve: Serve) -> None:
+    lenient = serve(APPLICATION, permit_obsolete_folding=True)
+    folded = request("GET", "/environ", "X-A: one\r\n\t two", "X-B: three")
+    for step in (1, 7, len(folded)):
+        with lenient.connect() as connection:
+            connection.send_slowly(folded, step)
+            seen = environ(connection.read_response())
+            assert (seen["HTTP_X_A"], seen["HTTP_X_B"]) == ("one two", "three")
+    assert_refused(lenient, request("POST", "/a", "Content-Length: 3\r\n 0") + b"abc", {400})
+    assert_refused(lenient, request("POST", "/a", "Transfer-Encoding:\r\n chunked") + b"0\r\n\r\n", {400})
+    assert_refused(lenient, CHUNKED_POST + b"0\r\nX: y\r\n z\r\n\r\n", {400})
+
+
+def test_pipelined_requests_are_repaired_one_by_one(serve: Serve) -> None:
+    lenient = serve(APPLICATION, permit_obsolete_folding=True, strip_header_spaces=True)
+    first = request("POST", "/echo", "X-A : b\r\n c", body=b"X : y\r\n z")
+    responses = lenient.exchange(first + request("GET", "/environ", "X-A : b\r\n c"), ["POST", "GET"])
+    # What is not a head stays as it is.
+    assert responses[0].body == b"X : y\r\n z"
+    assert environ(responses[1])["HTTP_X_A"] == "b c"
+
+
+def test_space_before_the_colon_is_stripped_where_that_is_asked_for(serve: Serve) -> None:
+    lenient = serve(APPLICATION, strip_header_spaces=True)
+    assert environ(lenient.exchange(request("GET", "/environ", "X-A \t: b"))[0])["HTTP_X_A"] == "b"
+    assert_refused(lenient, request("POST", "/a", "Content-Length : 3") + b"abc", {400})
+    assert_refused(lenient, request("POST", "/a", "Transfer-Encoding : chunked") + b"0\r\n\r\n", {400})
+
+
+def test_methods_can_be_put_in_capitals_or_kept_to_convention(serve: Serve, server: Server) -> None:
+    small = request("get", "/environ")
+    assert environ(server.exchange(small)[0])["REQUEST_METHOD"] == "get"
+    assert environ(serve(APPLICATION, casefold_http_method=True).exchange(small)[0])["REQUEST_METHOD"] == "GET"
+    conventional = serve(APPLICATION, no_permit_unconventional_http_method=True)
+    assert environ(conventional.exchange(request("PATCH", "/environ"))[0])["REQUEST_METHOD"] == "PATCH"
+    for method in ("get", "GE", "A" * 21, "GET#"):
+        assert_refused(conventional, request(method, "/a"), {400})
+
+
+def test_other_versions_are_served_where_they_are_permitted(serve: Serve, server: Server) -> None:
+    later = request("GET", "/environ").replace(b"HTTP/1.1", b"HTTP/2.0")
+    assert_refused(server, later, {505})
+    lenient = serve(APPLICATION, permit_unconventional_http_version=True)
+    assert environ(lenient.exchange(later)[0])["SERVER_PROTOCOL"] == "HTTP/1.1"
+    early = lenient.exchange(b"GET /environ HTTP/0.9\r\n\r\n")[0]
+    assert environ(early)["SERVER_PROTOCOL"] == "HTTP/1.0"
+    assert early.ends_connection
+    assert_refused(lenient, request("GET", "/a").replace(b"HTTP/1.1", b"HTTP/22.0"), {400})
+
+
+# --- what never ends --------------------------------------------------------------------------------------------------
+
+
 def test_an_endless_head_is_refused(server: Server) -> None:
     assert_endless_is_refused(server, b"GET /a HTTP/1.1\r\nHost: test\r\n", b"X-A: " + b"a" * 1000 + b"\r\n")
 

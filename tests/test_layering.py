@@ -19,7 +19,7 @@ LAYERS = (
     ("event_loop",),
     ("net", "http"),
     ("interp", "websocket"),
-    ("wsgi",),
+    ("wsgi", "cooperative"),
     ("server",),
     ("api",),
 )
@@ -29,6 +29,9 @@ RANKS = {layer: rank for rank, row in enumerate(LAYERS) for layer in row}
 
 HTTP_CRATES = {"httparse", "memchr"}
 """What `http` may use beside std: it is bytes in and events out, and knows neither sockets nor Python."""
+
+WEBSOCKET_CRATES = {"base64", "sha1", "tungstenite"}
+"""What `websocket` uses beside those."""
 
 MAY = {
     "may::config",
@@ -46,8 +49,11 @@ MAY_METHODS = ("cancel", "unsafe_cancel", "park_timeout", "wait_timeout", "recv_
 UNSAFE_DOORS = {
     "src/coroutine/mod.rs": "may marks spawn as unsafe",
     "src/coroutine/overflow.rs": "signal handlers and alternate stacks",
+    "src/cooperative/buffer.rs": "memory that Python objects lend",
+    "src/cooperative/socket_fields.rs": "two fields of socket.socket",
     "src/event_loop/leader.rs": "may asks for Send of what never leaves the thread",
     "src/event_loop/poller.rs": "descriptors that are borrowed from Python by their number",
+    "src/interp/identity.rs": "the number that CPython knows a thread state by",
     "src/interp/mod.rs": "the thread state of the caller",
     "src/interp/recursion.rs": "the recursion counters in CPython's structures",
     "src/interp/thread_state.rs": "making, attaching and ending thread states",
@@ -264,12 +270,13 @@ def test_http_needs_only_std_httparse_and_memchr(sources: dict[Path, str]) -> No
     assert complaints == []
 
 
-def test_the_crates_of_http_are_fuzzed_as_they_are_shipped() -> None:
+def test_the_crates_of_http_and_websocket_are_fuzzed_as_they_are_shipped() -> None:
     shipped, fuzzed = (
         {package["name"]: package["version"] for package in tomllib.loads(path.read_text())["package"]}
         for path in (ROOT / "Cargo.lock", ROOT / "tests" / "fuzz" / "Cargo.lock")
     )
-    assert {name: fuzzed[name] for name in HTTP_CRATES} == {name: shipped[name] for name in HTTP_CRATES}
+    crates = HTTP_CRATES | WEBSOCKET_CRATES
+    assert {name: fuzzed[name] for name in crates} == {name: shipped[name] for name in crates}
 
 
 def test_may_is_named_only_in_coroutine_and_nothing_forbidden_of_it(sources: dict[Path, str]) -> None:

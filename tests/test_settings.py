@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import rmeinheld
-from rmeinheld import server
+from rmeinheld import coroutine, server
 from rmeinheld.access_log import ATOMS, DEFAULT_FORMAT, validate_format
 from rmeinheld.settings import GROUPS, OPTIONS, Option, Settings, resolve
 
@@ -61,6 +61,11 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         "limit_request_field_size": 8192,
         "limit_request_head": 81920,
         "limit_request_body": 16 * 1024 * 1024,
+        "permit_obsolete_folding": False,
+        "strip_header_spaces": False,
+        "permit_unconventional_http_method": True,
+        "casefold_http_method": False,
+        "permit_unconventional_http_version": False,
         "client_header_timeout": 60.0,
         "client_body_timeout": 60.0,
         "send_timeout": 60.0,
@@ -307,8 +312,10 @@ def test_a_logger_needs_its_method(name: str, method: str) -> None:
 
 def test_meinhelds_names_are_in_the_package_and_in_its_server_module() -> None:
     for name in server.__all__:
-        assert getattr(rmeinheld, name) is getattr(server, name)
         assert name in rmeinheld.__all__
+        # That of the package takes the arguments as they are; Meinheld's takes them as a tuple and a dict.
+        expected = coroutine if name == "spawn" else server
+        assert getattr(rmeinheld, name) is getattr(expected, name)
 
 
 def test_the_logger_of_errors_is_found_by_aliases_too() -> None:

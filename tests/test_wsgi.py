@@ -845,3 +845,116 @@ def test_a_generator_read_at_50_kb_a_second_keeps_memory_flat(serve: Serve) -> N
         assert max(grown) < 1000, grown
         connection.abort()
     assert "Traceback" not in server.log()
+
+
+# --- wsgi.early_hints ------------------------------------------------------------------------------------------------
+
+HINTING_APP = """
+import ast, urllib.parse
+
+class Once:
+    def __init__(self, environ):
+        self.environ, self.parts = environ, [b"a", b"b"]
+    def __iter__(self):
+        return self
+    def __next__(self):
+        if not self.parts:
+            raise StopIteration
+        # The head goes out with the first part.
+        self.environ["wsgi.early_hints"]([("X-Late", "1")])
+        return self.parts.pop(0)
+
+LATE = []
+
+def app(environ, start_response):
+    hint = environ["wsgi.early_hints"]
+    headers = ast.literal_eval(urllib.parse.unquote_to_bytes(environ["QUERY_STRING"]).decode())
+    if environ["PATH_INFO"] == "/iterable":
+        hint(iter(headers))
+    else:
+        try:
+            for some in headers:
+                hint(some)
+        except (TypeError, ValueError) as fault:
+            body = f"{type(fault).__name__}: {fault}".encode()
+            start_response("200 OK", [("Content-Length", str(len(body)))])
+            return [body]
+    while LATE:
+        LATE.pop()([("X-Ended", "1")])
+    LATE.append(hint)
+    start_response("200 OK", [("Content-Length", "2")])
+    hint([("X-Started", "1")])
+    return Once(environ)
+"""
+
+
+@pytest.fixture(scope="module")
+def hinting(serve_module: Serve) -> Server:
+    """A server whose application sends the hints that the query names, as a list of lists of pairs."""
+    return serve_module(HINTING_APP)
+
+
+def hints(server: Server, headers: object, *, where: str = "/", method: str = "GET", version: str = "1.1") -> list[Any]:
+    """The status and the fields of each interim response, and then status and body of the response."""
+    query = urllib.parse.quote(repr(headers))
+    seen: list[Any] = []
+    with server.connect() as connection:
+        for _ in range(2):  # the connection must be in order afterwards
+            response = connection.request(request(method, f"{where}?{query}", version=version), method)
+            seen = []
+            while response.status < 200:
+                seen.append((response.status, response.headers))
+                response = connection.read_response(method)
+            seen.append((response.status, response.body))
+            if response.ends_connection:
+                break
+    return seen
+
+
+def test_early_hints_go_before_the_response(hinting: Server) -> None:
+    link = ("Link", "</style.css>; rel=preload; as=style")
+    started = (103, [("X-Started", "1")])
+    late = (103, [("X-Late", "1")])
+    assert hints(hinting, [[link], [("X-A", " b "), (b"X-B", b"\xe4")]]) == [
+        (103, [link]),
+        (103, [("X-A", "b"), ("X-B", "\xe4")]),
+        started,
+        late,
+        (200, b"ab"),
+    ]
+    assert hints(hinting, [("X-A", "b"), ["X-C", "d"]], where="/iterable")[0] == (103, [("X-A", "b"), ("X-C", "d")])
+    assert hints(hinting, [[]]) == [(103, []), started, late, (200, b"ab")]
+    assert hints(hinting, [[link]], method="HEAD")[-1] == (200, b"")
+    # Nothing goes out once the head has, nor after the request.
+    assert "Traceback" not in hinting.log()
+
+
+def test_clients_of_http_1_0_get_no_early_hints(hinting: Server) -> None:
+    assert hints(hinting, [[("X-A", "b")]], version="1.0") == [(200, b"ab")]
+
+
+def test_fields_of_the_connection_and_of_a_body_are_no_early_hints(hinting: Server) -> None:
+    fields = [("Content-Length", "5"), ("Transfer-Encoding", "chunked"), ("Connection", "close"), ("Upgrade", "x")]
+    assert hints(hinting, [[*fields, ("X-A", "b")]])[0] == (103, [("X-A", "b")])
+
+
+@pytest.mark.parametrize(
+    ("field", "fault"),
+    [
+        (("X-A", "b\r\nSet-Cookie: c"), "ValueError: early hint \"X-A\": CR or LF in a response field value"),
+        (("X-A", b"b\n"), "ValueError: early hint \"X-A\": CR or LF"),
+        (("X-A", "b\0"), "ValueError: early hint \"X-A\": a control character"),
+        (("X A", "b"), "ValueError: early hint \"X A\": the name of a response header is not a token"),
+        (("X-A\r\nB", "b"), "ValueError: early hint"),
+        (("", "b"), "ValueError: early hint"),
+        (("X-A", "\u20ac"), "ValueError: an early hint has a character outside latin-1"),
+        (("X-A", 1), "TypeError: names and values of early hints must be str or bytes, not int"),
+        (("X-A",), "TypeError: each early hint must be a pair of name and value"),
+        ("ab", "TypeError: "),
+        (None, "TypeError: "),
+    ],
+)  # fmt: skip
+def test_early_hints_are_checked_as_the_fields_of_a_response(hinting: Server, field: object, fault: str) -> None:
+    ((status, body),) = hints(hinting, [[("X-First", "1"), field]])
+    assert status == 200
+    assert body.decode().startswith(fault)

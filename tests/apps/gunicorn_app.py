@@ -27,6 +27,10 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
             rmeinheld.coroutine.sleep(1)
         case "/busy":
             busy()
+        case "/echo":
+            for message in environ["wsgi.websocket"]:
+                environ["wsgi.websocket"].send(message)
+            return []
         case "/fail":
             raise RuntimeError("the application failed on purpose")
     seen = {key: value for key, value in environ.items() if isinstance(value, str | bool)} | {"pid": os.getpid()}

@@ -1,0 +1,44 @@
+"""What tests of the patched standard library run their functions with, in a process of their own."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+from rmeinheld.coroutine import sleep, spawn
+
+LONGEST_STANDSTILL = 1.0
+"""Seconds for which nothing else may run while something waits; generous, since machines are busy."""
+
+
+def together[A, R](function: Callable[[A], R], arguments: Iterable[A], seconds: float = 60) -> list[R]:
+    """Call `function` with each of the arguments in a coroutine of its own, and return the results in order."""
+    coroutines = [spawn(function, argument) for argument in arguments]
+    deadline = time.monotonic() + seconds
+    for coroutine in coroutines:
+        assert coroutine.join(max(0.0, deadline - time.monotonic())), f"{coroutine} did not end in {seconds} s"
+    return [coroutine.result for coroutine in coroutines]
+
+
+def main(function: Callable[[], object], standstill: float = LONGEST_STANDSTILL) -> None:
+    """Run `function` in a coroutine, print what it returns, and fail if the loop stood still meanwhile."""
+    longest = 0.0
+    over = False
+
+    def tick() -> None:
+        nonlocal longest
+        while not over:
+            before = time.monotonic()
+            sleep(0.01)
+            longest = max(longest, time.monotonic() - before - 0.01)
+
+    ticking = spawn(tick)
+    coroutine = spawn(function)
+    ended = coroutine.join(100)
+    over = True
+    ticking.join(1)
+    assert ended, "the function did not end"
+    print(coroutine.result)
+    if longest > standstill:
+        sys.exit(f"the loop stood still for {longest:.2f} s")

@@ -1,0 +1,511 @@
+"""The patches as such: what is patched, what was too late, what threads and forked children get, closing under waiters.
+
+That the patched standard library does what it did is shown by CPython's own tests; see `tests/stdlib`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from serving import RunScript
+
+IN_A_COROUTINE = """
+from rmeinheld.patch import *
+from rmeinheld import patch
+findings = patch.patch_all()
+from rmeinheld.coroutine import *
+import os, select, socket, ssl, subprocess, sys, threading, time
+
+def test():
+{body}
+
+coroutine = spawn(test)
+assert coroutine.join(25), "the test hangs"
+print(coroutine.result)
+"""
+
+
+def patched(script: RunScript, body: str) -> str:
+    """Run the body of a function in a coroutine of a fresh, patched process; what it returns is printed."""
+    indented = "\n".join(f"    {line}" for line in body.strip().splitlines())
+    return script(IN_A_COROUTINE.format(body=indented)).strip().splitlines()[-1]
+
+
+# --- the patching itself ---------------------------------------------------------------------------------------------
+
+
+def test_patching_first_finds_nothing_and_says_nothing(script: RunScript) -> None:
+    output = script(
+        """
+        from rmeinheld import patch
+        print(patch.patch_all(), patch.patch_all())
+        """
+    )
+    assert output == "[] []\n"
+
+
+def test_what_was_imported_by_name_before_is_exchanged_and_reported(script: RunScript) -> None:
+    output = script(
+        """
+        import logging, sys, types
+        logging.basicConfig(level="INFO", format="%(levelname)s %(message)s")
+        early = types.ModuleType("early")
+        sys.modules["early"] = early
+        exec("from time import sleep\\nfrom threading import Lock", vars(early))
+        from rmeinheld import patch
+        findings = patch.patch_all()
+        import threading, time
+        assert early.sleep is time.sleep and early.Lock is threading.Lock
+        print(sorted((finding.module, finding.fixed) for finding in findings))
+        """
+    )
+    assert "[('early', True), ('early', True)]" in output
+    assert "INFO patched late, after these were imported or made: early: had imported" in output
+
+
+def test_what_was_made_before_is_repaired_or_named(script: RunScript) -> None:
+    output = script(
+        """
+        import selectors, socket, ssl, sys, threading, types
+        early = types.ModuleType("early")
+        early.lock, early.guard = threading.Lock(), threading.RLock()
+        sys.modules["early"] = early
+        selector, poller = selectors.EpollSelector(), selectors.PollSelector()
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        left, right = socket.socketpair()
+        secured = context.wrap_socket(left, do_handshake_on_connect=False)
+        selector.register(right, selectors.EVENT_READ)
+        from rmeinheld import patch
+        for finding in patch.patch_all():
+            print(finding)
+        from rmeinheld.coroutine import sleep, spawn
+        ticks = []
+        def tick():
+            while True:
+                ticks.append(1)
+                sleep(0.01)
+        def wait():
+            assert selector.select(0.1) == []
+            secured.settimeout(0.1)
+            try:
+                secured.do_handshake()
+            except TimeoutError as error:
+                print(error)
+        spawn(tick)
+        waiting = spawn(wait)
+        waiting.join()
+        waiting.result
+        print(len(ticks) > 5)
+        """
+    )
+    assert output.splitlines()[-7:] == [
+        "early: lock is a lock made before: held across a wait, it blocks every coroutine that wants it",
+        "early: guard is a lock made before: held across a wait, it blocks every coroutine that wants it",
+        "ssl: 1 TLS connections had been made before (repaired in place)",
+        "selectors: a PollSelector made before blocks every coroutine when it waits",
+        "selectors: 1 selectors had been made before (repaired in place)",
+        "The handshake operation timed out",
+        "True",
+    ]
+
+
+def test_originals_can_be_had(script: RunScript) -> None:
+    output = script(
+        """
+        import time
+        kept = [time.sleep]
+        from rmeinheld import patch
+        print(patch.is_patched("time"), patch.get_original("time", "sleep") is kept[0])
+        patch.patch_time()
+        print(patch.is_patched("time"), patch.is_patched("socket"), time.sleep is kept[0])
+        print(patch.get_original("time", "sleep") is kept[0], patch.get_original("os.path", "join").__name__)
+        patch.patch_all()
+        import socket
+        print(patch.get_original("socket", "socket.recv") is socket.socket.__mro__[1].recv)
+        """
+    )
+    assert output.splitlines() == ["False True", "True False False", "True join", "True"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ("patch_all(sockets=True)", "TypeError: patch_all() knows no part 'sockets'; the parts are thread, time,"),
+        ("patch_all(futures='threads')", "ValueError: futures must be one of coroutines, native, not 'threads'"),
+    ],
+)
+def test_what_makes_no_sense_is_an_error(script: RunScript, call: str, message: str) -> None:
+    output = script(
+        f"""
+        from rmeinheld.patch import *
+        try:
+            {call}
+        except (TypeError, ValueError) as error:
+            print(f"{{type(error).__name__}}: {{error}}")
+        """
+    )
+    assert message in output
+
+
+def test_meinhelds_arguments_are_taken(script: RunScript) -> None:
+    output = script(
+        """
+        from rmeinheld import patch
+        patch.patch_all(socket=True, aggressive=True)
+        patch.patch_socket(aggressive=False)
+        print(patch.is_patched("socket"))
+        """
+    )
+    assert output == "True\n"
+
+
+def test_a_part_can_be_left_out(script: RunScript) -> None:
+    output = script(
+        """
+        from rmeinheld import patch
+        patch.patch_all(thread=False, ssl=False)
+        print(*(patch.is_patched(name) for name in ("threading", "ssl", "socket", "time")))
+        """
+    )
+    assert output == "False False True True\n"
+
+
+def test_classes_stay_the_classes_that_they_were(script: RunScript) -> None:
+    output = script(
+        """
+        import selectors, socket, ssl
+        before = socket.socket, ssl.SSLContext, ssl.SSLSocket, selectors.DefaultSelector, socket.SocketType
+        from rmeinheld import patch
+        patch.patch_all()
+        print(before == (socket.socket, ssl.SSLContext, ssl.SSLSocket, selectors.DefaultSelector, socket.SocketType))
+        """
+    )
+    assert output == "True\n"
+
+
+# --- waiting beside each other ---------------------------------------------------------------------------------------
+
+
+def test_what_used_to_block_waits_side_by_side(script: RunScript) -> None:
+    body = """
+import queue
+def from_socket():
+    left, right = socket.socketpair()
+    with left, right:
+        spawn(lambda: (time.sleep(0.2), right.sendall(b"x")))
+        return left.recv(1)
+def from_pipe():
+    read, write = os.pipe()
+    spawn(lambda: (time.sleep(0.2), os.write(write, b"x")))
+    return os.read(read, 1)
+def from_select():
+    read, write = os.pipe()
+    spawn(lambda: (time.sleep(0.2), os.write(write, b"x")))
+    return select.select([read], [], [], 5)[0] == [read]
+def from_poll():
+    read, write = os.pipe()
+    spawn(lambda: (time.sleep(0.2), os.write(write, b"x")))
+    poller = select.poll()
+    poller.register(read, select.POLLIN)
+    return poller.poll(5000) == [(read, select.POLLIN)]
+def from_epoll():
+    read, write = os.pipe()
+    spawn(lambda: (time.sleep(0.2), os.write(write, b"x")))
+    with select.epoll() as poller:
+        poller.register(read, select.EPOLLIN)
+        return poller.poll(5) == [(read, select.EPOLLIN)]
+def from_event():
+    event = threading.Event()
+    threading.Timer(0.2, event.set).start()
+    return event.wait(5)
+def from_queue():
+    items = queue.SimpleQueue()
+    threading.Thread(target=lambda: (time.sleep(0.2), items.put(1))).start()
+    return items.get(timeout=5)
+def from_child():
+    return subprocess.run(["sh", "-c", "sleep 0.2; echo x"], capture_output=True).stdout
+def from_system():
+    return os.system("sleep 0.2") == 0
+def from_sleep():
+    time.sleep(0.2)
+    return True
+waits = [from_socket, from_pipe, from_select, from_poll, from_epoll, from_event, from_queue, from_child, from_system,
+         from_sleep]
+before = time.monotonic()
+coroutines = [spawn(wait) for wait in waits * 3]
+for coroutine in coroutines:
+    coroutine.join()
+    assert coroutine.result, coroutine
+return time.monotonic() - before < 3 * 0.2 * len(waits) / 2
+"""
+    assert patched(script, body) == "True"
+
+
+def test_one_socket_is_read_and_written_at_once(script: RunScript) -> None:
+    body = """
+left, right = socket.socketpair()
+size = 4_000_000
+def write(end):
+    end.sendall(bytes(size))
+def read(end):
+    got = 0
+    while got < size:
+        got += len(end.recv(100_000))
+    return got
+coroutines = [spawn(action, end) for end in (left, right) for action in (write, read)]
+for coroutine in coroutines:
+    coroutine.join()
+return [coroutine.result for coroutine in coroutines]
+"""
+    assert patched(script, body) == "[None, 4000000, None, 4000000]"
+
+
+def test_fifty_coroutines_accept_on_one_socket(script: RunScript) -> None:
+    body = """
+listener = socket.create_server(("127.0.0.1", 0), backlog=100)
+def accept():
+    connection, _ = listener.accept()
+    with connection:
+        connection.sendall(connection.recv(10))
+    return 1
+acceptors = [spawn(accept) for _ in range(50)]
+def ask(number):
+    with socket.create_connection(listener.getsockname(), timeout=5) as connection:
+        connection.sendall(b"%d" % number)
+        return connection.recv(10)
+clients = [spawn(ask, number) for number in range(50)]
+for coroutine in clients + acceptors:
+    coroutine.join()
+return sorted(int(client.result) for client in clients) == list(range(50)), sum(each.result for each in acceptors)
+"""
+    assert patched(script, body) == "(True, 50)"
+
+
+@pytest.mark.parametrize("close", ["sock.close()", "os.close(sock.detach())", "os.dup2(other.fileno(), sock.fileno())"])
+def test_closing_wakes_who_waits_with_an_error(script: RunScript, close: str) -> None:
+    body = f"""
+import errno
+sock, other = socket.socketpair()
+def wait():
+    try:
+        sock.recv(1)
+    except OSError as error:
+        return error.errno
+waiting = [spawn(wait) for _ in range(3)]
+sleep(0)
+{close}
+for coroutine in waiting:
+    assert coroutine.join(5), "still waits"
+return {{coroutine.result for coroutine in waiting}} == {{errno.EBADF}}
+"""
+    assert patched(script, body) == "True"
+
+
+def test_closing_in_a_thread_wakes_who_waits(script: RunScript) -> None:
+    body = """
+sock, other = socket.socketpair()
+def wait():
+    try:
+        sock.recv(1)
+    except OSError as error:
+        return "closed"
+waiting = spawn(wait)
+sleep(0)
+offload(sock.close)
+assert waiting.join(5), "still waits"
+return waiting.result
+"""
+    assert patched(script, body) == "closed"
+
+
+def test_a_descriptor_that_is_used_again_is_another_one(script: RunScript) -> None:
+    body = """
+numbers = set()
+for round in range(200):
+    left, right = socket.socketpair()
+    numbers.add(left.fileno())
+    spawn(right.sendall, b"%d" % round)
+    assert int(left.recv(10)) == round
+    # Closed behind the socket's back, as a C library does.
+    for end in (left, right):
+        get_original("os", "close")(end.detach())
+return len(numbers) < 10
+"""
+    assert patched(script, body) == "True"
+
+
+def test_timeouts_of_sockets_are_kept(script: RunScript) -> None:
+    body = """
+left, right = socket.socketpair()
+took = []
+for timeout in (0.05, 0.1):
+    left.settimeout(timeout)
+    before = time.monotonic()
+    try:
+        left.recv(1)
+    except TimeoutError as error:
+        assert str(error) == "timed out"
+        took.append(timeout <= time.monotonic() - before < timeout + 5)
+left.settimeout(0)
+try:
+    left.recv(1)
+except BlockingIOError as error:
+    took.append(error.errno == 11)
+left.setblocking(True)
+return took, left.gettimeout(), os.get_blocking(left.fileno())
+"""
+    assert patched(script, body) == "([True, True, True], None, True)"
+
+
+def test_names_are_asked_for_on_threads_and_numbers_are_not(script: RunScript) -> None:
+    body = """
+from rmeinheld.offload import number_of_threads
+before = number_of_threads()
+socket.getaddrinfo("127.0.0.1", 80)
+socket.getaddrinfo("::1", 80)
+numbers = number_of_threads() - before
+found = socket.getaddrinfo("localhost", 80, type=socket.SOCK_STREAM)
+return numbers, number_of_threads() - before, found[0][4][1]
+"""
+    assert patched(script, body) == "(0, 1, 80)"
+
+
+def test_a_thread_is_a_coroutine_in_a_coroutine_and_a_thread_elsewhere(script: RunScript) -> None:
+    body = """
+def where():
+    seen.append((threading.get_native_id() == here, threading.current_thread().name, can_park()))
+seen, here = [], threading.get_native_id()
+threads = [threading.Thread(target=where, name="inner")]
+threads[0].start()
+threads[0].join()
+def start_another():
+    thread = threading.Thread(target=where, name="outer")
+    thread.start()
+    thread.join()
+offload(start_another)
+return seen, threads[0].ident != threading.get_ident(), threads[0].is_alive()
+"""
+    assert patched(script, body) == "([(True, 'inner', True), (False, 'outer', False)], True, False)"
+
+
+def test_a_thread_knows_that_it_is_alive(script: RunScript) -> None:
+    body = """
+seen = []
+def look():
+    seen.append((threading.current_thread().is_alive(), repr(threading.current_thread()).count("started")))
+thread = threading.Thread(target=look)
+thread.start()
+thread.join()
+return seen, thread.is_alive()
+"""
+    assert patched(script, body) == "([(True, 1)], False)"
+
+
+def test_executors_work_in_coroutines_or_in_threads(script: RunScript) -> None:
+    for option, expected in (("'coroutines'", True), ("'native'", False)):
+        output = script(
+            f"""
+            from rmeinheld.patch import patch_all
+            patch_all(futures={option})
+            import threading
+            from concurrent.futures import ThreadPoolExecutor
+            from rmeinheld.coroutine import spawn
+
+            def test():
+                with ThreadPoolExecutor(2) as executor:
+                    return set(executor.map(lambda _: threading.get_native_id(), range(4)))
+
+            here = spawn(threading.get_native_id)
+            found = spawn(test)
+            here.join(), found.join()
+            print(found.result == {{here.result}})
+            """
+        )
+        assert output == f"{expected}\n"
+
+
+def test_a_forked_child_gets_the_real_thing(script: RunScript) -> None:
+    body = """
+read, write = os.pipe()
+pid = os.fork()
+if pid == 0:
+    try:
+        left, right = socket.socketpair()
+        threading.Timer(0.05, right.sendall, [b"x"]).start()
+        time.sleep(0.01)
+        lock = threading.Lock()
+        with lock:
+            os.write(write, left.recv(1) + b"%d" % can_park() + b"%d" % len(threading.enumerate()))
+    finally:
+        os._exit(0)
+os.close(write)
+said = os.read(read, 10)
+return said, os.waitpid(pid, 0)[1]
+"""
+    assert patched(script, body) in ("(b'x01', 0)", "(b'x02', 0)")
+
+
+def test_signals_to_a_coroutines_number_reach_its_thread(script: RunScript) -> None:
+    body = """
+import signal
+signal.pthread_kill(threading.get_ident(), 0)
+time.clock_gettime(time.pthread_getcpuclockid(threading.get_ident()))
+try:
+    offload(signal.pthread_kill, threading.get_ident(), 0)
+except ProcessLookupError as error:
+    return str(error)
+"""
+    assert patched(script, body) == "[Errno 3] a coroutine's number means nothing outside of its thread"
+
+
+def test_a_hundred_children_at_once(script: RunScript) -> None:
+    body = """
+def run(number):
+    return subprocess.run(["sh", "-c", f"sleep 0.1; echo {number}"], capture_output=True, check=True).stdout
+coroutines = [spawn(run, number) for number in range(100)]
+for coroutine in coroutines:
+    coroutine.join()
+return sum(int(coroutine.result) for coroutine in coroutines)
+"""
+    assert patched(script, body) == "4950"
+
+
+def test_looking_into_a_queue_in_a_loop_lets_others_fill_it(script: RunScript) -> None:
+    body = """
+import queue
+items = queue.Queue()
+def fill():
+    time.sleep(0.01)
+    items.put("filled")
+spawn(fill)
+while True:
+    try:
+        return items.get_nowait()
+    except queue.Empty:
+        continue
+"""
+    assert patched(script, body) == "filled"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="3.12 has no exception for a queue that is shut down")
+def test_waits_of_shut_down_queues_end(script: RunScript) -> None:
+    body = """
+import queue
+from rmeinheld import coroutine as primitives
+seen = []
+for kind in (primitives.Queue, primitives.LifoQueue, primitives.PriorityQueue, queue.Queue):
+    items = kind()
+    waiting = spawn(items.get)
+    sleep(0)
+    items.shutdown()
+    waiting.join()
+    try:
+        waiting.result
+    except queue.ShutDown:
+        seen.append(kind.__name__)
+return seen
+"""
+    assert patched(script, body) == "['Queue', 'LifoQueue', 'PriorityQueue', 'Queue']"
