@@ -69,9 +69,23 @@ def parse_wrk(output: str) -> WrkResult:
     )
 
 
-def run_wrk(wrk: str, port: int, connections: int, seconds: int, core: int) -> WrkResult:
-    """One run of wrk with one thread on `core`; raises LoadError as `parse_wrk` does."""
-    command = [wrk, "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", f"http://127.0.0.1:{port}/"]
+def run_wrk(
+    wrk: str, port: int, connections: int, seconds: int, core: int | None, patience_seconds: int = 2, threads: int = 1
+) -> WrkResult:
+    """One run of wrk with so many threads on `core` (None: on any); raises LoadError as `parse_wrk` does.
+
+    An answer that takes more than `patience_seconds` is an error.
+    """
+    command = [
+        wrk,
+        f"-t{threads}",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--latency",
+        "--timeout",
+        f"{patience_seconds}s",
+    ]
+    command.append(f"http://127.0.0.1:{port}/")
     with pinned_to(core):
         try:
             result = subprocess.run(

@@ -22,10 +22,14 @@ def choose_cores() -> tuple[int, int]:
 
 
 @contextmanager
-def pinned_to(core: int) -> Iterator[None]:
-    """Run on this core inside the block: a process that is started in it inherits the pinning from its first moment."""
+def pinned_to(core: int | None) -> Iterator[None]:
+    """Run on this core inside the block: a process that is started in it inherits the pinning from its first moment.
+
+    None: on any.
+    """
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     try:
         yield
     finally:

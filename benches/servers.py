@@ -36,7 +36,7 @@ class StartError(Exception):
 class Task:
     """What a server is to serve. The rest of its settings stay at their defaults."""
 
-    app: str = "hello"
+    app: str = "hello"  # of apps.py; for Gunicorn also "module:app"
     sleep_seconds: float = 0.1
     asleep_at_once: int = 0  # requests that must be able to sleep at the same time
     idle_connections: int = 0  # connections that must be able to stay open without a request
@@ -99,21 +99,29 @@ def _granian(port: int, task: Task) -> list[str]:
     return [*command, "--log-level", "warning", f"apps:{task.app}"]
 
 
-def _gunicorn_gevent(port: int, task: Task) -> list[str]:
-    command = [str(peers_python()), "-m", "gunicorn", "--worker-class", "gevent", "--workers", "1"]
-    command += ["--bind", f"127.0.0.1:{port}", "--backlog", str(BACKLOG), "--keep-alive", str(HOLD_SECONDS)]
-    if task.asleep_at_once or task.idle_connections:
-        command += ["--worker-connections", str(2 * max(task.asleep_at_once, task.idle_connections))]
-    return [*command, "--log-level", "warning", "--chdir", str(BENCHES), f"apps:{task.app}"]
+def gunicorn(python: str, worker: str, workers: int = 1) -> Callable[[int, Task], list[str]]:
+    """The command of Gunicorn with so many workers of this class."""
+
+    def command(port: int, task: Task) -> list[str]:
+        options = ["--worker-class", worker, "--workers", str(workers), "--bind", f"127.0.0.1:{port}"]
+        options += ["--backlog", str(BACKLOG), "--keep-alive", str(HOLD_SECONDS), "--log-level", "warning"]
+        if task.asleep_at_once or task.idle_connections:
+            options += ["--worker-connections", str(2 * max(task.asleep_at_once, task.idle_connections))]
+        app = task.app if ":" in task.app else f"apps:{task.app}"
+        return [python, "-m", "gunicorn", *options, "--chdir", str(BENCHES), app]
+
+    return command
 
 
+OUR_WORKER = "rmeinheld.gunicorn_worker.Worker"
 FLOOR = Contender("floor", _floor, serves_while_asleep=False)
 RMEINHELD = Contender("rmeinheld", _rmeinheld, serves_while_asleep=True, sleep_module="rmeinheld.coroutine")
+GEVENT = Contender("gunicorn-gevent", gunicorn(str(peers_python()), "gevent"), serves_while_asleep=True)
 PEERS = (
     Contender("bjoern", _bjoern, serves_while_asleep=False),
     Contender("fastwsgi", _fastwsgi, serves_while_asleep=False),
     Contender("granian", _granian, serves_while_asleep=True),
-    Contender("gunicorn-gevent", _gunicorn_gevent, serves_while_asleep=True),
+    GEVENT,
 )
 
 
@@ -197,7 +205,7 @@ def _last_lines(log: Path) -> str:
 
 
 @contextlib.contextmanager
-def _started(contender: Contender, task: Task, core: int) -> Iterator[Running]:
+def _started(contender: Contender, task: Task, core: int | None) -> Iterator[Running]:
     port = _free_port()
     command = contender.command(port, task)
     environment = os.environ | {
@@ -221,8 +229,8 @@ def _started(contender: Contender, task: Task, core: int) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
-def running_server(contender: Contender, task: Task, core: int) -> Iterator[Running]:
-    """Run a server pinned to `core` until the block ends; raises StartError if it does not come up."""
+def running_server(contender: Contender, task: Task, core: int | None) -> Iterator[Running]:
+    """Run a server pinned to `core` (None: to none) until the block ends; raises StartError if it does not come up."""
     with contextlib.ExitStack() as stack:
         for attempt in range(1, START_ATTEMPTS + 1):
             try:

@@ -37,7 +37,11 @@ PEER_PACKAGES = (
     # fastwsgi 0.0.9 imports pkg_resources, which later versions of setuptools no longer have.
     Peer("fastwsgi", ("fastwsgi==0.0.9", "setuptools<81"), "a C compiler and the headers of Python"),
     Peer("granian", ("granian==2.8.7",)),
-    Peer("gunicorn-gevent", ("gunicorn[gevent]==27.0.1", "gevent==26.9.0")),
+    Peer("gevent-websocket", ("gevent==26.9.0", "gevent-websocket==0.10.1")),
+    # Its speed-ups are in C.
+    Peer("websockets", ("websockets==17.4",)),
+    Peer("uwsgi", ("gevent==26.9.0", "uwsgi==2.0.31"), "a C compiler and the headers of Python"),
+    Peer("gunicorn-gevent", ("gunicorn[gevent]==27.0.1", "gevent==26.9.0", "redis==8.1.0", "urllib3==2.8.0")),
 )
 
 
