@@ -11,6 +11,8 @@ PYTEST ?=
 BENCH ?=
 FUZZ ?=
 SUITES ?=
+STDLIB ?=
+CARGO_TESTS ?= yes
 BUILD ?= .build
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -32,7 +34,7 @@ BIN := $(VENV)/bin
 SUITES_VENV := $(BUILD)/suites/venv-$(TAG)
 PACKAGE_SOURCES := Cargo.toml Cargo.lock pyproject.toml MANIFEST.in $(wildcard README.md LICENSE) \
 	$(shell find src python gunicorn_worker \( -type d -name '[!._]*' ! -name '*.egg-info' \
-	-o -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) ! -path '*.egg-info/*')
+	-o -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name '*.md' -o -name '*.png' -o -name py.typed \) ! -path '*.egg-info/*')
 
 # Without PYO3_PYTHON, PyO3 takes whatever python3 is, and rebuilds whenever PATH changes.
 CARGO_PYTHON := CARGO_TARGET_DIR='$(abspath $(BUILD))/target-$(TAG)' PYO3_PYTHON='$(abspath $(BIN))/python'
@@ -52,7 +54,7 @@ CARGO_FUZZ := CARGO_TARGET_DIR='$(abspath $(BUILD))/fuzz/target'
 
 .PHONY: help
 help: ## Show this list.
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 	@echo
 	@echo '  PYTHON=3.12 or PYTHON=/path/to/python chooses the interpreter, PYTEST="-k name" the tests,'
 	@echo '  PORT=8001 the port of run, BENCH="--rounds 1" the options of bench, FUZZ="--target head" those of fuzz,'
@@ -60,16 +62,24 @@ help: ## Show this list.
 
 .PHONY: run
 run: $(VENV)/.installed ## Build, and serve the demo at http://127.0.0.1:8000 until Ctrl-C.
-	@exec $(BIN)/python -m rmeinheld --bind 127.0.0.1:$(PORT) --chdir examples/demo app:app
+	@exec $(BIN)/python -m rmeinheld --bind 127.0.0.1:$(PORT) --chdir examples app:app
 
 .PHONY: test
 test: $(VENV)/.installed ## Build, and run all tests: cargo test, then pytest on the installed package.
-	$(CARGO_PYTHON) $(CARGO_TEST)
+	$(if $(CARGO_TESTS),$(CARGO_PYTHON) $(CARGO_TEST))
 	$(CARGO_PYTHON) BUILD='$(BUILD)' $(BIN)/pytest $(PYTEST)
+
+.PHONY: stdlib
+stdlib: $(VENV)/.installed ## Run CPython's own tests in a coroutine under the patches (STDLIB="test_socket" for one file).
+	$(BIN)/python tests/stdlib/cpython_tests.py $(STDLIB)
 
 .PHONY: suites
 suites: $(SUITES_VENV)/.installed ## Run suites that others wrote, from PyPI, against the server.
 	$(SUITES_VENV)/bin/python tests/suites/run.py --work '$(BUILD)/suites' $(SUITES)
+
+.PHONY: autobahn
+autobahn: $(SUITES_VENV)/.installed ## Run Autobahn's original test suite of WebSockets (needs Python 2.7; `suites` has its cases).
+	$(SUITES_VENV)/bin/python tests/suites/autobahn.py --work '$(BUILD)/suites'
 
 .PHONY: test-matrix
 test-matrix: ## Test on 3.12 to 3.15 and with the interpreter's assertions (root; from Debian what is missing).
@@ -103,8 +113,24 @@ format: $(VENV)/.dependencies ## Format Rust and Python.
 bench: $(VENV)/.installed ## Measure against other servers (about 25 minutes; BENCH=--quick to see that it runs).
 	$(BIN)/python benches/run.py $(BENCH)
 
+.PHONY: bench-cooperation
+bench-cooperation: $(VENV)/.installed ## Measure what waiting costs between coroutines, ours and gevent's (takes BENCH too).
+	$(BIN)/python benches/cooperation.py $(BENCH)
+
+.PHONY: bench-backends
+bench-backends: $(VENV)/.installed ## Measure requests that wait for Redis and a backend (needs redis-server; takes BENCH too).
+	$(BIN)/python benches/backends.py $(BENCH)
+
+.PHONY: bench-websocket
+bench-websocket: $(VENV)/.installed ## Measure WebSockets, ours and others' (takes BENCH too).
+	$(BIN)/python benches/websocket.py $(BENCH)
+
+.PHONY: bench-gunicorn
+bench-gunicorn: $(VENV)/.installed ## Measure what Gunicorn adds, and two workers beside one (takes BENCH too).
+	$(BIN)/python benches/gunicorn_worker.py $(BENCH)
+
 .PHONY: fuzz
-fuzz: ## Fuzz the HTTP layer, each target for a minute (FUZZ="--seconds 600 --jobs 2 --target head").
+fuzz: ## Fuzz HTTP and WebSocket, each target for a minute (FUZZ="--seconds 600 --jobs 2 --target head").
 	@'$(INTERPRETER)' tests/fuzz/fuzz.py --build '$(BUILD)' $(FUZZ)
 
 .PHONY: wheel
