@@ -699,6 +699,47 @@ print("well")
     assert walk(script, "Lock", body) == "well\n"
 
 
+def test_a_call_of_a_pool_that_is_killed_before_it_begins_is_not_waited_for(script: RunScript) -> None:
+    body = """
+from rmeinheld.coroutine import CoroutineExit
+pool = Pool(3)
+def items():
+    yield 1
+    for member in pool:
+        member.kill()
+    yield 2
+def outcome(method):
+    try:
+        return list(method(str, items()))
+    except CoroutineExit:
+        return "killed"
+for method in (pool.map, pool.imap, pool.imap_unordered):
+    assert Strand("coroutine", outcome, method).result() == "killed"
+    assert Strand("coroutine", pool.join, PATIENCE).result() is True
+    assert Strand("coroutine", pool.map, str, (1, 2, 3, 4)).result() == ["1", "2", "3", "4"]
+print("well")
+"""
+    assert walk(script, "Lock", body) == "well\n"
+
+
+def test_a_group_is_joined_within_one_timeout(script: RunScript) -> None:
+    body = """
+import time
+def in_a_coroutine():
+    group = Group()
+    members = [group.spawn(sleep, 0.1 * count) for count in range(1, 40)]
+    started = time.monotonic()
+    assert group.join(0.3) is False
+    took = time.monotonic() - started
+    group.kill()
+    assert group.join(PATIENCE) is True
+    return took
+assert 0.3 <= Strand("coroutine", in_a_coroutine).result() < 1.5
+print("well")
+"""
+    assert walk(script, "Lock", body) == "well\n"
+
+
 def test_a_timer_calls_once_unless_it_is_cancelled(script: RunScript) -> None:
     body = """
 called = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -94,10 +95,11 @@ class Group:
         self._members.pop(member.ident, None)
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until all have ended, at most `timeout` seconds for each (None: for ever). Returns whether they have."""
+        """Wait until all have ended, at most `timeout` seconds (None: for ever). Returns whether they have."""
+        deadline = None if timeout is None else time.monotonic() + timeout
         while self._members:
             ident, coroutine = next(iter(self._members.items()))
-            if not coroutine.join(timeout):
+            if not coroutine.join(None if deadline is None else max(0.0, deadline - time.monotonic())):
                 return False
             self._members.pop(ident, None)
         return True
@@ -131,6 +133,33 @@ class _Member:
             return self._call()
         finally:
             self.__del__()
+
+
+class _Delivery:
+    """A call whose outcome goes into a queue: that it was killed, if it is dropped before it has begun."""
+
+    __slots__ = ("_call", "_done")
+
+    def __init__[A](self, done: Queue[tuple[bool, Any]], func: Callable[[A], object], item: A) -> None:
+        self._done: Queue[tuple[bool, Any]] | None = done
+        self._call = lambda: func(item)
+
+    def __del__(self) -> None:
+        self._deliver(False, CoroutineExit())
+
+    def run(self) -> None:
+        """Call, and deliver."""
+        try:
+            self._deliver(True, self._call())
+        except BaseException as error:
+            self._deliver(False, error)
+            if isinstance(error, CoroutineExit):
+                raise
+
+    def _deliver(self, well: bool, value: object) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done.put((well, value))
 
 
 class Pool(Group):
@@ -186,19 +215,11 @@ class Pool(Group):
         """The results in the order in which they come."""
         done: Queue[tuple[bool, Any]] = Queue()
 
-        def call(item: A) -> None:
-            try:
-                done.put((True, func(item)))
-            except BaseException as error:
-                done.put((False, error))
-                if isinstance(error, CoroutineExit):
-                    raise
-
         def feed() -> None:
             count = 0
             try:
                 for item in items:
-                    self.spawn(call, item)
+                    self.spawn(_Delivery(done, func, item).run)
                     count += 1
             except CoroutineExit:
                 raise
