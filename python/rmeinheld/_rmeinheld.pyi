@@ -64,7 +64,8 @@ class Server:
 
     `listeners` are the listening sockets, non-blocking: descriptor, SERVER_NAME and SERVER_PORT of each. The engine
     works with duplicates of them. With `ssl_context`, every connection speaks TLS; with `suppress_ragged_eofs`, one may
-    end without TLS's own goodbye. Raises OSError if the access log cannot be opened.
+    end without TLS's own goodbye. `access_log` is a descriptor of the access log where that is open already: the engine
+    writes to a duplicate, and `access_logfile` is its name. Raises OSError if the access log cannot be opened.
     """
 
     def __new__(
@@ -74,6 +75,7 @@ class Server:
         settings: Settings,
         ssl_context: SSLContext | None = None,
         suppress_ragged_eofs: bool = True,
+        access_log: int | None = None,
     ) -> Self: ...
     @property
     def running(self) -> bool:
@@ -101,8 +103,11 @@ class Server:
         than once: a later call can only bring the end nearer.
         """
 
-    def reopen_logs(self) -> None:
-        """Have the file of the access log opened anew."""
+    def abandon(self) -> None:
+        """Have run() return at once and leave the loop as it is, which hangs. For a process that is about to end."""
+
+    def reopen_logs(self, access_log: int | None = None) -> None:
+        """Have the file of the access log opened anew, or go on in a duplicate of the descriptor `access_log`."""
 
 @final
 class Coroutine[T]:

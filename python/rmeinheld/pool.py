@@ -140,9 +140,9 @@ class _Delivery:
 
     __slots__ = ("_call", "_done")
 
-    def __init__[A](self, done: Queue[tuple[bool, Any]], func: Callable[[A], object], item: A) -> None:
+    def __init__(self, done: Queue[tuple[bool, Any]], func: Callable[[Any], object], item: Any) -> None:
         self._done: Queue[tuple[bool, Any]] | None = done
-        self._call = lambda: func(item)
+        self._call: Callable[[], object] = lambda: func(item)
 
     def __del__(self) -> None:
         self._deliver(False, CoroutineExit())

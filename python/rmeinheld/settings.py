@@ -11,7 +11,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from .access_log import DEFAULT_FORMAT, AccessLogger, ErrorLogger
 from .option_kinds import (
@@ -37,6 +37,9 @@ from .option_kinds import (
     Size,
     Switch,
 )
+
+if TYPE_CHECKING:
+    from wsgiref.types import ErrorStream
 
 __all__ = ["GROUPS", "OPTIONS", "Option", "Settings", "find_option", "resolve"]
 
@@ -411,6 +414,15 @@ class Settings:
         "the scheme.",
         precedent="Waitress trusted_proxy_headers",
     )
+    clear_untrusted_proxy_headers: bool = _option(
+        True,
+        Switch(),
+        "--no-clear-untrusted-proxy-headers",
+        group="Behind a proxy",
+        help="Leave the fields by which those proxies speak in the environ when others send them. Without it, they are "
+        "taken out as soon as there is a proxy that is believed.",
+        precedent="Waitress clear_untrusted_proxy_headers; Gunicorn leaves them",
+    )
     secure_scheme_headers: tuple[tuple[str, str], ...] = _option(
         (("X-FORWARDED-PROTOCOL", "ssl"), ("X-FORWARDED-PROTO", "https"), ("X-FORWARDED-SSL", "on")),
         SchemeFields(),
@@ -592,6 +604,13 @@ class Settings:
         help="Object whose error(exc_type, exc, tb) is called for errors of the application, "
         "in place of the logger rmeinheld.error.",
         precedent="Meinheld set_error_logger",
+    )
+    wsgi_errors: ErrorStream | None = _option(  # noqa: RUF009 (a field(), which ruff cannot see)
+        None,
+        Caller("write"),
+        group="Logging",
+        help="Text stream that applications find as wsgi.errors. Without it, sys.stderr.",
+        precedent="PEP 3333 wsgi.errors",
     )
 
     chdir: str | None = _option(

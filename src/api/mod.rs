@@ -136,7 +136,7 @@ fn socket_sendall(sock: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>, flags: i32) 
 
 #[pyfunction]
 fn _stop_at_exit(py: Python<'_>) {
-    interp::stop(py);
+    interp::stop_at_exit(py);
 }
 
 #[pyfunction]

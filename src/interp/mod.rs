@@ -15,7 +15,7 @@ mod waiter;
 mod waits;
 
 pub use interruption::{Timeout, TimeoutContext};
-pub use runtime::{descriptor_closes, ensure_started, forget_in_child, is_forked, leave_if_forked, stop};
+pub use runtime::{descriptor_closes, ensure_started, forget_in_child, is_forked, leave_if_forked, stop, stop_at_exit};
 pub use task::{Coroutine, current, spawn};
 pub use waiter::{Waiter, wait};
 pub use waits::{deadline_after, sleep, sleep_until, wait_descriptor};

@@ -22,6 +22,8 @@ const EXIT_SOFTWARE: i32 = 70;
 const LAST_WARNING: Duration = Duration::from_secs(2);
 
 static RUNTIME: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
+/// The last stop has waited in vain.
+static GIVEN_UP: AtomicBool = AtomicBool::new(false);
 static FORKED: AtomicBool = AtomicBool::new(false);
 /// A loop has been started in this process or the one that it was forked from: the coroutine scheduler's threads belong to
 /// that one, and it cannot be started a second time.
@@ -73,12 +75,20 @@ pub fn stop(py: Python<'_>) -> bool {
         }
         false
     });
+    GIVEN_UP.store(!ended, Ordering::Relaxed);
     if !ended {
         // Kept: a later start must not run beside it.
         *RUNTIME.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner) = Some(runtime);
         log(py, Level::Error, "coroutines did not end although CoroutineExit was raised in them", None);
     }
     ended
+}
+
+/// Ends the process's loop, if it runs and is not known to hang.
+pub fn stop_at_exit(py: Python<'_>) {
+    if !GIVEN_UP.load(Ordering::Relaxed) {
+        stop(py);
+    }
 }
 
 /// Tells those who wait on a descriptor that it is about to be closed. Returns whether they will not wait for it again:

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,13 +42,13 @@ enum Piece {
 }
 
 impl AccessLog {
-    /// Opens `path` for appending ("-": standard output) and reads the format.
+    /// Opens `path` for appending ("-": standard output), unless it is `opened` already, and reads the format.
     ///
     /// # Errors
     /// OSError naming the path; ValueError for a format that has an unknown atom.
-    pub fn new(path: &str, format: &str) -> PyResult<AccessLog> {
+    pub fn new(path: &str, opened: Option<OwnedFd>, format: &str) -> PyResult<AccessLog> {
         let path = (path != "-").then(|| path.to_owned());
-        let file = open(path.as_deref())?;
+        let file = opened.map_or_else(|| open(path.as_deref()), |opened| Ok(File::from(opened)))?;
         let format = parse(format).map_err(PyValueError::new_err)?;
         Ok(AccessLog {
             path,
@@ -61,13 +61,13 @@ impl AccessLog {
         })
     }
 
-    /// Opens the file anew.
+    /// Opens the file anew, unless it is `opened` already.
     ///
     /// # Errors
     /// OSError; the log goes on in the old file.
-    pub fn reopen(&mut self) -> PyResult<()> {
+    pub fn reopen(&mut self, opened: Option<OwnedFd>) -> PyResult<()> {
         let _ = self.flush();
-        self.file = open(self.path.as_deref())?;
+        self.file = opened.map_or_else(|| open(self.path.as_deref()), |opened| Ok(File::from(opened)))?;
         self.failed = false;
         Ok(())
     }
@@ -171,9 +171,7 @@ impl Renderer {
             }
             't' => self.date.clone(),
             's' => finished.status.to_string(),
-            'B' => finished.body_bytes.to_string(),
-            'b' if finished.body_bytes == 0 => "-".to_owned(),
-            'b' => finished.body_bytes.to_string(),
+            'b' | 'B' => finished.body_bytes.to_string(),
             'T' => elapsed.as_secs().to_string(),
             'M' => elapsed.as_millis().to_string(),
             'D' => elapsed.as_micros().to_string(),

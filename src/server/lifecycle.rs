@@ -1,7 +1,7 @@
 //! A server's life, seen from the thread that runs it: start the loop, wait for signals, drain, end.
 
 use std::cell::RefCell;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,6 +37,8 @@ pub struct Server {
     request_limit: usize,
     progress: Arc<Progress>,
     runtime: Mutex<Option<Arc<Runtime>>>,
+    last_requests: Arc<AtomicBool>,
+    abandoned: AtomicBool,
 }
 
 struct Prepared {
@@ -51,7 +53,7 @@ struct Prepared {
 #[pymethods]
 impl Server {
     #[new]
-    #[pyo3(signature = (app, listeners, settings, ssl_context = None, suppress_ragged_eofs = true))]
+    #[pyo3(signature = (app, listeners, settings, ssl_context = None, suppress_ragged_eofs = true, access_log = None))]
     fn new(
         py: Python<'_>,
         app: Bound<'_, PyAny>,
@@ -59,6 +61,7 @@ impl Server {
         settings: Settings,
         ssl_context: Option<Py<PyAny>>,
         suppress_ragged_eofs: bool,
+        access_log: Option<RawFd>,
     ) -> PyResult<Server> {
         if !app.is_callable() {
             let message = format!("the application must be callable, not {}", app.get_type().name()?);
@@ -70,16 +73,19 @@ impl Server {
             sockets.push(Listener::new(event_loop::borrow_descriptor(number))?);
             templates.push(gateway.template(py, &name, &port, ssl_context.is_some())?);
         }
+        let opened = access_log.map(duplicate).transpose()?;
         let access_log = settings
             .access_logfile
             .as_ref()
-            .map(|path| AccessLog::new(path, &settings.access_log_format))
+            .map(|path| AccessLog::new(path, opened, &settings.access_log_format))
             .transpose()?;
         let tls = ssl_context.map(|context| Tls::new(context, suppress_ragged_eofs));
         crate::coroutine::set_stack_bytes(settings.stack_size);
         Ok(Server {
             graceful_timeout: settings.graceful_timeout(),
             request_limit: settings.worker_connections,
+            last_requests: gateway.last_requests(),
+            abandoned: AtomicBool::new(false),
             prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log, tls })),
             progress: Arc::new(Progress::new()?),
             runtime: Mutex::new(None),
@@ -105,6 +111,9 @@ impl Server {
         runtime.send(Message::Control(Box::new(move || install(prepared, progress, request_limit))));
         let waited = self.wait(py, &runtime, wakeup_fd);
         *lock(&self.runtime) = None;
+        if self.abandoned.load(Ordering::Acquire) {
+            return waited;
+        }
         let ended = interp::stop(py);
         waited?;
         if !ended {
@@ -122,16 +131,27 @@ impl Server {
             Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(self.graceful_timeout)
         });
         let deadline = Instant::now() + grace;
+        // Not only when the loop hears of it: the request that asks for the stop is to be its connection's last.
+        self.last_requests.store(true, Ordering::Relaxed);
         self.progress.ask_to_stop(deadline);
     }
 
-    /// Opens the access log's file anew, after it was moved away.
-    fn reopen_logs(&self) {
+    /// Has `run()` leave the loop alone when it returns: it hangs, and the process ends.
+    fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+        self.progress.ask_to_stop(Instant::now());
+    }
+
+    /// Opens the access log's file anew, after it was moved away; or goes on in a duplicate of another descriptor.
+    #[pyo3(signature = (access_log = None))]
+    fn reopen_logs(&self, access_log: Option<RawFd>) -> PyResult<()> {
+        let opened = access_log.map(duplicate).transpose()?;
         if let Some(runtime) = &*lock(&self.runtime) {
-            runtime.send(Message::Control(Box::new(|| {
-                Python::attach(|py| with_table(|table| table.site().reopen_logs(py)));
+            runtime.send(Message::Control(Box::new(move || {
+                Python::attach(|py| with_table(|table| table.site().reopen_logs(py, opened)));
             })));
         }
+        Ok(())
     }
 
     /// Whether `run()` is at work.
@@ -256,6 +276,10 @@ fn install(prepared: Prepared, progress: Arc<Progress>, request_limit: usize) {
         Python::attach(|py| log(py, Level::Error, &format!("The server cannot listen: {error}"), None));
         progress.drained();
     }
+}
+
+fn duplicate(number: RawFd) -> std::io::Result<OwnedFd> {
+    event_loop::borrow_descriptor(number).try_clone_to_owned()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -73,6 +73,8 @@ pub struct Settings {
     /// Meinheld's access logger: an object with `access(environ)`.
     pub access_logger: Option<Py<PyAny>>,
     error_logger: Option<Py<PyAny>>,
+    wsgi_errors: Option<Py<PyAny>>,
+    clear_untrusted_proxy_headers: bool,
 }
 
 impl Settings {
@@ -136,6 +138,7 @@ impl Settings {
                 _ => Underscores::Drop,
             },
             trusted: self.forwarded_peers.clone(),
+            clears_untrusted: self.clear_untrusted_proxy_headers,
             fields: TrustedFields {
                 x_forwarded_for: listens_to("x-forwarded-for"),
                 x_forwarded_host: listens_to("x-forwarded-host"),
@@ -178,6 +181,7 @@ impl Settings {
                 origins: self.websocket_origins.clone(),
             },
             use_sendfile: self.sendfile,
+            errors: self.wsgi_errors.as_ref().map(|errors| errors.clone_ref(py)),
             error_logger: self.error_logger.as_ref().map(|logger| logger.clone_ref(py)),
         }
     }

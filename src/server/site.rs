@@ -1,6 +1,7 @@
 //! What the connections of a server share: the application, settings, logs, and buffers for the next request.
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -108,10 +109,9 @@ impl Site {
         self.is_one_of_many
     }
 
-    /// From now on connections are not used again, and every response says so.
+    /// From now on connections are not used again.
     pub fn begin_stop(&self) {
         self.stopping.set(true);
-        self.gateway.announce_closing();
     }
 
     /// Whether the server stops.
@@ -224,10 +224,10 @@ impl Site {
         }
     }
 
-    /// Opens the access log's file anew, after it was moved away.
-    pub fn reopen_logs(&self, py: Python<'_>) {
+    /// Opens the access log's file anew, after it was moved away, or goes on in one that is open.
+    pub fn reopen_logs(&self, py: Python<'_>, opened: Option<OwnedFd>) {
         if let Some(access_log) = &self.access_log
-            && let Err(error) = access_log.borrow_mut().reopen()
+            && let Err(error) = access_log.borrow_mut().reopen(opened)
         {
             log(py, Level::Error, &format!("The access log cannot be opened again: {error}"), None);
         }

@@ -1,8 +1,8 @@
 //! Which fields reach the environ under which names, and what trusted proxies say of the client.
 //!
 //! All of it is off unless `forwarded_allow_ips` names a proxy. Then the peers in it are believed, and the fields by which
-//! they speak are taken from everybody else's requests, so that an application cannot mistake a client's word for a
-//! proxy's.
+//! they speak are taken from everybody else's requests, unless a setting is against it, so that an application cannot
+//! mistake a client's word for a proxy's.
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -54,7 +54,9 @@ pub struct FieldPolicy {
     pub underscores: Underscores,
     /// Peers that are believed.
     pub trusted: Networks,
-    /// By which fields.
+    /// The fields by which they speak do not reach the application from anybody else.
+    pub clears_untrusted: bool,
+    /// By which fields they speak.
     pub fields: TrustedFields,
     /// Field names, and the value of each that means https (Gunicorn's `secure_scheme_headers`).
     pub secure_schemes: Vec<(String, String)>,
@@ -105,7 +107,7 @@ impl FieldPolicy {
             return Ok(());
         }
         if !request.is_trusted {
-            return Ok(self.forget(environ)?);
+            return if self.clears_untrusted { Ok(self.forget(environ)?) } else { Ok(()) };
         }
         if self.fields.forwarded {
             self.apply_forwarded(environ, request)?;

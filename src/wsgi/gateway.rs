@@ -1,7 +1,7 @@
 //! One request's way through the application.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use pyo3::exceptions::PyStopIteration;
@@ -40,6 +40,8 @@ pub struct GatewaySettings {
     pub use_sendfile: bool,
     /// What concerns WebSockets.
     pub websocket: SessionSettings,
+    /// `wsgi.errors`; none: `sys.stderr`.
+    pub errors: Option<Py<PyAny>>,
     /// Meinheld's error logger: an object with `error(exc_type, exc_value, traceback)`.
     pub error_logger: Option<Py<PyAny>>,
 }
@@ -89,7 +91,10 @@ impl Gateway {
         let no_body = Bound::new(py, Input::empty())?;
         shared.set_item("wsgi.version", PyTuple::new(py, [1, 0])?)?;
         shared.set_item("wsgi.url_scheme", "http")?;
-        shared.set_item("wsgi.errors", py.import("sys")?.getattr("stderr")?)?;
+        match &settings.errors {
+            Some(errors) => shared.set_item("wsgi.errors", errors)?,
+            None => shared.set_item("wsgi.errors", py.import("sys")?.getattr("stderr")?)?,
+        }
         // Requests run in coroutines that wait for each other in the middle of things: what shares data must be as
         // careful as with threads.
         shared.set_item("wsgi.multithread", true)?;
@@ -124,9 +129,9 @@ impl Gateway {
         Ok(environ::template(&shared)?.unbind())
     }
 
-    /// From now on every response announces the end of its connection.
-    pub fn announce_closing(&self) {
-        self.last_requests.store(true, Ordering::Relaxed);
+    /// Once it is true, every response announces the end of its connection.
+    pub fn last_requests(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.last_requests)
     }
 
     /// Makes a request ready to run. Copies all that is needed of the head's buffer, which the caller may use again.
