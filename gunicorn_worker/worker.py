@@ -16,6 +16,8 @@ before it imports the application. With `--preload` the master imports it: call 
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import faulthandler
 import logging
 import os
@@ -30,7 +32,14 @@ from rmeinheld.coroutine import set_offload_threads, sleep, spawn
 from rmeinheld.listeners import Descriptor, Listener
 from rmeinheld.settings import OPTIONS, Settings
 
-from .observer import Observer, is_callable_set, needs_gunicorns_logger, request_of
+from .observer import (
+    Errors,
+    Observer,
+    access_log_descriptor,
+    is_callable_set,
+    needs_gunicorns_logger,
+    request_of,
+)
 
 try:
     from gunicorn.errors import ConfigError
@@ -56,6 +65,9 @@ PATCH_VARIABLE: Final = "RMEINHELD_PATCH"
 PREFIX: Final = "RMEINHELD_"
 """Begins the names of environment variables that set an option."""
 
+LONGEST_MESSAGE: Final = 2**31 - 1
+"""Bytes of a WebSocket's message, where Gunicorn knows no limit or a larger one."""
+
 _OLD_PROXY_PROTOCOLS: Final = {True: "v1", False: "off"}
 """What the switch means that it is before Gunicorn 25."""
 
@@ -78,7 +90,9 @@ def settings_of(cfg: Any, observer: Observer | None = None, *, writes_log: bool 
 
     Raises ValueError or TypeError naming an option that this server cannot take so.
     """
-    fields, field_bytes = cfg.limit_request_fields or 32768, cfg.limit_request_field_size
+    # Gunicorn takes what is out of bounds for the bound.
+    fields = cfg.limit_request_fields
+    fields, field_bytes = (fields if 0 < fields < 32768 else 32768), cfg.limit_request_field_size
     head_bytes = cfg.limit_request_line + fields * ((field_bytes or 8190) + 2) + 4
     return Settings(
         keep_alive=cfg.keepalive,
@@ -103,10 +117,13 @@ def settings_of(cfg: Any, observer: Observer | None = None, *, writes_log: bool 
         secure_scheme_headers=cfg.secure_scheme_headers,
         # Gunicorn never changes REMOTE_ADDR by a field.
         trusted_proxy_headers=(),
+        # Applications behind a proxy that Gunicorn knows nothing of go by them.
+        clear_untrusted_proxy_headers=False,
         proxy_protocol=_OLD_PROXY_PROTOCOLS.get(cfg.proxy_protocol, cfg.proxy_protocol),
         proxy_allow_ips=tuple(cfg.proxy_allow_ips),
         sendfile=cfg.sendfile is not False,
         multiprocess=cfg.workers > 1,
+        wsgi_errors=Errors(cfg),
         access_logger=observer,
         **_websocket_options(cfg),
         **({"access_logfile": cfg.accesslog, "access_logformat": cfg.access_log_format} if writes_log else {}),
@@ -118,7 +135,7 @@ def _websocket_options(cfg: Any) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if (limit := getattr(cfg, "websocket_max_message_size", None)) is not None:
         # 0 is no limit there.
-        options["websocket_max_message_size"] = limit or 2**31 - 1
+        options["websocket_max_message_size"] = min(limit or LONGEST_MESSAGE, LONGEST_MESSAGE)
     variables = {**os.environ, **cfg.env}
     for option in OPTIONS.values():
         name = PREFIX + option.name.upper()
@@ -136,17 +153,18 @@ class Worker(_Base):  # type: ignore[misc]
             raise ModuleNotFoundError("rmeinheld.gunicorn_worker.Worker needs Gunicorn: pip install gunicorn")
 
     alive: bool
+    nr: int
     _engine: _rmeinheld.Server | None = None
     _is_armed = False
 
     def init_process(self) -> None:
         """Patch if asked to, and do what every worker of Gunicorn does; ends with `run`.
 
-        Raises ConfigError for a variable of ours whose value is not understood.
+        Raises ConfigError for a setting or a variable of ours that this server cannot take.
         """
         try:
-            _websocket_options(self.cfg)
-        except ValueError as error:
+            settings_of(self.cfg)
+        except (ValueError, TypeError) as error:
             raise ConfigError(str(error)) from None
         if self._asks_to_patch():
             from rmeinheld.patch import patch_all
@@ -162,7 +180,7 @@ class Worker(_Base):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until a signal, `max_requests` or the end of the master."""
-        self._forward_errors()
+        _forward_errors(self.log)
         self._arm()
         listeners = [Listener(socket.sock, Descriptor(socket.fileno())) for socket in self.sockets]
         sockets = [(one.socket.fileno(), one.server_name, one.server_port) for one in listeners]
@@ -171,10 +189,20 @@ class Worker(_Base):  # type: ignore[misc]
         logs, posts = needs_gunicorns_logger(self.cfg, self.log), is_callable_set(self.cfg, "post_request")
         observer = Observer(self, logs=logs, posts=posts) if logs or posts else None
         settings = settings_of(self.cfg, observer, writes_log=not logs)
-        ragged = bool(self.cfg.suppress_ragged_eofs)
-        self._engine = engine = _rmeinheld.Server(self._application(), sockets, settings, self._ssl_context(), ragged)
+        ragged, context = bool(self.cfg.suppress_ragged_eofs), self._ssl_context()
+        self._engine = engine = _rmeinheld.Server(
+            self._application(), sockets, settings, context, ragged, None if logs else access_log_descriptor(self.log)
+        )
         spawn(self._beat)
-        engine.run(self.PIPE[0])
+        try:
+            engine.run(self.PIPE[0])
+        except RuntimeError as error:
+            # Something computes on, or blocks in C. It must not meet the end of the interpreter.
+            self.log.error("The worker ends all the same: %s", error)
+            atexit.register(_leave, 0)
+        finally:
+            # With max_requests, or for a hook, they were counted before.
+            self.nr = max(self.nr, engine.requests)
 
     def _application(self) -> WSGIApplication:
         """The application, behind no more layers than the settings ask for."""
@@ -183,7 +211,7 @@ class Worker(_Base):  # type: ignore[misc]
             app = _mounted(app, root)
         if is_callable_set(self.cfg, "pre_request") or self.log.error_log.isEnabledFor(logging.DEBUG):
             app = self._announced(app)
-        if self.max_requests < sys.maxsize:
+        if self.max_requests < sys.maxsize or is_callable_set(self.cfg, "post_request"):
             app = self._counted(app)
         return app
 
@@ -217,12 +245,6 @@ class Worker(_Base):  # type: ignore[misc]
                 self._is_armed = True
                 return
 
-    def _forward_errors(self) -> None:
-        """Errors of requests go where Gunicorn's own do."""
-        log = logging.getLogger(error_log.LOGGER_NAME)
-        log.handlers, log.propagate = self.log.error_log.handlers, self.log.error_log.propagate
-        log.setLevel(self.log.error_log.level)
-
     def _beat(self) -> None:
         """The heartbeat. It is a coroutine, so it stops where the loop stops."""
         interval = min(BEAT_SECONDS, self.timeout / 2) if self.timeout else BEAT_SECONDS
@@ -242,7 +264,7 @@ class Worker(_Base):  # type: ignore[misc]
         """`app` after `pre_request`, whose default writes to the log at level DEBUG."""
 
         def announced(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            self.cfg.pre_request(self, request_of(environ))
+            request_of(environ).change(environ, lambda request: self.cfg.pre_request(self, request))
             return app(environ, start_response)
 
         return announced
@@ -269,6 +291,9 @@ class Worker(_Base):  # type: ignore[misc]
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """SIGQUIT, SIGINT: end at once. Requests that wait are ended."""
+        if self._engine is None:
+            # The application is being imported.
+            super().handle_quit(sig, frame)
         self.alive = False
         self.cfg.worker_int(self)
         self._end(0)
@@ -279,7 +304,7 @@ class Worker(_Base):  # type: ignore[misc]
         # The file of before is closed.
         self._arm()
         if self._engine is not None:
-            self._engine.reopen_logs()
+            self._engine.reopen_logs(access_log_descriptor(self.log))
 
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """SIGABRT: the master has missed the heartbeat. Say what holds the loop, and die."""
@@ -293,9 +318,42 @@ class Worker(_Base):  # type: ignore[misc]
                 self.log.critical("The worker hangs; its threads and coroutines are at\n%s", stacks.read().decode())
         self.alive = False
         self.cfg.worker_abort(self)
-        # Nothing in order can come of it: the loop does not turn.
-        logging.shutdown()
-        os._exit(1)
+        if self._engine is not None:
+            # Nothing in order can come of it: the loop does not turn.
+            self._engine.abandon()
+            atexit.register(_leave, 1)
+        sys.exit(1)
+
+
+def _leave(status: int) -> None:
+    """End the process while a thread hangs that would be in the way of the interpreter's own end."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status)
+
+
+def _forward_errors(log: Any) -> None:
+    """Errors of requests, and what else the engine has to say, go where Gunicorn's own do, by its logger's methods."""
+    logger = logging.getLogger(error_log.LOGGER_NAME)
+    logger.handlers, logger.propagate = [_Forwarder(log)], False
+    logger.setLevel(log.error_log.getEffectiveLevel())
+
+
+class _Forwarder(logging.Handler):
+    """Hands messages to Gunicorn's logger, of which there are classes that count or send them."""
+
+    def __init__(self, log: Any) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Call the method that is named after the level."""
+        if record.exc_info:
+            self._log.exception(record.getMessage(), exc_info=record.exc_info)
+        else:
+            getattr(self._log, record.levelname.lower())(record.getMessage())
 
 
 def _mounted(app: WSGIApplication, root: str) -> WSGIApplication:
