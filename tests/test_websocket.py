@@ -492,6 +492,52 @@ print("well")
     assert script(body) == "well\n"
 
 
+@pytest.mark.parametrize("way", ["refused", "failed", "ignored", "given up", "taken over", "accepted"])
+def test_nothing_of_a_handshake_outlives_its_request(serve: Serve, way: str) -> None:
+    body = """
+import gc
+import weakref
+
+alive = []
+
+class Marker:
+    pass
+
+def app(environ, start_response):
+    websocket = environ.get("wsgi.websocket")
+    if websocket is None:
+        gc.collect()
+        start_response("200 OK", [])
+        return [b"%d" % sum(reference() is not None for reference in alive)]
+    environ["marker"] = Marker()
+    alive.extend([weakref.ref(websocket), weakref.ref(environ["marker"])])
+    match environ["PATH_INFO"]:
+        case "/refused":
+            start_response("401 Unauthorized", [])
+        case "/failed":
+            raise ValueError("on purpose")
+        case "/ignored":
+            start_response("200 OK", [])
+        case "/given_up":
+            raise StopIteration
+        case "/taken_over":
+            environ["gunicorn.socket"].sendall(b"HTTP/1.1 101 Mine\\r\\n\\r\\n")
+        case "/accepted":
+            websocket.accept()
+    return []
+"""
+    server = serve(body)
+    for _ in range(3):
+        with server.connect() as connection:
+            connection.send(request("GET", f"/{way.replace(' ', '_')}", *HANDSHAKE, "Connection: close"))
+            connection.send(close() if way == "accepted" else b"")
+            connection.read_to_end()
+    # A request ends a moment after its client saw the end.
+    deadline = time.monotonic() + 10
+    while (count := server.get("/").body) != b"0":
+        assert time.monotonic() < deadline, count
+
+
 def test_an_idle_websocket_is_cheap(serve: Serve) -> None:
     server = serve(APPLICATION, worker_connections=2000)
     clients = [Client(server, "/echo") for _ in range(100)]

@@ -218,6 +218,9 @@ impl<'py> Call<'py> {
     pub fn run(self, py: Python<'py>, gateway: &Gateway) -> Finished<'py> {
         let outcome = in_fresh_context(py, || self.call(py, gateway)).and_then(|outcome| outcome);
         let (mut fault, mut websocket_bytes) = (None, 0);
+        if let Some(websocket) = &self.websocket {
+            websocket.get().forget_environ();
+        }
         match &self.websocket {
             Some(websocket) if self.response.get().is_upgraded() || is_taken_over(py, &outcome) => {
                 let code = self.end_upgraded(py, gateway, outcome);

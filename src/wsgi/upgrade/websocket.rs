@@ -247,14 +247,19 @@ impl WebSocket {
         *self.early.lock().unwrap_or_else(PoisonError::into_inner) = rest.to_vec();
     }
 
+    /// The request has ended, however it was answered. The environ refers to this object: neither would ever go, as the
+    /// garbage collector does not see this half of the circle.
+    pub fn forget_environ(&self) {
+        let environ = self.environ.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Outside of the lock: what it holds may run Python when it goes.
+        drop(environ);
+    }
+
     /// The request has ended: closes with `code`, and waits for the end of the closing handshake. Returns the bytes that
     /// were sent.
     ///
     /// # Parks
     pub fn finish(&self, py: Python<'_>, code: u16) -> u64 {
-        // The environ refers to this object.
-        let environ = self.environ.lock().unwrap_or_else(PoisonError::into_inner).take();
-        drop(environ);
         let Some(session) = self.session.get() else { return 0 };
         session.finish(py, code, "");
         session.sent_bytes(py)
