@@ -191,6 +191,16 @@ def test_a_client_that_does_not_answer_a_close_is_cut_off(server: Server) -> Non
     assert len(noted(server)) == 1
 
 
+def test_closing_does_not_wait_for_the_close_timeout_where_much_is_unread(serve: Serve) -> None:
+    server = serve(APPLICATION, websocket_close_timeout=0)
+    with Client(server, "/silent") as client:
+        # More than may be left unread: the close is not read before the application returns.
+        client.send(frame(FIN | PING) + text("x" * 1000) * 100 + close())
+        assert client.frame() == (FIN | PONG, b"")
+        release(server)
+        client.expect_close(1000)
+
+
 def test_an_error_of_the_application_closes_with_1011_and_is_logged(server: Server) -> None:
     start = len(server.log())
     with Client(server, "/raises") as client:
@@ -409,6 +419,17 @@ def test_a_server_that_stops_says_goodbye(serve: Serve) -> None:
         silent.connection.abort()
         # The one that waits for something else is ended after the grace period only.
         assert time.monotonic() - started < 5
+        server.kill()
+
+
+def test_a_server_that_stops_reads_the_close_behind_much_that_is_unread(serve: Serve) -> None:
+    server = serve(APPLICATION, graceful_timeout=20, websocket_close_timeout=0)
+    with Client(server, "/silent") as client:
+        client.send(frame(FIN | PING) + text("x" * 1000) * 100 + close())
+        assert client.frame() == (FIN | PONG, b"")
+        server.signal(15)
+        assert client.frame() == (FIN | CLOSE, struct.pack("!H", 1001) + b"the server stops")
+        client.connection.expect_end()
         server.kill()
 
 

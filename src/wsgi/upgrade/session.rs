@@ -156,7 +156,8 @@ impl Session {
             // The client has closed, and may not have taken everything yet.
             self.lock(py).set_close_deadline();
         }
-        self.lock(py).schedule();
+        // Reading may have stopped at what the application has left unread, and the client's close is behind it.
+        self.attend();
         let ended = self.wait(py, None, |wire| wire.is_over, |wire| &mut wire.enders);
         if ended.is_err() {
             let mut wire = self.lock(py);
@@ -222,10 +223,10 @@ impl Attendant for Session {
 
     fn stop(&self) {
         Python::attach(|py| {
-            if self.begin_close(py, GOING_AWAY, "the server stops") {
-                self.lock(py).schedule();
-            }
+            self.begin_close(py, GOING_AWAY, "the server stops");
         });
+        // As in `finish`.
+        self.attend();
     }
 }
 
