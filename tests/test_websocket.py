@@ -407,6 +407,46 @@ def test_a_silent_client_is_pinged_and_cut_off(serve: Serve) -> None:
     server.wait_for_log("A WebSocket's client is gone: it did not answer a ping in time")
 
 
+def test_a_client_whose_answer_to_a_ping_is_not_read_yet_is_not_cut_off(serve: Serve) -> None:
+    server = serve(APPLICATION, websocket_ping_interval=0.1, websocket_ping_timeout=0.2)
+    with Client(server, "/slow") as client:
+        # More than may be left unread, so the pong behind it has to wait for the application.
+        client.send(text("x" * 1000) * 100)
+        assert client.frame() == (FIN | PING, b"")
+        client.send(frame(FIN | PONG) + text("end"))
+        assert not client.connection.has_input(1)
+        release(server)
+        while (received := client.frame()).first == FIN | PING:
+            client.send(frame(FIN | PONG))
+        assert received == (FIN | TEXT, b"100003")
+        client.expect_close_after_answer()
+
+
+def test_a_client_that_takes_a_large_message_slowly_is_not_cut_off(serve: Serve) -> None:
+    server = serve(APPLICATION, websocket_ping_interval=0.2, websocket_ping_timeout=0.8)
+    size = 6_000_000
+    with Client(server, f"/large?{size}", receive_buffer=16 * 1024) as client:
+        started = time.monotonic()
+        # The ping waits behind the message, at first in the server and then in the kernel.
+        while len(client.connection.buffer) < size:
+            assert client.connection.receive(), len(client.connection.buffer)
+            time.sleep(0.002)
+        assert time.monotonic() - started > 1
+        assert len(client.frame().payload) == size
+        assert client.frame() == (FIN | PING, b"")
+        client.send(frame(FIN | PONG) + text("still here"))
+        while (received := client.frame()).first == FIN | PING:
+            client.send(frame(FIN | PONG))
+        assert received == (FIN | TEXT, b"still here")
+        client.end()
+
+
+def test_a_client_that_takes_nothing_of_a_large_message_is_cut_off(serve: Serve) -> None:
+    server = serve(APPLICATION, websocket_ping_interval=0.1, websocket_ping_timeout=0.2, log_level="debug")
+    with Client(server, "/large?12000000", receive_buffer=16 * 1024):
+        server.wait_for_log("A WebSocket's client is gone: it did not answer a ping in time")
+
+
 def test_a_server_that_stops_says_goodbye(serve: Serve) -> None:
     server = serve(APPLICATION, graceful_timeout=20)
     with Client(server, "/echo") as client, Client(server, "/silent") as silent:

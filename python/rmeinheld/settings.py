@@ -499,7 +499,8 @@ class Settings:
         Seconds(),
         "--websocket-ping-timeout",
         group="WebSocket",
-        help="How long a client may say nothing after a ping; then the WebSocket is closed (1006). 0: no limit.",
+        help="How long a client may say nothing after a ping; then the WebSocket is closed (1006). Time does not count "
+        "while the client takes what was sent before the ping or the application leaves too much unread. 0: no limit.",
         unit="seconds",
         precedent="websockets ping_timeout (20); Uvicorn --ws-ping-timeout (20)",
     )

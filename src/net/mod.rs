@@ -7,6 +7,7 @@ mod listener;
 mod networks;
 mod stream;
 mod transport;
+mod untaken;
 
 pub use listener::{Accepted, Listener, Peer};
 pub use networks::Networks;

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
 
 use super::transport::{Secured, Transport};
+use super::untaken;
 use crate::event_loop::{self, Interest, SourceId, Wake, streams};
 
 /// Bytes that one sendfile(2) call may move: it blocks the loop while the file is read from disk.
@@ -171,6 +172,12 @@ impl Stream {
     /// What send(2) reports.
     pub fn flush_now(&self) -> io::Result<bool> {
         self.secured.as_ref().map_or(Ok(true), |secured| secured.flush(&self.socket))
+    }
+
+    /// Bytes that the socket has taken and the peer has not, as far as its kernel tells: what [`Self::write_now`] took is
+    /// no measure of what has arrived. Enciphered ones, where the stream is.
+    pub fn untaken_bytes(&self) -> u32 {
+        untaken::untaken_bytes(self.socket.as_fd())
     }
 
     fn write_secured(&self, secured: &Secured, parts: &[&[u8]], timeout: Option<Duration>) -> Result<(), Failure> {

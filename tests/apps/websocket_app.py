@@ -174,6 +174,14 @@ def slow(websocket: WebSocket) -> None:
     websocket.send(str(total))
 
 
+def large(websocket: WebSocket) -> None:
+    """Sends one message of as many bytes as asked for, then echoes."""
+    environ = websocket.environ
+    assert environ is not None
+    websocket.send(bytes(int(environ["QUERY_STRING"])))
+    echo(websocket)
+
+
 def pings(websocket: WebSocket) -> None:
     """Pings, then echoes."""
     websocket.ping()
@@ -184,7 +192,7 @@ def pings(websocket: WebSocket) -> None:
 HANDLERS: dict[str, Callable[[WebSocket], None]] = {
     f"/{handler.__name__}": handler
     for handler in (
-        attributes, closes, echo, flood, impatient, many, note,
+        attributes, closes, echo, flood, impatient, large, many, note,
         pings, raises, silent, slow, subprotocol, threaded, wrong,
     )
 }  # fmt: skip

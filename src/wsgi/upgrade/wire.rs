@@ -38,7 +38,7 @@ pub struct SessionSettings {
     pub queue_bytes: usize,
     /// How long nothing may come before the client is pinged.
     pub ping_interval: Option<Duration>,
-    /// How long it may take to say something then.
+    /// How long it may take to say something then, unless it is still taking what was sent before.
     pub ping_timeout: Option<Duration>,
     /// How long the closing handshake may take.
     pub close_timeout: Option<Duration>,
@@ -46,6 +46,16 @@ pub struct SessionSettings {
     pub send_timeout: Option<Duration>,
     /// The origins that browsers may come from; none: all.
     pub origins: Option<Vec<String>>,
+}
+
+/// A ping that waits for its answer. Places are in all that is sent, in bytes from its beginning.
+struct Ping {
+    /// When it was sent, or when the client was last excused.
+    at: Instant,
+    /// Where it ends.
+    end: i64,
+    /// How much the client had taken then.
+    taken: i64,
 }
 
 /// One connection and those who wait for it.
@@ -78,8 +88,8 @@ pub(super) struct Wire {
     /// When the closing handshake must be over.
     close_deadline: Option<Instant>,
     last_heard: Option<Instant>,
-    /// When the client was pinged, if it has not been heard since.
-    pinged: Option<Instant>,
+    /// The last ping, if the client has not been heard since.
+    pinged: Option<Ping>,
     /// For the log, which may wait: not under the lock.
     pub note: Option<String>,
 }
@@ -164,14 +174,18 @@ impl Wire {
 
     /// Something may have arrived, or may be sent. On the loop.
     pub fn attend(&mut self) {
+        self.catch_up();
+        if self.is_ending() || self.settings.ping_interval.is_some() {
+            self.schedule();
+        }
+    }
+
+    fn catch_up(&mut self) {
         self.flush();
         self.read();
         self.flush();
         if self.is_ending() && self.close_deadline.is_none() {
             self.set_close_deadline();
-        }
-        if self.is_ending() || self.settings.ping_interval.is_some() {
-            self.schedule();
         }
     }
 
@@ -189,13 +203,50 @@ impl Wire {
             }
         } else if self.next_ping().is_some_and(|at| at <= now) {
             if self.pinged.is_some() && self.settings.ping_timeout.is_some() {
-                self.lose("it did not answer a ping in time");
+                self.judge(now);
             } else {
-                self.pinged = Some(now);
-                self.put(|out| protocol::write_ping(out, b""));
+                self.ping(now);
             }
         }
         self.schedule();
+    }
+
+    fn ping(&mut self, now: Instant) {
+        let taken = self.taken();
+        let waits = taken < self.end_of_all();
+        self.put(|out| protocol::write_ping(out, b""));
+        let end = self.end_of_all();
+        // With nothing before it the client has it at once, and its kernel's word for that is no sign of life.
+        self.pinged = Some(Ping { at: now, end, taken: if waits { taken } else { end } });
+    }
+
+    /// The client has not answered a ping in time. It is gone, unless the answer cannot have been seen yet.
+    fn judge(&mut self, now: Instant) {
+        // The answer may have come while something else kept the loop busy.
+        self.catch_up();
+        if self.is_over || self.is_ending() {
+            return;
+        }
+        let taken = self.taken();
+        let is_unread = self.incoming_bytes >= UNREAD_BYTES;
+        let Some(ping) = &mut self.pinged else { return };
+        // Behind what the application leaves unread, or asked for behind what a slow client is still taking.
+        if is_unread || (ping.taken < ping.end && ping.taken < taken) {
+            (ping.at, ping.taken) = (now, taken);
+        } else {
+            self.lose("it did not answer a ping in time");
+        }
+    }
+
+    /// How much of all that was sent the client has taken. Less than that on a Unix socket, which counts its memory, and
+    /// up to one piece more where TLS still holds it; only growing counts.
+    fn taken(&self) -> i64 {
+        self.sent_bytes.cast_signed() - i64::from(self.stream.untaken_bytes())
+    }
+
+    /// The place of what is sent next.
+    fn end_of_all(&self) -> i64 {
+        (self.sent_bytes + self.backlog() as u64).cast_signed()
     }
 
     /// Sends what can be sent, and says so to those who wait for it.
@@ -341,9 +392,9 @@ impl Wire {
     /// When something has to be done about a silent client.
     fn next_ping(&self) -> Option<Instant> {
         let interval = self.settings.ping_interval?;
-        match (self.pinged, self.settings.ping_timeout) {
-            (Some(pinged), Some(timeout)) => Some(pinged + timeout),
-            (Some(pinged), None) => Some(pinged + interval),
+        match (&self.pinged, self.settings.ping_timeout) {
+            (Some(ping), Some(timeout)) => Some(ping.at + timeout),
+            (Some(ping), None) => Some(ping.at + interval),
             (None, _) => self.last_heard.map(|heard| heard + interval),
         }
     }
