@@ -548,6 +548,15 @@ class Socket:
 socket = Socket()
 assert WebSocketMiddleware(handler)({"wsgi.websocket": socket}, start_response) == []
 assert socket.sent == ["a", b"b"] and socket.accepted == 1
+
+class Result(list):
+    closed = 0
+    def close(self): self.closed += 1
+result = Result()
+assert WebSocketMiddleware(lambda environ, start_response: result)({"wsgi.websocket": socket}, start_response) == []
+assert result.closed == 1
+# As programs for Meinheld may return.
+assert WebSocketMiddleware(lambda environ, start_response: None)({"wsgi.websocket": socket}, start_response) == []
 print("well")
 """
     assert script(body) == "well\n"

@@ -46,5 +46,9 @@ class WebSocketMiddleware:
             return self.app(environ, start_response)
         # Meinheld accepts every handshake before the application runs.
         environ["wsgi.websocket"].accept()
-        self.app(environ, start_response)
+        result = self.app(environ, start_response)
+        # Nobody else can close what is not passed on (PEP 3333, "Specification Details").
+        close = getattr(result, "close", None)
+        if close is not None:
+            close()
         return []
