@@ -78,6 +78,9 @@ def without(name: str) -> tuple[str, ...]:
         ("GET", without("Sec-WebSocket-Version"), 400),
         ("GET", (*without("Sec-WebSocket-Version"), "Sec-WebSocket-Version: 8"), 426),
         ("GET", (*HANDSHAKE, "Content-Length: 1"), 400),
+        ("GET", (*HANDSHAKE, "Sec-WebSocket-Protocol: a, two words"), 400),
+        ("GET", (*HANDSHAKE, "Sec-WebSocket-Protocol: a", "Sec-WebSocket-Protocol: a/b"), 400),
+        ("GET", (*HANDSHAKE, "Sec-WebSocket-Protocol: caf\u00e9"), 400),
         ("GET", without("Upgrade"), 200),
         ("GET", (*without("Upgrade"), "Upgrade: h2c"), 200),
     ],
@@ -122,6 +125,21 @@ def test_a_subprotocol_and_headers_are_chosen(server: Server) -> None:
         assert client.text() == "('chat', 'chat')"
     with Client(server, "/echo", "Sec-WebSocket-Protocol: soap, chat") as client:
         assert "Sec-WebSocket-Protocol" not in client.headers
+
+
+def test_empty_members_of_the_list_of_subprotocols_do_not_count(server: Server) -> None:
+    # RFC 9110 5.6.1.2.
+    with Client(server, "/subprotocol", "Sec-WebSocket-Protocol: , soap,, chat ,") as client:
+        assert client.text() == "('chat', 'chat')"
+    with Client(server, "/echo", "Sec-WebSocket-Protocol: ,", "Sec-WebSocket-Protocol:") as client:
+        client.end()
+
+
+def test_the_log_names_the_field_that_breaks_a_rule(server: Server) -> None:
+    start = len(server.log())
+    with server.connect() as connection:
+        assert connection.request(request("GET", "/echo", *HANDSHAKE, "Sec-WebSocket-Protocol: a;b")).status == 400
+    server.wait_for_log("400 from 127.0.0.1: .*Sec-WebSocket-Protocol", start=start)
 
 
 def test_the_object_knows_its_request(server: Server) -> None:

@@ -48,7 +48,7 @@ const fn is_token_byte(byte: u8) -> bool {
 }
 
 /// Is this a `token`, which has at least one byte (RFC 9110 5.6.2)?
-fn is_token(bytes: &[u8]) -> bool {
+pub fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|&byte| is_token_byte(byte))
 }
 

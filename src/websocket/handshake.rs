@@ -6,8 +6,8 @@ use sha1::{Digest, Sha1};
 
 use crate::http::error::RequestError;
 use crate::http::head::Head;
-use crate::http::list_members;
 use crate::http::response::{write_field, write_status_line};
+use crate::http::{is_token, list_members};
 
 /// What the server appends to the client's key (RFC 6455 4.2.2, item 5.4).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -26,6 +26,8 @@ const BAD_KEY: RequestError =
     RequestError::BadRequest("Sec-WebSocket-Key is not one value of 16 bytes in base64 (RFC 6455 4.2.1)");
 const NO_VERSION: RequestError =
     RequestError::BadRequest("a WebSocket handshake without one Sec-WebSocket-Version (RFC 6455 4.2.1)");
+const BAD_SUBPROTOCOL: RequestError =
+    RequestError::BadRequest("Sec-WebSocket-Protocol has a subprotocol that is not a token (RFC 6455 4.1, 11.3.4)");
 const BAD_VERSION: RequestError = RequestError::UpgradeRequired("a WebSocket version other than 13 (RFC 6455 4.4)");
 const BAD_ORIGIN: RequestError = RequestError::Forbidden("an Origin that is not in websocket_origins (RFC 6455 10.2)");
 
@@ -80,11 +82,11 @@ impl Handshake {
             }
         }
         let mut subprotocols: Vec<String> = Vec::new();
-        // Its name is a token; one that is not even UTF-8 could not be answered as it was offered.
-        let members = values(b"sec-websocket-protocol").flat_map(list_members);
-        for member in members.filter_map(|member| str::from_utf8(member).ok()) {
-            if !subprotocols.iter().any(|other| other == member) {
-                subprotocols.push(member.to_owned());
+        // That each is there once is the client's duty, too (RFC 6455 4.1, item 10), but harms nobody.
+        for member in values(b"sec-websocket-protocol").flat_map(list_members) {
+            let name = str::from_utf8(member).ok().filter(|_| is_token(member)).ok_or(BAD_SUBPROTOCOL)?;
+            if !subprotocols.iter().any(|other| other == name) {
+                subprotocols.push(name.to_owned());
             }
         }
         Ok(Some(Handshake { accept: accept(key), subprotocols }))
@@ -205,11 +207,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_utf8_is_no_subprotocol() {
-        let fields = FIELDS.join("\r\n");
-        let mut bytes =
-            format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\nSec-WebSocket-Protocol: ?, a, ??\r\n\r\n").into_bytes();
-        bytes.iter_mut().filter(|byte| **byte == b'?').for_each(|byte| *byte = 0xff);
-        assert_eq!(examine_bytes(&bytes, None).unwrap().unwrap().subprotocols, ["a"]);
+    fn empty_members_are_no_subprotocols() {
+        let handshake = with(0, "Upgrade: websocket\r\nSec-WebSocket-Protocol: ,a,, b ,\r\nSec-WebSocket-Protocol:");
+        assert_eq!(handshake.unwrap().unwrap().subprotocols, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_subprotocol_that_is_no_token_is_refused() {
+        for offered in [&b"a b"[..], b"a, b;c", b"\"a\"", b"a/b", b"a=b", b"a, \xff", "caf\u{e9}".as_bytes()] {
+            let fields = FIELDS.join("\r\n");
+            let before = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\nSec-WebSocket-Protocol: ");
+            let bytes = [before.as_bytes(), offered, b"\r\n\r\n"].concat();
+            assert_eq!(examine_bytes(&bytes, None), Err(BAD_SUBPROTOCOL), "{}", offered.escape_ascii());
+        }
     }
 }

@@ -4,7 +4,7 @@
 use _rmeinheld::http::framing::BodyFraming;
 use _rmeinheld::websocket::protocol::{Close, Message, NO_CODE};
 
-use super::{Head, ows_trimmed};
+use super::{Head, is_token, ows_trimmed};
 
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -45,12 +45,13 @@ pub fn handshake<'a>(head: &Head<'a>, origins: Option<&[String]>) -> Option<Hand
         (426, versions.len() != 1 || versions[0] == b"13"),
         (400, matches!(head.body, BodyFraming::None | BodyFraming::Length(0))),
         (403, origins.is_none_or(|origins| values("origin").iter().all(|origin| is_allowed(origins, origin)))),
+        (400, members("sec-websocket-protocol").into_iter().all(is_token)),
     ];
     let faults: Vec<u16> = rules.iter().filter(|rule| !rule.1).map(|rule| rule.0).collect();
     let accept = if faults.is_empty() { base64(&sha1(&[keys[0], GUID].concat())) } else { String::new() };
     let mut subprotocols = Vec::new();
     for member in members("sec-websocket-protocol") {
-        if str::from_utf8(member).is_ok() && !subprotocols.contains(&member) {
+        if !subprotocols.contains(&member) {
             subprotocols.push(member);
         }
     }
