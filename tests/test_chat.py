@@ -196,6 +196,16 @@ def test_events_go_on_where_the_client_was(serve: Serve) -> None:
             assert time.monotonic() < deadline
 
 
+@pytest.mark.parametrize("last", ["x", "9" * 5000, "\xb2"])
+def test_what_is_no_number_of_an_event_begins_the_feed_anew(serve: Serve, last: str) -> None:
+    server = serve("app:app", chdir=str(EXAMPLES / "events"))
+    with server.connect() as connection:
+        connection.send(request("GET", "/feed", f"Last-Event-ID: {last}"))
+        response, _ = connection.read_head()
+        assert response.status == 200
+        assert read_event(connection)[0] == 1
+
+
 # --- Redis, and several processes ------------------------------------------------------------------------------------
 
 

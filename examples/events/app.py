@@ -10,6 +10,7 @@ client costs one coroutine. (https://html.spec.whatwg.org/multipage/server-sent-
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -85,11 +86,11 @@ def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[byte
     path = environ["PATH_INFO"]
     if path == "/feed":
         # Where the browser was when the connection broke.
-        last = environ.get("HTTP_LAST_EVENT_ID", "")
+        last = re.fullmatch("[0-9]{1,15}", environ.get("HTTP_LAST_EVENT_ID", ""))
         # X-Accel-Buffering: nginx passes each event on at once.
         headers = [("Content-Type", "text/event-stream"), ("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")]
         start_response("200 OK", headers)
-        return feed.follow(int(last) if last.isascii() and last.isdigit() else 0)
+        return feed.follow(int(last[0]) if last else 0)
     if path == "/":
         page = Path(__file__).with_name("index.html").read_bytes()
         start_response("200 OK", [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(page)))])
