@@ -115,11 +115,13 @@ def test_what_is_no_message_is_answered_with_the_reason(chat: Server) -> None:
             (text('{"say": 1}'), "there is nothing in it"),
             (text('{"say": " "}'), "there is nothing in it"),
             (text(json.dumps({"say": "x" * 2001})), "it has over 2000 characters"),
+            (text("[" * 100_000), 'send {"say": "some text"}'),
         ]:
             ann.send(sent)
             assert ann.hear("error")["text"] == problem
-        ann.say("still here")
-        assert ann.hear("message")["number"] == 1
+        # Half of a surrogate pair: JSON that no text in UTF-8 can be.
+        ann.send(text(r'{"say": "still \ud83d here"}'))
+        assert ann.hear("message")["text"] == "still ? here"
 
 
 def test_one_who_is_too_slow_is_put_out_and_holds_up_nobody(chat: Server) -> None:

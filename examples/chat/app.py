@@ -316,12 +316,14 @@ def take(room: str, name: str, message: str | bytes) -> str | None:
     """Take what a client sends. Returns what is wrong with it."""
     try:
         text = json.loads(message)["say"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return 'send {"say": "some text"}'
     if not isinstance(text, str) or not text.strip():
         return "there is nothing in it"
     if len(text) > TEXT_CHARACTERS:
         return f"it has over {TEXT_CHARACTERS} characters"
+    # Half of a surrogate pair is a str, but no text that could be sent.
+    text = text.encode(errors="replace").decode()
     try:
         rooms.say(room, name, text)
     except Exception as error:
