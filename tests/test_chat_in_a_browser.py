@@ -147,3 +147,17 @@ def test_two_browsers_talk_and_go_on_after_a_restart(browser: Browser, serve: Se
     ann.wait_for(ann.has("Still there?"))
     ann.say("Of course.")
     bob.wait_for(bob.has("Of course."))
+
+
+def test_who_comes_back_before_the_lost_connection_is_noticed_tries_again(browser: Browser, serve: Serve) -> None:
+    server = serve("app:app", chdir=str(CHAT))
+    ann = browser.open(server.url)
+    ann.come_in("Ann")
+    # The page takes its connection for lost; the server does not yet, so the name is taken.
+    ann.run("window.lost = socket; socket.onclose({ code: 1006 }); lost.onclose = lost.onmessage = null; 0")
+    ann.wait_for("tries > 1")
+    assert not ann.run("document.getElementById('door').open")
+    ann.run("lost.close(); 0")
+    ann.wait_for("document.getElementById('state').textContent === 'connected'")
+    ann.say("Here again.")
+    ann.wait_for(ann.has("Here again."))
