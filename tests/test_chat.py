@@ -8,9 +8,11 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -50,6 +52,11 @@ class Guest(Client):
         """Send a text."""
         self.send(text(json.dumps({"say": what})))
 
+    def wait_until_taken(self) -> None:
+        """Wait until the server has taken what was said: what is no message is answered after that."""
+        self.send(text("no message"))
+        self.hear("error")
+
 
 @pytest.fixture
 def chat(serve: Serve) -> Server:
@@ -59,7 +66,9 @@ def chat(serve: Serve) -> Server:
 
 def test_what_one_says_all_in_the_room_hear(chat: Server) -> None:
     with Guest(chat, "Ann") as ann, Guest(chat, "Bob") as bob, Guest(chat, "Eve", "elsewhere") as eve:
-        assert ann.hear()["members"] == ["Ann"]
+        welcome = ann.hear()
+        assert welcome["members"] == ["Ann"]
+        begun = welcome["number"]
         assert ann.hear("members")["members"] == ["Ann"]
         assert ann.hear("members")["members"] == ["Ann", "Bob"]
         assert bob.hear()["members"] == ["Ann", "Bob"]
@@ -67,10 +76,8 @@ def test_what_one_says_all_in_the_room_hear(chat: Server) -> None:
         bob.say("<b>hi</b>")
         for guest in (ann, bob):
             heard = [guest.hear("message") for _ in range(2)]
-            assert [(event["number"], event["name"], event["text"]) for event in heard] in (
-                [(1, "Ann", "hello"), (2, "Bob", "<b>hi</b>")],
-                [(1, "Bob", "<b>hi</b>"), (2, "Ann", "hello")],
-            )
+            assert [event["number"] for event in heard] == [begun + 1, begun + 2]
+            assert sorted((event["name"], event["text"]) for event in heard) == [("Ann", "hello"), ("Bob", "<b>hi</b>")]
             assert abs(heard[0]["at"] - time.time()) < 60
         eve.say("alone")
         assert eve.hear("message")["text"] == "alone"
@@ -85,9 +92,48 @@ def test_who_comes_later_gets_the_history(chat: Server) -> None:
         while ann.hear("message")["text"] != "59":
             pass
         with Guest(chat, "Bob") as bob:
-            history = bob.hear("welcome")["history"]
-            assert [event["text"] for event in history] == [str(number) for number in range(10, 60)]
-            assert [event["number"] for event in history] == list(range(11, 61))
+            welcome = bob.hear("welcome")
+            assert [event["text"] for event in welcome["history"]] == [str(number) for number in range(10, 60)]
+            numbers = [event["number"] for event in welcome["history"]]
+            assert numbers == list(range(welcome["number"] - 49, welcome["number"] + 1))
+
+
+def test_a_long_history_makes_nobody_too_slow(chat: Server) -> None:
+    with Guest(chat, "Ann") as ann:
+        for letter in "xyz":
+            for _ in range(15):
+                ann.say(letter * 1000 + "\u2603" * 1000)
+        ann.wait_until_taken()
+        with Guest(chat, "Bob", receive_buffer=4096) as bob:
+            payload = bob.frame().payload
+            # Less than what waits for a client that is put out.
+            assert len(payload) < 40 * 1024
+            history = json.loads(payload)["history"]
+            assert len(history) == 7
+            assert {event["text"] for event in history} == {"z" * 1000 + "\u2603" * 1000}
+            ann.say("go on")
+            assert bob.hear("message")["number"] == history[-1]["number"] + 1
+
+
+def test_of_rooms_that_all_have_left_only_the_last_are_remembered(chat: Server) -> None:
+    def histories(rooms: range) -> list[list[str]]:
+        found = []
+        for number in rooms:
+            with Guest(chat, "Ann", f"room {number}") as ann:
+                found.append([event["text"] for event in ann.hear("welcome")["history"]])
+                ann.end_in_order()
+        return found
+
+    with Guest(chat, "Bob", "room 0") as bob:
+        bob.say("here I stay")
+        bob.wait_until_taken()
+        for number in range(1, 120):
+            with Guest(chat, "Ann", f"room {number}") as ann:
+                ann.say("hello")
+                ann.wait_until_taken()
+                ann.end_in_order()
+        assert histories(range(2)) == [["here I stay"], []]
+        assert histories(range(110, 120)) == [["hello"]] * 10
 
 
 def test_names_are_taken_once_and_free_again(chat: Server) -> None:
@@ -128,7 +174,7 @@ def test_one_who_is_too_slow_is_put_out_and_holds_up_nobody(chat: Server) -> Non
     with Guest(chat, "Ann") as ann, Guest(chat, "Slow", receive_buffer=4096) as slow:
         while ann.hear("members")["members"] != ["Ann", "Slow"]:
             pass
-        slow.hear("welcome")
+        begun = slow.hear("welcome")["number"]
         count = 0
         # The kernel takes some megabytes for one who does not read.
         while True:
@@ -146,7 +192,7 @@ def test_one_who_is_too_slow_is_put_out_and_holds_up_nobody(chat: Server) -> Non
         assert received.payload == b"\x03\xf5too slow"
         # Nothing is missing before that.
         numbers = [number for number in numbers if number]
-        assert numbers == list(range(1, len(numbers) + 1))
+        assert numbers == list(range(begun + 1, begun + 1 + len(numbers)))
 
 
 def test_the_page_is_served_and_other_paths_are_not(chat: Server) -> None:
@@ -303,6 +349,245 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
     redis.start()
     yield redis
     redis.kill()
+
+
+class Line:
+    """Between the chat and Redis: what passes can be held up or cut off, as on a network."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.subscriptions: list[socket.socket] = []
+        self.passes = threading.Event()
+        self.passes.set()
+        """Clear: what Redis sends to subscriptions waits."""
+        self.refused = b""
+        """A connection that sends this is closed."""
+        self.awaited = b""
+        """The first that sends this sets `waits`, and waits for `goes_on`."""
+        self.waits, self.goes_on = threading.Event(), threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.spawn(self.accept)
+
+    def spawn(self, function: Callable[..., None], *arguments: object) -> None:
+        threading.Thread(target=function, args=arguments, daemon=True).start()
+
+    def accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                chat, _ = self.listener.accept()
+                redis = socket.create_connection(("127.0.0.1", self.redis.port))
+                self.spawn(self.pass_on, chat, redis)
+                self.spawn(self.pass_back, redis, chat)
+
+    def pass_on(self, chat: socket.socket, redis: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := chat.recv(65536):
+                if self.refused and self.refused in data:
+                    break
+                if self.awaited and self.awaited in data:
+                    self.awaited = b""
+                    self.waits.set()
+                    self.goes_on.wait(TIMEOUT)
+                if b"PSUBSCRIBE" in data:
+                    self.subscriptions.append(chat)
+                redis.sendall(data)
+        self.cut(chat, redis)
+
+    def pass_back(self, redis: socket.socket, chat: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := redis.recv(65536):
+                if chat in self.subscriptions:
+                    self.passes.wait(TIMEOUT)
+                chat.sendall(data)
+        self.cut(chat, redis)
+
+    def cut(self, *sockets: socket.socket) -> None:
+        for one in sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def lose_subscriptions(self) -> None:
+        """Cut them off, and let nobody subscribe until `refused` is empty again."""
+        self.refused = b"PSUBSCRIBE"
+        self.cut(*self.subscriptions)
+
+    def ask(self, command: str) -> bytes:
+        """Redis's answer to a command."""
+        with socket.create_connection(("127.0.0.1", self.redis.port), TIMEOUT) as connection:
+            connection.sendall(command.encode() + b"\r\n")
+            return connection.recv(65536)
+
+
+@pytest.fixture
+def line(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
+    """Servers that are started after this reach Redis by this line."""
+    line = Line(redis)
+    monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{line.port}")
+    yield line
+    line.cut(line.listener)
+    line.listener.close()
+
+
+def test_who_comes_in_while_a_message_is_on_its_way_takes_it_from_nobody(line: Line, chat: Server) -> None:
+    with Guest(chat, "Ann") as ann:
+        ann.say("one")
+        assert ann.hear("message")["text"] == "one"
+        line.passes.clear()
+        ann.say("two")
+        ann.wait_until_taken()
+        with Guest(chat, "Bob") as bob:
+            assert [event["text"] for event in bob.hear("welcome")["history"]] == ["one", "two"]
+            line.passes.set()
+            ann.say("three")
+            assert [ann.hear("message")["text"] for _ in range(2)] == ["two", "three"]
+            assert bob.hear("message")["text"] == "three"
+
+
+def test_who_comes_in_while_redis_cannot_be_heard_takes_nothing_from_others(line: Line, chat: Server) -> None:
+    with Guest(chat, "Ann") as ann:
+        ann.hear("welcome")
+        line.lose_subscriptions()
+        for word in ("one", "two"):
+            ann.say(word)
+        ann.wait_until_taken()
+        with Guest(chat, "Bob") as bob:
+            assert [event["text"] for event in bob.hear("welcome")["history"]] == ["one", "two"]
+            line.refused = b""
+            assert [ann.hear("message")["text"] for _ in range(2)] == ["one", "two"]
+            ann.say("three")
+            assert ann.hear("message")["text"] == bob.hear("message")["text"] == "three"
+
+
+def test_who_cannot_be_announced_is_not_in(line: Line, chat: Server) -> None:
+    with Guest(chat, "Bob") as bob:
+        bob.hear("members")
+        line.refused = b"chat:room:lobby"
+        with Guest(chat, "Eve") as eve:
+            eve.hear("welcome")
+            eve.expect_close_from_server(1013, "try again later")
+        line.refused = b""
+        with Guest(chat, "Eve") as eve:
+            assert eve.hear()["members"] == ["Bob", "Eve"]
+
+
+def test_who_is_there_is_never_told_from_before(line: Line, chat: Server) -> None:
+    with Guest(chat, "Ann") as ann:
+        ann.hear("members")
+        line.awaited = b"chat:room:lobby"
+        with Guest(chat, "Bob"):
+            assert line.waits.wait(TIMEOUT)
+            with Guest(chat, "Eve"):
+                assert ann.hear()["members"] == ["Ann", "Bob", "Eve"]
+                line.goes_on.set()
+                assert ann.hear()["members"] == ["Ann", "Bob", "Eve"]
+
+
+def test_nobody_is_in_before_messages_can_be_heard(line: Line, chat: Server) -> None:
+    line.awaited = b"PSUBSCRIBE"
+    with Guest(chat, "Ann") as ann:
+        assert line.waits.wait(TIMEOUT)
+        assert not ann.connection.has_input(0.5)
+        line.goes_on.set()
+        ann.say("one")
+        assert ann.hear("message")["text"] == "one"
+
+
+def test_of_more_than_redis_keeps_the_rest_is_delivered_after_the_gap(line: Line, chat: Server) -> None:
+    with Guest(chat, "Ann") as ann:
+        ann.hear("welcome")
+        line.lose_subscriptions()
+        for number in range(60):
+            ann.say(str(number))
+        ann.wait_until_taken()
+        line.refused = b""
+        gap = ann.hear("gap")
+        heard = [ann.hear() for _ in range(50)]
+        assert [event["text"] for event in heard] == [str(number) for number in range(10, 60)]
+        assert heard[-1]["number"] == gap["number"]
+
+
+def test_what_is_said_while_the_history_is_read_makes_no_gap(line: Line, chat: Server) -> None:
+    with Guest(chat, "Ann") as ann:
+        ann.hear("members")
+        line.lose_subscriptions()
+        ann.say("one")
+        ann.wait_until_taken()
+        line.awaited = b"\r\nGET\r\n"
+        line.refused = b""
+        assert line.waits.wait(TIMEOUT)
+        ann.say("two")
+        ann.wait_until_taken()
+        line.goes_on.set()
+        ann.say("three")
+        heard = [event for event in (ann.hear() for _ in range(4)) if event["kind"] != "members"]
+        assert [event.get("text") for event in heard] == ["one", "two", "three"]
+
+
+def test_when_redis_forgets_names_are_still_taken_and_messages_still_heard(line: Line, chat: Server) -> None:
+    with Guest(chat, "Ann") as ann:
+        for word in ("one", "two", "three"):
+            ann.say(word)
+        numbers = [ann.hear("message")["number"] for _ in range(3)]
+        assert line.ask("FLUSHALL") == b"+OK\r\n"
+        with Guest(chat, "Ann") as other:
+            other.expect_close_from_server(4001, "this name is taken")
+        ann.say("four")
+        event = ann.hear("message")
+        assert event["text"] == "four"
+        # Which tells the client that there was a gap.
+        assert event["number"] > numbers[-1] + 1
+
+
+def test_members_of_a_process_that_was_stopped_for_long_are_back_with_it(
+    line: Line, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHAT_LEASE_SECONDS", "1")
+    first, second = (serve("app:app", chdir=str(EXAMPLES / "chat")) for _ in range(2))
+    with Guest(first, "Ann") as ann, Guest(second, "Bob") as bob:
+        ann.hear("welcome")
+
+        def wait_for(members: list[str]) -> None:
+            while bob.hear("members")["members"] != members:
+                pass
+
+        wait_for(["Ann", "Bob"])
+        os.kill(first.pid, signal.SIGSTOP)
+        try:
+            wait_for(["Bob"])
+        finally:
+            os.kill(first.pid, signal.SIGCONT)
+        wait_for(["Ann", "Bob"])
+
+
+def test_who_leaves_while_leases_are_renewed_does_not_come_back(
+    line: Line, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHAT_LEASE_SECONDS", "6")
+    chat = serve("app:app", chdir=str(EXAMPLES / "chat"))
+    with Guest(chat, "Bob") as bob, Guest(chat, "Ann") as ann:
+        bob.hear("welcome")
+        lease = line.ask("ZSCORE chat:members:lobby Bob")
+        line.awaited = b"\r\nZADD\r\n"
+        assert line.waits.wait(TIMEOUT)
+        ann.end_in_order()
+        while bob.hear("members")["members"] != ["Bob"]:
+            pass
+        line.goes_on.set()
+        deadline = time.monotonic() + 3
+        while line.ask("ZSCORE chat:members:lobby Bob") == lease:
+            assert time.monotonic() < deadline
+        # Long before the lease that she was given would be over.
+        while line.ask("ZSCORE chat:members:lobby Ann") != b"$-1\r\n":
+            assert time.monotonic() < deadline
+
+
+def test_redis_does_not_keep_for_ever_what_all_have_left(line: Line, chat: Server) -> None:
+    with Guest(chat, "Ann") as ann:
+        ann.say("hello")
+        ann.wait_until_taken()
+        for kind in ("members", "number", "history"):
+            assert 0 < int(line.ask(f"TTL chat:{kind}:lobby")[1:]) <= 24 * 60 * 60, kind
 
 
 async def say_in_turns(talkers: list[Talker], word: str) -> None:

@@ -9,10 +9,10 @@ In one process it needs nothing else. With REDIS_URL, any number of processes an
 
 A client opens a WebSocket at socket?room=ROOM&name=NAME and sends {"say": TEXT}. It is sent {"kind": ...}:
 
-    welcome   the members of the room, and its last messages
+    welcome   the members of the room, its last messages, and the number that it has come to
     message   number, name, text and time; the numbers of a room have no gaps unless messages were lost
     members   who is in the room now
-    gap       messages may have been lost, because Redis was away
+    gap       messages may have been lost, because Redis was away; and the number that the room has come to
     error     why something that it sent was not taken
 
 A name that is taken or not allowed closes with 4001 or 4000; a client that takes its messages too slowly with 1013.
@@ -37,11 +37,21 @@ from typing import Any
 from urllib.parse import parse_qs
 from wsgiref.types import StartResponse
 
+from rmeinheld.coroutine import Event as Signal
 from rmeinheld.coroutine import sleep, spawn
 from rmeinheld.websocket import ConnectionClosed, WebSocket
 
 HISTORY = 50
 """Messages of each room that are kept for those who come later."""
+
+HISTORY_BYTES = 32 * 1024
+"""So much of it is sent in a welcome. With the members less than SLOW_BYTES: a welcome makes nobody too slow."""
+
+LEFT_ROOMS = 100
+"""Rooms whose history one process remembers after everybody has left."""
+
+LEFT_SECONDS = 24 * 60 * 60
+"""With Redis: how long a room is remembered after everybody has left."""
 
 TEXT_CHARACTERS = 2000
 """Longer texts are not taken."""
@@ -62,6 +72,16 @@ logger = logging.getLogger("chat")
 Event = dict[str, Any]
 
 
+def pack(event: Event) -> str:
+    """An event as JSON, in which a letter of any alphabet is itself."""
+    return json.dumps(event, ensure_ascii=False)
+
+
+def first_number() -> int:
+    """Before the first number of a room: the time. So numbers never begin anew, whatever has been forgotten."""
+    return int(time.time() * 1000)
+
+
 class Member:
     """Somebody in a room. What comes before the welcome is kept until it has been sent."""
 
@@ -69,27 +89,44 @@ class Member:
         self.websocket = websocket
         self.name = name
         self.early: list[Event] | None = []
+        self.seen = 0
 
     def send(self, event: Event) -> None:
-        """Send an event. Never waits, so that a slow client holds up nobody else."""
+        """Send an event, a message only once. Never waits, so that a slow client holds up nobody else."""
         if self.early is not None:
             self.early.append(event)
-        elif self.websocket.buffered < SLOW_BYTES:
+            return
+        if event["kind"] == "message":
+            if event["number"] <= self.seen:
+                return
+            self.seen = event["number"]
+        if self.websocket.buffered < SLOW_BYTES:
             try:
-                self.websocket.send(json.dumps(event))
+                self.websocket.send(pack(event))
             except ConnectionClosed:
                 pass  # its own coroutine notices
         else:
             self.websocket.close(1013, "too slow")
 
-    def welcome(self, members: list[str], history: list[Event]) -> None:
-        """Send the welcome, then what has happened since."""
-        early, self.early = self.early or [], None
-        self.send({"kind": "welcome", "name": self.name, "members": members, "history": history})
-        seen = history[-1]["number"] if history else 0
-        for event in early:
-            if event["kind"] != "message" or event["number"] > seen:
-                self.send(event)
+    def welcome(self, members: list[str], history: list[Event], number: int) -> None:
+        """Send the welcome, with as much of the history as goes into it, then what has happened since."""
+        size, newest = 0, deque[Event]()
+        for event in reversed(history):
+            size += len(pack(event).encode())
+            if size > HISTORY_BYTES:
+                break
+            newest.appendleft(event)
+        early, self.early, self.seen = self.early or [], None, number
+        welcome = {"kind": "welcome", "name": self.name, "members": members, "number": number, "history": [*newest]}
+        for event in [welcome, *early]:
+            self.send(event)
+
+    def look_for_gap(self, history: list[Event], number: int) -> None:
+        """Say so if the history has not all that was missed."""
+        if number != self.seen + sum(event["number"] > self.seen for event in history):
+            # More was said than is kept; or Redis has gone back, to nothing or to what a replica had.
+            self.seen = min(self.seen, number)
+            self.send({"kind": "gap", "number": number})
 
 
 class Rooms:
@@ -98,23 +135,26 @@ class Rooms:
     def __init__(self) -> None:
         self.members: defaultdict[str, dict[str, Member]] = defaultdict(dict)
         self.history: defaultdict[str, deque[Event]] = defaultdict(lambda: deque(maxlen=HISTORY))
-        self.numbers: defaultdict[str, int] = defaultdict(int)
+        self.numbers: defaultdict[str, int] = defaultdict(first_number)
 
     def join(self, room: str, member: Member) -> bool:
         """Let somebody in. False if the name is taken."""
         if member.name in self.members[room]:
             return False
         self.members[room][member.name] = member
-        member.welcome(sorted(self.members[room]), list(self.history[room]))
+        member.welcome(sorted(self.members[room]), list(self.history[room]), self.numbers[room])
         self.tell_members(room)
         return True
 
     def leave(self, room: str, member: Member) -> None:
         """Take somebody out."""
-        self.members[room].pop(member.name, None)
+        del self.members[room][member.name]
         self.tell_members(room)
         if not self.members[room]:
             del self.members[room]
+            self.history[room] = self.history.pop(room)  # the last that was left
+            for old in [one for one in self.history if one not in self.members][:-LEFT_ROOMS]:
+                del self.history[old], self.numbers[old]
 
     def say(self, room: str, name: str, text: str) -> None:
         """Pass on what somebody says."""
@@ -141,19 +181,31 @@ class SharedRooms(Rooms):
     """
 
     SAY = """
+        redis.call('SET', KEYS[1], ARGV[3], 'NX')
         local number = redis.call('INCR', KEYS[1])
         local event = cjson.decode(ARGV[1])
         event['number'] = number
         local text = cjson.encode(event)
         redis.call('RPUSH', KEYS[2], text)
         redis.call('LTRIM', KEYS[2], -tonumber(ARGV[2]), -1)
+        redis.call('EXPIRE', KEYS[1], ARGV[4])
+        redis.call('EXPIRE', KEYS[2], ARGV[4])
         redis.call('PUBLISH', KEYS[3], text)
     """
     JOIN = """
         local until_then = redis.call('ZSCORE', KEYS[1], ARGV[1])
         if until_then and tonumber(until_then) > tonumber(ARGV[2]) then return 0 end
         redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
+        redis.call('EXPIRE', KEYS[1], ARGV[5])
+        redis.call('SET', KEYS[2], ARGV[4], 'NX', 'EX', ARGV[5])
         return 1
+    """
+    TELL = """
+        local names = redis.call('ZRANGE', KEYS[1], 0, -1)
+        table.sort(names)
+        if #names > 0 then
+            redis.call('PUBLISH', KEYS[2], cjson.encode({kind = 'members', members = names}))
+        end
     """
 
     def __init__(self, url: str) -> None:
@@ -170,42 +222,55 @@ class SharedRooms(Rooms):
         self.failure = redis.RedisError
         self.script_say = self.redis.register_script(self.SAY)
         self.script_join = self.redis.register_script(self.JOIN)
+        self.script_tell = self.redis.register_script(self.TELL)
         self.is_started = False
+        self.is_listening = Signal()
 
     def key(self, *parts: str) -> str:
         """A key of ours."""
         return ":".join((PREFIX, *parts))
 
     def start(self) -> None:
-        """Begin to listen; with the first client, and so after any fork."""
+        """Begin to listen; with the first client, and so after any fork. Returns when nothing is missed any more."""
         if not self.is_started:
             self.is_started = True
             spawn(self.listen)
             spawn(self.keep_leases)
+        if not self.is_listening.wait(10):
+            raise TimeoutError("Redis is away")
+
+    def read(self, room: str) -> tuple[list[Event], int, list[str]]:
+        """The history of a room, the number that it has come to, and its members, all of one moment."""
+        pipeline = self.redis.pipeline()
+        pipeline.lrange(self.key("history", room), 0, -1)
+        pipeline.get(self.key("number", room))
+        pipeline.zrange(self.key("members", room), 0, -1)
+        history, number, names = pipeline.execute()
+        return [json.loads(text) for text in history], int(number or 0), sorted(names)
 
     def join(self, room: str, member: Member) -> bool:
         """Let somebody in. False if the name is taken anywhere."""
         self.start()
         now = time.time()
-        name = member.name
-        if not self.script_join(keys=[self.key("members", room)], args=[name, now, now + LEASE_SECONDS]):
+        keys = [self.key("members", room), self.key("number", room)]
+        if not self.script_join(keys, [member.name, now, now + LEASE_SECONDS, first_number(), LEFT_SECONDS]):
             return False
+        if member.name in self.members[room]:
+            return False  # Redis had forgotten
         # First in the room, then the history: nothing can come between them unseen.
-        self.members[room][name] = member
+        self.members[room][member.name] = member
         try:
-            history = [json.loads(text) for text in self.redis.lrange(self.key("history", room), 0, -1)]
-            names = self.redis.zrange(self.key("members", room), 0, -1)
+            history, number, names = self.read(room)
+            member.welcome(names, history, number)
+            self.tell_members(room)
         except BaseException:
-            self.members[room].pop(name, None)
+            self.leave(room, member)
             raise
-        self.numbers[room] = max(self.numbers[room], history[-1]["number"] if history else 0)
-        member.welcome(sorted(names), history)
-        self.tell_members(room)
         return True
 
     def leave(self, room: str, member: Member) -> None:
         """Take somebody out."""
-        self.members[room].pop(member.name, None)
+        del self.members[room][member.name]
         if not self.members[room]:
             del self.members[room]
         self.redis.zrem(self.key("members", room), member.name)
@@ -213,63 +278,65 @@ class SharedRooms(Rooms):
 
     def say(self, room: str, name: str, text: str) -> None:
         """Pass on what somebody says, to all processes."""
-        event = json.dumps({"kind": "message", "name": name, "text": text, "at": time.time()})
+        event = pack({"kind": "message", "name": name, "text": text, "at": time.time()})
         keys = [self.key("number", room), self.key("history", room), self.key("room", room)]
-        self.script_say(keys=keys, args=[event, HISTORY])
+        self.script_say(keys, [event, HISTORY, first_number(), LEFT_SECONDS])
 
     def tell_members(self, room: str) -> None:
-        """Tell everybody who is there."""
-        names = self.redis.zrange(self.key("members", room), 0, -1)
-        self.redis.publish(self.key("room", room), json.dumps({"kind": "members", "members": sorted(names)}))
+        """Tell everybody who is there; in one step, or an older list could come after a newer one."""
+        self.script_tell([self.key("members", room), self.key("room", room)])
 
     def listen(self) -> None:
         """Deliver what any process publishes, for ever; say so where something may have been lost."""
-        was_away = False
+        is_away = False
         while True:
             try:
-                with self.redis.pubsub(ignore_subscribe_messages=True) as subscription:
+                with self.redis.pubsub() as subscription:
                     subscription.psubscribe(self.key("room", "*"))
-                    # Answered: from now on nothing is missed.
-                    subscription.get_message(timeout=10)
-                    if was_away:
-                        self.catch_up()
-                    was_away = False
                     for message in subscription.listen():
-                        self.receive(message["channel"].removeprefix(self.key("room", "")), json.loads(message["data"]))
+                        if message["type"] == "psubscribe":
+                            # From now on nothing is missed.
+                            self.catch_up()
+                            self.is_listening.set()
+                            is_away = False
+                        else:
+                            room = message["channel"].removeprefix(self.key("room", ""))
+                            self.deliver(room, json.loads(message["data"]))
             except (self.failure, OSError) as error:
-                if not was_away:
+                if not is_away:
                     logger.warning("Redis is away: %s", error)
-                was_away = True
+                is_away = True
                 sleep(0.2)
-
-    def receive(self, room: str, event: Event) -> None:
-        """Deliver an event that was published, unless it has been delivered."""
-        if event["kind"] == "message":
-            if event["number"] <= self.numbers[room]:
-                return
-            self.numbers[room] = event["number"]
-        self.deliver(room, event)
 
     def catch_up(self) -> None:
         """Deliver what was said while Redis could not be heard, or say that there is a gap."""
-        for room in list(self.members):
-            history = [json.loads(text) for text in self.redis.lrange(self.key("history", room), 0, -1)]
-            missed = [event for event in history if event["number"] > self.numbers[room]]
-            number = int(self.redis.get(self.key("number", room)) or 0)
-            if number != self.numbers[room] + len(missed):
-                # Redis has forgotten, or more was said than it keeps.
-                self.numbers[room], missed = number, []
-                self.deliver(room, {"kind": "gap"})
-            for event in missed:
-                self.receive(room, event)
+        for room, members in list(self.members.items()):
+            # Who comes in while this waits may know more than what is read here.
+            present = [member for member in members.values() if member.early is None]
+            history, number, _ = self.read(room)
+            for member in present:
+                member.look_for_gap(history, number)
+            for event in history:
+                self.deliver(room, event)
             self.renew(room)
             self.tell_members(room)
 
     def renew(self, room: str) -> None:
         """Answer for the members of this process for another while."""
-        until = time.time() + LEASE_SECONDS
-        if names := self.members.get(room):
-            self.redis.zadd(self.key("members", room), dict.fromkeys(names, until))
+        names = list(self.members.get(room, {}))
+        if not names:
+            return
+        pipeline = self.redis.pipeline()
+        pipeline.zadd(self.key("members", room), dict.fromkeys(names, time.time() + LEASE_SECONDS))
+        for kind in ("members", "number", "history"):
+            pipeline.expire(self.key(kind, room), LEFT_SECONDS)
+        was_lapsed = pipeline.execute()[0]
+        # Who left while this waited must not be back.
+        if gone := [name for name in names if name not in self.members.get(room, {})]:
+            self.redis.zrem(self.key("members", room), *gone)
+        # This process was stopped for a while, and others have taken them out.
+        if was_lapsed:
+            self.tell_members(room)
 
     def keep_leases(self) -> None:
         """Renew them, and take out those whose process is gone."""
