@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from serving import RunScript
+
+TESTS = Path(__file__).parent
 
 HEADER = """
 from rmeinheld import patch
@@ -121,3 +125,65 @@ if __name__ == "__main__":
         timeout=60.0,
     )
     assert output == "True\n"
+
+
+RELEASED = "(it.release(), it.acquire(timeout=5))"
+PUT = "(it.put(1), it.get(timeout=5))"
+
+# What there is; how one waits for it; what a child does that would serve the one who waits, and what it finds then; how
+# the parent serves it, and with what.
+ROWS = {
+    "Lock": ("taken(Lock())", "it.acquire()", RELEASED, (None, True), "it.release()", True),
+    "RLock": ("taken(RLock())", "it.acquire()", RELEASED, (None, True), "it.release()", True),
+    "Semaphore": ("Semaphore(0)", "it.acquire()", RELEASED, (None, True), "it.release()", True),
+    "SimpleQueue": ("SimpleQueue()", "it.get()", PUT, (None, 1), "it.put(2)", 2),
+    "Queue": ("Queue()", "it.get()", PUT, (None, 1), "it.put(2)", 2),
+    "full Queue": ("taken(Queue(1), 'put', 1)", "it.put(2)", "(it.get(), it.qsize())", (1, 0), "it.get()", None),
+}
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "thread"])
+@pytest.mark.parametrize("row", ROWS)
+def test_a_child_gives_nothing_to_those_who_waited_in_its_parent(script: RunScript, row: str, kind: str) -> None:
+    make, wait, use, found, wake, got = ROWS[row]
+    output = script(
+        f"""
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+import os, warnings
+from rmeinheld.coroutine import *
+from strands import PATIENCE, Strand
+
+warnings.simplefilter("ignore", DeprecationWarning)
+
+def taken(it, how="acquire", *arguments):
+    getattr(it, how)(*arguments)
+    return it
+
+def test():
+    it = {make}
+    waiter = Strand({kind!r}, lambda: {wait}).until_it_waits()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writer, repr({use}).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    said = os.read(reader, 100).decode()
+    os.waitpid(child, 0)
+    {wake}
+    return said, waiter
+
+if {kind!r} == "thread":
+    # No loop has ever run here.
+    said, waiter = test()
+else:
+    coroutine = spawn(test)
+    assert coroutine.join(PATIENCE)
+    said, waiter = coroutine.result
+print(said, waiter.result())
+"""
+    )
+    assert output == f"{found} {got}\n"

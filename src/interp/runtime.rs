@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 
 use super::thread_state::PythonHost;
-use super::{Level, log};
+use super::{Level, log, waiter};
 use crate::event_loop::{self, Runtime};
 
 /// How long coroutines may take to end after the exit exception was raised in them, before it is raised at every wait.
@@ -119,6 +119,7 @@ pub fn forget_in_child() {
         std::mem::forget(runtime);
     }
     event_loop::forget_in_child();
+    waiter::forget_in_child();
 }
 
 /// Ends a forked child whose function has come back into the server's code, where there is nothing for it to do: the loop

@@ -17,6 +17,10 @@ const WAITING: u32 = 0;
 const NOTIFIED: u32 = 1;
 const GONE: u32 = 2;
 
+/// How many forks lie between the process and the one that loaded the module. Who waited before the last one does not
+/// exist in the child, although what they waited for still names them.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
 /// How long code that runs on the loop thread, but where its coroutine may not park, waits for another: everything stands
 /// still meanwhile, and if a coroutine is what it waits for, for ever.
 const STANDSTILL: Duration = Duration::from_secs(2);
@@ -24,19 +28,21 @@ const STANDSTILL: Duration = Duration::from_secs(2);
 /// One wait. It ends once: notified, or gone for another reason.
 pub struct Waiter {
     state: AtomicU32,
+    /// [`FORKS`] when it began.
+    forks: u32,
     /// None for an OS thread, which blocks on `state`.
     coroutine: Option<Waker>,
 }
 
 impl Waiter {
     fn new(coroutine: Option<Waker>) -> Arc<Waiter> {
-        Arc::new(Waiter { state: AtomicU32::new(WAITING), coroutine })
+        Arc::new(Waiter { state: AtomicU32::new(WAITING), forks: FORKS.load(Ordering::Relaxed), coroutine })
     }
 
-    /// Ends the wait, from any thread. Returns whether it did: a wait that has ended already leaves the notification to
-    /// somebody else.
+    /// Ends the wait, from any thread. Returns whether it did: a wait that has ended already, or was the parent's before a
+    /// fork, leaves the notification to somebody else.
     pub fn notify(&self) -> bool {
-        if !self.leave(NOTIFIED) {
+        if self.forks != FORKS.load(Ordering::Relaxed) || !self.leave(NOTIFIED) {
             return false;
         }
         match &self.coroutine {
@@ -55,6 +61,11 @@ impl Waiter {
     fn is_notified(&self) -> bool {
         self.state.load(Ordering::Acquire) == NOTIFIED
     }
+}
+
+/// Called in the child after a fork: those who waited are the parent's.
+pub fn forget_in_child() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Waits until the waiter that `enqueue` is given has been notified, at most until `deadline`. Returns whether it has.
