@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from serving import RunScript
+from test_patch import patched
 
 IN_A_COROUTINE = """
 from rmeinheld.coroutine import *
@@ -387,3 +388,67 @@ for _ in range(3):
 return left == [((False, None), None, True)] * 3, len({spawn(get_ident).join() for _ in range(3)})
 """
     assert in_a_coroutine(script, body) == "(True, 1)"
+
+
+def test_who_is_interrupted_while_a_condition_of_threading_takes_its_lock_again_has_it(script: RunScript) -> None:
+    body = """
+seen = []
+for make in (threading.Lock, threading.RLock):
+    condition = threading.Condition(make())
+    def wait():
+        try:
+            with condition:
+                condition.wait()
+        except KeyError:
+            seen.append(condition._is_owned())
+        try:
+            time.sleep(30)
+        except ValueError:
+            seen.append("the second at its next wait")
+    victim = spawn(wait)
+    sleep(0)
+    with condition:
+        victim.throw(KeyError)
+        sleep(0)
+        # It wants the lock back now.
+        victim.throw(ValueError)
+        sleep(0)
+        seen.append(condition._is_owned())
+    assert victim.join(5)
+    victim.result
+    # Its place in the queue is free: a notification goes to somebody who waits.
+    def wait_again():
+        with condition:
+            return condition.wait(5)
+    waiter = spawn(wait_again)
+    sleep(0)
+    with condition:
+        condition.notify()
+    assert waiter.join(10)
+    seen.append(waiter.result)
+return seen == [True, False, "the second at its next wait", True] * 2 or seen
+"""
+    assert patched(script, body) == "True"
+
+
+def test_a_killed_coroutine_does_not_give_back_a_lock_that_it_has_not_taken_again(script: RunScript) -> None:
+    body = """
+ends = []
+for make in (threading.Lock, threading.RLock):
+    condition = threading.Condition(make())
+    def wait():
+        try:
+            with condition:
+                condition.wait()
+        except BaseException as error:
+            ends.append(type(error).__name__)
+    victim = spawn(wait)
+    sleep(0)
+    with condition:
+        for _ in range(2):
+            victim.kill()
+            sleep(0)
+    assert victim.join(5)
+return ends
+"""
+    assert patched(script, body) == "['CoroutineExit', 'CoroutineExit']"

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::{RLock, deadline_of};
+use super::{Lock, RLock, deadline_of};
 use crate::event_loop;
 use crate::interp::{self, Waiter};
 
@@ -208,25 +208,43 @@ impl Condition {
     }
 
     /// Takes the lock back, whatever is raised meanwhile: the caller goes on with it, as the block that it is in expects.
-    /// Only a coroutine that cannot wait any more goes on without.
+    /// Only one that cannot wait any more goes on without.
     ///
     /// # Errors
     /// What was raised last.
     ///
     /// # Parks
     fn take_again(&self, saved: Option<&Bound<'_, PyAny>>, py: Python<'_>) -> PyResult<()> {
-        let lock = self.lock.bind(py);
         let mut interrupted = None;
         loop {
-            let taken = match saved {
-                Some(saved) => lock.call_method1(intern!(py, "_acquire_restore"), (saved,)),
-                None => lock.call_method0(intern!(py, "acquire")),
-            };
-            match taken {
-                Ok(_) => return interrupted.map_or(Ok(()), Err),
-                Err(error) if event_loop::is_doomed() => return Err(error),
+            match self.try_taking_again(saved, py) {
+                Ok(()) => return interrupted.map_or(Ok(()), Err),
+                Err(error) if cannot_wait() => return Err(error),
                 Err(error) => interrupted = Some(error),
             }
         }
     }
+
+    /// Takes the lock back, or raises what the caller is interrupted with. The `_acquire_restore` of our own locks puts
+    /// that off, as `threading.Condition` needs it.
+    ///
+    /// # Parks
+    fn try_taking_again(&self, saved: Option<&Bound<'_, PyAny>>, py: Python<'_>) -> PyResult<()> {
+        let lock = self.lock.bind(py);
+        if let Ok(lock) = lock.cast::<Lock>() {
+            return lock.get().acquire(py, true, -1.0).map(drop);
+        }
+        match saved {
+            Some(saved) => match lock.cast_exact::<RLock>() {
+                Ok(lock) => lock.get().restore(py, saved.extract()?),
+                Err(_) => lock.call_method1(intern!(py, "_acquire_restore"), (saved,)).map(drop),
+            },
+            None => lock.call_method0(intern!(py, "acquire")).map(drop),
+        }
+    }
+}
+
+/// Whether waits end at once, or stand in their own way: on the loop thread, where a coroutine may not park.
+fn cannot_wait() -> bool {
+    event_loop::is_doomed() || (event_loop::is_loop_thread() && !event_loop::can_park())
 }

@@ -35,7 +35,7 @@ impl Lock {
     /// Raises ValueError for a timeout of a call that does not block or a negative one, OverflowError for one beyond
     /// `threading.TIMEOUT_MAX`.
     #[pyo3(signature = (blocking = true, timeout = -1.0))]
-    fn acquire(&self, py: Python<'_>, blocking: bool, timeout: f64) -> PyResult<bool> {
+    pub(super) fn acquire(&self, py: Python<'_>, blocking: bool, timeout: f64) -> PyResult<bool> {
         let patience = Patience::new(blocking, timeout)?;
         overdue::give_way(py)?;
         if self.try_acquire() {
@@ -81,6 +81,23 @@ impl Lock {
 
     fn locked_lock(&self) -> bool {
         self.locked()
+    }
+
+    /// For `threading.Condition`, which would call `release` and `acquire` otherwise.
+    fn _release_save(&self) -> PyResult<()> {
+        self.release()
+    }
+
+    /// For `threading.Condition`: takes it back, whatever is raised meanwhile; that comes at the caller's next wait. The
+    /// block that it is in ends with giving the lock back.
+    #[expect(unused_variables, reason = "what `_release_save` has returned")]
+    fn _acquire_restore(&self, py: Python<'_>, saved: &Bound<'_, PyAny>) -> PyResult<()> {
+        interp::insist(
+            py,
+            || self.try_acquire(),
+            |waiter| self.inner().waiters.push_back(waiter),
+            |waiter| self.inner().waiters.retain(|other| !Arc::ptr_eq(other, waiter)),
+        )
     }
 
     /// Unlocks it in a forked child, where those who waited for it do not exist.

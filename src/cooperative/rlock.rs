@@ -107,9 +107,16 @@ impl RLock {
         Ok(saved)
     }
 
-    /// For `threading.Condition`: takes it back as often.
+    /// For `threading.Condition`: takes it back as often, whatever is raised meanwhile; that comes at the caller's next
+    /// wait. The block that it is in ends with giving the lock back.
     fn _acquire_restore(&self, py: Python<'_>, saved: (u64, usize)) -> PyResult<()> {
-        self.acquire(py, true, -1.0)?;
+        let own = identity::thread_state(py);
+        interp::insist(
+            py,
+            || self.try_acquire(own),
+            |waiter| self.inner().waiters.push_back((waiter, own)),
+            |waiter| self.inner().waiters.retain(|(other, _)| !Arc::ptr_eq(other, waiter)),
+        )?;
         self.inner().count = saved.0;
         Ok(())
     }
@@ -131,6 +138,18 @@ impl RLock {
 }
 
 impl RLock {
+    /// Takes back, as often, what `_release_save` gave back.
+    ///
+    /// # Errors
+    /// What is raised in a coroutine that waits; then it has not been taken.
+    ///
+    /// # Parks
+    pub(super) fn restore(&self, py: Python<'_>, saved: (u64, usize)) -> PyResult<()> {
+        self.acquire(py, true, -1.0)?;
+        self.inner().count = saved.0;
+        Ok(())
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

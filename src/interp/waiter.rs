@@ -82,14 +82,57 @@ pub fn wait(
     enqueue: impl FnOnce(Arc<Waiter>),
     dequeue: impl FnOnce(&Arc<Waiter>),
 ) -> PyResult<bool> {
-    if event_loop::can_park() { park(deadline, enqueue, dequeue) } else { block(py, deadline, enqueue, dequeue) }
+    if !event_loop::can_park() {
+        return block(py, deadline, true, enqueue, dequeue);
+    }
+    match park(deadline, enqueue, dequeue) {
+        None => Ok(true),
+        Some(Wake::TimedOut) => Ok(false),
+        Some(wake) => Err(wake_error(wake)),
+    }
 }
 
+/// Takes what `attempt` takes, and waits for it as [`wait`] does; but whoever is interrupted meanwhile goes on waiting.
+/// What is thrown into the coroutine is raised at its next wait, a signal handler runs afterwards.
+///
+/// # Errors
+/// Only where there is no way to wait any more: [`super::CoroutineExit`] when the server has stopped for good, RuntimeError
+/// on the loop thread where a coroutine may not park. Then nothing has been taken.
+///
+/// # Parks
+pub fn insist(
+    py: Python<'_>,
+    attempt: impl Fn() -> bool,
+    enqueue: impl Fn(Arc<Waiter>),
+    dequeue: impl Fn(&Arc<Waiter>),
+) -> PyResult<()> {
+    let mut late = None;
+    while !attempt() {
+        if !event_loop::can_park() {
+            block(py, None, false, &enqueue, &dequeue)?;
+            break;
+        }
+        match park(None, &enqueue, &dequeue) {
+            None => break,
+            // The end of the server goes before what else there is.
+            Some(wake @ (Wake::Killed | Wake::Interrupted)) if !event_loop::is_doomed() => {
+                late = late.filter(|&late| late == Wake::Killed).or(Some(wake));
+            }
+            Some(wake) => return Err(wake_error(wake)),
+        }
+    }
+    if let Some(wake) = late {
+        interrupts::postpone(wake);
+    }
+    Ok(())
+}
+
+/// None when notified, otherwise what has ended the wait.
 fn park(
     deadline: Option<Instant>,
     enqueue: impl FnOnce(Arc<Waiter>),
     dequeue: impl FnOnce(&Arc<Waiter>),
-) -> PyResult<bool> {
+) -> Option<Wake> {
     let mut entered = None;
     let wake = event_loop::wait_for_wake(deadline, |waker| {
         let waiter = Waiter::new(Some(waker));
@@ -97,24 +140,26 @@ fn park(
         enqueue(waiter);
         true
     });
-    let Some(waiter) = entered else { return Err(wake_error(wake)) };
+    let Some(waiter) = entered else { return Some(wake) };
     if wake == Wake::Ready && waiter.is_notified() {
-        return Ok(true);
+        return None;
     }
     if !waiter.leave(GONE) {
         // Notified in the same moment. The notifier counts on that, so the other reason has to wait.
         if matches!(wake, Wake::Killed | Wake::Interrupted) {
             interrupts::postpone(wake);
         }
-        return Ok(true);
+        return None;
     }
     dequeue(&waiter);
-    if wake == Wake::TimedOut { Ok(false) } else { Err(wake_error(wake)) }
+    Some(wake)
 }
 
+/// Without `interruptible`, handlers of signals run only afterwards.
 fn block(
     py: Python<'_>,
     deadline: Option<Instant>,
+    interruptible: bool,
     enqueue: impl FnOnce(Arc<Waiter>),
     dequeue: impl FnOnce(&Arc<Waiter>),
 ) -> PyResult<bool> {
@@ -133,7 +178,8 @@ fn block(
         if waiter.is_notified() {
             return Ok(true);
         }
-        let failure = py.check_signals().err().or_else(|| {
+        let signalled = if interruptible { py.check_signals().err() } else { None };
+        let failure = signalled.or_else(|| {
             standstill.filter(|&standstill| Instant::now() >= standstill).map(|_| {
                 PyRuntimeError::new_err(
                     "a lock is held by somebody else, and this code runs where it cannot wait for it",
