@@ -452,3 +452,34 @@ for make in (threading.Lock, threading.RLock):
 return ends
 """
     assert patched(script, body) == "['CoroutineExit', 'CoroutineExit']"
+
+
+def test_a_time_limit_that_raises_timeout_errors_is_not_taken_for_the_sockets_own(script: RunScript) -> None:
+    body = """
+class Mine(TimeoutError):
+    pass
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+left, right = socket.socketpair()
+secured = context.wrap_socket(left, do_handshake_on_connect=False)
+listener, first, second = (socket.socket(socket.AF_UNIX) for _ in range(3))
+listener.bind("")
+listener.listen(0)
+first.connect(listener.getsockname())
+seen = []
+for call in (secured.do_handshake, lambda: second.connect_ex(listener.getsockname())):
+    try:
+        with timeout(0.05, Mine("mine")):
+            seen.append(call())
+    except TimeoutError as error:
+        seen.append(error)
+    secured.settimeout(0.05)
+    second.settimeout(0.05)
+    try:
+        seen.append(call())
+    except TimeoutError as error:
+        seen.append(error)
+return seen
+"""
+    expected = "[Mine('mine'), TimeoutError('The handshake operation timed out'), Mine('mine'), 11]"
+    assert patched(script, body) == expected

@@ -6,6 +6,7 @@ That the patched standard library does what it did is shown by CPython's own tes
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -358,6 +359,76 @@ left.setblocking(True)
 return took, left.gettimeout(), os.get_blocking(left.fileno())
 """
     assert patched(script, body) == "([True, True, True], None, True)"
+
+
+def test_a_timeout_that_is_set_during_a_wait_is_kept(script: RunScript) -> None:
+    body = """
+kept = []
+for timeout in (3.0, 0.0, None):
+    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiver.bind(("127.0.0.1", 0))
+    receiver.settimeout(10)
+    waiting = spawn(receiver.recvfrom, 10)
+    sleep(0)
+    receiver.settimeout(timeout)
+    receiver.sendto(b"x", receiver.getsockname())
+    assert waiting.join(5) and waiting.result[0] == b"x"
+    kept.append((receiver.gettimeout(), os.get_blocking(receiver.fileno())))
+return kept
+"""
+    assert patched(script, body) == "[(3.0, False), (0.0, False), (None, True)]"
+
+
+def test_a_timeout_that_is_set_while_tls_waits_is_kept(script: RunScript, certificate: Path) -> None:
+    body = f"""
+context = ssl.create_default_context(cafile="{certificate}.crt")
+serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+serving.load_cert_chain("{certificate}")
+left, right = socket.socketpair()
+accepting = spawn(serving.wrap_socket, right, server_side=True)
+secured = context.wrap_socket(left, server_hostname="localhost")
+assert accepting.join(5)
+waiting = spawn(secured.recv, 10)
+sleep(0)
+secured.settimeout(3)
+accepting.result.sendall(b"x")
+assert waiting.join(5)
+return waiting.result, secured.gettimeout()
+"""
+    assert patched(script, body) == "(b'x', 3.0)"
+
+
+def test_a_timeout_that_is_set_during_a_wait_does_not_make_it_block(script: RunScript) -> None:
+    body = """
+receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+receiver.bind(("127.0.0.1", 0))
+waiting = [spawn(receiver.recvfrom, 10) for _ in range(2)]
+sleep(0)
+receiver.settimeout(2)
+# Both are woken, and one of them finds nothing.
+receiver.sendto(b"first", receiver.getsockname())
+sleep(0)
+sleep(0)
+receiver.sendto(b"second", receiver.getsockname())
+assert all(coroutine.join(5) for coroutine in waiting)
+return sorted(coroutine.result[0] for coroutine in waiting)
+"""
+    assert patched(script, body) == "[b'first', b'second']"
+
+
+def test_a_tls_socket_that_nobody_has_any_more_is_closed_without_a_collection(script: RunScript) -> None:
+    body = """
+import gc
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+left, right = socket.socketpair()
+gc.collect()
+gc.disable()
+secured = context.wrap_socket(left, do_handshake_on_connect=False)
+del secured
+return right.recv(1)
+"""
+    assert patched(script, body) == "b''"
 
 
 def test_names_are_asked_for_on_threads_and_numbers_are_not(script: RunScript) -> None:

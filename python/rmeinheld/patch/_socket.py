@@ -27,39 +27,42 @@ BACKLOG_FULL_PAUSE = 0.01
 
 
 class Limit:
-    """The timeout of one call on a socket."""
+    """The timeout of one call on a socket.
+
+    That it has passed is told, not raised: a TimeoutError that comes out of a wait is somebody else's, thrown into the
+    coroutine.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self.seconds = sock.gettimeout()
-        self._deadline = None if self.seconds is None else monotonic() + self.seconds
+        seconds = sock.gettimeout()
+        self._deadline = None if seconds is None else monotonic() + seconds
 
     def left(self) -> float | None:
-        """Seconds; None for ever. Raises TimeoutError when there is nothing left."""
-        if self._deadline is None:
-            return None
-        left = self._deadline - monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        return left
+        """Seconds, 0 when nothing is left; None for ever."""
+        return None if self._deadline is None else max(self._deadline - monotonic(), 0.0)
 
-    def wait(self, ready: Callable[..., bool]) -> None:
-        """Wait for `wait_readable` or `wait_writable`. Raises TimeoutError, OSError for a closed socket."""
+    def wait(self, ready: Callable[..., bool]) -> bool:
+        """Wait for `wait_readable` or `wait_writable`. Returns whether it came in time; OSError for a closed socket."""
         fd = self._sock.fileno()
         if fd < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        if not ready(fd, self.left()):
-            raise TimeoutError("timed out")
+        left = self.left()
+        return left != 0 and ready(fd, left)
 
 
-def _attempt(sock: socket.socket, limit: Limit, call: Callable[..., Any], *arguments: Any) -> Any:
-    """One call of a blocking method that does not block: the timeout is 0 meanwhile."""
+def attempt(sock: socket.socket, call: Callable[..., Any], *arguments: Any) -> Any:
+    """One call of a blocking method that does not block: the timeout is 0 meanwhile.
+
+    What it was before is asked anew each time: somebody may have set it while the caller waited.
+    """
+    before = sock.gettimeout()
     _base.settimeout(sock, 0.0)
     try:
-        return call(sock, *arguments)
+        return call(*arguments)
     finally:
         if sock.fileno() >= 0:
-            _base.settimeout(sock, limit.seconds)
+            _base.settimeout(sock, before)
 
 
 def _repeat(sock: socket.socket, ready: Callable[..., bool], call: Callable[..., Any], *arguments: Any) -> Any:
@@ -67,11 +70,13 @@ def _repeat(sock: socket.socket, ready: Callable[..., bool], call: Callable[...,
     limit = Limit(sock)
     while True:
         try:
-            if limit.seconds is None:
+            if sock.gettimeout() is None:
                 return call(sock, *arguments)
-            return _attempt(sock, limit, call, *arguments)
+            return attempt(sock, call, sock, *arguments)
         except BlockingIOError:
-            limit.wait(ready)
+            pass
+        if not limit.wait(ready):
+            raise TimeoutError("timed out")
 
 
 def _blocks(sock: socket.socket, flags: int = 0) -> bool:
@@ -132,9 +137,13 @@ def _accept(self: socket.socket) -> Any:
         return _base._accept(self)
     if not can_park():
         return _accept_in_a_thread(self)
-    if self.gettimeout() is None:
-        os.set_blocking(self.fileno(), False)
-    return _repeat(self, wait_readable, _base._accept)
+    return _repeat(self, wait_readable, _accept_now)
+
+
+def _accept_now(sock: socket.socket) -> Any:
+    if sock.gettimeout() is None:
+        os.set_blocking(sock.fileno(), False)
+    return _base._accept(sock)
 
 
 def _accept_in_a_thread(self: socket.socket) -> Any:
@@ -152,8 +161,9 @@ def connect(self: socket.socket, address: Any, /) -> None:
     if not _blocks(self):
         _base.connect(self, address)
         return
-    limit = Limit(self)
-    error = _connect(self, address, limit)
+    error = _connect(self, address)
+    if error is None:
+        raise TimeoutError("timed out")
     if error:
         raise OSError(error, os.strerror(error))
 
@@ -161,22 +171,23 @@ def connect(self: socket.socket, address: Any, /) -> None:
 def connect_ex(self: socket.socket, address: Any, /) -> int:
     if not _blocks(self):
         return int(_base.connect_ex(self, address))
-    try:
-        return _connect(self, address, Limit(self))
-    except TimeoutError:
-        return errno.EWOULDBLOCK
+    error = _connect(self, address)
+    return errno.EWOULDBLOCK if error is None else error
 
 
-def _connect(sock: socket.socket, address: Any, limit: Limit) -> int:
+def _connect(sock: socket.socket, address: Any) -> int | None:
+    """The error number, 0 for none; None when the timeout has passed."""
+    limit = Limit(sock)
     address = _resolved(sock, address)
     while True:
-        error = int(_attempt(sock, limit, _base.connect_ex, address))
+        error = int(attempt(sock, _base.connect_ex, sock, address))
         if error in (errno.EINPROGRESS, errno.EALREADY, errno.EINTR):
-            limit.wait(wait_writable)
-            return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) if limit.wait(wait_writable) else None
         if error != errno.EAGAIN or sock.family != socket.AF_UNIX:
             return error
         left = limit.left()
+        if left == 0:
+            return None
         sleep(BACKLOG_FULL_PAUSE if left is None else min(left, BACKLOG_FULL_PAUSE))
 
 
@@ -205,7 +216,8 @@ def _sendfile_use_sendfile(self: socket.socket, file: Any, offset: int = 0, coun
         return original(self, file, offset, count)
     finally:
         if self.fileno() >= 0:
-            os.set_blocking(self.fileno(), True)
+            # As its timeout has it by now.
+            os.set_blocking(self.fileno(), self.gettimeout() is None)
 
 
 def _real_close(self: socket.socket, _ss: Any = _base) -> None:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import gc
 import socket
 import ssl
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..coroutine import can_park, wait_readable, wait_writable
 from . import _state
-from ._socket import Limit
+from ._socket import Limit, attempt
 from ._state import Finding
 
-_base: Any = socket.socket.__mro__[1]
 _context_base: Any = ssl.SSLContext.__mro__[1]
 
 
@@ -28,7 +28,8 @@ class _SSLConnection:
 
     def __init__(self, real: Any, owner: socket.socket) -> None:
         object.__setattr__(self, "_real", real)
-        object.__setattr__(self, "_owner", owner)
+        # Its socket has it: with a reference back, only a collection would close what nobody has any more.
+        object.__setattr__(self, "_owner", weakref.ref(owner))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -53,25 +54,20 @@ class _SSLConnection:
         return self._complete("shutdown", self._real.shutdown)
 
     def _complete(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
-        sock = self._owner
-        if not can_park() or sock.gettimeout() == 0:
+        sock = self._owner()
+        # Without its socket, the C object says so itself.
+        if sock is None or not can_park() or sock.gettimeout() == 0:
             return call(*arguments)
         limit = Limit(sock)
-        try:
-            while True:
-                _base.settimeout(sock, 0.0)
-                try:
-                    return call(*arguments)
-                except ssl.SSLWantReadError:
-                    wanted = wait_readable
-                except ssl.SSLWantWriteError:
-                    wanted = wait_writable
-                finally:
-                    if sock.fileno() >= 0:
-                        _base.settimeout(sock, limit.seconds)
-                limit.wait(wanted)
-        except TimeoutError:
-            raise TimeoutError(f"The {what} operation timed out") from None
+        while True:
+            try:
+                return attempt(sock, call, *arguments)
+            except ssl.SSLWantReadError:
+                wanted = wait_readable
+            except ssl.SSLWantWriteError:
+                wanted = wait_writable
+            if not limit.wait(wanted):
+                raise TimeoutError(f"The {what} operation timed out")
 
 
 def _wrap_socket(self: ssl.SSLContext, sock: Any, *arguments: Any, **keywords: Any) -> Any:
