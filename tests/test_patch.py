@@ -416,6 +416,73 @@ return sorted(coroutine.result[0] for coroutine in waiting)
     assert patched(script, body) == "[b'first', b'second']"
 
 
+@pytest.mark.parametrize("call", ["recv", "recv_into", "recvfrom", "recvfrom_into"])
+def test_a_call_that_wants_all_waits_for_all(script: RunScript, call: str) -> None:
+    body = f"""
+into, flags = {call.endswith("into")}, socket.MSG_WAITALL
+def receive(end, size, flags=flags):
+    buffer = bytearray(10)
+    got = getattr(end, {call!r})(buffer, size, flags) if into else getattr(end, {call!r})(size, flags)
+    got = got[0] if isinstance(got, tuple) else got
+    return bytes(buffer[:got]) if into else got
+left, right = socket.socketpair()
+got = []
+# In parts, and then up to the end.
+for parts, end in (((b"abc", b"defgh"), lambda: None), ((b"abc",), lambda: right.shutdown(socket.SHUT_WR))):
+    coroutine = spawn(receive, left, 8)
+    for part in parts:
+        sleep(0)
+        assert not coroutine.done
+        right.sendall(part)
+    sleep(0)
+    end()
+    assert coroutine.join(5), "more was waited for"
+    got.append(coroutine.result)
+# With a timeout, or for datagrams, recv(2) returns what there is.
+left, right = socket.socketpair()
+left.settimeout(5)
+right.sendall(b"abc")
+got.append(receive(left, 8))
+left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+right.send(b"abc")
+got.append(receive(left, 8))
+# An error after a part is that of the next call.
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    left = socket.create_connection(listener.getsockname())
+    right, _ = listener.accept()
+coroutine = spawn(receive, left, 8)
+right.sendall(b"abc")
+while select.select([left], [], [], 0)[0]:
+    sleep(0)
+right.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0]))
+right.close()
+assert coroutine.join(5)
+got.append(coroutine.result)
+try:
+    got.append(receive(left, 8))
+except ConnectionResetError:
+    got.append("reset")
+return got
+"""
+    assert patched(script, body) == "[b'abcdefgh', b'abc', b'abc', b'abc', b'abc', 'reset']"
+
+
+def test_nothing_is_received_at_once(script: RunScript) -> None:
+    body = """
+left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+left.settimeout(5)
+before = time.monotonic()
+nothing = left.recv(0), left.recv_into(bytearray()), left.recv(0, socket.MSG_WAITALL)
+at_once = time.monotonic() - before < 5
+right.send(b"whole")
+nothing += left.recv(0), left.recv_into(bytearray())
+received = left.recv(10)
+left.close()
+return nothing, at_once, received, left.recv(0)
+"""
+    assert patched(script, body) == "((b'', 0, b'', b'', 0), True, b'whole', b'')"
+
+
 def test_a_tls_socket_that_nobody_has_any_more_is_closed_without_a_collection(script: RunScript) -> None:
     body = """
 import gc

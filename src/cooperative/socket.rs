@@ -7,12 +7,13 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::time::Instant;
 
-use pyo3::exceptions::{PyTimeoutError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyTimeoutError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{RecvFlags, SendFlags, SocketType, sockopt};
 
 use super::buffer::Lent;
 use super::socket_fields::{base, descriptor_and_timeout};
@@ -69,6 +70,38 @@ impl<'a, 'py> Call<'a, 'py> {
         }
     }
 
+    /// Whether the call is to return only with all that it was asked for: MSG_WAITALL, which recv(2) heeds on a stream
+    /// that it blocks on.
+    fn wants_all(&self, flags: RecvFlags) -> bool {
+        // Not with MSG_PEEK: what is looked at stays in the socket, and nothing tells when there is more.
+        flags.contains(RecvFlags::WAITALL)
+            && !flags.intersects(RecvFlags::PEEK | RecvFlags::OOB)
+            && self.timeout.is_none()
+            && sockopt::socket_type(event_loop::borrow_descriptor(self.descriptor)) == Ok(SocketType::STREAM)
+    }
+
+    /// Receives `size` bytes; fewer at the end of the stream, or before an error, which is left for the next call.
+    /// `receive` is told how many there are already.
+    ///
+    /// # Parks
+    fn receive_all(
+        &mut self,
+        size: usize,
+        mut receive: impl FnMut(BorrowedFd<'_>, usize) -> Result<usize, Errno>,
+    ) -> PyResult<usize> {
+        let mut received = 0;
+        while received < size {
+            let more = self.complete(Interest::Read, |descriptor| {
+                if received > 0 && has_failed(descriptor) { Ok(0) } else { receive(descriptor, received) }
+            })?;
+            if more == 0 {
+                break;
+            }
+            received += more;
+        }
+        Ok(received)
+    }
+
     /// # Parks
     fn wait(&mut self, interest: Interest) -> PyResult<()> {
         match self.timeout {
@@ -98,9 +131,22 @@ pub fn receive<'py>(socket: &Bound<'py, PyAny>, size: isize, flags: u32) -> PyRe
         return base(py)?.call_method1(intern!(py, "recv"), (socket, size, flags));
     }
     let size = usize::try_from(size).map_err(|_| PyValueError::new_err("negative buffersize in recv"))?;
-    let size = size.min(LARGEST_RECEIVE);
+    if size == 0 {
+        return Ok(PyBytes::new(py, &[]).into_any());
+    }
     let mut call = Call::new(socket, flags)?;
     let flags = RecvFlags::from_bits_retain(flags) | RecvFlags::DONTWAIT;
+    if call.wants_all(flags) {
+        let mut buffer = Vec::new();
+        buffer.try_reserve_exact(size).map_err(|_| PyMemoryError::new_err(()))?;
+        buffer.resize(size, 0);
+        let received = call.receive_all(size, |descriptor, from| {
+            let room = buffer.get_mut(from..).unwrap_or_default();
+            rustix::net::recv(descriptor, room, flags).map(|(_, received)| received)
+        })?;
+        return Ok(PyBytes::new(py, buffer.get(..received).unwrap_or_default()).into_any());
+    }
+    let size = size.min(LARGEST_RECEIVE);
     if size > SCRATCH_BYTES {
         return Ok(call
             .complete(Interest::Read, |descriptor| {
@@ -137,13 +183,20 @@ pub fn receive_into(socket: &Bound<'_, PyAny>, buffer: &Bound<'_, PyAny>, size: 
     if lent.bytes_mut(py).len() < size {
         return Err(PyValueError::new_err("buffer too small for requested bytes"));
     }
+    let size = if size == 0 { lent.bytes_mut(py).len() } else { size };
+    if size == 0 {
+        return Ok(0);
+    }
     let mut call = Call::new(socket, flags)?;
     let flags = RecvFlags::from_bits_retain(flags) | RecvFlags::DONTWAIT;
-    call.complete(Interest::Read, |descriptor| {
-        let whole = lent.bytes_mut(py);
-        let room = if size == 0 { whole } else { whole.get_mut(..size).unwrap_or_default() };
+    let mut receive = |descriptor: BorrowedFd<'_>, from: usize| {
+        let room = lent.bytes_mut(py).get_mut(from..size).unwrap_or_default();
         rustix::net::recv(descriptor, room, flags).map(|(_, received)| received)
-    })
+    };
+    if call.wants_all(flags) {
+        return call.receive_all(size, receive);
+    }
+    call.complete(Interest::Read, |descriptor| receive(descriptor, 0))
 }
 
 /// `socket.send`.
@@ -187,4 +240,10 @@ pub fn send_all(socket: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>, flags: u32) 
             return Ok(());
         }
     }
+}
+
+/// Whether an error waits to be reported by the next call, which would clear it.
+fn has_failed(descriptor: BorrowedFd<'_>) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(descriptor, PollFlags::empty())];
+    poll(&mut polled, Some(&Timespec::default())).is_ok() && polled[0].revents().contains(PollFlags::ERR)
 }

@@ -84,16 +84,51 @@ def _blocks(sock: socket.socket, flags: int = 0) -> bool:
     return can_park() and sock.gettimeout() != 0 and not flags & socket.MSG_DONTWAIT
 
 
+def _wants_all(sock: socket.socket, flags: int) -> bool:
+    """Whether a call is to return only with all that it was asked for; see `wants_all` in socket.rs."""
+    ignored = not flags & socket.MSG_WAITALL or flags & (socket.MSG_PEEK | socket.MSG_OOB)
+    return not ignored and sock.gettimeout() is None and sock.type == socket.SOCK_STREAM
+
+
+def _receive_all(sock: socket.socket, room: memoryview, nbytes: int, flags: int) -> tuple[int, Any]:
+    """What `recvfrom_into` returns; the number is less than asked for only where the stream ends."""
+    received, address = _repeat(sock, wait_readable, _base.recvfrom_into, room, nbytes, flags | socket.MSG_DONTWAIT)
+    wanted = nbytes or len(room)
+    # An error is left for the next call.
+    while 0 < received < wanted and wait_readable(sock.fileno()) and not _has_failed(sock):
+        try:
+            more = sock.recv_into(room[received:wanted], 0, flags | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            continue
+        if more == 0:
+            break
+        received += more
+    return received, address
+
+
+def _has_failed(sock: socket.socket) -> bool:
+    poller = _state.get_original("select", "poll")()
+    poller.register(sock.fileno(), 0)
+    return any(events & select.POLLERR for _, events in poller.poll(0))
+
+
 def recvfrom(self: socket.socket, bufsize: int, flags: int = 0, /) -> Any:
     if not _blocks(self, flags):
         return _base.recvfrom(self, bufsize, flags)
-    return _repeat(self, wait_readable, _base.recvfrom, bufsize, flags | socket.MSG_DONTWAIT)
+    if not _wants_all(self, flags):
+        return _repeat(self, wait_readable, _base.recvfrom, bufsize, flags | socket.MSG_DONTWAIT)
+    buffer = bytearray(bufsize)
+    received, address = _receive_all(self, memoryview(buffer), 0, flags)
+    return bytes(buffer[:received]), address
 
 
 def recvfrom_into(self: socket.socket, buffer: Any, nbytes: int = 0, flags: int = 0) -> Any:
     if not _blocks(self, flags):
         return _base.recvfrom_into(self, buffer, nbytes, flags)
-    return _repeat(self, wait_readable, _base.recvfrom_into, buffer, nbytes, flags | socket.MSG_DONTWAIT)
+    if not _wants_all(self, flags):
+        return _repeat(self, wait_readable, _base.recvfrom_into, buffer, nbytes, flags | socket.MSG_DONTWAIT)
+    with memoryview(buffer) as view, view.cast("B") as octets:
+        return _receive_all(self, octets, nbytes, flags)
 
 
 def recvmsg(self: socket.socket, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> Any:
