@@ -498,6 +498,29 @@ return right.recv(1)
     assert patched(script, body) == "b''"
 
 
+def test_the_longest_timeouts_are_taken(script: RunScript) -> None:
+    body = """
+thread = threading.Thread(target=sleep, args=(0,))
+thread.start()
+thread.join(threading.TIMEOUT_MAX)
+left, right = socket.socketpair()
+left.settimeout(4e9)
+coroutine, other = spawn(left.recv, 1), spawn(left.recvfrom, 1)
+sleep(0)
+right.sendall(b"xx")
+assert coroutine.join(4e9) and other.join(9_223_372_036.0)
+errors = []
+for bad in (-1, float("nan"), float("inf"), 1e10):
+    try:
+        coroutine.join(bad)
+    except (ValueError, OverflowError) as error:
+        errors.append(type(error).__name__)
+return coroutine.result, other.result[0], errors
+"""
+    expected = "(b'x', b'x', ['ValueError', 'ValueError', 'ValueError', 'OverflowError'])"
+    assert patched(script, body) == expected
+
+
 def test_names_are_asked_for_on_threads_and_numbers_are_not(script: RunScript) -> None:
     body = """
 from rmeinheld.offload import number_of_threads

@@ -36,7 +36,7 @@ const LONGEST_TIMEOUT: f64 = 9_223_372_036.0;
 /// `timeout` seconds from now; None is for ever, and what has passed already is now.
 ///
 /// # Errors
-/// ValueError for what is no number or more than a hundred years.
+/// ValueError for what is no finite number, OverflowError for more than CPython takes.
 fn deadline_of(timeout: Option<f64>) -> PyResult<Option<Instant>> {
     // Not `max(0.0)`, which would make 0 of what is not a number.
     timeout.map(|seconds| interp::deadline_after("timeout", if seconds < 0.0 { 0.0 } else { seconds })).transpose()

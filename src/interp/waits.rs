@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
@@ -12,8 +12,11 @@ use rustix::time::{ClockId, clock_gettime};
 use super::wake_error;
 use crate::event_loop::{self, Interest, Wake};
 
-/// The longest time that one can sleep until, from the first call on.
-const LONGEST_SLEEP: Duration = Duration::from_secs(100 * 366 * 86_400);
+/// The longest wait. What is asked for beyond it comes to the same: a hundred years.
+const LONGEST_WAIT: Duration = Duration::from_secs(100 * 366 * 86_400);
+
+/// The longest timeout in seconds that CPython takes: 2^63 nanoseconds.
+const LONGEST_TIMEOUT: f64 = 9_223_372_036.854_776;
 
 /// How long an OS thread blocks before it looks for signals: one that arrives just before poll(2) does not interrupt it.
 pub const SIGNAL_CHECK: Duration = Duration::from_millis(250);
@@ -48,7 +51,7 @@ pub fn sleep_until(at: f64) -> PyResult<()> {
         let now = clock_gettime(ClockId::Monotonic);
         (Instant::now(), Duration::new(now.tv_sec.cast_unsigned(), now.tv_nsec.try_into().unwrap_or(0)).as_secs_f64())
     });
-    let ahead = Duration::try_from_secs_f64((at - seconds).max(0.0)).unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
+    let ahead = Duration::try_from_secs_f64((at - seconds).max(0.0)).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
     match event_loop::sleep(instant + ahead) {
         Wake::Ready | Wake::TimedOut => Ok(()),
         wake => Err(wake_error(wake)),
@@ -86,19 +89,22 @@ pub fn wait_descriptor(py: Python<'_>, number: RawFd, interest: Interest, timeou
     }
 }
 
-/// `seconds` from now.
+/// `seconds` from now, at most a hundred years: `threading.TIMEOUT_MAX`, which is more, says "for ever" in many a program.
 ///
 /// # Errors
-/// ValueError naming the argument and the value if it is negative, not a number or more than a hundred years.
+/// ValueError naming the argument and the value if it is negative or not a finite number; OverflowError for more than
+/// CPython takes.
 pub fn deadline_after(name: &str, seconds: f64) -> PyResult<Instant> {
-    const LONGEST: f64 = 100.0 * 366.0 * 86_400.0;
-    if !(0.0..=LONGEST).contains(&seconds) {
+    if !(0.0..f64::INFINITY).contains(&seconds) {
         return Err(PyValueError::new_err(format!(
             "{name} must be a number of seconds >= 0, not {}",
             seconds.to_string().to_lowercase()
         )));
     }
-    Ok(Instant::now() + Duration::from_secs_f64(seconds))
+    if seconds > LONGEST_TIMEOUT {
+        return Err(PyOverflowError::new_err(format!("{name} is too large")));
+    }
+    Ok(Instant::now() + Duration::from_secs_f64(seconds).min(LONGEST_WAIT))
 }
 
 /// Blocks the OS thread on a descriptor. False when the deadline has passed, a signal was handled, or it is time to look
