@@ -521,6 +521,35 @@ return coroutine.result, other.result[0], errors
     assert patched(script, body) == expected
 
 
+def test_buffers_from_a_generator_outlast_a_wait(script: RunScript) -> None:
+    body = """
+left, right = socket.socketpair()
+left.setblocking(False)
+filled = 0
+try:
+    while True:
+        filled += left.send(bytes(65536))
+except BlockingIOError:
+    left.setblocking(True)
+sending = spawn(lambda: left.sendmsg(part for part in (b"hello ", b"world")))
+sleep(0)
+while filled:
+    filled -= len(right.recv(min(filled, 65536)))
+assert sending.join(5)
+hello, world = bytearray(6), bytearray(5)
+receiving = spawn(lambda: right.recvmsg_into(part for part in (hello, world)))
+sleep(0)
+assert receiving.join(5)
+first = receiving.result[0], bytes(hello + world)
+receiving = spawn(lambda: right.recvmsg_into(part for part in (hello, world)))
+sleep(0)
+left.sendall(b"HELLO WORLD")
+assert receiving.join(5)
+return sending.result, first, receiving.result[0], bytes(hello + world)
+"""
+    assert patched(script, body) == "(11, (11, b'hello world'), 11, b'HELLO WORLD')"
+
+
 def test_names_are_asked_for_on_threads_and_numbers_are_not(script: RunScript) -> None:
     body = """
 from rmeinheld.offload import number_of_threads

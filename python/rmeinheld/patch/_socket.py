@@ -140,12 +140,14 @@ def recvmsg(self: socket.socket, bufsize: int, ancbufsize: int = 0, flags: int =
 def recvmsg_into(self: socket.socket, buffers: Any, ancbufsize: int = 0, flags: int = 0, /) -> Any:
     if not _blocks(self, flags):
         return _base.recvmsg_into(self, buffers, ancbufsize, flags)
+    buffers = list(buffers)  # An iterator would be at its end at the second attempt.
     return _repeat(self, wait_readable, _base.recvmsg_into, buffers, ancbufsize, flags | socket.MSG_DONTWAIT)
 
 
 def sendmsg(self: socket.socket, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /) -> Any:
     if not _blocks(self, flags):
         return _base.sendmsg(self, buffers, ancdata, flags, address)
+    buffers, ancdata = list(buffers), list(ancdata)  # As above.
     return _repeat(self, wait_writable, _base.sendmsg, buffers, ancdata, flags | socket.MSG_DONTWAIT, address)
 
 
