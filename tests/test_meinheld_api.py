@@ -436,6 +436,45 @@ def test_a_suspended_request_notices_that_its_client_goes_away(suspending: Serve
     assert "Traceback" not in suspending.log()
 
 
+def test_clients_are_looked_at_in_a_new_loop_though_the_last_one_stopped_before_it_began_to(script: RunScript) -> None:
+    output = script(
+        """
+        import atexit
+        from rmeinheld.continuation import Client
+        from rmeinheld.coroutine import *
+
+        client = Client(lambda: True)
+        def other():
+            try:
+                sleep(30)
+            finally:
+                last.throw(KeyError)
+        def suspends_at_the_end():
+            try:
+                sleep(30)
+            except CoroutineExit:
+                try:
+                    client.suspend(20)
+                except KeyError:
+                    print("interrupted")
+        def suspends():
+            try:
+                client.suspend(5)
+            except ConnectionAbortedError:
+                return "noticed"
+        spawn(other)
+        last = spawn(suspends_at_the_end)
+        assert spawn(int).join(5)
+        atexit._run_exitfuncs()  # Stops the loop.
+        assert last.done
+        coroutine = spawn(suspends)
+        assert coroutine.join(10)
+        print(coroutine.result)
+        """
+    )
+    assert output == "interrupted\nnoticed\n"
+
+
 def test_a_server_that_stops_ends_suspended_requests(suspending: Server) -> None:
     with suspending.connect() as connection:
         connection.send(request(target="/wait"))

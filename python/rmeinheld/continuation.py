@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from .coroutine import Lock, can_park, sleep, spawn
+from .coroutine import Coroutine, Lock, can_park, sleep, spawn
 from .option_kinds import Seconds
 from .scheduling import timeout as _Timeout
 
@@ -148,13 +148,13 @@ class _Watcher:
 
     def __init__(self) -> None:
         self._clients: set[Client] = set()
-        self._running = False
+        self._coroutine: Coroutine[None] | None = None
 
     def add(self, client: Client) -> None:
         self._clients.add(client)
-        if not self._running:
-            self._running = True
-            spawn(self._run)
+        # It has ended without having begun where a server stopped meanwhile.
+        if self._coroutine is None or self._coroutine.done:
+            self._coroutine = spawn(self._run)
 
     def remove(self, client: Client) -> None:
         self._clients.discard(client)
@@ -166,7 +166,7 @@ class _Watcher:
                 for client in list(self._clients):
                     client.look()
         finally:
-            self._running = False
+            self._coroutine = None
 
 
 _watcher: Final = _Watcher()
