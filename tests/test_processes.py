@@ -187,3 +187,137 @@ print(said, waiter.result())
 """
     )
     assert output == f"{found} {got}\n"
+
+
+@pytest.mark.parametrize("imported", ["before", "after"])
+@pytest.mark.parametrize("kind", ["Lock()", "RLock()", "Semaphore(1)", "Condition()"])
+def test_a_lock_of_multiprocessing_excludes_coroutines_and_parks_them(
+    script: RunScript, kind: str, imported: str
+) -> None:
+    early = "import multiprocessing.synchronize" if imported == "before" else ""
+    output = script(
+        f"""{early}{HEADER}
+within = []
+
+def use(number):
+    for _ in range(3):
+        with lock:
+            within.append(number)
+            sleep(0.002)
+            assert within == [number], within
+            within.remove(number)
+    return number
+
+def test():
+    global lock
+    lock = multiprocessing.{kind}
+    return together(use, range(20)) == list(range(20))
+
+main(test)
+"""
+    )
+    assert output == "True\n"
+
+
+def test_a_recursive_lock_of_multiprocessing_belongs_to_a_coroutine(script: RunScript) -> None:
+    output = script(
+        f"""{HEADER}
+def another(_):
+    assert not lock.acquire(False)
+    before = time.monotonic()
+    assert not lock.acquire(timeout=0.05) and time.monotonic() - before >= 0.05
+    try:
+        lock.release()
+    except AssertionError as error:
+        return str(error)
+
+def test():
+    global lock
+    lock = multiprocessing.RLock()
+    with lock, lock:
+        refused = together(another, range(2))
+        # To the others it looks the same after it has been released once.
+        lock.release()
+        refused += together(another, range(1))
+        lock.acquire()
+    assert lock.acquire(False)
+    lock.release()
+    return refused == ["attempt to release recursive lock not owned by thread"] * 3
+
+main(test)
+"""
+    )
+    assert output == "True\n"
+
+
+def test_events_and_conditions_of_multiprocessing_wake_coroutines(script: RunScript) -> None:
+    output = script(
+        f"""{HEADER}
+def wait(number):
+    with condition:
+        assert condition.wait_for(lambda: ready, 10)
+    return event.wait(10)
+
+def test():
+    global condition, event, ready
+    condition, event, ready = multiprocessing.Condition(), multiprocessing.Event(), False
+    waiting = [spawn(wait, number) for number in range(10)]
+    assert not event.wait(0.01)
+    with condition:
+        ready = True
+        condition.notify_all()
+    event.set()
+    return all(each.join(10) and each.result for each in waiting)
+
+main(test)
+"""
+    )
+    assert output == "True\n"
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_coroutines_and_a_child_wait_for_each_other_by_locks_and_queues(script: RunScript, method: str) -> None:
+    output = script(
+        f"""{HEADER}
+def serve(lock, questions, answers):
+    while (number := questions.get()) is not None:
+        with lock:
+            time.sleep(0.005)
+        answers.put(number * 2)
+
+def ask(number):
+    questions.put(number)
+    with lock:
+        sleep(0.001)
+    # Many coroutines wait in one queue.
+    return answers.get()
+
+def test():
+    global lock, questions, answers
+    lock, questions, answers = context.Lock(), context.Queue(), context.Queue()
+    child = context.Process(target=serve, args=(lock, questions, answers))
+    child.start()
+    assert sorted(together(ask, range(20))) == [number * 2 for number in range(20)]
+    questions.put(None)
+    child.join(30)
+    return child.exitcode == 0
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context({method!r})
+    main(test, standstill=8)
+""",
+        timeout=60.0,
+    )
+    assert output == "True\n"
+
+
+def test_locks_of_multiprocessing_that_were_made_before_are_named(script: RunScript) -> None:
+    output = script(
+        """
+        import multiprocessing
+        lock = multiprocessing.Lock()
+        from rmeinheld import patch
+        print(*patch.patch_all())
+        """
+    )
+    assert "multiprocessing: 1 locks made before block every coroutine when they wait\n" in output

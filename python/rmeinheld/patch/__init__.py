@@ -28,6 +28,7 @@ __all__ = [
     "patch_dns",
     "patch_futures",
     "patch_libraries",
+    "patch_multiprocessing",
     "patch_os",
     "patch_queue",
     "patch_select",
@@ -49,6 +50,7 @@ PARTS = {
     "select": "_select",
     "os": "_os",
     "subprocess": "_subprocess",
+    "multiprocessing": "_multiprocessing",
     "signal": "_signal",
     "futures": "_futures",
     "libraries": "_libraries",
@@ -128,6 +130,11 @@ def patch_os() -> list[Finding]:
 def patch_subprocess() -> list[Finding]:
     """Patch the pipes of `subprocess.Popen`; needs `patch_os` too."""
     return _patch_one("subprocess")
+
+
+def patch_multiprocessing() -> list[Finding]:
+    """Patch the locks and semaphores of `multiprocessing`, and with them its queues."""
+    return _patch_one("multiprocessing")
 
 
 def patch_socket(aggressive: bool = True) -> list[Finding]:

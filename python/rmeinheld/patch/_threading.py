@@ -97,7 +97,7 @@ class ThreadHandle:
             if self._running.acquire(timeout=-1 if timeout is None else timeout):
                 self._running.release()
                 self._real.join()
-        elif _poll(self._real.is_done, timeout):
+        elif poll(self._real.is_done, timeout):
             self._real.join()
 
 
@@ -140,15 +140,18 @@ class ThreadSentinel:
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock."""
         if blocking and can_park():
-            return _poll(lambda: self._lock.acquire(False), None if timeout < 0 else timeout)
+            return poll(lambda: self._lock.acquire(False), None if timeout < 0 else timeout)
         return bool(self._lock.acquire(blocking, timeout))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._lock, name)
 
 
-def _poll(happened: Callable[[], bool], timeout: float | None) -> bool:
-    """Look again and again, at most for `timeout` seconds, whether something has happened."""
+def poll(happened: Callable[[], bool], timeout: float | None, longest: float = LONGEST_POLL) -> bool:
+    """Look again and again, at most for `timeout` seconds, whether something has happened.
+
+    There are at most `longest` seconds between two looks.
+    """
     from time import monotonic
 
     deadline = None if timeout is None else monotonic() + timeout
@@ -160,7 +163,7 @@ def _poll(happened: Callable[[], bool], timeout: float | None) -> bool:
                 return False
             interval = min(interval, left)
         sleep(interval)
-        interval = min(2 * interval, LONGEST_POLL)
+        interval = min(2 * interval, longest)
     return True
 
 

@@ -1,0 +1,97 @@
+"""`multiprocessing`: its locks are semaphores between processes, for which C waits; here coroutines look at them.
+
+Nothing tells a process that another one has posted a semaphore, so a coroutine looks again and again, at growing
+intervals. One of them does for each lock; the others wait behind it.
+"""
+
+from __future__ import annotations
+
+import _multiprocessing  # type: ignore[import-not-found]
+import functools
+import gc
+import sys
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+from ..coroutine import Lock, can_park, get_ident
+from . import _state
+from ._state import Finding
+from ._threading import poll
+
+LONGEST_POLL = 0.005
+"""Seconds between two looks at a semaphore that another process, or another coroutine, has."""
+
+RECURSIVE = 0
+"""The kind of semaphore that is an RLock (`multiprocessing.synchronize.RECURSIVE_MUTEX`)."""
+
+_base: Any = _multiprocessing.SemLock
+
+
+class SemLock(_base):  # type: ignore[misc]
+    """What `multiprocessing` makes its locks, semaphores and conditions of.
+
+    To C, all coroutines are one thread. So the owner's number is kept here too.
+    """
+
+    _owner = 0
+
+    @functools.cached_property
+    def _turn(self) -> Lock:
+        """Held by the coroutine of this process that looks."""
+        return Lock()
+
+    def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Acquire it; parks the coroutine, at most for `timeout` seconds (None: for ever)."""
+        if not can_park():
+            acquired = bool(super().acquire(block, timeout))
+            if acquired:
+                self._owner = get_ident()
+            return acquired
+        return self._attempt() or (bool(block) and self._wait(timeout))
+
+    def _attempt(self) -> bool:
+        if self.kind == RECURSIVE and super()._is_mine() and not self._is_mine():
+            return False
+        if not super().acquire(False):
+            return False
+        self._owner = get_ident()
+        return True
+
+    def _wait(self, timeout: float | None) -> bool:
+        deadline = None if timeout is None else monotonic() + timeout
+        if not self._turn.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
+            return False
+        try:
+            return poll(self._attempt, None if deadline is None else deadline - monotonic(), LONGEST_POLL)
+        finally:
+            self._turn.release()
+
+    def release(self) -> None:
+        """Release it. Raises AssertionError for a recursive one that is somebody else's, ValueError for a free one."""
+        if self.kind == RECURSIVE and not self._is_mine():
+            raise AssertionError("attempt to release recursive lock not owned by thread")
+        super().release()
+
+    def _is_mine(self) -> bool:
+        return bool(super()._is_mine()) and self._owner == get_ident()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+SemLock.__module__ = "_multiprocessing"
+
+
+def patch() -> Iterator[Finding]:
+    """Replace what locks are made of."""
+    _state.replace(_multiprocessing, "SemLock", SemLock)
+    synchronize = sys.modules.get("multiprocessing.synchronize")
+    if synchronize is not None:
+        early = sum(isinstance(each, synchronize.SemLock) for each in gc.get_objects())
+        if early:
+            what = f"{early} locks made before block every coroutine when they wait"
+            yield Finding("multiprocessing", what, fixed=False)
