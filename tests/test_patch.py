@@ -66,6 +66,31 @@ def test_what_was_imported_by_name_before_is_exchanged_and_reported(script: RunS
     assert "INFO patched late, after these were imported or made: early: had imported" in output
 
 
+def test_a_default_argument_is_exchanged_too(script: RunScript) -> None:
+    output = script(
+        """
+        import sys, time, types
+        early = types.ModuleType("early")
+        sys.modules["early"] = early
+        function = "def wait(seconds, sleep=sleep, *, again=sleep, other=1): return sleep, again, other"
+        exec(f"from time import sleep\\n{function}", vars(early))
+        del early.sleep
+        # A connection of multiprocessing reads with what `os.read` was when it was imported.
+        import multiprocessing.connection
+        from rmeinheld import patch
+        print(*patch.patch_all())
+        assert early.wait(0) == (time.sleep, time.sleep, 1)
+        from rmeinheld.coroutine import sleep, spawn
+        near, far = multiprocessing.Pipe()
+        reading = spawn(near.recv)
+        spawn(lambda: (sleep(0.01), far.send("sent")))
+        assert reading.join(10)
+        print(reading.result)
+        """
+    )
+    assert output.splitlines() == ["early: wait had sleep, sleep as a default (repaired in place)", "sent"]
+
+
 def test_what_was_made_before_is_repaired_or_named(script: RunScript) -> None:
     output = script(
         """

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from .. import _rmeinheld
@@ -74,15 +75,46 @@ def closing[T](fd: int, close: Callable[[], T]) -> T:
 
 
 def rebind() -> Iterator[Finding]:
-    """Exchange what modules have imported by name (`from time import sleep`) for what it has been replaced by."""
+    """Exchange what modules have got by name before for what it has been replaced by.
+
+    That is what they have imported (`from time import sleep`), and defaults of arguments (`def f(sleep=time.sleep)`).
+    """
+    yield from _rebind_names()
+    yield from _rebind_defaults()
+
+
+def _rebind_names() -> Iterator[Finding]:
     for name, module in list(sys.modules.items()):
         if not isinstance(module, ModuleType) or name.startswith("rmeinheld") or name == "__mp_main__":
             continue
         for attribute, value in list(vars(module).items()):
-            known = _replacements.get(id(value))
-            if known is None or known[0] is not value or (name, attribute) in _originals:
+            new = _replacement(value)
+            if new is value or (name, attribute) in _originals:
                 continue
             _originals[name, attribute] = value
-            setattr(module, attribute, known[1])
+            setattr(module, attribute, new)
             if name.partition(".")[0] not in sys.stdlib_module_names:
                 yield Finding(name, f"had imported {getattr(value, '__name__', attribute)} before", fixed=True)
+
+
+def _rebind_defaults() -> Iterator[Finding]:
+    for function in gc.get_objects():
+        if type(function) is not FunctionType or (module := str(function.__module__)).startswith("rmeinheld"):
+            continue
+        in_order, by_name = function.__defaults__ or (), function.__kwdefaults__ or {}
+        early = [value for value in (*in_order, *by_name.values()) if _replacement(value) is not value]
+        if not early:
+            continue
+        if in_order:
+            function.__defaults__ = tuple(map(_replacement, in_order))
+        for name, value in by_name.items():
+            by_name[name] = _replacement(value)
+        if module.partition(".")[0] not in sys.stdlib_module_names:
+            names = ", ".join(getattr(value, "__name__", repr(value)) for value in early)
+            yield Finding(module, f"{function.__qualname__} had {names} as a default", fixed=True)
+
+
+def _replacement(value: object) -> object:
+    """What a value has been replaced by; itself, if it has not."""
+    original, new = _replacements.get(id(value), (None, None))
+    return new if original is value and original is not None else value
