@@ -91,6 +91,34 @@ def test_a_default_argument_is_exchanged_too(script: RunScript) -> None:
     assert output.splitlines() == ["early: wait had sleep, sleep as a default (repaired in place)", "sent"]
 
 
+def test_executors_imported_or_made_before_work_in_coroutines(script: RunScript) -> None:
+    output = script(
+        """
+        from concurrent.futures import ThreadPoolExecutor
+        made, used = ThreadPoolExecutor(2), ThreadPoolExecutor(2)
+        used.submit(int).result()
+        from rmeinheld import patch
+        for finding in patch.patch_all():
+            print(finding)
+        from rmeinheld.coroutine import sleep, spawn
+        def calculate(number):
+            sleep(0.01)
+            return 2 * number
+        def ask(number):
+            with ThreadPoolExecutor(2) as own:
+                return own.submit(calculate, number).result() + made.submit(calculate, number).result()
+        asking = [spawn(ask, number) for number in range(10)]
+        assert all(each.join(10) for each in asking), "an executor hangs"
+        print([each.result for each in asking] == [4 * number for number in range(10)])
+        """
+    )
+    assert output.splitlines()[-3:] == [
+        "concurrent.futures: 1 executors had been made before (repaired in place)",
+        "concurrent.futures: 1 executors with workers, made before, may block every coroutine that submits",
+        "True",
+    ]
+
+
 def test_what_was_made_before_is_repaired_or_named(script: RunScript) -> None:
     output = script(
         """
@@ -640,6 +668,37 @@ def test_executors_work_in_coroutines_or_in_threads(script: RunScript) -> None:
             """
         )
         assert output == f"{expected}\n"
+
+
+def test_workers_of_executors_end_quietly_with_the_server_and_are_replaced_after_it(script: RunScript) -> None:
+    output = script(
+        """
+        from rmeinheld.patch import patch_all
+        patch_all()
+        import rmeinheld, threading
+        from concurrent.futures import ThreadPoolExecutor
+        from rmeinheld.coroutine import sleep, spawn
+
+        idle, busy = ThreadPoolExecutor(3), ThreadPoolExecutor(1)
+        jobs = []
+
+        def work():
+            list(idle.map(lambda _: sleep(0.01), range(3)))
+            jobs.append(busy.submit(sleep, 100))
+            rmeinheld.stop(0)
+
+        for round in range(2):
+            spawn(work)
+            rmeinheld.run(lambda environ, start_response: [], port=0)
+            print(repr(jobs[-1].exception(0)))
+            print(idle.submit(lambda: "idle").result(10), busy.submit(lambda: "busy").result(10))
+            # These two are OS threads, which would keep the next round from having coroutines.
+            idle.shutdown(), busy.shutdown()
+            idle, busy = ThreadPoolExecutor(3), ThreadPoolExecutor(1)
+        """
+    )
+    lines = [line for line in output.splitlines() if "listening at" not in line]
+    assert lines == ["CoroutineExit('the server stops')", "idle busy"] * 2, output
 
 
 def test_a_forked_child_gets_the_real_thing(script: RunScript) -> None:
