@@ -298,6 +298,43 @@ return time.monotonic() - before < 3 * 0.2 * len(waits) / 2
     assert patched(script, body) == "True"
 
 
+def test_descriptors_that_are_no_files_let_others_run(script: RunScript) -> None:
+    body = """
+import ctypes
+def from_eventfd(read):
+    fd = os.eventfd(0)
+    spawn(lambda: (time.sleep(0.05), os.eventfd_write(fd, 7)))
+    return read(fd)
+def from_inotify():
+    c = ctypes.CDLL(None)
+    fd = c.inotify_init()
+    c.inotify_add_watch(fd, b".", 0x100)
+    spawn(lambda: (time.sleep(0.05), open("created", "w").close()))
+    return b"created" in os.read(fd, 4096)
+def from_timerfd():
+    fd = os.timerfd_create(time.CLOCK_MONOTONIC)
+    # Long enough for the others to end, if this does not block them.
+    os.timerfd_settime(fd, initial=0.3)
+    return int.from_bytes(os.read(fd, 8), sys.byteorder)
+order = []
+def run(name, action, *arguments):
+    result = action(*arguments)
+    order.append(name)
+    return result
+timer = spawn(run, "timerfd", from_timerfd) if hasattr(os, "timerfd_create") else spawn(lambda: 1)
+others = [
+    spawn(run, "eventfd", from_eventfd, lambda fd: int.from_bytes(os.read(fd, 8), sys.byteorder)),
+    spawn(run, "eventfd", from_eventfd, os.eventfd_read),
+    spawn(run, "inotify", from_inotify),
+]
+for each in (timer, *others):
+    each.join()
+assert order[:3] == ["eventfd", "eventfd", "inotify"], order
+return [each.result for each in (*others, timer)]
+"""
+    assert patched(script, body) == "[7, 7, True, 1]"
+
+
 def test_one_socket_is_read_and_written_at_once(script: RunScript) -> None:
     body = """
 left, right = socket.socketpair()
@@ -745,6 +782,23 @@ for coroutine in coroutines:
 return sum(int(coroutine.result) for coroutine in coroutines)
 """
     assert patched(script, body) == "4950"
+
+
+def test_a_write_leaves_the_flags_of_a_shared_pipe_alone(script: RunScript) -> None:
+    body = """
+set_blocking, changes = os.set_blocking, []
+os.set_blocking = lambda fd, blocking: (changes.append(blocking), set_blocking(fd, blocking))
+read, write = os.pipe()
+try:
+    os.pwritev(write, [b"x"], -1, os.RWF_NOWAIT)
+    expected = []
+except OSError:
+    # Linux before 6.4.
+    expected = changes
+spawn(lambda: [sleep(0.01) or os.read(read, 100_000) for _ in range(20)])
+return os.write(write, bytes(300_000)), changes == expected
+"""
+    assert patched(script, body) == "(300000, True)"
 
 
 def test_looking_into_a_queue_in_a_loop_lets_others_fill_it(script: RunScript) -> None:

@@ -321,3 +321,43 @@ def test_locks_of_multiprocessing_that_were_made_before_are_named(script: RunScr
         """
     )
     assert "multiprocessing: 1 locks made before block every coroutine when they wait\n" in output
+
+
+def test_processes_that_share_a_pipe_do_not_block_in_a_read_that_another_was_faster_at(script: RunScript) -> None:
+    output = script(
+        f"""{HEADER}
+import sys
+
+def read_all():
+    taken = 0
+    while got := os.read(reader, 1):
+        taken += len(got)
+    return taken
+
+def child():
+    os.close(writer)
+    # It exits with an error if it stands still, as it would between two bytes.
+    main(lambda: read_all() >= 0, standstill=0.5)
+
+reader, writer = os.pipe()
+children = []
+for _ in range(3):
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            child()
+            status = 0
+        except SystemExit as error:
+            print(error, file=sys.stderr)
+        finally:
+            os._exit(status)
+    children.append(pid)
+for _ in range(5):
+    time.sleep(0.7)
+    os.write(writer, b"x")
+os.close(writer)
+print(*(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children))
+"""
+    )
+    assert output.splitlines()[-1] == "0 0 0", output

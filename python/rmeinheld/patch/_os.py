@@ -5,19 +5,29 @@ Regular files never make a program wait for somebody else, and are left alone.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import stat
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from ..coroutine import can_park, offload, sleep, wait_readable, wait_writable
 from . import _state
 
+LARGEST_READ = 1 << 20
+"""Bytes that one read takes at most: its buffer is made before it is known how much there is."""
+
 LONGEST_POLL = 0.05
 """Seconds between two looks for a child that no descriptor stands for: any child, or one that is stopped."""
 
-_originals: dict[str, Callable[..., Any]] = {}
+_WAITING_KINDS = (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, 0)
+"""Pipes, sockets, terminals, and those that are no files at all: eventfd, timerfd, inotify."""
+
+_NOT_FOR_THIS_KIND = (errno.EOPNOTSUPP, errno.ENOSYS)
+"""What RWF_NOWAIT gives for terminals, and with Linux before 6.4 for pipes."""
+
 _poll: Any = select.poll
 
 
@@ -26,8 +36,8 @@ def _waits(fd: Any) -> bool:
     if not can_park() or not isinstance(fd, int) or fd < 0:
         return False
     try:
-        mode = os.fstat(fd).st_mode
-        return (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISCHR(mode)) and os.get_blocking(fd)
+        kind = stat.S_IFMT(os.fstat(fd).st_mode)
+        return kind in _WAITING_KINDS and os.get_blocking(fd)
     except OSError:
         return False
 
@@ -38,29 +48,54 @@ def _is_ready(fd: int, events: int) -> bool:
     return bool(poller.poll(0))
 
 
-def _reading(name: str) -> Callable[..., Any]:
-    original = _originals[name]
+def read(fd: int, length: int, /) -> bytes:
+    """`os.read`, which parks the coroutine."""
+    if not _waits(fd) or not isinstance(length, int) or length <= 0:
+        return bytes(_originals["read"](fd, length))
+    buffer = bytearray(min(length, LARGEST_READ))
+    count = _read_when_ready(fd, [buffer])
+    if count is None:
+        return bytes(_originals["read"](fd, length))
+    return bytes(memoryview(buffer)[:count])
 
-    def function(fd: int, *arguments: Any) -> Any:
-        if _waits(fd):
-            # Another coroutine may have read it empty by the time at which this one is resumed.
-            while not _is_ready(fd, select.POLLIN):
-                wait_readable(fd)
-        return original(fd, *arguments)
 
-    return _named(function, original)
+def readv(fd: int, buffers: Any, /) -> int:
+    """`os.readv`, which parks the coroutine."""
+    count = _read_when_ready(fd, buffers) if _waits(fd) else None
+    return int(_originals["readv"](fd, buffers)) if count is None else count
+
+
+def eventfd_read(fd: int) -> int:
+    """`os.eventfd_read`, which parks the coroutine."""
+    return int.from_bytes(read(fd, 8), sys.byteorder) if _waits(fd) else int(_originals["eventfd_read"](fd))
+
+
+def _read_when_ready(fd: int, buffers: Any) -> int | None:
+    """Read as soon as there is something. None if only a read that blocks can: there is something then.
+
+    Between a look and a read another process may read the descriptor empty, so the read itself must not block; and
+    O_NONBLOCK is of no use, for the other processes would get it too.
+    """
+    while True:
+        try:
+            return os.preadv(fd, buffers, -1, os.RWF_NOWAIT)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno not in _NOT_FOR_THIS_KIND:
+                raise
+            break
+        wait_readable(fd)
+    # Another coroutine may have read it empty by the time at which this one is resumed.
+    while not _is_ready(fd, select.POLLIN):
+        wait_readable(fd)
+    return None
 
 
 def read_into(fd: int, buffer: Any) -> int:
     """Read once into a buffer; parks the coroutine as `os.read` does."""
     with memoryview(buffer) as view:
         return int(os.readv(fd, [view]))
-
-
-def _named(function: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
-    function.__name__ = function.__qualname__ = original.__name__
-    function.__doc__ = original.__doc__
-    return function
 
 
 def write(fd: int, data: Any, /) -> int:
@@ -81,16 +116,29 @@ def writev(fd: int, buffers: Any, /) -> int:
 def _write_all(fd: int, octets: memoryview, total: int) -> int:
     written = 0
     while True:
-        os.set_blocking(fd, False)
-        try:
-            written += _originals["write"](fd, octets[written:])
-        except BlockingIOError:
-            pass
-        finally:
-            os.set_blocking(fd, True)
+        written += _write_some(fd, octets[written:])
         if written >= total:
             return written
         wait_writable(fd)
+
+
+def _write_some(fd: int, octets: memoryview) -> int:
+    """Write what there is room for, which may be nothing."""
+    try:
+        return os.pwritev(fd, [octets], -1, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return 0
+    except OSError as error:
+        if error.errno not in _NOT_FOR_THIS_KIND:
+            raise
+    # Other processes that have the descriptor see this too, but only the shortest of times.
+    os.set_blocking(fd, False)
+    try:
+        return int(_originals["write"](fd, octets))
+    except BlockingIOError:
+        return 0
+    finally:
+        os.set_blocking(fd, True)
 
 
 def close(fd: int) -> None:
@@ -168,26 +216,14 @@ def dup2(fd: int, fd2: int, inheritable: bool = True) -> int:
     return int(_state.closing(replaced, lambda: _originals["dup2"](fd, fd2, inheritable)))
 
 
+_new: tuple[Callable[..., Any], ...] = (
+    *(read, readv, eventfd_read, write, writev, close, dup2),
+    *(waitpid, wait, wait3, wait4, waitid, system),
+)
+_originals: dict[str, Callable[..., Any]] = {function.__name__: getattr(os, function.__name__) for function in _new}
+
+
 def patch() -> None:
     """Replace what reads, writes, closes, and waits for children."""
-    names = (
-        "read",
-        "readv",
-        "write",
-        "writev",
-        "close",
-        "dup2",
-        "waitpid",
-        "wait",
-        "wait3",
-        "wait4",
-        "waitid",
-        "system",
-    )
-    for name in names:
-        _originals[name] = getattr(os, name)
-    new: dict[str, Callable[..., Any]] = {name: _reading(name) for name in ("read", "readv")}
-    for function in (write, writev, close, dup2, waitpid, wait, wait3, wait4, waitid, system):
-        new[function.__name__] = function
-    for name in names:
-        _state.replace(os, name, new[name])
+    for function in _new:
+        _state.replace(os, function.__name__, function)
