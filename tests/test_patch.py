@@ -335,6 +335,77 @@ return [each.result for each in (*others, timer)]
     assert patched(script, body) == "[7, 7, True, 1]"
 
 
+def test_select_for_a_file_that_is_never_ready_lets_others_run(script: RunScript) -> None:
+    body = """
+ticks = []
+def tick():
+    while True:
+        ticks.append(1)
+        sleep(0.01)
+spawn(tick)
+with open(__file__) as file:
+    before = time.monotonic()
+    assert select.select([], [], [file], 0.3) == ([], [], [])
+    return time.monotonic() - before >= 0.3, len(ticks) > 5
+"""
+    assert patched(script, body) == "(True, True)"
+
+
+@pytest.mark.parametrize("events", ["select.POLLRDNORM", "select.POLLIN | select.POLLRDNORM", "select.POLLWRNORM"])
+def test_poll_knows_the_events_with_longer_names(script: RunScript, events: str) -> None:
+    body = f"""
+near, far = socket.socketpair()
+near.setblocking(False)
+try:
+    while True:
+        near.send(bytes(100_000))
+except BlockingIOError:
+    pass
+poller = select.poll()
+poller.register(near, {events})
+def help():
+    sleep(0.01)
+    far.send(b"x")
+    far.setblocking(False)
+    try:
+        while far.recv(1_000_000):
+            pass
+    except BlockingIOError:
+        pass
+spawn(help)
+before = time.monotonic()
+found = poller.poll(10_000)
+return [fd == near.fileno() and bool(event & ({events})) for fd, event in found], time.monotonic() - before < 5
+"""
+    assert patched(script, body) == "([True], True)"
+
+
+def test_numbers_that_only_look_like_ints_are_timeouts_too(script: RunScript) -> None:
+    body = """
+class One:
+    def __index__(self):
+        return 1
+ticks = []
+def tick():
+    while True:
+        ticks.append(1)
+        sleep(0.01)
+spawn(tick)
+read, write = os.pipe()
+poller, epoller = select.poll(), select.epoll()
+for each in (poller, epoller):
+    each.register(read, select.POLLIN)
+waits = [lambda: time.sleep(One()), lambda: select.select([read], [], [], One()), lambda: epoller.poll(One())]
+enough = []
+for wait in waits:
+    ticks.clear()
+    wait()
+    enough.append(len(ticks) > 10)
+return enough, poller.poll(One())
+"""
+    assert patched(script, body) == "([True, True, True], [])"
+
+
 def test_one_socket_is_read_and_written_at_once(script: RunScript) -> None:
     body = """
 left, right = socket.socketpair()

@@ -17,6 +17,7 @@ from typing import Any, Self
 from ..coroutine import can_park, wait_readable
 from . import _state
 from ._state import Finding
+from ._time import number
 
 LONGEST = 100 * 365 * 86_400.0
 """Seconds that one park may take; a longer wait consists of several."""
@@ -29,7 +30,9 @@ _epoll: Any = select.epoll
 _select: Any = select.select
 
 # What poll(2) asks for, in epoll's terms: the numbers are the same.
-_KNOWN_TO_EPOLL = select.POLLIN | select.POLLPRI | select.POLLOUT | select.POLLRDHUP
+_READABLE = select.POLLIN | select.POLLPRI | select.POLLRDNORM | select.POLLRDBAND | select.POLLRDHUP
+_WRITABLE = select.POLLOUT | select.POLLWRNORM | select.POLLWRBAND
+_KNOWN_TO_EPOLL = _READABLE | _WRITABLE
 
 
 class _Deadline:
@@ -52,13 +55,14 @@ def _wait_for_any(interests: Iterable[tuple[int, int]], seconds: float) -> None:
             except FileExistsError:
                 continue
             except PermissionError:
-                # A regular file: always ready.
-                return
+                # A regular file does not become ready: it is, or is not, as the original function has just said.
+                continue
         wait_readable(epoll.fileno(), seconds)
 
 
 def cooperative_select(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None, /) -> Any:
     """`select.select`, which parks the coroutine."""
+    timeout = number(timeout)
     if not can_park() or (timeout is not None and not isinstance(timeout, int | float)):
         return _select(rlist, wlist, xlist, timeout)
     if timeout is not None and not timeout >= 0:
@@ -103,6 +107,7 @@ class poll:
 
     def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
         """Wait for events, at most `timeout` milliseconds (None or negative: for ever)."""
+        timeout = number(timeout)
         if not can_park() or (timeout is not None and not isinstance(timeout, int | float)):
             events: list[tuple[int, int]] = self._real.poll(timeout)
             return events
@@ -185,6 +190,7 @@ class epoll:
 
     def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
         """Wait for events, at most `timeout` seconds (None or negative: for ever)."""
+        timeout = number(timeout)
         if not can_park() or (timeout is not None and not isinstance(timeout, int | float)):
             events: list[tuple[int, int]] = self._real.poll(timeout, maxevents)
             return events

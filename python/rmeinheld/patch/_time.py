@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import time
+from typing import Any
 
 from ..coroutine import can_park, sleep
 from . import _state
@@ -11,11 +13,19 @@ LONGEST = 100 * 365 * 86_400.0
 """Seconds that one park may take; a longer sleep consists of several."""
 
 
+def number(value: Any) -> Any:
+    """What the functions in C take for an int, as one (numpy.int64, say); everything else as it is."""
+    if isinstance(value, int | float) or not hasattr(value, "__index__"):
+        return value
+    return operator.index(value)
+
+
 def cooperative_sleep(seconds: float, /) -> None:
     """`time.sleep`: park the coroutine for `seconds`. Outside of a coroutine the OS thread sleeps.
 
     Raises what `time.sleep` raises, and what is thrown into the coroutine.
     """
+    seconds = number(seconds)
     if not can_park() or not isinstance(seconds, int | float) or not 0 <= seconds:
         _state.get_original("time", "sleep")(seconds)
     else:
