@@ -855,6 +855,46 @@ return sum(int(coroutine.result) for coroutine in coroutines)
     assert patched(script, body) == "4950"
 
 
+def test_the_pipe_of_a_child_that_was_started_before_parks(script: RunScript) -> None:
+    output = script(
+        """
+        from rmeinheld.patch import patch_all
+        patch_all()
+        import subprocess
+        from rmeinheld.coroutine import sleep, spawn
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        reading = spawn(child.stdout.readline)
+        # Only somebody beside it can say what it waits for.
+        spawn(lambda: (sleep(0.01), child.stdin.write(b"said\\n"), child.stdin.flush()))
+        assert reading.join(10)
+        print(reading.result)
+        child.communicate()
+        """
+    )
+    assert output == "b'said\\n'\n"
+
+
+def test_coroutines_share_the_pipes_of_a_child(script: RunScript) -> None:
+    body = """
+child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+line = b"x" * 999 + b"\\n"
+def write():
+    child.stdin.write(line * 200)
+    child.stdin.flush()
+def read():
+    return sum(each == line for each in child.stdout)
+readers, writers = [spawn(read) for _ in range(2)], [spawn(write) for _ in range(3)]
+for each in writers:
+    each.join()
+    each.result
+child.stdin.close()
+for each in readers:
+    each.join()
+return sum(each.result for each in readers), child.wait()
+"""
+    assert patched(script, body) == "(600, 0)"
+
+
 def test_a_write_leaves_the_flags_of_a_shared_pipe_alone(script: RunScript) -> None:
     body = """
 set_blocking, changes = os.set_blocking, []

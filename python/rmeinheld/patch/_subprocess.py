@@ -5,15 +5,16 @@ Waiting for a child and reading what it says to its parent before it runs is `os
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import subprocess
 import warnings
-from collections.abc import Buffer
+from collections.abc import Buffer, Callable
 from types import ModuleType
 from typing import Any
 
-from ..coroutine import can_park
+from ..coroutine import RLock
 from . import _state
 from ._os import read_into, write
 
@@ -70,9 +71,48 @@ class PipeIO(io.RawIOBase):
         return f"<rmeinheld PipeIO {'[closed]' if self.closed else f'fd={self._fd} mode={self.mode!r}'}>"
 
 
+def _in_turn(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that one coroutine at a time is in. To C they all are one thread, which is not let in twice."""
+
+    @functools.wraps(method)
+    def function(self: Any, /, *arguments: Any, **keywords: Any) -> Any:
+        with self._turn:
+            return method(self, *arguments, **keywords)
+
+    return function
+
+
+class _BufferedReader(io.BufferedReader):
+    """The reading end, for several coroutines."""
+
+    def __init__(self, raw: PipeIO, size: int) -> None:
+        self._turn = RLock()
+        super().__init__(raw, size)
+
+    read = _in_turn(io.BufferedReader.read)
+    read1 = _in_turn(io.BufferedReader.read1)
+    readinto = _in_turn(io.BufferedReader.readinto)
+    readinto1 = _in_turn(io.BufferedReader.readinto1)
+    readline = _in_turn(io.BufferedReader.readline)
+    peek = _in_turn(io.BufferedReader.peek)
+    close = _in_turn(io.BufferedReader.close)
+
+
+class _BufferedWriter(io.BufferedWriter):
+    """The writing end, for several coroutines."""
+
+    def __init__(self, raw: PipeIO, size: int) -> None:
+        self._turn = RLock()
+        super().__init__(raw, size)
+
+    write = _in_turn(io.BufferedWriter.write)
+    flush = _in_turn(io.BufferedWriter.flush)
+    close = _in_turn(io.BufferedWriter.close)
+
+
 def _open(file: Any, mode: str = "r", buffering: int = -1, *arguments: Any, **keywords: Any) -> Any:
     """`io.open`, for the descriptors of pipes that `Popen` opens in binary mode."""
-    if not can_park() or not isinstance(file, int) or "b" not in mode or arguments or keywords:
+    if not isinstance(file, int) or "b" not in mode or arguments or keywords:
         return open(file, mode, buffering, *arguments, **keywords)
     raw = PipeIO(file, mode)
     if buffering == 0:
@@ -81,7 +121,7 @@ def _open(file: Any, mode: str = "r", buffering: int = -1, *arguments: Any, **ke
         message = "line buffering (buffering=1) isn't supported in binary mode, the default buffer size will be used"
         warnings.warn(message, RuntimeWarning, stacklevel=2)
     size = io.DEFAULT_BUFFER_SIZE if buffering in (-1, 1) else buffering
-    return io.BufferedReader(raw, size) if "r" in mode else io.BufferedWriter(raw, size)
+    return _BufferedReader(raw, size) if "r" in mode else _BufferedWriter(raw, size)
 
 
 class _IO(ModuleType):
