@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+import zipfile
 from importlib.resources import files
 from pathlib import Path
 
@@ -438,6 +439,27 @@ def test_a_module_that_is_hooked_is_an_ordinary_one(script: RunScript, tmp_path:
         """
     )
     assert output == "zmq\n"
+
+
+def test_modules_that_share_a_loader_are_hooked_each_for_itself(script: RunScript, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        for name in ("zmq", "grpc", "another"):
+            archive.writestr(f"{name}.py", "")
+    output = script(
+        """
+        import importlib.util, logging, sys
+        sys.path.insert(0, "archive.zip")
+        logging.basicConfig(format="%(message)s")
+        from rmeinheld import patch
+        patch.patch_all()
+        # Only looked for: the first is imported later, after one with the same loader.
+        for name in ("zmq", "zmq", "grpc"):
+            assert importlib.util.find_spec(name)
+        import another, grpc, zmq
+        assert another.__loader__ is grpc.__loader__ is zmq.__loader__
+        """
+    )
+    assert [line.partition(":")[0] for line in output.splitlines()] == ["grpc", "zmq"]
 
 
 @pytest.mark.parametrize("library", ["psycopg2", "psycopg"])

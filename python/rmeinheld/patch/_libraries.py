@@ -138,28 +138,34 @@ class _Finder(importlib.abc.MetaPathFinder):
                 continue
             spec = finder.find_spec(fullname, path, target)
             if spec is not None:
-                _hook(spec.loader, fullname)
+                if hasattr(spec.loader, "exec_module"):
+                    spec.loader = _Loader(spec.loader)
                 return spec
         return None
 
 
-def _hook(loader: Any, name: str) -> None:
-    execute = getattr(loader, "exec_module", None)
-    if execute is None:
-        return
+class _Loader(importlib.abc.Loader):
+    """Stands before the loader of one module, which may be that of others too, until the module is executed."""
 
-    def exec_module(module: ModuleType) -> None:
-        # The loader stays what it was, for those who look at it later.
-        del loader.exec_module
-        execute(module)
-        action = _awaited.pop(name, None)
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """See `importlib.abc.Loader`."""
+        return self._loader.create_module(spec)  # type: ignore[no-any-return]
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Execute the module, and deal with it."""
+        # The module has the loader that it would have, for those who look at it later.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        action = _awaited.pop(module.__name__, None)
         if action is not None:
             finding = action(module)
             if not finding.fixed:
                 logging.getLogger("rmeinheld.patch").warning("%s", finding)
-
-    try:
-        loader.exec_module = exec_module
-    except AttributeError:
-        # One without room for it, of some other import hook.
-        return
