@@ -29,7 +29,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_differential.py",
     "test_forwarded.py",
     "test_gunicorn_applications.py",
-    "test_gunicorn_applications.py",
+    "test_gunicorn_likeness.py",
     "test_gunicorn_load.py",
     "test_gunicorn_options.py",
     "test_gunicorn_settings.py",
