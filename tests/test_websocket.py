@@ -445,7 +445,7 @@ def test_a_client_that_takes_a_large_message_slowly_is_not_cut_off(serve: Serve)
     size = 6_000_000
     with Client(server, f"/large?{size}", receive_buffer=16 * 1024) as client:
         started = time.monotonic()
-        # The ping waits behind the message, at first in the server and then in the kernel: longer than the limits allow.
+        # The ping waits behind the message, at first in the server and then in the kernel: for longer than is allowed.
         while (taken := len(client.connection.buffer)) < size:
             assert client.connection.receive(), taken
             time.sleep(max(0.0, started + 2 * taken / size - time.monotonic()))
