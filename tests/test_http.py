@@ -347,6 +347,23 @@ def test_continue_is_not_sent_when_the_application_does_not_read(server: Server)
         connection.expect_end()
 
 
+@pytest.mark.parametrize("query", ["sized", ""])
+def test_continue_is_not_sent_within_the_response(server: Server, query: str) -> None:
+    with server.connect() as connection:
+        connection.send(request("POST", f"/echo-late?{query}", "Expect: 100-continue", "Content-Length: 4"))
+        head = connection.read_until(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n") and b"Connection: close" in head
+        # A client may send its body nevertheless (RFC 9110 10.1.1).
+        connection.send(b"body")
+        assert connection.read_to_end() == (b"first body" if query else b"6\r\nfirst \r\n4\r\nbody\r\n0\r\n\r\n")
+
+
+def test_a_body_that_could_not_be_read_ends_the_connection_and_the_response_says_so(server: Server) -> None:
+    data = request("POST", "/swallow", "Transfer-Encoding: chunked") + b"no size\r\n"
+    (response,) = server.exchange(data, ["POST"])
+    assert (response.status, response.body, response.ends_connection) == (200, b"swallowed", True)
+
+
 def test_continue_is_not_sent_to_http_1_0(server: Server) -> None:
     with server.connect() as connection:
         connection.send(b"POST /echo HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")

@@ -78,6 +78,8 @@ pub struct RequestBody {
     raw_start: usize,
     /// The client waits for "100 Continue" before it sends (RFC 9110 10.1.1).
     owes_continue: bool,
+    /// A response has begun, and an interim one would end up within it.
+    is_answered: bool,
     /// Bytes that a chunked body may still have; none for no limit.
     allowance: Option<u64>,
     patience: Patience,
@@ -112,7 +114,16 @@ impl RequestBody {
             received: 0,
             waited: Duration::ZERO,
         };
-        Ok(RequestBody { framing, raw, raw_start: 0, owes_continue, allowance, patience, failed: false })
+        Ok(RequestBody {
+            framing,
+            raw,
+            raw_start: 0,
+            owes_continue,
+            is_answered: false,
+            allowance,
+            patience,
+            failed: false,
+        })
     }
 
     /// Whether all of it has been read.
@@ -123,6 +134,17 @@ impl RequestBody {
     /// Whether the client may still be waiting for "100 Continue", so that nobody knows whether the body will come.
     pub fn is_withheld(&self) -> bool {
         self.owes_continue && !self.is_finished()
+    }
+
+    /// Whether reading has failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// The response begins: it is too late for "100 Continue" (RFC 9110 15.2). Clients send after a while without it, too
+    /// (RFC 9110 10.1.1).
+    pub fn begin_response(&mut self) {
+        self.is_answered = true;
     }
 
     /// Bytes still to come, where that is known.
@@ -171,7 +193,7 @@ impl RequestBody {
     }
 
     fn fill(&mut self, stream: &Stream) -> Result<(), BodyFailure> {
-        if std::mem::take(&mut self.owes_continue) {
+        if std::mem::take(&mut self.owes_continue) && !self.is_answered {
             stream.write_all(&[CONTINUE], self.patience.timeout).map_err(BodyFailure::Connection)?;
         }
         self.raw.clear();

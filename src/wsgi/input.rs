@@ -100,11 +100,14 @@ impl Input {
         }
     }
 
-    /// Whether a response that begins now must announce the end of the connection: nobody knows if the rest of the body
-    /// will come, or it is too long to be read and thrown away.
-    pub fn prevents_reuse(&self) -> bool {
-        match &*self.lock() {
-            Slot::Open(reader) => reader.cannot_be_drained(),
+    /// The response begins. Returns whether it must announce the end of the connection: nobody knows if the rest of the
+    /// body will come, or it is too long to be read and thrown away.
+    pub fn begin_response(&self) -> bool {
+        match &mut *self.lock() {
+            Slot::Open(reader) => {
+                reader.body.begin_response();
+                reader.cannot_be_drained()
+            }
             Slot::InUse | Slot::Ended | Slot::Empty => false,
         }
     }
@@ -161,7 +164,8 @@ impl Input {
 
 impl Reader {
     fn cannot_be_drained(&self) -> bool {
-        self.body.is_withheld() || self.body.known_rest().is_some_and(|rest| rest > DRAIN_BYTES)
+        let body = &self.body;
+        body.has_failed() || body.is_withheld() || body.known_rest().is_some_and(|rest| rest > DRAIN_BYTES)
     }
 
     fn ready(&self) -> &[u8] {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -76,6 +77,13 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
             while data := source.read(65536):
                 total += len(data)
             return sized(b"%d" % total)
+        case ["echo-late"]:
+            start_response(status, [*headers, ("Content-Length", "10")] if query == "sized" else headers)
+            return (item() for item in (lambda: b"first ", source.read))
+        case ["swallow"]:
+            with contextlib.suppress(OSError):
+                source.read()
+            return sized(b"swallowed")
         case ["partial"]:
             return sized(source.read(3))
         case ["list"]:
