@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ast
+import gc
 import io
 import os
 import random
 import re
 import time
 import urllib.parse
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import wsgi_app
 
+from rmeinheld._rmeinheld import FileWrapper
 from serving import ConnectionEnded, ProtocolViolation, Response, Serve, Server, request
 
 NEXT = request("GET", "/hello")
@@ -446,6 +449,16 @@ def test_a_body_up_to_the_end_of_the_connection_that_an_error_cuts_ends_in_a_res
     server.wait_for_log("failed in the iteration", start=start)
 
 
+def test_a_body_up_to_the_end_of_the_connection_that_takes_too_long_ends_in_a_reset(serve: Serve) -> None:
+    server = serve("wsgi_app:app", send_timeout=0.2)
+    with server.connect(receive_buffer=16384) as connection:
+        connection.send(b"GET /closing-generator?slow HTTP/1.0\r\n\r\n")
+        server.wait_for_log(r"closed /closing-generator\?slow")
+        with pytest.raises(ConnectionResetError):
+            while connection.socket.recv(65536):
+                pass
+
+
 def test_close_is_called_when_the_client_has_gone(server: Server) -> None:
     start = len(server.log())
     with server.connect() as connection:
@@ -681,6 +694,27 @@ def test_a_file_longer_than_its_length_is_cut(file_server: Server, path: Path, c
     with file_server.connect() as connection:
         response = connection.request(request("GET", target("/file", path=path, kind=kind, length=100_000)))
     assert response.body == content[:100_000]
+
+
+@pytest.mark.parametrize("kind", ["buffered", "unbuffered"])
+def test_a_range_of_a_file_leaves_the_connection_as_it_is(server: Server, path: Path, kind: str) -> None:
+    response = get_and_next(server, target("/file", path=path, kind=kind, seek=1000, length=500))
+    assert not response.ends_connection
+
+
+def test_a_file_that_refers_to_its_wrapper_can_be_collected() -> None:
+    class File:
+        wrapper: object
+
+        def read(self, size: int) -> bytes:
+            return b""
+
+    file = File()
+    file.wrapper = FileWrapper(file)
+    reference = weakref.ref(file)
+    del file
+    gc.collect()
+    assert reference() is None
 
 
 @pytest.mark.parametrize("kind", ["buffered", "unbuffered", "bytesio", "reading"])

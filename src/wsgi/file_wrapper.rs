@@ -3,6 +3,7 @@
 use std::os::fd::{BorrowedFd, RawFd};
 
 use pyo3::exceptions::PyValueError;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 
 use super::start_response::StartResponse;
@@ -32,6 +33,10 @@ impl FileWrapper {
             return Err(PyValueError::new_err("wsgi.file_wrapper: block_size must be at least 1, not 0"));
         }
         Ok(FileWrapper { filelike, block_size })
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.filelike)
     }
 
     fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {

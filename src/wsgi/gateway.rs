@@ -242,7 +242,7 @@ impl<'py> Call<'py> {
         }
         let reusable = !broken && !overrun && fault.is_none() && plan.is_some_and(|plan| plan.keep_alive);
         // RFC 9112 8: a body that the connection's end delimits looks whole when the connection ends in order.
-        let needs_reset = broken && !client_gone && plan.is_some_and(|plan| plan.body == ResponseBody::UntilClose);
+        let needs_reset = broken && plan.is_some_and(|plan| plan.body == ResponseBody::UntilClose);
         let is_body_read = rest.as_ref().is_none_or(|rest| rest.is_read());
         let next = match rest {
             _ if !reusable => None,

@@ -221,7 +221,9 @@ impl StartResponse {
     ///
     /// # Parks
     pub fn send_head(&self, py: Python<'_>, known_length: u64) -> PyResult<(Arc<Stream>, u64)> {
-        let framed = self.frame(&[], Some(known_length))?;
+        // Of a longer file, such as one of which a range is sent, only what was announced goes out.
+        let declared_length = self.answer().declared_length;
+        let framed = self.frame(&[], Some(declared_length.map_or(known_length, |length| length.min(known_length))))?;
         let sent = self.put(py, &framed.stream, &[&framed.before]);
         let stream = self.sent(framed, sent)?;
         let answer = self.answer();
@@ -286,7 +288,7 @@ impl StartResponse {
             Some(plan) => (plan, Vec::new()),
             None => {
                 answer.wants_close |= self.last_requests.load(Ordering::Relaxed);
-                answer.wants_close |= self.body.as_ref().is_some_and(|body| body.get().prevents_reuse());
+                answer.wants_close |= self.body.as_ref().is_some_and(|body| body.get().begin_response());
                 let plan = answer.complete_head(&self.terms, known_length);
                 (plan, std::mem::take(&mut answer.head))
             }
