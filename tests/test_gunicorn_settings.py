@@ -412,6 +412,17 @@ def test_a_client_that_speaks_no_tls_hinders_nobody(start_tls: StartTls) -> None
         silent.sendall(b"\x16")
 
 
+def test_a_client_that_sends_on_after_the_answer_still_gets_it_through_tls(start_tls: StartTls) -> None:
+    server = start_tls()
+    for _ in range(5):
+        with server.open() as connection:
+            # The application reads nothing of it; it is taken all the same, or a reset would overtake the answer.
+            connection.sendall(request("POST", "/", "Content-Length: 2000000"))
+            for _ in range(100):
+                connection.sendall(bytes(20_000))
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
 def test_large_bodies_pass_through_tls_both_ways(start_tls: StartTls, tmp_path: Path) -> None:
     (tmp_path / "gunicorn_app.py").write_text(ECHO_APP)
     server = start_tls()

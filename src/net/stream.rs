@@ -84,6 +84,21 @@ impl Stream {
             }
             return Ok(read);
         }
+        self.read_socket_now(buffer, peer_closed)
+    }
+
+    /// Throws away what can be read now, whether or not it is enciphered. `Ok(None)` and `Ok(Some(0))` as for
+    /// [`Self::read_now`]; `buffer` is empty.
+    ///
+    /// # Errors
+    /// As for [`Self::read_now`].
+    pub fn discard_now(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
+        let read = self.read_socket_now(buffer, streams::about_to_read(self.source));
+        buffer.clear();
+        read
+    }
+
+    fn read_socket_now(&self, buffer: &mut Vec<u8>, peer_closed: bool) -> io::Result<Option<usize>> {
         loop {
             let room = buffer.capacity() - buffer.len();
             match rustix::io::read(&self.socket, rustix::buffer::spare_capacity(buffer)) {

@@ -352,8 +352,8 @@ impl Connection {
 
     fn linger(self: Box<Self>, site: &Site) -> Next {
         let mut buffer = site.take_buffer(Vec::new());
-        let read = self.stream.read_now(&mut buffer);
-        buffer.clear();
+        // After its goodbye, the library of TLS takes what still comes for an error.
+        let read = self.stream.discard_now(&mut buffer);
         site.give_buffer(buffer);
         match read {
             Ok(Some(0)) | Err(_) => Next::Close,
