@@ -35,6 +35,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_gunicorn_settings.py",
     "test_http.py",
     "test_layering.py",
+    "test_listeners.py",
     "test_packaging.py",
     "test_proxies.py",
     "test_proxies_forwarded.py",
