@@ -49,6 +49,7 @@ MAY_METHODS = ("cancel", "unsafe_cancel", "park_timeout", "wait_timeout", "recv_
 UNSAFE_DOORS = {
     "src/coroutine/mod.rs": "may marks spawn as unsafe",
     "src/coroutine/overflow.rs": "signal handlers and alternate stacks",
+    "src/coroutine/room.rs": "mmap(2), to see whether a stack can be had",
     "src/cooperative/buffer.rs": "memory that Python objects lend",
     "src/cooperative/socket_fields.rs": "two fields of socket.socket",
     "src/event_loop/leader.rs": "may asks for Send of what never leaves the thread",

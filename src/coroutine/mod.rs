@@ -11,13 +11,14 @@
 //! - [`Handle::unpark`] is for the thread that runs the coroutines. Other threads go through the event loop's inbox.
 
 mod overflow;
+mod room;
 
 pub use overflow::{StackBounds, install as install_overflow_handler, remember_handlers, set_current_stack};
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Bytes of virtual memory of a coroutine's stack unless a setting changes it: what an OS thread gets on Linux.
 /// Pages are committed when they are first touched.
@@ -57,9 +58,21 @@ impl Handle {
 /// Queues a new coroutine that runs `body` on a stack of [`stack_bytes`].
 ///
 /// # Errors
-/// When the kernel gives no memory for the stack (`vm.max_map_count`, `RLIMIT_AS`).
+/// OutOfMemory where there is no room for the stack (`vm.max_map_count`, `RLIMIT_AS`), with what to do about it.
 pub fn spawn(body: Box<dyn FnOnce() + Send>) -> io::Result<Handle> {
+    static STARTED: AtomicBool = AtomicBool::new(false);
     configure_once();
+    if STARTED.load(Ordering::Relaxed) {
+        room::check(stack_bytes())?;
+    } else {
+        room::check_first(stack_bytes(), POOLED_STACKS)?;
+        STARTED.store(true, Ordering::Relaxed);
+    }
+    let living = room::Living::begin();
+    let body = move || {
+        let _living = living;
+        body();
+    };
     // The unit of a stack size in `may` is the word. An odd number of words makes it paint the whole stack, which
     // commits it; whole pages are always even.
     let words = stack_bytes() / size_of::<usize>();
@@ -74,6 +87,7 @@ pub fn spawn(body: Box<dyn FnOnce() + Send>) -> io::Result<Handle> {
     match started {
         Ok(Ok(join)) => Ok(Handle(join.coroutine().clone())),
         Ok(Err(error)) => Err(error),
+        // Another thread has taken the room since it was looked for.
         Err(_) => Err(io::Error::from(io::ErrorKind::OutOfMemory)),
     }
 }

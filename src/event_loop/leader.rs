@@ -17,6 +17,9 @@ use crate::coroutine::{self, StackBounds};
 /// How long to wait before trying again when there is no memory for a follower's stack.
 const NO_FOLLOWER_RETRY: Duration = Duration::from_millis(50);
 
+/// How long no follower may have failed to be made before the next failure is news.
+const EPISODE_END: Duration = Duration::from_secs(10);
+
 /// Starts the first unit of a loop. It leads.
 ///
 /// # Errors
@@ -57,6 +60,18 @@ fn spawn_follower() -> std::io::Result<()> {
         state.units.insert(Rc::clone(&unit));
         state.idle.insert(0, unit);
     });
+    Ok(())
+}
+
+/// Makes sure that a coroutine which is spawned now can start, for a caller that parks until it has.
+///
+/// # Errors
+/// OutOfMemory where there is no room for its stack.
+pub fn make_room() -> std::io::Result<()> {
+    // One follower leads while the caller waits, and needs another before it may run the task.
+    while with(|state| state.idle.len()).is_some_and(|idle| idle < 2) {
+        spawn_follower()?;
+    }
     Ok(())
 }
 
@@ -136,10 +151,8 @@ fn lead(unit: &Rc<Unit>) -> Lead {
             }
             Step::Control(controls) => controls.into_iter().for_each(|control| control()),
             Step::MakeFollower => {
-                if let Err(error) = spawn_follower() {
-                    with(|state| state.follower_failed(&error));
-                    poll(&mut events);
-                }
+                let made = spawn_follower();
+                with(|state| state.follower_made(made.err().as_ref()));
             }
             Step::Run(work, service) => {
                 if run(unit, work, service) == Some(true) {
@@ -204,13 +217,12 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
     }
     let Some((epoll, patience)) = with(|state| {
         let mut deadline = state.timers.next();
-        let retry = state.retry_follower.take();
-        for at in [state.trim_idle(), retry].into_iter().flatten() {
+        for at in [state.trim_idle(), state.retry_follower].into_iter().flatten() {
             deadline = Some(deadline.map_or(at, |first| first.min(at)));
         }
         let resumed = std::mem::take(&mut state.after_poll);
         // With anything to run, only look: do not wait.
-        let has_more = state.woken > 0 || !resumed.is_empty() || (state.has_work() && retry.is_none());
+        let has_more = state.woken > 0 || !resumed.is_empty() || state.may_take_work();
         state.tasks.extend(resumed.into_iter().map(Work::Resume));
         let patience = if has_more { Some(Duration::ZERO) } else { state.poller.patience(deadline) };
         (state.poller.descriptor(), patience)
@@ -227,16 +239,19 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
         let alarmed = state.take_events(events);
         // Without a limit to the wait, the alarm tells when a deadline passes: no need to look at the clock.
         if alarmed || patience.is_some() {
-            state.take_expired(Instant::now());
+            let now = Instant::now();
+            state.take_expired(now);
+            state.retry_follower = state.retry_follower.filter(|&at| at > now);
         }
         state.budget = state.tasks.len() + state.requests.len();
     });
 }
 
-/// At the cap, new connections stay in the kernel's queue, for other processes to take.
+/// At the cap, and while there is no room for a follower, new connections stay in the kernel's queue, for other processes
+/// to take.
 fn tell_service_of_the_cap() {
     let change = with(|state| {
-        let at_cap = state.busy_requests >= state.request_limit;
+        let at_cap = state.busy_requests >= state.request_limit || state.retry_follower.is_some();
         let service = (at_cap != state.paused).then(|| state.service.clone()).flatten();
         state.paused = at_cap;
         service.map(|service| (service, at_cap))
@@ -265,15 +280,19 @@ fn end_followers(leader: &Rc<Unit>) {
 }
 
 impl State {
-    fn follower_failed(&mut self, error: &std::io::Error) {
-        if self.retry_follower.is_none() && !self.follower_failure_said {
-            self.follower_failure_said = true;
+    /// Notes how making a follower went. Where it failed, nothing that needs one is begun for a moment; the first failure
+    /// of an episode is said.
+    fn follower_made(&mut self, failure: Option<&std::io::Error>) {
+        let Some(error) = failure else { return };
+        let now = Instant::now();
+        let is_new = self.last_follower_failure.is_none_or(|last| now.duration_since(last) > EPISODE_END);
+        self.last_follower_failure = Some(now);
+        self.retry_follower = Some(now + NO_FOLLOWER_RETRY);
+        if is_new {
             eprintln!(
-                "rmeinheld: no memory for another coroutine ({error}); {} are in use, requests wait. \
-                 vm.max_map_count or a memory limit may be too low.",
-                self.units.len()
+                "rmeinheld: there is no room for the stack of another coroutine: {error}. New requests and coroutines wait \
+                 until others end."
             );
         }
-        self.retry_follower = Some(Instant::now() + NO_FOLLOWER_RETRY);
     }
 }

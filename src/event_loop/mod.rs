@@ -257,6 +257,15 @@ pub fn spawn(task: Box<dyn FnOnce()>) -> bool {
     with(|state| state.tasks.push_back(Work::Task(task))).is_some()
 }
 
+/// Makes sure that the next task which is [spawned](spawn) can start, for a caller that waits for it. On the loop thread
+/// only; elsewhere it does nothing.
+///
+/// # Errors
+/// OutOfMemory where there is no room for the stack of another coroutine.
+pub fn make_room() -> io::Result<()> {
+    leader::make_room()
+}
+
 /// Installs the service and the cap on its concurrent requests. On the loop thread.
 pub fn set_service(service: Option<Rc<dyn Service>>, request_limit: usize) {
     let previous = with(|state| {

@@ -84,8 +84,8 @@ pub struct State {
     pub controls: Vec<Box<dyn FnOnce() + Send>>,
     /// No follower could be made: when to try again.
     pub retry_follower: Option<Instant>,
-    /// That has been said once.
-    pub follower_failure_said: bool,
+    /// When that was so last.
+    pub last_follower_failure: Option<Instant>,
     /// The loop ends when the last busy unit has ended.
     pub ending: bool,
     ticket_number: u64,
@@ -180,7 +180,7 @@ impl State {
             budget: 0,
             controls: Vec::new(),
             retry_follower: None,
-            follower_failure_said: false,
+            last_follower_failure: None,
             ending: false,
             ticket_number: 0,
             work_number: 0,
@@ -376,7 +376,10 @@ impl State {
             return Step::Yield;
         }
         if self.budget > 0 && self.has_work() {
-            return if self.idle.is_empty() { Step::MakeFollower } else { self.take_work() };
+            if !self.idle.is_empty() {
+                return self.take_work();
+            }
+            return if self.retry_follower.is_none() { Step::MakeFollower } else { Step::Poll };
         }
         if self.ending && self.busy_units() == 0 { Step::End } else { Step::Poll }
     }
@@ -414,6 +417,11 @@ impl State {
     /// Whether something could run without a poll.
     pub fn has_work(&self) -> bool {
         !self.tasks.is_empty() || (!self.requests.is_empty() && self.busy_requests < self.request_limit)
+    }
+
+    /// Whether it could be tried: there is a follower, or no reason to think that none can be made.
+    pub fn may_take_work(&self) -> bool {
+        self.has_work() && (!self.idle.is_empty() || self.retry_follower.is_none())
     }
 
     /// Gives leadership away, if `unit` has it, so that it may park.

@@ -32,8 +32,8 @@ static STARTED: AtomicBool = AtomicBool::new(false);
 /// The process's loop, started if need be.
 ///
 /// # Errors
-/// RuntimeError in the child of a fork whose parent had started one; RuntimeError on an unfit interpreter; OSError when
-/// the process has no memory or descriptors left.
+/// RuntimeError in the child of a fork whose parent had started one; RuntimeError on an unfit interpreter; MemoryError
+/// without room for the first stacks; OSError when the process has no descriptors left.
 pub fn ensure_started(py: Python<'_>) -> PyResult<Arc<Runtime>> {
     if is_forked() {
         return Err(PyRuntimeError::new_err(

@@ -1,0 +1,137 @@
+//! Whether there is room for one more stack.
+//!
+//! `may` allocates the stack inside its spawn and panics where the kernel refuses it. So the room is asked for first: a
+//! refusal is an ordinary error, and it comes while something is left for the coroutines that exist.
+
+#![expect(unsafe_code, reason = "rustix has no safe wrapper for mmap(2)")]
+
+use std::io;
+use std::ptr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Mappings that a coroutine has: its stack, the guard page below it, and the stack of Python frames of its thread state
+/// (CPython maps them in chunks of 16 KiB).
+const MAPPINGS_PER_COROUTINE: usize = 3;
+
+/// The part of `vm.max_map_count` that coroutines leave to the rest of the process: libraries, arenas of memory, threads.
+const MAPPINGS_KEPT: usize = 16;
+
+/// Address space, in bytes, that coroutines leave to the rest of the process where it is limited (`RLIMIT_AS`).
+const BYTES_KEPT: usize = 16 * 1024 * 1024;
+
+/// OS threads that `may` starts with the first coroutine, and bytes of each one's stack (the default of Rust's std).
+const FIRST_THREADS: (usize, usize) = (2, 2 * 1024 * 1024);
+
+/// Coroutines that have been spawned and have not ended.
+static LIVING: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts a coroutine as living until it is dropped.
+pub struct Living(());
+
+impl Living {
+    /// One more.
+    pub fn begin() -> Living {
+        LIVING.fetch_add(1, Ordering::Relaxed);
+        Living(())
+    }
+}
+
+impl Drop for Living {
+    fn drop(&mut self) {
+        LIVING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Makes sure that a stack of `stack_bytes` can be had now.
+///
+/// # Errors
+/// OutOfMemory, which says what the limit is and what to do about it.
+pub fn check(stack_bytes: usize) -> io::Result<()> {
+    let living = LIVING.load(Ordering::Relaxed);
+    if let Some(most) = most_coroutines()
+        && living >= most
+    {
+        return Err(refusal(format!(
+            "{living} coroutines take {MAPPINGS_PER_COROUTINE} memory mappings each, and vm.max_map_count allows a process \
+             {} mappings. Raise it: sysctl -w vm.max_map_count={}",
+            map_count_limit().unwrap_or_default(),
+            map_count_limit().unwrap_or_default().saturating_mul(4),
+        )));
+    }
+    probe(stack_bytes + BYTES_KEPT).map_err(|error| {
+        refusal(format!(
+            "the kernel refuses {stack_bytes} bytes of address space ({error}) beside {living} coroutines. Raise the limit \
+             of memory (ulimit -v, RLIMIT_AS, vm.overcommit_memory, vm.max_map_count), or lower --stack-size",
+        ))
+    })
+}
+
+/// The same for the first coroutine of the process, for which `may` also allocates `pooled_stacks` others and starts its
+/// threads.
+///
+/// # Errors
+/// As for [`check`].
+pub fn check_first(stack_bytes: usize, pooled_stacks: usize) -> io::Result<()> {
+    let (threads, thread_bytes) = FIRST_THREADS;
+    check(stack_bytes * (pooled_stacks + 1) + threads * thread_bytes)
+}
+
+/// How many coroutines `vm.max_map_count` leaves room for; none where the kernel does not say.
+fn most_coroutines() -> Option<usize> {
+    static MOST: OnceLock<Option<usize>> = OnceLock::new();
+    *MOST.get_or_init(|| {
+        let limit = map_count_limit()?;
+        let mapped = std::fs::read("/proc/self/maps").ok()?.iter().filter(|&&byte| byte == b'\n').count();
+        Some((limit - limit / MAPPINGS_KEPT).saturating_sub(mapped) / MAPPINGS_PER_COROUTINE)
+    })
+}
+
+fn map_count_limit() -> Option<usize> {
+    static LIMIT: OnceLock<Option<usize>> = OnceLock::new();
+    *LIMIT.get_or_init(|| std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok())
+}
+
+/// Maps so many bytes as `may` maps a stack, protects a guard page, and gives everything back.
+fn probe(bytes: usize) -> io::Result<()> {
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+    // SAFETY: a new mapping where the kernel likes; it replaces nothing.
+    let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, kind, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the first page of the mapping made above, to which nothing else refers.
+    let protected = unsafe { libc::mprotect(start, rustix::param::page_size(), libc::PROT_NONE) };
+    let error = io::Error::last_os_error();
+    // SAFETY: the mapping made above, whole; nothing refers to it.
+    unsafe { libc::munmap(start, bytes) };
+    if protected == 0 { Ok(()) } else { Err(error) }
+}
+
+fn refusal(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::OutOfMemory, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_room_for_an_ordinary_stack() {
+        check(8 * 1024 * 1024).unwrap();
+    }
+
+    #[test]
+    fn a_stack_beyond_the_address_space_is_refused_with_the_cure() {
+        let error = check(1 << 60).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::OutOfMemory);
+        assert!(error.to_string().contains("--stack-size"), "{error}");
+    }
+
+    #[test]
+    fn the_ceiling_leaves_mappings_to_the_rest_of_the_process() {
+        let (Some(most), Some(limit)) = (most_coroutines(), map_count_limit()) else { return };
+        assert!(most > 0 && most * MAPPINGS_PER_COROUTINE < limit, "{most} of {limit}");
+    }
+}
