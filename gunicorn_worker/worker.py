@@ -6,8 +6,8 @@ A worker is an ordinary Gunicorn worker: nothing happens at import or before the
 its signals, `--timeout`, `--graceful-timeout` and `--max-requests` mean what they mean for its own. All settings, and
 what becomes of each, are in `rmeinheld.gunicorn_worker.settings`.
 
-Options that Gunicorn has no setting for, those of WebSockets, come from the environment or `--env`: the name of the
-option in capitals after `RMEINHELD_`, such as `RMEINHELD_WEBSOCKET_PING_INTERVAL=20`.
+Options that Gunicorn has no setting for come from the environment or `--env`: the name of the option in capitals after
+`RMEINHELD_`, such as `RMEINHELD_WEBSOCKET_PING_INTERVAL=20`.
 
 With `RMEINHELD_PATCH=1` in the environment (or `--env RMEINHELD_PATCH=1`) a worker calls `rmeinheld.patch.patch_all()`
 before it imports the application. With `--preload` the master imports it: call `patch_all()` at the top of
@@ -24,12 +24,15 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from rmeinheld import _rmeinheld, error_log
+from rmeinheld.access_log import DEFAULT_FORMAT
 from rmeinheld.coroutine import set_offload_threads, sleep, spawn
 from rmeinheld.listeners import Descriptor, Listener
+from rmeinheld.option_kinds import Switch
 from rmeinheld.settings import OPTIONS, Settings
 
 from .observer import (
@@ -68,19 +71,11 @@ PREFIX: Final = "RMEINHELD_"
 LONGEST_MESSAGE: Final = 2**31 - 1
 """Bytes of a WebSocket's message, where Gunicorn knows no limit or a larger one."""
 
+_GROUPS_OF_GUNICORN: Final = ("Listening", "Logging", "Process")
+"""Groups of options whose part Gunicorn takes."""
+
 _OLD_PROXY_PROTOCOLS: Final = {True: "v1", False: "off"}
 """What the switch means that it is before Gunicorn 25."""
-
-_SWITCHES: Final = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "": False,
-    "0": False,
-    "false": False,
-    "no": False,
-}
 
 
 def settings_of(cfg: Any, observer: Observer | None = None, *, writes_log: bool = True) -> Settings:
@@ -94,52 +89,60 @@ def settings_of(cfg: Any, observer: Observer | None = None, *, writes_log: bool 
     fields = cfg.limit_request_fields
     fields, field_bytes = (fields if 0 < fields < 32768 else 32768), cfg.limit_request_field_size
     head_bytes = cfg.limit_request_line + fields * ((field_bytes or 8190) + 2) + 4
-    return Settings(
-        keep_alive=cfg.keepalive,
-        worker_connections=cfg.worker_connections,
-        graceful_timeout=cfg.graceful_timeout,
-        limit_request_line=cfg.limit_request_line,
-        limit_request_fields=fields,
-        limit_request_field_size=field_bytes,
+    given = {
+        "keep_alive": cfg.keepalive,
+        "worker_connections": cfg.worker_connections,
+        "graceful_timeout": cfg.graceful_timeout,
+        "limit_request_line": cfg.limit_request_line,
+        "limit_request_fields": fields,
+        "limit_request_field_size": field_bytes,
+        "casefold_http_method": cfg.casefold_http_method,
+        # Gunicorn 22 has no such setting, and joins the lines always.
+        "permit_obsolete_folding": bool(getattr(cfg, "permit_obsolete_folding", False)),
+        "permit_unconventional_http_method": cfg.permit_unconventional_http_method,
+        "permit_unconventional_http_version": cfg.permit_unconventional_http_version,
+        "strip_header_spaces": cfg.strip_header_spaces,
+        "header_map": cfg.header_map,
+        # Gunicorn 22 has no such fields.
+        "forwarder_headers": tuple(getattr(cfg, "forwarder_headers", ())),
+        "forwarded_allow_ips": tuple(cfg.forwarded_allow_ips),
+        "secure_scheme_headers": cfg.secure_scheme_headers,
+        "proxy_protocol": _OLD_PROXY_PROTOCOLS.get(cfg.proxy_protocol, cfg.proxy_protocol),
+        "proxy_allow_ips": tuple(cfg.proxy_allow_ips),
+        "sendfile": cfg.sendfile is not False,
+        "multiprocess": cfg.workers > 1,
+        "wsgi_errors": Errors(cfg),
+        "access_logger": observer,
+        "access_logfile": cfg.accesslog if writes_log else None,
+        "access_logformat": cfg.access_log_format if writes_log else DEFAULT_FORMAT,
+    }
+    defaults = dict(
         limit_request_head=min(max(head_bytes, 80 * 1024), 16 * 1024 * 1024),
         # Gunicorn knows no limit of a body.
         limit_request_body=0,
-        casefold_http_method=cfg.casefold_http_method,
-        # Gunicorn 22 has no such setting, and joins the lines always.
-        permit_obsolete_folding=bool(getattr(cfg, "permit_obsolete_folding", False)),
-        permit_unconventional_http_method=cfg.permit_unconventional_http_method,
-        permit_unconventional_http_version=cfg.permit_unconventional_http_version,
-        strip_header_spaces=cfg.strip_header_spaces,
-        header_map=cfg.header_map,
-        # Gunicorn 22 has no such fields.
-        forwarder_headers=tuple(getattr(cfg, "forwarder_headers", ())),
-        forwarded_allow_ips=tuple(cfg.forwarded_allow_ips),
-        secure_scheme_headers=cfg.secure_scheme_headers,
         # Gunicorn never changes REMOTE_ADDR by a field.
         trusted_proxy_headers=(),
         # Applications behind a proxy that Gunicorn knows nothing of go by them.
         clear_untrusted_proxy_headers=False,
-        proxy_protocol=_OLD_PROXY_PROTOCOLS.get(cfg.proxy_protocol, cfg.proxy_protocol),
-        proxy_allow_ips=tuple(cfg.proxy_allow_ips),
-        sendfile=cfg.sendfile is not False,
-        multiprocess=cfg.workers > 1,
-        wsgi_errors=Errors(cfg),
-        access_logger=observer,
-        **_websocket_options(cfg),
-        **({"access_logfile": cfg.accesslog, "access_logformat": cfg.access_log_format} if writes_log else {}),
+        **_websocket_limit(cfg),
     )
+    return Settings(**{**defaults, **_from_environment(cfg, given), **given})
 
 
-def _websocket_options(cfg: Any) -> dict[str, Any]:
-    """Options of WebSockets: Gunicorn's own setting, and what the environment says."""
-    options: dict[str, Any] = {}
-    if (limit := getattr(cfg, "websocket_max_message_size", None)) is not None:
-        # 0 is no limit there.
-        options["websocket_max_message_size"] = min(limit or LONGEST_MESSAGE, LONGEST_MESSAGE)
+def _websocket_limit(cfg: Any) -> dict[str, int]:
+    """Gunicorn's own setting of WebSockets, where 0 is no limit."""
+    limit = getattr(cfg, "websocket_max_message_size", None)
+    return {} if limit is None else {"websocket_max_message_size": min(limit or LONGEST_MESSAGE, LONGEST_MESSAGE)}
+
+
+def _from_environment(cfg: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that Gunicorn has no setting for, from variables of the environment or `--env`."""
     variables = {**os.environ, **cfg.env}
+    options: dict[str, Any] = {}
     for option in OPTIONS.values():
         name = PREFIX + option.name.upper()
-        if option.group == "WebSocket" and (text := variables.get(name)):
+        is_ours = option.name not in given and option.flags and option.group not in _GROUPS_OF_GUNICORN
+        if is_ours and (text := variables.get(name)):
             options[option.name] = option.kind.parse(name, text)
     return options
 
@@ -173,10 +176,10 @@ class Worker(_Base):  # type: ignore[misc]
         super().init_process()
 
     def _asks_to_patch(self) -> bool:
-        text = {**os.environ, **self.cfg.env}.get(PATCH_VARIABLE, "").strip().lower()
-        if text not in _SWITCHES:
-            raise ConfigError(f"{PATCH_VARIABLE} must be 1 or 0, not {text!r}")
-        return _SWITCHES[text]
+        try:
+            return Switch().parse(PATCH_VARIABLE, {**os.environ, **self.cfg.env}.get(PATCH_VARIABLE, ""))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
     def run(self) -> None:
         """Serve until a signal, `max_requests` or the end of the master."""

@@ -443,6 +443,21 @@ def get_ident() -> int:
 def can_park() -> bool:
     """Whether the caller is in a coroutine that may park. Elsewhere every wait blocks the OS thread."""
 
+def give_way() -> None:
+    """A chance to switch, for a call that may block.
+
+    Once the coroutine's turn has lasted `turn_budget`, everything else that is ready runs first. Nothing outside a
+    coroutine.
+
+    Raises what is thrown into the coroutine, and CoroutineExit when the server stops.
+    """
+
+def give_way_quietly() -> None:
+    """A chance to switch, for a call that cannot block in CPython: it raises nothing.
+
+    What is thrown into the coroutine is raised at its next wait.
+    """
+
 def descriptor_closes(fd: int, /) -> bool:
     """Wake every coroutine that waits for `fd` with OSError (EBADF): it is about to be closed.
 

@@ -125,7 +125,12 @@ class Size(Count):
 
 @dataclass(frozen=True)
 class Switch(Kind):
-    """True or False. On the command line it is a flag without a value."""
+    """True or False. On the command line it is a flag without a value; a variable of the environment has one."""
+
+    WORDS: ClassVar[Mapping[str, bool]] = {
+        **dict.fromkeys(("1", "true", "yes", "on"), True),
+        **dict.fromkeys(("0", "false", "no", "off", ""), False),
+    }
 
     @property
     def expected(self) -> str:
@@ -137,6 +142,13 @@ class Switch(Kind):
         if not isinstance(value, bool):
             raise self._wrong_type(label, value)
         return value
+
+    def parse(self, label: str, text: str) -> bool:
+        """Read what an environment variable says. Raises ValueError that starts with `label`."""
+        word = text.strip().lower()
+        if word not in self.WORDS:
+            raise ValueError(f"{label} must be 1 or 0, not {text!r}")
+        return self.WORDS[word]
 
 
 @dataclass(frozen=True)

@@ -532,6 +532,16 @@ class Settings:
         unit="requests",
         precedent="Gunicorn worker_connections",
     )
+    turn_budget: float = _option(
+        0.01,
+        Seconds(),
+        "--turn-budget",
+        group="Concurrency",
+        help="How long a coroutine may go on without a wait. Its next cooperative call, read or write then lets "
+        "the others run first. 0: no limit, so one busy client can hold up all others.",
+        unit="seconds",
+        precedent="none; asyncio's slow_callback_duration (0.1) only reports",
+    )
     stack_size: int = _option(
         8 * MIB,
         Size(256 * KIB, GIB),

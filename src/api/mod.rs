@@ -90,6 +90,25 @@ fn can_park() -> bool {
     crate::event_loop::can_park()
 }
 
+/// A chance to switch, for a call that may block.
+///
+/// Once the coroutine's turn has lasted `turn_budget`, everything else that is ready runs first. Nothing outside a
+/// coroutine.
+///
+/// Raises what is thrown into the coroutine, and CoroutineExit when the server stops.
+#[pyfunction]
+fn give_way(py: Python<'_>) -> PyResult<()> {
+    interp::give_way(py)
+}
+
+/// A chance to switch, for a call that cannot block in CPython: it raises nothing.
+///
+/// What is thrown into the coroutine is raised at its next wait.
+#[pyfunction]
+fn give_way_quietly(py: Python<'_>) {
+    interp::give_way_quietly(py);
+}
+
 /// Wake every coroutine that waits for `fd` with OSError (EBADF): it is about to be closed.
 ///
 /// Returns False on another thread than the coroutines': there it is to be called again after the closing.
@@ -196,6 +215,8 @@ fn _rmeinheld(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(wait_either, module)?,
         wrap_pyfunction!(get_ident, module)?,
         wrap_pyfunction!(can_park, module)?,
+        wrap_pyfunction!(give_way, module)?,
+        wrap_pyfunction!(give_way_quietly, module)?,
         wrap_pyfunction!(descriptor_closes, module)?,
         wrap_pyfunction!(method, module)?,
         wrap_pyfunction!(socket_recv, module)?,

@@ -28,7 +28,8 @@ impl Event {
     }
 
     /// Whether the flag is set.
-    fn is_set(&self) -> bool {
+    fn is_set(&self, py: Python<'_>) -> bool {
+        interp::give_way_quietly(py);
         self.inner().set
     }
 
@@ -49,12 +50,14 @@ impl Event {
     /// Wait until the flag is set, at most `timeout` seconds (None: for ever). Returns whether it was.
     #[pyo3(signature = (timeout = None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        if self.is_set() {
+        let deadline = deadline_of(timeout)?;
+        interp::give_way(py)?;
+        if self.inner().set {
             return Ok(true);
         }
         interp::wait(
             py,
-            deadline_of(timeout)?,
+            deadline,
             |waiter| self.inner().waiters.push(waiter),
             |waiter| self.inner().waiters.retain(|other| !Arc::ptr_eq(other, waiter)),
         )
@@ -65,7 +68,7 @@ impl Event {
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> String {
-        let state = if slf.get().is_set() { "set" } else { "unset" };
+        let state = if slf.get().inner().set { "set" } else { "unset" };
         format!("<rmeinheld.coroutine.Event at {:p}: {state}>", slf.as_ptr())
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use super::{Patience, overdue};
+use super::Patience;
 use crate::interp::{self, Waiter};
 
 /// A mutual exclusion lock. It is handed to those who wait in the order in which they came, so that a coroutine that
@@ -37,7 +37,7 @@ impl Lock {
     #[pyo3(signature = (blocking = true, timeout = -1.0))]
     pub(super) fn acquire(&self, py: Python<'_>, blocking: bool, timeout: f64) -> PyResult<bool> {
         let patience = Patience::new(blocking, timeout)?;
-        overdue::give_way(py)?;
+        patience.give_way(py)?;
         if self.try_acquire() {
             return Ok(true);
         }
@@ -58,7 +58,8 @@ impl Lock {
     }
 
     /// Whether somebody has it.
-    fn locked(&self) -> bool {
+    fn locked(&self, py: Python<'_>) -> bool {
+        interp::give_way_quietly(py);
         self.inner().locked
     }
 
@@ -79,8 +80,8 @@ impl Lock {
         self.release()
     }
 
-    fn locked_lock(&self) -> bool {
-        self.locked()
+    fn locked_lock(&self, py: Python<'_>) -> bool {
+        self.locked(py)
     }
 
     /// For `threading.Condition`, which would call `release` and `acquire` otherwise.
@@ -106,7 +107,7 @@ impl Lock {
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> String {
-        let state = if slf.get().locked() { "locked" } else { "unlocked" };
+        let state = if slf.get().inner().locked { "locked" } else { "unlocked" };
         format!("<{state} rmeinheld.coroutine.Lock object at {:p}>", slf.as_ptr())
     }
 }

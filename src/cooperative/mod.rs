@@ -8,7 +8,6 @@ mod buffer;
 mod condition;
 mod event;
 mod lock;
-mod overdue;
 mod queue;
 mod rlock;
 mod semaphore;
@@ -42,6 +41,20 @@ fn deadline_of(timeout: Option<f64>) -> PyResult<Option<Instant>> {
     timeout.map(|seconds| interp::deadline_after("timeout", if seconds < 0.0 { 0.0 } else { seconds })).transpose()
 }
 
+/// A chance to switch; one that raises what is thrown into the coroutine only if the call may wait.
+///
+/// # Errors
+/// What is raised in a coroutine that waits.
+///
+/// # Parks
+fn give_way(py: Python<'_>, block: bool) -> PyResult<()> {
+    if block {
+        return interp::give_way(py);
+    }
+    interp::give_way_quietly(py);
+    Ok(())
+}
+
 /// How long `acquire(blocking, timeout)` waits.
 enum Patience {
     /// Not at all.
@@ -51,6 +64,16 @@ enum Patience {
 }
 
 impl Patience {
+    /// The chance to switch of a call that waits so: one that does not cannot be interrupted either.
+    ///
+    /// # Errors
+    /// What is raised in a coroutine that waits.
+    ///
+    /// # Parks
+    fn give_way(&self, py: Python<'_>) -> PyResult<()> {
+        give_way(py, matches!(self, Patience::Until(_)))
+    }
+
     /// # Errors
     /// Those of `_thread.lock.acquire`, ValueError and OverflowError.
     fn new(blocking: bool, timeout: f64) -> PyResult<Patience> {

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::{deadline_of, overdue};
+use super::{deadline_of, give_way};
 use crate::interp::{self, Waiter};
 
 pyo3::create_exception!(
@@ -72,18 +72,19 @@ impl Queue {
     }
 
     /// How many items there are.
-    fn qsize(&self) -> usize {
+    fn qsize(&self, py: Python<'_>) -> usize {
+        interp::give_way_quietly(py);
         self.inner().items.len()
     }
 
     /// Whether there is none.
-    fn empty(&self) -> bool {
-        self.qsize() == 0
+    fn empty(&self, py: Python<'_>) -> bool {
+        self.qsize(py) == 0
     }
 
     /// Whether there are `maxsize`.
-    fn full(&self) -> bool {
-        self.maxsize > 0 && self.qsize() >= self.maxsize
+    fn full(&self, py: Python<'_>) -> bool {
+        self.qsize(py) >= self.maxsize && self.maxsize > 0
     }
 
     /// Put `item` in, waiting for room at most `timeout` seconds (None: for ever) if `block`.
@@ -92,7 +93,7 @@ impl Queue {
     #[pyo3(signature = (item, block = true, timeout = None))]
     fn put(&self, py: Python<'_>, item: Py<PyAny>, block: bool, timeout: Option<f64>) -> PyResult<()> {
         let deadline = if block { queue_deadline(timeout)? } else { None };
-        overdue::give_way(py)?;
+        give_way(py, block)?;
         let Err(item) = self.put_now(py, item)? else { return Ok(()) };
         if !block {
             return Err(queue_error(py, "Full"));
@@ -122,7 +123,7 @@ impl Queue {
     #[pyo3(signature = (block = true, timeout = None))]
     fn get(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
         let deadline = if block { queue_deadline(timeout)? } else { None };
-        overdue::give_way(py)?;
+        give_way(py, block)?;
         if let Some(item) = self.get_now() {
             return Ok(item);
         }
@@ -208,7 +209,7 @@ impl Queue {
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let name = slf.get_type().fully_qualified_name()?;
-        Ok(format!("<{name} at {:p}: {} items>", slf.as_ptr(), slf.get().qsize()))
+        Ok(format!("<{name} at {:p}: {} items>", slf.as_ptr(), slf.get().inner().items.len()))
     }
 }
 
@@ -318,13 +319,13 @@ impl SimpleQueue {
     }
 
     /// How many items there are.
-    fn qsize(&self) -> usize {
-        self.queue.qsize()
+    fn qsize(&self, py: Python<'_>) -> usize {
+        self.queue.qsize(py)
     }
 
     /// Whether there is none.
-    fn empty(&self) -> bool {
-        self.queue.empty()
+    fn empty(&self, py: Python<'_>) -> bool {
+        self.queue.empty(py)
     }
 
     /// Put `item` in. `block` and `timeout` have no meaning: there is always room.

@@ -7,7 +7,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::{Patience, overdue};
+use super::Patience;
 use crate::interp::{self, Waiter, identity};
 
 /// A reentrant lock. CPython's own takes all coroutines for one owner, since they share an OS thread; this one's owner is
@@ -42,7 +42,7 @@ impl RLock {
     #[pyo3(signature = (blocking = true, timeout = -1.0))]
     fn acquire(&self, py: Python<'_>, blocking: bool, timeout: f64) -> PyResult<bool> {
         let patience = Patience::new(blocking, timeout)?;
-        overdue::give_way(py)?;
+        patience.give_way(py)?;
         let own = identity::thread_state(py);
         if self.try_acquire(own) {
             return Ok(true);
@@ -71,7 +71,8 @@ impl RLock {
     }
 
     /// Whether somebody has it.
-    fn locked(&self) -> bool {
+    fn locked(&self, py: Python<'_>) -> bool {
+        interp::give_way_quietly(py);
         self.inner().count > 0
     }
 

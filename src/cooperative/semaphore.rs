@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::deadline_of;
+use super::{deadline_of, give_way};
 use crate::interp::{self, Waiter};
 
 /// What `threading.Semaphore` is, for coroutines and OS threads; those who wait get their turn in order.
@@ -38,6 +38,8 @@ impl Semaphore {
         if !blocking && timeout.is_some() {
             return Err(PyValueError::new_err("can't specify timeout for non-blocking acquire"));
         }
+        let deadline = deadline_of(timeout)?;
+        give_way(py, blocking)?;
         if self.try_acquire() {
             return Ok(true);
         }
@@ -46,7 +48,7 @@ impl Semaphore {
         }
         interp::wait(
             py,
-            deadline_of(timeout)?,
+            deadline,
             |waiter| self.inner().waiters.push_back(waiter),
             |waiter| self.inner().waiters.retain(|other| !Arc::ptr_eq(other, waiter)),
         )

@@ -60,6 +60,7 @@ impl<'a, 'py> Call<'a, 'py> {
         interest: Interest,
         mut attempt: impl FnMut(BorrowedFd<'_>) -> Result<T, Errno>,
     ) -> PyResult<T> {
+        super::give_way(self.socket.py(), self.timeout != Some(0.0))?;
         loop {
             match attempt(event_loop::borrow_descriptor(self.descriptor).as_fd()) {
                 Ok(done) => return Ok(done),

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::poller::{self, Poller};
-use super::state::{self, State, Step, Work, with};
+use super::schedule::Step;
+use super::state::{self, State, Work, with};
 use super::unit::{Command, Unit};
 use super::{Host, Runtime, Service};
 use crate::coroutine::{self, StackBounds};
@@ -172,6 +173,7 @@ fn lead(unit: &Rc<Unit>) -> Lead {
 /// Runs a piece of work. Returns whether another unit leads afterwards.
 fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<bool> {
     with(|state| state.begin_work(unit));
+    super::turn::begin();
     unit.busy.set(true);
     unit.may_park.set(true);
     let mut requests = 0;
@@ -222,7 +224,7 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
         }
         let resumed = std::mem::take(&mut state.after_poll);
         // With anything to run, only look: do not wait.
-        let has_more = state.woken > 0 || !resumed.is_empty() || state.may_take_work();
+        let has_more = state.woken > 0 || !resumed.is_empty() || state.has_cut_off() || state.may_take_work();
         state.tasks.extend(resumed.into_iter().map(Work::Resume));
         let patience = if has_more { Some(Duration::ZERO) } else { state.poller.patience(deadline) };
         (state.poller.descriptor(), patience)
@@ -243,7 +245,7 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
             state.take_expired(now);
             state.retry_follower = state.retry_follower.filter(|&at| at > now);
         }
-        state.budget = state.tasks.len() + state.requests.len();
+        state.begin_round();
     });
 }
 

@@ -13,16 +13,18 @@
 //!
 //! # What this does not do
 //!
-//! No work stealing, no second loop thread, no fairness beyond "first ready, first run": a unit that computes holds up
-//! all others, as a thread holding the GIL would.
+//! No work stealing, no second loop thread, no preemption: a unit that computes without a chance to switch ([`turn`])
+//! holds up all others, as a thread holding the GIL would.
 
 mod inbox;
 pub mod interrupts;
 mod leader;
 mod poller;
+mod schedule;
 mod state;
 mod timers;
 mod tokens;
+pub mod turn;
 mod unit;
 
 use std::any::Any;
@@ -333,6 +335,9 @@ pub fn sleep(deadline: Instant) -> Wake {
 ///
 /// # Parks
 pub fn after_next_poll() -> Wake {
+    if turn::is_worth_counting() {
+        return turn::give_way();
+    }
     wait(None, |state, ticket| {
         state.after_poll.push(ticket);
         Ok(None)
@@ -420,6 +425,7 @@ fn park(unit: &Rc<Unit>) {
     released(crate::coroutine::park);
     debug_assert_eq!(thread, Some(rustix::thread::gettid()), "resumed on another thread");
     state::set_current(Some(unit));
+    turn::begin();
 }
 
 /// Runs `blocking` with the interpreter released.
@@ -439,7 +445,7 @@ fn released(blocking: impl FnOnce()) {
 
 /// What the server does with its streams. On the loop thread only.
 pub mod streams {
-    use super::{Arc, Attendant, BorrowedFd, Instant, SourceId, Work, io, with};
+    use super::{Arc, Attendant, BorrowedFd, Instant, SourceId, Work, io, turn, with};
 
     fn off_the_loop() -> io::Error {
         io::Error::other("not on the loop thread")
@@ -513,9 +519,20 @@ pub mod streams {
         });
     }
 
-    /// Queues a source's turn whatever the poller knows of it: its owner holds bytes that it has read already.
-    pub fn queue(id: SourceId, owner: usize) {
-        with(|state| state.requests.push_back(Work::Serve(id, owner)));
+    /// Has the service look at a source again after all others, whatever the poller knows of it: its owner holds bytes
+    /// that it has read already.
+    pub fn serve_later(id: SourceId, owner: usize) {
+        turn::queue_later(Work::Serve(id, owner));
+    }
+
+    /// Calls a source's attendant again after all others: it has more to do than one turn allows.
+    pub fn attend_later(id: SourceId) {
+        with(|state| state.attend_later(id));
+    }
+
+    /// Calls a source's attendant after what is ready now.
+    pub fn attend_soon(id: SourceId) {
+        with(|state| state.attend_soon(id));
     }
 
     /// Gives a stream an attendant, which is told at once, or takes it away.

@@ -36,22 +36,6 @@ pub enum Work {
     Resume(Ticket),
 }
 
-/// What the leader does next.
-pub enum Step {
-    /// Let the coroutines run that were made runnable.
-    Yield,
-    /// Run these between two pieces of work.
-    Control(Vec<Box<dyn FnOnce() + Send>>),
-    /// There is work, and no follower to lead if it has to wait.
-    MakeFollower,
-    /// Run this; with the service, if it is the service's.
-    Run(Work, Option<Rc<dyn Service>>),
-    /// Look for more.
-    Poll,
-    /// The loop is over.
-    End,
-}
-
 /// Everything the leader looks after.
 pub struct State {
     pub host: Arc<dyn Host>,
@@ -76,6 +60,12 @@ pub struct State {
     pub paused: bool,
     /// Waits for the next poll: `sleep(0)`.
     pub after_poll: Vec<Ticket>,
+    /// Turns that were cut off: they go on after all other work, one budget's worth of them between two polls.
+    pub later: VecDeque<Work>,
+    /// Pieces of `later` to run before the next poll.
+    pub later_budget: usize,
+    /// When, on the coarse clock of [`turn`], the time for `later` is up; none before the first of them.
+    pub later_end: Option<u64>,
     /// Coroutines made runnable since the leader last let them run.
     pub woken: usize,
     /// Pieces of work to run before the next poll.
@@ -176,6 +166,9 @@ impl State {
             request_limit: usize::MAX,
             paused: false,
             after_poll: Vec::new(),
+            later: VecDeque::new(),
+            later_budget: 0,
+            later_end: None,
             woken: 0,
             budget: 0,
             controls: Vec::new(),
@@ -286,6 +279,26 @@ impl State {
         std::mem::replace(&mut source.attendant, attendant)
     }
 
+    /// Calls a source's attendant after what is ready now, unless it is going to be called.
+    pub fn attend_soon(&mut self, id: SourceId) {
+        if self.announce_attendance(id) {
+            self.tasks.push_back(Work::Attend(id));
+        }
+    }
+
+    /// Calls a source's attendant after all others, unless it is going to be called.
+    pub fn attend_later(&mut self, id: SourceId) {
+        if self.announce_attendance(id) {
+            self.later.push_back(Work::Attend(id));
+        }
+    }
+
+    fn announce_attendance(&mut self, id: SourceId) -> bool {
+        self.poller
+            .source(id)
+            .is_some_and(|source| source.attendant.is_some() && !std::mem::replace(&mut source.is_attended, true))
+    }
+
     /// The attendant of a source, which is about to be told what has happened so far.
     pub fn begin_attending(&mut self, id: SourceId) -> Option<Arc<dyn Attendant>> {
         let source = self.poller.source(id)?;
@@ -361,67 +374,6 @@ impl State {
             }
             None => {}
         }
-    }
-
-    /// What the leader does next. Work is taken only if there is a follower to hand leadership to.
-    pub fn next_step(&mut self, may_yield: bool) -> Step {
-        if may_yield && std::mem::take(&mut self.woken) > 0 {
-            return Step::Yield;
-        }
-        if !self.controls.is_empty() {
-            return Step::Control(std::mem::take(&mut self.controls));
-        }
-        if self.resume_next() && may_yield {
-            self.woken = 0;
-            return Step::Yield;
-        }
-        if self.budget > 0 && self.has_work() {
-            if !self.idle.is_empty() {
-                return self.take_work();
-            }
-            return if self.retry_follower.is_none() { Step::MakeFollower } else { Step::Poll };
-        }
-        if self.ending && self.busy_units() == 0 { Step::End } else { Step::Poll }
-    }
-
-    /// Makes those runnable whose turn it is after a poll. Returns whether there were any.
-    fn resume_next(&mut self) -> bool {
-        let before = self.budget;
-        while self.budget > 0
-            && let Some(&Work::Resume(ticket)) = self.tasks.front()
-        {
-            self.tasks.pop_front();
-            self.budget -= 1;
-            self.wake(ticket, Wake::Ready);
-        }
-        self.budget < before
-    }
-
-    /// The next piece of work, if the cap allows it.
-    fn take_work(&mut self) -> Step {
-        let work = match self.tasks.pop_front() {
-            Some(work) => work,
-            None if self.busy_requests < self.request_limit => match self.requests.pop_front() {
-                Some(work) => work,
-                None => return Step::Poll,
-            },
-            None => return Step::Poll,
-        };
-        self.budget -= 1;
-        let service =
-            if matches!(work, Work::Task(_) | Work::Resume(_) | Work::Attend(_)) { None } else { self.service.clone() };
-        self.busy_requests += usize::from(matches!(work, Work::Serve(..)));
-        Step::Run(work, service)
-    }
-
-    /// Whether something could run without a poll.
-    pub fn has_work(&self) -> bool {
-        !self.tasks.is_empty() || (!self.requests.is_empty() && self.busy_requests < self.request_limit)
-    }
-
-    /// Whether it could be tried: there is a follower, or no reason to think that none can be made.
-    pub fn may_take_work(&self) -> bool {
-        self.has_work() && (!self.idle.is_empty() || self.retry_follower.is_none())
     }
 
     /// Gives leadership away, if `unit` has it, so that it may park.

@@ -253,3 +253,87 @@ fn idle_units_that_nobody_needs_go_home() {
         }
     });
 }
+
+/// Computes for `milliseconds`, with a chance to switch all the time. Returns how often the turn was cut off.
+fn compute(milliseconds: u64) -> u32 {
+    let end = after(milliseconds);
+    let mut cuts = 0;
+    while Instant::now() < end {
+        if turn::is_spent() {
+            assert_eq!(turn::give_way(), Wake::Ready);
+            cuts += 1;
+        }
+    }
+    cuts
+}
+
+#[test]
+fn turns_that_never_end_by_themselves_delay_others_by_one_budget_however_many_there_are() {
+    let (cuts, latest) = in_a_loop(|| {
+        let cuts = Rc::new(Cell::new(0));
+        let latest = Rc::new(Cell::new(Duration::ZERO));
+        let seen = Rc::clone(&latest);
+        let mut tasks: Vec<Box<dyn FnOnce()>> = vec![Box::new(move || {
+            for _ in 0..20 {
+                let due = after(5);
+                assert_eq!(sleep(due), Wake::TimedOut);
+                seen.set(seen.get().max(due.elapsed()));
+            }
+        })];
+        for _ in 0..10 {
+            let cuts = Rc::clone(&cuts);
+            tasks.push(Box::new(move || cuts.set(cuts.get() + compute(400))));
+        }
+        join_all(tasks);
+        (cuts.get(), latest.get())
+    });
+    assert!(cuts >= 3, "{cuts} cuts");
+    // Without a budget the first sleep ends 4 s late. A machine with other work takes its time as well.
+    assert!(latest < Duration::from_secs(1), "a sleep ended {latest:?} late");
+}
+
+#[test]
+fn a_turn_that_is_cut_off_quietly_leaves_its_interruption_for_the_next_wait() {
+    let wakes = in_a_loop(|| {
+        let work = interrupts::current_work().unwrap();
+        let runtime = interrupts::current_runtime().unwrap();
+        assert!(spawn(Box::new(move || interrupts::interrupt(&runtime, work))));
+        turn::give_way_quietly();
+        let first = sleep(after(5000));
+        let second = sleep(after(1));
+        (first, second)
+    });
+    assert_eq!(wakes, (Wake::Interrupted, Wake::TimedOut));
+}
+
+#[test]
+fn a_unit_that_is_to_end_still_gives_way_quietly() {
+    let order = in_a_loop(|| {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let doomed = Rc::clone(&order);
+        let beside = Rc::clone(&order);
+        join_all(vec![
+            Box::new(move || {
+                state::current().unwrap().doomed.set(true);
+                turn::give_way_quietly();
+                doomed.borrow_mut().push("doomed");
+                assert_eq!(sleep(after(5000)), Wake::Killed);
+            }),
+            Box::new(move || beside.borrow_mut().push("beside")),
+        ]);
+        order.take()
+    });
+    assert_eq!(order, ["beside", "doomed"]);
+}
+
+#[test]
+fn without_a_budget_no_turn_is_cut_off() {
+    let (cuts, budget) = in_a_loop(|| {
+        turn::set_budget(Duration::ZERO);
+        let cuts = compute(60);
+        let budget = turn::budget();
+        turn::set_budget(turn::DEFAULT_BUDGET);
+        (cuts, budget)
+    });
+    assert_eq!((cuts, budget), (0, None));
+}

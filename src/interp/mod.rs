@@ -4,6 +4,7 @@
 //! runs and detached whenever it waits, so that CPython sees threads that release the GIL in blocking calls. Attaching
 //! happens in one place (`thread_state`); everything else gets its `Python` token from the caller.
 
+mod chances;
 pub mod identity;
 mod interruption;
 mod pending;
@@ -14,6 +15,7 @@ mod thread_state;
 mod waiter;
 mod waits;
 
+pub use chances::{give_way, give_way_quietly};
 pub use interruption::{Timeout, TimeoutContext};
 pub use runtime::{descriptor_closes, ensure_started, forget_in_child, is_forked, leave_if_forked, stop, stop_at_exit};
 pub use task::{Coroutine, current, spawn};

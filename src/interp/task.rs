@@ -43,6 +43,9 @@ impl Coroutine {
         let deadline = timeout.map(|seconds| deadline_after("timeout", seconds)).transpose()?;
         let py = slf.py();
         let this = slf.get();
+        if timeout == Some(0.0) {
+            super::give_way_quietly(py);
+        }
         if this.is_done() {
             return Ok(true);
         }
@@ -100,7 +103,8 @@ impl Coroutine {
 
     /// Whether it has ended, in whatever way.
     #[getter]
-    fn done(&self) -> bool {
+    fn done(&self, py: Python<'_>) -> bool {
+        super::give_way_quietly(py);
         self.is_done()
     }
 

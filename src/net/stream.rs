@@ -10,7 +10,7 @@ use rustix::net::{SendFlags, Shutdown};
 
 use super::transport::{Secured, Transport};
 use super::untaken;
-use crate::event_loop::{self, Interest, SourceId, Wake, streams};
+use crate::event_loop::{self, Interest, SourceId, Wake, streams, turn};
 
 /// Bytes that one sendfile(2) call may move: it blocks the loop while the file is read from disk.
 const SENDFILE_BYTES: usize = 1024 * 1024;
@@ -147,6 +147,7 @@ impl Stream {
         let total: usize = parts.iter().map(|part| part.len()).sum();
         let mut sent = 0;
         while sent < total {
+            give_way(sent > 0)?;
             match self.write_from(parts, sent) {
                 Ok(written) => sent += written,
                 Err(Errno::AGAIN) => self.wait(Interest::Write, timeout.map(|timeout| Instant::now() + timeout))?,
@@ -198,6 +199,7 @@ impl Stream {
     fn write_secured(&self, secured: &Secured, parts: &[&[u8]], timeout: Option<Duration>) -> Result<(), Failure> {
         for part in parts {
             for piece in part.chunks(SECURED_BYTES) {
+                give_way(true)?;
                 secured.write(piece).map_err(Failure::Gone)?;
                 while !secured.flush(&self.socket).map_err(Failure::Gone)? {
                     self.wait(Interest::Write, timeout.map(|timeout| Instant::now() + timeout))?;
@@ -255,6 +257,7 @@ impl Stream {
             return Ok(at - offset);
         }
         while at < end {
+            give_way(at > offset)?;
             let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(SENDFILE_BYTES);
             match rustix::fs::sendfile(&self.socket, file, Some(&mut at), count) {
                 Ok(0) => break,
@@ -313,6 +316,20 @@ impl Stream {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(Failure::Gone(error.into())),
         }
+    }
+}
+
+/// A chance to switch within a transfer that has begun: a peer that takes all at once must not keep the loop for itself.
+///
+/// # Parks
+fn give_way(has_begun: bool) -> Result<(), Failure> {
+    if !has_begun || !turn::is_spent() {
+        return Ok(());
+    }
+    match turn::give_way() {
+        Wake::Killed => Err(Failure::Killed),
+        Wake::Interrupted => Err(Failure::Interrupted),
+        Wake::Ready | Wake::TimedOut | Wake::Closed => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::site::Site;
-use crate::event_loop::streams;
+use crate::event_loop::{streams, turn};
 use crate::http::error::RequestError;
 use crate::http::head::{Head, Parsed};
 use crate::http::proxy_protocol::{self, Addresses, Preface};
@@ -201,6 +201,9 @@ impl Connection {
             self.pending = next;
             if self.pending.is_empty() {
                 return self.rest_idle(site);
+            }
+            if turn::is_spent() {
+                break;
             }
         }
         Next::Queue(self)

@@ -81,6 +81,7 @@ impl Server {
             .transpose()?;
         let tls = ssl_context.map(|context| Tls::new(context, suppress_ragged_eofs));
         crate::coroutine::set_stack_bytes(settings.stack_size);
+        event_loop::turn::set_budget(settings.turn_budget());
         Ok(Server {
             graceful_timeout: settings.graceful_timeout(),
             request_limit: settings.worker_connections,

@@ -36,6 +36,7 @@ pub struct Settings {
     client_body_timeout: f64,
     client_body_min_rate: u32,
     send_timeout: f64,
+    turn_budget: f64,
     /// Bytes of each coroutine's C stack.
     pub stack_size: usize,
     sendfile: bool,
@@ -96,6 +97,11 @@ impl Settings {
     /// How long a client may take without taking anything.
     pub fn send_timeout(&self) -> Option<Duration> {
         seconds(self.send_timeout)
+    }
+
+    /// How long a turn may last; zero for no limit.
+    pub fn turn_budget(&self) -> Duration {
+        seconds(self.turn_budget).unwrap_or_default()
     }
 
     /// The bounds of a request head.

@@ -244,7 +244,7 @@ impl Table {
             Next::Queue(connection) => {
                 let source = connection.stream.source();
                 self.put_back(key, connection);
-                streams::queue(source, key);
+                streams::serve_later(source, key);
             }
             closed @ (Next::Close | Next::Rest(_)) => {
                 self.connections.borrow_mut().try_remove(key);

@@ -7,9 +7,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use super::body::{BodyFailure, RequestBody};
-use crate::event_loop;
+use crate::event_loop::{self, Wake, turn};
 use crate::http::error::RequestError;
-use crate::interp::failure_error;
+use crate::interp::{self, failure_error};
 use crate::net::{Failure, Stream};
 
 /// Unread body that is read and thrown away after the response, so that the connection can be used again. Beyond it,
@@ -70,6 +70,9 @@ impl Rest {
         }
         let mut drained = 0;
         while !reader.body.is_finished() {
+            if turn::is_spent() && turn::give_way() != Wake::Ready {
+                return None;
+            }
             reader.ready.clear();
             drained += reader.body.read_some(&reader.stream, &mut reader.ready).ok()? as u64;
             if drained > DRAIN_BYTES {
@@ -174,6 +177,7 @@ impl Reader {
 
     /// Gets more of the body. False at its end.
     fn more(&mut self, py: Python<'_>) -> PyResult<bool> {
+        interp::give_way(py)?;
         self.ready.drain(..std::mem::take(&mut self.start));
         let Reader { body, stream, ready, .. } = self;
         let read = if event_loop::can_park() {
@@ -332,6 +336,7 @@ impl Input {
         py: Python<'py>,
         action: impl FnOnce(&mut Reader) -> PyResult<Bound<'py, PyBytes>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
+        interp::give_way(py)?;
         if matches!(*self.lock(), Slot::Empty) { Ok(PyBytes::new(py, b"")) } else { self.with_reader(action) }
     }
 }

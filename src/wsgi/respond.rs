@@ -6,6 +6,7 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 use super::file_wrapper::FileWrapper;
 use super::start_response::StartResponse;
 use super::text::wrong_type;
+use crate::interp;
 
 /// Sized results up to this many bytes are joined before they are sent.
 const JOINED_BYTES: usize = 64 * 1024;
@@ -57,6 +58,7 @@ fn send_sized(items: Bound<'_, PyTuple>, response: &StartResponse) -> PyResult<(
     }
     for item in items.iter_borrowed() {
         response.send(bytes(&item)?, Some(total as u64))?;
+        interp::give_way(items.py())?;
     }
     Ok(())
 }
@@ -75,6 +77,7 @@ fn send_items(result: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<(
         if response.is_over() {
             break;
         }
+        interp::give_way(result.py())?;
     }
     Ok(())
 }

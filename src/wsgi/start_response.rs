@@ -21,7 +21,7 @@ use crate::http::response::{
     CHUNK_END, FieldKind, LAST_CHUNK, ResponseBody, ResponsePlan, check_field, error_body, parse_status, plan, reason,
     write_chunk_head, write_common, write_field, write_status_line,
 };
-use crate::interp::failure_error;
+use crate::interp::{self, failure_error};
 use crate::net::{Failure, Stream};
 
 pub use early_hints::EarlyHints;
@@ -508,7 +508,8 @@ impl StartResponse {
     /// Raises TypeError for anything but bytes and ConnectionError when the client is gone.
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let data = data.cast::<PyBytes>().map_err(|_| text::wrong_type("write() takes bytes", data, "PEP 3333"))?;
-        self.send(data, None)
+        self.send(data, None)?;
+        interp::give_way(data.py())
     }
 
     /// Whether the client has gone away, as far as the loop knows without trying to send. If so, nothing more is sent.

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from .._rmeinheld import give_way, give_way_quietly
 from ..coroutine import can_park, offload, sleep, wait_readable, wait_writable
 from . import _state
 
@@ -76,6 +77,7 @@ def _read_when_ready(fd: int, buffers: Any) -> int | None:
     Between a look and a read another process may read the descriptor empty, so the read itself must not block; and
     O_NONBLOCK is of no use, for the other processes would get it too.
     """
+    give_way()
     while True:
         try:
             return os.preadv(fd, buffers, -1, os.RWF_NOWAIT)
@@ -116,6 +118,7 @@ def writev(fd: int, buffers: Any, /) -> int:
 def _write_all(fd: int, octets: memoryview, total: int) -> int:
     written = 0
     while True:
+        give_way()
         written += _write_some(fd, octets[written:])
         if written >= total:
             return written
@@ -146,9 +149,19 @@ def close(fd: int) -> None:
     _state.closing(fd if isinstance(fd, int) else -1, lambda: _originals["close"](fd))
 
 
+def _cannot_wait(options: int) -> bool:
+    """Whether a call for a child returns at once. It may be repeated in a loop, so it is a chance to switch."""
+    if not can_park():
+        return True
+    if options & os.WNOHANG:
+        give_way_quietly()
+        return True
+    return False
+
+
 def waitpid(pid: int, options: int, /) -> tuple[int, int]:
     """`os.waitpid`, which parks the coroutine."""
-    if not can_park() or options & os.WNOHANG:
+    if _cannot_wait(options):
         return _originals["waitpid"](pid, options)  # type: ignore[no-any-return]
     return _await_child(pid, options, lambda flags: _originals["waitpid"](pid, flags), _nobody)  # type: ignore[no-any-return]
 
@@ -160,21 +173,21 @@ def wait() -> tuple[int, int]:
 
 def wait3(options: int) -> Any:
     """`os.wait3`, which parks the coroutine."""
-    if not can_park() or options & os.WNOHANG:
+    if _cannot_wait(options):
         return _originals["wait3"](options)
     return _await_child(-1, options, lambda flags: _originals["wait3"](flags), _nobody)
 
 
 def wait4(pid: int, options: int) -> Any:
     """`os.wait4`, which parks the coroutine."""
-    if not can_park() or options & os.WNOHANG:
+    if _cannot_wait(options):
         return _originals["wait4"](pid, options)
     return _await_child(pid, options, lambda flags: _originals["wait4"](pid, flags), _nobody)
 
 
 def waitid(idtype: int, ident: int, options: int, /) -> Any:
     """`os.waitid`, which parks the coroutine."""
-    if not can_park() or options & os.WNOHANG:
+    if _cannot_wait(options):
         return _originals["waitid"](idtype, ident, options)
     pid = ident if idtype == os.P_PID and not options & ~(os.WEXITED | os.WNOWAIT) else -1
     attempt = lambda flags: _originals["waitid"](idtype, ident, flags)  # noqa: E731

@@ -14,6 +14,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Self
 
+from .._rmeinheld import give_way, give_way_quietly
 from ..coroutine import can_park, wait_readable
 from . import _state
 from ._state import Finding
@@ -46,6 +47,14 @@ class _Deadline:
         return LONGEST if self._at is None else min(max(0.0, self._at - monotonic()), LONGEST)
 
 
+def _give_way(timeout: float | None) -> None:
+    """A chance to switch for code that looks again and again and always finds something, or never waits."""
+    if timeout == 0:
+        give_way_quietly()
+    else:
+        give_way()
+
+
 def _wait_for_any(interests: Iterable[tuple[int, int]], seconds: float) -> None:
     """Wait until one of the descriptors is ready, at most for `seconds`. May return early."""
     with _epoll() as epoll:
@@ -68,6 +77,7 @@ def cooperative_select(rlist: Any, wlist: Any, xlist: Any, timeout: float | None
     if timeout is not None and not timeout >= 0:
         raise ValueError("timeout must be non-negative")
     lists = [each if isinstance(each, list | tuple) else list(each) for each in (rlist, wlist, xlist)]
+    _give_way(timeout)
     deadline = _Deadline(timeout)
     while True:
         ready = _select(*lists, 0)
@@ -118,6 +128,7 @@ class poll:
         deadline = _Deadline(None if timeout is None or timeout < 0 else timeout / 1000)
         self._waits = True
         try:
+            _give_way(timeout)
             while True:
                 events = self._real.poll(0)
                 left = deadline.left()
@@ -194,6 +205,7 @@ class epoll:
         if not can_park() or (timeout is not None and not isinstance(timeout, int | float)):
             events: list[tuple[int, int]] = self._real.poll(timeout, maxevents)
             return events
+        _give_way(timeout)
         deadline = _Deadline(None if timeout is None or timeout < 0 else timeout)
         while True:
             events = self._real.poll(0, maxevents)

@@ -72,6 +72,7 @@ def attempt(sock: socket.socket, call: Callable[..., Any], *arguments: Any) -> A
 
 def _repeat(sock: socket.socket, ready: Callable[..., bool], call: Callable[..., Any], *arguments: Any) -> Any:
     """Call a method that is given MSG_DONTWAIT, until it need not wait any more."""
+    _rmeinheld.give_way()
     limit = None
     while True:
         try:
@@ -86,8 +87,16 @@ def _repeat(sock: socket.socket, ready: Callable[..., bool], call: Callable[...,
 
 
 def _blocks(sock: socket.socket, flags: int = 0) -> bool:
-    """Whether a call would block the loop: in a coroutine, on a socket that is not non-blocking."""
-    return can_park() and sock.gettimeout() != 0 and not flags & _DONTWAIT
+    """Whether a call would block the loop: in a coroutine, on a socket that is not non-blocking.
+
+    One that would not is a chance to switch: it may be repeated until it succeeds.
+    """
+    if not can_park():
+        return False
+    if sock.gettimeout() != 0 and not flags & _DONTWAIT:
+        return True
+    _rmeinheld.give_way_quietly()
+    return False
 
 
 def _wants_all(sock: socket.socket, flags: int) -> bool:
@@ -178,6 +187,7 @@ def sendmsg_afalg(self: socket.socket, *arguments: Any, **keywords: Any) -> Any:
 def _accept(self: socket.socket) -> Any:
     """What `socket.accept` calls: the descriptor and the address of a new connection."""
     if self.gettimeout() == 0:
+        _rmeinheld.give_way_quietly()
         return _base._accept(self)
     if not can_park():
         return _accept_in_a_thread(self)

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .._rmeinheld import give_way, give_way_quietly
 from ..coroutine import can_park, wait_readable, wait_writable
 from . import _state
 from ._socket import Limit, attempt
@@ -56,8 +57,12 @@ class _SSLConnection:
     def _complete(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
         sock = self._owner()
         # Without its socket, the C object says so itself.
-        if sock is None or not can_park() or sock.gettimeout() == 0:
+        if sock is None or not can_park():
             return call(*arguments)
+        if sock.gettimeout() == 0:
+            give_way_quietly()
+            return call(*arguments)
+        give_way()
         limit = Limit(sock)
         while True:
             try:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .. import offload
+from .._rmeinheld import give_way_quietly
 from ..coroutine import Coroutine, CoroutineExit, Lock, RLock, can_park, current, get_ident, sleep, spawn
 from . import _state
 from ._state import Finding
@@ -331,6 +332,12 @@ def _become_main_thread() -> None:
         main._tstate_lock.acquire()
 
 
+def _is_set(event: Any) -> bool:
+    """`threading.Event.is_set`, a chance to switch: code may ask in a loop. `Thread.is_alive` asks it, too."""
+    give_way_quietly()
+    return bool(event._flag)
+
+
 def _number_of_threads() -> int:
     """Threads that the application has started, coroutines included."""
     return _count() + _counted - offload.number_of_threads()
@@ -382,6 +389,7 @@ def patch() -> list[Finding]:
             if name != "RLock" and hasattr(threading, own):
                 _state.replace(threading, own, new)
     _state.replace(threading, "Lock", Lock)
+    _state.replace(threading.Event, "is_set", _is_set)
     if hasattr(threading, "_LockType"):
         _state.replace(threading, "_LockType", Lock)
     _state.replace(threading, "_CRLock", RLock)
