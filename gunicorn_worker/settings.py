@@ -80,7 +80,7 @@ SETTINGS: Final[dict[str, tuple[Kind, str]]] = {
     "initgroups": _PROCESS,
     "keepalive": (Kind.WORKER, "seconds; 0: one request for each connection"),
     "keyfile": (Kind.WORKER, "see certfile"),
-    "limit_request_field_size": (Kind.WORKER, "bytes; 431"),
+    "limit_request_field_size": (Kind.WORKER, "bytes of a field line with its CRLF, as in Gunicorn; 431"),
     "limit_request_fields": (Kind.WORKER, "431"),
     "limit_request_line": (Kind.WORKER, "bytes; 414"),
     "logconfig": (Kind.WORKER, "the access log then takes Gunicorn's logger"),

@@ -68,6 +68,8 @@ PATCH_VARIABLE: Final = "RMEINHELD_PATCH"
 PREFIX: Final = "RMEINHELD_"
 """Begins the names of environment variables that set an option."""
 
+CRLF_BYTES: Final = len("\r\n")
+
 LONGEST_MESSAGE: Final = 2**31 - 1
 """Bytes of a WebSocket's message, where Gunicorn knows no limit or a larger one."""
 
@@ -87,15 +89,16 @@ def settings_of(cfg: Any, observer: Observer | None = None, *, writes_log: bool 
     """
     # Gunicorn takes what is out of bounds for the bound.
     fields = cfg.limit_request_fields
-    fields, field_bytes = (fields if 0 < fields < 32768 else 32768), cfg.limit_request_field_size
-    head_bytes = cfg.limit_request_line + fields * ((field_bytes or 8190) + 2) + 4
+    fields, field_bytes = (fields if 0 < fields < 32768 else 32768), cfg.limit_request_field_size or 8190
+    head_bytes = cfg.limit_request_line + fields * (field_bytes + CRLF_BYTES) + 4
     given = {
         "keep_alive": cfg.keepalive,
         "worker_connections": cfg.worker_connections,
         "graceful_timeout": cfg.graceful_timeout,
         "limit_request_line": cfg.limit_request_line,
         "limit_request_fields": fields,
-        "limit_request_field_size": field_bytes,
+        # Gunicorn counts the line's CRLF; no field line has a single byte.
+        "limit_request_field_size": max(field_bytes - CRLF_BYTES, 1),
         "casefold_http_method": cfg.casefold_http_method,
         # Gunicorn 22 has no such setting, and joins the lines always.
         "permit_obsolete_folding": bool(getattr(cfg, "permit_obsolete_folding", False)),

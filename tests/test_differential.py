@@ -31,7 +31,7 @@ LONGEST = 20_000
 @pytest.fixture(scope="module")
 def reader(serve_module: Serve) -> Ours:
     """The server as a reader of streams."""
-    return Ours(lambda: serve_module("corpus_app:app"))
+    return Ours(lambda: serve_module("corpus_app:app", permit_connect=True))
 
 
 # --- what streams are made of ----------------------------------------------------------------------------------------
@@ -100,6 +100,8 @@ CONTENTS = st.sampled_from((
 ))  # fmt: skip
 TRAILERS = st.sampled_from((
     "", "", "", "", "A: b\r\n", "Content-Length: 1\r\n", "Host: c\r\n", "A : b\r\n", "A: b\r\n c\r\n",
+    "TE: trailers\r\n", "Authorization: a\r\n", "Connection: close\r\n", "Content-Type: a/b\r\nContent-Type: c/d\r\n",
+    "Expect: a\r\n",
 ))  # fmt: skip
 STRAY = st.sampled_from(["", *map(chr, b'\x00\x01\t\n\x0b\r "#,:;0\x7f\x80\xff')])
 HOSTS = mostly("Host: a\r\n", "", "Host:\r\n", "host: a:80\r\n", "Host: a\r\nHost: a\r\n", "Host: a b\r\n")

@@ -305,6 +305,29 @@ def test_options_of_websockets_come_from_the_environment(start: Start) -> None:
     server.wait_for_log(r'"GET /echo HTTP/1\.1" 101 ')
 
 
+def test_connect_is_permitted_by_the_environment(start: Start) -> None:
+    connect = raw("CONNECT test:1 HTTP/1.1")
+    assert ask(start(), connect)[0] == 501
+    with start("--env", "RMEINHELD_PERMIT_CONNECT=Yes").connect() as connection:
+        connection.send(connect)
+        response, _ = connection.read_head("CONNECT")
+        assert (response.status, response.all("Content-Length")) == (200, [])
+        assert json.loads(connection.read_to_end())["REQUEST_METHOD"] == "CONNECT"
+
+
+def test_a_field_line_may_have_as_many_bytes_as_gunicorn_counts(start: Start) -> None:
+    server = start("--limit-request-field_size", "40")
+    for value, status in [("a" * 33, 200), ("a" * 34, 431)]:
+        assert ask(server, raw("GET / HTTP/1.1", f"X-A: {value}"))[0] == status
+
+
+@HAS_FOLDING
+def test_the_lines_of_a_folded_field_count_together_as_in_gunicorn(start: Start) -> None:
+    server = start("--limit-request-field_size", "40", "--permit-obsolete-folding")
+    for value, status in [("b" * 15, 200), ("b" * 16, 431)]:
+        assert ask(server, raw("GET / HTTP/1.1", "X-A: aaaaaaaaaaaaaaa", f" {value}"))[0] == status
+
+
 def test_an_option_of_websockets_that_is_not_understood_is_an_error(tmp_path: Path) -> None:
     server = Gunicorn(tmp_path, ("--env", "RMEINHELD_WEBSOCKET_PING_INTERVAL=often"))
     try:

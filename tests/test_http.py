@@ -758,13 +758,119 @@ def test_a_head_that_is_cut_off_is_not_served(server: Server, data: bytes) -> No
     assert "served" not in server.log()[start:]
 
 
-def test_connect_is_not_followed_by_another_request(server: Server) -> None:
+def connect_request(target: str = "test:443") -> bytes:
+    return f"CONNECT {target} HTTP/1.1\r\nHost: test\r\n\r\n".encode()
+
+
+def test_connect_is_not_implemented_unless_it_is_permitted(server: Server) -> None:
     start = log_start(server)
-    with server.connect() as connection:
-        connection.send(b"CONNECT test:443 HTTP/1.1\r\nHost: test:443\r\n\r\n" + NEXT)
-        # After a 2xx answer to CONNECT the connection is a tunnel (RFC 9112 6.3), so a body ends with it at best.
-        connection.read_to_end()
-    assert "served GET /next" not in server.log()[start:]
+    assert_refused(server, connect_request(), {501})
+    assert_refused(server, connect_request("/a"), {400})
+    assert_refused(server, connect_request("test"), {400})
+    assert_refused(server, connect_request("test:"), {400})
+    server.wait_for_log(r"501 from 127.0.0.1: CONNECT \(permit_connect is off; RFC 9110 9.3.6\)$")
+    assert "served CONNECT" not in server.log()[start:]
+
+
+TUNNELS = """
+    import tempfile
+
+    def generated():
+        yield b"to the "
+        yield b""
+        yield b"other side"
+
+    def app(environ, start_response):
+        method, target = environ["REQUEST_METHOD"], environ["RAW_URI"]
+        environ["wsgi.errors"].write(f"served {method} {target}\\n")
+        body = b"to the other side"
+        length = [("Content-Length", "17")]
+        match target.partition(":")[0]:
+            case "list":
+                start_response("200 OK", length)
+                return [body]
+            case "write":
+                start_response("200 OK", [("Transfer-Encoding", "chunked"), ("Connection", "keep-alive")])(body)
+                return []
+            case "generator":
+                start_response("299 Fine", [])
+                return generated()
+            case "file":
+                start_response("200 OK", length)
+                file = tempfile.TemporaryFile()
+                file.write(body)
+                file.seek(0)
+                return environ["wsgi.file_wrapper"](file)
+            case "empty":
+                start_response("205 Reset Content", [("Content-Length", "0")])
+                return []
+            case "refused":
+                start_response("405 Method Not Allowed", length)
+                return [body]
+        start_response("200 OK", length)
+        return [body]
+"""
+
+
+@pytest.fixture(scope="module")
+def tunnels(serve_module: Serve) -> Server:
+    """A server that passes CONNECT on."""
+    return serve_module(TUNNELS, permit_connect=True)
+
+
+@pytest.mark.parametrize("kind", ["list", "write", "generator", "file", "empty"])
+def test_a_permitted_connect_is_answered_without_framing_and_ends_http(tunnels: Server, kind: str) -> None:
+    with tunnels.connect() as connection:
+        connection.send(connect_request(f"{kind}:1") + NEXT)
+        response, _ = connection.read_head("CONNECT")
+        assert response.status // 100 == 2
+        for name in ("Content-Length", "Transfer-Encoding", "Connection"):
+            assert response.header(name) is None, name
+        assert connection.read_to_end() == (b"" if kind == "empty" else b"to the other side")
+    assert tunnels.get("/mark").status == 200
+    tunnels.wait_for_log(f"^served CONNECT {kind}:1$")
+    assert "served GET /next" not in tunnels.log()
+
+
+def test_a_connect_that_the_application_refuses_is_framed_and_ends_the_connection(tunnels: Server) -> None:
+    with tunnels.connect() as connection:
+        response = connection.request(connect_request("refused:1") + NEXT, "CONNECT")
+        assert (response.status, response.framing, response.body) == (405, "sized", b"to the other side")
+        assert response.ends_connection
+        connection.expect_end()
+    assert "served GET /next" not in tunnels.log()
+
+
+def test_a_malformed_connect_is_a_400_where_it_is_permitted(tunnels: Server) -> None:
+    for target in ("/a", "test", "test:", "http://test/"):
+        assert_refused(tunnels, connect_request(target), {400})
+    with tunnels.connect() as connection:
+        assert connection.request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").header("Content-Length") == "17"
+
+
+def test_a_refusal_of_head_has_no_body(server: Server) -> None:
+    for data, status in [
+        (request("HEAD", "/a", "Expect: wonders"), 417),
+        (request("HEAD", "/a", "Content-Length: x"), 400),
+        (b"\r\n" + request("HEAD", "/a", "X Y: z"), 400),
+    ]:
+        with server.connect() as connection:
+            response = connection.request(data, "HEAD")
+            assert (response.status, response.ends_connection) == (status, True)
+            connection.expect_end()
+
+
+def test_an_empty_host_is_refused_where_the_target_has_none(server: Server) -> None:
+    start = log_start(server)
+    assert_refused(server, b"GET /a HTTP/1.1\r\nHost:\r\n\r\n", {400})
+    server.wait_for_log(r"400 from 127.0.0.1: an empty Host \(RFC 9110 4.2.1\)$", start=start)
+    for data, host in [
+        (b"GET http://other:80/environ HTTP/1.1\r\nHost:\r\n\r\n", "other:80"),
+        (b"GET http://other/environ HTTP/1.1\r\nHost: test\r\n\r\n", "other"),
+        (b"GET /environ HTTP/1.0\r\nHost:\r\n\r\n", ""),
+    ]:
+        assert environ(server.exchange(data)[0])["HTTP_HOST"] == host
+    assert server.exchange(b"OPTIONS * HTTP/1.1\r\nHost:\r\n\r\n")[0].status == 200
 
 
 def test_an_error_response_is_a_small_page_that_says_what_is_wrong(server: Server) -> None:

@@ -66,6 +66,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         "permit_unconventional_http_method": True,
         "casefold_http_method": False,
         "permit_unconventional_http_version": False,
+        "permit_connect": False,
         "client_header_timeout": 60.0,
         "client_body_timeout": 60.0,
         "send_timeout": 60.0,

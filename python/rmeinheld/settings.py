@@ -342,6 +342,15 @@ class Settings:
         "9110 allows and nobody has registered.",
         precedent="Gunicorn permit_unconventional_http_method (off)",
     )
+    permit_connect: bool = _option(
+        False,
+        Switch(),
+        "--permit-connect",
+        group="Leniency",
+        help="Pass CONNECT to the application instead of answering 501. Its answer of 2xx ends HTTP on the connection: "
+        "the items of the result go out as they are, without framing (RFC 9110 9.3.6).",
+        precedent="Apache AllowCONNECT; nginx answers 405",
+    )
     casefold_http_method: bool = _option(
         False,
         Switch(),

@@ -2,13 +2,15 @@
 //!
 //! Two servers that disagree about where a request ends let an attacker hide a second request in the first one
 //! (RFC 9112 11.2). So whatever the RFC lets a recipient repair is refused here instead: a repeated Content-Length
-//! even when the values agree, a Content-Length beside a Transfer-Encoding, a Transfer-Encoding in HTTP/1.0.
+//! even when the values agree, a Content-Length beside a Transfer-Encoding, a Transfer-Encoding in HTTP/1.0, an empty
+//! member in a Transfer-Encoding. The last of them is a deviation: RFC 9110 5.6.1.2 wants empty members of a list to be
+//! ignored. Recipients disagree about `,chunked`, and no client sends it.
 //!
 //! Lengths of responses are decided in [`response`](super::response). The chunked coding itself is
 //! [`chunked`](super::chunked). A limit on the size of the body is the caller's.
 
 use super::error::RequestError;
-use super::{Version, is_token, list_members};
+use super::{Version, is_token, trim};
 
 /// How the body of a request is delimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,7 +39,8 @@ impl BodyFraming {
 /// # Errors
 ///
 /// * [`RequestError::BadRequest`]: both fields, several Content-Length lines or values, a Content-Length that is not
-///   1*DIGIT below 2^64, a Transfer-Encoding in HTTP/1.0, or one in which `chunked` is not exactly the last coding.
+///   1*DIGIT below 2^64, a Transfer-Encoding in HTTP/1.0, one with an empty member, or one in which `chunked` is not
+///   exactly the last coding.
 /// * [`RequestError::NotImplemented`]: a coding before `chunked` (RFC 9112 6.1).
 pub fn request_body<'a>(
     version: Version,
@@ -89,10 +92,17 @@ pub(super) fn parse_content_length(value: &[u8]) -> Option<u64> {
 }
 
 /// Is `chunked` the last coding and the only one? The names of codings have no letter case (RFC 9112 7).
+///
+/// Not [`list_members`](super::list_members): an empty member is refused, in this field alone.
 fn check_codings<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<(), RequestError> {
     let mut chunked_seen = false;
     let mut other_seen = false;
-    for coding in values.flat_map(list_members) {
+    for coding in values.flat_map(|value| value.split(|&byte| byte == b',').map(trim)) {
+        if coding.is_empty() {
+            return Err(RequestError::BadRequest(
+                "an empty member in Transfer-Encoding (RFC 9112 6.1, RFC 9110 5.6.1)",
+            ));
+        }
         if chunked_seen {
             return Err(RequestError::BadRequest("chunked is not the last transfer coding (RFC 9112 6.1)"));
         }
@@ -100,7 +110,7 @@ fn check_codings<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<(), Reque
             chunked_seen = true;
         } else {
             let name = coding.split(|&byte| byte == b';').next().unwrap_or_default();
-            if !is_token(super::trim(name)) {
+            if !is_token(trim(name)) {
                 return Err(RequestError::BadRequest("invalid transfer coding (RFC 9112 6.1)"));
             }
             other_seen = true;
@@ -174,11 +184,26 @@ mod tests {
     // Meinheld 1.0.2 compared the bytes exactly, so other letter cases were not seen (its #111).
     #[test]
     fn chunked_is_recognised_in_any_letter_case() {
-        for value in [&b"chunked"[..], b"Chunked", b"CHUNKED", b"chUNKed", b",chunked", b"chunked ,\t,", b" \tchunked"]
-        {
+        for value in [&b"chunked"[..], b"Chunked", b"CHUNKED", b"chUNKed", b" \tchunked"] {
             assert_eq!(framing(Version::Http11, &[], &[value]), Ok(BodyFraming::Chunked), "{value:?}");
         }
-        assert_eq!(framing(Version::Http11, &[], &[b"", b"chunked", b" , "]), Ok(BodyFraming::Chunked));
+    }
+
+    // RFC 9110 5.6.1.2 would have them ignored, which recipients do not do alike.
+    #[test]
+    fn empty_members_are_refused() {
+        for values in [
+            &[&b",chunked"[..]][..],
+            &[b"chunked,"],
+            &[b"chunked ,\t,"],
+            &[b" , chunked"],
+            &[b"", b"chunked"],
+            &[b"chunked", b""],
+            &[b"chunked", b" , "],
+            &[b"gzip,,chunked"],
+        ] {
+            assert_eq!(framing(Version::Http11, &[], values), Err(400), "{values:?}");
+        }
     }
 
     #[test]

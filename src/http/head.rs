@@ -34,6 +34,7 @@ const BAD_CONNECT: RequestError = RequestError::BadRequest("CONNECT without host
 const TWO_HOSTS: RequestError = RequestError::BadRequest("more than one Host (RFC 9112 3.2)");
 const NO_HOST: RequestError = RequestError::BadRequest("no Host (RFC 9112 3.2)");
 const BAD_HOST: RequestError = RequestError::BadRequest("invalid Host (RFC 9112 3.2)");
+const EMPTY_HOST: RequestError = RequestError::BadRequest("an empty Host (RFC 9110 4.2.1)");
 
 /// What a head may cost. A limit of 0 means no own limit, so that only `head_bytes` holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,12 +319,19 @@ impl Head {
     }
 
     /// RFC 9112 3.2: an HTTP/1.1 request has exactly one Host, and no request has two or an invalid one.
+    ///
+    /// Host is empty where the target URI has no authority, such as that of `OPTIONS *`. The URI of an origin-form has
+    /// the scheme http or https, which is invalid without a host (RFC 9110 4.2.1). The other forms do not need Host.
     fn take_host(&mut self, window: &[u8], seen: &Semantics) -> Checked {
         self.host = seen.host;
         let host = seen.host.of(window);
         require(seen.host_count < 2, TWO_HOSTS)?;
         require(seen.host_count == 1 || self.version == Version::Http10, NO_HOST)?;
-        require(host.is_empty() || port_of(host).is_some(), BAD_HOST)
+        if host.is_empty() {
+            let is_origin_form = self.target.of(window).starts_with(b"/");
+            return require(!is_origin_form || self.version == Version::Http10, EMPTY_HOST);
+        }
+        require(port_of(host).is_some(), BAD_HOST)
     }
 
     /// The four forms of a request target (RFC 9112 3.2).
@@ -812,7 +820,7 @@ mod tests {
         assert_refused(400, &[b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n"]);
         assert!(head_of(b"GET / HTTP/1.0\r\n\r\n").host.is_empty());
         for host in [
-            "", "a", "A.b-c_d~:80", "a:", "127.0.0.1:8000", "[::1]", "[::ffff:1.2.3.4]:80", "a%2Fb", "xn--a.de",
+            "a", "A.b-c_d~:80", "a:", "127.0.0.1:8000", "[::1]", "[::ffff:1.2.3.4]:80", "a%2Fb", "xn--a.de",
         ] {
             for version in ["1.0", "1.1"] {
                 let request = format!("GET / HTTP/{version}\r\nHOST:{host}\r\n\r\n");
@@ -825,6 +833,24 @@ mod tests {
         ] {
             assert_refused(400, &[format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes()]);
         }
+    }
+
+    // nginx does the same. The authority of an absolute-form stands for Host, and `*` has no authority.
+    #[test]
+    fn an_empty_host_is_refused_where_the_target_needs_one() {
+        for fields in ["Host:", "Host: \t", "host:", "X: y\r\nHost: "] {
+            for target in ["/", "/a?b", "//a", "/*"] {
+                assert_refused(400, &[format!("GET {target} HTTP/1.1\r\n{fields}\r\n\r\n").as_bytes()]);
+                let request = format!("GET {target} HTTP/1.0\r\n{fields}\r\n\r\n");
+                assert!(head_of(request.as_bytes()).host.is_empty(), "{request}");
+            }
+            for line in ["GET http://h/", "GET https://h?a", "OPTIONS *", "OPTIONS http://h", "CONNECT h:443"] {
+                let request = format!("{line} HTTP/1.1\r\n{fields}\r\n\r\n");
+                assert!(head_of(request.as_bytes()).host.is_empty(), "{request}");
+            }
+        }
+        assert_refused(400, &[b"GET / HTTP/1.2\r\nHost:\r\n\r\n", b"OPTIONS /* HTTP/1.1\r\nHost:\r\n\r\n"]);
+        assert_refused(400, &[b"GET http://h/ HTTP/1.1\r\nHost: a b\r\n\r\n", b"OPTIONS * HTTP/1.1\r\n\r\n"]);
     }
 
     #[test]

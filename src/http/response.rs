@@ -6,7 +6,7 @@
 //! broken and never repeat the value.
 //!
 //! The status line says HTTP/1.1 to clients of either version (RFC 9110 6.2). Counting the body, truncating it and
-//! the choice between write and sendfile are the caller's; so is closing after the answer to CONNECT.
+//! the choice between write and sendfile are the caller's; so is closing after any answer to CONNECT.
 
 use std::fmt;
 
@@ -74,6 +74,30 @@ pub enum ResponseBody {
     Chunked,
     /// All that comes until the connection is closed (RFC 9112 6.3, item 8).
     UntilClose,
+    /// No body: what comes after the head is a tunnel, also until the connection is closed (RFC 9112 6.3, item 2).
+    Tunnel,
+}
+
+/// The methods of requests whose responses are framed in their own way (RFC 9112 6.3, items 1 and 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MethodKind {
+    /// HEAD: the fields of the answer to GET, and no body.
+    Head,
+    /// CONNECT: a 2xx makes the connection a tunnel.
+    Connect,
+    /// All others.
+    Other,
+}
+
+impl MethodKind {
+    /// The kind of a method, in whose name case matters (RFC 9110 9.1).
+    pub fn of(method: &[u8]) -> Self {
+        match method {
+            b"HEAD" => Self::Head,
+            b"CONNECT" => Self::Connect,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// The framing of one response.
@@ -163,7 +187,7 @@ pub fn check_field(name: &[u8], value: &[u8]) -> Result<FieldKind, ResponseError
 /// connection is closed afterwards.
 pub fn plan(
     request_version: Version,
-    is_head: bool,
+    method: MethodKind,
     status: u16,
     declared_length: Option<u64>,
     known_length: Option<u64>,
@@ -171,6 +195,10 @@ pub fn plan(
 ) -> ResponsePlan {
     let without_body = |send_content_length| ResponsePlan { body: ResponseBody::None, send_content_length, keep_alive };
     match (status, declared_length, known_length) {
+        // RFC 9110 9.3.6: neither Content-Length nor Transfer-Encoding, whatever the application declares.
+        (200..=299, _, _) if method == MethodKind::Connect => {
+            ResponsePlan { body: ResponseBody::Tunnel, send_content_length: None, keep_alive: false }
+        }
         // RFC 9110 8.6: no Content-Length in 1xx and 204.
         (100..=199 | 204, _, _) => without_body(None),
         // RFC 9110 15.3.6: a 205 has no content and says so.
@@ -179,7 +207,9 @@ pub fn plan(
         (304, declared, _) => without_body(declared),
         // RFC 9110 9.3.2: the fields of the answer to GET. An application that sends no body to HEAD says nothing
         // about the length of that answer.
-        (_, declared, known) if is_head => without_body(declared.or(known.filter(|&length| length != 0))),
+        (_, declared, known) if method == MethodKind::Head => {
+            without_body(declared.or(known.filter(|&length| length != 0)))
+        }
         (_, Some(declared), known) => ResponsePlan {
             body: ResponseBody::Length(declared),
             send_content_length: Some(declared),
@@ -219,7 +249,8 @@ pub fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 /// Transfer-Encoding, and Connection. The empty line that ends the head is not written.
 ///
 /// `Connection: close` goes to clients of both versions: the response is an HTTP/1.1 message, whose connection
-/// persists unless it says otherwise (RFC 9112 9.3). `keep-alive` goes to HTTP/1.0 only.
+/// persists unless it says otherwise (RFC 9112 9.3). `keep-alive` goes to HTTP/1.0 only, and neither of them before a
+/// tunnel, which begins where the response ends.
 /// An empty `server` sends no Server field.
 pub fn write_common(
     out: &mut Vec<u8>,
@@ -243,7 +274,8 @@ pub fn write_common(
     } else if plan.body == ResponseBody::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
-    if !plan.keep_alive {
+    if plan.body == ResponseBody::Tunnel {
+    } else if !plan.keep_alive {
         out.extend_from_slice(b"Connection: close\r\n");
     } else if request_version == Version::Http10 {
         out.extend_from_slice(b"Connection: keep-alive\r\n");
@@ -294,8 +326,8 @@ fn error_title(status: u16) -> Vec<u8> {
 
 /// The complete answer to a request that fails before or outside the application: a small page, then `close`.
 ///
-/// The body must be left out by the caller in answer to HEAD, and where the request is not known at all it is sent.
-pub fn error_page(status: u16, date: &[u8; 29], server: &[u8]) -> Vec<u8> {
+/// `request` is what came of the request, if anything: the answer to HEAD has no body (RFC 9110 9.3.2).
+pub fn error_page(status: u16, request: &[u8], date: &[u8; 29], server: &[u8]) -> Vec<u8> {
     let title = error_title(status);
     let body = error_body(status);
     let plan = ResponsePlan {
@@ -314,7 +346,9 @@ pub fn error_page(status: u16, date: &[u8; 29], server: &[u8]) -> Vec<u8> {
         write_field(&mut out, b"Sec-WebSocket-Version", b"13");
     }
     out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(&body);
+    if !request.strip_prefix(b"\r\n").unwrap_or(request).starts_with(b"HEAD ") {
+        out.extend_from_slice(&body);
+    }
     out
 }
 
@@ -496,42 +530,63 @@ mod tests {
 
     #[test]
     fn each_response_has_its_framing() {
-        use ResponseBody::{Chunked, Length, None as NoBody, UntilClose};
+        use MethodKind::{Connect, Head, Other};
+        use ResponseBody::{Chunked, Length, None as NoBody, Tunnel, UntilClose};
         use Version::{Http10, Http11};
-        type Row = (Version, bool, u16, [Option<u64>; 2], ResponseBody, Option<u64>, bool);
-        let table: [Row; 24] = [
-            // version, HEAD, status, [declared, known] -> body, Content-Length, keep-alive
-            (Http11, false, 200, [Some(5), None], Length(5), Some(5), true),
-            (Http11, false, 200, [Some(5), Some(5)], Length(5), Some(5), true),
-            (Http11, false, 200, [Some(5), Some(4)], Length(5), Some(5), false),
-            (Http11, false, 200, [Some(5), Some(6)], Length(5), Some(5), false),
-            (Http11, false, 200, [None, Some(6)], Length(6), Some(6), true),
-            (Http11, false, 200, [None, Some(0)], Length(0), Some(0), true),
-            (Http11, false, 200, [None, None], Chunked, None, true),
-            (Http10, false, 200, [None, None], UntilClose, None, false),
-            (Http10, false, 200, [Some(5), None], Length(5), Some(5), true),
-            (Http10, false, 404, [None, Some(9)], Length(9), Some(9), true),
-            (Http11, true, 200, [Some(5), None], NoBody, Some(5), true),
-            (Http11, true, 200, [None, Some(6)], NoBody, Some(6), true),
-            (Http11, true, 200, [Some(5), Some(0)], NoBody, Some(5), true),
-            (Http11, true, 200, [None, Some(0)], NoBody, None, true),
-            (Http11, true, 200, [None, None], NoBody, None, true),
-            (Http10, true, 200, [None, None], NoBody, None, true),
-            (Http11, false, 204, [Some(5), Some(5)], NoBody, None, true),
-            (Http10, false, 204, [None, None], NoBody, None, true),
-            (Http11, false, 101, [Some(5), None], NoBody, None, true),
-            (Http11, true, 204, [Some(5), None], NoBody, None, true),
-            (Http11, false, 304, [Some(5), None], NoBody, Some(5), true),
-            (Http11, false, 304, [None, Some(5)], NoBody, None, true),
-            (Http10, true, 304, [None, None], NoBody, None, true),
-            (Http11, false, 205, [None, None], NoBody, Some(0), true),
+        type Row = (Version, MethodKind, u16, [Option<u64>; 2], ResponseBody, Option<u64>, bool);
+        let table: [Row; 30] = [
+            // version, method, status, [declared, known] -> body, Content-Length, keep-alive
+            (Http11, Other, 200, [Some(5), None], Length(5), Some(5), true),
+            (Http11, Other, 200, [Some(5), Some(5)], Length(5), Some(5), true),
+            (Http11, Other, 200, [Some(5), Some(4)], Length(5), Some(5), false),
+            (Http11, Other, 200, [Some(5), Some(6)], Length(5), Some(5), false),
+            (Http11, Other, 200, [None, Some(6)], Length(6), Some(6), true),
+            (Http11, Other, 200, [None, Some(0)], Length(0), Some(0), true),
+            (Http11, Other, 200, [None, None], Chunked, None, true),
+            (Http10, Other, 200, [None, None], UntilClose, None, false),
+            (Http10, Other, 200, [Some(5), None], Length(5), Some(5), true),
+            (Http10, Other, 404, [None, Some(9)], Length(9), Some(9), true),
+            (Http11, Head, 200, [Some(5), None], NoBody, Some(5), true),
+            (Http11, Head, 200, [None, Some(6)], NoBody, Some(6), true),
+            (Http11, Head, 200, [Some(5), Some(0)], NoBody, Some(5), true),
+            (Http11, Head, 200, [None, Some(0)], NoBody, None, true),
+            (Http11, Head, 200, [None, None], NoBody, None, true),
+            (Http10, Head, 200, [None, None], NoBody, None, true),
+            (Http11, Other, 204, [Some(5), Some(5)], NoBody, None, true),
+            (Http10, Other, 204, [None, None], NoBody, None, true),
+            (Http11, Other, 101, [Some(5), None], NoBody, None, true),
+            (Http11, Head, 204, [Some(5), None], NoBody, None, true),
+            (Http11, Other, 304, [Some(5), None], NoBody, Some(5), true),
+            (Http11, Other, 304, [None, Some(5)], NoBody, None, true),
+            (Http10, Head, 304, [None, None], NoBody, None, true),
+            (Http11, Other, 205, [None, None], NoBody, Some(0), true),
+            (Http11, Connect, 200, [Some(5), Some(5)], Tunnel, None, false),
+            (Http11, Connect, 200, [None, None], Tunnel, None, false),
+            (Http10, Connect, 204, [Some(5), None], Tunnel, None, false),
+            (Http11, Connect, 205, [None, None], Tunnel, None, false),
+            (Http11, Connect, 405, [None, Some(5)], Length(5), Some(5), true),
+            (Http11, Connect, 502, [None, None], Chunked, None, true),
         ];
-        for (version, is_head, status, [declared, known], body, send_content_length, keep_alive) in table {
-            let row = format!("{version:?} {is_head} {status} {declared:?} {known:?}");
+        for (version, method, status, [declared, known], body, send_content_length, keep_alive) in table {
+            let row = format!("{version:?} {method:?} {status} {declared:?} {known:?}");
             let expected = ResponsePlan { body, send_content_length, keep_alive };
-            assert_eq!(plan(version, is_head, status, declared, known, true), expected, "{row}");
+            assert_eq!(plan(version, method, status, declared, known, true), expected, "{row}");
             let expected = ResponsePlan { keep_alive: false, ..expected };
-            assert_eq!(plan(version, is_head, status, declared, known, false), expected, "{row}");
+            assert_eq!(plan(version, method, status, declared, known, false), expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn methods_are_told_apart_by_their_exact_names() {
+        for (method, kind) in [
+            (&b"HEAD"[..], MethodKind::Head),
+            (b"CONNECT", MethodKind::Connect),
+            (b"head", MethodKind::Other),
+            (b"Connect", MethodKind::Other),
+            (b"CONNECTED", MethodKind::Other),
+            (b"GET", MethodKind::Other),
+        ] {
+            assert_eq!(MethodKind::of(method), kind);
         }
     }
 
@@ -571,6 +626,9 @@ mod tests {
             "Connection: close\r\n"
         );
         assert_eq!(common(plan(ResponseBody::None, None, true), Version::Http11, true, true), "");
+        for version in [Version::Http10, Version::Http11] {
+            assert_eq!(common(plan(ResponseBody::Tunnel, None, false), version, true, true), "");
+        }
         let unnamed = plan(ResponseBody::None, None, true);
         assert_eq!(written(|out| write_common(out, &unnamed, Version::Http11, false, true, DATE, b"")), "");
     }
@@ -608,7 +666,13 @@ mod tests {
              Content-Type: text/html; charset=utf-8\r\n\r\n{body}",
             body.len()
         );
-        assert_eq!(String::from_utf8(error_page(431, DATE, b"rmeinheld")).unwrap(), expected);
+        for request in [&b""[..], b"GET / HTTP/1.1\r\n", b"HEAD", b"HEADS / HTTP/1.1", b"head / HTTP/1.1", b" HEAD /"] {
+            assert_eq!(String::from_utf8(error_page(431, request, DATE, b"rmeinheld")).unwrap(), expected);
+        }
+        for request in [&b"HEAD "[..], b"HEAD / HTTP/1.1\r\nHost", b"\r\nHEAD / HTTP/1.1\r\n"] {
+            let head = expected.strip_suffix(body).unwrap();
+            assert_eq!(String::from_utf8(error_page(431, request, DATE, b"rmeinheld")).unwrap(), head);
+        }
     }
 
     #[test]

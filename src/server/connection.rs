@@ -26,9 +26,6 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Requests of one client's pipeline that are run before others get their turn.
 const PIPELINE_TURN: usize = 16;
 
-const UNCONVENTIONAL_METHOD: RequestError =
-    RequestError::BadRequest("an unconventional method (permit_unconventional_http_method is off)");
-
 const FORBIDDEN_PROXY: RequestError =
     RequestError::Forbidden("a PROXY header from an address that is not in proxy_allow_ips");
 
@@ -148,10 +145,7 @@ impl Connection {
                     site.give_buffer(buffer);
                     return Next::Close;
                 }
-                Received::Bad(error) => {
-                    site.give_buffer(buffer);
-                    return self.refuse(py, site, error);
-                }
+                Received::Bad(error) => return self.refuse(py, site, error, &buffer),
             }
             self.stage = Stage::Idle;
             self.served = self.served.saturating_add(1);
@@ -168,17 +162,16 @@ impl Connection {
                 keep_alive: site.keeps_alive(self.served),
                 is_trusted: self.is_trusted,
             };
-            let call = site.gateway().prepare(py, request);
-            site.give_buffer(buffer);
-            site.give_head(head);
-            let call = match call {
+            let call = match site.gateway().prepare(py, request) {
                 Ok(call) => call,
-                Err(Unprepared::Request(error)) => return self.refuse(py, site, error),
+                Err(Unprepared::Request(error)) => return self.refuse(py, site, error, &buffer),
                 Err(Unprepared::Python(error)) => {
                     site.gateway().report(py, "Error preparing a request", &error);
                     return Next::Close;
                 }
             };
+            site.give_buffer(buffer);
+            site.give_head(head);
             let started = site.logs_access().then(Instant::now);
             let finished = call.run(py, site.gateway());
             if let Some(started) = started {
@@ -212,9 +205,12 @@ impl Connection {
     /// Its deadline has passed while it rested.
     ///
     /// # Parks
-    pub fn expire(self: Box<Self>, py: Python<'_>, site: &Site) -> Next {
+    pub fn expire(mut self: Box<Self>, py: Python<'_>, site: &Site) -> Next {
         match self.stage {
-            Stage::Head => self.refuse(py, site, RequestError::Timeout),
+            Stage::Head => {
+                let request = std::mem::take(&mut self.pending);
+                self.refuse(py, site, RequestError::Timeout, &request)
+            }
             Stage::Idle | Stage::Lingering => Next::Close,
         }
     }
@@ -262,10 +258,11 @@ impl Connection {
                 Some(repairs) => head.parse_repaired(buffer, limits, repairs),
             };
             match parsed {
-                Ok(Parsed::Complete) if !site.takes_method(head.method.of(buffer)) => {
-                    return Received::Bad(UNCONVENTIONAL_METHOD);
+                Ok(Parsed::Complete) => {
+                    return site
+                        .check_method(head.method.of(buffer))
+                        .map_or_else(Received::Bad, |()| Received::Request);
                 }
-                Ok(Parsed::Complete) => return Received::Request,
                 Ok(Parsed::Partial) => must_read = true,
                 Err(error) => return Received::Bad(error),
             }
@@ -333,12 +330,13 @@ impl Connection {
         Next::Rest(self)
     }
 
-    /// Answers a request that cannot be taken, and ends the connection: nothing after it is a request.
+    /// Answers a request that cannot be taken, of which `request` has come, and ends the connection: nothing after it is
+    /// a request.
     ///
     /// # Parks
-    fn refuse(self: Box<Self>, py: Python<'_>, site: &Site, error: RequestError) -> Next {
+    fn refuse(self: Box<Self>, py: Python<'_>, site: &Site, error: RequestError, request: &[u8]) -> Next {
         self.log_fault(py, error);
-        let page = error_page(error.status(), &wsgi::http_date(), wsgi::SERVER_SOFTWARE.as_bytes());
+        let page = error_page(error.status(), request, &wsgi::http_date(), wsgi::SERVER_SOFTWARE.as_bytes());
         match self.stream.write_all(&[&page], site.send_timeout()) {
             Ok(()) => self.begin_lingering(),
             Err(_) => Next::Close,

@@ -48,6 +48,8 @@ pub struct Settings {
     /// Methods that only Gunicorn's rule is against are taken.
     pub permit_unconventional_http_method: bool,
     permit_unconventional_http_version: bool,
+    /// CONNECT reaches the application.
+    pub permit_connect: bool,
     strip_header_spaces: bool,
     header_map: String,
     forwarder_headers: Vec<String>,

@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 use super::access_log::AccessLog;
 use super::progress::Progress;
 use super::settings::Settings;
+use crate::http::error::{Checked, RequestError, require};
 use crate::http::head::{Head, Limits};
 use crate::http::proxy_protocol::Versions;
 use crate::http::repair::{Repairs, is_conventional};
@@ -24,6 +25,10 @@ const BUFFER_BYTES: usize = 16 * 1024;
 /// Buffers and heads kept for the next request.
 const KEPT: usize = 16;
 
+const UNCONVENTIONAL_METHOD: RequestError =
+    RequestError::BadRequest("an unconventional method (permit_unconventional_http_method is off)");
+const NO_CONNECT: RequestError = RequestError::NotImplemented("CONNECT (permit_connect is off; RFC 9110 9.3.6)");
+
 /// What connections share. Lives on the loop thread.
 pub struct Site {
     gateway: Gateway,
@@ -31,6 +36,7 @@ pub struct Site {
     limits: Limits,
     repairs: Option<Repairs>,
     takes_any_method: bool,
+    takes_connect: bool,
     keep_alive: Option<Duration>,
     requests_per_connection: u32,
     proxy_versions: Option<Versions>,
@@ -63,6 +69,7 @@ impl Site {
             limits: settings.head_limits(),
             repairs: settings.repairs(),
             takes_any_method: settings.permit_unconventional_http_method,
+            takes_connect: settings.permit_connect,
             keep_alive: settings.keep_alive(),
             requests_per_connection: settings.keep_alive_requests,
             proxy_versions: settings.proxy_versions(),
@@ -99,9 +106,13 @@ impl Site {
         self.repairs
     }
 
-    /// Whether a method that the standard allows is one to be served.
-    pub fn takes_method(&self, method: &[u8]) -> bool {
-        self.takes_any_method || is_conventional(method)
+    /// Refuses a method that the standard allows and the settings do not.
+    ///
+    /// # Errors
+    /// 400 for an unconventional method, 501 for CONNECT.
+    pub fn check_method(&self, method: &[u8]) -> Checked {
+        require(self.takes_any_method || is_conventional(method), UNCONVENTIONAL_METHOD)?;
+        require(self.takes_connect || method != b"CONNECT", NO_CONNECT)
     }
 
     /// Whether other processes serve the same application.

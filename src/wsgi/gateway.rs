@@ -19,7 +19,7 @@ use super::start_response::{Answer, EarlyHints, StartResponse, Terms};
 use super::upgrade::{ClientSocket, SessionSettings, WebSocket, WebSocketError};
 use super::{FileWrapper, SERVER_SOFTWARE};
 use crate::http::error::RequestError;
-use crate::http::response::ResponseBody;
+use crate::http::response::{MethodKind, ResponseBody};
 use crate::interp::{CoroutineExit, Level, in_fresh_context, leave_if_forked, log};
 use crate::net::Peer;
 use crate::websocket::handshake::Handshake;
@@ -144,11 +144,11 @@ impl Gateway {
             if head.has_upgrade { Handshake::of(head, bytes, self.websocket.origins.as_deref())? } else { None };
         let environ = environ::build(py, &self.keys, &self.settings.fields, &request)?;
         let Request { head, bytes, rest, stream, keep_alive, .. } = request;
-        let method = head.method.of(bytes);
+        let method = MethodKind::of(head.method.of(bytes));
         let terms = Terms {
             version: head.version,
-            is_head: method == b"HEAD",
-            keep_alive: keep_alive && head.keep_alive && method != b"CONNECT",
+            method,
+            keep_alive: keep_alive && head.keep_alive && method != MethodKind::Connect,
             send_timeout: self.settings.send_timeout,
         };
         let (input, mut next) = if head.body.has_content() {
@@ -241,8 +241,9 @@ impl<'py> Call<'py> {
             log(py, Level::Warning, &message, None);
         }
         let reusable = !broken && !overrun && fault.is_none() && plan.is_some_and(|plan| plan.keep_alive);
-        // RFC 9112 8: a body that the connection's end delimits looks whole when the connection ends in order.
-        let needs_reset = broken && plan.is_some_and(|plan| plan.body == ResponseBody::UntilClose);
+        // RFC 9112 8: what the connection's end delimits looks whole when the connection ends in order.
+        let is_delimited_by_end = |body| matches!(body, ResponseBody::UntilClose | ResponseBody::Tunnel);
+        let needs_reset = broken && plan.is_some_and(|plan| is_delimited_by_end(plan.body));
         let is_body_read = rest.as_ref().is_none_or(|rest| rest.is_read());
         let next = match rest {
             _ if !reusable => None,

@@ -18,8 +18,8 @@ use super::{clock, text};
 use crate::event_loop::{self, streams};
 use crate::http::Version;
 use crate::http::response::{
-    CHUNK_END, FieldKind, LAST_CHUNK, ResponseBody, ResponsePlan, check_field, error_body, parse_status, plan, reason,
-    write_chunk_head, write_common, write_field, write_status_line,
+    CHUNK_END, FieldKind, LAST_CHUNK, MethodKind, ResponseBody, ResponsePlan, check_field, error_body, parse_status,
+    plan, reason, write_chunk_head, write_common, write_field, write_status_line,
 };
 use crate::interp::{self, failure_error};
 use crate::net::{Failure, Stream};
@@ -37,8 +37,8 @@ const HEAD_BYTES: usize = 512;
 pub struct Terms {
     /// The request's version.
     pub version: Version,
-    /// It is a HEAD request.
-    pub is_head: bool,
+    /// Its method, as far as that decides how the answer is framed.
+    pub method: MethodKind,
     /// The client would use the connection again, and so would the server.
     pub keep_alive: bool,
     /// How long the client may take without taking anything.
@@ -229,7 +229,7 @@ impl StartResponse {
         let answer = self.answer();
         let body = match answer.plan.map(|plan| plan.body) {
             Some(ResponseBody::Length(length)) => length.saturating_sub(answer.sent).min(known_length),
-            Some(ResponseBody::UntilClose) => known_length,
+            Some(ResponseBody::UntilClose | ResponseBody::Tunnel) => known_length,
             Some(ResponseBody::None | ResponseBody::Chunked) | None => 0,
         };
         Ok((stream, body))
@@ -302,7 +302,7 @@ impl StartResponse {
                 answer.overrun |= count < data.len();
                 count
             }
-            ResponseBody::Chunked | ResponseBody::UntilClose => data.len(),
+            ResponseBody::Chunked | ResponseBody::UntilClose | ResponseBody::Tunnel => data.len(),
         };
         answer.sent += count as u64;
         let chunked = plan.body == ResponseBody::Chunked && count > 0;
@@ -368,7 +368,7 @@ impl Answer {
     /// Adds the server's own fields to the application's, and the end of the head.
     fn complete_head(&mut self, terms: &Terms, known_length: Option<u64>) -> ResponsePlan {
         let keep_alive = terms.keep_alive && !self.wants_close;
-        let mut plan = plan(terms.version, terms.is_head, self.status, self.declared_length, known_length, keep_alive);
+        let mut plan = plan(terms.version, terms.method, self.status, self.declared_length, known_length, keep_alive);
         let out = &mut self.head;
         if self.status == 101 {
             // RFC 9110 7.8: the connection speaks another protocol from here on; it is not used for HTTP again.

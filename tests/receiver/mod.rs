@@ -114,8 +114,10 @@ impl Receiver {
             query: text(self.head.query),
             body: String::new(),
         };
-        // The server closes after its answer to CONNECT (RFC 9110 9.3.6).
-        self.keep_alive = self.head.keep_alive && self.current.method != "CONNECT";
+        if self.current.method == "CONNECT" {
+            return Err(RequestError::NotImplemented("CONNECT"));
+        }
+        self.keep_alive = self.head.keep_alive;
         self.stage = match self.head.body {
             BodyFraming::Length(length) if length > self.terms.body_bytes => return Err(RequestError::BodyTooLarge),
             BodyFraming::Length(length) => Stage::Length(length),

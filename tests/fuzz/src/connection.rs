@@ -75,6 +75,10 @@ fn requests(stream: &[u8], limits: &Limits, chunk_limits: &ChunkLimits, body_byt
     let mut seen = Vec::new();
     let mut rest = stream;
     while let Some(head) = head(rest, limits) {
+        // Not implemented unless a setting permits it.
+        if head.method == b"CONNECT" {
+            break;
+        }
         rest = &rest[head.length..];
         let (body, length) = match head.body {
             BodyFraming::None => (Vec::new(), 0),
@@ -98,7 +102,7 @@ fn requests(stream: &[u8], limits: &Limits, chunk_limits: &ChunkLimits, body_byt
             query: text(head.query),
             body: text(&body),
         });
-        if !head.keep_alive || head.method == b"CONNECT" {
+        if !head.keep_alive {
             return (seen, true);
         }
     }

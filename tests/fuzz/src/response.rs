@@ -4,8 +4,8 @@
 use _rmeinheld::http::Version;
 use _rmeinheld::http::chunked::{ChunkLimits, ChunkedDecoder};
 use _rmeinheld::http::response::{
-    CHUNK_END, FieldKind, LAST_CHUNK, ResponseBody, check_field, error_page, parse_status, plan, write_chunk_head,
-    write_common, write_field, write_status_line,
+    CHUNK_END, FieldKind, LAST_CHUNK, MethodKind, ResponseBody, check_field, error_page, parse_status, plan,
+    write_chunk_head, write_common, write_field, write_status_line,
 };
 
 use crate::input::Input;
@@ -68,8 +68,12 @@ pub fn run(input: &[u8]) {
         expected.push((name, ows_trimmed(value)));
     }
     let known = chosen(1).then_some(u64::from(number));
-    let is_head = chosen(2);
-    let plan = plan(version, is_head, code, declared, known, chosen(3));
+    let method = match (chosen(2), chosen(5)) {
+        (true, _) => MethodKind::Head,
+        (false, true) => MethodKind::Connect,
+        (false, false) => MethodKind::Other,
+    };
+    let plan = plan(version, method, code, declared, known, chosen(3));
     write_common(&mut head, &plan, version, has_server, has_date, DATE, if chosen(4) { b"a" } else { b"" });
 
     let lines = crlf_lines(&head).expect("CR or LF within a line");
@@ -86,7 +90,12 @@ pub fn run(input: &[u8]) {
         seen.iter().filter(is_name).map(|field| field.1).collect()
     };
     assert!(values("date").len() == 1 || has_date);
-    let has_no_body = is_head || matches!(code, 100..=199 | 204 | 304);
+    if method == MethodKind::Connect && (200..300).contains(&code) {
+        let framing = ["content-length", "transfer-encoding", "connection"].map(|name| values(name).len());
+        assert_eq!((plan.body, plan.keep_alive, framing), (ResponseBody::Tunnel, false, [0; 3]));
+        return;
+    }
+    let has_no_body = method == MethodKind::Head || matches!(code, 100..=199 | 204 | 304);
     let body = match (&values("content-length")[..], &values("transfer-encoding")[..]) {
         (_, []) if has_no_body => ResponseBody::None,
         ([], [b"chunked"]) if version == Version::Http11 => ResponseBody::Chunked,
@@ -117,7 +126,8 @@ fn length(value: &[u8]) -> Option<u64> {
 }
 
 fn check_error_page(status: u16) {
-    let page = error_page(status, DATE, b"a");
+    let page = error_page(status, b"GET / HTTP/1.1\r\n", DATE, b"a");
+    assert!(page.starts_with(&error_page(status, b"HEAD / HTTP/1.1\r\n", DATE, b"a")));
     let end = page.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
     let lines = crlf_lines(&page[..end + 2]).expect("CR or LF within a line");
     assert!(lines[0].starts_with(format!("HTTP/1.1 {status} ").as_bytes()));
