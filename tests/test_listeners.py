@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,11 @@ from rmeinheld import server
 from rmeinheld.listeners import (
     Address,
     Descriptor,
+    Listener,
     TcpAddress,
     UnixAddress,
     address_of,
+    close_all,
     open_all,
     open_listener,
     parse_address,
@@ -171,11 +173,75 @@ def test_server_name_of_all_addresses_is_the_wildcard_address() -> None:
 
 
 @needs_ipv6
-def test_an_ipv6_listener_is_for_ipv6_only_and_has_brackets_in_its_name() -> None:
+def test_an_ipv6_listener_has_brackets_in_its_name() -> None:
     with closing(open_listener(TcpAddress("::1", 0))) as listener:
         port = listener.socket.getsockname()[1]
-        assert listener.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
         assert (listener.server_name, listener.url) == ("[::1]", f"http://[::1]:{port}")
+
+
+def is_for_ipv6_only(listener: Listener) -> bool:
+    return bool(listener.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+
+
+def reaches(host: str, port: str) -> bool:
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+@contextmanager
+def listening(*addresses: Address) -> Iterator[list[Listener]]:
+    listeners = open_all(addresses)
+    try:
+        yield listeners
+    finally:
+        close_all(listeners)
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", ["::", "0::0", "0:0:0:0:0:0:0:0"])
+def test_the_ipv6_wildcard_alone_is_every_address_as_under_gunicorn(host: str) -> None:
+    with listening(TcpAddress(host, 0), ANY_PORT, UnixAddress(f"\0rmeinheld-{os.getpid()}")) as (listener, *_):
+        assert not is_for_ipv6_only(listener)
+        assert listener.url == f"http://[::]:{listener.server_port}"
+        assert reaches("::1", listener.server_port)
+        assert reaches("127.0.0.1", listener.server_port)
+
+
+@needs_ipv6
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "127.0.0.1", "localhost"])
+def test_the_ipv6_wildcard_beside_ipv4_of_the_same_port_is_for_ipv6_only(host: str) -> None:
+    with listening(TcpAddress(host, 0)) as (taken,):
+        port = int(taken.server_port)
+    first, wildcard = TcpAddress(host, port), TcpAddress("::", port)
+    for addresses in ([first, wildcard], [wildcard, first]):
+        with listening(*addresses) as listeners:
+            assert [listener.server_port for listener in listeners] == [str(port)] * 2
+            families = [listener.socket.family for listener in listeners]
+            assert families.index(socket.AF_INET6) == addresses.index(wildcard)
+            assert is_for_ipv6_only(listeners[addresses.index(wildcard)])
+            assert reaches("::1", str(port))
+            assert reaches("127.0.0.1", str(port))
+
+
+@needs_ipv6
+def test_the_ipv6_wildcard_beside_an_inherited_ipv4_socket_is_for_ipv6_only() -> None:
+    with closing(open_listener(TcpAddress("0.0.0.0", 0))) as parent:
+        inherited = Descriptor(parent.socket.fileno())
+        with listening(TcpAddress("::", int(parent.server_port)), inherited) as (listener, _):
+            assert is_for_ipv6_only(listener)
+
+
+@needs_ipv6
+@pytest.mark.parametrize("only_ipv6", [True, False])
+def test_an_inherited_ipv6_socket_stays_as_it_is(only_ipv6: bool) -> None:
+    with closing(open_listener(TcpAddress("::", 0), only_ipv6=only_ipv6)) as parent:
+        inherited = Descriptor(parent.socket.fileno())
+        beside = TcpAddress("127.0.0.1", int(parent.server_port) if only_ipv6 else 0)
+        with listening(inherited, beside) as (listener, _):
+            assert is_for_ipv6_only(listener) == only_ipv6
 
 
 def test_a_port_in_use_is_an_oserror_that_names_the_address() -> None:

@@ -13,7 +13,7 @@ import socket
 import stat
 import sys
 from collections.abc import Iterable, MutableMapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -245,12 +245,18 @@ class Listener:
 
 
 def open_listener(
-    address: Address, *, backlog: int = 2048, reuse_port: bool = False, umask: int | None = None
+    address: Address,
+    *,
+    backlog: int = 2048,
+    reuse_port: bool = False,
+    umask: int | None = None,
+    only_ipv6: bool = False,
 ) -> Listener:
     """Make (or, for a descriptor, take over) the listening socket of `address`. The socket does not block.
 
     `backlog` is the number of connections that wait in the kernel; `reuse_port` sets SO_REUSEPORT; `umask` is the mask
-    of permissions of a Unix socket's path (None: that of the process). None of them applies to a descriptor.
+    of permissions of a Unix socket's path (None: that of the process); `only_ipv6` leaves the IPv4 addresses out of
+    `[::]`, which stands for them too otherwise. None of them applies to a descriptor.
 
     Raises OSError, whose `strerror` names the address: in use, forbidden, no such host, path that is no socket,
     descriptor that is no listening stream socket.
@@ -260,7 +266,7 @@ def open_listener(
     elif isinstance(address, UnixAddress):
         sock = _listen_unix(address, backlog, umask)
     else:
-        sock = _listen_tcp(address, backlog, reuse_port)
+        sock = _listen_tcp(address, backlog, reuse_port, only_ipv6)
     try:
         return Listener(sock, address)
     except BaseException:
@@ -271,15 +277,24 @@ def open_listener(
 def open_all(
     addresses: Iterable[Address], *, backlog: int = 2048, reuse_port: bool = False, umask: int | None = None
 ) -> list[Listener]:
-    """Open a listener for each address, or none: if one fails, those before it are closed. See `open_listener`."""
-    opened: list[Listener] = []
+    """Open a listener for each address, or none: if one fails, those before it are closed. See `open_listener`.
+
+    `[::]` stands for the IPv4 addresses too, unless one of them is in the list with the same port, also by its name or
+    as a descriptor: both can then be bound, in either order.
+    """
+    wanted = list(addresses)
+    opened: dict[int, Listener] = {}
     try:
-        for address in addresses:
-            opened.append(open_listener(address, backlog=backlog, reuse_port=reuse_port, umask=umask))
+        # The wildcards come last, when the ports that IPv4 has are known.
+        for index, address in sorted(enumerate(wanted), key=lambda entry: _is_ipv6_wildcard(entry[1])):
+            only_ipv6 = isinstance(address, TcpAddress) and address.port in _ipv4_ports(opened.values())
+            opened[index] = open_listener(
+                address, backlog=backlog, reuse_port=reuse_port, umask=umask, only_ipv6=only_ipv6
+            )
     except BaseException:
-        close_all(opened)
+        close_all(opened.values())
         raise
-    return opened
+    return [opened[index] for index in range(len(wanted))]
 
 
 def close_all(listeners: Iterable[Listener]) -> None:
@@ -328,7 +343,16 @@ def _naming(address: Address) -> Iterator[None]:
         raise OSError(errno.EINVAL, f"cannot listen on {address}: {error}") from None
 
 
-def _listen_tcp(address: TcpAddress, backlog: int, reuse_port: bool) -> socket.socket:
+def _is_ipv6_wildcard(address: Address) -> bool:
+    return isinstance(address, TcpAddress) and _is_ipv6(address.host) and IPv6Address(address.host).is_unspecified
+
+
+def _ipv4_ports(listeners: Iterable[Listener]) -> set[int]:
+    sockets = [listener.socket for listener in listeners]
+    return {int(sock.getsockname()[1]) for sock in sockets if sock.family == socket.AF_INET}
+
+
+def _listen_tcp(address: TcpAddress, backlog: int, reuse_port: bool, only_ipv6: bool) -> socket.socket:
     with _naming(address):
         found = socket.getaddrinfo(
             address.host or "0.0.0.0", address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -338,7 +362,14 @@ def _listen_tcp(address: TcpAddress, backlog: int, reuse_port: bool) -> socket.s
         unavailable: OSError | None = None
         for family, kind, protocol, _, name in found:
             try:
-                return _listen_inet(family, kind, protocol, name, backlog, reuse_port)
+                with ExitStack() as stack:
+                    sock = stack.enter_context(socket.socket(family, kind, protocol))
+                    if _is_ipv6_wildcard(address):
+                        # Whatever net.ipv6.bindv6only says (RFC 3493 5.3).
+                        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_ipv6)
+                    _listen_inet(sock, name, backlog, reuse_port)
+                    stack.pop_all()
+                    return sock
             except OSError as error:
                 # Only where the address does not exist here is the next one a substitute. A port in use on one of
                 # them is reported: half of the clients would reach the other server.
@@ -348,27 +379,15 @@ def _listen_tcp(address: TcpAddress, backlog: int, reuse_port: bool) -> socket.s
         raise unavailable or OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
 
 
-def _listen_inet(
-    family: int, kind: int, protocol: int, name: tuple[object, ...], backlog: int, reuse_port: bool
-) -> socket.socket:
-    sock = socket.socket(family, kind, protocol)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            # "[::]:8000" and "0.0.0.0:8000" are then two addresses that can both be bound, whatever
-            # net.ipv6.bindv6only says (RFC 3493 5.3; nginx does the same).
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        # Accepted sockets inherit it on Linux, which saves a system call per connection.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.bind(name)
-        sock.listen(backlog)
-        sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+def _listen_inet(sock: socket.socket, name: tuple[object, ...], backlog: int, reuse_port: bool) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    # Accepted sockets inherit it on Linux, which saves a system call per connection.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.bind(name)
+    sock.listen(backlog)
+    sock.setblocking(False)
 
 
 def _listen_unix(address: UnixAddress, backlog: int, umask: int | None) -> socket.socket:

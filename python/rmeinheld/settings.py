@@ -137,7 +137,8 @@ class Settings:
         "-b",
         "--bind",
         group="Listening",
-        help="Address to listen on: HOST:PORT, HOST, :PORT (all IPv4 addresses), PORT (127.0.0.1), [IPV6]:PORT, "
+        help="Address to listen on: HOST:PORT, HOST, :PORT (all IPv4 addresses), PORT (127.0.0.1), [IPV6]:PORT "
+        "([::]:PORT is all addresses, and the IPv6 ones alone beside an IPv4 address of that port), "
         "unix:PATH, unix:@NAME (abstract) or fd://N (inherited). May be repeated. Port 0 takes a free one. Without "
         "it, sockets passed by systemd are used if there are any.",
         precedent="Gunicorn bind",
