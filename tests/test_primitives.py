@@ -325,7 +325,9 @@ class Slow:
 
 for waking in KINDS:
     condition = Condition(Slow())
-    waiter = Strand("coroutine", lambda: within(condition, lambda: condition.wait(PATIENCE / 2)))
+    begun = Signal()
+    waiter = Strand("coroutine", lambda: within(condition, lambda: (begun.give(), condition.wait(PATIENCE / 2))[1]))
+    begun.wait()
     assert Strand(waking, lambda: within(condition, condition.notify)).result() is None
     assert waiter.result() is True
 print("well")

@@ -38,6 +38,8 @@ pub enum Work {
 
 /// Everything the leader looks after.
 pub struct State {
+    /// The process whose loop it is.
+    pub process: rustix::process::Pid,
     pub host: Arc<dyn Host>,
     pub runtime: Arc<Runtime>,
     pub service: Option<Rc<dyn Service>>,
@@ -152,6 +154,7 @@ impl State {
     pub fn new(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<State> {
         let poller = Poller::new(runtime.inbox.bell())?;
         Ok(State {
+            process: rustix::process::getpid(),
             host,
             runtime,
             service: None,

@@ -39,7 +39,13 @@ pub fn budget() -> Option<Duration> {
 
 /// Whether the running turn has used up its budget. Always false where it cannot be cut off.
 pub fn is_spent() -> bool {
-    has_lasted(BUDGET.load(Ordering::Relaxed)) && can_park()
+    has_lasted(BUDGET.load(Ordering::Relaxed)) && can_park() && !is_in_child()
+}
+
+/// Whether this is a forked child. Hooks of the fork run there before it is told (`event_loop::forget_in_child`), and the
+/// fork itself may have used up the turn.
+fn is_in_child() -> bool {
+    Some(rustix::process::getpid()) != with(|state| state.process)
 }
 
 /// Cuts the running turn off: everything else that is ready runs first. Whoever calls this without looking at
