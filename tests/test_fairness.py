@@ -201,12 +201,14 @@ def test_a_finalizer_is_not_interrupted_by_the_end_of_its_turn(script: RunScript
                 event.is_set()
 
     def main():
-        spawn(order.append, "beside")
+        beside.append(spawn(order.append, "beside"))
         slow = Slow()
         del slow
         order.append("main")
 
+    beside = []
     spawn(main).join()
+    beside[0].join()
     print(order)
     """
     assert script(source) == "['finalized', 'main', 'beside']\n"
@@ -214,7 +216,8 @@ def test_a_finalizer_is_not_interrupted_by_the_end_of_its_turn(script: RunScript
 
 def test_a_forked_child_whose_turn_is_over_does_not_run_the_coroutines_of_its_parent(script: RunScript) -> None:
     source = """
-    import os, time
+    import os, time, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
     locks = []
     # Before the hooks of rmeinheld, as those of threading and logging.
     os.register_at_fork(after_in_child=lambda: [lock.locked() for lock in locks])
