@@ -18,9 +18,6 @@ const VERSION: &[u8] = b"13";
 /// Bytes of a client's key before base64 (RFC 6455 4.1, item 7).
 const KEY_BYTES: usize = 16;
 
-const BAD_METHOD: RequestError = RequestError::BadRequest("a WebSocket handshake that is not a GET (RFC 6455 4.1)");
-const BAD_CONNECTION: RequestError =
-    RequestError::BadRequest("a WebSocket handshake without Connection: Upgrade (RFC 6455 4.2.1)");
 const BAD_BODY: RequestError = RequestError::BadRequest("a WebSocket handshake with a body (RFC 6455 4.1)");
 const BAD_KEY: RequestError =
     RequestError::BadRequest("Sec-WebSocket-Key is not one value of 16 bytes in base64 (RFC 6455 4.2.1)");
@@ -42,54 +39,54 @@ pub struct Handshake {
 
 impl Handshake {
     /// The handshake that this request is. `None` for a request that does not ask for a WebSocket: then it is HTTP, since
-    /// an Upgrade may be ignored (RFC 9110 7.8). With `origins`, browsers must come from one of them; a client that sends
-    /// no Origin is no browser.
+    /// an Upgrade may be ignored (RFC 9110 7.8). That is every request but a GET with `Connection: Upgrade`, and a faulty
+    /// handshake of a client that offers other protocols too. With `origins`, browsers must come from one of them; a
+    /// client that sends no Origin is no browser.
     ///
     /// # Errors
     /// [`RequestError::BadRequest`] for a handshake that breaks a rule, [`RequestError::UpgradeRequired`] for another
     /// version, [`RequestError::Forbidden`] for another origin.
     pub fn of(head: &Head, bytes: &[u8], origins: Option<&[String]>) -> Result<Option<Handshake>, RequestError> {
-        let values = |name: &'static [u8]| {
-            let fields = head.fields.iter().filter(move |field| field.name.of(bytes).eq_ignore_ascii_case(name));
-            fields.map(|field| field.value.of(bytes))
-        };
-        let lists =
-            |name, wanted: &[u8]| values(name).flat_map(list_members).any(|member| member.eq_ignore_ascii_case(wanted));
-        if !head.has_upgrade || !lists(b"upgrade", b"websocket") {
+        if !head.has_upgrade || head.method.of(bytes) != b"GET" {
             return Ok(None);
         }
-        // RFC 6455 4.2.1, in its order.
-        if head.method.of(bytes) != b"GET" {
-            return Err(BAD_METHOD);
+        let (mut protocols, mut is_asked_for) = (0, false);
+        for member in values(head, bytes, b"upgrade").flat_map(list_members) {
+            protocols += 1;
+            is_asked_for |= member.eq_ignore_ascii_case(b"websocket");
         }
-        if !lists(b"connection", b"upgrade") {
-            return Err(BAD_CONNECTION);
+        let mut options = values(head, bytes, b"connection").flat_map(list_members);
+        if !is_asked_for || !options.any(|option| option.eq_ignore_ascii_case(b"upgrade")) {
+            return Ok(None);
         }
-        let key = only(values(b"sec-websocket-key")).ok_or(BAD_KEY)?;
+        match Handshake::checked(head, bytes) {
+            Ok(handshake) => is_from_one_of(origins, head, bytes).then_some(Some(handshake)).ok_or(BAD_ORIGIN),
+            Err(_) if protocols > 1 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// RFC 6455 4.2.1, in its order.
+    fn checked(head: &Head, bytes: &[u8]) -> Result<Handshake, RequestError> {
+        let key = only(values(head, bytes, b"sec-websocket-key")).ok_or(BAD_KEY)?;
         if STANDARD.decode(key).map_or(true, |decoded| decoded.len() != KEY_BYTES) {
             return Err(BAD_KEY);
         }
-        if only(values(b"sec-websocket-version")).ok_or(NO_VERSION)? != VERSION {
+        if only(values(head, bytes, b"sec-websocket-version")).ok_or(NO_VERSION)? != VERSION {
             return Err(BAD_VERSION);
         }
         if head.body.has_content() {
             return Err(BAD_BODY);
         }
-        if let Some(origins) = origins {
-            let is_allowed = |origin: &[u8]| origins.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin));
-            if !values(b"origin").all(is_allowed) {
-                return Err(BAD_ORIGIN);
-            }
-        }
         let mut subprotocols: Vec<String> = Vec::new();
         // That each is there once is the client's duty, too (RFC 6455 4.1, item 10), but harms nobody.
-        for member in values(b"sec-websocket-protocol").flat_map(list_members) {
+        for member in values(head, bytes, b"sec-websocket-protocol").flat_map(list_members) {
             let name = str::from_utf8(member).ok().filter(|_| is_token(member)).ok_or(BAD_SUBPROTOCOL)?;
             if !subprotocols.iter().any(|other| other == name) {
                 subprotocols.push(name.to_owned());
             }
         }
-        Ok(Some(Handshake { accept: accept(key), subprotocols }))
+        Ok(Handshake { accept: accept(key), subprotocols })
     }
 
     /// Begins the answer: the status line and the fields of RFC 6455 4.2.2. More fields may follow, then the empty line.
@@ -102,6 +99,19 @@ impl Handshake {
             write_field(out, b"Sec-WebSocket-Protocol", subprotocol.as_bytes());
         }
     }
+}
+
+/// The values of the fields with this name.
+fn values<'a>(head: &'a Head, bytes: &'a [u8], name: &'static [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let fields = head.fields.iter().filter(move |field| field.name.of(bytes).eq_ignore_ascii_case(name));
+    fields.map(move |field| field.value.of(bytes))
+}
+
+/// Whether the request's Origin, if it has one, is one of `origins`.
+fn is_from_one_of(origins: Option<&[String]>, head: &Head, bytes: &[u8]) -> bool {
+    let Some(origins) = origins else { return true };
+    let is_allowed = |origin: &[u8]| origins.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin));
+    values(head, bytes, b"origin").all(is_allowed)
 }
 
 /// The value, if there is exactly one.
@@ -161,6 +171,32 @@ mod tests {
         assert_eq!(with(0, "Upgrade: h2c"), Ok(None));
         assert_eq!(with(0, "X: y"), Ok(None));
         assert_eq!(examine("GET / HTTP/1.0", FIELDS, None), Ok(None));
+        // RFC 9110 7.8: Upgrade counts only with the connection option, and any Upgrade may be ignored.
+        assert_eq!(with(1, "Connection: close"), Ok(None));
+        assert_eq!(with(1, "X: y"), Ok(None));
+        for line in ["POST / HTTP/1.1", "HEAD / HTTP/1.1", "OPTIONS * HTTP/1.1", "get / HTTP/1.1"] {
+            assert_eq!(examine(line, FIELDS, None), Ok(None), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_faulty_handshake_of_a_client_that_offers_other_protocols_is_http() {
+        let faulty = |upgrade: &str, replaced: usize, field: &str| {
+            let mut fields = FIELDS.to_vec();
+            fields[0] = upgrade;
+            fields[replaced] = field;
+            examine("GET / HTTP/1.1", &fields, None)
+        };
+        for upgrade in
+            ["Upgrade: h2c, websocket", "Upgrade: websocket\r\nUpgrade: h2c", "Upgrade: websocket/13, WebSocket"]
+        {
+            for (replaced, field) in [(2, "X: y"), (3, "X: y"), (3, "Sec-WebSocket-Version: 8")] {
+                assert_eq!(faulty(upgrade, replaced, field), Ok(None), "{upgrade}, {field}");
+            }
+            assert_eq!(faulty(upgrade, 1, "Connection: Upgrade\r\nContent-Length: 3"), Ok(None), "{upgrade}");
+        }
+        // An empty member is none (RFC 9110 5.6.1.2).
+        assert_eq!(faulty("Upgrade: ,websocket,", 2, "X: y"), Err(BAD_KEY));
     }
 
     #[test]
@@ -172,8 +208,6 @@ mod tests {
 
     #[test]
     fn each_broken_rule_has_its_error() {
-        assert_eq!(examine("POST / HTTP/1.1", FIELDS, None), Err(BAD_METHOD));
-        assert_eq!(with(1, "Connection: close"), Err(BAD_CONNECTION));
         assert_eq!(with(1, "Connection: Upgrade\r\nContent-Length: 3"), Err(BAD_BODY));
         for key in ["", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZQ==", "!!!!IHNhbXBsZSBub25jZQ=="] {
             assert_eq!(with(2, &format!("Sec-WebSocket-Key: {key}")), Err(BAD_KEY), "{key}");

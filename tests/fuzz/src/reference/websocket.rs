@@ -30,7 +30,8 @@ pub fn handshake<'a>(head: &Head<'a>, origins: Option<&[String]>) -> Option<Hand
         members.map(ows_trimmed).filter(|member| !member.is_empty()).collect()
     };
     let has_member = |name: &str, wanted: &[u8]| members(name).iter().any(|one| one.eq_ignore_ascii_case(wanted));
-    if !head.has_upgrade || !has_member("upgrade", b"websocket") {
+    let is_asked_for = has_member("upgrade", b"websocket") && has_member("connection", b"upgrade");
+    if !head.has_upgrade || !is_asked_for || head.method != b"GET" {
         return None;
     }
     let (keys, versions) = (values("sec-websocket-key"), values("sec-websocket-version"));
@@ -38,8 +39,6 @@ pub fn handshake<'a>(head: &Head<'a>, origins: Option<&[String]>) -> Option<Hand
         origins.iter().any(|one| one.to_ascii_lowercase().as_bytes() == origin.to_ascii_lowercase())
     };
     let rules = [
-        (400, head.method == b"GET"),
-        (400, has_member("connection", b"upgrade")),
         (400, keys.len() == 1 && is_key(keys[0])),
         (400, versions.len() == 1),
         (426, versions.len() != 1 || versions[0] == b"13"),
@@ -48,6 +47,9 @@ pub fn handshake<'a>(head: &Head<'a>, origins: Option<&[String]>) -> Option<Hand
         (400, members("sec-websocket-protocol").into_iter().all(is_token)),
     ];
     let faults: Vec<u16> = rules.iter().filter(|rule| !rule.1).map(|rule| rule.0).collect();
+    if members("upgrade").len() > 1 && faults.iter().any(|&fault| fault != 403) {
+        return None;
+    }
     let accept = if faults.is_empty() { base64(&sha1(&[keys[0], GUID].concat())) } else { String::new() };
     let mut subprotocols = Vec::new();
     for member in members("sec-websocket-protocol") {
