@@ -41,6 +41,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_proxies.py",
     "test_proxies_forwarded.py",
     "test_slow_clients.py",
+    "test_websocket_flow.py",
     "test_websocket_libraries.py",
 )
 """Files that test the engine below Python, other programs or the repository: `--other-python` leaves them out."""

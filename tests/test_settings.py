@@ -70,6 +70,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
         "client_header_timeout": 60.0,
         "client_body_timeout": 60.0,
         "send_timeout": 60.0,
+        "min_send_rate": 500,
         "stack_size": 8 * 1024 * 1024,
         "sendfile": True,
         "multiprocess": False,

@@ -70,8 +70,6 @@ def without(name: str) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("method", "fields", "status"),
     [
-        ("POST", HANDSHAKE, 400),
-        ("GET", without("Connection"), 400),
         ("GET", without("Sec-WebSocket-Key"), 400),
         ("GET", (*without("Sec-WebSocket-Key"), "Sec-WebSocket-Key: c2hvcnQ="), 400),
         ("GET", (*HANDSHAKE, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="), 400),
@@ -480,10 +478,11 @@ def test_a_server_that_stops_says_goodbye(serve: Serve) -> None:
 
 
 def test_a_server_that_stops_reads_the_close_behind_much_that_is_unread(serve: Serve) -> None:
-    server = serve(APPLICATION, graceful_timeout=20, websocket_close_timeout=0)
+    server = serve(APPLICATION, graceful_timeout=20, websocket_close_timeout=1)
     with Client(server, "/silent") as client:
         client.send(frame(FIN | PING) + text("x" * 1000) * 100 + close())
         assert client.frame() == (FIN | PONG, b"")
+        # What has arrived could still be taken and answered; nobody does.
         server.signal(15)
         assert client.frame() == (FIN | CLOSE, struct.pack("!H", 1001) + b"the server stops")
         client.connection.expect_end()

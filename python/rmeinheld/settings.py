@@ -233,9 +233,19 @@ class Settings:
         Seconds(),
         "--send-timeout",
         group="Time limits",
-        help="How long a client may go without taking any of the response. 0: no limit.",
+        help="How long a client may go without taking any of the response, or of a WebSocket's messages. 0: no limit.",
         unit="seconds",
         precedent="nginx send_timeout",
+    )
+    min_send_rate: int = _option(
+        500,
+        Count(0, 2**31 - 1),
+        "--min-send-rate",
+        group="Time limits",
+        help="A client that is waited for must take a response, or WebSocket messages, at this rate in the long run: "
+        "each so many bytes buy a second of waiting, and at most send_timeout is saved up. 0: no such rule.",
+        unit="bytes a second",
+        precedent="Kestrel MinResponseDataRate (240); Apache RequestReadTimeout MinRate=500 for requests",
     )
 
     limit_request_line: int = _option(

@@ -278,6 +278,11 @@ pub fn set_service(service: Option<Rc<dyn Service>>, request_limit: usize) {
     drop(previous);
 }
 
+/// Whether as many requests are in progress as the service allows.
+pub fn is_at_request_limit() -> bool {
+    with(|state| state.busy_requests >= state.request_limit).unwrap_or(false)
+}
+
 /// Has the service told anew, before the next poll, whether to take connections.
 pub fn resume_service() {
     with(|state| state.paused = true);

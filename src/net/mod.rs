@@ -5,11 +5,13 @@
 
 mod listener;
 mod networks;
+mod pace;
 mod stream;
 mod transport;
 mod untaken;
 
 pub use listener::{Accepted, Listener, Peer};
 pub use networks::Networks;
+pub use pace::Pace;
 pub use stream::{Failure, Stream};
 pub use transport::Transport;

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{SendFlags, Shutdown};
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
+use super::pace::Pace;
 use super::transport::{Secured, Transport};
 use super::untaken;
 use crate::event_loop::{self, Interest, SourceId, Wake, streams, turn};
@@ -15,8 +16,12 @@ use crate::event_loop::{self, Interest, SourceId, Wake, streams, turn};
 /// Bytes that one sendfile(2) call may move: it blocks the loop while the file is read from disk.
 const SENDFILE_BYTES: usize = 1024 * 1024;
 
-/// Bytes that are enciphered at a time: what waits for a slow client is no more than this.
-const SECURED_BYTES: usize = 64 * 1024;
+/// Bytes of a file that are read at a time, to be enciphered.
+const FILE_BYTES: usize = 64 * 1024;
+
+/// How long to wait before looking again whether another coroutine or thread has done with the transport: it is in Python
+/// code that waits, which is rare.
+const TRANSPORT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Why reading or writing ended.
 #[derive(Debug)]
@@ -75,16 +80,81 @@ impl Stream {
     ///
     /// # Errors
     /// What read(2) reports; the connection is then of no more use.
+    ///
+    /// # Parks
+    /// Where the stream is enciphered and Python code of the transport waits.
     pub fn read_now(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
-        let peer_closed = streams::about_to_read(self.source);
-        if let Some(secured) = &self.secured {
-            let (read, may_have_more) = secured.read_now(&self.socket, buffer, peer_closed)?;
-            if may_have_more {
-                streams::may_have_more(self.source);
-            }
+        let read = self.take_now(buffer)?;
+        if read.is_some() || self.secured.is_none() {
             return Ok(read);
         }
-        self.read_socket_now(buffer, peer_closed)
+        self.work(true);
+        self.take_now(buffer)
+    }
+
+    /// As [`Self::read`], but what it appends is still there to be read. `buffer` is empty.
+    ///
+    /// # Errors
+    /// As for [`Self::read`].
+    ///
+    /// # Parks
+    pub fn peek(&self, buffer: &mut Vec<u8>, timeout: Option<Duration>) -> Result<usize, Failure> {
+        if let Some(secured) = &self.secured {
+            let read = self.read(buffer, timeout)?;
+            secured.put_back(buffer);
+            return Ok(read);
+        }
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            match rustix::net::recv(&self.socket, rustix::buffer::spare_capacity(buffer), RecvFlags::PEEK) {
+                Ok((read, _)) => return Ok(read),
+                Err(Errno::AGAIN) => self.wait(Interest::Read, deadline)?,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(Failure::Gone(error.into())),
+            }
+        }
+    }
+
+    /// As [`Self::read_now`], but of an enciphered stream only what [`Self::work`] has deciphered. Runs no Python.
+    ///
+    /// # Errors
+    /// As for [`Self::read_now`].
+    pub fn take_now(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
+        let Some(secured) = &self.secured else {
+            return self.read_socket_now(buffer, streams::about_to_read(self.source));
+        };
+        let read = secured.take(buffer)?;
+        if secured.has_more() {
+            streams::may_have_more(self.source);
+        }
+        Ok(read)
+    }
+
+    /// Enciphers and sends what [`Self::give_now`] has taken; if it `reads`, also deciphers what has arrived, for
+    /// [`Self::take_now`]. Nothing where the stream is not enciphered. No lock may be held: this runs Python code. False if
+    /// another coroutine or thread is at it, which then does this as well.
+    ///
+    /// # Parks
+    /// Where that code waits.
+    pub fn work(&self, reads: bool) -> bool {
+        let Some(secured) = &self.secured else { return true };
+        let peer_closed = reads && streams::about_to_read(self.source);
+        let worked = secured.work(&self.socket, reads, peer_closed);
+        if reads && (!worked || secured.has_more()) {
+            streams::may_have_more(self.source);
+        }
+        worked
+    }
+
+    /// Whether something waits for [`Self::work`] that was given.
+    pub fn has_work(&self) -> bool {
+        self.secured.as_ref().is_some_and(Secured::has_work)
+    }
+
+    /// Whether [`Self::take_now`] has more to give, at once or after [`Self::work`]. False where the stream is not
+    /// enciphered.
+    pub fn has_more(&self) -> bool {
+        self.secured.as_ref().is_some_and(Secured::has_more)
     }
 
     /// Throws away what can be read now, whether or not it is enciphered. `Ok(None)` and `Ok(Some(0))` as for
@@ -128,21 +198,22 @@ impl Stream {
         loop {
             match self.read_now(buffer) {
                 Ok(Some(read)) => return Ok(read),
+                Ok(None) if self.is_worked_on() => self.pause(deadline)?,
                 Ok(None) => self.wait(Interest::Read, deadline)?,
                 Err(error) => return Err(Failure::Gone(error)),
             }
         }
     }
 
-    /// Writes all of `parts`.
+    /// Writes all of `parts`, to a peer that is waited for as `pace` says.
     ///
     /// # Errors
-    /// See [`Failure`]; `timeout` without progress is [`Failure::TimedOut`], none waits for ever.
+    /// See [`Failure`]; [`Failure::TimedOut`] when the patience of `pace` is over.
     ///
     /// # Parks
-    pub fn write_all(&self, parts: &[&[u8]], timeout: Option<Duration>) -> Result<(), Failure> {
+    pub fn write_all(&self, parts: &[&[u8]], pace: &Pace) -> Result<(), Failure> {
         if let Some(secured) = &self.secured {
-            return self.write_secured(secured, parts, timeout);
+            return self.write_secured(secured, parts, pace);
         }
         let total: usize = parts.iter().map(|part| part.len()).sum();
         let mut sent = 0;
@@ -150,7 +221,7 @@ impl Stream {
             give_way(sent > 0)?;
             match self.write_from(parts, sent) {
                 Ok(written) => sent += written,
-                Err(Errno::AGAIN) => self.wait(Interest::Write, timeout.map(|timeout| Instant::now() + timeout))?,
+                Err(Errno::AGAIN) => self.wait_to_write(pace)?,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(Failure::Gone(error.into())),
             }
@@ -158,19 +229,37 @@ impl Stream {
         Ok(())
     }
 
-    /// Sends what can be sent now of `data`. Returns how much it took, 0 for nothing now.
+    /// Writes some of `data`, at least a byte, by `deadline`; none: whenever it comes. Returns how much.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    ///
+    /// # Parks
+    pub fn write_some(&self, data: &[u8], deadline: Option<Instant>) -> Result<usize, Failure> {
+        while !data.is_empty() {
+            let taken = self.give_now(data).map_err(Failure::Gone)?;
+            if self.has_work() {
+                self.work(false);
+            }
+            if taken > 0 {
+                return Ok(taken);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(Failure::TimedOut);
+            }
+            if self.is_worked_on() { self.pause(deadline)? } else { self.wait(Interest::Write, deadline)? }
+        }
+        Ok(0)
+    }
+
+    /// Sends what can be sent now of `data`, or, where the stream is enciphered, keeps it for [`Self::work`]. Returns how
+    /// much it took, 0 for nothing now. Runs no Python.
     ///
     /// # Errors
     /// What send(2) reports; the connection is then of no more use.
-    pub fn write_now(&self, data: &[u8]) -> io::Result<usize> {
+    pub fn give_now(&self, data: &[u8]) -> io::Result<usize> {
         if let Some(secured) = &self.secured {
-            if !secured.flush(&self.socket)? {
-                return Ok(0);
-            }
-            let piece = data.get(..SECURED_BYTES).unwrap_or(data);
-            secured.write(piece)?;
-            secured.flush(&self.socket)?;
-            return Ok(piece.len());
+            return if secured.flush(&self.socket)? { secured.give(data) } else { Ok(0) };
         }
         loop {
             match rustix::net::send(&self.socket, data, SendFlags::NOSIGNAL) {
@@ -182,7 +271,8 @@ impl Stream {
         }
     }
 
-    /// Sends what [`Self::write_now`] has taken and the socket has not. Whether that was everything.
+    /// Sends what [`Self::give_now`] has taken, [`Self::work`] enciphered, and the socket not taken. Whether nothing is left.
+    /// Runs no Python.
     ///
     /// # Errors
     /// What send(2) reports.
@@ -190,19 +280,35 @@ impl Stream {
         self.secured.as_ref().map_or(Ok(true), |secured| secured.flush(&self.socket))
     }
 
-    /// Bytes that the socket has taken and the peer has not, as far as its kernel tells: what [`Self::write_now`] took is
+    /// Bytes that have arrived and are not yet read, enciphered ones where the stream is.
+    pub fn unread_bytes(&self) -> u64 {
+        rustix::io::ioctl_fionread(&self.socket).unwrap_or(0)
+    }
+
+    /// Bytes that the socket has taken and the peer has not, as far as its kernel tells: what [`Self::give_now`] took is
     /// no measure of what has arrived. Enciphered ones, where the stream is.
     pub fn untaken_bytes(&self) -> u32 {
         untaken::untaken_bytes(self.socket.as_fd())
     }
 
-    fn write_secured(&self, secured: &Secured, parts: &[&[u8]], timeout: Option<Duration>) -> Result<(), Failure> {
+    fn write_secured(&self, secured: &Secured, parts: &[&[u8]], pace: &Pace) -> Result<(), Failure> {
         for part in parts {
-            for piece in part.chunks(SECURED_BYTES) {
+            let mut rest = *part;
+            loop {
                 give_way(true)?;
-                secured.write(piece).map_err(Failure::Gone)?;
-                while !secured.flush(&self.socket).map_err(Failure::Gone)? {
-                    self.wait(Interest::Write, timeout.map(|timeout| Instant::now() + timeout))?;
+                let taken = if rest.is_empty() { 0 } else { secured.give(rest).map_err(Failure::Gone)? };
+                rest = rest.get(taken..).unwrap_or_default();
+                if secured.has_work() {
+                    secured.work(&self.socket, false, false);
+                }
+                if secured.flush(&self.socket).map_err(Failure::Gone)? {
+                    if rest.is_empty() {
+                        break;
+                    }
+                } else if self.is_worked_on() {
+                    self.pause(None)?;
+                } else {
+                    self.wait_to_write(pace)?;
                 }
             }
         }
@@ -232,26 +338,20 @@ impl Stream {
     /// See [`Failure`].
     ///
     /// # Parks
-    pub fn send_file(
-        &self,
-        file: BorrowedFd<'_>,
-        offset: u64,
-        length: u64,
-        timeout: Option<Duration>,
-    ) -> Result<u64, Failure> {
+    pub fn send_file(&self, file: BorrowedFd<'_>, offset: u64, length: u64, pace: &Pace) -> Result<u64, Failure> {
         let mut at = offset;
         let end = offset.saturating_add(length);
         if let Some(secured) = &self.secured {
-            let mut bytes = vec![0; SECURED_BYTES];
+            let mut bytes = vec![0; FILE_BYTES];
             while at < end {
-                let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(SECURED_BYTES);
+                let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(FILE_BYTES);
                 let read = match rustix::io::pread(file, &mut bytes[..count], at) {
                     Ok(0) => break,
                     Ok(read) => read,
                     Err(Errno::INTR) => continue,
                     Err(error) => return Err(Failure::Gone(error.into())),
                 };
-                self.write_secured(secured, &[&bytes[..read]], timeout)?;
+                self.write_secured(secured, &[&bytes[..read]], pace)?;
                 at += read as u64;
             }
             return Ok(at - offset);
@@ -262,7 +362,7 @@ impl Stream {
             match rustix::fs::sendfile(&self.socket, file, Some(&mut at), count) {
                 Ok(0) => break,
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => self.wait(Interest::Write, timeout.map(|timeout| Instant::now() + timeout))?,
+                Err(Errno::AGAIN) => self.wait_to_write(pace)?,
                 Err(error) => return Err(Failure::Gone(error.into())),
             }
         }
@@ -270,11 +370,26 @@ impl Stream {
     }
 
     /// Says that nothing more will be sent, so that the peer sees the end even if it still sends.
+    ///
+    /// # Parks
+    /// Where the stream is enciphered and Python code of the transport waits.
     pub fn shutdown_write(&self) {
-        if let Some(secured) = &self.secured {
-            secured.close(&self.socket);
+        self.end_writing();
+        if self.has_work() {
+            self.work(false);
         }
-        let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+    }
+
+    /// As [`Self::shutdown_write`], but where the stream is enciphered, [`Self::work`] is to do it. Runs no Python.
+    pub fn end_writing(&self) {
+        if !self.secured.as_ref().is_some_and(Secured::close) {
+            let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
+        }
+    }
+
+    /// Nothing more will be received; what has arrived can still be read.
+    pub fn shutdown_read(&self) {
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Read);
     }
 
     /// Makes its close a reset, for a peer that would take the end of the stream for the end of a whole message. What
@@ -289,6 +404,49 @@ impl Stream {
     /// Ends both directions, for whoever still uses the socket.
     pub fn shutdown_both(&self) {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+    }
+
+    /// Waits until the peer may take more: as long as it takes what was sent before, however slowly the socket's buffer
+    /// empties, and `pace` has patience with it.
+    fn wait_to_write(&self, pace: &Pace) -> Result<(), Failure> {
+        let (mut since, mut untaken) = (Instant::now(), self.untaken_bytes());
+        // A kernel that says that nothing waits, although the buffer is full, does not say what is taken.
+        let is_known = untaken > 0;
+        loop {
+            let waited = self.wait(Interest::Write, pace.next_look().map(|patience| since + patience));
+            let (now, left) = (Instant::now(), self.untaken_bytes());
+            if waited.is_ok() && !is_known {
+                pace.refresh();
+            } else {
+                let taken = untaken.saturating_sub(left).max(waited.is_ok().into());
+                pace.note(now - since, taken.into());
+            }
+            match waited {
+                Err(Failure::TimedOut) if !pace.is_over() => (since, untaken) = (now, left),
+                other => return other,
+            }
+        }
+    }
+
+    /// Whether another coroutine or thread is in Python code of the transport.
+    fn is_worked_on(&self) -> bool {
+        self.secured.as_ref().is_some_and(Secured::is_working)
+    }
+
+    /// Lets it go on.
+    fn pause(&self, deadline: Option<Instant>) -> Result<(), Failure> {
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(Failure::TimedOut);
+        }
+        if !event_loop::can_park() {
+            std::thread::sleep(TRANSPORT_PAUSE);
+            return Ok(());
+        }
+        match event_loop::sleep(Instant::now() + TRANSPORT_PAUSE) {
+            Wake::Killed => Err(Failure::Killed),
+            Wake::Interrupted => Err(Failure::Interrupted),
+            _ => Ok(()),
+        }
     }
 
     /// Parks, or on another OS thread blocks, until the direction may be ready.
@@ -341,8 +499,8 @@ impl AsFd for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if let Some(secured) = &self.secured {
-            secured.close(&self.socket);
+        if self.secured.as_ref().is_some_and(Secured::close) {
+            self.work(false);
         }
         // Dropped on another thread (an application kept wsgi.input there), the registration goes with the descriptor,
         // and the source's slot is reclaimed when the loop ends.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
-use rustix::net::SendFlags;
+use rustix::net::{SendFlags, Shutdown};
 
 /// Bytes read from the socket at a time: a whole record of TLS (RFC 8446 5.2).
 const RECEIVED_BYTES: usize = 17 * 1024;
@@ -14,6 +14,9 @@ const RECEIVED_BYTES: usize = 17 * 1024;
 /// Bytes that may wait for a peer that sends and does not take: beyond what a writer waits with, only answers of the
 /// protocol itself, which a peer can ask for as often as it likes.
 const OUTGOING_BYTES: usize = 1024 * 1024;
+
+/// Bytes that are enciphered or deciphered at a time: what waits for a slow client or application is no more than this.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// Turns what a socket carries into what is meant, without a socket: bytes in, bytes out. It does not wait.
 pub trait Transport: Send + Sync {
@@ -46,102 +49,217 @@ pub trait Transport: Send + Sync {
     fn take_outgoing(&self, queue: &mut Vec<u8>) -> io::Result<()>;
 }
 
-/// A transport and what it has ready for the socket.
+/// A transport and what lies between it and the socket. The transport may run Python code, which may park: nothing is
+/// locked while it works, and one at a time works.
 pub struct Secured {
     transport: Box<dyn Transport>,
-    /// In the order in which it was made. Locked for as long as a system call takes, never in a wait.
-    outgoing: Mutex<Vec<u8>>,
+    /// Locked for as long as a system call takes.
+    held: Mutex<Held>,
     is_over: AtomicBool,
+}
+
+#[derive(Default)]
+struct Held {
+    /// To be enciphered.
+    plain: Vec<u8>,
+    /// Whoever works has taken what was there of `plain`.
+    is_enciphering: bool,
+    /// To be sent, in the order in which it was made.
+    sealed: Vec<u8>,
+    /// Deciphered, to be taken.
+    opened: Vec<u8>,
+    /// Nothing comes after `opened`.
+    has_ended: bool,
+    has_failed: bool,
+    /// Why, until somebody has been told.
+    failure: Option<io::Error>,
+    /// There was no room for all that the socket had.
+    has_more: bool,
+    is_working: bool,
+    /// Whoever works has more to do since.
+    must_repeat: bool,
+    must_read: bool,
+    must_close: bool,
 }
 
 impl Secured {
     pub fn new(transport: Box<dyn Transport>) -> Secured {
-        Secured { transport, outgoing: Mutex::default(), is_over: AtomicBool::new(false) }
+        Secured { transport, held: Mutex::default(), is_over: AtomicBool::new(false) }
     }
 
-    /// As `Stream::read_now`, and whether there may be more to read at once.
-    pub fn read_now(
-        &self,
-        socket: &OwnedFd,
-        buffer: &mut Vec<u8>,
-        peer_closed: bool,
-    ) -> io::Result<(Option<usize>, bool)> {
-        let read = self.decipher(socket, buffer, peer_closed);
-        // Parts of the handshake, or the alert that tells the peer what is wrong.
-        let flushed = self.flush(socket);
-        if read.is_err() {
-            self.abandon();
+    /// Takes a piece of `data`, to be enciphered and sent by [`Self::work`]; nothing while another piece is on its way.
+    ///
+    /// # Errors
+    /// What has ended the connection.
+    pub fn give(&self, data: &[u8]) -> io::Result<usize> {
+        let mut held = self.lock();
+        held.check()?;
+        if held.has_unsent() {
+            return Ok(0);
         }
-        let read = read?;
-        if !flushed? && self.lock().len() > OUTGOING_BYTES {
-            self.abandon();
-            return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
-        }
-        Ok(read)
+        let piece = data.get(..PIECE_BYTES).unwrap_or(data);
+        held.plain.extend_from_slice(piece);
+        held.must_repeat |= held.is_working;
+        Ok(piece.len())
     }
 
-    fn decipher(&self, socket: &OwnedFd, buffer: &mut Vec<u8>, peer_closed: bool) -> io::Result<(Option<usize>, bool)> {
-        let (mut total, mut is_socket_empty, mut has_ended) = (0, false, false);
+    /// Sends what is enciphered, as far as the socket takes it now. Whether nothing that was given is left.
+    ///
+    /// # Errors
+    /// What has ended the connection.
+    pub fn flush(&self, socket: &OwnedFd) -> io::Result<bool> {
+        let mut held = self.lock();
+        held.send(socket);
+        held.check()?;
+        Ok(!held.has_unsent())
+    }
+
+    /// Appends what has been deciphered to `buffer`, within its spare capacity. As `Stream::read_now`.
+    ///
+    /// # Errors
+    /// What has ended the connection.
+    pub fn take(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
+        let mut held = self.lock();
+        let count = held.opened.len().min(buffer.capacity() - buffer.len());
+        if !held.opened.is_empty() {
+            buffer.extend(held.opened.drain(..count));
+            held.opened.shrink_to(PIECE_BYTES);
+            return Ok(Some(count));
+        }
+        if held.has_ended {
+            return Ok(Some(0));
+        }
+        held.check()?;
+        Ok(None)
+    }
+
+    /// Gives back what has just been taken.
+    pub fn put_back(&self, data: &[u8]) {
+        self.lock().opened.splice(..0, data.iter().copied());
+    }
+
+    /// Whether there is more to take, or may be after more work.
+    pub fn has_more(&self) -> bool {
+        let held = self.lock();
+        held.has_more || held.has_ended || !held.opened.is_empty()
+    }
+
+    /// Whether something waits for [`Self::work`], beside what the socket has.
+    pub fn has_work(&self) -> bool {
+        let held = self.lock();
+        !held.is_working && (held.must_close || (!held.plain.is_empty() && !held.has_failed))
+    }
+
+    /// Whether somebody works.
+    pub fn is_working(&self) -> bool {
+        self.lock().is_working
+    }
+
+    /// Enciphers and sends what was given; if it `reads`, deciphers what has arrived. False if another coroutine or thread
+    /// works, which then does this as well.
+    ///
+    /// # Parks
+    pub fn work(&self, socket: &OwnedFd, reads: bool, peer_closed: bool) -> bool {
+        {
+            let mut held = self.lock();
+            held.must_read |= reads;
+            if held.is_working {
+                held.must_repeat = true;
+                return false;
+            }
+            held.is_working = true;
+        }
+        loop {
+            let (plain, room, closes) = self.lock().take_work();
+            let mut made = Made::default();
+            let mut result = if plain.is_empty() { Ok(()) } else { self.transport.write(&plain) };
+            if room > 0 && result.is_ok() {
+                result = self.open(socket, room, peer_closed, &mut made);
+            }
+            if closes && !self.is_over.swap(true, Ordering::Relaxed) {
+                self.transport.close();
+            }
+            // Parts of the handshake, or the alert that tells the peer what is wrong, whatever the result.
+            let mut sealed = Vec::new();
+            result = result.and(self.transport.take_outgoing(&mut sealed));
+            if result.is_err() {
+                self.abandon();
+            }
+            let mut held = self.lock();
+            held.is_enciphering = false;
+            held.sealed.append(&mut sealed);
+            held.opened.append(&mut made.opened);
+            held.has_ended |= made.has_ended;
+            if room > 0 {
+                held.has_more = made.has_more;
+            }
+            held.send(socket);
+            if held.sealed.len() > OUTGOING_BYTES {
+                self.abandon();
+                result = result.and(Err(io::Error::from(io::ErrorKind::ConnectionAborted)));
+            }
+            if closes {
+                let _ = rustix::net::shutdown(socket, Shutdown::Write);
+            }
+            if let Err(error) = result {
+                held.fail(error);
+            }
+            if !held.must_repeat {
+                held.is_working = false;
+                return true;
+            }
+        }
+    }
+
+    fn open(&self, socket: &OwnedFd, room: usize, peer_closed: bool, made: &mut Made) -> io::Result<()> {
+        let mut is_socket_empty = false;
         // Not on the stack, of which every coroutine would keep the pages that were once touched.
         let mut received = Vec::with_capacity(RECEIVED_BYTES);
+        made.opened.reserve_exact(room);
+        let mut is_at_end = false;
         loop {
-            match self.transport.read(buffer)? {
-                Some(0) => return Ok((Some(total), total > 0)),
-                Some(read) => {
-                    total += read;
-                    if buffer.len() == buffer.capacity() {
-                        return Ok((Some(total), true));
-                    }
-                    continue;
+            match self.transport.read(&mut made.opened)? {
+                Some(0) => {
+                    made.has_ended = true;
+                    return Ok(());
                 }
-                None if has_ended => return Ok((Some(total), total > 0)),
-                None if is_socket_empty && total > 0 => return Ok((Some(total), false)),
+                Some(_) if made.opened.len() == made.opened.capacity() => {
+                    made.has_more = true;
+                    return Ok(());
+                }
+                Some(_) => continue,
+                None if is_at_end => {
+                    made.has_ended = true;
+                    return Ok(());
+                }
+                None if is_socket_empty && !made.opened.is_empty() => return Ok(()),
                 None => {}
             }
             received.clear();
             match rustix::io::read(socket, rustix::buffer::spare_capacity(&mut received)) {
                 Ok(read) => {
-                    has_ended = read == 0;
+                    is_at_end = read == 0;
                     // A short read has emptied the socket: see `Stream::read_now`.
                     is_socket_empty = read < RECEIVED_BYTES && !peer_closed;
                     self.transport.receive(&received)?;
                 }
-                Err(Errno::AGAIN) => return Ok(((total > 0).then_some(total), false)),
+                Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    /// Enciphers `data`, to be sent by `flush`.
-    pub fn write(&self, data: &[u8]) -> io::Result<()> {
-        self.transport.write(data)
-    }
-
-    /// Sends what the socket takes now. Whether that was everything.
-    pub fn flush(&self, socket: &OwnedFd) -> io::Result<bool> {
-        // Taken out before the lock: what makes it may run Python.
-        let mut fresh = Vec::new();
-        self.transport.take_outgoing(&mut fresh)?;
-        let mut outgoing = self.lock();
-        outgoing.append(&mut fresh);
-        while !outgoing.is_empty() {
-            match rustix::net::send(socket, &outgoing, SendFlags::NOSIGNAL) {
-                Ok(sent) => drop(outgoing.drain(..sent)),
-                Err(Errno::AGAIN) => return Ok(false),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+    /// Has [`Self::work`] say goodbye, as far as the socket takes it, and end the socket's sending. False if there will be
+    /// no goodbye (any more).
+    pub fn close(&self) -> bool {
+        if self.is_over.load(Ordering::Relaxed) {
+            return false;
         }
-        Ok(true)
-    }
-
-    /// Says goodbye, once, as far as the socket takes it.
-    pub fn close(&self, socket: &OwnedFd) {
-        if !self.is_over.swap(true, Ordering::Relaxed) {
-            self.transport.close();
-            let _ = self.flush(socket);
-        }
+        let mut held = self.lock();
+        held.must_close = true;
+        held.must_repeat |= held.is_working;
+        true
     }
 
     /// There will be no goodbye: what was sent is not whole.
@@ -149,7 +267,56 @@ impl Secured {
         self.is_over.store(true, Ordering::Relaxed);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the transport has made of what it was given.
+#[derive(Default)]
+struct Made {
+    opened: Vec<u8>,
+    has_ended: bool,
+    has_more: bool,
+}
+
+impl Held {
+    /// What is to be enciphered, the bytes that may be deciphered, and whether the connection is to be closed.
+    fn take_work(&mut self) -> (Vec<u8>, usize, bool) {
+        self.must_repeat = false;
+        let reads = std::mem::take(&mut self.must_read) && !self.has_ended && !self.has_failed;
+        let plain = if self.has_failed { Vec::new() } else { std::mem::take(&mut self.plain) };
+        self.is_enciphering = !plain.is_empty();
+        let room = if reads { PIECE_BYTES.saturating_sub(self.opened.len()) } else { 0 };
+        (plain, room, std::mem::take(&mut self.must_close))
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.is_enciphering || !self.plain.is_empty() || !self.sealed.is_empty()
+    }
+
+    fn send(&mut self, socket: &OwnedFd) {
+        while !self.sealed.is_empty() {
+            match rustix::net::send(socket, &self.sealed, SendFlags::NOSIGNAL) {
+                Ok(sent) => drop(self.sealed.drain(..sent)),
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR) => {}
+                Err(error) => return self.fail(error.into()),
+            }
+        }
+    }
+
+    fn fail(&mut self, error: io::Error) {
+        if !std::mem::replace(&mut self.has_failed, true) {
+            self.failure = Some(error);
+        }
+        (self.plain, self.sealed) = (Vec::new(), Vec::new());
+    }
+
+    fn check(&mut self) -> io::Result<()> {
+        if !self.has_failed {
+            return Ok(());
+        }
+        Err(self.failure.take().unwrap_or_else(|| io::Error::from(io::ErrorKind::NotConnected)))
     }
 }

@@ -337,7 +337,7 @@ impl Connection {
     fn refuse(self: Box<Self>, py: Python<'_>, site: &Site, error: RequestError, request: &[u8]) -> Next {
         self.log_fault(py, error);
         let page = error_page(error.status(), request, &wsgi::http_date(), wsgi::SERVER_SOFTWARE.as_bytes());
-        match self.stream.write_all(&[&page], site.send_timeout()) {
+        match self.stream.write_all(&[&page], &site.pace()) {
             Ok(()) => self.begin_lingering(),
             Err(_) => Next::Close,
         }

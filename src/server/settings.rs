@@ -36,6 +36,8 @@ pub struct Settings {
     client_body_timeout: f64,
     client_body_min_rate: u32,
     send_timeout: f64,
+    /// Bytes a second that a client which is waited for must take in the long run; 0 for no such rule.
+    pub min_send_rate: u32,
     turn_budget: f64,
     /// Bytes of each coroutine's C stack.
     pub stack_size: usize,
@@ -179,6 +181,7 @@ impl Settings {
                 directory: self.client_body_temp_path.clone(),
             }),
             send_timeout: self.send_timeout(),
+            min_send_rate: self.min_send_rate,
             websocket: SessionSettings {
                 message_bytes: self.websocket_max_message_size,
                 queue_bytes: self.websocket_max_queue_size,
@@ -186,6 +189,7 @@ impl Settings {
                 ping_timeout: seconds(self.websocket_ping_timeout),
                 close_timeout: seconds(self.websocket_close_timeout),
                 send_timeout: self.send_timeout(),
+                min_send_rate: self.min_send_rate,
                 origins: self.websocket_origins.clone(),
             },
             use_sendfile: self.sendfile,

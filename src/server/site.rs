@@ -16,7 +16,7 @@ use crate::http::head::{Head, Limits};
 use crate::http::proxy_protocol::Versions;
 use crate::http::repair::{Repairs, is_conventional};
 use crate::interp::{Level, log};
-use crate::net::{Networks, Peer};
+use crate::net::{Networks, Pace, Peer};
 use crate::wsgi::{Finished, Gateway};
 
 /// Bytes read from a connection at a time: a head and a small body fit.
@@ -43,9 +43,11 @@ pub struct Site {
     proxy_peers: Networks,
     header_timeout: Option<Duration>,
     send_timeout: Option<Duration>,
+    min_send_rate: u32,
     access_log: Option<RefCell<AccessLog>>,
     access_logger: Option<Py<PyAny>>,
     is_one_of_many: bool,
+    request_limit: usize,
     stopping: Cell<bool>,
     buffers: RefCell<Vec<Vec<u8>>>,
     #[expect(clippy::vec_box, reason = "connections keep a head that arrives in pieces, boxed")]
@@ -76,9 +78,11 @@ impl Site {
             proxy_peers: settings.proxy_peers.clone(),
             header_timeout: settings.client_header_timeout(),
             send_timeout: settings.send_timeout(),
+            min_send_rate: settings.min_send_rate,
             access_log: access_log.map(RefCell::new),
             access_logger,
             is_one_of_many: settings.multiprocess,
+            request_limit: settings.worker_connections,
             stopping: Cell::new(false),
             buffers: RefCell::default(),
             heads: RefCell::default(),
@@ -118,6 +122,11 @@ impl Site {
     /// Whether other processes serve the same application.
     pub fn is_one_of_many(&self) -> bool {
         self.is_one_of_many
+    }
+
+    /// Requests that may be in progress at once.
+    pub fn request_limit(&self) -> usize {
+        self.request_limit
     }
 
     /// From now on connections are not used again.
@@ -161,9 +170,9 @@ impl Site {
         self.header_timeout.map(|timeout| Instant::now() + timeout)
     }
 
-    /// How long a client may take without taking anything.
-    pub fn send_timeout(&self) -> Option<Duration> {
-        self.send_timeout
+    /// The patience with a client that takes what the server itself answers.
+    pub fn pace(&self) -> Pace {
+        Pace::new(self.send_timeout, self.min_send_rate)
     }
 
     /// An empty buffer, or `pending` with room for more.

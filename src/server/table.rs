@@ -28,6 +28,9 @@ const PAUSES_IN_VAIN: usize = 4;
 /// How long no connection is accepted after the process ran out of descriptors.
 const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(200);
 
+/// A cap that is reached again within this time is the same episode: the log has one line for it.
+const CAPACITY_EPISODE: Duration = Duration::from_secs(10);
+
 /// How long a connection without a request may rest once the server stops.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
@@ -51,6 +54,9 @@ pub struct Table {
     endpoints: Vec<Endpoint>,
     connections: RefCell<Slab<Slot>>,
     out_of_descriptors_said: Cell<bool>,
+    /// When requests in progress were last fewer than the cap, after they had reached it.
+    left_capacity_at: Cell<Option<Instant>>,
+    capacity_said: Cell<bool>,
 }
 
 enum Slot {
@@ -73,6 +79,8 @@ impl Table {
             endpoints: listeners.into_iter().map(endpoint).collect(),
             connections: RefCell::default(),
             out_of_descriptors_said: Cell::new(false),
+            left_capacity_at: Cell::new(None),
+            capacity_said: Cell::new(false),
         }
     }
 
@@ -203,6 +211,22 @@ impl Table {
         Ok(())
     }
 
+    /// Says why clients wait, once for each episode.
+    fn warn_of_the_cap(&self) {
+        let is_new = self.left_capacity_at.take().is_none_or(|left| left.elapsed() >= CAPACITY_EPISODE);
+        if !event_loop::is_at_request_limit() || (self.capacity_said.get() && !is_new) {
+            return;
+        }
+        self.capacity_said.set(true);
+        let message = format!(
+            "{} requests are in progress, as many as worker_connections allows: further clients wait until one has ended. \
+             Raise worker_connections, or look for requests that do not end (WebSockets and streams count).",
+            self.site.request_limit()
+        );
+        // A handler of the log may wait, and the leader must not.
+        event_loop::spawn(Box::new(move || Python::attach(|py| log(py, Level::Warning, &message, None))));
+    }
+
     /// Leaves the kernel's queue alone for a moment: it would report the same connection again and again.
     fn out_of_descriptors(&self, py: Python<'_>, error: &std::io::Error) {
         if !self.out_of_descriptors_said.replace(true) {
@@ -299,7 +323,11 @@ impl Service for Table {
     fn at_capacity(&self, reached: bool) {
         if reached {
             self.stop_listening();
-        } else if let Err(error) = self.listen() {
+            self.warn_of_the_cap();
+            return;
+        }
+        self.left_capacity_at.set(Some(Instant::now()));
+        if let Err(error) = self.listen() {
             eprintln!("rmeinheld: connections are not accepted any more: {error}");
         }
     }

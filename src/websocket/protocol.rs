@@ -120,6 +120,8 @@ struct Incomplete {
 pub struct Received {
     /// The peer has closed.
     pub close: Option<Close>,
+    /// Frames that are complete now.
+    pub frames: usize,
 }
 
 impl Protocol {
@@ -153,11 +155,25 @@ impl Protocol {
     /// What the peer did wrong. Nothing more is looked at then; [`Self::fail`] tells it.
     pub fn receive(
         &mut self,
-        input: &[u8],
+        mut input: &[u8],
+        out: &mut Vec<u8>,
+        deliver: impl FnMut(Message),
+    ) -> Result<Received, Violation> {
+        self.receive_some(&mut input, usize::MAX, out, deliver)
+    }
+
+    /// As [`Self::receive`], but takes no more than `most` frames. What it does not take stays in `input`.
+    ///
+    /// # Errors
+    /// As [`Self::receive`].
+    pub fn receive_some(
+        &mut self,
+        input: &mut &[u8],
+        most: usize,
         out: &mut Vec<u8>,
         mut deliver: impl FnMut(Message),
     ) -> Result<Received, Violation> {
-        let received = self.take(input, out, &mut deliver);
+        let received = self.take(input, most, out, &mut deliver);
         if received.is_err() {
             self.message = None;
             self.is_failing = true;
@@ -175,27 +191,29 @@ impl Protocol {
 
     fn take(
         &mut self,
-        mut input: &[u8],
+        input: &mut &[u8],
+        most: usize,
         out: &mut Vec<u8>,
         deliver: &mut impl FnMut(Message),
     ) -> Result<Received, Violation> {
         let mut received = Received::default();
-        while self.state != State::Over && !self.is_failing {
+        while self.state != State::Over && !self.is_failing && received.frames < most {
             let Some(mut frame) = self.frame.take() else {
-                if !self.begin_frame(&mut input)? {
+                if !self.begin_frame(input)? {
                     break;
                 }
                 continue;
             };
             let count = usize::try_from(frame.left).map_or(input.len(), |left| left.min(input.len()));
             let (payload, rest) = input.split_at(count);
-            input = rest;
+            *input = rest;
             frame.left -= count as u64;
             self.take_payload(&mut frame, payload)?;
             if frame.left > 0 {
                 self.frame = Some(frame);
                 break;
             }
+            received.frames += 1;
             match frame.control {
                 None if frame.is_final => self.end_message(deliver)?,
                 None => {}

@@ -9,7 +9,7 @@ use crate::http::chunked::{ChunkLimits, ChunkedDecoder};
 use crate::http::error::RequestError;
 use crate::http::framing::BodyFraming;
 use crate::http::response::CONTINUE;
-use crate::net::{Failure, Stream};
+use crate::net::{Failure, Pace, Stream};
 
 /// Bytes read from the socket at a time.
 const READ_BYTES: usize = 64 * 1024;
@@ -194,7 +194,7 @@ impl RequestBody {
 
     fn fill(&mut self, stream: &Stream) -> Result<(), BodyFailure> {
         if std::mem::take(&mut self.owes_continue) && !self.is_answered {
-            stream.write_all(&[CONTINUE], self.patience.timeout).map_err(BodyFailure::Connection)?;
+            stream.write_all(&[CONTINUE], &Pace::new(self.patience.timeout, 0)).map_err(BodyFailure::Connection)?;
         }
         self.raw.clear();
         self.raw_start = 0;

@@ -98,7 +98,7 @@ impl FileWrapper {
         if length > 0 {
             // The application's file object stays open for as long as `self` is borrowed.
             let file: BorrowedFd<'_> = event_loop::borrow_descriptor(number);
-            response.sent_file(stream.send_file(file, position, length, response.send_timeout()))?;
+            response.sent_file(stream.send_file(file, position, length, response.pace()))?;
         }
         Ok(true)
     }

@@ -36,6 +36,8 @@ pub struct GatewaySettings {
     pub spool: Option<SpoolSettings>,
     /// How long a client may take without taking anything of a response.
     pub send_timeout: Option<Duration>,
+    /// Bytes a second that it must take in the long run; 0 for no such rule.
+    pub min_send_rate: u32,
     /// Whether files are sent with sendfile(2).
     pub use_sendfile: bool,
     /// What concerns WebSockets.
@@ -150,6 +152,7 @@ impl Gateway {
             method,
             keep_alive: keep_alive && head.keep_alive && method != MethodKind::Connect,
             send_timeout: self.settings.send_timeout,
+            min_send_rate: self.settings.min_send_rate,
         };
         let (input, mut next) = if head.body.has_content() {
             let body = RequestBody::new(head.body, rest, head.expects_continue, &self.settings.body)?;
@@ -245,10 +248,12 @@ impl<'py> Call<'py> {
         let is_delimited_by_end = |body| matches!(body, ResponseBody::UntilClose | ResponseBody::Tunnel);
         let needs_reset = broken && plan.is_some_and(|plan| is_delimited_by_end(plan.body));
         let is_body_read = rest.as_ref().is_none_or(|rest| rest.is_read());
-        let next = match rest {
+        let next = match (rest, &self.websocket) {
             _ if !reusable => None,
-            Some(rest) => rest.drain(),
-            None => Some(self.next),
+            (Some(rest), _) => rest.drain(),
+            // A handshake that was not accepted: what came behind it is the next request.
+            (None, Some(websocket)) => Some(websocket.get().take_early()),
+            (None, None) => Some(self.next),
         };
         Finished {
             environ: self.environ,

@@ -4,6 +4,7 @@
 //! the body, and counts it against the Content-Length. Its state is never locked while it waits for the client.
 
 mod early_hints;
+mod takeover;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +23,7 @@ use crate::http::response::{
     plan, reason, write_chunk_head, write_common, write_field, write_status_line,
 };
 use crate::interp::{self, failure_error};
-use crate::net::{Failure, Stream};
+use crate::net::{Failure, Pace, Stream};
 
 pub use early_hints::EarlyHints;
 
@@ -43,12 +44,15 @@ pub struct Terms {
     pub keep_alive: bool,
     /// How long the client may take without taking anything.
     pub send_timeout: Option<Duration>,
+    /// Bytes a second that it must take in the long run; 0 for no such rule.
+    pub min_send_rate: u32,
 }
 
 /// Passed to the application as `start_response`.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct StartResponse {
     terms: Terms,
+    pace: Pace,
     body: Option<Py<Input>>,
     last_requests: Arc<AtomicBool>,
     answer: Mutex<Answer>,
@@ -105,6 +109,7 @@ impl StartResponse {
         last_requests: Arc<AtomicBool>,
     ) -> StartResponse {
         StartResponse {
+            pace: Pace::new(terms.send_timeout, terms.min_send_rate),
             terms,
             body,
             last_requests,
@@ -120,31 +125,6 @@ impl StartResponse {
     /// Whether the head has gone out, so that nothing but the connection's end can tell of an error.
     pub fn is_head_sent(&self) -> bool {
         self.answer().plan.is_some()
-    }
-
-    /// Has the connection speak another protocol from now on. `head` is the answer that says so: not sent here, but known
-    /// to the access log. Returns the stream.
-    ///
-    /// # Errors
-    /// RuntimeError when the request has ended, has been answered otherwise, or the connection speaks another already.
-    pub fn upgrade(&self, head: Vec<u8>) -> PyResult<Arc<Stream>> {
-        let mut answer = self.answer();
-        let stream = answer.stream.clone().ok_or_else(|| PyRuntimeError::new_err("the request has ended"))?;
-        if answer.is_upgraded {
-            return Err(PyRuntimeError::new_err("the connection has been taken over already"));
-        }
-        if answer.plan.is_some() || answer.sending {
-            return Err(PyRuntimeError::new_err("the request has been answered with an HTTP response already"));
-        }
-        let plan = ResponsePlan { body: ResponseBody::None, send_content_length: None, keep_alive: false };
-        (answer.plan, answer.status, answer.head) = (Some(plan), 101, head);
-        (answer.started, answer.is_upgraded) = (true, true);
-        Ok(stream)
-    }
-
-    /// Whether the connection speaks another protocol.
-    pub fn is_upgraded(&self) -> bool {
-        self.answer().is_upgraded
     }
 
     /// Ends the request: `write` raises from now on. Returns the response's record.
@@ -164,9 +144,9 @@ impl StartResponse {
         answer.overrun || answer.plan.is_some_and(|plan| plan.body == ResponseBody::None)
     }
 
-    /// How long the client may take without taking anything.
-    pub fn send_timeout(&self) -> Option<Duration> {
-        self.terms.send_timeout
+    /// The patience with the client that takes the response.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// Sends an error page of the server's own, in place of whatever the application has said so far.
@@ -315,9 +295,9 @@ impl StartResponse {
     /// # Parks
     fn put(&self, py: Python<'_>, stream: &Stream, parts: &[&[u8]]) -> Result<(), Failure> {
         if event_loop::can_park() {
-            stream.write_all(parts, self.terms.send_timeout)
+            stream.write_all(parts, &self.pace)
         } else {
-            py.detach(|| stream.write_all(parts, self.terms.send_timeout))
+            py.detach(|| stream.write_all(parts, &self.pace))
         }
     }
 

@@ -212,3 +212,17 @@ fn a_message_that_grows_keeps_no_room_beyond_the_limit() {
         assert!(protocol.message.as_ref().unwrap().data.capacity() <= 1000);
     }
 }
+
+#[test]
+fn no_more_frames_are_taken_than_are_asked_for() {
+    let all = [frame(0x89, b"1"), frame(0x01, b"a"), frame(0x8a, b""), frame(0x80, b"b"), frame(0x89, b"2")].concat();
+    let (mut protocol, mut out, mut messages) = (Protocol::new(1000), Vec::new(), Vec::new());
+    let mut rest = all.as_slice();
+    for (frames, left) in [(2, 3), (1, 2), (0, 2), (5, 0)] {
+        let received = protocol.receive_some(&mut rest, frames, &mut out, |message| messages.push(message)).unwrap();
+        assert_eq!(received.frames, frames.min(2));
+        assert_eq!(rest.is_empty(), left == 0);
+    }
+    assert_eq!(messages, [text("ab")]);
+    assert_eq!(out, [0x8a, 1, b'1', 0x8a, 1, b'2']);
+}

@@ -3,17 +3,18 @@
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyBlockingIOError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
+use super::on_the_loop;
 use super::websocket::WebSocket;
-use crate::event_loop;
-use crate::interp::{Level, descriptor_closes, failure_error, log, os_error};
-use crate::net::{Failure, Stream};
+use crate::event_loop::{self, Attendant, streams};
+use crate::interp::{self, Level, descriptor_closes, failure_error, log, os_error};
+use crate::net::{Failure, Pace, Stream};
 use crate::wsgi::start_response::StartResponse;
 
 /// Bytes read at a time, at most.
@@ -68,83 +69,172 @@ impl ClientSocket {
         }
         let stream = self.response.get().upgrade(b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec())?;
         *self.taken() = Some(Taken { stream: Arc::clone(&stream), is_closed: false });
+        let attendant = Arc::new(Attended(Arc::downgrade(&stream)));
+        let source = stream.source();
+        on_the_loop(py, move || streams::set_attendant(source, Some(attendant)))?;
+        if self.response.get().is_last() {
+            // Those that were there at the stop have been told.
+            stream.shutdown_read();
+        }
         warn_if_unpatched(py)?;
         Ok(stream)
     }
 
-    fn duration(&self) -> Option<Duration> {
+    /// How long a call with these flags may wait; none: for ever.
+    fn duration(&self, flags: i32) -> Option<Duration> {
+        if flags & libc::MSG_DONTWAIT != 0 {
+            return Some(Duration::ZERO);
+        }
         let timeout = *self.timeout.lock().unwrap_or_else(PoisonError::into_inner);
         timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
     }
 
-    fn read(&self, py: Python<'_>, size: usize) -> PyResult<Vec<u8>> {
+    fn read(&self, py: Python<'_>, size: usize, flags: i32) -> PyResult<Vec<u8>> {
+        check_flags("recv", flags, RECEIVE_FLAGS)?;
+        interp::give_way(py)?;
+        let timeout = self.duration(flags);
+        let mut data = self.read_some(py, size, flags, timeout)?;
+        // A peek does not wait for more: what is there stays there.
+        while flags & (libc::MSG_WAITALL | libc::MSG_PEEK) == libc::MSG_WAITALL && data.len() < size && !data.is_empty()
+        {
+            match self.read_some(py, size - data.len(), flags, timeout) {
+                Ok(more) if !more.is_empty() => data.extend_from_slice(&more),
+                // As recv(2) has it: what came before is not lost, and the next call meets the end or the error.
+                _ => break,
+            }
+        }
+        Ok(data)
+    }
+
+    fn read_some(&self, py: Python<'_>, size: usize, flags: i32, timeout: Option<Duration>) -> PyResult<Vec<u8>> {
         let stream = self.stream(py)?;
         let websocket = self.websocket.get();
+        let peeks = flags & libc::MSG_PEEK != 0;
         let early = websocket.take_early();
         if !early.is_empty() {
             let (now, later) = early.split_at(early.len().min(size));
-            websocket.put_early_back(later);
+            websocket.put_early_back(if peeks { &early } else { later });
             return Ok(now.to_vec());
         }
         let mut buffer = Vec::with_capacity(size.min(READ_BYTES));
-        let read = released_unless_parking(py, || stream.read(&mut buffer, self.duration()));
-        match read {
-            Ok(_) => Ok(buffer),
-            Err(failure) => Err(self.error(failure)),
+        let read = released_unless_parking(py, || {
+            if peeks { stream.peek(&mut buffer, timeout) } else { stream.read(&mut buffer, timeout) }
+        });
+        read.map(|_| buffer).map_err(|failure| error(failure, timeout))
+    }
+
+    /// Sends some of `data`, or, with `all`, everything. Returns how much.
+    fn write(&self, data: &Bound<'_, PyAny>, flags: i32, all: bool) -> PyResult<usize> {
+        check_flags("send", flags, SEND_FLAGS)?;
+        let py = data.py();
+        interp::give_way(py)?;
+        let stream = self.stream(py)?;
+        let bytes = super::websocket::bytes_of(data)?;
+        let payload = bytes.as_bytes();
+        let timeout = self.duration(flags);
+        let written = released_unless_parking(py, || {
+            // One time limit for the whole call, as in `socket.socket` (Python 3.5).
+            let deadline = timeout.map(|timeout| Instant::now() + timeout);
+            let mut sent = stream.write_some(payload, deadline)?;
+            while all && sent < payload.len() {
+                sent += stream.write_some(payload.get(sent..).unwrap_or_default(), deadline)?;
+            }
+            Ok(sent)
+        });
+        written.map_err(|failure| error(failure, timeout))
+    }
+}
+
+/// Flags that mean something here, and such as change nothing.
+const RECEIVE_FLAGS: i32 =
+    libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_CMSG_CLOEXEC;
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
+
+fn check_flags(call: &str, flags: i32, known: i32) -> PyResult<()> {
+    let unknown = flags & !known;
+    if unknown == 0 {
+        return Ok(());
+    }
+    Err(PyValueError::new_err(format!(
+        "{call}() on environ[\"gunicorn.socket\"] does not know the flags {unknown:#x}; it knows {known:#x}"
+    )))
+}
+
+/// A call that may wait for `timeout` has failed.
+fn error(failure: Failure, timeout: Option<Duration>) -> PyErr {
+    match failure {
+        Failure::TimedOut if timeout.is_some_and(|timeout| timeout.is_zero()) => {
+            PyBlockingIOError::new_err((libc::EAGAIN, "Resource temporarily unavailable"))
+        }
+        Failure::TimedOut => pyo3::exceptions::PyTimeoutError::new_err("timed out"),
+        other => failure_error(other),
+    }
+}
+
+/// Looks after the connection while a library has it.
+struct Attended(Weak<Stream>);
+
+impl Attendant for Attended {
+    /// Sends what TLS could not send at once.
+    fn attend(&self) {
+        if let Some(stream) = self.0.upgrade() {
+            let _ = stream.flush_now();
         }
     }
 
-    fn error(&self, failure: Failure) -> PyErr {
-        match failure {
-            Failure::TimedOut if self.duration().is_some_and(|timeout| timeout.is_zero()) => {
-                PyBlockingIOError::new_err((libc::EAGAIN, "Resource temporarily unavailable"))
-            }
-            Failure::TimedOut => pyo3::exceptions::PyTimeoutError::new_err("timed out"),
-            other => failure_error(other),
+    fn expired(&self) {}
+
+    /// The library reads what has arrived, and then the end: so its handlers end, and it may still send.
+    fn stop(&self) {
+        if let Some(stream) = self.0.upgrade() {
+            stream.shutdown_read();
         }
     }
 }
 
+/// The request of a connection that was taken over has ended: what TLS still holds goes out. On the loop.
+///
+/// # Parks
+pub(super) fn finish(stream: &Stream, pace: &Pace) {
+    streams::set_attendant(stream.source(), None);
+    // A client that is gone has nothing to be told.
+    let _ = stream.write_all(&[b""], pace);
+}
+
 #[pymethods]
 impl ClientSocket {
-    /// At most `bufsize` bytes, `b""` at the end of the stream. Flags are ignored.
+    /// At most `bufsize` bytes, `b""` at the end of the stream.
+    ///
+    /// `flags` may have MSG_PEEK, MSG_WAITALL and MSG_DONTWAIT, and those that change nothing; ValueError for others.
     #[pyo3(signature = (bufsize, flags = 0, /))]
     fn recv<'py>(&self, py: Python<'py>, bufsize: usize, flags: i32) -> PyResult<Bound<'py, PyBytes>> {
-        let _ = flags;
-        Ok(PyBytes::new(py, &self.read(py, bufsize)?))
+        Ok(PyBytes::new(py, &self.read(py, bufsize, flags)?))
     }
 
     /// Receives into a writable buffer; returns how many bytes, 0 at the end of the stream.
     #[pyo3(signature = (buffer, nbytes = 0, flags = 0))]
     fn recv_into(&self, buffer: &Bound<'_, PyAny>, nbytes: usize, flags: i32) -> PyResult<usize> {
-        let _ = flags;
         let py = buffer.py();
         let view = py.import("builtins")?.call_method1("memoryview", (buffer,))?.call_method1("cast", ("B",))?;
         let room = view.len()?;
         let size = if nbytes == 0 { room } else { nbytes.min(room) };
-        let data = self.read(py, size)?;
+        let data = self.read(py, size, flags)?;
         let end = isize::try_from(data.len()).unwrap_or(isize::MAX);
         view.set_item(pyo3::types::PySlice::new(py, 0, end, 1), PyBytes::new(py, &data))?;
         Ok(data.len())
     }
 
-    /// Sends all of `data`; returns its length.
+    /// Sends `data`; returns how much of it. Without a time limit that is everything, as from a socket that blocks; with
+    /// one, what the connection takes by then. `flags` may have MSG_DONTWAIT.
     #[pyo3(signature = (data, flags = 0, /))]
     fn send(&self, data: &Bound<'_, PyAny>, flags: i32) -> PyResult<usize> {
-        self.sendall(data, flags)?;
-        data.len()
+        self.write(data, flags, self.duration(flags).is_none())
     }
 
-    /// Sends all of `data`.
+    /// Sends all of `data`, in the time of one call: TimeoutError then, and BlockingIOError where it must not wait.
     #[pyo3(signature = (data, flags = 0, /))]
     fn sendall(&self, data: &Bound<'_, PyAny>, flags: i32) -> PyResult<()> {
-        let _ = flags;
-        let py = data.py();
-        let stream = self.stream(py)?;
-        let bytes = super::websocket::bytes_of(data)?;
-        let payload = bytes.as_bytes();
-        let timeout = self.duration().filter(|timeout| !timeout.is_zero());
-        released_unless_parking(py, || stream.write_all(&[payload], timeout)).map_err(|failure| self.error(failure))
+        self.write(data, flags, true).map(drop)
     }
 
     /// Ends the server's side of the connection; the rest goes when the request ends.
@@ -167,7 +257,7 @@ impl ClientSocket {
     fn shutdown(&self, py: Python<'_>, how: i32) -> PyResult<()> {
         let stream = self.stream(py)?;
         match how {
-            0 => {}
+            0 => stream.shutdown_read(),
             1 => stream.shutdown_write(),
             2 => stream.shutdown_both(),
             _ => return Err(PyValueError::new_err(format!("how must be 0, 1 or 2, not {how}"))),

@@ -13,19 +13,17 @@ use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 
+use super::on_the_loop;
 use super::wire::{SessionSettings, Wire};
-use crate::event_loop::{self, Attendant, Message as LoopMessage, SourceId, streams};
+use crate::event_loop::{Attendant, SourceId, streams};
 use crate::interp::{self, Level, Waiter, log};
 use crate::net::Stream;
 use crate::websocket::protocol::{self, Close, Kind, Message};
 
-/// The server stops (RFC 6455 7.4.1).
-const GOING_AWAY: u16 = 1001;
-
 /// One connection.
 pub struct Session {
     source: SourceId,
-    settings: Arc<SessionSettings>,
+    stream: Arc<Stream>,
     wire: Mutex<Wire>,
 }
 
@@ -33,7 +31,8 @@ impl Session {
     /// A session that has still to send `head`, and was sent `early` with the request.
     pub fn new(stream: Arc<Stream>, settings: Arc<SessionSettings>, head: Vec<u8>, early: Vec<u8>) -> Session {
         let source = stream.source();
-        Session { source, wire: Mutex::new(Wire::new(stream, Arc::clone(&settings), head, early)), settings }
+        let wire = Mutex::new(Wire::new(Arc::clone(&stream), settings, head, early));
+        Session { source, stream, wire }
     }
 
     /// Sends the head and begins to receive. From any thread.
@@ -41,7 +40,9 @@ impl Session {
     /// # Errors
     /// When the loop has ended.
     pub fn start(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        self.lock(py).flush();
+        let mut wire = self.lock(py);
+        wire.flush();
+        self.settle(py, wire)?;
         let attendant = Arc::clone(self) as Arc<dyn Attendant>;
         let source = self.source;
         on_the_loop(py, move || streams::set_attendant(source, Some(attendant)))
@@ -69,18 +70,15 @@ impl Session {
     ///
     /// # Parks
     pub fn receive(self: &Arc<Self>, py: Python<'_>, deadline: Option<Instant>) -> PyResult<Option<Message>> {
+        interp::give_way(py)?;
         loop {
             let mut wire = self.lock(py);
             if let Some(message) = wire.pop() {
-                let must_go_on = wire.must_go_on();
-                drop(wire);
-                if must_go_on {
-                    self.attend_soon(py)?;
-                }
+                self.settle(py, wire)?;
                 return Ok(Some(message));
             }
-            if wire.close.is_some() || wire.fail_now() {
-                unlock(py, wire);
+            if wire.close.is_some() || wire.fail_now() || wire.end_stop() {
+                self.settle(py, wire)?;
                 return Ok(None);
             }
             drop(wire);
@@ -111,6 +109,7 @@ impl Session {
     }
 
     fn put(self: &Arc<Self>, py: Python<'_>, write: impl FnOnce(&mut Vec<u8>)) -> PyResult<Result<(), Close>> {
+        interp::give_way(py)?;
         loop {
             let mut wire = self.lock(py);
             if let Some(close) = &wire.close {
@@ -118,17 +117,15 @@ impl Session {
             }
             if wire.is_sendable() {
                 wire.put(write);
-                unlock(py, wire);
+                self.settle(py, wire)?;
                 return Ok(Ok(()));
             }
-            let before = wire.sent_bytes;
+            let deadline = wire.next_look().map(|patience| Instant::now() + patience);
             drop(wire);
-            let deadline = self.settings.send_timeout.map(|timeout| Instant::now() + timeout);
-            let has_room = self.wait(py, deadline, Wire::is_sendable, |wire| &mut wire.senders)?;
-            let mut wire = self.lock(py);
-            if !has_room && wire.sent_bytes == before {
-                wire.lose("it took nothing in time");
-                unlock(py, wire);
+            if !self.wait(py, deadline, Wire::is_sendable, |wire| &mut wire.senders)? {
+                let mut wire = self.lock(py);
+                wire.look();
+                self.settle(py, wire)?;
             }
         }
     }
@@ -138,31 +135,40 @@ impl Session {
     /// # Errors
     /// When the loop has ended.
     pub fn close(self: &Arc<Self>, py: Python<'_>, code: u16, reason: &str) -> PyResult<()> {
-        if self.begin_close(py, code, reason) { self.attend_soon(py) } else { Ok(()) }
+        let mut wire = self.lock(py);
+        wire.begin_close(code, reason);
+        self.settle(py, wire)
     }
 
-    fn begin_close(&self, py: Python<'_>, code: u16, reason: &str) -> bool {
+    /// The server stops: what has arrived is handed out, then the connection is closed. From any thread.
+    ///
+    /// # Errors
+    /// When the loop has ended.
+    pub fn begin_stop(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
         let mut wire = self.lock(py);
-        let begun = wire.begin_close(code, reason);
-        unlock(py, wire);
-        begun
+        wire.begin_stop();
+        self.settle(py, wire)
     }
 
     /// The request is over: closes, waits for the end of the closing handshake, and lets go of the stream. On the loop.
     ///
     /// # Parks
-    pub fn finish(self: &Arc<Self>, py: Python<'_>, code: u16, reason: &str) {
-        if !self.begin_close(py, code, reason) {
+    pub fn finish(self: &Arc<Self>, py: Python<'_>, code: u16) {
+        let mut wire = self.lock(py);
+        let (code, reason) = wire.farewell(code);
+        if !wire.begin_close(code, reason) {
             // The client has closed, and may not have taken everything yet.
-            self.lock(py).set_close_deadline();
+            wire.set_close_deadline();
         }
+        // On the loop there is nothing to fail.
+        let _ = self.settle(py, wire);
         // Reading may have stopped at what the application has left unread, and the client's close is behind it.
         self.attend();
         let ended = self.wait(py, None, |wire| wire.is_over, |wire| &mut wire.enders);
         if ended.is_err() {
             let mut wire = self.lock(py);
             wire.lose("the server stops");
-            unlock(py, wire);
+            let _ = self.settle(py, wire);
         }
         streams::set_attendant(self.source, None);
         streams::set_deadline(self.source, None);
@@ -194,57 +200,55 @@ impl Session {
     }
 
     fn lock<'a>(&'a self, py: Python<'_>) -> MutexGuard<'a, Wire> {
-        // Detached while it waits: whoever holds the lock may need the interpreter, for TLS.
+        // Detached while it waits, for another thread's system call.
         self.wire.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn attend_soon(self: &Arc<Self>, py: Python<'_>) -> PyResult<()> {
-        let session = Arc::clone(self);
-        on_the_loop(py, move || session.attend())
+    /// Gives the lock back, then does what must not be done under it: logging and TLS run Python code, which may wait.
+    fn settle<'a>(&'a self, py: Python<'_>, mut wire: MutexGuard<'a, Wire>) -> PyResult<()> {
+        loop {
+            let note = wire.note.take();
+            let wants_attention = wire.goes_on() || std::mem::take(&mut wire.wants_attention);
+            drop(wire);
+            if wants_attention {
+                let source = self.source;
+                on_the_loop(py, move || streams::attend_later(source))?;
+            }
+            if let Some(note) = note {
+                log(py, Level::Debug, &note, None);
+            }
+            if !self.stream.has_work() || !self.stream.work(false) {
+                return Ok(());
+            }
+            wire = self.lock(py);
+            wire.flush();
+        }
+    }
+
+    /// On the loop, where settling does not fail. Looks at the stream, and at what `look` looks at.
+    fn look_after(&self, look: impl FnOnce(&mut Wire)) {
+        Python::attach(|py| {
+            self.stream.work(true);
+            let mut wire = self.lock(py);
+            look(&mut wire);
+            let _ = self.settle(py, wire);
+        });
     }
 }
 
 impl Attendant for Session {
     fn attend(&self) {
-        Python::attach(|py| {
-            let mut wire = self.lock(py);
-            wire.attend();
-            unlock(py, wire);
-        });
+        self.look_after(Wire::attend);
     }
 
     fn expired(&self) {
-        Python::attach(|py| {
-            let mut wire = self.lock(py);
-            wire.expire();
-            unlock(py, wire);
-        });
+        self.look_after(Wire::expire);
     }
 
     fn stop(&self) {
-        Python::attach(|py| {
-            self.begin_close(py, GOING_AWAY, "the server stops");
+        self.look_after(|wire| {
+            wire.begin_stop();
+            wire.attend();
         });
-        // As in `finish`.
-        self.attend();
     }
-}
-
-/// Gives the lock back, then logs what there is to be said: logging may wait.
-fn unlock(py: Python<'_>, mut wire: MutexGuard<'_, Wire>) {
-    let note = wire.note.take();
-    drop(wire);
-    if let Some(note) = note {
-        log(py, Level::Debug, &note, None);
-    }
-}
-
-/// Runs `action` on the loop thread, now if that is where the caller is.
-fn on_the_loop(py: Python<'_>, action: impl FnOnce() + Send + 'static) -> PyResult<()> {
-    if event_loop::is_loop_thread() {
-        action();
-    } else {
-        interp::ensure_started(py)?.send(LoopMessage::Control(Box::new(action)));
-    }
-    Ok(())
 }

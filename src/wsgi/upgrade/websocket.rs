@@ -6,6 +6,7 @@ use pyo3::exceptions::{PyConnectionError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
+use super::client_socket;
 use super::session::Session;
 use super::wire::SessionSettings;
 use crate::http::response::{FieldKind, check_field, write_field};
@@ -260,9 +261,14 @@ impl WebSocket {
     ///
     /// # Parks
     pub fn finish(&self, py: Python<'_>, code: u16) -> u64 {
-        let Some(session) = self.session.get() else { return 0 };
-        session.finish(py, code, "");
-        session.sent_bytes(py)
+        if let Some(session) = self.session.get() {
+            session.finish(py, code);
+            return session.sent_bytes(py);
+        }
+        if let Some(stream) = self.response.get().stream() {
+            client_socket::finish(&stream, self.response.get().pace());
+        }
+        0
     }
 
     fn close_of(&self, py: Python<'_>) -> Option<Close> {
@@ -302,6 +308,10 @@ impl WebSocket {
         }
         let session = self.session.get_or_init(|| session);
         session.start(py)?;
+        if self.response.get().is_last() {
+            // Those that were there at the stop have been told.
+            session.begin_stop(py)?;
+        }
         Ok(session)
     }
 }

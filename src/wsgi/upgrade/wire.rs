@@ -2,7 +2,8 @@
 //!
 //! Nothing here waits: system calls are tried, and those who wait for their outcome are notified.
 
-use std::cell::Cell;
+mod reading;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::event_loop::streams;
 use crate::interp::Waiter;
-use crate::net::Stream;
+use crate::net::{Pace, Stream};
 use crate::websocket::protocol::{self, Close, Message, Protocol, Violation};
 
 /// Bytes of messages that may wait for the application; then the client has to wait. asyncio's `websockets` takes 16
@@ -29,6 +30,11 @@ const KEPT_BYTES: usize = 512;
 /// The connection broke (RFC 6455 7.1.5). Never sent.
 const ABNORMAL: u16 = 1006;
 
+/// Codes of RFC 6455 7.4.1.
+const GOING_AWAY: u16 = 1001;
+const NORMAL: u16 = 1000;
+const STOPS: &str = "the server stops";
+
 /// What of the settings concerns WebSockets. No duration is no limit.
 #[derive(Clone, Debug)]
 pub struct SessionSettings {
@@ -44,6 +50,8 @@ pub struct SessionSettings {
     pub close_timeout: Option<Duration>,
     /// How long the client may take without taking anything.
     pub send_timeout: Option<Duration>,
+    /// Bytes a second that it must take in the long run while senders wait; 0 for no such rule.
+    pub min_send_rate: u32,
     /// The origins that browsers may come from; none: all.
     pub origins: Option<Vec<String>>,
 }
@@ -58,13 +66,25 @@ struct Ping {
     taken: i64,
 }
 
+/// What a stop of the server means to a connection: what has arrived by then is still handed out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// There is none.
+    Not,
+    /// What the kernel held then is still to be read: so many bytes, enciphered ones where the stream is.
+    Draining(u64),
+    /// It has been; what comes now is nobody's.
+    Drained,
+}
+
 /// One connection and those who wait for it.
 pub(super) struct Wire {
     stream: Arc<Stream>,
     settings: Arc<SessionSettings>,
     protocol: Protocol,
-    /// Received with the head of the request.
-    early: Vec<u8>,
+    /// Received and not yet looked at, from `looked_at` on: at first what came with the head of the request.
+    received: Vec<u8>,
+    looked_at: usize,
     incoming: VecDeque<Message>,
     incoming_bytes: usize,
     outgoing: Vec<u8>,
@@ -83,8 +103,18 @@ pub(super) struct Wire {
     failing: Option<Violation>,
     /// Nothing can be sent or received any more, or all that had to be is.
     pub is_over: bool,
-    /// The application leaves too much unread.
+    /// The application leaves too much unread, or the client what it is sent.
     is_paused: bool,
+    /// The loop has to look after the stream, beyond what the poller tells it.
+    pub wants_attention: bool,
+    /// The application has taken a message and not asked for the next one: it may be answering.
+    is_answering: bool,
+    stop: Stop,
+    /// When the application must have answered, once the server stops.
+    stop_deadline: Option<Instant>,
+    /// The patience with a client that senders wait for, and since when, from what on, they do.
+    pace: Pace,
+    waited_for: Option<(Instant, i64)>,
     /// When the closing handshake must be over.
     close_deadline: Option<Instant>,
     last_heard: Option<Instant>,
@@ -100,9 +130,11 @@ impl Wire {
         Wire {
             protocol: Protocol::new(settings.message_bytes),
             last_heard: settings.ping_interval.map(|_| Instant::now()),
+            pace: Pace::new(settings.send_timeout, settings.min_send_rate),
             stream,
             settings,
-            early,
+            received: early,
+            looked_at: 0,
             incoming: VecDeque::new(),
             incoming_bytes: 0,
             outgoing: head,
@@ -116,6 +148,11 @@ impl Wire {
             failing: None,
             is_over: false,
             is_paused: false,
+            wants_attention: false,
+            is_answering: false,
+            stop: Stop::Not,
+            stop_deadline: None,
+            waited_for: None,
             close_deadline: None,
             pinged: None,
             note: None,
@@ -124,19 +161,36 @@ impl Wire {
 
     /// The next message that has arrived.
     pub fn pop(&mut self) -> Option<Message> {
-        let message = self.incoming.pop_front()?;
+        let message = self.incoming.pop_front();
+        self.is_answering = message.is_some();
+        let message = message?;
         self.incoming_bytes -= message.size() + MESSAGE_BYTES;
         Some(message)
     }
 
-    /// Whether reading has stopped, and may go on.
-    pub fn must_go_on(&self) -> bool {
-        self.is_paused && self.incoming_bytes < UNREAD_BYTES / 2
+    /// Notes that reading goes on, if it had stopped and may, or if the stream has more by now. Whether it does: nothing
+    /// else would say so to the loop.
+    pub fn goes_on(&mut self) -> bool {
+        let goes_on = !self.takes_no_more() && self.has_room() && (self.is_paused || self.stream.has_more());
+        self.is_paused &= !goes_on;
+        goes_on
+    }
+
+    /// Whether the client may send more. One that pings and does not read has to wait, too.
+    fn has_room(&self) -> bool {
+        let queue = self.settings.queue_bytes;
+        let (unread, unsent) =
+            if self.is_paused { (UNREAD_BYTES / 2, queue) } else { (UNREAD_BYTES, queue.saturating_add(READ_BYTES)) };
+        self.incoming_bytes < unread && self.backlog() <= unsent
+    }
+
+    fn takes_no_more(&self) -> bool {
+        self.is_over || self.protocol.is_over() || self.failing.is_some()
     }
 
     /// Whether nobody has to wait to receive: there is something, or nothing will come.
     pub fn is_receivable(&self) -> bool {
-        !self.incoming.is_empty() || self.is_ending()
+        !self.incoming.is_empty() || self.is_ending() || self.stop == Stop::Drained
     }
 
     /// Whether nobody has to wait to send: there is room, or nothing can be sent.
@@ -150,12 +204,52 @@ impl Wire {
         self.flush();
     }
 
+    /// How long a sender waits before it looks at what the client has taken; none: for ever.
+    pub fn next_look(&mut self) -> Option<Duration> {
+        if self.waited_for.is_none() {
+            self.waited_for = Some((Instant::now(), self.taken()));
+        }
+        self.pace.next_look()
+    }
+
+    /// Looks at what the client has taken since the last look, and gives it up if that is too little.
+    pub fn look(&mut self) {
+        let Some((since, before)) = self.waited_for else { return };
+        let (now, taken) = (Instant::now(), self.taken());
+        self.pace.note(now - since, u64::try_from(taken - before).unwrap_or(0));
+        self.waited_for = Some((now, taken.max(before)));
+        if self.pace.is_over() {
+            self.lose("it took nothing for send_timeout, or less than min_send_rate in the long run");
+        }
+    }
+
+    /// The server stops: the application has the time of the closing handshake to take and answer what has arrived.
+    pub fn begin_stop(&mut self) {
+        if self.stop == Stop::Not {
+            self.stop = Stop::Draining(self.stream.unread_bytes());
+            self.stop_deadline = self.settings.close_timeout.map(|timeout| Instant::now() + timeout);
+            self.wants_attention = true;
+        }
+    }
+
+    /// The code and reason to close with when the application is done with it.
+    pub fn farewell(&self, code: u16) -> (u16, &'static str) {
+        if self.stop == Stop::Not || code != NORMAL { (code, "") } else { (GOING_AWAY, STOPS) }
+    }
+
+    /// Closes if the server stops, and the application has taken and answered all that had arrived. Whether it did.
+    pub fn end_stop(&mut self) -> bool {
+        let is_done = self.stop == Stop::Drained && self.incoming.is_empty() && !self.is_answering;
+        is_done && self.begin_close(GOING_AWAY, STOPS)
+    }
+
     /// Begins the closing handshake. Whether it had not begun.
     pub fn begin_close(&mut self, code: u16, reason: &str) -> bool {
         if self.close.is_some() {
             return false;
         }
         self.set_close_deadline();
+        self.wants_attention = true;
         if self.fail_now() {
             return true;
         }
@@ -174,19 +268,21 @@ impl Wire {
 
     /// Something may have arrived, or may be sent. On the loop.
     pub fn attend(&mut self) {
-        self.catch_up();
-        if self.is_ending() || self.settings.ping_interval.is_some() {
+        self.wants_attention |= self.catch_up();
+        if self.is_ending() || self.settings.ping_interval.is_some() || self.stop != Stop::Not {
             self.schedule();
         }
     }
 
-    fn catch_up(&mut self) {
+    /// Whether there is more to do, after others.
+    fn catch_up(&mut self) -> bool {
         self.flush();
-        self.read();
+        let has_more = self.read();
         self.flush();
         if self.is_ending() && self.close_deadline.is_none() {
             self.set_close_deadline();
         }
+        has_more
     }
 
     /// The stream's deadline has passed. On the loop.
@@ -201,6 +297,8 @@ impl Wire {
             } else if self.close_deadline.is_some_and(|deadline| deadline <= now) {
                 self.lose("it did not end the closing handshake in time");
             }
+        } else if self.stop_deadline.is_some_and(|deadline| deadline <= now) {
+            self.begin_close(GOING_AWAY, STOPS);
         } else if self.next_ping().is_some_and(|at| at <= now) {
             if self.pinged.is_some() && self.settings.ping_timeout.is_some() {
                 self.judge(now);
@@ -223,12 +321,13 @@ impl Wire {
     /// The client has not answered a ping in time. It is gone, unless the answer cannot have been seen yet.
     fn judge(&mut self, now: Instant) {
         // The answer may have come while something else kept the loop busy.
-        self.catch_up();
+        let has_more = self.catch_up();
+        self.wants_attention |= has_more;
         if self.is_over || self.is_ending() {
             return;
         }
         let taken = self.taken();
-        let is_unread = self.incoming_bytes >= UNREAD_BYTES;
+        let is_unread = has_more || self.incoming_bytes >= UNREAD_BYTES / 2;
         let Some(ping) = &mut self.pinged else { return };
         // Behind what the application leaves unread, or asked for behind what a slow client is still taking.
         if is_unread || (ping.taken < ping.end && ping.taken < taken) {
@@ -258,13 +357,15 @@ impl Wire {
             return self.lose(&error.to_string());
         }
         if self.backlog() < self.settings.queue_bytes {
+            self.look();
+            self.waited_for = None;
             for sender in self.senders.drain(..) {
                 sender.notify();
             }
         }
         if self.protocol.is_over() && self.backlog() == 0 && !self.is_flushing {
             // RFC 6455 7.1.1: the server is the first to close.
-            self.stream.shutdown_write();
+            self.stream.end_writing();
             self.is_over = true;
             self.wake_all();
         }
@@ -272,7 +373,7 @@ impl Wire {
 
     fn try_to_flush(&mut self) -> io::Result<()> {
         while self.backlog() > 0 {
-            let sent = self.stream.write_now(self.outgoing.get(self.sent..).unwrap_or_default())?;
+            let sent = self.stream.give_now(self.outgoing.get(self.sent..).unwrap_or_default())?;
             if sent == 0 {
                 break;
             }
@@ -289,65 +390,6 @@ impl Wire {
         }
         self.is_flushing = !self.stream.flush_now()?;
         Ok(())
-    }
-
-    /// Reads until there is nothing more for now, or too much is unread or unsent.
-    fn read(&mut self) {
-        let early = std::mem::take(&mut self.early);
-        if !early.is_empty() {
-            self.take(&early);
-        }
-        let mut buffer = BUFFER.take();
-        buffer.clear();
-        buffer.reserve(READ_BYTES);
-        loop {
-            // A client that pings and does not read has to wait, too.
-            self.is_paused = self.incoming_bytes >= UNREAD_BYTES
-                || self.backlog() > self.settings.queue_bytes.saturating_add(READ_BYTES);
-            if self.is_over || self.protocol.is_over() || self.is_paused || self.failing.is_some() {
-                break;
-            }
-            buffer.clear();
-            match self.stream.read_now(&mut buffer) {
-                Ok(Some(0)) => self.lose("it closed the connection without a closing handshake"),
-                Ok(Some(_)) => self.take(&buffer),
-                Ok(None) => break,
-                Err(error) => self.lose(&error.to_string()),
-            }
-            if !streams::is_readable(self.stream.source()) {
-                break;
-            }
-        }
-        BUFFER.set(buffer);
-    }
-
-    fn take(&mut self, bytes: &[u8]) {
-        if self.settings.ping_interval.is_some() {
-            self.last_heard = Some(Instant::now());
-            self.pinged = None;
-        }
-        let Wire { protocol, outgoing, incoming, incoming_bytes, receivers, .. } = self;
-        let received = protocol.receive(bytes, outgoing, |message| {
-            *incoming_bytes += message.size() + MESSAGE_BYTES;
-            incoming.push_back(message);
-            // One who has given up in this moment leaves it to the next.
-            while let Some(receiver) = receivers.pop_front()
-                && !receiver.notify()
-            {}
-        });
-        match received {
-            Ok(received) => {
-                if let Some(close) = received.close {
-                    self.end(close);
-                }
-            }
-            Err(violation) => {
-                self.failing = Some(violation);
-                if self.incoming.is_empty() {
-                    self.fail_now();
-                }
-            }
-        }
     }
 
     /// Tells the client what it did wrong, if anything. Whether it did.
@@ -384,7 +426,7 @@ impl Wire {
         } else if self.is_ending() {
             self.close_deadline
         } else {
-            self.next_ping()
+            self.next_ping().into_iter().chain(self.stop_deadline).min()
         };
         streams::set_deadline(self.stream.source(), deadline);
     }
@@ -423,9 +465,4 @@ impl Wire {
             waiter.notify();
         }
     }
-}
-
-thread_local! {
-    /// The loop's buffer: every session reads into it in turn.
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }

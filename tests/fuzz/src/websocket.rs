@@ -70,11 +70,11 @@ fn feed<'a>(limit: usize, is_closing: bool, pieces: impl IntoIterator<Item = &'a
     for piece in pieces {
         read += piece.len();
         let end = match protocol.receive(piece, &mut replies, |message| messages.push(message)) {
-            Ok(Received { close: None }) => {
+            Ok(Received { close: None, .. }) => {
                 assert!(!protocol.is_over() && protocol.is_open() != is_closing);
                 continue;
             }
-            Ok(Received { close: Some(close) }) => End::Closed(close),
+            Ok(Received { close: Some(close), .. }) => End::Closed(close),
             Err(violation) => {
                 assert_is_deaf(&mut protocol);
                 protocol.fail(violation, &mut replies);
@@ -92,7 +92,7 @@ fn feed<'a>(limit: usize, is_closing: bool, pieces: impl IntoIterator<Item = &'a
 fn assert_is_deaf(protocol: &mut Protocol) {
     let mut replies = Vec::new();
     let received = protocol.receive(LATE, &mut replies, |message| panic!("{message:?} after the end"));
-    assert_eq!((received, &replies[..]), (Ok(Received { close: None }), &[][..]));
+    assert_eq!((received, &replies[..]), (Ok(Received { close: None, frames: 0 }), &[][..]));
 }
 
 /// For each frame its first byte, one that chooses how its length is written, and its payload after one byte for that.

@@ -1,0 +1,116 @@
+//! How long a peer is waited for that takes what it is sent slowly.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// The part of the patience after which a wait looks at what the peer has taken: the kernel says that a socket is
+/// writable only once a good part of its buffer is free, which may be megabytes.
+const LOOKS: u32 = 4;
+
+/// The patience with one peer: no pause without a byte is longer than the timeout, and each byte that it takes buys time,
+/// as each byte of a request body does. What is bought is never more than the timeout, so that a burst at the beginning
+/// buys no trickle later. Only waiting counts, so an application that sends slowly does no harm to its client.
+pub struct Pace {
+    timeout: Option<Duration>,
+    bytes_per_second: u32,
+    left: Mutex<Option<Duration>>,
+}
+
+impl Pace {
+    /// A peer may take nothing for `timeout` (none: for ever), and must take so many bytes a second in the long run (0: no
+    /// such rule).
+    pub fn new(timeout: Option<Duration>, bytes_per_second: u32) -> Pace {
+        Pace { timeout, bytes_per_second, left: Mutex::new(timeout) }
+    }
+
+    /// How long to wait before looking again; none: for ever. Zero: the patience is over.
+    pub fn next_look(&self) -> Option<Duration> {
+        let left = (*self.lock())?;
+        Some(left.min(self.timeout? / LOOKS).max(Duration::from_millis(1)).min(left))
+    }
+
+    /// Whether the peer has been waited for long enough.
+    pub fn is_over(&self) -> bool {
+        self.lock().is_some_and(|left| left.is_zero())
+    }
+
+    /// The peer has been waited for, and has taken so many bytes meanwhile.
+    pub fn note(&self, waited: Duration, taken: u64) {
+        let Some(timeout) = self.timeout else { return };
+        let mut left = self.lock();
+        if taken > 0 && self.bytes_per_second == 0 {
+            *left = Some(timeout);
+            return;
+        }
+        let rate = u64::from(self.bytes_per_second.max(1));
+        let bought = Duration::from_secs(taken / rate) + Duration::from_millis(taken % rate * 1000 / rate);
+        *left = left.map(|left| left.saturating_add(bought).saturating_sub(waited).min(timeout));
+    }
+
+    /// The peer takes what it is sent, as far as can be seen.
+    pub fn refresh(&self) {
+        *self.lock() = self.timeout;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Duration>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_peer_that_takes_nothing_is_waited_for_as_long_as_the_timeout() {
+        let pace = Pace::new(Some(60 * SECOND), 500);
+        for _ in 0..LOOKS {
+            assert!(!pace.is_over());
+            let look = pace.next_look().unwrap();
+            assert_eq!(look, 15 * SECOND);
+            pace.note(look, 0);
+        }
+        assert!(pace.is_over());
+    }
+
+    #[test]
+    fn a_peer_at_the_rate_is_waited_for_for_ever_and_one_below_it_is_not() {
+        let (steady, dripping) = (Pace::new(Some(60 * SECOND), 500), Pace::new(Some(60 * SECOND), 500));
+        for _ in 0..100_000 {
+            steady.note(15 * SECOND, 7500);
+        }
+        assert!(!steady.is_over());
+        let mut waited = Duration::ZERO;
+        while !dripping.is_over() {
+            dripping.note(SECOND, 250);
+            waited += SECOND;
+        }
+        assert_eq!(waited, 120 * SECOND);
+    }
+
+    #[test]
+    fn a_burst_buys_no_more_than_the_timeout() {
+        let pace = Pace::new(Some(60 * SECOND), 500);
+        pace.note(SECOND, 1_000_000_000);
+        pace.note(59 * SECOND, 0);
+        assert!(!pace.is_over());
+        pace.note(SECOND, 0);
+        assert!(pace.is_over());
+    }
+
+    #[test]
+    fn without_a_rate_any_byte_is_progress_and_without_a_timeout_there_is_no_end() {
+        let pace = Pace::new(Some(60 * SECOND), 0);
+        for _ in 0..100 {
+            pace.note(59 * SECOND, 1);
+        }
+        assert!(!pace.is_over());
+        pace.note(60 * SECOND, 0);
+        assert!(pace.is_over());
+        let endless = Pace::new(None, 500);
+        endless.note(1000 * SECOND, 0);
+        assert!(!endless.is_over() && endless.next_look().is_none());
+    }
+}

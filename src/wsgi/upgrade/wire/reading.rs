@@ -1,0 +1,130 @@
+//! From the socket to the messages that wait for the application, a turn at a time.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use super::{MESSAGE_BYTES, READ_BYTES, Stop, Wire};
+use crate::event_loop::{streams, turn};
+
+/// Frames and bytes that are taken of one client before others have their turn: a client that sends as fast as it is read
+/// would else be the only one.
+const TURN_FRAMES: usize = 128;
+const TURN_BYTES: usize = 64 * 1024;
+
+impl Wire {
+    /// Reads until there is nothing more for now, or too much is unread or unsent, or others are to have their turn. In
+    /// this last case, true.
+    pub(super) fn read(&mut self) -> bool {
+        let mut buffer = BUFFER.take();
+        buffer.clear();
+        buffer.reserve(READ_BYTES);
+        let has_more = self.read_into(&mut buffer);
+        BUFFER.set(buffer);
+        has_more
+    }
+
+    fn read_into(&mut self, buffer: &mut Vec<u8>) -> bool {
+        let (mut frames, mut bytes) = (TURN_FRAMES, TURN_BYTES);
+        loop {
+            if self.takes_no_more() {
+                self.received = Vec::new();
+                return false;
+            }
+            self.is_paused = !self.has_room();
+            if self.is_paused {
+                return false;
+            }
+            if self.received.is_empty() && self.stop == Stop::Draining(0) {
+                self.end_draining();
+            }
+            if frames == 0 || bytes == 0 || turn::is_spent() {
+                return true;
+            }
+            if !self.received.is_empty() {
+                frames -= self.take_received(frames);
+                continue;
+            }
+            buffer.clear();
+            match self.stream.take_now(buffer) {
+                Ok(Some(0)) => self.lose("it closed the connection without a closing handshake"),
+                Ok(Some(count)) => {
+                    bytes = bytes.saturating_sub(count);
+                    if let Stop::Draining(left) = &mut self.stop {
+                        *left = left.saturating_sub(count as u64);
+                    }
+                    let mut rest = buffer.as_slice();
+                    frames -= self.take(&mut rest, frames);
+                    (self.received, self.looked_at) = (rest.to_vec(), 0);
+                }
+                // Of a stream that is enciphered, there is more to decipher.
+                Ok(None) if self.stream.has_more() || streams::is_readable(self.stream.source()) => return true,
+                Ok(None) => {}
+                Err(error) => self.lose(&error.to_string()),
+            }
+            if self.received.is_empty() && !streams::is_readable(self.stream.source()) {
+                self.end_draining();
+                return false;
+            }
+        }
+    }
+
+    /// If the server stops, that was all.
+    fn end_draining(&mut self) {
+        if matches!(self.stop, Stop::Draining(_)) {
+            self.stop = Stop::Drained;
+            self.end_stop();
+        }
+    }
+
+    /// Takes at most so many frames of what an earlier turn has left. Returns how many there were.
+    fn take_received(&mut self, most: usize) -> usize {
+        let received = std::mem::take(&mut self.received);
+        let mut rest = received.get(self.looked_at..).unwrap_or_default();
+        let frames = self.take(&mut rest, most);
+        self.looked_at = received.len() - rest.len();
+        if !rest.is_empty() {
+            self.received = received;
+        }
+        frames
+    }
+
+    /// Takes at most so many frames off `input`. Returns how many there were.
+    fn take(&mut self, input: &mut &[u8], most: usize) -> usize {
+        if self.settings.ping_interval.is_some() {
+            self.last_heard = Some(Instant::now());
+            self.pinged = None;
+        }
+        let Wire { protocol, outgoing, incoming, incoming_bytes, receivers, stop, .. } = self;
+        let received = protocol.receive_some(input, most, outgoing, |message| {
+            if *stop == Stop::Drained {
+                return;
+            }
+            *incoming_bytes += message.size() + MESSAGE_BYTES;
+            incoming.push_back(message);
+            // One who has given up in this moment leaves it to the next.
+            while let Some(receiver) = receivers.pop_front()
+                && !receiver.notify()
+            {}
+        });
+        match received {
+            Ok(received) => {
+                if let Some(close) = received.close {
+                    self.end(close);
+                }
+                received.frames
+            }
+            Err(violation) => {
+                self.failing = Some(violation);
+                if self.incoming.is_empty() {
+                    self.fail_now();
+                }
+                most
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// The loop's buffer: every session reads into it in turn.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
