@@ -860,6 +860,35 @@ def test_a_refusal_of_head_has_no_body(server: Server) -> None:
             connection.expect_end()
 
 
+def test_an_empty_member_is_refused_in_transfer_encoding_alone(server: Server) -> None:
+    start = log_start(server)
+    body = b"3\r\nabc\r\n0\r\n\r\n"
+    for value in (",chunked", "chunked,", " , chunked", "chunked, ,"):
+        assert_refused(server, request("POST", "/echo", f"Transfer-Encoding: {value}") + body, {400})
+    server.wait_for_log(r"400 from 127.0.0.1: an empty member in Transfer-Encoding", start=start)
+    fields = ("Connection: ,, keep-alive ,", "Expect: , 100-continue,,", "Transfer-Encoding: chunked")
+    with server.connect() as connection:
+        connection.send(request("POST", "/echo", *fields))
+        assert connection.read_response().status == 100
+        response = connection.request(body)
+        assert (response.body, response.ends_connection) == (b"abc", False)
+
+
+def test_the_scheme_of_a_target_is_not_that_of_the_environ(server: Server) -> None:
+    for scheme in ("http", "https", "HTTPS"):
+        (response,) = server.exchange(f"GET {scheme}://other/environ HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+        seen = environ(response)
+        assert (seen["wsgi.url_scheme"], seen["HTTP_HOST"]) == ("http", "other")
+
+
+def test_a_426_of_the_application_says_what_to_ask_for(server: Server) -> None:
+    (response,) = server.exchange(request("GET", "/upgrade-required"))
+    assert (response.status, response.header("Upgrade")) == (426, "TLS/1.0, HTTP/1.1")
+    # RFC 9110 7.8: a sender of Upgrade also sends the connection option.
+    assert response.header("Connection") == "upgrade"
+    assert not response.ends_connection
+
+
 def test_an_empty_host_is_refused_where_the_target_has_none(server: Server) -> None:
     start = log_start(server)
     assert_refused(server, b"GET /a HTTP/1.1\r\nHost:\r\n\r\n", {400})

@@ -91,6 +91,8 @@ def test_a_handshake_that_breaks_a_rule_gets_an_error(
         assert response.status == status
         assert response.header("Sec-WebSocket-Version") == ("13" if status == 426 else None)
         assert response.header("Upgrade") == ("websocket" if status == 426 else None)
+        # RFC 9110 7.8: a sender of Upgrade also sends the connection option.
+        assert ("upgrade" in response.all("Connection")) == (status == 426)
 
 
 def test_http_1_0_knows_no_upgrade(server: Server) -> None:

@@ -30,7 +30,8 @@ const BAD_REQUEST_LINE: RequestError = RequestError::BadRequest("invalid request
 const BAD_VERSION: RequestError = RequestError::BadRequest("invalid HTTP version (RFC 9112 2.3)");
 const BAD_TARGET: RequestError = RequestError::BadRequest("invalid request target (RFC 9112 3.2)");
 const TWO_CONTENT_TYPES: RequestError = RequestError::BadRequest("more than one Content-Type (RFC 9110 5.3, 8.3)");
-const BAD_CONNECT: RequestError = RequestError::BadRequest("CONNECT without host and port (RFC 9112 3.2.3)");
+const BAD_CONNECT: RequestError =
+    RequestError::BadRequest("CONNECT without host and port (RFC 9112 3.2.3, 9110 9.3.6)");
 const TWO_HOSTS: RequestError = RequestError::BadRequest("more than one Host (RFC 9112 3.2)");
 const NO_HOST: RequestError = RequestError::BadRequest("no Host (RFC 9112 3.2)");
 const BAD_HOST: RequestError = RequestError::BadRequest("invalid Host (RFC 9112 3.2)");
@@ -344,7 +345,7 @@ impl Head {
         let start = self.target.start as usize;
         match target {
             // 3.2.3: authority-form belongs to CONNECT alone, and has a port.
-            _ if method == "CONNECT" => require(port_of(target).is_some_and(|port| !port.is_empty()), BAD_CONNECT)?,
+            _ if method == "CONNECT" => require(port_of(target).is_some_and(is_port), BAD_CONNECT)?,
             // 3.2.1: origin-form.
             [b'/', ..] => self.split_query(target, start, 0),
             // 3.2.4: asterisk-form belongs to OPTIONS alone.
@@ -444,6 +445,14 @@ fn values<'a>(window: &'a [u8], fields: &[FieldLine], name: &[u8]) -> impl Itera
         .iter()
         .filter(move |field| field.name.of(window).eq_ignore_ascii_case(name))
         .map(move |field| field.value.of(window))
+}
+
+/// Is this the number of a TCP port? It is all digits already; 0 is nobody's (RFC 9110 9.3.6).
+fn is_port(digits: &[u8]) -> bool {
+    let number = digits
+        .iter()
+        .try_fold(0u16, |number, digit| number.checked_mul(10)?.checked_add(u16::from(digit.wrapping_sub(b'0'))));
+    number.is_some_and(|number| number != 0)
 }
 
 fn span(start: usize, end: usize) -> Span {
@@ -757,7 +766,7 @@ mod tests {
 
     #[test]
     fn targets_have_one_of_four_forms() {
-        let cases: [(&str, &str, [&str; 3]); 13] = [
+        let cases: [(&str, &str, [&str; 3]); 14] = [
             ("GET", "/", ["/", "", ""]),
             ("GET", "//a//b?", ["//a//b", "", ""]),
             ("GET", "/?a=b", ["/", "a=b", ""]),
@@ -771,6 +780,7 @@ mod tests {
             ("OPTIONS", "http://h", ["/", "", "h"]),
             ("CONNECT", "h:443", ["", "", ""]),
             ("CONNECT", "[::1]:443", ["", "", ""]),
+            ("CONNECT", "h:0065535", ["", "", ""]),
         ];
         for (method, text, parts) in cases {
             assert_eq!(target(method, text), Ok(parts.map(String::from)), "{method} {text}");
@@ -787,7 +797,7 @@ mod tests {
             ("GET", "http://u@h/"), ("GET", "http://h:x/"), ("GET", "http://:80/"), ("GET", "http://[::1/"),
             ("GET", "http://h\\/"), ("GET", "http://a%2/"), ("GET", "http://a%zz/"), ("CONNECT", "/"),
             ("CONNECT", "h"), ("CONNECT", "h:"), ("CONNECT", "*"), ("CONNECT", "http://h/"), ("CONNECT", ":443"),
-            ("CONNECT", "h:443/"), ("connect", "h:443"), ("options", "*"),
+            ("CONNECT", "h:443/"), ("CONNECT", "h:0"), ("CONNECT", "h:65536"), ("CONNECT", "h:4294967739"), ("connect", "h:443"), ("options", "*"),
         ] {
             assert_eq!(target(method, text), Err(400), "{method} {text}");
         }

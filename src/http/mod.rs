@@ -19,6 +19,8 @@
 //! This file holds the words that all modules share: the protocol version, and the small grammar of
 //! RFC 9110 4.2 and 5.6.
 
+use std::net::Ipv6Addr;
+
 pub mod chunked;
 pub mod date;
 pub mod error;
@@ -79,8 +81,7 @@ pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn port_of(authority: &[u8]) -> Option<&[u8]> {
     let (is_host, after_host) = if let [b'[', literal @ ..] = authority {
         let (literal, after) = literal.split_at_checked(memchr::memchr(b']', literal)?)?;
-        let is_literal = literal.iter().all(|&byte| byte == b':' || (byte != b'%' && is_host_byte(byte)));
-        (is_literal && !literal.is_empty(), after.get(1..)?)
+        (is_address(literal), after.get(1..)?)
     } else {
         let name_bytes = memchr::memchr(b':', authority).unwrap_or(authority.len());
         let (name, after) = authority.split_at_checked(name_bytes)?;
@@ -93,6 +94,18 @@ fn port_of(authority: &[u8]) -> Option<&[u8]> {
         _ => return None,
     };
     (is_host && port.iter().all(u8::is_ascii_digit)).then_some(port)
+}
+
+/// `IPv6address / IPvFuture` (RFC 3986 3.2.2): what stands between brackets.
+fn is_address(literal: &[u8]) -> bool {
+    let Some(future) = literal.strip_prefix(b"v").or_else(|| literal.strip_prefix(b"V")) else {
+        return str::from_utf8(literal).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
+    };
+    let mut parts = future.splitn(2, |&byte| byte == b'.');
+    let is_version = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_hexdigit);
+    let is_byte = |&byte: &u8| byte == b':' || (byte != b'%' && is_host_byte(byte));
+    parts.next().is_some_and(is_version)
+        && parts.next().is_some_and(|part| !part.is_empty() && part.iter().all(is_byte))
 }
 
 /// A byte of `reg-name`: unreserved, sub-delims, or the `%` of an escape (RFC 3986 3.2.2).
@@ -153,14 +166,27 @@ mod tests {
 
     #[test]
     fn an_authority_is_a_host_and_perhaps_a_port() {
-        let accepted: [(&[u8], &[u8]); 6] =
-            [(b"a", b""), (b"a:", b""), (b"a.b-c:80", b"80"), (b"[::1]", b""), (b"[::1]:80", b"80"), (b"a%2f", b"")];
+        let accepted: [(&[u8], &[u8]); 9] = [
+            (b"a", b""),
+            (b"a:", b""),
+            (b"a.b-c:80", b"80"),
+            (b"[::1]", b""),
+            (b"[::1]:80", b"80"),
+            (b"a%2f", b""),
+            (b"[2001:DB8:0:0:1:2:255.0.0.1]", b""),
+            (b"[v1.a:b]:", b""),
+            (b"[VF0.~]", b""),
+        ];
         for (authority, port) in accepted {
             assert_eq!(port_of(authority), Some(port));
         }
-        for refused in
-            ["", ":", ":80", "a:b", "a:1:2", "[", "[]", "[a", "[a]b", "[a]]", "]", "a/", "a@b", "a%", "%4", "\u{e4}"]
-        {
+        #[rustfmt::skip] // a table
+        let refused = [
+            "", ":", ":80", "a:b", "a:1:2", "[", "[]", "[a", "[a]b", "[a]]", "]", "a/", "a@b", "a%", "%4", "\u{e4}",
+            "[a]", "[:]", "[:::]", "[1.2.3.4]", "[::1%25eth0]", "[1::2::3]", "[00000::]", "[::1.2.3]", "[::1.2.3.04]",
+            "[1:2:3:4:5:6:7]", "[1:2:3:4:5:6:7:8:9]", "[v]", "[v1]", "[v1.]", "[v.a]", "[vg.a]", "[v1.a%20]", "[\u{e4}]",
+        ];
+        for refused in refused {
             assert_eq!(port_of(refused.as_bytes()), None, "{refused}");
         }
     }

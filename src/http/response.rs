@@ -341,7 +341,8 @@ pub fn error_page(status: u16, request: &[u8], date: &[u8; 29], server: &[u8]) -
     write_common(&mut out, &plan, Version::Http11, false, false, date, server);
     write_field(&mut out, b"Content-Type", b"text/html; charset=utf-8");
     if status == 426 {
-        // RFC 9110 15.5.22, RFC 6455 4.4: what the client should ask for.
+        // RFC 9110 7.8, 15.5.22, RFC 6455 4.4: what the client should ask for.
+        write_field(&mut out, b"Connection", b"upgrade");
         write_field(&mut out, b"Upgrade", b"websocket");
         write_field(&mut out, b"Sec-WebSocket-Version", b"13");
     }

@@ -421,6 +421,8 @@ impl Answer {
                 return Ok(());
             }
             FieldKind::Upgrade if self.status == 101 => {}
+            // RFC 9110 15.5.22: a 426 names what the client should ask for.
+            FieldKind::Upgrade if self.status == 426 => write_field(&mut self.head, b"Connection", b"upgrade"),
             FieldKind::TransferEncoding | FieldKind::HopByHop | FieldKind::Upgrade => return Ok(()),
             FieldKind::Date => self.has_date = true,
             FieldKind::Server => self.has_server = true,

@@ -104,6 +104,10 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
         case ["status", code]:
             start_response(f"{code} Whatever", headers)
             return [b"" if query == "empty" else b"a body that must not be sent"]
+        case ["upgrade-required"]:
+            status = "426 Upgrade Required"
+            headers.append(("Upgrade", "TLS/1.0, HTTP/1.1"))
+            return sized(b"upgrade")
         case ["own-date-and-server"]:
             status = "200 OK"
             headers += [("Date", "Thu, 01 Jan 1970 00:00:00 GMT"), ("server", "mine/1.0")]

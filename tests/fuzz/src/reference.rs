@@ -232,8 +232,11 @@ fn next_line<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 /// Path, query and authority of a target (RFC 9112 3.2).
 fn target_parts<'a>(method: &[u8], target: &'a [u8]) -> Option<(&'a [u8], &'a [u8], &'a [u8])> {
     if method == b"CONNECT" {
-        let port = authority_port(target)?;
-        return (!port.is_empty()).then_some((b"", b"", b""));
+        let port = latin1(authority_port(target)?);
+        let significant = port.trim_start_matches('0');
+        let is_number =
+            !significant.is_empty() && significant.len() <= 5 && significant.parse::<u32>().unwrap() < 65536;
+        return is_number.then_some((b"", b"", b""));
     }
     if target == b"*" {
         return (method == b"OPTIONS").then_some((target, b"", b""));
@@ -265,8 +268,19 @@ fn authority_port(bytes: &[u8]) -> Option<&[u8]> {
     let is_mark = |byte: &u8| byte.is_ascii_alphanumeric() || HOST_MARKS.contains(byte);
     let host_end = if bytes.starts_with(b"[") {
         let end = bytes.iter().position(|&byte| byte == b']')?;
-        let literal = &bytes[1..end];
-        if literal.is_empty() || !literal.iter().all(|byte| is_mark(byte) || *byte == b':') {
+        let literal = latin1(&bytes[1..end]);
+        let is_future = |rest: &str| match rest.split_once('.') {
+            Some((version, address)) => {
+                let is_hex = !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_hexdigit());
+                is_hex && !address.is_empty() && address.bytes().all(|byte| is_mark(&byte) || byte == b':')
+            }
+            None => false,
+        };
+        let is_address = match literal.strip_prefix(['v', 'V']) {
+            Some(rest) => is_future(rest),
+            None => is_ipv6_address(&literal),
+        };
+        if !is_address {
             return None;
         }
         end + 1
@@ -282,6 +296,42 @@ fn authority_port(bytes: &[u8]) -> Option<&[u8]> {
         [b':', port @ ..] if is_digits(port) => Some(port),
         _ => None,
     }
+}
+
+/// Eight groups of hexadecimal digits, of which `::` stands for one or more, and of which an IPv4 address may be the last
+/// two (RFC 3986 3.2.2).
+fn is_ipv6_address(text: &str) -> bool {
+    // The number of groups, if all of them are right. An IPv4 address may stand at the end.
+    let groups = |part: &str, ends: bool| -> Option<usize> {
+        if part.is_empty() {
+            return Some(0);
+        }
+        let words: Vec<&str> = part.split(':').collect();
+        let (last, others) = words.split_last()?;
+        let is_group = |word: &&str| (1..=4).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !others.iter().all(is_group) {
+            return None;
+        }
+        match ends && last.contains('.') {
+            true => is_ipv4_address(last).then_some(words.len() + 1),
+            false => is_group(last).then_some(words.len()),
+        }
+    };
+    match text.split_once("::") {
+        Some((before, after)) => match (groups(before, false), groups(after, true)) {
+            (Some(before), Some(after)) => before + after < 8,
+            _ => false,
+        },
+        None => groups(text, true) == Some(8),
+    }
+}
+
+fn is_ipv4_address(text: &str) -> bool {
+    let is_octet = |word: &str| {
+        let is_number = (1..=3).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_digit());
+        is_number && (word == "0" || !word.starts_with('0')) && word.parse::<u16>().unwrap() < 256
+    };
+    text.split('.').count() == 4 && text.split('.').all(is_octet)
 }
 
 fn is_registered_name(mut name: &[u8], is_mark: impl Fn(&u8) -> bool) -> bool {
