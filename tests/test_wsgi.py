@@ -276,11 +276,20 @@ def test_a_bad_status_is_refused(server: Server, value: object) -> None:
     "value",
     [
         None,
+        "",
         "text",
+        b"",
+        5,
         {"X-Name": "value"},
         [None],
+        ["ab"],
+        ["X-Name", "value"],
+        [b"ab"],
         ["X-Name: value"],
         [("X-Name",)],
+        [["X-Name"]],
+        [[]],
+        [["X-Name", "value", "more"]],
         [("X-Name", "value", "more")],
         [("X-Name", 1)],
         [("X-Name", None)],
@@ -307,6 +316,29 @@ def test_a_bad_status_is_refused(server: Server, value: object) -> None:
 )
 def test_bad_headers_are_refused(server: Server, value: object) -> None:
     assert_bad_value(server, "/bad-headers", value)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "(('X-A', '1'), ('X-B', '2'))",
+        "iter([('X-A', '1'), ('X-B', '2')])",
+        "(pair for pair in [('X-A', '1'), ('X-B', '2')])",
+        "{'X-A': '1', 'X-B': '2'}.items()",
+        "[['X-A', '1'], ['X-B', '2']]",
+        "[('X-A', '1'), iter(['X-B', '2'])]",
+        "map(list, [('X-A', '1'), ('X-B', '2')])",
+        "zip(['X-A', 'X-B'], ['1', '2'])",
+    ],
+)
+def test_the_headers_may_be_any_iterable_of_pairs(server: Server, expression: str) -> None:
+    response = get_and_next(server, target("/headers-from", expression=expression))
+    assert [(name, value) for name, value in response.headers if name.startswith("X-")] == [("X-A", "1"), ("X-B", "2")]
+    assert response.body == b"hello"
+
+
+def test_an_error_while_the_headers_are_iterated_is_the_applications(server: Server) -> None:
+    assert_server_error(server, target("/headers-from", expression="(1 / 0 for _ in [1])"), "ZeroDivisionError")
 
 
 def assert_bad_value(server: Server, path: str, value: object) -> None:

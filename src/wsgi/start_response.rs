@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyIterator, PyList, PyString, PyTuple};
 
 use super::input::Input;
 use super::{clock, text};
@@ -367,9 +367,6 @@ impl Answer {
     fn set(&mut self, status: &Bound<'_, PyAny>, fields: &Bound<'_, PyAny>) -> PyResult<()> {
         let status =
             status.cast::<PyString>().map_err(|_| text::wrong_type("the status must be a str", status, "PEP 3333"))?;
-        let fields = fields
-            .cast::<PyList>()
-            .map_err(|_| text::wrong_type("the response headers must be a list", fields, "PEP 3333"))?;
         let status = text::latin1_bytes(status, "the status")?;
         let code = parse_status(&status).map_err(|error| PyValueError::new_err(error.to_string()))?;
         // A client waits for the final response behind such a one, and would take that of its next request for it.
@@ -381,14 +378,32 @@ impl Answer {
         self.head.reserve(HEAD_BYTES);
         (self.has_server, self.has_date, self.declared_length) = (false, false, None);
         write_status_line(&mut self.head, &status);
-        for field in fields {
-            let pair = field.cast::<PyTuple>().ok().filter(|pair| pair.len() == 2).ok_or_else(|| {
-                text::wrong_type("each response header must be a tuple (name, value)", &field, "PEP 3333")
-            })?;
-            self.add_field(&pair.get_item(0)?, &pair.get_item(1)?)?;
+        if let Ok(list) = fields.cast::<PyList>() {
+            for field in list {
+                self.add_pair(&field)?;
+            }
+        } else {
+            // PEP 3333 asks for a list; Gunicorn takes whatever can be iterated, and applications count on that.
+            for field in iterate(fields, "the response headers must be a list of pairs")? {
+                self.add_pair(&field?)?;
+            }
         }
         self.started = true;
         Ok(())
+    }
+
+    fn add_pair(&mut self, field: &Bound<'_, PyAny>) -> PyResult<()> {
+        const RULE: &str = "each response header must be a pair (name, value)";
+        if let Ok(pair) = field.cast::<PyTuple>()
+            && pair.len() == 2
+        {
+            return self.add_field(&pair.get_item(0)?, &pair.get_item(1)?);
+        }
+        let mut items = iterate(field, RULE)?;
+        match (items.next().transpose()?, items.next().transpose()?, items.next().transpose()?) {
+            (Some(name), Some(value), None) => self.add_field(&name, &value),
+            _ => Err(text::wrong_type(RULE, field, "PEP 3333")),
+        }
     }
 
     fn add_field(&mut self, name: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
@@ -431,6 +446,14 @@ impl Answer {
         write_field(&mut self.head, &name, &value);
         Ok(())
     }
+}
+
+/// The items of an iterable other than a string: of a string, each character would be taken for an item.
+fn iterate<'py>(value: &Bound<'py, PyAny>, rule: &str) -> PyResult<Bound<'py, PyIterator>> {
+    if value.is_instance_of::<PyString>() || value.is_instance_of::<PyBytes>() || !value.hasattr("__iter__")? {
+        return Err(text::wrong_type(rule, value, "PEP 3333"));
+    }
+    value.try_iter()
 }
 
 #[pymethods]

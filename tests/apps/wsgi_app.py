@@ -206,6 +206,12 @@ def bad_headers(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
 
 
 @route
+def headers_from(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", eval(parameters(environ)["expression"]))
+    return [b"hello"]
+
+
+@route
 def bad_result(environ: WSGIEnvironment, start_response: StartResponse) -> Any:
     start_response("200 OK", PLAIN)
     return ast.literal_eval(parameters(environ)["value"])
