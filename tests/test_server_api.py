@@ -147,6 +147,93 @@ def test_listen_and_run_can_be_repeated(script: RunScript) -> None:
     assert output.count("round") == 5
 
 
+def test_a_server_can_be_run_again_wherever_an_exception_has_cut_the_first_one_short(script: RunScript) -> None:
+    # Ctrl-C, or another handler that raises, can come between any two instructions of the server's own code.
+    output = script(
+        hello("""
+        class Cut(KeyboardInterrupt):
+            pass
+
+        def cutting(at):
+            count = 0
+
+            def trace(frame, event, argument):
+                nonlocal count
+                if frame.f_code.co_filename != server.__file__:
+                    return None
+                frame.f_trace_opcodes = True
+                if event == "opcode":
+                    count += 1
+                    if count == at:
+                        raise Cut
+                return trace
+
+            return trace
+
+        def run_once(port=0):
+            over = threading.Event()
+
+            def stopper():
+                while not over.wait(0.001):
+                    server.stop(0)
+
+            thread = in_thread(stopper)
+            try:
+                server.run(app, port=port)
+            finally:
+                over.set()
+                sys.settrace(None)
+                thread.join()
+
+        handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+        at = 0
+        cut = True
+        while cut:
+            at += 5
+            sys.settrace(cutting(at))
+            try:
+                run_once()
+                cut = False
+            except Cut:
+                cut = True
+            finally:
+                sys.settrace(None)
+            assert [signal.getsignal(number) for number in signal.valid_signals()] == handlers, at
+            assert signal.set_wakeup_fd(-1) == -1, at
+            run_once()
+        print("cut at", at)
+    """)
+    )
+    assert int(output.split("cut at")[1]) > 300
+
+
+def test_two_servers_cannot_run_at_once(script: RunScript) -> None:
+    output = script(
+        hello("""
+        def second(environ, start_response):
+            seen = []
+
+            def other():
+                try:
+                    server.run(app, port=0)
+                except RuntimeError as error:
+                    seen.append(str(error))
+
+            thread = in_thread(other)
+            while thread.is_alive():
+                sleep(0.01)
+            start_response("200 OK", [])
+            return [seen[0].encode()]
+
+        port = free_port()
+        thread = in_thread(lambda: (print(get(port), flush=True), server.stop()))
+        server.run(second, port=port)
+        thread.join()
+    """)
+    )
+    assert "a server is running in this process already; stop() it first" in output
+
+
 def test_the_server_can_be_stopped_by_a_request(script: RunScript) -> None:
     output = script(
         hello("""

@@ -479,6 +479,12 @@ def socket_send(sock: socket, data: Buffer, flags: int = 0, /) -> int:
 def socket_sendall(sock: socket, data: Buffer, flags: int = 0, /) -> None:
     """`socket.sendall(data, flags=0)`, which parks the coroutine."""
 
+def exclusively[T](function: Callable[[], T], cleanup: Callable[[], object], /) -> T:
+    """Call `function()`, then `cleanup()`, as the only server of the process; returns what `function` returned.
+
+    `cleanup` is called again if an exception of a signal handler cuts it short. Raises RuntimeError if a server runs.
+    """
+
 def wait_readable(fd: int, timeout: float | None = None) -> bool:
     """Wait until `fd` can be read, at most `timeout` seconds (None: for ever). Returns whether it can.
 

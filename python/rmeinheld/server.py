@@ -21,8 +21,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -165,19 +165,8 @@ def run(
         if name in given and not addresses:
             raise TypeError(f"option {name!r} comes too late for a socket that is there already; give it to listen()")
 
-    with ExitStack() as stack:
-        # Reserved first: a second run() must not take the sockets that are meant for the run after this one.
-        stack.enter_context(_state.reserved())
-        if "log_level" in given or "error_logfile" in given:
-            stack.enter_context(error_log.configured(settings.log_level, settings.error_logfile))
-        listeners = _open(addresses, settings)
-        pending = _state.take_pending()
-        listeners[:0] = pending
-        stack.callback(close_all, listeners)
-        if "backlog" in given:
-            for listener in pending:
-                listener.set_backlog(settings.backlog)
-        serve(make_engine(app, listeners, settings), listeners, silent=bool(silent))
+    # All of it: a second run() must not take the sockets that are meant for the run after this one.
+    _rmeinheld.exclusively(lambda: _run(app, addresses, settings, given, bool(silent)), _clean_up)
 
 
 def stop(timeout: float | None = None) -> None:
@@ -326,21 +315,47 @@ def serve(engine: _rmeinheld.Server, listeners: Sequence[Listener], *, silent: b
 
     Raises RuntimeError if a server is running already; KeyboardInterrupt after SIGINT unless `silent`.
     """
+    _rmeinheld.exclusively(lambda: _serve(engine, listeners, silent), _clean_up)
 
+
+def _run(
+    app: WSGIApplication, addresses: Sequence[Address], settings: Settings, given: Mapping[str, object], silent: bool
+) -> None:
+    with ExitStack() as stack:
+        if "log_level" in given or "error_logfile" in given:
+            stack.enter_context(error_log.configured(settings.log_level, settings.error_logfile))
+        listeners = _open(addresses, settings)
+        pending = _state.take_pending()
+        listeners[:0] = pending
+        stack.callback(close_all, listeners)
+        if "backlog" in given:
+            for listener in pending:
+                listener.set_backlog(settings.backlog)
+        _serve(make_engine(app, listeners, settings), listeners, silent)
+
+
+def _serve(engine: _rmeinheld.Server, listeners: Sequence[Listener], silent: bool) -> None:
     def end(timeout: float | None) -> None:
         engine.stop(timeout)
         # The engine has duplicates, which serve who is waiting already. With ours closed, and the path of a Unix socket
         # gone, the next server can take the address while this one still finishes its requests.
         close_all(listeners)
 
-    with _state.reserved(end), _Signals(engine, end) as signals:
-        # A closed or full standard error must not keep a server from starting.
-        with suppress(OSError, ValueError, AttributeError):
-            print(start_line(listeners), file=sys.stderr, flush=True)
-        _watchdog.start(end)
-        engine.run(signals.wakeup_fd)
+    _state.ending = end
+    signals = _Signals(engine, end)
+    signals.install()
+    # A closed or full standard error must not keep a server from starting.
+    with suppress(OSError, ValueError, AttributeError):
+        print(start_line(listeners), file=sys.stderr, flush=True)
+    _watchdog.start(end)
+    engine.run(signals.wakeup_fd)
     if signals.interrupted and not silent:
         raise KeyboardInterrupt
+
+
+def _clean_up() -> None:
+    _state.ending = None
+    _Signals.put_back()
 
 
 def start_line(listeners: Sequence[Listener]) -> str:
@@ -376,53 +391,33 @@ class _State:
 
     def __init__(self) -> None:
         self.ending: _End | None = None
-        self.pending: list[Listener] = []
-        self._lock = threading.Lock()
-        self._owner: int | None = None
+        # At most one item, put in and taken out in one step each: threads and signal handlers may come between others.
+        self._pending: list[list[Listener]] = []
 
-    @contextmanager
-    def reserved(self, ending: _End | None = None) -> Iterator[None]:
-        """Be the only server of the process; RuntimeError if there is one. `ending` is what `stop` then calls.
-
-        May be nested in one thread: first without `ending`, then with it.
-        """
-        me = threading.get_ident()
-        with self._lock:
-            outermost = self._owner is None
-            if not outermost and (self._owner != me or self.ending is not None):
-                raise RuntimeError("a server is running in this process already; stop() it first")
-            self._owner = me
-            self.ending = ending
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.ending = None
-                if outermost:
-                    self._owner = None
+    @property
+    def pending(self) -> list[Listener]:
+        return [listener for listeners in self._pending for listener in listeners]
 
     def refuse_second_listen(self) -> None:
-        if self.pending:
-            places = ", ".join(listener.url for listener in self.pending)
+        if pending := self.pending:
+            places = ", ".join(listener.url for listener in pending)
             raise RuntimeError(f"there is a listening socket already ({places}); run() the server before the next")
 
     def add_pending(self, listeners: list[Listener]) -> None:
-        with self._lock:
-            self.pending = listeners
+        self._pending.append(listeners)
         # A socket that is never served leaves no path behind.
         atexit.register(close_all, listeners)
 
     def take_pending(self) -> list[Listener]:
-        with self._lock:
-            taken, self.pending = self.pending, []
+        taken: list[Listener] = []
+        while self._pending:
+            taken += self._pending.pop()
         atexit.unregister(close_all)
         return taken
 
     def forget_server(self) -> None:
         """Forget, in a forked child, the server that runs in the parent only."""
-        self._lock = threading.Lock()
         self.ending = None
-        self._owner = None
 
 
 class _Signals:
@@ -440,40 +435,51 @@ class _Signals:
         self.interrupted = False
         self.wakeup_fd = -1
 
-    def __enter__(self) -> _Signals:
+    def install(self) -> None:
+        """Put the handlers in place; `put_back` undoes it, however far it has come."""
         # Python runs signal handlers in the main thread and lets no other thread set them.
         if threading.current_thread() is not threading.main_thread():
-            return self
+            return
+        _Signals.current = self
         self._pair = reader, writer = socket.socketpair()
         reader.setblocking(False)
         writer.setblocking(False)
         self.wakeup_fd = reader.fileno()
         # A full pair is no loss: it is readable, and that is all that is asked of it.
         self._previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        _Signals.current = self
         for number, handler in (
             (signal.SIGINT, self._interrupt),
             (signal.SIGTERM, self._terminate),
             (signal.SIGQUIT, self._quit),
             (signal.SIGUSR1, self._reopen),
         ):
-            self._previous[number] = signal.signal(number, handler)
-        return self
+            self._previous[number] = signal.getsignal(number)
+            signal.signal(number, handler)
 
-    def __exit__(self, *_: object) -> None:
-        self.restore()
+    @staticmethod
+    def put_back() -> None:
+        """Put everything back as it was. If an exception cuts it short, another call does the rest.
 
-    def restore(self) -> None:
-        """Put everything back as it was."""
-        if self._pair is None:
+        SIGINT comes last: with its handler of before in place, Ctrl-C may raise anywhere.
+        """
+        self = _Signals.current
+        if self is None:
             return
-        for number, handler in self._previous.items():
+        if self._pair is not None:
+            try:
+                signal.set_wakeup_fd(self._previous_fd)
+            except (OSError, ValueError):
+                # Its owner has closed it meanwhile.
+                signal.set_wakeup_fd(-1)
+            for end in self._pair:
+                end.close()
+            self._pair = None
+        while self._previous:
+            number = next(reversed(self._previous))
+            handler = self._previous[number]
             # None is a handler that was not set from Python, and cannot be set from there either.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        signal.set_wakeup_fd(self._previous_fd)
-        for end in self._pair:
-            end.close()
-        self._pair = None
+            del self._previous[number]
         _Signals.current = None
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
@@ -505,8 +511,7 @@ def _after_fork_in_child() -> None:
     # The engine runs in the parent only. Were its handlers to stay, a child that the application has forked (by
     # multiprocessing, for example) would take no notice of SIGTERM.
     _state.forget_server()
-    if _Signals.current is not None:
-        _Signals.current.restore()
+    _Signals.put_back()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

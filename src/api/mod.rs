@@ -8,7 +8,7 @@ use crate::cooperative::{
 };
 use crate::event_loop::Interest;
 use crate::interp::{self, Coroutine, CoroutineExit};
-use crate::server::Server;
+use crate::server::{self, Server};
 use crate::wsgi::{
     ClientSocket, ConnectionClosed, EarlyHints, FileWrapper, Input, StartResponse, WebSocket, WebSocketError,
 };
@@ -153,6 +153,15 @@ fn socket_sendall(sock: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>, flags: i32) 
     cooperative::socket::send_all(sock, data, flags.cast_unsigned())
 }
 
+/// Call `function()`, then `cleanup()`, as the only server of the process; returns what `function` returned.
+///
+/// `cleanup` is called again if an exception of a signal handler cuts it short. Raises RuntimeError if a server runs.
+#[pyfunction]
+#[pyo3(signature = (function, cleanup, /))]
+fn exclusively<'py>(function: &Bound<'py, PyAny>, cleanup: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    server::exclusively(function, cleanup)
+}
+
 #[pyfunction]
 fn _stop_at_exit(py: Python<'_>) {
     interp::stop_at_exit(py);
@@ -171,6 +180,7 @@ fn _after_fork_in_parent(py: Python<'_>) {
 #[pyfunction]
 fn _forget_in_child() {
     interp::forget_in_child();
+    server::forget_in_child();
 }
 
 /// `queue.ShutDown` where that exists.
@@ -223,6 +233,7 @@ fn _rmeinheld(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(socket_recv_into, module)?,
         wrap_pyfunction!(socket_send, module)?,
         wrap_pyfunction!(socket_sendall, module)?,
+        wrap_pyfunction!(exclusively, module)?,
     ] {
         module.add_function(function)?;
     }

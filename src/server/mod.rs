@@ -4,6 +4,7 @@
 //! |----------------|------------------------------------------------------------------|
 //! | `progress`     | what the loop and the thread that runs the server tell each other |
 //! | `settings`     | what Python configured, as Rust values                           |
+//! | `exclusive`    | one server at a time in a process                                |
 //! | `lifecycle`    | start, signals, graceful stop; the part that runs in the caller  |
 //! | `table`        | listeners and the table of connections; the loop's service       |
 //! | `connection`   | one connection: reading heads, running requests, closing         |
@@ -13,6 +14,7 @@
 
 mod access_log;
 mod connection;
+mod exclusive;
 mod lifecycle;
 mod progress;
 mod settings;
@@ -20,4 +22,5 @@ mod site;
 mod table;
 mod tls;
 
+pub use exclusive::{exclusively, forget_in_child};
 pub use lifecycle::Server;
