@@ -38,6 +38,7 @@ __all__ = [
     "can_park",
     "current",
     "descriptor_closes",
+    "exclusively",
     "get_ident",
     "method",
     "sleep",
