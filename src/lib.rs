@@ -144,7 +144,9 @@
 //! ## Fork
 //!
 //! In the child of a fork within a coroutine the loop is switched off: its descriptors and stacks are the parent's. A
-//! child that comes back into the server's code ends there; the client is the parent's, too.
+//! child that comes back into the server's code ends there; the client is the parent's, too. Whoever forks it, a child
+//! lets go of the connections of clients and of the listening sockets at once (`net::forks`), and an ended connection is
+//! shut down before it is closed: a child that lives on holds neither a client's connection nor the port.
 //!
 //! ## The end
 //!

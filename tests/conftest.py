@@ -28,6 +28,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_databases.py",
     "test_differential.py",
     "test_exhaustion.py",
+    "test_forks.py",
     "test_forwarded.py",
     "test_gunicorn_applications.py",
     "test_gunicorn_likeness.py",

@@ -58,6 +58,7 @@ UNSAFE_DOORS = {
     "src/interp/mod.rs": "the thread state of the caller",
     "src/interp/recursion.rs": "the recursion counters in CPython's structures",
     "src/interp/thread_state.rs": "making, attaching and ending thread states",
+    "src/net/forks.rs": "what pthread_atfork(3) calls in a child",
     "src/net/untaken.rs": "a question of ioctl(2) that rustix does not ask",
     "src/wsgi/text.rs": "the hot path: strings of the environ",
 }

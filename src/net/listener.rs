@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
+
+use super::forks;
 
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub enum Accepted {
 /// A listening socket, non-blocking, owned by this value (a duplicate of the descriptor that Python holds).
 pub struct Listener {
     socket: OwnedFd,
+    /// The number of the descriptor that it is a duplicate of.
+    original: RawFd,
 }
 
 impl Listener {
@@ -37,9 +41,16 @@ impl Listener {
     /// # Errors
     /// When the process has no descriptor left.
     pub fn new(socket: BorrowedFd<'_>) -> io::Result<Listener> {
+        let original = socket.as_raw_fd();
         let socket = rustix::io::fcntl_dupfd_cloexec(socket, 0)?;
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Listener { socket })
+        Ok(Listener { socket, original })
+    }
+
+    /// From now on a forked child holds neither this socket nor the original: the loop serves it, and ends with this
+    /// process.
+    pub fn keep_from_children(&self) {
+        forks::own_listener(self.socket.as_fd(), self.original);
     }
 
     /// Takes one connection from the kernel's queue.
@@ -61,6 +72,12 @@ impl Listener {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        forks::disown_listener(self.socket.as_fd());
     }
 }
 

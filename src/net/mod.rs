@@ -3,6 +3,7 @@
 //! System calls go through `rustix`, whose types own and lend descriptors safely; this is the one layer that makes them
 //! for the server's own sockets.
 
+mod forks;
 mod listener;
 mod networks;
 mod pace;

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -10,7 +11,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use super::pace::Pace;
 use super::transport::{Secured, Transport};
-use super::untaken;
+use super::{forks, untaken};
 use crate::event_loop::{self, Interest, SourceId, Wake, streams, turn};
 
 /// Bytes that one sendfile(2) call may move: it blocks the loop while the file is read from disk.
@@ -53,6 +54,8 @@ pub struct Stream {
     socket: OwnedFd,
     source: SourceId,
     secured: Option<Secured>,
+    /// The peer is not to take the end for an ordinary one.
+    ends_in_reset: AtomicBool,
 }
 
 impl Stream {
@@ -62,7 +65,8 @@ impl Stream {
     /// What epoll_ctl(2) reports; the socket is then closed.
     pub fn new(socket: OwnedFd, owner: usize) -> io::Result<Stream> {
         let source = streams::add(socket.as_fd(), owner)?;
-        Ok(Stream { socket, source, secured: None })
+        forks::own(socket.as_fd());
+        Ok(Stream { socket, source, secured: None, ends_in_reset: AtomicBool::new(false) })
     }
 
     /// From now on, what is read and written goes through `transport`.
@@ -398,12 +402,24 @@ impl Stream {
         if let Some(secured) = &self.secured {
             secured.abandon();
         }
-        let _ = rustix::net::sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
+        self.ends_in_reset.store(true, Ordering::Relaxed);
     }
 
-    /// Ends both directions, for whoever still uses the socket.
+    /// Ends both directions, for whoever still uses the socket; see also [`Self::reset_on_close`].
     pub fn shutdown_both(&self) {
+        if self.ends_in_reset.load(Ordering::Relaxed) && rustix::net::connect_unspec(&self.socket).is_ok() {
+            return;
+        }
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+    }
+
+    /// Ends the connection itself. Closing the descriptor does so only if no other process has inherited it.
+    fn end(&self) {
+        if self.secured.as_ref().is_some_and(Secured::close) {
+            self.work(false);
+        }
+        // What was received and not read still makes the close a reset, as it should (RFC 2525 2.17).
+        self.shutdown_both();
     }
 
     /// Waits until the peer may take more: as long as it takes what was sent before, however slowly the socket's buffer
@@ -499,9 +515,11 @@ impl AsFd for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if self.secured.as_ref().is_some_and(Secured::close) {
-            self.work(false);
+        // In a forked child it is the parent's to end.
+        if !forks::is_child() {
+            self.end();
         }
+        forks::disown(self.socket.as_fd());
         // Dropped on another thread (an application kept wsgi.input there), the registration goes with the descriptor,
         // and the source's slot is reclaimed when the loop ends.
         streams::remove(self.source, None);

@@ -99,6 +99,7 @@ impl Table {
         }
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             if let (Some(listener), None) = (&*endpoint.listener.borrow(), endpoint.source.get()) {
+                listener.keep_from_children();
                 endpoint.pauses.set(None);
                 endpoint.source.set(Some(streams::add_listener(listener.as_fd(), FIRST_LISTENER + index)?));
             }
