@@ -40,7 +40,10 @@ __all__ = [
     "descriptor_closes",
     "exclusively",
     "get_ident",
+    "in_turn",
+    "may_wait",
     "method",
+    "set_attribute",
     "sleep",
     "sleep_until",
     "socket_recv",
@@ -467,6 +470,23 @@ def descriptor_closes(fd: int, /) -> bool:
 
 def method(function: Callable[..., Any], /) -> Any:
     """Make `function` a method: set on a class, it binds its instances, as a built-in function does not."""
+
+def set_attribute(class_: type, name: str, value: object, /) -> None:
+    """Set an attribute of a class, including one of a class in C whose attributes Python code cannot set.
+
+    Raises TypeError for a class such as `int`, which all interpreters of the process share.
+    """
+
+def in_turn(class_: type, name: str, /) -> Any:
+    """A method like `class.name`, a method in C of a buffered file, that one coroutine or OS thread at a time is in.
+
+    Raises TypeError for what is no such method.
+    """
+
+def may_wait(fd: int, /) -> bool:
+    """Whether a read or write of `fd` may wait for another program: in a coroutine, on a descriptor that blocks, for
+    anything but files and directories.
+    """
 
 def socket_recv(sock: socket, bufsize: int, flags: int = 0, /) -> bytes:
     """`socket.recv(bufsize, flags=0)`, which parks the coroutine."""

@@ -1,7 +1,7 @@
 //! The Python face of the engine: the module `rmeinheld._rmeinheld`.
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use crate::cooperative::{
     self, BoundedSemaphore, Condition, Event, LifoQueue, Lock, Queue, RLock, Semaphore, ShutDown, SimpleQueue,
@@ -125,6 +125,32 @@ fn method<'py>(function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     cooperative::as_method(function)
 }
 
+/// Set an attribute of a class, including one of a class in C whose attributes Python code cannot set.
+///
+/// Raises TypeError for a class such as `int`, which all interpreters of the process share.
+#[pyfunction]
+#[pyo3(signature = (class, name, value, /))]
+fn set_attribute(class: &Bound<'_, PyType>, name: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    cooperative::set_attribute(class, name, value)
+}
+
+/// Whether a read or write of `fd` may wait for another program: in a coroutine, on a descriptor that blocks, for
+/// anything but files and directories.
+#[pyfunction]
+#[pyo3(signature = (fd, /))]
+fn may_wait(py: Python<'_>, fd: i32) -> bool {
+    cooperative::may_wait(py, fd)
+}
+
+/// A method like `class.name`, a method in C of a buffered file, that one coroutine or OS thread at a time is in.
+///
+/// Raises TypeError for what is no such method.
+#[pyfunction]
+#[pyo3(signature = (class, name, /))]
+fn in_turn<'py>(class: &Bound<'py, PyType>, name: &Bound<'py, PyString>) -> PyResult<Bound<'py, PyAny>> {
+    cooperative::in_turn(class, name)
+}
+
 /// `socket.recv(bufsize, flags=0)`, which parks the coroutine.
 #[pyfunction]
 #[pyo3(signature = (sock, bufsize, flags = 0, /))]
@@ -228,7 +254,10 @@ fn _rmeinheld(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(give_way, module)?,
         wrap_pyfunction!(give_way_quietly, module)?,
         wrap_pyfunction!(descriptor_closes, module)?,
+        wrap_pyfunction!(in_turn, module)?,
+        wrap_pyfunction!(may_wait, module)?,
         wrap_pyfunction!(method, module)?,
+        wrap_pyfunction!(set_attribute, module)?,
         wrap_pyfunction!(socket_recv, module)?,
         wrap_pyfunction!(socket_recv_into, module)?,
         wrap_pyfunction!(socket_send, module)?,

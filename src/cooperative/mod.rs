@@ -5,7 +5,9 @@
 //! is dropped; none is held across a wait.
 
 mod buffer;
+mod classes;
 mod condition;
+mod descriptor;
 mod event;
 mod lock;
 mod queue;
@@ -13,14 +15,18 @@ mod rlock;
 mod semaphore;
 pub mod socket;
 mod socket_fields;
+mod turn;
 
 pub use buffer::as_method;
+pub use classes::set_attribute;
 pub use condition::Condition;
+pub use descriptor::may_wait;
 pub use event::Event;
 pub use lock::Lock;
 pub use queue::{LifoQueue, Queue, ShutDown, SimpleQueue};
 pub use rlock::RLock;
 pub use semaphore::{BoundedSemaphore, Semaphore};
+pub use turn::in_turn;
 
 use std::time::{Duration, Instant};
 

@@ -151,6 +151,39 @@ impl RLock {
         Ok(())
     }
 
+    /// Takes the lock, without a chance to switch where it is free: a finalizer may take it.
+    ///
+    /// # Errors
+    /// What is raised in a coroutine that waits. RuntimeError when the interpreter ends, where its owner never runs again.
+    ///
+    /// # Parks
+    pub(super) fn take(&self, py: Python<'_>) -> PyResult<()> {
+        let own = identity::thread_state(py);
+        if self.try_acquire(own) {
+            return Ok(());
+        }
+        if py.import("sys")?.call_method0("is_finalizing")?.is_truthy()? {
+            return Err(PyRuntimeError::new_err("in use by a coroutine or thread that has been left behind"));
+        }
+        interp::wait(
+            py,
+            None,
+            |waiter| self.inner().waiters.push_back((waiter, own)),
+            |waiter| self.inner().waiters.retain(|(other, _)| !Arc::ptr_eq(other, waiter)),
+        )?;
+        Ok(())
+    }
+
+    /// Gives back what the caller has taken.
+    pub(super) fn give(&self, py: Python<'_>) {
+        if let Ok(mut inner) = self.owned(py, "") {
+            inner.count -= 1;
+            if inner.count == 0 {
+                inner.pass_on();
+            }
+        }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

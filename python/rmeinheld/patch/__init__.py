@@ -26,7 +26,9 @@ __all__ = [
     "is_patched",
     "patch_all",
     "patch_dns",
+    "patch_fcntl",
     "patch_futures",
+    "patch_io",
     "patch_libraries",
     "patch_multiprocessing",
     "patch_os",
@@ -49,6 +51,8 @@ PARTS = {
     "ssl": "_ssl",
     "select": "_select",
     "os": "_os",
+    "io": "_io",
+    "fcntl": "_fcntl",
     "subprocess": "_subprocess",
     "multiprocessing": "_multiprocessing",
     "signal": "_signal",
@@ -127,8 +131,18 @@ def patch_os() -> list[Finding]:
     return _patch_one("os")
 
 
+def patch_fcntl() -> list[Finding]:
+    """Patch waits for locks of files: `flock`, `lockf` and those of `fcntl`."""
+    return _patch_one("fcntl")
+
+
+def patch_io() -> list[Finding]:
+    """Patch files of pipes, sockets and terminals, the standard streams, `input`, and the locks of buffered files."""
+    return _patch_one("io")
+
+
 def patch_subprocess() -> list[Finding]:
-    """Patch the pipes of `subprocess.Popen`; needs `patch_os` too."""
+    """Patch the pipes of `subprocess.Popen`, as `patch_io` does; needs `patch_os` too."""
     return _patch_one("subprocess")
 
 

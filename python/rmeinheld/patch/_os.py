@@ -1,4 +1,4 @@
-"""`os`: reads and writes of pipes, sockets and terminals park, and so do waits for children.
+"""`os`: reads and writes of pipes, sockets and terminals park, and so do waits for children and for locks of files.
 
 Regular files never make a program wait for somebody else, and are left alone.
 """
@@ -10,11 +10,12 @@ import os
 import select
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from .._rmeinheld import give_way, give_way_quietly
-from ..coroutine import can_park, offload, sleep, wait_readable, wait_writable
+from .._rmeinheld import give_way, give_way_quietly, may_wait
+from ..coroutine import Lock, can_park, offload, sleep, wait_readable, wait_writable
 from . import _state
 
 LARGEST_READ = 1 << 20
@@ -23,8 +24,11 @@ LARGEST_READ = 1 << 20
 LONGEST_POLL = 0.05
 """Seconds between two looks for a child that no descriptor stands for: any child, or one that is stopped."""
 
-_WAITING_KINDS = (stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, 0)
-"""Pipes, sockets, terminals, and those that are no files at all: eventfd, timerfd, inotify."""
+SHORTEST_PAUSE = 0.0005
+"""Seconds after the first attempt at something of which no event tells; each further pause is twice as long."""
+
+LONGEST_PAUSE = 0.02
+"""Seconds between two such attempts at most."""
 
 _NOT_FOR_THIS_KIND = (errno.EOPNOTSUPP, errno.ENOSYS)
 """What RWF_NOWAIT gives for terminals, and with Linux before 6.4 for pipes."""
@@ -34,13 +38,7 @@ _poll: Any = select.poll
 
 def _waits(fd: Any) -> bool:
     """Whether a read or write of `fd` may wait for somebody, in a coroutine, on a descriptor that blocks."""
-    if not can_park() or not isinstance(fd, int) or fd < 0:
-        return False
-    try:
-        kind = stat.S_IFMT(os.fstat(fd).st_mode)
-        return kind in _WAITING_KINDS and os.get_blocking(fd)
-    except OSError:
-        return False
+    return isinstance(fd, int) and may_wait(fd)
 
 
 def _is_ready(fd: int, events: int) -> bool:
@@ -134,14 +132,157 @@ def _write_some(fd: int, octets: memoryview) -> int:
     except OSError as error:
         if error.errno not in _NOT_FOR_THIS_KIND:
             raise
-    # Other processes that have the descriptor see this too, but only the shortest of times.
-    os.set_blocking(fd, False)
+    with _not_blocking(fd):
+        try:
+            return int(_originals["write"](fd, octets))
+        except BlockingIOError:
+            return 0
+
+
+@contextmanager
+def _not_blocking(*descriptors: int) -> Iterator[None]:
+    """Have descriptors not block. Other processes that have them see this too, but only the shortest of times."""
+    changed = [fd for fd in descriptors if os.get_blocking(fd)]
+    for fd in changed:
+        os.set_blocking(fd, False)
     try:
-        return int(_originals["write"](fd, octets))
-    except BlockingIOError:
-        return 0
+        yield
     finally:
-        os.set_blocking(fd, True)
+        for fd in changed:
+            os.set_blocking(fd, True)
+
+
+def sendfile(out_fd: Any, in_fd: Any, offset: Any, count: Any, *arguments: Any, **keywords: Any) -> int:
+    """`os.sendfile`, which parks the coroutine until all is sent, as a descriptor that blocks does."""
+    plain = isinstance(in_fd, int) and isinstance(count, int) and count >= 0 and not arguments and not keywords
+    if not plain or not (offset is None or isinstance(offset, int)) or not _waits(out_fd):
+        return int(_originals["sendfile"](out_fd, in_fd, offset, count, *arguments, **keywords))
+    sent = 0
+    while sent < count:
+        give_way()
+        try:
+            with _not_blocking(out_fd):
+                at = None if offset is None else offset + sent
+                more = int(_originals["sendfile"](out_fd, in_fd, at, count - sent))
+        except BlockingIOError:
+            wait_writable(out_fd)
+            continue
+        except OSError:
+            if sent == 0:
+                raise
+            # What was sent is reported first, as sendfile(2) does.
+            break
+        if more == 0:
+            break
+        sent += more
+    return sent
+
+
+def splice(src: Any, dst: Any, count: Any, offset_src: Any = None, offset_dst: Any = None, flags: Any = 0) -> int:
+    """`os.splice`, which parks the coroutine."""
+    original = _originals["splice"]
+    mine = [fd for fd in (src, dst) if _waits(fd)]
+    if not mine or not isinstance(flags, int) or flags & os.SPLICE_F_NONBLOCK:
+        return int(original(src, dst, count, offset_src, offset_dst, flags))
+    pause = SHORTEST_PAUSE
+    give_way()
+    while True:
+        try:
+            with _not_blocking(*mine):
+                return int(original(src, dst, count, offset_src, offset_dst, flags | os.SPLICE_F_NONBLOCK))
+        except BlockingIOError:
+            pass
+        if src in mine and not _is_ready(src, select.POLLIN):
+            wait_readable(src)
+        elif dst in mine and not _is_ready(dst, select.POLLOUT):
+            wait_writable(dst)
+        else:
+            # The two disagree with splice(2) for a moment.
+            sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+    """`os.open`; for a FIFO it parks the coroutine until another program has opened the other end."""
+    if can_park() and isinstance(flags, int) and not flags & (os.O_NONBLOCK | os.O_PATH) and is_fifo(path, dir_fd):
+        return open_fifo(path, flags, mode, dir_fd)
+    return int(_originals["open"](path, flags, mode, dir_fd=dir_fd))
+
+
+def is_fifo(path: Any, dir_fd: int | None = None) -> bool:
+    """Whether there is a FIFO of that name."""
+    try:
+        return stat.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode)
+    except (OSError, TypeError, ValueError):
+        return False
+
+
+def open_fifo(path: Any, flags: int, mode: int, dir_fd: int | None = None) -> int:
+    """Open a FIFO on an OS thread of its own, and park until that has happened.
+
+    No event tells when the other end is opened, and `offload` has few threads, which might be kept for ever. If the
+    coroutine is interrupted, the thread stays until the other end is opened, and closes the descriptor then.
+    """
+    outcome: list[int | BaseException] = []
+    done = Lock()
+    done.acquire()
+    given_up = False
+
+    def run() -> None:
+        try:
+            outcome.append(int(_originals["open"](path, flags, mode, dir_fd=dir_fd)))
+        except BaseException as error:
+            outcome.append(error)
+        done.release()
+        if given_up:
+            discard()
+
+    def discard() -> None:
+        # Whoever takes it out closes it.
+        with suppress(IndexError):
+            opened = outcome.pop()
+            if isinstance(opened, int):
+                _originals["close"](opened)
+
+    _state.get_original("_thread", "start_new_thread")(run, ())
+    try:
+        done.acquire()
+    except BaseException:
+        given_up = True
+        discard()
+        raise
+    opened = outcome.pop()
+    if isinstance(opened, BaseException):
+        raise opened
+    return opened
+
+
+def lockf(fd: Any, command: int, length: int, /) -> None:
+    """`os.lockf`, which parks the coroutine.
+
+    A lock of this kind is the process's: its coroutines do not exclude each other by one, as its threads do not.
+    """
+    if not can_park() or command != os.F_LOCK:
+        give_way_quietly()
+        _originals["lockf"](fd, command, length)
+        return
+    until_free(lambda: _originals["lockf"](fd, os.F_TLOCK, length))
+
+
+def until_free[T](attempt: Callable[[], T]) -> T:
+    """Repeat an attempt to lock a file while another program, or another coroutine, has locked it.
+
+    No event tells when a file is unlocked. On the threads of `offload`, waiting callers would keep out the one that
+    unlocks.
+    """
+    pause = SHORTEST_PAUSE
+    give_way()
+    while True:
+        try:
+            return attempt()
+        except BlockingIOError:
+            sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def close(fd: int) -> None:
@@ -230,7 +371,7 @@ def dup2(fd: int, fd2: int, inheritable: bool = True) -> int:
 
 
 _new: tuple[Callable[..., Any], ...] = (
-    *(read, readv, eventfd_read, write, writev, close, dup2),
+    *(open, read, readv, eventfd_read, write, writev, sendfile, splice, lockf, close, dup2),
     *(waitpid, wait, wait3, wait4, waitid, system),
 )
 _originals: dict[str, Callable[..., Any]] = {function.__name__: getattr(os, function.__name__) for function in _new}

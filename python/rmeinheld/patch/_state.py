@@ -40,7 +40,10 @@ def replace(owner: ModuleType | type, name: str, new: object) -> None:
         return
     original = getattr(owner, name)
     _originals[key] = original
-    if isinstance(owner, ModuleType) and callable(original):
+    if isinstance(owner, type):
+        _rmeinheld.set_attribute(owner, name, new)
+        return
+    if callable(original):
         _replacements[id(original)] = (original, new)
     setattr(owner, name, new)
 
@@ -55,6 +58,9 @@ def get_original(module: str, name: str) -> Any:
     __import__(module)
     value: Any = sys.modules[module]
     for part in name.split("."):
+        if isinstance(value, type) and (original := _originals.get((value.__module__, f"{value.__qualname__}.{part}"))):
+            # A class that is known by the name of another module, as `io.FileIO` is.
+            return original
         value = getattr(value, part)
     return value
 

@@ -1,0 +1,36 @@
+//! Properties of the application's descriptors.
+
+use std::os::fd::RawFd;
+
+use pyo3::prelude::*;
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
+
+use crate::event_loop;
+use crate::interp;
+
+/// Whether a read or write by the caller may have to wait for another program: in a coroutine, on a descriptor that
+/// blocks, for a pipe, a socket, a terminal, or what is no file at all (an eventfd, a timerfd).
+///
+/// Regular files never wait for another program. A descriptor that does not block is a chance to switch: the caller may
+/// try it in a loop.
+///
+/// # Parks
+pub fn may_wait(py: Python<'_>, number: RawFd) -> bool {
+    if number < 0 || !event_loop::can_park() {
+        return false;
+    }
+    let descriptor = event_loop::borrow_descriptor(number);
+    let Ok(status) = fstat(descriptor) else { return false };
+    let waits = matches!(
+        FileType::from_raw_mode(status.st_mode),
+        FileType::Fifo | FileType::Socket | FileType::CharacterDevice | FileType::Unknown
+    );
+    if !waits {
+        return false;
+    }
+    let blocks = fcntl_getfl(descriptor).is_ok_and(|flags| !flags.contains(OFlags::NONBLOCK));
+    if !blocks {
+        interp::give_way_quietly(py);
+    }
+    blocks
+}
