@@ -40,6 +40,8 @@ __all__ = [
     "descriptor_closes",
     "exclusively",
     "get_ident",
+    "give_way",
+    "give_way_quietly",
     "in_turn",
     "may_wait",
     "method",

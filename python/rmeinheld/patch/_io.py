@@ -53,19 +53,19 @@ def _waits(file: io.FileIO, permits: Callable[[io.FileIO], bool]) -> int:
 
 def _readinto(self: io.FileIO, buffer: Any, /) -> int | None:
     fd = _waits(self, _file.readable)
-    return _originals["readinto"](self, buffer) if fd < 0 else _os.read_into(fd, buffer)  # type: ignore[no-any-return]
+    return _originals["readinto"](self, buffer) if fd < 0 else _os.read_into(fd, buffer)
 
 
 def _read(self: io.FileIO, size: int | None = -1, /) -> bytes | None:
     fd = _waits(self, _file.readable)
     if fd < 0 or not (size is None or isinstance(size, int)):
-        return _originals["read"](self, size)  # type: ignore[no-any-return]
+        return _originals["read"](self, size)
     return _read_all(fd) if size is None or size < 0 else _os.read(fd, size)
 
 
 def _readall(self: io.FileIO) -> bytes | None:
     fd = _waits(self, _file.readable)
-    return _originals["readall"](self) if fd < 0 else _read_all(fd)  # type: ignore[no-any-return]
+    return _originals["readall"](self) if fd < 0 else _read_all(fd)
 
 
 def _read_all(fd: int) -> bytes:
@@ -77,7 +77,7 @@ def _read_all(fd: int) -> bytes:
 
 def _write(self: io.FileIO, data: Any, /) -> int | None:
     fd = _waits(self, _file.writable)
-    return _originals["write"](self, data) if fd < 0 else _os.write(fd, data)  # type: ignore[no-any-return]
+    return _originals["write"](self, data) if fd < 0 else _os.write(fd, data)
 
 
 def _close(self: io.FileIO) -> None:
