@@ -117,6 +117,19 @@
 //!   by one timerfd that is seldom set: a request sets and cancels no timer in the kernel.
 //! - Outside a coroutine, and in a forked child, each call does the real, blocking thing.
 //!
+//! ## A turn has a budget
+//!
+//! Nobody preempts a coroutine, and code that always finds something ready never has to wait: a flooded WebSocket, an
+//! upload that is faster than its reader, `while not event.is_set()`. So every cooperative call, each loop of the engine
+//! over bytes, frames or items, and each read or write of a body is a *chance to switch* ([`event_loop::turn`]). It costs
+//! one look at a coarse clock. Once the turn has lasted `turn_budget` (10 ms) the coroutine goes to a queue behind all
+//! other work, of which no more than one budget's worth runs between two polls: ten such turns do no more harm than one.
+//!
+//! - A call that cannot block in CPython (`is_set`, `locked`, `recv` with MSG_DONTWAIT) may switch and never raises. What
+//!   is thrown into the coroutine meanwhile is raised at its next wait.
+//! - No switch happens in `release`, `set` and `notify`, in `__del__`, in signal handlers, or in a forked child.
+//! - The attendant of a stream takes 128 frames or 64 KiB at a time and is then queued again.
+//!
 //! ## The cooperative standard library
 //!
 //! `rmeinheld.patch` changes the standard library in place. A thread that is started in a coroutine is a coroutine with
@@ -124,8 +137,7 @@
 //! along when it ends; one that is started elsewhere is an OS thread. Locks and what is built on them know both
 //! (`cooperative`): a waiter is a coroutine or an OS thread, it is notified once, and a notification is never lost to an
 //! interruption, which waits for the next park instead. A lock goes to the one who has waited longest: with barging, a
-//! coroutine that takes it again and again would starve all others, since nobody preempts it. For the same reason
-//! taking locks counts as a chance to switch, every 20 ms.
+//! coroutine that takes it again and again would starve all others, since nobody preempts it.
 //!
 //! Descriptors keep their flags: a socket's calls are tried with MSG_DONTWAIT and waited for. `SSLContext` and
 //! `socket.socket` are never replaced, so that what was imported before the patch works after it. What blocks in C runs
