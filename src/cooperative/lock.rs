@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use super::Patience;
-use crate::interp::{self, Waiter};
+use super::{Patience, join_line};
+use crate::interp::{self, Line, Waiter};
 
 /// A mutual exclusion lock. It is handed to those who wait in the order in which they came, so that a coroutine that
 /// takes it again and again cannot starve them. Any coroutine or thread may release it.
@@ -43,12 +43,7 @@ impl Lock {
         }
         match patience {
             Patience::Try => Ok(false),
-            Patience::Until(deadline) => interp::wait(
-                py,
-                deadline,
-                |waiter| self.inner().waiters.push_back(waiter),
-                |waiter| self.inner().waiters.retain(|other| !Arc::ptr_eq(other, waiter)),
-            ),
+            Patience::Until(deadline) => interp::take(py, deadline, self),
         }
     }
 
@@ -93,12 +88,7 @@ impl Lock {
     /// block that it is in ends with giving the lock back.
     #[expect(unused_variables, reason = "what `_release_save` has returned")]
     fn _acquire_restore(&self, py: Python<'_>, saved: &Bound<'_, PyAny>) -> PyResult<()> {
-        interp::insist(
-            py,
-            || self.try_acquire(),
-            |waiter| self.inner().waiters.push_back(waiter),
-            |waiter| self.inner().waiters.retain(|other| !Arc::ptr_eq(other, waiter)),
-        )
+        interp::insist(py, self)
     }
 
     /// Unlocks it in a forked child, where those who waited for it do not exist.
@@ -109,6 +99,20 @@ impl Lock {
     fn __repr__(slf: &Bound<'_, Self>) -> String {
         let state = if slf.get().inner().locked { "locked" } else { "unlocked" };
         format!("<{state} rmeinheld.coroutine.Lock object at {:p}>", slf.as_ptr())
+    }
+}
+
+impl Line for Lock {
+    fn attempt(&self) -> bool {
+        self.try_acquire()
+    }
+
+    fn enqueue(&self, waiter: Arc<Waiter>, again: bool) {
+        join_line(&mut self.inner().waiters, waiter, again);
+    }
+
+    fn dequeue(&self, waiter: &Arc<Waiter>) {
+        self.inner().waiters.retain(|other| !Arc::ptr_eq(other, waiter));
     }
 }
 

@@ -28,6 +28,7 @@ pub use rlock::RLock;
 pub use semaphore::{BoundedSemaphore, Semaphore};
 pub use turn::in_turn;
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOverflowError, PyValueError};
@@ -59,6 +60,15 @@ fn give_way(py: Python<'_>, block: bool) -> PyResult<()> {
     }
     interp::give_way_quietly(py);
     Ok(())
+}
+
+/// Puts a waiter at the end of a line, or back at its head.
+fn join_line<T>(line: &mut VecDeque<T>, waiter: T, again: bool) {
+    if again {
+        line.push_front(waiter);
+    } else {
+        line.push_back(waiter);
+    }
 }
 
 /// How long `acquire(blocking, timeout)` waits.

@@ -8,8 +8,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::{deadline_of, give_way};
-use crate::interp::{self, Waiter};
+use super::{deadline_of, give_way, join_line};
+use crate::interp::{self, Line, Waiter};
 
 pyo3::create_exception!(
     rmeinheld.coroutine,
@@ -99,12 +99,7 @@ impl Queue {
             return Err(queue_error(py, "Full"));
         }
         let kept = slot(Some(item));
-        let put = interp::wait(
-            py,
-            deadline,
-            |waiter| self.inner().putters.push_back((waiter, Arc::clone(&kept))),
-            |waiter| self.inner().putters.retain(|(other, _)| !Arc::ptr_eq(other, waiter)),
-        );
+        let put = interp::take(py, deadline, &Putter { queue: self, kept: &kept });
         match (put?, take(&kept)) {
             (true, None) => Ok(()),
             (true, Some(_)) => Err(queue_error(py, "ShutDown")),
@@ -134,12 +129,7 @@ impl Queue {
             return Err(queue_error(py, "Empty"));
         }
         let given = slot(None);
-        let got = interp::wait(
-            py,
-            deadline,
-            |waiter| self.inner().getters.push_back((waiter, Arc::clone(&given))),
-            |waiter| self.inner().getters.retain(|(other, _)| !Arc::ptr_eq(other, waiter)),
-        );
+        let got = interp::take(py, deadline, &Getter { queue: self, given: &given });
         match (got?, take(&given)) {
             (_, Some(item)) => Ok(item),
             (true, None) => Err(queue_error(py, "ShutDown")),
@@ -239,11 +229,15 @@ impl Queue {
             drop(inner);
             return Err(queue_error(py, "ShutDown"));
         }
-        if self.maxsize > 0 && inner.items.len() >= self.maxsize {
+        if !self.has_room(&inner) {
             return Ok(Err(item));
         }
         inner.add(item);
         Ok(Ok(()))
+    }
+
+    fn has_room(&self, inner: &Inner) -> bool {
+        self.maxsize == 0 || inner.items.len() < self.maxsize
     }
 
     fn get_now(&self) -> Option<Py<PyAny>> {
@@ -259,6 +253,57 @@ impl Queue {
             }
         }
         Some(item)
+    }
+}
+
+/// Waits for an item, or for the end of the queue: then `given` stays empty.
+struct Getter<'a> {
+    queue: &'a Queue,
+    given: &'a Slot,
+}
+
+impl Line for Getter<'_> {
+    fn attempt(&self) -> bool {
+        let item = self.queue.get_now();
+        let is_over = item.is_some() || self.queue.inner().shut;
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = item;
+        is_over
+    }
+
+    fn enqueue(&self, waiter: Arc<Waiter>, again: bool) {
+        join_line(&mut self.queue.inner().getters, (waiter, Arc::clone(self.given)), again);
+    }
+
+    fn dequeue(&self, waiter: &Arc<Waiter>) {
+        self.queue.inner().getters.retain(|(other, _)| !Arc::ptr_eq(other, waiter));
+    }
+}
+
+/// Waits for room for the item in `kept`, or for the end of the queue: then the item stays there.
+struct Putter<'a> {
+    queue: &'a Queue,
+    kept: &'a Slot,
+}
+
+impl Line for Putter<'_> {
+    fn attempt(&self) -> bool {
+        let mut inner = self.queue.inner();
+        if inner.shut {
+            return true;
+        }
+        let has_room = self.queue.has_room(&inner);
+        if has_room && let Some(item) = take(self.kept) {
+            inner.add(item);
+        }
+        has_room
+    }
+
+    fn enqueue(&self, waiter: Arc<Waiter>, again: bool) {
+        join_line(&mut self.queue.inner().putters, (waiter, Arc::clone(self.kept)), again);
+    }
+
+    fn dequeue(&self, waiter: &Arc<Waiter>) {
+        self.queue.inner().putters.retain(|(other, _)| !Arc::ptr_eq(other, waiter));
     }
 }
 

@@ -7,8 +7,8 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::Patience;
-use crate::interp::{self, Waiter, identity};
+use super::{Patience, join_line};
+use crate::interp::{self, Line, Waiter, identity};
 
 /// A reentrant lock. CPython's own takes all coroutines for one owner, since they share an OS thread; this one's owner is
 /// the coroutine or the OS thread.
@@ -49,12 +49,7 @@ impl RLock {
         }
         match patience {
             Patience::Try => Ok(false),
-            Patience::Until(deadline) => interp::wait(
-                py,
-                deadline,
-                |waiter| self.inner().waiters.push_back((waiter, own)),
-                |waiter| self.inner().waiters.retain(|(other, _)| !Arc::ptr_eq(other, waiter)),
-            ),
+            Patience::Until(deadline) => interp::take(py, deadline, &Claim { lock: self, own }),
         }
     }
 
@@ -112,12 +107,7 @@ impl RLock {
     /// wait. The block that it is in ends with giving the lock back.
     fn _acquire_restore(&self, py: Python<'_>, saved: (u64, usize)) -> PyResult<()> {
         let own = identity::thread_state(py);
-        interp::insist(
-            py,
-            || self.try_acquire(own),
-            |waiter| self.inner().waiters.push_back((waiter, own)),
-            |waiter| self.inner().waiters.retain(|(other, _)| !Arc::ptr_eq(other, waiter)),
-        )?;
+        interp::insist(py, &Claim { lock: self, own })?;
         self.inner().count = saved.0;
         Ok(())
     }
@@ -135,6 +125,26 @@ impl RLock {
         let state = if count > 0 { "locked" } else { "unlocked" };
         let name = slf.get_type().fully_qualified_name()?;
         Ok(format!("<{state} {name} object owner={owner} count={count} at {:p}>", slf.as_ptr()))
+    }
+}
+
+/// Someone who wants the lock.
+struct Claim<'a> {
+    lock: &'a RLock,
+    own: usize,
+}
+
+impl Line for Claim<'_> {
+    fn attempt(&self) -> bool {
+        self.lock.try_acquire(self.own)
+    }
+
+    fn enqueue(&self, waiter: Arc<Waiter>, again: bool) {
+        join_line(&mut self.lock.inner().waiters, (waiter, self.own), again);
+    }
+
+    fn dequeue(&self, waiter: &Arc<Waiter>) {
+        self.lock.inner().waiters.retain(|(other, _)| !Arc::ptr_eq(other, waiter));
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
-use super::{deadline_of, give_way};
-use crate::interp::{self, Waiter};
+use super::{deadline_of, give_way, join_line};
+use crate::interp::{self, Line, Waiter};
 
 /// What `threading.Semaphore` is, for coroutines and OS threads; those who wait get their turn in order.
 #[pyclass(frozen, subclass, module = "rmeinheld.coroutine", weakref)]
@@ -46,12 +46,7 @@ impl Semaphore {
         if !blocking {
             return Ok(false);
         }
-        interp::wait(
-            py,
-            deadline,
-            |waiter| self.inner().waiters.push_back(waiter),
-            |waiter| self.inner().waiters.retain(|other| !Arc::ptr_eq(other, waiter)),
-        )
+        interp::take(py, deadline, self)
     }
 
     /// Give back `n`. Raises ValueError for less than 1, and for more than were taken from a bounded semaphore.
@@ -85,6 +80,20 @@ impl Semaphore {
         let value = slf.get().inner().value;
         let bound = slf.get().bound.map_or_else(String::new, |bound| format!("/{bound}"));
         Ok(format!("<{name} at {:p}: value={value}{bound}>", slf.as_ptr()))
+    }
+}
+
+impl Line for Semaphore {
+    fn attempt(&self) -> bool {
+        self.try_acquire()
+    }
+
+    fn enqueue(&self, waiter: Arc<Waiter>, again: bool) {
+        join_line(&mut self.inner().waiters, waiter, again);
+    }
+
+    fn dequeue(&self, waiter: &Arc<Waiter>) {
+        self.inner().waiters.retain(|other| !Arc::ptr_eq(other, waiter));
     }
 }
 

@@ -16,6 +16,10 @@ use crate::event_loop::{self, Wake, Waker, interrupts};
 const WAITING: u32 = 0;
 const NOTIFIED: u32 = 1;
 const GONE: u32 = 2;
+/// Its thread runs handlers of signals, which may wait for the same thing.
+const ASIDE: u32 = 3;
+/// Its turn came while it was aside, and went to the next in line.
+const PASSED_OVER: u32 = 4;
 
 /// How many forks lie between the process and the one that loaded the module. Who waited before the last one does not
 /// exist in the child, although what they waited for still names them.
@@ -39,10 +43,11 @@ impl Waiter {
         Arc::new(Waiter { state: AtomicU32::new(WAITING), forks: FORKS.load(Ordering::Relaxed), coroutine })
     }
 
-    /// Ends the wait, from any thread. Returns whether it did: a wait that has ended already, or was the parent's before a
-    /// fork, leaves the notification to somebody else.
+    /// Ends the wait, from any thread. Returns whether it did: a wait that has ended already, was the parent's before a
+    /// fork, or stands aside for a signal handler leaves the notification to the next one.
     pub fn notify(&self) -> bool {
         if self.forks != FORKS.load(Ordering::Relaxed) || !self.leave(NOTIFIED) {
+            self.change(ASIDE, PASSED_OVER);
             return false;
         }
         match &self.coroutine {
@@ -55,7 +60,16 @@ impl Waiter {
     }
 
     fn leave(&self, state: u32) -> bool {
-        self.state.compare_exchange(WAITING, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.change(WAITING, state)
+    }
+
+    fn change(&self, from: u32, to: u32) -> bool {
+        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Whether it waits still, or has been notified just now.
+    fn is_in_line(&self) -> bool {
+        self.state.load(Ordering::Acquire) != PASSED_OVER
     }
 
     fn is_notified(&self) -> bool {
@@ -68,8 +82,50 @@ pub fn forget_in_child() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
+/// A line of waiters for something that one of them gets at a time: a lock, an item of a queue.
+pub trait Line {
+    /// Whether a notification hands it over. If not, the notified waiter tries to take it, and others may be faster.
+    const HANDS_OVER: bool = true;
+
+    /// Takes it if it is free. Returns whether it did.
+    fn attempt(&self) -> bool;
+
+    /// Joins the line: at the end, or in its place if it was in the line before (`again`).
+    fn enqueue(&self, waiter: Arc<Waiter>, again: bool);
+
+    /// Leaves the line.
+    fn dequeue(&self, waiter: &Arc<Waiter>);
+
+    /// How long a coroutine waits before it tries again without a notification. None: for ever.
+    fn patience(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Notified,
+    TimedOut,
+    PassedOver,
+}
+
+/// When the handlers of signals run that arrive while the main thread blocks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Handlers {
+    /// When the wait is over.
+    Later,
+    /// At once.
+    Now,
+    /// At once, and meanwhile the waiter stands aside: a handler that waits in the same line would wait for ever for
+    /// what its own thread has been given.
+    NowAside,
+}
+
 /// Waits until the waiter that `enqueue` is given has been notified, at most until `deadline`. Returns whether it has.
 /// `enqueue` puts it where the notifier finds it; when the wait ends otherwise, `dequeue` takes it out.
+///
+/// For events, which end the waits of all. Something that one waiter gets at a time is for [`take`].
 ///
 /// # Errors
 /// [`super::CoroutineExit`] when the server stops, what is thrown into the coroutine; in the main thread, what a signal
@@ -83,7 +139,7 @@ pub fn wait(
     dequeue: impl FnOnce(&Arc<Waiter>),
 ) -> PyResult<bool> {
     if !event_loop::can_park() {
-        return block(py, deadline, true, enqueue, dequeue);
+        return block(py, deadline, Handlers::Now, enqueue, dequeue).map(|turn| turn == Turn::Notified);
     }
     match park(deadline, enqueue, dequeue) {
         None => Ok(true),
@@ -92,34 +148,67 @@ pub fn wait(
     }
 }
 
-/// Takes what `attempt` takes, and waits for it as [`wait`] does; but whoever is interrupted meanwhile goes on waiting.
-/// What is thrown into the coroutine is raised at its next wait, a signal handler runs afterwards.
+/// Waits in `line` until the caller has what the line is for, at most until `deadline`. Returns whether it has.
+///
+/// # Errors
+/// Those of [`wait`]; then nothing has been taken.
+///
+/// # Parks
+pub fn take<L: Line>(py: Python<'_>, deadline: Option<Instant>, line: &L) -> PyResult<bool> {
+    let mut again = false;
+    loop {
+        let (enqueue, dequeue) = (|waiter| line.enqueue(waiter, again), |waiter: &Arc<Waiter>| line.dequeue(waiter));
+        let turn = if event_loop::can_park() {
+            let look = line.patience().map(|patience| Instant::now() + patience);
+            match park(deadline.into_iter().chain(look).min(), enqueue, dequeue) {
+                None => Turn::Notified,
+                Some(Wake::TimedOut) => Turn::TimedOut,
+                Some(wake) => return Err(wake_error(wake)),
+            }
+        } else {
+            block(py, deadline, Handlers::NowAside, enqueue, dequeue)?
+        };
+        if turn == Turn::Notified && L::HANDS_OVER {
+            return Ok(true);
+        }
+        let is_late = turn == Turn::TimedOut && deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if (!is_late || !L::HANDS_OVER) && line.attempt() {
+            return Ok(true);
+        }
+        if is_late {
+            return Ok(false);
+        }
+        again = true;
+    }
+}
+
+/// Takes what `line` is for, and waits for it as [`take`] does. Interruptions are deferred: what is thrown into the
+/// coroutine is raised at its next wait, a signal handler runs afterwards.
 ///
 /// # Errors
 /// Only where there is no way to wait any more: [`super::CoroutineExit`] when the server has stopped for good, RuntimeError
 /// on the loop thread where a coroutine may not park. Then nothing has been taken.
 ///
 /// # Parks
-pub fn insist(
-    py: Python<'_>,
-    attempt: impl Fn() -> bool,
-    enqueue: impl Fn(Arc<Waiter>),
-    dequeue: impl Fn(&Arc<Waiter>),
-) -> PyResult<()> {
+pub fn insist<L: Line>(py: Python<'_>, line: &L) -> PyResult<()> {
     let mut late = None;
-    while !attempt() {
-        if !event_loop::can_park() {
-            block(py, None, false, &enqueue, &dequeue)?;
+    let mut again = false;
+    while !line.attempt() {
+        let (enqueue, dequeue) = (|waiter| line.enqueue(waiter, again), |waiter: &Arc<Waiter>| line.dequeue(waiter));
+        if event_loop::can_park() {
+            match park(line.patience().map(|patience| Instant::now() + patience), enqueue, dequeue) {
+                None if L::HANDS_OVER => break,
+                None | Some(Wake::TimedOut) => {}
+                // The end of the server goes before what else there is.
+                Some(wake @ (Wake::Killed | Wake::Interrupted)) if !event_loop::is_doomed() => {
+                    late = late.filter(|&late| late == Wake::Killed).or(Some(wake));
+                }
+                Some(wake) => return Err(wake_error(wake)),
+            }
+        } else if block(py, None, Handlers::Later, enqueue, dequeue)? == Turn::Notified && L::HANDS_OVER {
             break;
         }
-        match park(None, &enqueue, &dequeue) {
-            None => break,
-            // The end of the server goes before what else there is.
-            Some(wake @ (Wake::Killed | Wake::Interrupted)) if !event_loop::is_doomed() => {
-                late = late.filter(|&late| late == Wake::Killed).or(Some(wake));
-            }
-            Some(wake) => return Err(wake_error(wake)),
-        }
+        again = true;
     }
     if let Some(wake) = late {
         interrupts::postpone(wake);
@@ -155,14 +244,14 @@ fn park(
     Some(wake)
 }
 
-/// Without `interruptible`, handlers of signals run only afterwards.
+/// Blocks the OS thread.
 fn block(
     py: Python<'_>,
     deadline: Option<Instant>,
-    interruptible: bool,
+    handlers: Handlers,
     enqueue: impl FnOnce(Arc<Waiter>),
     dequeue: impl FnOnce(&Arc<Waiter>),
-) -> PyResult<bool> {
+) -> PyResult<Turn> {
     let waiter = Waiter::new(None);
     enqueue(Arc::clone(&waiter));
     let standstill = event_loop::is_loop_thread().then(|| Instant::now() + STANDSTILL);
@@ -176,9 +265,12 @@ fn block(
             let _ = futex::wait(&waiter.state, futex::Flags::PRIVATE, WAITING, Some(&timeout));
         });
         if waiter.is_notified() {
-            return Ok(true);
+            return Ok(Turn::Notified);
         }
-        let signalled = if interruptible { py.check_signals().err() } else { None };
+        let signalled = run_handlers(py, &waiter, handlers);
+        if !waiter.is_in_line() {
+            return signalled.map_or(Ok(Turn::PassedOver), Err);
+        }
         let failure = signalled.or_else(|| {
             standstill.filter(|&standstill| Instant::now() >= standstill).map(|_| {
                 PyRuntimeError::new_err(
@@ -189,14 +281,29 @@ fn block(
         let over = failure.is_some() || deadline.is_some_and(|deadline| Instant::now() >= deadline);
         if over && waiter.leave(GONE) {
             dequeue(&waiter);
-            return failure.map_or(Ok(false), Err);
+            return failure.map_or(Ok(Turn::TimedOut), Err);
         }
         if over {
             // Notified in the same moment, and the notifier counts on that.
             if let Some(failure) = failure {
                 failure.write_unraisable(py, None);
             }
-            return Ok(true);
+            return Ok(Turn::Notified);
+        }
+    }
+}
+
+/// Runs the handlers of signals that have arrived. Returns what they raise.
+fn run_handlers(py: Python<'_>, waiter: &Waiter, handlers: Handlers) -> Option<PyErr> {
+    match handlers {
+        Handlers::Later => None,
+        Handlers::Now => py.check_signals().err(),
+        // Only the main thread has handlers; elsewhere nobody stands aside for nothing.
+        Handlers::NowAside if !is_main_thread() || !waiter.change(WAITING, ASIDE) => None,
+        Handlers::NowAside => {
+            let raised = py.check_signals().err();
+            waiter.change(ASIDE, WAITING);
+            raised
         }
     }
 }
