@@ -139,6 +139,16 @@
 //! interruption, which waits for the next park instead. A lock goes to the one who has waited longest: with barging, a
 //! coroutine that takes it again and again would starve all others, since nobody preempts it.
 //!
+//! CPython's own locks and `SimpleQueue` park as well, whenever they were made, patched or not
+//! (`cooperative::native`). Their methods are built-in functions, entries of static tables; the function in the entry is
+//! exchanged when a loop starts, so bound methods, warm call sites and objects made before are reached, and no module or
+//! class changes. On the loop thread the new function tries and parks. Elsewhere it calls the original, and a release
+//! looks whether a coroutine waits. `RLock` has an owner of its own among coroutines, since CPython's is the OS thread; the
+//! import lock likewise. A self-test restores everything where the locks are unlike those of CPython 3.12 to 3.15.
+//!
+//! A waiter in the main thread stands aside while a handler of a signal runs in it: the handler may wait for the same lock,
+//! and would wait for its own thread.
+//!
 //! Descriptors keep their flags: a socket's calls are tried with MSG_DONTWAIT and waited for. `SSLContext` and
 //! `socket.socket` are never replaced, so that what was imported before the patch works after it. What blocks in C runs
 //! on OS threads (`rmeinheld.coroutine.offload`).
@@ -192,8 +202,7 @@
 //! # What it does not do
 //!
 //! - No second loop thread, no work stealing, no preemption: a request that computes, or blocks in C, holds up all
-//!   others; without the patches, so does one that blocks in the standard library, or wants a `threading.Lock` which a
-//!   parked coroutine holds.
+//!   others; without the patches, so does one that blocks in the standard library, locks and `SimpleQueue` excepted.
 //! - No HTTP/2, no prefork, no extensions of WebSocket (compression), TLS under Gunicorn only; Linux only.
 //! - No free-threaded Python. CPython's documentation does not promise that thread states may share an OS thread; its
 //!   code allows it since 3.12, and a self-test at start refuses an interpreter on which it does not hold.

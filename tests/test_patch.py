@@ -124,6 +124,7 @@ def test_what_was_made_before_is_repaired_or_named(script: RunScript) -> None:
         """
         import selectors, socket, ssl, sys, threading, types
         early = types.ModuleType("early")
+        # Locks that were made before park: tests/test_locks_before_the_patch.py
         early.lock, early.guard = threading.Lock(), threading.RLock()
         sys.modules["early"] = early
         selector, poller = selectors.EpollSelector(), selectors.PollSelector()
@@ -155,9 +156,8 @@ def test_what_was_made_before_is_repaired_or_named(script: RunScript) -> None:
         print(len(ticks) > 5)
         """
     )
-    assert output.splitlines()[-7:] == [
-        "early: lock is a lock made before: held across a wait, it blocks every coroutine that wants it",
-        "early: guard is a lock made before: held across a wait, it blocks every coroutine that wants it",
+    assert "early: " not in output
+    assert output.splitlines()[-5:] == [
         "ssl: 1 TLS connections had been made before (repaired in place)",
         "selectors: a PollSelector made before blocks every coroutine when it waits",
         "selectors: 1 selectors had been made before (repaired in place)",

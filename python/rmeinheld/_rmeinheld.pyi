@@ -35,6 +35,7 @@ __all__ = [
     "WebSocket",
     "WebSocketError",
     "__version__",
+    "_locks_park",
     "can_park",
     "current",
     "descriptor_closes",
@@ -469,6 +470,9 @@ def descriptor_closes(fd: int, /) -> bool:
 
     Returns False on another thread than the coroutines': there it is to be called again after the closing.
     """
+
+def _locks_park() -> bool:
+    """Whether CPython's own locks park coroutines, whenever they were made."""
 
 def method(function: Callable[..., Any], /) -> Any:
     """Make `function` a method: set on a class, it binds its instances, as a built-in function does not."""

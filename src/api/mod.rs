@@ -4,7 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
 use crate::cooperative::{
-    self, BoundedSemaphore, Condition, Event, LifoQueue, Lock, Queue, RLock, Semaphore, ShutDown, SimpleQueue,
+    self, BoundedSemaphore, Condition, Event, LifoQueue, Lock, Queue, RLock, Semaphore, ShutDown, SimpleQueue, native,
 };
 use crate::event_loop::Interest;
 use crate::interp::{self, Coroutine, CoroutineExit};
@@ -193,8 +193,15 @@ fn _stop_at_exit(py: Python<'_>) {
     interp::stop_at_exit(py);
 }
 
+/// Whether CPython's own locks park coroutines, whenever they were made.
+#[pyfunction]
+fn _locks_park(py: Python<'_>) -> bool {
+    native::exchange_methods(py)
+}
+
 #[pyfunction]
 fn _before_fork(py: Python<'_>) {
+    native::wait_for_import_lock(py);
     interp::identity::before_fork(py);
 }
 
@@ -205,6 +212,7 @@ fn _after_fork_in_parent(py: Python<'_>) {
 
 #[pyfunction]
 fn _forget_in_child() {
+    native::forget_in_child();
     interp::forget_in_child();
     server::forget_in_child();
 }
@@ -258,6 +266,7 @@ fn _rmeinheld(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(may_wait, module)?,
         wrap_pyfunction!(method, module)?,
         wrap_pyfunction!(set_attribute, module)?,
+        wrap_pyfunction!(_locks_park, module)?,
         wrap_pyfunction!(socket_recv, module)?,
         wrap_pyfunction!(socket_recv_into, module)?,
         wrap_pyfunction!(socket_send, module)?,
@@ -266,6 +275,14 @@ fn _rmeinheld(module: &Bound<'_, PyModule>) -> PyResult<()> {
     ] {
         module.add_function(function)?;
     }
+    native::keep_samples(py)?;
+    interp::prepare_with(|py| {
+        if !native::exchange_methods(py) {
+            let message = "locks and queues of the standard library do not park coroutines on this Python: one that is \
+                           held across a wait holds up the process, unless it was made after patch_all()";
+            interp::log(py, interp::Level::Warning, message, None);
+        }
+    });
     py.import("atexit")?.call_method1("register", (wrap_pyfunction!(_stop_at_exit, module)?,))?;
     let hooks = PyDict::new(py);
     hooks.set_item("before", wrap_pyfunction!(_before_fork, module)?)?;

@@ -10,6 +10,7 @@ mod condition;
 mod descriptor;
 mod event;
 mod lock;
+pub mod native;
 mod queue;
 mod rlock;
 mod semaphore;

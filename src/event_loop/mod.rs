@@ -226,7 +226,7 @@ pub fn set_ident(ident: u64) {
 
 /// Whether the caller is on the loop thread.
 pub fn is_loop_thread() -> bool {
-    with(|_| ()).is_some()
+    state::is_here()
 }
 
 /// Where the current unit's stack lies.

@@ -91,6 +91,8 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<Unit>>> = const { RefCell::new(None) };
     static PARKS: Cell<u64> = const { Cell::new(0) };
     static KEPT_IDENT: Cell<Option<u64>> = const { Cell::new(None) };
+    /// There is a state on this thread. Needs no destructor, so it can be asked for at any time of a thread's life.
+    static HERE: Cell<bool> = const { Cell::new(false) };
     static FORGOTTEN: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -123,8 +125,14 @@ pub fn set_current(unit: Option<&Rc<Unit>>) {
     CURRENT.with(|current| *current.borrow_mut() = unit.cloned());
 }
 
+/// Whether this is the loop's thread.
+pub fn is_here() -> bool {
+    HERE.get()
+}
+
 /// Puts a new state in place, or takes it away.
 pub fn install(state: Option<State>) {
+    HERE.set(state.is_some());
     // Dropped outside the borrow: streams that are dropped look for the state.
     let previous = STATE.with(|slot| slot.replace(state));
     drop(previous);
@@ -135,6 +143,7 @@ pub fn forget() {
     KEPT_IDENT.set(current().map(|unit| unit.ident.get()));
     set_current(None);
     FORGOTTEN.with(|forgotten| forgotten.set(with(|_| ()).is_some()));
+    HERE.set(false);
     std::mem::forget(STATE.with(|slot| slot.borrow_mut().take()));
 }
 

@@ -17,7 +17,9 @@ mod waits;
 
 pub use chances::{give_way, give_way_quietly};
 pub use interruption::{Timeout, TimeoutContext};
-pub use runtime::{descriptor_closes, ensure_started, forget_in_child, is_forked, leave_if_forked, stop, stop_at_exit};
+pub use runtime::{
+    descriptor_closes, ensure_started, forget_in_child, is_forked, leave_if_forked, prepare_with, stop, stop_at_exit,
+};
 pub use task::{Coroutine, current, spawn};
 pub use waiter::{Line, Waiter, insist, take, wait};
 pub use waits::{deadline_after, sleep, sleep_until, wait_descriptor};

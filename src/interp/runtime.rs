@@ -1,7 +1,7 @@
 //! The process's one loop: started when first needed, stopped at the end of `run()` or at exit, switched off by a fork.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyRuntimeError, PySystemExit};
@@ -21,6 +21,7 @@ const EXIT_SOFTWARE: i32 = 70;
 /// How long to wait after that before giving up on them.
 const LAST_WARNING: Duration = Duration::from_secs(2);
 
+static PREPARE: OnceLock<fn(Python<'_>)> = OnceLock::new();
 static RUNTIME: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
 /// The last stop has waited in vain.
 static GIVEN_UP: AtomicBool = AtomicBool::new(false);
@@ -40,22 +41,43 @@ pub fn ensure_started(py: Python<'_>) -> PyResult<Arc<Runtime>> {
             "coroutines were in use before this process was forked: start them after the fork",
         ));
     }
-    // Detached while it waits: whoever holds the lock may need the interpreter to go on.
-    let mut slot = RUNTIME.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+    if let Some(runtime) = running(py) {
+        return Ok(runtime);
+    }
+    // Python code, which may come here itself, or let other threads come: before the lock.
+    enable_faulthandler(py)?;
+    let host = PythonHost::new(py)?;
+    if let Some(prepare) = PREPARE.get() {
+        prepare(py);
+    }
+    let mut slot = slot(py);
     if let Some(runtime) = slot.as_ref().filter(|runtime| !runtime.has_ended()) {
         return Ok(Arc::clone(runtime));
     }
-    enable_faulthandler(py)?;
     STARTED.store(true, Ordering::Relaxed);
-    let runtime = Runtime::start(Arc::new(PythonHost::new(py)?))?;
+    let runtime = Runtime::start(Arc::new(host))?;
     *slot = Some(Arc::clone(&runtime));
     Ok(runtime)
+}
+
+/// Has `prepare` called before each start of a loop.
+pub fn prepare_with(prepare: fn(Python<'_>)) {
+    let _ = PREPARE.set(prepare);
+}
+
+fn running(py: Python<'_>) -> Option<Arc<Runtime>> {
+    slot(py).as_ref().filter(|runtime| !runtime.has_ended()).map(Arc::clone)
+}
+
+/// Detached while it waits: whoever holds the lock may need the interpreter to go on. No Python code runs under it.
+fn slot(py: Python<'_>) -> MutexGuard<'static, Option<Arc<Runtime>>> {
+    RUNTIME.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends the process's loop, if it runs: raises [`super::CoroutineExit`] in every coroutine that waits. Returns whether all
 /// of them have ended. Blocks the calling OS thread, which must not be the loop's.
 pub fn stop(py: Python<'_>) -> bool {
-    let taken = RUNTIME.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner).take();
+    let taken = slot(py).take();
     let Some(runtime) = taken else { return true };
     if runtime.has_ended() || is_forked() {
         return true;
@@ -78,7 +100,7 @@ pub fn stop(py: Python<'_>) -> bool {
     GIVEN_UP.store(!ended, Ordering::Relaxed);
     if !ended {
         // Kept: a later start must not run beside it.
-        *RUNTIME.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner) = Some(runtime);
+        *slot(py) = Some(runtime);
         log(py, Level::Error, "coroutines did not end although CoroutineExit was raised in them", None);
     }
     ended
@@ -97,7 +119,7 @@ pub fn descriptor_closes(py: Python<'_>, number: std::os::fd::RawFd) -> bool {
     if event_loop::descriptor_closes(number) || is_forked() {
         return true;
     }
-    if let Some(runtime) = RUNTIME.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner).as_ref() {
+    if let Some(runtime) = slot(py).as_ref() {
         runtime.descriptor_closes(number);
     }
     false

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .. import offload
-from .._rmeinheld import give_way_quietly
+from .._rmeinheld import _locks_park, give_way_quietly
 from ..coroutine import Coroutine, CoroutineExit, Lock, RLock, can_park, current, get_ident, sleep, spawn
 from . import _state
 from ._state import Finding
@@ -354,7 +354,7 @@ _patched_in = os.getpid()
 
 def patch() -> list[Finding]:
     """Replace what starts threads, and the locks."""
-    findings = list(_early_locks())
+    findings = [] if _locks_park() else list(_early_locks())
     global _patched_in
     _patched_in = os.getpid()
     both = {"start_new_thread": start_new_thread, "get_ident": get_ident, "allocate_lock": Lock, "RLock": RLock}
@@ -401,7 +401,7 @@ def patch() -> list[Finding]:
 
 
 def _early_locks() -> Iterator[Finding]:
-    """Locks that modules beyond the standard library hold already: they do not know coroutines."""
+    """Locks that modules beyond the standard library have made already, on a Python where those do not park."""
     kinds = (type(_thread.allocate_lock()), type(_thread.RLock()))
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in {*sys.stdlib_module_names, "rmeinheld"}:

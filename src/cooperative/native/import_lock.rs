@@ -1,0 +1,75 @@
+//! The import lock, which a finder is called under. It is reentrant, so it would exclude no coroutine, and a fork would
+//! not wait until another coroutine has done.
+
+use std::cell::Cell;
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+
+use super::lines::{self, Claim};
+use super::method::{Call, Exchanged, Wakes, exchanged};
+use crate::event_loop;
+use crate::interp::identity;
+
+exchanged!(Acquire, "acquire_lock", Wakes::Nobody, Some(acquire));
+exchanged!(Release, "release_lock", Wakes::First, Some(release));
+exchanged!(Held, "lock_held", Wakes::Nobody, Some(held));
+
+thread_local! {
+    /// The owner on the loop thread, and how often it has taken the lock.
+    static OWNER: Cell<(usize, u32)> = const { Cell::new((0, 0)) };
+}
+
+fn held(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+    call.original()
+}
+
+/// # Parks
+fn acquire(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+    let (module, own) = (call.object(), identity::thread_state(call.py()));
+    let (owner, count) = OWNER.get();
+    if (count == 0 || owner != own) && (lines::is_awaited(module.as_ptr().addr()) || !is_free(module, own)?) {
+        // No interruption: importlib expects none here.
+        Claim::new(module, |ahead| Ok(ahead == 0 && is_free(module, own)?)).insist(call.py())?;
+    }
+    let result = call.original()?;
+    OWNER.set((own, if OWNER.get().0 == own { OWNER.get().1 + 1 } else { 1 }));
+    Ok(result)
+}
+
+fn release(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+    let (owner, count) = OWNER.get();
+    if count == 0 || owner != identity::thread_state(call.py()) {
+        return Err(PyRuntimeError::new_err("not holding the import lock"));
+    }
+    let result = call.original()?;
+    OWNER.set(if count == 1 { (0, 0) } else { (owner, count - 1) });
+    Ok(result)
+}
+
+/// Waits until no other coroutine or thread has the import lock: before a fork, which would copy what it has half done.
+///
+/// # Parks
+pub fn wait_until_free(py: Python<'_>) {
+    let own = identity::thread_state(py);
+    let wait = || -> PyResult<()> {
+        let module = py.import("_imp")?.into_any();
+        if is_free(&module, own)? {
+            return Ok(());
+        }
+        Claim::new(&module, |_| is_free(&module, own)).insist(py)
+    };
+    if event_loop::can_park()
+        && let Err(error) = wait()
+    {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// Whether the caller may take it: it is nobody's or the caller's.
+fn is_free(module: &Bound<'_, PyAny>, own: usize) -> PyResult<bool> {
+    match OWNER.get() {
+        (_, 0) => Ok(!Held::method().invoke(module, &[])?.is_truthy()?),
+        (owner, _) => Ok(owner == own),
+    }
+}

@@ -1,0 +1,59 @@
+//! `_thread.lock`: what `threading.Lock()` makes without the patch.
+
+use pyo3::prelude::*;
+use pyo3::types::PyBool;
+
+use super::lines::{self, Claim};
+use super::method::{Call, Exchanged, Wakes, exchanged};
+use crate::cooperative::Patience;
+use crate::interp;
+
+exchanged!(Acquire, "acquire", Wakes::Nobody, Some(acquire));
+exchanged!(AcquireLock, "acquire_lock", Wakes::Nobody, Some(acquire));
+exchanged!(Enter, "__enter__", Wakes::Nobody, Some(acquire));
+exchanged!(Release, "release", Wakes::First, None);
+exchanged!(ReleaseLock, "release_lock", Wakes::First, None);
+exchanged!(Exit, "__exit__", Wakes::First, None);
+exchanged!(Locked, "locked", Wakes::Nobody, Some(look));
+exchanged!(LockedLock, "locked_lock", Wakes::Nobody, Some(look));
+exchanged!(AtForkReinit, "_at_fork_reinit", Wakes::First, None);
+
+/// # Parks
+fn acquire(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+    let py = call.py();
+    let Some(patience) = patience(call)? else { return call.original() };
+    patience.give_way(py)?;
+    let lock = call.object();
+    let Patience::Until(deadline) = patience else { return attempt(lock).map(|taken| boolean(py, taken)) };
+    if !lines::is_awaited(lock.as_ptr().addr()) && attempt(lock)? {
+        return Ok(boolean(py, true));
+    }
+    let claim = Claim::new(lock, |ahead| if ahead == 0 { attempt(lock) } else { Ok(false) });
+    claim.wait(py, deadline).map(|taken| boolean(py, taken))
+}
+
+/// A look, which may be one of many: see [`interp::give_way_quietly`].
+pub(super) fn look(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+    interp::give_way_quietly(call.py());
+    call.original()
+}
+
+fn attempt(lock: &Bound<'_, PyAny>) -> PyResult<bool> {
+    Acquire::method().invoke(lock, &[PyBool::new(lock.py(), false).as_any()])?.is_truthy()
+}
+
+/// A bool of Python's.
+pub(super) fn boolean(py: Python<'_>, value: bool) -> Py<PyAny> {
+    PyBool::new(py, value).to_owned().into_any().unbind()
+}
+
+/// What `acquire(blocking=True, timeout=-1)` is asked for. None for arguments that the original refuses.
+pub(super) fn patience(call: &Call<'_>) -> PyResult<Option<Patience>> {
+    if call.is_bare() {
+        return Ok(Some(Patience::Until(None)));
+    }
+    let Some([blocking, timeout]) = call.arguments(["blocking", "timeout"])? else { return Ok(None) };
+    let blocking = blocking.map_or(Ok(true), |blocking| blocking.is_truthy())?;
+    let Ok(timeout) = timeout.map_or(Ok(-1.0), |timeout| timeout.extract::<f64>()) else { return Ok(None) };
+    Ok(Patience::new(blocking, timeout).ok())
+}
