@@ -42,6 +42,8 @@ SAME_ON_EVERY_PYTHON = (
     "test_proxies.py",
     "test_proxies_forwarded.py",
     "test_slow_clients.py",
+    "test_slow_readers.py",
+    "test_taken_over.py",
     "test_websocket_flow.py",
     "test_websocket_libraries.py",
 )

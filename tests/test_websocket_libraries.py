@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import ssl
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from frames import HANDSHAKE
-from serving import Connection, Process, Serve, Server, environment_of_child, request
+from serving import Connection, Process, Serve, Server, environment_of_child, request, takes
 
 for library in ("flask_sock", "flask_socketio", "django", "websocket", "websockets", "socketio"):
     pytest.importorskip(library, reason="wheels of this library are missing for this Python")
@@ -145,6 +146,27 @@ def test_over_tls(tmp_path: Path, application: str, path: str) -> None:
     finally:
         gunicorn.kill()
         print(gunicorn.log())
+
+
+def test_what_libraries_have_taken_over_ends_when_the_server_stops(serve: Serve) -> None:
+    server = serve(APPLICATION, graceful_timeout=20)
+    heard = threading.Event()
+    events = socketio.Client(reconnection=False)
+    events.on("disconnect", lambda *_: heard.set())
+    events.connect(server.url, transports=["websocket"], wait_timeout=15)
+    urls = [f"ws://127.0.0.1:{server.port}/{path}" for path in ("flask-sock", "simple-websocket", "django")]
+    with contextlib.ExitStack() as stack, takes(0, 12):
+        clients = [stack.enter_context(connect(url, open_timeout=15)) for url in urls]
+        for client in clients:
+            client.send("hello")
+            assert client.recv(timeout=15) == "hello"
+        server.signal(15)
+        for client in clients:
+            with pytest.raises(ConnectionClosed):
+                client.recv(timeout=15)
+        assert heard.wait(15)
+        assert server.wait() == 0
+    assert "Traceback" not in server.log()
 
 
 def test_an_unpatched_library_is_warned_of(serve: Serve) -> None:

@@ -1,0 +1,175 @@
+"""Clients that take slowly what they are sent: one that goes on taking is alive, one that drips is given up."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from frames import HANDSHAKE
+from serving import Serve, Server, request
+
+APPLICATION = """
+    import ssl, sys, tempfile
+    import rmeinheld, rmeinheld.server
+    from rmeinheld import _rmeinheld
+    from rmeinheld.coroutine import sleep
+    from rmeinheld.websocket import ConnectionClosed
+
+    SIZE = 12_000_000
+    CERTIFICATE = None
+    OPTIONS = {}
+
+    class Items:
+        def __init__(self, path, size):
+            self.path, self.size, self.left = path, size, SIZE
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            if not self.left:
+                raise StopIteration
+            self.left -= self.size
+            return b"x" * self.size
+
+        def close(self):
+            print("closed", self.path, "with", self.left, "left", flush=True)
+
+    def app(environ, start_response):
+        path = environ["PATH_INFO"]
+        if path == "/messages":
+            try:
+                while True:
+                    environ["wsgi.websocket"].send(bytes(100_000))
+            except ConnectionClosed as error:
+                print("closed", path, "with", error, flush=True)
+            return []
+        start_response("200 OK", [("Content-Length", str(SIZE))])
+        if path == "/file":
+            file = tempfile.TemporaryFile()
+            file.truncate(SIZE)
+            return environ["wsgi.file_wrapper"](file)
+        return Items(path, SIZE if path == "/whole" else 4000)
+
+    def make_engine(app, listeners, settings):
+        context = None
+        if CERTIFICATE:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(CERTIFICATE)
+        sockets = [(listener.socket.fileno(), listener.server_name, listener.server_port) for listener in listeners]
+        return _rmeinheld.Server(app, sockets, settings, context)
+
+    rmeinheld.server.make_engine = make_engine
+    rmeinheld.run(app, port=0, silent=False, **OPTIONS)
+    """
+
+PATHS = ("/items", "/whole", "/file", "/messages")
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture(params=["plain", "tls"])
+def start(request: pytest.FixtureRequest, serve: Serve, tmp_path: Path) -> Start:
+    """Start the application with some options, with and without TLS."""
+    certificate = None
+    if request.param == "tls":
+        trustme = pytest.importorskip("trustme")
+        certificate = str(tmp_path / "certificate.pem")
+        trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
+
+    def start(**options: float) -> Server:
+        source = APPLICATION.replace("CERTIFICATE = None", f"CERTIFICATE = {certificate!r}")
+        server = serve.script(source.replace("OPTIONS = {}", f"OPTIONS = {options!r}"))
+        server.is_secure = certificate is not None  # type: ignore[attr-defined]
+        return server
+
+    return start
+
+
+def begin(server: Server, path: str) -> socket.socket:
+    """Ask for something, on a connection with a small buffer."""
+    connection: socket.socket = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+    connection.settimeout(15)
+    connection.connect(server.address)
+    if server.is_secure:  # type: ignore[attr-defined]
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = context.wrap_socket(connection)
+    connection.sendall(request("GET", path, *(HANDSHAKE if path == "/messages" else ())))
+    return connection
+
+
+def take_slowly(connections: list[socket.socket], size: int, pause: float, until: Callable[[], bool]) -> list[int]:
+    """Take so many bytes of each at a time. Returns how many there were."""
+    taken = [0] * len(connections)
+    while not until():
+        for index, connection in enumerate(connections):
+            with suppress(OSError):
+                taken[index] += len(connection.recv(size))
+        time.sleep(pause)
+    return taken
+
+
+def link_of(path: Path) -> str:
+    """Where a link points to; nowhere if it has gone."""
+    try:
+        return str(path.readlink())
+    except FileNotFoundError:
+        return ""
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    """Whether so much time has passed."""
+    deadline = time.monotonic() + seconds
+    return lambda: time.monotonic() >= deadline
+
+
+def test_clients_that_go_on_taking_are_not_given_up(start: Start) -> None:
+    # Some 100 KB a second each: the kernel says after a megabyte or so that it takes more.
+    server = start(send_timeout=1)
+    connections = [begin(server, path) for path in PATHS]
+    taken = take_slowly(connections, 5000, 0.05, until=after(3))
+    assert all(count > 50_000 for count in taken), taken
+    assert "closed" not in server.log()
+    # And nothing is missing.
+    for connection, path, count in zip(connections, PATHS, taken, strict=True):
+        if path != "/messages":
+            while count < 12_000_000:
+                data = connection.recv(1 << 20)
+                assert data, (path, count)
+                count += len(data)
+        connection.close()
+    server.wait_for_log("closed /messages with .*1006")
+
+
+def test_clients_that_drip_are_given_up(start: Start) -> None:
+    server = start(send_timeout=1, min_send_rate=500_000)
+    connections = [begin(server, path) for path in PATHS]
+
+    def are_all_given_up() -> bool:
+        files = [link for link in map(link_of, Path(f"/proc/{server.pid}/fd").iterdir()) if link.endswith("(deleted)")]
+        return len(set(re.findall("closed (/[a-z]+) with", server.log()))) == len(PATHS) - 1 and not files
+
+    late = after(12)
+    take_slowly(connections, 5000, 0.05, until=lambda: are_all_given_up() or late())
+    assert are_all_given_up(), server.log()
+    assert "less than min_send_rate" in server.log()
+    for connection in connections:
+        connection.close()
+
+
+def test_without_a_rate_clients_may_drip(start: Start) -> None:
+    server = start(send_timeout=1, min_send_rate=0)
+    connections = [begin(server, path) for path in PATHS]
+    take_slowly(connections, 5000, 0.05, until=after(2.5))
+    assert "closed" not in server.log()
+    for connection in connections:
+        connection.close()
