@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,44 @@ def test_djangos_sessions_are_kept_apart(django: Server) -> None:
     for thread in threads:
         thread.join()
     assert not faults, faults
+
+
+def test_djangos_transactions_wait_for_each_other_and_hold_up_nobody(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty requests hold a transaction for 50 ms each, and write their sessions, in one sqlite database."""
+    pytest.importorskip("django")
+    for name, value in make_django_site(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    server = serve(
+        """
+        from rmeinheld import patch
+        patch.patch_all()
+        from django_site.wsgi import application as app
+        """
+    )
+    answers: list[int] = []
+
+    def get(path: str) -> Any:
+        with requests.Session() as session:
+            session.trust_env = False
+            return session.get(server.url + path, timeout=2 * TIMEOUT)
+
+    def transact(number: int) -> None:
+        answers.append(get(f"/transact/{number}").json()["number"])
+        answers.append(get("/visits").json()["visits"])
+
+    waits: list[float] = []
+    threads = [threading.Thread(target=transact, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        started = time.monotonic()
+        assert get("/stream").status_code == 200
+        waits.append(time.monotonic() - started)
+    assert sorted(answers) == sorted([*range(1, 21), *[1] * 20]), server.log()
+    # A lock that is waited for in SQLite stops everything for 5 s and more.
+    assert sorted(waits)[len(waits) // 2] < 0.2 and max(waits) < 2, waits
 
 
 def test_django_is_served_to_httpx_and_curl(django: Server, tmp_path: Path) -> None:

@@ -360,37 +360,6 @@ main(test, standstill=1)
     assert output == "True\n"
 
 
-def test_sqlite3(script: RunScript) -> None:
-    """A locked database blocks in C: that is what offload is for."""
-    output = script(
-        f"""{HEADER}
-import sqlite3
-from rmeinheld.coroutine import offload
-
-def connect(**options):
-    return sqlite3.connect("data.sqlite", isolation_level=None, **options)
-
-connect().execute("CREATE TABLE numbers (number)")
-
-def insert(number):
-    with connect(timeout=20, check_same_thread=False) as connection:
-        offload(connection.execute, "INSERT INTO numbers VALUES (?)", (number,))
-
-def test():
-    holder = connect()
-    holder.execute("BEGIN EXCLUSIVE")
-    inserting = spawn(together, insert, range(10))
-    sleep(0.3)
-    holder.execute("COMMIT")
-    assert inserting.join(30)
-    return holder.execute("SELECT COUNT(*) FROM numbers").fetchone()[0]
-
-main(test)
-"""
-    )
-    assert output == "10\n"
-
-
 # --- what waits in C -------------------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "patch_select",
     "patch_signal",
     "patch_socket",
+    "patch_sqlite3",
     "patch_ssl",
     "patch_subprocess",
     "patch_thread",
@@ -57,6 +58,7 @@ PARTS = {
     "multiprocessing": "_multiprocessing",
     "signal": "_signal",
     "futures": "_futures",
+    "sqlite3": "_sqlite",
     "libraries": "_libraries",
 }
 """The parts of `patch_all`, in the order in which they are patched, and the modules here that do it."""
@@ -124,6 +126,11 @@ def patch_signal() -> list[Finding]:
 def patch_futures(option: object = "coroutines") -> list[Finding]:
     """Have the workers of `ThreadPoolExecutor` be coroutines, or, with "native", OS threads."""
     return _patch_one("futures", option)
+
+
+def patch_sqlite3() -> list[Finding]:
+    """Patch connections and cursors of `sqlite3`: coroutines that wait for a locked database park."""
+    return _patch_one("sqlite3")
 
 
 def patch_os() -> list[Finding]:

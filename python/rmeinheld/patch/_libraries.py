@@ -5,17 +5,14 @@ Each is dealt with when it is imported, or at once if it has been.
 
 from __future__ import annotations
 
-import importlib.abc
-import logging
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from importlib.machinery import ModuleSpec
+from collections.abc import Iterator
 from time import monotonic
 from types import ModuleType
 from typing import Any
 
 from .. import _rmeinheld
 from ..coroutine import can_park, wait_readable, wait_writable
+from ._imports import Action, when_imported
 from ._state import Finding
 
 OFFLOAD = "call it through rmeinheld.coroutine.offload"
@@ -48,19 +45,13 @@ GREENLETS = {
 def patch() -> Iterator[Finding]:
     """Set up what is imported already, and what will be."""
     for name, action in _actions().items():
-        module = sys.modules.get(name)
-        if module is None:
-            _awaited[name] = action
-        else:
-            yield action(module)
-    sys.meta_path.insert(0, _Finder())
+        finding = when_imported(name, action)
+        if finding is not None:
+            yield finding
 
 
-type _Action = Callable[[ModuleType], Finding]
-
-
-def _actions() -> dict[str, _Action]:
-    actions: dict[str, _Action] = {"psycopg2": _set_up_psycopg2, "psycopg.waiting": _set_up_psycopg}
+def _actions() -> dict[str, Action]:
+    actions: dict[str, Action] = {"psycopg2": _set_up_psycopg2, "psycopg.waiting": _set_up_psycopg}
     for name, cure in BLOCKING.items():
         actions[name] = _warning(f"blocks in C, and with it all coroutines: {cure}")
     for name, cure in GREENLETS.items():
@@ -68,7 +59,7 @@ def _actions() -> dict[str, _Action]:
     return actions
 
 
-def _warning(text: str) -> _Action:
+def _warning(text: str) -> Action:
     return lambda module: Finding(module.__name__, text, fixed=False)
 
 
@@ -116,56 +107,3 @@ def _set_up_psycopg(module: ModuleType) -> Finding:
     waiting.wait = wait
     # Connecting takes another function, which uses `selectors`.
     return Finding(module.__name__, "waits through rmeinheld", fixed=True)
-
-
-# --- what is imported later ------------------------------------------------------------------------------------------
-
-_awaited: dict[str, _Action] = {}
-"""By the name of a module that has not been imported yet."""
-
-
-class _Finder(importlib.abc.MetaPathFinder):
-    """Lets the other finders find a module that is awaited, and has it dealt with when it has been executed."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """See `importlib.abc.MetaPathFinder`."""
-        if fullname not in _awaited:
-            return None
-        for finder in sys.meta_path:
-            if finder is self or not hasattr(finder, "find_spec"):
-                continue
-            spec = finder.find_spec(fullname, path, target)
-            if spec is not None:
-                if hasattr(spec.loader, "exec_module"):
-                    spec.loader = _Loader(spec.loader)
-                return spec
-        return None
-
-
-class _Loader(importlib.abc.Loader):
-    """Stands before the loader of one module, which may be that of others too, until the module is executed."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """See `importlib.abc.Loader`."""
-        return self._loader.create_module(spec)  # type: ignore[no-any-return]
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Execute the module, and deal with it."""
-        # The module has the loader that it would have, for those who look at it later.
-        module.__loader__ = self._loader
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        self._loader.exec_module(module)
-        action = _awaited.pop(module.__name__, None)
-        if action is not None:
-            finding = action(module)
-            if not finding.fixed:
-                logging.getLogger("rmeinheld.patch").warning("%s", finding)

@@ -1,9 +1,12 @@
 """Pages of the Django project."""
 
 import hashlib
+import time
 from collections.abc import Iterator
 
 from django.contrib import admin
+from django.contrib.auth.models import Group
+from django.db import transaction
 from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 from django.views.decorators.csrf import csrf_exempt
@@ -40,10 +43,20 @@ def file(request: HttpRequest) -> FileResponse:
     return FileResponse(open(__file__, "rb"), content_type="text/x-python")
 
 
+def transact(request: HttpRequest, name: str) -> HttpResponse:
+    """Wait within a transaction that writes, and count what it sees."""
+    with transaction.atomic():
+        Group.objects.create(name=name)
+        time.sleep(0.05)
+        number = Group.objects.count()
+    return JsonResponse({"number": number})
+
+
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("visits", visits),
     path("upload", upload),
     path("stream", stream),
     path("file", file),
+    path("transact/<name>", transact),
 ]

@@ -1,0 +1,80 @@
+"""Modules that are changed when somebody imports them, or at once if that has happened."""
+
+from __future__ import annotations
+
+import importlib.abc
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from ._state import Finding
+
+type Action = Callable[[ModuleType], Finding | None]
+"""Changes a module that has been executed. The finding says what was done, or what cannot be."""
+
+_awaited: dict[str, Action] = {}
+"""By the name of a module that has not been imported yet."""
+
+
+def when_imported(name: str, action: Action) -> Finding | None:
+    """Call `action` with the module `name` when it is imported; at once if it is there, and return what is found.
+
+    Of a module that is imported later, a finding that is not repaired is logged (logger "rmeinheld.patch").
+    """
+    module = sys.modules.get(name)
+    if module is not None:
+        return action(module)
+    _awaited[name] = action
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+    return None
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    """Lets the other finders find a module that is awaited, and has its action called when it has been executed."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """See `importlib.abc.MetaPathFinder`."""
+        if fullname not in _awaited:
+            return None
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if hasattr(spec.loader, "exec_module"):
+                    spec.loader = _Loader(spec.loader)
+                return spec
+        return None
+
+
+class _Loader(importlib.abc.Loader):
+    """Stands before the loader of one module, which may be that of others too, until the module is executed."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """See `importlib.abc.Loader`."""
+        return self._loader.create_module(spec)  # type: ignore[no-any-return]
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Execute the module, and call its action."""
+        # The module has the loader that it would have, for those who look at it later.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        action = _awaited.pop(module.__name__, None)
+        if action is not None:
+            finding = action(module)
+            if finding is not None and not finding.fixed:
+                logging.getLogger("rmeinheld.patch").warning("%s", finding)
