@@ -50,6 +50,7 @@ UNSAFE_DOORS = {
     "src/coroutine/mod.rs": "may marks spawn as unsafe",
     "src/coroutine/overflow.rs": "signal handlers and alternate stacks",
     "src/coroutine/room.rs": "mmap(2), to see whether a stack can be had",
+    "src/cooperative/builtin.rs": "built-in functions that call Python ones",
     "src/cooperative/native/method.rs": "methods of CPython's locks, exchanged in place",
     "src/cooperative/buffer.rs": "memory that Python objects lend",
     "src/cooperative/classes.rs": "attributes of classes in C",

@@ -948,3 +948,42 @@ for kind in (primitives.Queue, primitives.LifoQueue, primitives.PriorityQueue, q
 return seen
 """
     assert patched(script, body) == "['Queue', 'LifoQueue', 'PriorityQueue', 'Queue']"
+
+
+def test_a_patched_function_binds_no_instance_where_the_original_did_not(script: RunScript) -> None:
+    output = script(
+        """
+        import inspect, os, pickle, select, sys, threading, time
+        before = {name: getattr(time.sleep, name) for name in ("__name__", "__qualname__", "__module__", "__doc__")}
+        from rmeinheld.patch import _state, patch_all
+        patch_all()
+
+        class Holder:
+            sleep, close, select, waitpid, ident, lock = (
+                time.sleep, os.close, select.select, os.waitpid, threading.get_ident, threading.Lock
+            )
+
+        holder = Holder()
+        print(holder.sleep(0.001), holder.close(os.open(os.devnull, flags=os.O_RDONLY)), holder.select([], [], [], 0))
+        print(holder.ident() == threading.get_ident(), holder.lock().locked())
+        try:
+            holder.waitpid(-1, 0)
+        except ChildProcessError:
+            print("no child")
+
+        for (module, name), original in _state._originals.items():
+            if "." not in name and module in sys.modules and callable(original):
+                new = getattr(sys.modules[module], name, None)
+                if hasattr(type(new), "__get__") != hasattr(type(original), "__get__"):
+                    print("binds", module, name)
+        print({name: getattr(time.sleep, name) for name in before} == before, inspect.isbuiltin(time.sleep))
+        print(pickle.loads(pickle.dumps([time.sleep, os.read, select.select])) == [time.sleep, os.read, select.select])
+        """
+    )
+    assert output.splitlines() == [
+        "None None ([], [], [])",
+        "True False",
+        "no child",
+        "True True",
+        "True",
+    ]

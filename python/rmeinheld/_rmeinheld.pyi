@@ -36,6 +36,7 @@ __all__ = [
     "WebSocketError",
     "__version__",
     "_locks_park",
+    "as_builtin",
     "can_park",
     "current",
     "descriptor_closes",
@@ -469,6 +470,12 @@ def descriptor_closes(fd: int, /) -> bool:
     """Wake every coroutine that waits for `fd` with OSError (EBADF): it is about to be closed.
 
     Returns False on another thread than the coroutines': there it is to be called again after the closing.
+    """
+
+def as_builtin[**P, T](original: Callable[..., Any], function: Callable[P, T], /) -> Callable[P, T]:
+    """A built-in function like `original` that calls `function`: as an attribute of a class it binds no instance.
+
+    Raises TypeError if `original` is no built-in function.
     """
 
 def _locks_park() -> bool:

@@ -151,6 +151,15 @@ fn in_turn<'py>(class: &Bound<'py, PyType>, name: &Bound<'py, PyString>) -> PyRe
     cooperative::in_turn(class, name)
 }
 
+/// A built-in function like `original` that calls `function`: as an attribute of a class it binds no instance.
+///
+/// Raises TypeError if `original` is no built-in function.
+#[pyfunction]
+#[pyo3(signature = (original, function, /))]
+fn as_builtin<'py>(original: &Bound<'py, PyAny>, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    cooperative::as_builtin(original, function)
+}
+
 /// `socket.recv(bufsize, flags=0)`, which parks the coroutine.
 #[pyfunction]
 #[pyo3(signature = (sock, bufsize, flags = 0, /))]
@@ -265,6 +274,7 @@ fn _rmeinheld(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(in_turn, module)?,
         wrap_pyfunction!(may_wait, module)?,
         wrap_pyfunction!(method, module)?,
+        wrap_pyfunction!(as_builtin, module)?,
         wrap_pyfunction!(set_attribute, module)?,
         wrap_pyfunction!(_locks_park, module)?,
         wrap_pyfunction!(socket_recv, module)?,

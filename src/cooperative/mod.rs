@@ -5,6 +5,7 @@
 //! is dropped; none is held across a wait.
 
 mod buffer;
+mod builtin;
 mod classes;
 mod condition;
 mod descriptor;
@@ -19,6 +20,7 @@ mod socket_fields;
 mod turn;
 
 pub use buffer::as_method;
+pub use builtin::as_builtin;
 pub use classes::set_attribute;
 pub use condition::Condition;
 pub use descriptor::may_wait;

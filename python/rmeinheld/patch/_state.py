@@ -6,7 +6,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from .. import _rmeinheld
@@ -29,6 +29,7 @@ class Finding:
 
 _originals: dict[tuple[str, str], Any] = {}
 _replacements: dict[int, tuple[Any, Any]] = {}
+_builtins: dict[FunctionType, object] = {}
 
 
 def replace(owner: ModuleType | type, name: str, new: object) -> None:
@@ -40,12 +41,21 @@ def replace(owner: ModuleType | type, name: str, new: object) -> None:
         return
     original = getattr(owner, name)
     _originals[key] = original
+    if isinstance(owner, ModuleType) and isinstance(new, FunctionType) and isinstance(original, BuiltinFunctionType):
+        new = _as_builtin(original, new)
     if isinstance(owner, type):
         _rmeinheld.set_attribute(owner, name, new)
         return
     if callable(original):
         _replacements[id(original)] = (original, new)
     setattr(owner, name, new)
+
+
+def _as_builtin(original: BuiltinFunctionType, function: FunctionType) -> object:
+    """A built-in function in the place of a built-in one: as an attribute of a class, a Python function would bind."""
+    if function not in _builtins:
+        _builtins[function] = _rmeinheld.as_builtin(original, function)
+    return _builtins[function]
 
 
 def get_original(module: str, name: str) -> Any:

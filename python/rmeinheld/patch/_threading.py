@@ -394,7 +394,7 @@ def patch() -> list[Finding]:
         _state.replace(threading, "_LockType", Lock)
     _state.replace(threading, "_CRLock", RLock)
     _state.replace(threading, "excepthook", _excepthook)
-    threading.__excepthook__ = _excepthook
+    threading.__excepthook__ = threading.excepthook
     _adopt_threads()
     _renew_locks()
     return findings

@@ -1,0 +1,74 @@
+//! Python functions in the place of built-in ones.
+//!
+//! A built-in function that is an attribute of a class stays what it is (`class A: sleep = time.sleep`); a function written
+//! in Python becomes a method there, and gets the instance as its first argument. So what replaces a built-in function is
+//! one itself: it has the name, the documentation and the module of the original, by which it is pickled too.
+
+#![expect(unsafe_code, reason = "built-in functions are made and called through pointers")]
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::ffi;
+use pyo3::prelude::*;
+
+/// How many functions can be replaced: the places of [`FUNCTIONS`] and [`ENTRIES`]. The patches have some 50.
+const MOST: usize = 96;
+
+static FUNCTIONS: [OnceLock<Py<PyAny>>; MOST] = [const { OnceLock::new() }; MOST];
+static USED: AtomicUsize = AtomicUsize::new(0);
+
+macro_rules! entries {
+    ($($number:literal)*) => { [$(enter::<$number>),*] };
+}
+
+static ENTRIES: [ffi::PyCFunctionFastWithKeywords; MOST] = entries!(
+    0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31
+    32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63
+    64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79 80 81 82 83 84 85 86 87 88 89 90 91 92 93 94 95
+);
+
+/// A built-in function like `original` that calls `function`. Both live for ever.
+///
+/// # Errors
+/// TypeError if `original` is no built-in function, RuntimeError when there are too many.
+pub fn as_builtin<'py>(original: &Bound<'py, PyAny>, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: attached; a look at the object's type.
+    if unsafe { ffi::PyCFunction_Check(original.as_ptr()) } == 0 {
+        return Err(PyTypeError::new_err("not a built-in function"));
+    }
+    let number = USED.fetch_add(1, Ordering::Relaxed);
+    let (Some(place), Some(&entry)) = (FUNCTIONS.get(number), ENTRIES.get(number)) else {
+        return Err(PyRuntimeError::new_err("too many functions are replaced"));
+    };
+    let _ = place.set(function.clone().unbind());
+    // SAFETY: attached, and the object is a built-in function, as has been checked; its entry is static.
+    let (like, owner) = unsafe {
+        let original = &*original.as_ptr().cast::<ffi::PyCFunctionObject>();
+        (*original.m_ml, original.m_self)
+    };
+    // A built-in function refers to its definition for as long as it lives: for ever.
+    let definition = Box::leak(Box::new(ffi::PyMethodDef {
+        ml_name: like.ml_name,
+        ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: entry },
+        ml_flags: ffi::METH_FASTCALL | ffi::METH_KEYWORDS,
+        ml_doc: like.ml_doc,
+    }));
+    let module = original.getattr("__module__")?;
+    // SAFETY: attached; all arguments are valid (the owner may be null), and a new reference or null with an exception
+    // comes back.
+    unsafe { Bound::from_owned_ptr_or_err(original.py(), ffi::PyCFunction_NewEx(definition, owner, module.as_ptr())) }
+}
+
+/// What the interpreter calls.
+unsafe extern "C" fn enter<const NUMBER: usize>(
+    _owner: *mut ffi::PyObject,
+    args: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    let Some(function) = FUNCTIONS.get(NUMBER).and_then(OnceLock::get) else { return std::ptr::null_mut() };
+    // SAFETY: attached, since the interpreter calls this, with arguments as the convention has them.
+    unsafe { ffi::PyObject_Vectorcall(function.as_ptr(), args, count.cast_unsigned(), names) }
+}
