@@ -40,6 +40,7 @@ __all__ = [
     "can_park",
     "current",
     "descriptor_closes",
+    "events_now",
     "exclusively",
     "get_ident",
     "give_way",
@@ -56,6 +57,7 @@ __all__ = [
     "socket_sendall",
     "spawn",
     "timeout",
+    "wait_any",
     "wait_either",
     "wait_readable",
     "wait_writable",
@@ -531,6 +533,20 @@ def wait_writable(fd: int, timeout: float | None = None) -> bool:
 
     Raises ValueError for a negative timeout, OSError for a bad descriptor, CoroutineExit when the server stops. One
     that is closed meanwhile is not noticed: the wait goes on until its timeout.
+    """
+
+def wait_any(interests: list[tuple[int, int]], seconds: float, /) -> bool:
+    """Wait until one of several descriptors may be ready, each for its events (those of `select.poll`).
+
+    At most for `seconds`. Returns whether one may be. In a coroutine only.
+
+    Raises OSError for a bad descriptor, for one of the server's own, and for one that is closed meanwhile.
+    """
+
+def events_now(fd: int, events: int, /) -> int:
+    """The events of `events` (those of `select.poll`) that `fd` is ready for now, and its errors.
+
+    Never waits or switches.
     """
 
 def wait_either(fd: int, timeout: float | None = None) -> bool:

@@ -78,6 +78,23 @@ fn wait_either(py: Python<'_>, fd: i32, timeout: Option<f64>) -> PyResult<bool> 
     interp::wait_descriptor(py, fd, Interest::Both, timeout)
 }
 
+/// Wait until one of several descriptors may be ready, each for its events (those of `select.poll`), at most `seconds`.
+/// Returns whether one may be. In a coroutine only.
+///
+/// Raises OSError for a bad descriptor, for one of the server's own, and for one that is closed meanwhile.
+#[pyfunction]
+#[pyo3(signature = (interests, seconds, /))]
+fn wait_any(interests: Vec<(i32, u32)>, seconds: f64) -> PyResult<bool> {
+    interp::wait_any(&interests, seconds)
+}
+
+/// The events of `events` (those of `select.poll`) that `fd` is ready for now, and its errors. Never waits or switches.
+#[pyfunction]
+#[pyo3(signature = (fd, events, /))]
+fn events_now(fd: i32, events: u16) -> PyResult<u16> {
+    interp::events_now(fd, events)
+}
+
 /// The number by which the interpreter knows the caller: the coroutine's, or the OS thread's outside of one.
 #[pyfunction]
 fn get_ident(py: Python<'_>) -> u64 {
@@ -266,6 +283,8 @@ fn _rmeinheld(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(wait_readable, module)?,
         wrap_pyfunction!(wait_writable, module)?,
         wrap_pyfunction!(wait_either, module)?,
+        wrap_pyfunction!(wait_any, module)?,
+        wrap_pyfunction!(events_now, module)?,
         wrap_pyfunction!(get_ident, module)?,
         wrap_pyfunction!(can_park, module)?,
         wrap_pyfunction!(give_way, module)?,

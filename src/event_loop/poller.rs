@@ -39,6 +39,8 @@ pub enum Interest {
     Write,
     /// Either.
     Both,
+    /// Any of these events, in the terms of epoll_ctl(2).
+    Events(u32),
 }
 
 impl Interest {
@@ -47,6 +49,7 @@ impl Interest {
             Interest::Read => epoll::EventFlags::IN | epoll::EventFlags::RDHUP,
             Interest::Write => epoll::EventFlags::OUT,
             Interest::Both => epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::OUT,
+            Interest::Events(bits) => epoll::EventFlags::from_bits_retain(bits),
         }
     }
 

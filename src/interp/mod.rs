@@ -22,7 +22,7 @@ pub use runtime::{
 };
 pub use task::{Coroutine, current, spawn};
 pub use waiter::{Line, Waiter, insist, take, wait};
-pub use waits::{deadline_after, sleep, sleep_until, wait_descriptor};
+pub use waits::{deadline_after, events_now, sleep, sleep_until, wait_any, wait_descriptor};
 
 use pyo3::exceptions::{PyBaseException, PyOSError, PyTimeoutError};
 use pyo3::prelude::*;

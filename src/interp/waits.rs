@@ -78,6 +78,8 @@ pub fn wait_descriptor(py: Python<'_>, number: RawFd, interest: Interest, timeou
         Interest::Read => PollFlags::IN,
         Interest::Write => PollFlags::OUT,
         Interest::Both => PollFlags::IN | PollFlags::OUT,
+        // The numbers are the same; beyond 16 bits are flags that are no events.
+        Interest::Events(bits) => PollFlags::from_bits_retain(u16::try_from(bits & 0xffff).unwrap_or_default()),
     };
     loop {
         if block(py, event_loop::borrow_descriptor(number), flags, deadline)? {
@@ -85,6 +87,42 @@ pub fn wait_descriptor(py: Python<'_>, number: RawFd, interest: Interest, timeou
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Ok(false);
+        }
+    }
+}
+
+/// Waits until one of several descriptors may be ready for its events (those of poll(2)), at most `seconds`. Returns
+/// whether one may be. In a coroutine.
+///
+/// # Errors
+/// OSError for a bad descriptor, one of the server's own, or one that is closed meanwhile; what is raised in a coroutine
+/// that waits.
+///
+/// # Parks
+pub fn wait_any(interests: &[(RawFd, u32)], seconds: f64) -> PyResult<bool> {
+    let deadline = deadline_after("timeout", seconds)?;
+    match event_loop::wait_any_descriptor(interests, Some(deadline))? {
+        Wake::Ready => Ok(true),
+        Wake::TimedOut => Ok(false),
+        wake => Err(wake_error(wake)),
+    }
+}
+
+/// The events (those of poll(2)) that a descriptor is ready for now, of `events`, with errors and the end of a stream.
+///
+/// # Errors
+/// OSError where poll(2) has none of its events to report it by.
+pub fn events_now(number: RawFd, events: u16) -> PyResult<u16> {
+    if number < 0 {
+        return Ok(PollFlags::NVAL.bits());
+    }
+    let descriptor = event_loop::borrow_descriptor(number);
+    let mut polled = [PollFd::from_borrowed_fd(descriptor, PollFlags::from_bits_retain(events))];
+    loop {
+        match poll(&mut polled, Some(&Timespec::default())) {
+            Ok(_) => return Ok(polled[0].revents().bits()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(std::io::Error::from(error).into()),
         }
     }
 }

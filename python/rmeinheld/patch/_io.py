@@ -59,7 +59,8 @@ def _readinto(self: io.FileIO, buffer: Any, /) -> int | None:
 def _read(self: io.FileIO, size: int | None = -1, /) -> bytes | None:
     fd = _waits(self, _file.readable)
     if fd < 0 or not (size is None or isinstance(size, int)):
-        return _originals["read"](self, size)
+        data: bytes | None = _originals["read"](self, size)
+        return data
     return _read_all(fd) if size is None or size < 0 else _os.read(fd, size)
 
 

@@ -5,6 +5,7 @@ Each is dealt with when it is imported, or at once if it has been.
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from time import monotonic
 from types import ModuleType
@@ -79,6 +80,16 @@ def _wait_for_psycopg2(connection: Any) -> None:
         (wait_readable if state == 1 else wait_writable)(connection.fileno())
 
 
+def _ready(fileno: int, state: int) -> int:
+    """What of READY_R and READY_W (1 and 2) holds, of what `state`, in the same numbers, waits for."""
+    wanted = state & 1 and select.POLLIN, state & 2 and select.POLLOUT
+    events = _rmeinheld.events_now(fileno, wanted[0] | wanted[1])
+    if events & ~(select.POLLIN | select.POLLOUT):
+        # An error, or the end: libpq reports it, whichever it tries.
+        return state
+    return (events & select.POLLIN and 1) | (events & select.POLLOUT and 2)
+
+
 def _set_up_psycopg(module: ModuleType) -> Finding:
     """Replace the function with which psycopg 3 waits during a query; by default it is one in C."""
     waiting: Any = module
@@ -94,9 +105,9 @@ def _set_up_psycopg(module: ModuleType) -> Finding:
             state = next(gen)
             while True:
                 left = interval if deadline is None else max(0.0, min(interval, deadline - monotonic()))
-                if waits[state](fileno, left):
-                    # What is ready has the numbers of what is waited for.
-                    state = gen.send(state)
+                ready = _ready(fileno, state) if waits[state](fileno, left) else 0
+                if ready:
+                    state = gen.send(ready)
                 else:
                     gen.send(0)
                 if deadline is not None and monotonic() >= deadline:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from .._rmeinheld import give_way, give_way_quietly, may_wait
+from .._rmeinheld import events_now, give_way, give_way_quietly, may_wait
 from ..coroutine import Lock, can_park, offload, sleep, wait_readable, wait_writable
 from . import _state
 
@@ -33,8 +33,6 @@ LONGEST_PAUSE = 0.02
 _NOT_FOR_THIS_KIND = (errno.EOPNOTSUPP, errno.ENOSYS)
 """What RWF_NOWAIT gives for terminals, and with Linux before 6.4 for pipes."""
 
-_poll: Any = select.poll
-
 
 def _waits(fd: Any) -> bool:
     """Whether a read or write of `fd` may wait for somebody, in a coroutine, on a descriptor that blocks."""
@@ -42,9 +40,7 @@ def _waits(fd: Any) -> bool:
 
 
 def _is_ready(fd: int, events: int) -> bool:
-    poller = _poll()
-    poller.register(fd, events)
-    return bool(poller.poll(0))
+    return events_now(fd, events) != 0
 
 
 def read(fd: int, length: int, /) -> bytes:

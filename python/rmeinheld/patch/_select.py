@@ -1,22 +1,25 @@
 """`select` and `selectors`: all of them stay, and park.
 
-A wait for many descriptors is a wait for one epoll descriptor in which they are registered: it becomes readable when
-one of them is ready. What is ready, the original function then says without waiting.
+The loop waits for the descriptors. What is ready, the original function then says without waiting. The class of epoll
+objects stays what it is, so those that were made before the patch park too.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
 import gc
 import select
 import selectors
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from time import monotonic
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from .._rmeinheld import give_way, give_way_quietly
-from ..coroutine import can_park, wait_readable
+from .._rmeinheld import events_now, give_way, give_way_quietly, wait_any
+from ..coroutine import can_park, sleep, wait_readable
 from . import _state
+from ._os import LONGEST_PAUSE, SHORTEST_PAUSE
 from ._state import Finding
 from ._time import number
 
@@ -29,6 +32,7 @@ LONGEST_MILLISECONDS = 2**31 - 1
 _poll: Any = select.poll
 _epoll: Any = select.epoll
 _select: Any = select.select
+_poll_now: Any = type(_poll()).poll
 
 # What poll(2) asks for, in epoll's terms: the numbers are the same.
 _READABLE = select.POLLIN | select.POLLPRI | select.POLLRDNORM | select.POLLRDBAND | select.POLLRDHUP
@@ -57,16 +61,32 @@ def _give_way(timeout: float | None) -> None:
 
 def _wait_for_any(interests: Iterable[tuple[int, int]], seconds: float) -> None:
     """Wait until one of the descriptors is ready, at most for `seconds`. May return early."""
-    with _epoll() as epoll:
+    known = [(fd, events & _KNOWN_TO_EPOLL) for fd, events in interests]
+    try:
+        wait_any(known, seconds)
+    except OSError as error:
+        if error.errno != errno.EBADF:
+            raise
+        # One has been closed meanwhile, which the original function reports. Or it is one of the server's own.
+        if all(_is_open(fd) for fd, _ in known):
+            _wait_apart(known, seconds)
+
+
+def _is_open(fd: int) -> bool:
+    return not events_now(fd, 0) & select.POLLNVAL
+
+
+def _wait_apart(interests: Iterable[tuple[int, int]], seconds: float) -> None:
+    """The same, by an epoll object for this wait alone: it becomes readable when one of the descriptors is ready."""
+    epoll = _epoll()
+    try:
         for fd, events in interests:
-            try:
-                epoll.register(fd, events & _KNOWN_TO_EPOLL)
-            except FileExistsError:
-                continue
-            except PermissionError:
-                # A regular file does not become ready: it is, or is not, as the original function has just said.
-                continue
+            # A regular file does not become ready: it is, or is not, as the original function has just said.
+            with suppress(FileExistsError, PermissionError):
+                epoll.register(fd, events)
         wait_readable(epoll.fileno(), seconds)
+    finally:
+        _epoll_methods["close"](epoll)
 
 
 def cooperative_select(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None, /) -> Any:
@@ -119,7 +139,7 @@ class poll:
         """Wait for events, at most `timeout` milliseconds (None or negative: for ever)."""
         timeout = number(timeout)
         if not can_park() or (timeout is not None and not isinstance(timeout, int | float)):
-            events: list[tuple[int, int]] = self._real.poll(timeout)
+            events: list[tuple[int, int]] = _poll_now(self._real, timeout)
             return events
         if timeout is not None and timeout > LONGEST_MILLISECONDS:
             raise OverflowError("timeout is too large")
@@ -130,7 +150,7 @@ class poll:
         try:
             _give_way(timeout)
             while True:
-                events = self._real.poll(0)
+                events = _poll_now(self._real, 0)
                 left = deadline.left()
                 if events or left == 0:
                     return events
@@ -143,99 +163,74 @@ def _number(fd: Any) -> int:
     return int(fd) if isinstance(fd, int) else int(fd.fileno())
 
 
-class epoll:
-    """`select.epoll()`, whose `poll` parks the coroutine."""
-
-    def __init__(self, sizehint: int = -1, flags: int = 0) -> None:
-        self._real = _epoll(sizehint, flags)
-
-    @classmethod
-    def fromfd(cls, fd: int, /) -> Self:
-        """An epoll object for an existing descriptor."""
-        return cls.around(_epoll.fromfd(fd))
-
-    @classmethod
-    def around(cls, real: Any) -> Self:
-        """The same, of an epoll object that waits by itself."""
-        new = cls.__new__(cls)
-        new._real = real
-        return new
-
-    def __enter__(self) -> Self:
-        self._real.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc_value: BaseException | None = None,
-        exc_tb: TracebackType | None = None,
-        /,
-    ) -> None:
-        self.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether it is closed."""
-        return bool(self._real.closed)
-
-    def fileno(self) -> int:
-        """Its descriptor."""
-        return int(self._real.fileno())
-
-    def close(self) -> None:
-        """Close it; those who wait in it get OSError."""
-        _state.closing(-1 if self._real.closed else self._real.fileno(), self._real.close)
-
-    def register(self, fd: Any, eventmask: int = select.EPOLLIN | select.EPOLLPRI | select.EPOLLOUT) -> None:
-        """Register a descriptor."""
-        self._real.register(fd, eventmask)
-
-    def modify(self, fd: Any, eventmask: int) -> None:
-        """Change what a registered descriptor is waited for."""
-        self._real.modify(fd, eventmask)
-
-    def unregister(self, fd: Any) -> None:
-        """Remove a descriptor."""
-        self._real.unregister(fd)
-
-    def poll(self, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
-        """Wait for events, at most `timeout` seconds (None or negative: for ever)."""
-        timeout = number(timeout)
-        if not can_park() or (timeout is not None and not isinstance(timeout, int | float)):
-            events: list[tuple[int, int]] = self._real.poll(timeout, maxevents)
+def _epoll_poll(self: Any, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
+    """Wait for events, at most `timeout` seconds (None or negative: for ever)."""
+    original = _epoll_methods["poll"]
+    timeout = number(timeout)
+    if not can_park() or (timeout is not None and not isinstance(timeout, int | float)):
+        return original(self, timeout, maxevents)  # type: ignore[no-any-return]
+    _give_way(timeout)
+    deadline = _Deadline(None if timeout is None or timeout < 0 else timeout)
+    while True:
+        events: list[tuple[int, int]] = original(self, 0, maxevents)
+        left = deadline.left()
+        if events or left == 0:
             return events
-        _give_way(timeout)
-        deadline = _Deadline(None if timeout is None or timeout < 0 else timeout)
-        while True:
-            events = self._real.poll(0, maxevents)
-            left = deadline.left()
-            if events or left == 0:
-                return events
-            wait_readable(self._real.fileno(), left)
+        wait_readable(self.fileno(), left)
 
 
-epoll.__module__ = poll.__module__ = "select"
-epoll.__qualname__, poll.__qualname__ = "epoll", "poll"
+def _epoll_close(self: Any) -> None:
+    """Close it; those who wait in it get OSError."""
+    _state.closing(-1 if self.closed else self.fileno(), lambda: _epoll_methods["close"](self))
+
+
+def _epoll_exit(self: Any, exc_type: Any = None, exc_value: Any = None, exc_tb: Any = None, /) -> None:
+    self.close()
+
+
+_epoll_methods: dict[str, Any] = {name: getattr(_epoll, name) for name in ("__exit__", "close", "poll")}
+
+
+def _early_poll(self: Any, timeout: float | None = None, /) -> list[tuple[int, int]]:
+    """`poll` of an object made before the patch. Only C knows what it waits for, so it is asked again and again."""
+    timeout = number(timeout)
+    if not can_park() or (timeout is not None and not isinstance(timeout, int | float)):
+        return _poll_now(self, timeout)  # type: ignore[no-any-return]
+    _give_way(timeout)
+    deadline = _Deadline(None if timeout is None or timeout < 0 else timeout / 1000)
+    pause = SHORTEST_PAUSE
+    while True:
+        events: list[tuple[int, int]] = _poll_now(self, 0)
+        left = deadline.left()
+        if events or left == 0:
+            return events
+        sleep(min(pause, left))
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+poll.__module__ = "select"
+poll.__qualname__ = "poll"
 
 
 def patch() -> Iterator[Finding]:
-    """Replace `select`, `poll` and `epoll`, and have the selectors use them."""
+    """Replace `select` and `poll`, have objects of `epoll` and the selectors park."""
     _state.replace(select, "select", cooperative_select)
     _state.replace(select, "poll", poll)
-    _state.replace(select, "epoll", epoll)
+    for name, method in (("__exit__", _epoll_exit), ("close", _epoll_close), ("poll", _epoll_poll)):
+        functools.update_wrapper(method, _epoll_methods[name], ("__name__", "__qualname__", "__doc__"), ())
+        _state.replace(_epoll, name, method)
+    _state.replace(type(_poll()), "poll", _early_poll)
     _state.replace(selectors.SelectSelector, "_select", staticmethod(cooperative_select))
     _state.replace(selectors.PollSelector, "_selector_cls", poll)
-    _state.replace(selectors.EpollSelector, "_selector_cls", epoll)
-    early = [each for each in gc.get_objects() if isinstance(each, selectors.BaseSelector)]
-    adopted = 0
+    early = [each for each in gc.get_objects() if isinstance(each, selectors.PollSelector)]
     for selector in early:
-        real = getattr(selector, "_selector", None)
-        if isinstance(real, _epoll):
-            selector._selector = epoll.around(real)  # type: ignore[attr-defined]
-            adopted += 1
-        elif isinstance(real, type(_poll())):
-            name = type(selector).__name__
-            yield Finding("selectors", f"a {name} made before blocks every coroutine when it waits", fixed=False)
-    if adopted:
-        yield Finding("selectors", f"{adopted} selectors had been made before", fixed=True)
+        new = poll()
+        for key in selector.get_map().values():
+            new.register(
+                key.fd,
+                select.POLLIN * bool(key.events & selectors.EVENT_READ)
+                | select.POLLOUT * bool(key.events & selectors.EVENT_WRITE),
+            )
+        selector._selector = new  # type: ignore[attr-defined]
+    if early:
+        yield Finding("selectors", f"{len(early)} selectors had been made before", fixed=True)

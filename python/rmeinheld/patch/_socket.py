@@ -123,9 +123,7 @@ def _receive_all(sock: socket.socket, room: memoryview, nbytes: int, flags: int)
 
 
 def _has_failed(sock: socket.socket) -> bool:
-    poller = _state.get_original("select", "poll")()
-    poller.register(sock.fileno(), 0)
-    return any(events & select.POLLERR for _, events in poller.poll(0))
+    return bool(_rmeinheld.events_now(sock.fileno(), 0) & select.POLLERR)
 
 
 def recvfrom(self: socket.socket, bufsize: int, flags: int = 0, /) -> Any:
