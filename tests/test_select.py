@@ -29,10 +29,13 @@ return found == [[(read, 1)], True, [(read, 1)], [(read, 1)], "closed"] or found
 
 
 def test_a_poll_object_made_before_the_patch_parks(script: RunScript) -> None:
-    first = (
-        "import os, select, selectors\nread, write = os.pipe()"
-        "\nearly, selector = select.poll(), selectors.PollSelector()\nearly.register(read, select.POLLIN)\nselector.register(read, selectors.EVENT_READ)"
-    )
+    first = """
+import os, select, selectors
+read, write = os.pipe()
+early, selector = select.poll(), selectors.PollSelector()
+early.register(read, select.POLLIN)
+selector.register(read, selectors.EVENT_READ)
+"""
     body = """
 found = [early.poll(0), early.poll(1), beside(early.poll, lambda: os.write(write, b"x")), early.poll(10)]
 os.read(read, 1)
