@@ -119,7 +119,7 @@ FLOODS = {
 
 @pytest.mark.parametrize("kind", FLOODS)
 def test_a_client_that_never_pauses_starves_nobody(serve: Serve, kind: str) -> None:
-    server = serve(APPLICATION, websocket_max_message_size=1_000_000_000, websocket_close_timeout=0.5)
+    server = serve(APPLICATION, websocket_max_message_size=20_000_000)
     times = []
     with flooded(server, *FLOODS[kind]), Client(server, "/echo") as other:
         for number in range(20):
@@ -128,6 +128,7 @@ def test_a_client_that_never_pauses_starves_nobody(serve: Serve, kind: str) -> N
             other.send(text(str(number)))
             assert other.text() == str(number)
             times.append(time.monotonic() - started)
+        other.end()
         # Unfair, it was a second and more for each, on a machine with nothing else to do.
         assert sorted(times)[len(times) // 2] < 0.3, times
         with takes(0, 8):
@@ -241,11 +242,11 @@ def test_a_websocket_that_is_accepted_in_a_server_that_stops_is_soon_closed(serv
 
 
 def test_a_client_that_goes_on_sending_does_not_hold_up_a_stop(serve: Serve) -> None:
-    # It does not answer the close either; only that is waited for.
-    server = serve(APPLICATION, graceful_timeout=20, websocket_close_timeout=2)
+    # It does not answer the close either.
+    server = serve(APPLICATION, graceful_timeout=20)
     with flooded(server, b"", text("x" * 1000) * 100):
         server.get("/plain")
-        with takes(0, 3.9):
+        with takes(0, 8):
             server.stop()
 
 

@@ -115,6 +115,8 @@ pub(super) struct Wire {
     /// The patience with a client that senders wait for, and since when, from what on, they do.
     pace: Pace,
     waited_for: Option<(Instant, i64)>,
+    /// Bytes that have come since our close.
+    crossing_bytes: usize,
     /// When the closing handshake must be over.
     close_deadline: Option<Instant>,
     last_heard: Option<Instant>,
@@ -153,6 +155,7 @@ impl Wire {
             stop: Stop::Not,
             stop_deadline: None,
             waited_for: None,
+            crossing_bytes: 0,
             close_deadline: None,
             pinged: None,
             note: None,

@@ -11,6 +11,10 @@ use crate::event_loop::{streams, turn};
 const TURN_FRAMES: usize = 128;
 const TURN_BYTES: usize = 64 * 1024;
 
+/// Bytes that a client may have sent before it has seen our close, beyond the message that it has to end first: what the
+/// buffers of two kernels hold.
+const CROSSING_BYTES: usize = 16 * 1024 * 1024;
+
 impl Wire {
     /// Reads until there is nothing more for now, or too much is unread or unsent, or others are to have their turn. In
     /// this last case, true.
@@ -49,8 +53,8 @@ impl Wire {
                 Ok(Some(0)) => self.lose("it closed the connection without a closing handshake"),
                 Ok(Some(count)) => {
                     bytes = bytes.saturating_sub(count);
-                    if let Stop::Draining(left) = &mut self.stop {
-                        *left = left.saturating_sub(count as u64);
+                    if !self.may_go_on_for(count) {
+                        continue;
                     }
                     let mut rest = buffer.as_slice();
                     frames -= self.take(&mut rest, frames);
@@ -66,6 +70,21 @@ impl Wire {
                 return false;
             }
         }
+    }
+
+    /// Counts bytes that have come. False if the client sends on and on in place of answering our close.
+    fn may_go_on_for(&mut self, count: usize) -> bool {
+        if let Stop::Draining(left) = &mut self.stop {
+            *left = left.saturating_sub(count as u64);
+        }
+        if self.close.is_some() {
+            self.crossing_bytes += count;
+            if self.crossing_bytes > self.settings.message_bytes.saturating_add(CROSSING_BYTES) {
+                self.lose("it went on sending and did not answer the close");
+                return false;
+            }
+        }
+        true
     }
 
     /// If the server stops, that was all.
