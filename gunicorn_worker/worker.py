@@ -34,6 +34,7 @@ from rmeinheld.coroutine import set_offload_threads, sleep, spawn
 from rmeinheld.listeners import Descriptor, Listener
 from rmeinheld.option_kinds import Switch
 from rmeinheld.settings import OPTIONS, Settings
+from rmeinheld.stdio import fill_standard_descriptors
 
 from .observer import (
     Errors,
@@ -162,6 +163,11 @@ class Worker(_Base):  # type: ignore[misc]
     nr: int
     _engine: _rmeinheld.Server | None = None
     _is_armed = False
+
+    @classmethod
+    def setup(cls) -> None:
+        """Gunicorn calls it in the master, before it opens sockets: none of them is to be standard output."""
+        fill_standard_descriptors()
 
     def init_process(self) -> None:
         """Patch if asked to, and do what every worker of Gunicorn does; ends with `run`.

@@ -51,6 +51,7 @@
 //! | [`net`], [`http`] | sockets whose waits park; HTTP/1.x as bytes in, heads and framing out |
 //! | [`event_loop`] | leader and followers: poller, waits, timers, inbox |
 //! | [`coroutine`] | the only user of `may`: spawn, park, unpark, stacks and their overflow |
+//! | [`output`] | lines on standard error and log files, written without waiting |
 //!
 //! The loop knows neither Python nor HTTP. What a coroutine needs around its life and its waits comes from
 //! [`event_loop::Host`], which `interp` implements; what a readable socket means, from [`event_loop::Service`], which
@@ -211,6 +212,7 @@ pub mod coroutine;
 pub mod event_loop;
 pub mod http;
 pub mod net;
+pub mod output;
 pub mod websocket;
 
 #[cfg(feature = "python")]

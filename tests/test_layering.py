@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 LAYERS = (
+    ("output",),
     ("coroutine",),
     ("event_loop",),
     ("net", "http"),
@@ -248,6 +249,12 @@ def unsafe_outside_of_doors(path: Path, source: str) -> Iterator[str]:
             yield f"{path}:{line_of(code, found.start())}: unsafe in a file that UNSAFE_DOORS does not list"
 
 
+def prints(path: Path, source: str) -> Iterator[str]:
+    code = without_tests(code_of(source))
+    for found in re.finditer(r"\b(?:e?print(?:ln)?|dbg)\s*!|\bpanic_any\b", code):
+        yield f"{path}:{line_of(code, found.start())}: {found[0]} waits or panics where its stream is full or broken"
+
+
 def code_lines(source: str) -> int:
     return sum(1 for line in without_tests(code_of(source)).splitlines() if line.strip())
 
@@ -303,6 +310,10 @@ def test_unsafe_has_few_doors(sources: dict[Path, str]) -> None:
 def test_every_door_of_unsafe_is_still_needed(sources: dict[Path, str]) -> None:
     used = {path.as_posix() for path, source in sources.items() if re.search(r"\bunsafe\b", code_of(source))}
     assert set(UNSAFE_DOORS) - used == set()
+
+
+def test_nothing_prints_by_a_macro(sources: dict[Path, str]) -> None:
+    assert [text for path, source in sources.items() for text in prints(path, source)] == []
 
 
 def test_no_file_is_longer_than_a_reader_can_hold(sources: dict[Path, str]) -> None:
@@ -402,6 +413,13 @@ def test_unsafe_outside_of_the_doors_is_seen() -> None:
     assert len(list(unsafe_outside_of_doors(Path("src/http/head.rs"), block))) == 1
     assert len(list(unsafe_outside_of_doors(Path("src/http/head.rs"), "#![allow(unsafe_code)]"))) == 1
     assert len(list(unsafe_outside_of_doors(Path("src/http/head.rs"), '#[expect(unsafe_code, reason = "x")]'))) == 1
+
+
+def test_printing_by_a_macro_is_seen() -> None:
+    for source in ('eprintln!("a");', "print ! (b)", "dbg!(c)", "std::println!()"):
+        assert len(list(prints(Path("src/net/mod.rs"), source))) == 1
+    for source in ('say("eprintln!");', "// println!", "#[cfg(test)]\nmod tests { fn f() { println!() } }"):
+        assert list(prints(Path("src/net/mod.rs"), source)) == []
 
 
 def test_lines_of_code_exclude_comments_blank_lines_and_tests() -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "Coroutine",
     "CoroutineExit",
     "EarlyHints",
+    "ErrorStream",
     "Event",
     "FileWrapper",
     "Input",
@@ -551,6 +552,21 @@ def events_now(fd: int, events: int, /) -> int:
 
 def wait_either(fd: int, timeout: float | None = None) -> bool:
     """Wait until `fd` can be read or written, as `wait_readable` and `wait_writable` do."""
+
+@final
+class ErrorStream:
+    """A text stream on a duplicate of descriptor `fd` that never waits: what nobody reads is kept as far as there is
+    room, and then lost and counted. Raises OSError for a bad descriptor."""
+
+    def __new__(cls, fd: int, /) -> Self: ...
+    def write(self, text: str) -> int:
+        """Write whole lines. Returns the number of characters."""
+
+    def flush(self) -> None:
+        """Do nothing: what can be written has been."""
+
+    def close(self) -> None:
+        """Write what is left, within a second."""
 
 @final
 class FileWrapper:

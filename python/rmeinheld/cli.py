@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
-from . import _rmeinheld, error_log
+from . import _rmeinheld, error_log, stdio
 from .listeners import Address, close_all, open_all, parse_address, systemd_descriptors
 from .option_kinds import Choice, Switch
 from .server import check_application, make_engine, serve
@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: stopped in order, or `--check-config` found nothing wrong. 1: not started; one line on standard error says why.
     """
+    stdio.fill_standard_descriptors()
     try:
         target, settings, given = parse_arguments(sys.argv[1:] if arguments is None else arguments)
         _prepare_process(settings)

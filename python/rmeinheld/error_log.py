@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from . import _rmeinheld
 
 __all__ = ["DATE_FORMAT", "FORMAT", "LOGGER_NAME", "configured", "reopen"]
 
@@ -35,13 +37,32 @@ class ReopeningFileHandler(logging.FileHandler):
             old.close()
 
 
+class StandardErrorHandler(logging.StreamHandler[Any]):
+    """Writes to standard error and never waits for it: a pipe that nobody reads would hold up every request."""
+
+    def __init__(self) -> None:
+        stream: Any = sys.stderr
+        # Not a file: replaced by a program that collects it, or closed.
+        with suppress(OSError, ValueError, AttributeError):
+            stream = self._own = _rmeinheld.ErrorStream(sys.stderr.fileno())
+        super().__init__(stream)
+
+    _own: _rmeinheld.ErrorStream | None = None
+
+    def close(self) -> None:
+        """Write what is left, within a second."""
+        if self._own is not None:
+            self._own.close()
+        super().close()
+
+
 @contextmanager
 def configured(level: str, path: str) -> Iterator[None]:
     """Write records of `level` and above to the file `path` (`-`: standard error) while the block runs.
 
     Records then go nowhere else. Raises OSError if the file cannot be opened.
     """
-    handler = logging.StreamHandler(sys.stderr) if path == "-" else ReopeningFileHandler(path, encoding="utf-8")
+    handler = StandardErrorHandler() if path == "-" else ReopeningFileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT, DATE_FORMAT))
     logger = logging.getLogger(LOGGER_NAME)
     level_before, propagate_before = logger.level, logger.propagate

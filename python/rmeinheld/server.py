@@ -23,10 +23,11 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from . import _rmeinheld, error_log, scheduling
+from . import _rmeinheld, error_log, scheduling, stdio
 from .coroutine import sleep
 from .listeners import (
     DEFAULT_HOST,
@@ -306,6 +307,8 @@ def check_application(app: object, name: str = "the application") -> None:
 
 def make_engine(app: WSGIApplication, listeners: Sequence[Listener], settings: Settings) -> _rmeinheld.Server:
     """Make the engine that serves `app` on `listeners`. Raises OSError if the access log cannot be opened."""
+    if settings.wsgi_errors is None:
+        settings = replace(settings, wsgi_errors=stdio.standard_error())
     sockets = [(listener.socket.fileno(), listener.server_name, listener.server_port) for listener in listeners]
     return _rmeinheld.Server(app, sockets, settings)
 
@@ -556,4 +559,5 @@ def _descriptors(socket_fd: object) -> list[int]:
 
 
 def _open(addresses: Sequence[Address], settings: Settings) -> list[Listener]:
+    stdio.fill_standard_descriptors()
     return open_all(addresses, backlog=settings.backlog, reuse_port=settings.reuse_port, umask=settings.umask)

@@ -8,7 +8,7 @@ use crate::cooperative::{
 };
 use crate::event_loop::Interest;
 use crate::interp::{self, Coroutine, CoroutineExit};
-use crate::server::{self, Server};
+use crate::server::{self, ErrorStream, Server};
 use crate::wsgi::{
     ClientSocket, ConnectionClosed, EarlyHints, FileWrapper, Input, StartResponse, WebSocket, WebSocketError,
 };
@@ -268,6 +268,7 @@ fn _rmeinheld(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("ConnectionClosed", py.get_type::<ConnectionClosed>())?;
     module.add_class::<Coroutine>()?;
     module.add_class::<EarlyHints>()?;
+    module.add_class::<ErrorStream>()?;
     module.add_class::<FileWrapper>()?;
     module.add_class::<Input>()?;
     module.add_class::<Server>()?;

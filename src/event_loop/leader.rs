@@ -14,6 +14,7 @@ use super::state::{self, State, Work, with};
 use super::unit::{Command, Unit};
 use super::{Host, Runtime, Service};
 use crate::coroutine::{self, StackBounds};
+use crate::output;
 
 /// How long to wait before trying again when there is no memory for a follower's stack.
 const NO_FOLLOWER_RETRY: Duration = Duration::from_millis(50);
@@ -91,7 +92,7 @@ fn live(unit: &Rc<Unit>, host: &dyn Host) {
     let lived = catch_unwind(AssertUnwindSafe(|| host.enter(&mut || follow(unit))));
     if lived.is_err() {
         // The panic's message is on stderr already. What it left behind cannot be trusted.
-        eprintln!("rmeinheld: internal error in a coroutine; the process ends");
+        output::say("internal error in a coroutine; the process ends");
         std::process::abort();
     }
     let over = with(|state| {
@@ -233,7 +234,7 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
     };
     super::released(|| {
         if let Err(error) = poller::wait(&epoll, events, patience) {
-            eprintln!("rmeinheld: epoll_wait: {error}");
+            output::say(&format!("epoll_wait: {error}"));
             std::process::abort();
         }
     });
@@ -291,10 +292,10 @@ impl State {
         self.last_follower_failure = Some(now);
         self.retry_follower = Some(now + NO_FOLLOWER_RETRY);
         if is_new {
-            eprintln!(
-                "rmeinheld: there is no room for the stack of another coroutine: {error}. New requests and coroutines wait \
-                 until others end."
-            );
+            output::say(&format!(
+                "there is no room for the stack of another coroutine: {error}. New requests and coroutines wait until \
+                 others end."
+            ));
         }
     }
 }

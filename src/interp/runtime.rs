@@ -11,6 +11,7 @@ use pyo3::sync::MutexExt;
 use super::thread_state::PythonHost;
 use super::{Level, log, waiter};
 use crate::event_loop::{self, Runtime};
+use crate::output;
 
 /// How long coroutines may take to end after the exit exception was raised in them, before it is raised at every wait.
 const FIRST_WARNING: Duration = Duration::from_secs(2);
@@ -158,7 +159,7 @@ pub fn leave_if_forked(py: Python<'_>, result: Option<&PyErr>) {
         error.print(py);
     }
     if code.is_none() {
-        eprintln!("rmeinheld: a forked child returned from its request or coroutine instead of exiting; it ends here");
+        output::say("a forked child returned from its request or coroutine instead of exiting; it ends here");
     } else if let Ok(sys) = py.import("sys") {
         for stream in ["stdout", "stderr"] {
             let _ = sys.getattr(stream).and_then(|stream| stream.call_method0("flush"));

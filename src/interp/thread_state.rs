@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 
 use super::{identity, recursion};
 use crate::event_loop::{self, Host};
+use crate::output;
 
 /// Gives each unit a thread state of the interpreter that started the loop.
 pub struct PythonHost {
@@ -84,7 +85,7 @@ impl Host for PythonHost {
         // SAFETY: on the loop thread, detached (a new unit starts from the scheduler, where nobody is attached).
         let state = unsafe { ffi::PyThreadState_New(self.interpreter) };
         if state.is_null() {
-            eprintln!("rmeinheld: no memory for a thread state; the process ends");
+            output::say("no memory for a thread state; the process ends");
             std::process::abort();
         }
         // SAFETY: just made, for this thread; nobody is attached here.

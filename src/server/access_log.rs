@@ -1,11 +1,13 @@
-//! The access log: Gunicorn's atoms, formatted here; lines are gathered and written before the loop polls.
+//! The access log: Gunicorn's atoms, formatted here; lines are gathered and written before the loop polls,
+//! as far as that can be done without waiting (`output`).
 //!
 //! Values that come from the client are escaped as Apache does (mod_log_config): a quote, a backslash, and everything that
 //! is not printable ASCII, so that a line is a line and nothing in it can command a terminal.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +16,9 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::http::date::common_log_date;
+use crate::interp::Level;
+use crate::output::{self, LogFile, News};
 use crate::wsgi::{Finished, unix_seconds};
-
-/// Gathered bytes that are written at once, without waiting for the next poll.
-const FULL_BYTES: usize = 64 * 1024;
 
 /// How long the distance to UTC is taken for constant: daylight saving time begins on a full minute.
 const OFFSET_SECONDS: u64 = 60;
@@ -25,10 +26,8 @@ const OFFSET_SECONDS: u64 = 60;
 /// An access log file.
 pub struct AccessLog {
     path: Option<String>,
-    file: File,
+    file: LogFile,
     format: Arc<[Piece]>,
-    lines: Vec<u8>,
-    failed: bool,
     offset: (u64, i32),
     date: (u64, String),
 }
@@ -48,17 +47,9 @@ impl AccessLog {
     /// OSError naming the path; ValueError for a format that has an unknown atom.
     pub fn new(path: &str, opened: Option<OwnedFd>, format: &str) -> PyResult<AccessLog> {
         let path = (path != "-").then(|| path.to_owned());
-        let file = opened.map_or_else(|| open(path.as_deref()), |opened| Ok(File::from(opened)))?;
+        let file = opened.map_or_else(|| open(path.as_deref()), |opened| Ok(LogFile::new(opened, false)))?;
         let format = parse(format).map_err(PyValueError::new_err)?;
-        Ok(AccessLog {
-            path,
-            file,
-            format: format.into(),
-            lines: Vec::new(),
-            failed: false,
-            offset: (u64::MAX, 0),
-            date: (u64::MAX, String::new()),
-        })
+        Ok(AccessLog { path, file, format: format.into(), offset: (u64::MAX, 0), date: (u64::MAX, String::new()) })
     }
 
     /// Opens the file anew, unless it is `opened` already.
@@ -66,9 +57,9 @@ impl AccessLog {
     /// # Errors
     /// OSError; the log goes on in the old file.
     pub fn reopen(&mut self, opened: Option<OwnedFd>) -> PyResult<()> {
-        let _ = self.flush();
-        self.file = opened.map_or_else(|| open(self.path.as_deref()), |opened| Ok(File::from(opened)))?;
-        self.failed = false;
+        let file = opened.map_or_else(|| open(self.path.as_deref()), |opened| Ok(LogFile::new(opened, false)))?;
+        self.finish();
+        self.file = file;
         Ok(())
     }
 
@@ -81,22 +72,33 @@ impl AccessLog {
         Ok(Renderer { format: Arc::clone(&self.format), date: self.date.1.clone() })
     }
 
-    /// Adds a rendered line. Returns what to report, the first time that writing fails.
-    pub fn add(&mut self, line: &[u8]) -> Option<String> {
-        self.lines.extend_from_slice(line);
-        if self.lines.len() >= FULL_BYTES { self.flush() } else { None }
+    /// Adds a rendered line.
+    pub fn add(&self, line: &[u8]) {
+        self.file.add(line);
     }
 
-    /// Writes what has been gathered. Returns what to report, the first time that this fails.
-    pub fn flush(&mut self) -> Option<String> {
-        if self.lines.is_empty() {
-            return None;
-        }
-        let written = self.file.write_all(&self.lines);
-        self.lines.clear();
-        let error = written.err().filter(|_| !std::mem::replace(&mut self.failed, true))?;
+    /// Writes what has been gathered, as far as that can be done now. Returns what to report, and how bad it is.
+    pub fn flush(&self) -> Option<(Level, String)> {
         let name = self.path.as_deref().unwrap_or("standard output");
-        Some(format!("The access log ({name}) loses lines: {error}"))
+        Some(match self.file.flush()? {
+            News::LosesLines(reason) => (
+                Level::Error,
+                format!(
+                    "The access log (access_logfile, {name}) loses lines: {reason}. Requests are served all the same"
+                ),
+            ),
+            News::GoesOn(lost) => {
+                (Level::Warning, format!("The access log (access_logfile, {name}) goes on; {lost} lines were lost"))
+            }
+        })
+    }
+
+    fn finish(&self) {
+        let lost = self.file.finish();
+        if lost > 0 {
+            let name = self.path.as_deref().unwrap_or("standard output");
+            output::say(&format!("the access log (access_logfile, {name}) has lost {lost} lines"));
+        }
     }
 
     fn refresh_date(&mut self, py: Python<'_>) -> PyResult<()> {
@@ -186,16 +188,23 @@ impl Renderer {
 
 impl Drop for AccessLog {
     fn drop(&mut self) {
-        let _ = self.flush();
+        self.finish();
     }
 }
 
-fn open(path: Option<&str>) -> PyResult<File> {
+/// Opens a FIFO as well, whether or not somebody reads it.
+fn open(path: Option<&str>) -> PyResult<LogFile> {
     let opened = match path {
-        None => io::stdout().as_fd().try_clone_to_owned().map(File::from),
-        Some(path) => OpenOptions::new().append(true).create(true).open(path),
+        None => io::stdout().as_fd().try_clone_to_owned(),
+        Some(path) => {
+            let mut options = OpenOptions::new();
+            options.append(true).create(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+            let opened = options.open(path);
+            let no_reader = opened.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ENXIO));
+            if no_reader { options.read(true).open(path) } else { opened }.map(OwnedFd::from)
+        }
     };
-    opened.map_err(|error| {
+    opened.map(|opened| LogFile::new(opened, path.is_some())).map_err(|error| {
         let name = path.unwrap_or("standard output");
         pyo3::exceptions::PyOSError::new_err(format!("access_logfile {name:?} cannot be opened: {error}"))
     })

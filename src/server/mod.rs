@@ -4,6 +4,7 @@
 //! |----------------|------------------------------------------------------------------|
 //! | `progress`     | what the loop and the thread that runs the server tell each other |
 //! | `settings`     | what Python configured, as Rust values                           |
+//! | `error_stream` | the error log, written without waiting                           |
 //! | `exclusive`    | one server at a time in a process                                |
 //! | `lifecycle`    | start, signals, graceful stop; the part that runs in the caller  |
 //! | `table`        | listeners and the table of connections; the loop's service       |
@@ -14,6 +15,7 @@
 
 mod access_log;
 mod connection;
+mod error_stream;
 mod exclusive;
 mod lifecycle;
 mod progress;
@@ -22,5 +24,6 @@ mod site;
 mod table;
 mod tls;
 
+pub use error_stream::ErrorStream;
 pub use exclusive::{exclusively, forget_in_child};
 pub use lifecycle::Server;

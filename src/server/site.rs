@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 use super::access_log::AccessLog;
 use super::progress::Progress;
 use super::settings::Settings;
+use crate::event_loop;
 use crate::http::error::{Checked, RequestError, require};
 use crate::http::head::{Head, Limits};
 use crate::http::proxy_protocol::Versions;
@@ -217,10 +218,7 @@ impl Site {
         if let Some(access_log) = &self.access_log {
             let renderer = access_log.borrow_mut().renderer(py);
             match renderer.and_then(|renderer| renderer.line(finished, elapsed)) {
-                Ok(line) => {
-                    let failure = access_log.borrow_mut().add(&line);
-                    report_lost_lines(failure);
-                }
+                Ok(line) => access_log.borrow().add(&line),
                 Err(error) => error.write_unraisable(py, None),
             }
         }
@@ -239,8 +237,11 @@ impl Site {
     /// Writes what the access log has gathered.
     pub fn flush_logs(&self) {
         if let Some(access_log) = &self.access_log {
-            let failure = access_log.borrow_mut().flush();
-            report_lost_lines(failure);
+            let news = access_log.borrow().flush();
+            // Logging may wait, in a handler: nothing is borrowed here.
+            if let Some((level, message)) = news {
+                event_loop::spawn(Box::new(move || Python::attach(|py| log(py, level, &message, None))));
+            }
         }
     }
 
@@ -251,12 +252,5 @@ impl Site {
         {
             log(py, Level::Error, &format!("The access log cannot be opened again: {error}"), None);
         }
-    }
-}
-
-/// Logging may wait, in a handler: nothing is borrowed here.
-fn report_lost_lines(failure: Option<String>) {
-    if let Some(failure) = failure {
-        Python::attach(|py| log(py, Level::Error, &failure, None));
     }
 }

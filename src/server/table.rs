@@ -13,6 +13,7 @@ use super::tls::Tls;
 use crate::event_loop::{self, Service, SourceId, streams};
 use crate::interp::{Level, log};
 use crate::net::{Accepted, Listener, Peer, Stream};
+use crate::output;
 
 /// Connections accepted before others get their turn.
 const ACCEPT_TURN: usize = 64;
@@ -175,7 +176,7 @@ impl Table {
             && let (Some(source), Some(listener)) = (endpoint.source.get(), &*endpoint.listener.borrow())
             && let Err(error) = streams::resume_listener(source, listener.as_fd())
         {
-            eprintln!("rmeinheld: connections are not accepted any more: {error}");
+            output::say(&format!("connections are not accepted any more: {error}"));
         }
     }
 
@@ -329,7 +330,7 @@ impl Service for Table {
         }
         self.left_capacity_at.set(Some(Instant::now()));
         if let Err(error) = self.listen() {
-            eprintln!("rmeinheld: connections are not accepted any more: {error}");
+            output::say(&format!("connections are not accepted any more: {error}"));
         }
     }
 
