@@ -41,10 +41,6 @@ EXPECTED: dict[str, tuple[str, str]] = {
         "400",
         STRICTER + "the target has a fragment, which no form of a request-target has (RFC 9112 3.2)",
     ),
-    "valid/012": (
-        "400",
-        STRICTER + "Content-Type describes the content and cannot be a trailer field (RFC 9110 6.5.1)",
-    ),
     "valid/025": ("501", STRICTER + "gzip is a transfer coding that is not understood, hence 501 (RFC 9112 6.1)"),
     "valid/025_line": ("501", STRICTER + "gzip is a transfer coding that is not understood, hence 501 (RFC 9112 6.1)"),
     "valid/028": (
@@ -268,7 +264,8 @@ def run(sdist: Path, directory: Path) -> Outcome:
     for options in {tuple(sorted(case.options.items())): case.options for case in cases}.values():
         servers = Servers(directory)
         try:
-            server = servers("corpus_app:app", **options)
+            # Gunicorn's parser takes CONNECT, as the server does where it is asked to.
+            server = servers("corpus_app:app", permit_connect=True, **options)
             faults |= {case.name: fault_of(server, case) for case in cases if case.options == options}
             if "served /smuggled" in server.log():
                 outcome.unexpected.append(f"with {options}: a request was served that no case holds")

@@ -1,8 +1,9 @@
 """Suites that others wrote, run against the server: `make suites`.
 
-Their code comes from PyPI at pinned versions, and is not part of this repository. Each suite prints a line that can be
-quoted, and all of them together write `results.json`. Each has a table of the failures that are expected, with the
-reason of each. Whatever differs from it, also for the better, makes the exit status 1.
+Their code comes from PyPI at pinned versions, and is not part of this repository; the probes of HTTP are data, in
+`probes/`. Each suite prints a line that can be quoted, and all of them together write `results.json`. Each has a table
+of the failures that are expected, with the reason of each. Whatever differs from it, also for the better, makes the
+exit status 1.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import autobahn  # noqa: E402
 import client_tests  # noqa: E402
 import django_tests  # noqa: E402
 import gunicorn_corpus  # noqa: E402
+import probes  # noqa: E402
 import requests_tests  # noqa: E402
 import validators  # noqa: E402
 from outcome import Outcome  # noqa: E402
@@ -40,6 +42,7 @@ SDISTS = HERE / "sdists.txt"
 
 SUITES: dict[str, Callable[[Path, Path], list[Outcome]]] = {
     "gunicorn": lambda work, directory: [gunicorn_corpus.run(fetch("gunicorn", work), directory)],
+    "probes": lambda work, directory: probes.run(directory),
     "requests": lambda work, directory: [requests_tests.run(fetch("requests", work), directory)],
     "django": lambda work, directory: [django_tests.run(fetch("django", work), directory)],
     "autobahn": lambda work, directory: [autobahn.run(work, directory)],
