@@ -552,6 +552,17 @@ class Settings:
         unit="requests",
         precedent="Gunicorn worker_connections",
     )
+    max_connections: int | None = _option(
+        None,
+        Count(1, 1_000_000),
+        "--max-connections",
+        group="Concurrency",
+        help="Connections open at once, at most. Then the one that has been idle for longest is closed for a new one; "
+        "if none is, new ones wait in the kernel. Without it, the limit of open files (ulimit -n) less what is open at "
+        "the start and a reserve for the application: an eighth, from 16 to 1000.",
+        unit="connections",
+        precedent="nginx worker_connections; Waitress connection_limit (100)",
+    )
     turn_budget: float = _option(
         0.01,
         Seconds(),

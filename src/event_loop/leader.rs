@@ -40,10 +40,18 @@ pub fn spawn_first(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> std::io::Resul
                 state::install(Some(state));
                 live(&unit, &*host);
             }
-            Err(error) => runtime.ended(Err(error)),
+            Err(error) => runtime.ended(Err(cannot_start(error))),
         }
     };
     coroutine::spawn(Box::new(body)).map(drop)
+}
+
+/// Says what to do about a loop for which the process has no descriptors.
+pub fn cannot_start(error: std::io::Error) -> std::io::Error {
+    std::io::Error::new(
+        error.kind(),
+        format!("the loop cannot start: {error}. Raise the limit of open files (ulimit -n) or of memory"),
+    )
 }
 
 /// Spawns a follower; it counts as idle at once.

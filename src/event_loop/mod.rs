@@ -98,6 +98,10 @@ pub enum Wake {
     Interrupted,
 }
 
+/// Descriptors that must be left when a loop starts: the coroutine scheduler's epoll and eventfd, the loop's epoll and
+/// timerfd, and a few for the first client and its request.
+const FIRST_DESCRIPTORS: usize = 8;
+
 /// A running loop, as other threads see it.
 pub struct Runtime {
     inbox: Inbox,
@@ -118,6 +122,9 @@ impl Runtime {
             ended: Condvar::new(),
             end_bell: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
         });
+        // Looked for first: the scheduler of the coroutines panics without.
+        let spare: io::Result<Vec<OwnedFd>> = (0..FIRST_DESCRIPTORS).map(|_| runtime.end_bell.try_clone()).collect();
+        drop(spare.map_err(leader::cannot_start)?);
         leader::spawn_first(host, Arc::clone(&runtime))?;
         Ok(runtime)
     }
@@ -150,6 +157,11 @@ impl Runtime {
     /// Whether the loop is over.
     pub fn has_ended(&self) -> bool {
         self.end.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Why the loop is over, if it could not go on or did not begin.
+    pub fn failure(&self) -> Option<String> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.as_ref().err().cloned()
     }
 
     /// Blocks the calling OS thread until the loop is over, at most for `timeout`. Returns whether it is.
@@ -288,6 +300,11 @@ pub fn is_at_request_limit() -> bool {
 /// Has the service told anew, before the next poll, whether to take connections.
 pub fn resume_service() {
     with(|state| state.paused = true);
+}
+
+/// As [`resume_service`], at `deadline`.
+pub fn resume_service_at(deadline: Instant) {
+    with(|state| state.timers.insert(deadline, timers::Target::Service));
 }
 
 /// Waits until `source`, a stream of the server's, may be ready.
@@ -571,6 +588,11 @@ pub mod streams {
     /// Whether a deadline is set.
     pub fn has_deadline(id: SourceId) -> bool {
         with(|state| state.poller.source(id).is_some_and(|source| source.deadline.is_some())).unwrap_or(false)
+    }
+
+    /// The deadline that is set.
+    pub fn deadline(id: SourceId) -> Option<Instant> {
+        with(|state| state.poller.source(id).and_then(|source| source.deadline)).flatten()
     }
 
     /// Sets the deadline of a source at rest; none takes it away.

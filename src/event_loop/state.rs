@@ -366,6 +366,7 @@ impl State {
             match target {
                 Target::Wait(ticket) => self.wake(ticket, Wake::TimedOut),
                 Target::Source(id) => self.source_expired(id, now),
+                Target::Service => self.paused = true,
                 Target::Alarm(work, number) => self.alarm(work, number),
             }
         }

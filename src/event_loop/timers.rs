@@ -12,6 +12,8 @@ pub enum Target {
     Wait(Ticket),
     /// A source at rest: its owner decides.
     Source(SourceId),
+    /// The service, which is to be asked again whether it takes connections.
+    Service,
     /// A piece of work whose wait is to be interrupted, and the number of the alarm that does it.
     Alarm(WorkId, u64),
 }

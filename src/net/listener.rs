@@ -26,6 +26,8 @@ pub enum Accepted {
     Nothing,
     /// Out of descriptors or memory: the connection stays in the queue.
     OutOfResources(io::Error),
+    /// The socket does not listen any more: somebody has shut it down.
+    Over(io::Error),
 }
 
 /// A listening socket, non-blocking, owned by this value (a duplicate of the descriptor that Python holds).
@@ -53,13 +55,28 @@ impl Listener {
         forks::own_listener(self.socket.as_fd(), self.original);
     }
 
+    /// Where it listens, for people.
+    pub fn place(&self) -> String {
+        let Ok(address) = rustix::net::getsockname(&self.socket) else { return "an unknown address".to_owned() };
+        match std::net::SocketAddr::try_from(address.clone()) {
+            Ok(address) => address.to_string(),
+            Err(_) => rustix::net::SocketAddrUnix::try_from(address)
+                .ok()
+                .and_then(|address| address.path().map(|path| format!("unix:{}", path.to_string_lossy())))
+                .unwrap_or_else(|| "a Unix socket".to_owned()),
+        }
+    }
+
     /// Takes one connection from the kernel's queue.
     pub fn accept(&self) -> Accepted {
         loop {
             return match acceptfrom_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((connection, address)) => Accepted::Connection(connection, peer(address)),
                 // The client gave up while it was in the queue (accept(2), "Error handling").
-                Err(Errno::INTR | Errno::CONNABORTED) => continue,
+                Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => continue,
+                Err(error @ (Errno::INVAL | Errno::BADF | Errno::NOTSOCK | Errno::OPNOTSUPP)) => {
+                    Accepted::Over(error.into())
+                }
                 Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
                     Accepted::OutOfResources(error.into())
                 }

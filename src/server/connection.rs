@@ -117,6 +117,11 @@ impl Connection {
         self.stage == Stage::Idle && self.pending.is_empty()
     }
 
+    /// Whether it rests after a request, for the next one.
+    pub fn is_kept(&self) -> bool {
+        self.is_idle() && self.served > 0
+    }
+
     /// Whether its first request is still to come.
     pub fn is_new(&self) -> bool {
         self.is_idle() && self.served == 0

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError};
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -19,7 +19,7 @@ use super::site::Site;
 use super::table::Table;
 use super::tls::Tls;
 use crate::event_loop::{self, Message, Runtime};
-use crate::interp::{self, Level, log};
+use crate::interp;
 use crate::net::Listener;
 use crate::wsgi::Gateway;
 
@@ -87,8 +87,8 @@ impl Server {
             request_limit: settings.worker_connections,
             last_requests: gateway.last_requests(),
             abandoned: AtomicBool::new(false),
+            progress: Arc::new(Progress::new(settings.graceful_timeout())?),
             prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log, tls })),
-            progress: Arc::new(Progress::new()?),
             runtime: Mutex::new(None),
         })
     }
@@ -117,6 +117,10 @@ impl Server {
         }
         let ended = interp::stop(py);
         waited?;
+        // Without a loop there was no server; see `event_loop::Runtime::failure`.
+        if let Some(failure) = runtime.failure().or_else(|| self.progress.failure()) {
+            return Err(PyOSError::new_err(failure));
+        }
         if !ended {
             return Err(PyRuntimeError::new_err("coroutines did not end although the server was stopped"));
         }
@@ -273,10 +277,7 @@ fn install(prepared: Prepared, progress: Arc<Progress>, request_limit: usize) {
     let table = Rc::new(Table::new(site, sockets, tls));
     TABLE.with(|slot| *slot.borrow_mut() = Rc::downgrade(&table));
     event_loop::set_service(Some(Rc::clone(&table) as Rc<dyn event_loop::Service>), request_limit);
-    if let Err(error) = table.listen() {
-        Python::attach(|py| log(py, Level::Error, &format!("The server cannot listen: {error}"), None));
-        progress.drained();
-    }
+    table.begin();
 }
 
 fn duplicate(number: RawFd) -> std::io::Result<OwnedFd> {

@@ -3,6 +3,10 @@
 //! | module         | what                                                             |
 //! |----------------|------------------------------------------------------------------|
 //! | `progress`     | what the loop and the thread that runs the server tell each other |
+//! | `listening`    | listening sockets: accepted from, left to others, tried again    |
+//! | `connection_limit` | how many connections may be open, by the limit of open files |
+//! | `idle`         | connections that may be closed to make room, longest idle first  |
+//! | `episode`      | conditions that the log has one line for                         |
 //! | `settings`     | what Python configured, as Rust values                           |
 //! | `error_stream` | the error log, written without waiting                           |
 //! | `exclusive`    | one server at a time in a process                                |
@@ -15,9 +19,13 @@
 
 mod access_log;
 mod connection;
+mod connection_limit;
+mod episode;
 mod error_stream;
 mod exclusive;
+mod idle;
 mod lifecycle;
+mod listening;
 mod progress;
 mod settings;
 mod site;

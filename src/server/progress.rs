@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -13,6 +13,8 @@ pub struct Progress {
     bell: OwnedFd,
     drained: AtomicBool,
     stop: Mutex<Stop>,
+    failure: Mutex<Option<String>>,
+    grace: Duration,
     requests: AtomicU64,
     clients_gone: AtomicU64,
 }
@@ -24,13 +26,17 @@ struct Stop {
 }
 
 impl Progress {
+    /// For a server whose requests have so much time to end after it fails.
+    ///
     /// # Errors
     /// When the process has no descriptor left.
-    pub fn new() -> io::Result<Progress> {
+    pub fn new(grace: Duration) -> io::Result<Progress> {
         Ok(Progress {
             bell: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
             drained: AtomicBool::new(false),
             stop: Mutex::default(),
+            failure: Mutex::default(),
+            grace,
             requests: AtomicU64::new(0),
             clients_gone: AtomicU64::new(0),
         })
@@ -54,6 +60,17 @@ impl Progress {
             stop.deadline = Some(stop.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         }
         self.ring();
+    }
+
+    /// Asks for a stop because the server is of no more use.
+    pub fn fail(&self, why: String) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+        self.ask_to_stop(Instant::now() + self.grace);
+    }
+
+    /// Why the server was of no more use.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The deadline of a stop, once one was asked for, and whether this is the first time that it is told.

@@ -22,6 +22,8 @@ pub struct Settings {
     pub keep_alive_requests: u32,
     /// Requests that may be in progress at once.
     pub worker_connections: usize,
+    /// Connections that may be open at once; none: what the limit of open files leaves.
+    pub max_connections: Option<usize>,
     graceful_timeout: f64,
     limit_request_line: usize,
     limit_request_fields: usize,

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::access_log::AccessLog;
+use super::connection_limit::ConnectionLimit;
 use super::progress::Progress;
 use super::settings::Settings;
 use crate::event_loop;
@@ -49,6 +50,7 @@ pub struct Site {
     access_logger: Option<Py<PyAny>>,
     is_one_of_many: bool,
     request_limit: usize,
+    connection_limit: ConnectionLimit,
     stopping: Cell<bool>,
     buffers: RefCell<Vec<Vec<u8>>>,
     #[expect(clippy::vec_box, reason = "connections keep a head that arrives in pieces, boxed")]
@@ -84,6 +86,7 @@ impl Site {
             access_logger,
             is_one_of_many: settings.multiprocess,
             request_limit: settings.worker_connections,
+            connection_limit: ConnectionLimit::new(settings.max_connections),
             stopping: Cell::new(false),
             buffers: RefCell::default(),
             heads: RefCell::default(),
@@ -143,6 +146,16 @@ impl Site {
     /// The last connection is closed.
     pub fn drained(&self) {
         self.progress.drained();
+    }
+
+    /// How many connections may be open.
+    pub fn connection_limit(&self) -> &ConnectionLimit {
+        &self.connection_limit
+    }
+
+    /// The server is of no more use: it stops, and `run()` raises.
+    pub fn fail(&self, why: String) {
+        self.progress.fail(why);
     }
 
     /// Whether a connection that has carried so many requests may carry another one.

@@ -1,60 +1,46 @@
 //! Listeners and the table of connections: what the loop calls when something happens.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use slab::Slab;
 
 use super::connection::{Connection, Next};
+use super::episode::Episode;
+use super::idle::{Candidate, Idle};
+use super::listening::{self, ACCEPT_TURN, Attempt, FIRST_LISTENER, Listening};
 use super::site::Site;
 use super::tls::Tls;
-use crate::event_loop::{self, Service, SourceId, streams};
+use crate::event_loop::{self, Service, SourceId, streams, turn};
 use crate::interp::{Level, log};
 use crate::net::{Accepted, Listener, Peer, Stream};
-use crate::output;
 
-/// Connections accepted before others get their turn.
-const ACCEPT_TURN: usize = 64;
-
-/// Where other processes accept from the same queue, a process that has accepted leaves what follows to them for so long,
-/// or until one of its connections has ended: enough for one that is idle to wake up. Without it, the one that is awake
-/// takes all of a burst, and keeps it while the others have nothing to do.
-const SHARED_ACCEPT_PAUSE: Duration = Duration::from_micros(300);
-
-/// After so many pauses in a row in which nobody took what was left, it takes one more at a time.
-const PAUSES_IN_VAIN: usize = 4;
-
-/// How long no connection is accepted after the process ran out of descriptors.
-const OUT_OF_DESCRIPTORS_PAUSE: Duration = Duration::from_millis(200);
+/// How long no connection is accepted after the process ran out of descriptors or memory.
+const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(200);
 
 /// A cap that is reached again within this time is the same episode: the log has one line for it.
 const CAPACITY_EPISODE: Duration = Duration::from_secs(10);
 
+/// Connections accepted when the server stops: more than the kernel holds for a process (net.core.somaxconn is 4096), so
+/// that a flood of them has an end.
+const LAST_TURN: usize = 4096;
+
 /// How long a connection without a request may rest once the server stops.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
-
-/// Owners of sources from here on are listeners; below, connections.
-const FIRST_LISTENER: usize = usize::MAX / 2;
-
-/// A listening socket.
-struct Endpoint {
-    /// The socket; none once the server stops, so that the kernel turns clients away.
-    listener: RefCell<Option<Listener>>,
-    /// Its name in the loop while connections are accepted.
-    source: Cell<Option<SourceId>>,
-    /// While it is left to others: pauses so far at whose end something was left.
-    pauses: Cell<Option<usize>>,
-}
 
 /// The server as the loop sees it. Lives on the loop thread.
 pub struct Table {
     site: Site,
     tls: Option<Tls>,
-    endpoints: Vec<Endpoint>,
+    listening: Listening,
     connections: RefCell<Slab<Slot>>,
-    out_of_descriptors_said: Cell<bool>,
+    idle: Idle,
+    /// As many connections are open as may be, and none was idle: nothing is accepted.
+    is_full: Cell<bool>,
+    fullness: Episode,
+    lack_of_resources: Episode,
+    refusals: Episode,
     /// When requests in progress were last fewer than the cap, after they had reached it.
     left_capacity_at: Cell<Option<Instant>>,
     capacity_said: Cell<bool>,
@@ -69,17 +55,16 @@ enum Slot {
 impl Table {
     /// A table on whose listeners nothing is accepted yet.
     pub fn new(site: Site, listeners: Vec<Listener>, tls: Option<Tls>) -> Table {
-        let endpoint = |listener| Endpoint {
-            listener: RefCell::new(Some(listener)),
-            source: Cell::new(None),
-            pauses: Cell::new(None),
-        };
         Table {
             site,
             tls,
-            endpoints: listeners.into_iter().map(endpoint).collect(),
+            listening: Listening::new(listeners),
             connections: RefCell::default(),
-            out_of_descriptors_said: Cell::new(false),
+            idle: Idle::default(),
+            is_full: Cell::new(false),
+            fullness: Episode::default(),
+            lack_of_resources: Episode::default(),
+            refusals: Episode::default(),
             left_capacity_at: Cell::new(None),
             capacity_said: Cell::new(false),
         }
@@ -91,30 +76,39 @@ impl Table {
     }
 
     /// Starts to accept connections.
-    ///
-    /// # Errors
-    /// What epoll_ctl(2) reports.
-    pub fn listen(&self) -> std::io::Result<()> {
-        if self.site.is_stopping() {
-            return Ok(());
+    pub fn begin(&self) {
+        if let Some(warning) = self.site.connection_limit().warning() {
+            self.say(Level::Warning, warning);
         }
-        for (index, endpoint) in self.endpoints.iter().enumerate() {
-            if let (Some(listener), None) = (&*endpoint.listener.borrow(), endpoint.source.get()) {
-                listener.keep_from_children();
-                endpoint.pauses.set(None);
-                endpoint.source.set(Some(streams::add_listener(listener.as_fd(), FIRST_LISTENER + index)?));
-            }
-        }
-        Ok(())
+        self.listen();
     }
 
-    fn stop_listening(&self) {
-        for endpoint in &self.endpoints {
-            endpoint.pauses.set(None);
-            if let (Some(source), Some(listener)) = (endpoint.source.take(), &*endpoint.listener.borrow()) {
-                streams::remove(source, Some(listener.as_fd()));
-            }
+    /// Accepts connections, unless there is a reason not to. Does not park.
+    fn listen(&self) {
+        if self.site.is_stopping() || self.is_full.get() {
+            return;
         }
+        match self.listening.start() {
+            Attempt::Listens => {}
+            Attempt::ListensAgain => self.say(Level::Info, "Connections are accepted again.".to_owned()),
+            Attempt::Failed(message) => {
+                if let Some(message) = message {
+                    self.say(Level::Error, message);
+                }
+                event_loop::resume_service_at(Instant::now() + listening::RETRY);
+            }
+            Attempt::GivenUp(message) => self.end_for_want_of_a_listener(message),
+        }
+    }
+
+    fn end_for_want_of_a_listener(&self, why: String) {
+        self.say(Level::Error, format!("The server ends: {why}."));
+        self.site.fail(why);
+    }
+
+    /// Logs from a task: a handler of the log may wait, and the leader must not.
+    fn say(&self, level: Level, message: String) {
+        event_loop::spawn(Box::new(move || Python::attach(|py| log(py, level, &message, None))));
     }
 
     /// Accepts what the kernel has queued, then nothing more; closes idle connections; requests in progress go on.
@@ -122,10 +116,10 @@ impl Table {
         if self.site.is_stopping() {
             return;
         }
-        self.stop_listening();
-        for index in 0..self.endpoints.len() {
-            self.accept(py, index, usize::MAX);
-            self.endpoints[index].listener.take();
+        self.listening.stop();
+        for index in 0..self.listening.count() {
+            self.accept(py, index, LAST_TURN);
+            self.listening.close(index);
         }
         self.site.begin_stop();
         streams::stop_attendants();
@@ -149,20 +143,13 @@ impl Table {
 
     /// A listener has something, or its pause is over.
     fn take_turn(&self, py: Python<'_>, source: SourceId, index: usize) {
-        let Some(endpoint) = self.endpoints.get(index) else { return };
         streams::about_to_read(source);
         if self.site.is_one_of_many() {
-            // More than one after some pauses: they must not bound how much a process takes.
-            let pauses = endpoint.pauses.get();
-            let taken = self.accept(py, index, (1 + pauses.unwrap_or(0) / PAUSES_IN_VAIN).min(ACCEPT_TURN));
-            if taken == 0 {
-                self.end_pause(endpoint);
-            } else if let Some(listener) = &*endpoint.listener.borrow() {
-                if pauses.is_none() {
-                    streams::pause_listener(source, listener.as_fd());
-                }
-                endpoint.pauses.set(Some(pauses.map_or(0, |pauses| pauses + 1)));
-                streams::set_deadline(source, Some(Instant::now() + SHARED_ACCEPT_PAUSE));
+            let taken = self.accept(py, index, self.listening.shared_turn(index));
+            if taken > 0 {
+                self.listening.pause(index, source);
+            } else if !self.listening.end_pause(index) {
+                self.listen();
             }
         } else {
             self.accept(py, index, ACCEPT_TURN);
@@ -170,47 +157,138 @@ impl Table {
         streams::rest(source);
     }
 
-    /// Looks at a listener again that was left to others.
-    fn end_pause(&self, endpoint: &Endpoint) {
-        if endpoint.pauses.take().is_some()
-            && let (Some(source), Some(listener)) = (endpoint.source.get(), &*endpoint.listener.borrow())
-            && let Err(error) = streams::resume_listener(source, listener.as_fd())
-        {
-            output::say(&format!("connections are not accepted any more: {error}"));
-        }
-    }
-
-    /// Accepts at most so many connections. Returns how many there were.
+    /// Accepts at most so many connections, and as many as the turn has time for. Returns how many there were.
     fn accept(&self, py: Python<'_>, index: usize, most: usize) -> usize {
-        let Some(endpoint) = self.endpoints.get(index) else { return 0 };
         for taken in 0..most {
-            let Some(accepted) = endpoint.listener.borrow().as_ref().map(Listener::accept) else { return taken };
-            match accepted {
-                Accepted::Connection(socket, peer) => {
-                    if let Err(error) = self.add(py, socket, peer, index) {
+            if taken > 0 && turn::is_spent() {
+                return taken;
+            }
+            if !self.has_room() {
+                return taken;
+            }
+            match self.listening.accept(index) {
+                Some(Accepted::Connection(socket, peer)) => {
+                    if let Err(error) = self.add(py, socket, peer, index)
+                        && self.refusals.is_new()
+                    {
                         log(py, Level::Warning, &format!("A connection was not taken: {error}"), None);
                     }
+                    if self.connections.borrow().len() > self.site.connection_limit().connections {
+                        self.close_longest_idle();
+                    }
                 }
-                Accepted::Nothing => return taken,
-                Accepted::OutOfResources(error) => {
-                    self.out_of_descriptors(py, &error);
+                Some(Accepted::OutOfResources(error)) => {
+                    if !self.close_longest_idle() {
+                        self.out_of_resources(py, &error);
+                        return taken;
+                    }
+                }
+                Some(Accepted::Over(error)) => {
+                    self.listener_is_over(index, &error);
                     return taken;
                 }
+                Some(Accepted::Nothing) | None => return taken,
             }
         }
         most
     }
 
+    /// # Parks
+    /// Where the transport runs Python code that waits.
     fn add(&self, py: Python<'_>, socket: std::os::fd::OwnedFd, peer: Peer, listener: usize) -> PyResult<()> {
-        let key = self.connections.borrow().vacant_key();
+        // Taken before anything that may wait, in which another connection may be accepted.
+        let key = self.connections.borrow_mut().insert(Slot::Busy);
+        match self.connect(py, key, socket, peer, listener) {
+            Ok(connection) => {
+                let source = connection.stream.source();
+                self.put_back(key, connection);
+                // What came meanwhile was not served.
+                streams::rest_or_queue(source, key);
+                Ok(())
+            }
+            Err(error) => {
+                self.connections.borrow_mut().try_remove(key);
+                self.note_if_drained();
+                Err(error)
+            }
+        }
+    }
+
+    fn connect(
+        &self,
+        py: Python<'_>,
+        key: usize,
+        socket: std::os::fd::OwnedFd,
+        peer: Peer,
+        listener: usize,
+    ) -> PyResult<Box<Connection>> {
         let mut stream = Stream::new(socket, key)?;
         if let Some(tls) = &self.tls {
             stream.secure(tls.transport(py)?);
         }
         streams::set_deadline(stream.source(), self.site.head_deadline());
-        let connection = Connection::new(py, &self.site, stream, listener, peer)?;
-        self.connections.borrow_mut().insert(Slot::Resting(Box::new(connection)));
-        Ok(())
+        Ok(Box::new(Connection::new(py, &self.site, stream, listener, peer)?))
+    }
+
+    /// Whether a connection may be accepted: there are fewer than `max_connections`, or one of them is idle. If not,
+    /// nothing is accepted until one is closed or idle.
+    fn has_room(&self) -> bool {
+        let limit = self.site.connection_limit();
+        // Once the server stops, it takes what the kernel has for it, and nothing after that.
+        if self.connections.borrow().len() < limit.connections || self.site.is_stopping() {
+            return true;
+        }
+        if let Some(candidate) = self.longest_idle() {
+            // It is closed when there is somebody to take its place.
+            self.idle.put_back(candidate);
+            return true;
+        }
+        self.is_full.set(true);
+        self.listening.stop();
+        if self.fullness.is_new() {
+            self.say(Level::Warning, limit.fullness());
+        }
+        false
+    }
+
+    /// A connection was closed or is idle.
+    fn note_room(&self) {
+        if self.is_full.replace(false) {
+            event_loop::resume_service();
+        }
+    }
+
+    fn longest_idle(&self) -> Option<Candidate> {
+        let look = || {
+            let connections = self.connections.borrow();
+            let found = connections.iter().filter_map(|(key, slot)| match slot {
+                Slot::Resting(connection) if connection.is_kept() => Candidate::new(key, connection.stream.source()),
+                _ => None,
+            });
+            found.collect()
+        };
+        let is_idle = |candidate: &Candidate| match self.connections.borrow().get(candidate.key) {
+            Some(Slot::Resting(connection)) => connection.is_kept() && candidate.is_of(connection.stream.source()),
+            _ => false,
+        };
+        self.idle.longest(look, is_idle)
+    }
+
+    fn close_longest_idle(&self) -> bool {
+        let Some(candidate) = self.longest_idle() else { return false };
+        let closed = self.connections.borrow_mut().try_remove(candidate.key);
+        drop(closed);
+        true
+    }
+
+    fn listener_is_over(&self, index: usize, error: &std::io::Error) {
+        let Some(place) = self.listening.close(index) else { return };
+        let why = format!("the listening socket of {place} was shut down by this or another process ({error})");
+        if self.listening.is_over() {
+            self.end_for_want_of_a_listener(why);
+        } else {
+            self.say(Level::Error, format!("Nothing is accepted there any more: {why}."));
+        }
     }
 
     /// Says why clients wait, once for each episode.
@@ -225,25 +303,21 @@ impl Table {
              Raise worker_connections, or look for requests that do not end (WebSockets and streams count).",
             self.site.request_limit()
         );
-        // A handler of the log may wait, and the leader must not.
-        event_loop::spawn(Box::new(move || Python::attach(|py| log(py, Level::Warning, &message, None))));
+        self.say(Level::Warning, message);
     }
 
     /// Leaves the kernel's queue alone for a moment: it would report the same connection again and again.
-    fn out_of_descriptors(&self, py: Python<'_>, error: &std::io::Error) {
-        if !self.out_of_descriptors_said.replace(true) {
+    fn out_of_resources(&self, py: Python<'_>, error: &std::io::Error) {
+        self.listening.stop();
+        event_loop::resume_service_at(Instant::now() + OUT_OF_RESOURCES_PAUSE);
+        if self.lack_of_resources.is_new() {
             let open = self.connections.borrow().len();
             let message = format!(
-                "Connections are not accepted for now: {error} ({open} are open). Raise the limit of open files (ulimit -n)."
+                "Connections are not accepted for now: {error} ({open} are open, and none of them is idle). Raise the limit \
+                 of open files (ulimit -n), or lower max_connections."
             );
             log(py, Level::Error, &message, None);
         }
-        self.stop_listening();
-        // The pause ends through the service, on whichever unit leads then.
-        event_loop::spawn(Box::new(|| {
-            event_loop::sleep(Instant::now() + OUT_OF_DESCRIPTORS_PAUSE);
-            event_loop::resume_service();
-        }));
     }
 
     fn take(&self, source: SourceId, key: usize) -> Option<Box<Connection>> {
@@ -264,8 +338,12 @@ impl Table {
         match next {
             Next::Rest(connection) if !self.site.is_stopping() || !connection.is_idle() || connection.is_new() => {
                 let source = connection.stream.source();
+                let is_kept = connection.is_kept();
                 self.put_back(key, connection);
                 streams::rest_or_queue(source, key);
+                if is_kept {
+                    self.note_room();
+                }
             }
             Next::Queue(connection) => {
                 let source = connection.stream.source();
@@ -275,7 +353,10 @@ impl Table {
             closed @ (Next::Close | Next::Rest(_)) => {
                 self.connections.borrow_mut().try_remove(key);
                 drop(closed);
-                self.endpoints.iter().for_each(|endpoint| self.end_pause(endpoint));
+                self.note_room();
+                if !self.listening.end_pauses() {
+                    self.listen();
+                }
                 self.note_if_drained();
             }
         }
@@ -324,14 +405,12 @@ impl Service for Table {
 
     fn at_capacity(&self, reached: bool) {
         if reached {
-            self.stop_listening();
+            self.listening.stop();
             self.warn_of_the_cap();
             return;
         }
         self.left_capacity_at.set(Some(Instant::now()));
-        if let Err(error) = self.listen() {
-            output::say(&format!("connections are not accepted any more: {error}"));
-        }
+        self.listen();
     }
 
     fn before_poll(&self) {
