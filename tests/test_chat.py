@@ -195,6 +195,39 @@ def test_one_who_is_too_slow_is_put_out_and_holds_up_nobody(chat: Server) -> Non
         assert numbers == list(range(begun + 1, begun + 1 + len(numbers)))
 
 
+def test_one_who_floods_a_room_holds_up_nobody_and_hides_nothing(chat: Server) -> None:
+    with Guest(chat, "Flood") as flood, Guest(chat, "Ann") as ann, Guest(chat, "Bob", "elsewhere") as bob:
+        is_over = threading.Event()
+
+        def send() -> None:
+            with contextlib.suppress(OSError):
+                while not is_over.is_set():
+                    flood.send(text('{"say": "x"}') * 1000)
+
+        def take() -> None:
+            with contextlib.suppress(OSError):
+                while flood.connection.socket.recv(1 << 20):
+                    pass
+
+        threads = [threading.Thread(target=work) for work in (send, take)]
+        for thread in threads:
+            thread.start()
+        times = []
+        for number in range(20):
+            for guest in (ann, bob):
+                started = time.monotonic()
+                guest.say(f"number {number};")
+                # Through all that the other one says meanwhile.
+                guest.connection.read_until(b"number %d;" % number, limit=1 << 26)
+                times.append(time.monotonic() - started)
+        is_over.set()
+        flood.connection.socket.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join()
+        # It was two seconds and more for each.
+        assert sorted(times)[len(times) // 2] < 0.5, times
+
+
 def test_the_page_is_served_and_other_paths_are_not(chat: Server) -> None:
     with chat.connect() as connection:
         assert b"<title>Chat</title>" in connection.request(request()).body

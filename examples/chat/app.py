@@ -83,16 +83,26 @@ def first_number() -> int:
 
 
 class Member:
-    """Somebody in a room. What comes before the welcome is kept until it has been sent."""
+    """Somebody in a room. What comes before the welcome is kept until then.
+
+    Sending may switch to other coroutines, so events are queued first, in the same order for all, and then sent.
+    """
 
     def __init__(self, websocket: WebSocket, name: str) -> None:
         self.websocket = websocket
         self.name = name
         self.early: list[Event] | None = []
         self.seen = 0
+        self.queued = deque[Event]()
+        self.is_sending = False
 
     def send(self, event: Event) -> None:
-        """Send an event, a message only once. Never waits, so that a slow client holds up nobody else."""
+        """Send an event, behind those that are queued."""
+        self.queue(event)
+        self.send_queued()
+
+    def queue(self, event: Event) -> None:
+        """Queue an event, a message only once."""
         if self.early is not None:
             self.early.append(event)
             return
@@ -100,6 +110,22 @@ class Member:
             if event["number"] <= self.seen:
                 return
             self.seen = event["number"]
+        self.queued.append(event)
+
+    def send_queued(self) -> None:
+        """Send what is queued, one coroutine at a time."""
+        if self.is_sending:
+            return
+        self.is_sending = True
+        try:
+            while self.queued:
+                self.send_now(self.queued[0])
+                self.queued.popleft()
+        finally:
+            self.is_sending = False
+
+    def send_now(self, event: Event) -> None:
+        """Send an event. A slow client is not waited for, so that it holds up nobody else."""
         if self.websocket.buffered < SLOW_BYTES:
             try:
                 self.websocket.send(pack(event))
@@ -119,7 +145,8 @@ class Member:
         early, self.early, self.seen = self.early or [], None, number
         welcome = {"kind": "welcome", "name": self.name, "members": members, "number": number, "history": [*newest]}
         for event in [welcome, *early]:
-            self.send(event)
+            self.queue(event)
+        self.send_queued()
 
     def look_for_gap(self, history: list[Event], number: int) -> None:
         """Say so if the history has not all that was missed."""
@@ -149,12 +176,12 @@ class Rooms:
     def leave(self, room: str, member: Member) -> None:
         """Take somebody out."""
         del self.members[room][member.name]
-        self.tell_members(room)
-        if not self.members[room]:
-            del self.members[room]
-            self.history[room] = self.history.pop(room)  # the last that was left
-            for old in [one for one in self.history if one not in self.members][:-LEFT_ROOMS]:
-                del self.history[old], self.numbers[old]
+        if self.members[room]:
+            return self.tell_members(room)
+        del self.members[room]
+        self.history[room] = self.history.pop(room)  # the last that was left
+        for old in [one for one in self.history if one not in self.members][:-LEFT_ROOMS]:
+            del self.history[old], self.numbers[old]
 
     def say(self, room: str, name: str, text: str) -> None:
         """Pass on what somebody says."""
@@ -169,8 +196,11 @@ class Rooms:
 
     def deliver(self, room: str, event: Event) -> None:
         """Send an event to the room's members in this process."""
-        for member in list(self.members.get(room, {}).values()):
-            member.send(event)
+        members = list(self.members.get(room, {}).values())
+        for member in members:
+            member.queue(event)
+        for member in members:
+            member.send_queued()
 
 
 class SharedRooms(Rooms):
