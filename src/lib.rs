@@ -182,7 +182,8 @@
 //!
 //! [`http`] is bytes in, heads and framing out: httparse for the head, RFC 9112 section 6.3 in the RFC's order, a
 //! chunked decoder of its own. Every limit is a named value with its precedent. An environ is a copy of a prebuilt one
-//! with interned keys. Bodies stream in both directions, and neither direction is buffered without a bound.
+//! with interned keys. Bodies stream in both directions, and neither direction is buffered without a bound. Where a MUST
+//! of an RFC is not followed, `tests/DEVIATIONS.md` has the clause and the reason.
 //!
 //! ## WebSocket
 //!

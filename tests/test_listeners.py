@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import socket
@@ -31,7 +32,7 @@ from rmeinheld.listeners import (
     parse_address,
     systemd_descriptors,
 )
-from serving import RunScript
+from serving import Connection, RunScript, Serve, request
 
 
 @pytest.fixture(autouse=True)
@@ -208,6 +209,15 @@ def test_the_ipv6_wildcard_alone_is_every_address_as_under_gunicorn(host: str) -
         assert listener.url == f"http://[::]:{listener.server_port}"
         assert reaches("::1", listener.server_port)
         assert reaches("127.0.0.1", listener.server_port)
+
+
+@needs_ipv6
+def test_an_ipv4_client_of_the_ipv6_wildcard_goes_by_its_ipv4_address(serve: Serve) -> None:
+    server = serve("http_app:app", bind="[::]:0", forwarded_allow_ips="127.0.0.1")
+    port = int(server.wait_for_log(r"http://\[::\]:(\d+)")[1])
+    with Connection(("127.0.0.1", port)) as connection:
+        seen = json.loads(connection.request(request("GET", "/environ", "X-Forwarded-Proto: https")).body)
+    assert (seen["REMOTE_ADDR"], seen["wsgi.url_scheme"]) == ("127.0.0.1", "https")
 
 
 @needs_ipv6
