@@ -842,6 +842,60 @@ except ProcessLookupError as error:
     assert patched(script, body) == "[Errno 3] a coroutine's number means nothing outside of its thread"
 
 
+def test_waits_for_signals_park(script: RunScript) -> None:
+    output = script(
+        """
+        import signal
+        # Every thread is to have it blocked, as sigwait(3) wants.
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        from rmeinheld import patch
+        patch.patch_all()
+        import os
+        from rmeinheld.coroutine import sleep, spawn
+        def await_signal(wait):
+            waiting = spawn(wait)
+            for _ in range(5):
+                sleep(0.002)
+            assert not waiting.join(0)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert waiting.join(10)
+            return waiting.result
+        def test():
+            assert await_signal(lambda: signal.sigwait({signal.SIGUSR1})) is signal.SIGUSR1
+            assert await_signal(lambda: signal.sigwaitinfo(iter([signal.SIGUSR1]))).si_signo == signal.SIGUSR1
+            assert await_signal(lambda: signal.sigtimedwait([signal.SIGUSR1], 10)).si_pid == os.getpid()
+            assert signal.sigtimedwait([signal.SIGUSR1], 0.01) is None
+            for wrong in (lambda: signal.sigtimedwait([signal.SIGUSR1], -1), lambda: signal.sigwait([1000])):
+                try:
+                    wrong()
+                except ValueError as error:
+                    print("refused")
+        testing = spawn(test)
+        assert testing.join(20)
+        testing.result
+        """
+    )
+    assert output.splitlines() == ["refused", "refused"]
+
+
+def test_sleeps_that_no_clock_can_measure_are_refused_as_without_the_patch(script: RunScript) -> None:
+    body = """
+original = patch.get_original("time", "sleep")
+def refusal(sleep, value):
+    try:
+        sleep(value)
+    except (OverflowError, ValueError, TypeError) as error:
+        return type(error), str(error)
+large = (float("inf"), 2**70, 10**400, 9223372036.854776, 9223372037)
+values = (*large, float("nan"), float("-inf"), -1, -(2**70), "1", None)
+sleeping = spawn(time.sleep, 9223372036.854774)
+sleep(0)
+assert not sleeping.join(0)
+return [value for value in values if (found := refusal(time.sleep, value)) is None or found != refusal(original, value)]
+"""
+    assert patched(script, body) == "[]"
+
+
 def test_a_hundred_children_at_once(script: RunScript) -> None:
     body = """
 def run(number):

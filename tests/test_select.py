@@ -125,3 +125,37 @@ far.close()
 return [*found, ask(waiting.WAIT_RW) in (1, 3)]
 """
     assert patched(script, body) == repr([2, 3, 1, 2, 1, 1, 1, True])
+
+
+def test_timeouts_that_no_clock_can_measure_are_refused_as_without_the_patch(script: RunScript) -> None:
+    body = """
+near, far = socket.socketpair()
+poll, epoll = select.poll(), select.epoll()
+poll.register(near, select.POLLIN)
+epoll.register(near, select.EPOLLIN)
+early = patch.get_original("select", "poll")()
+early.register(near, select.POLLIN)
+waits = {
+    "select": (lambda value: select.select([near], [], [], value)),
+    "poll": poll.poll,
+    "early": early.poll,
+    "epoll": epoll.poll,
+}
+def refusal(wait, value):
+    try:
+        return wait(value)
+    except (OverflowError, ValueError, TypeError) as error:
+        return type(error), str(error)
+results = {}
+def compare():
+    for name, wait in waits.items():
+        for value in (float("inf"), 2**70, 1e10, float("nan"), "1"):
+            results.setdefault((name, str(value)), []).append(refusal(wait, value))
+compare()
+thread = patch.get_original("_thread", "start_new_thread")
+thread(compare, ())
+while any(len(found) < 2 for found in results.values()):
+    sleep(0.005)
+return {key: found for key, found in results.items() if found[0] != found[1] or not isinstance(found[0], tuple)}
+"""
+    assert patched(script, body) == "{}"

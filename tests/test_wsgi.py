@@ -721,6 +721,45 @@ def test_a_file_that_was_partly_read_is_sent_from_there(file_server: Server, pat
     assert response.body == content[10:]
 
 
+def test_a_file_that_is_closed_while_it_is_sent_is_sent_to_its_end(serve: Serve) -> None:
+    server = serve(
+        """
+        import os, tempfile
+
+        LENGTH = 40_000_000
+        sent = []
+
+        def app(environ, start_response):
+            start_response("200 OK", [("Content-Length", str(LENGTH))])
+            if environ["PATH_INFO"] == "/file":
+                file = tempfile.TemporaryFile()
+                os.truncate(file.fileno(), LENGTH)
+                sent.append((file, file.fileno()))
+                return environ["wsgi.file_wrapper"](file)
+            file, number = sent.pop()
+            file.close()
+            # Its number is another file's from now on.
+            other = tempfile.TemporaryFile()
+            for _ in range(40):
+                other.write(b"x" * 1_000_000)
+            other.flush()
+            os.dup2(other.fileno(), number)
+            return [bytes(LENGTH)]
+        """
+    )
+    with server.connect(receive_buffer=4096) as connection:
+        connection.send(request("GET", "/file"))
+        _, length = connection.read_head()
+        server.get("/close")
+        received, zeros = len(connection.buffer), connection.buffer.count(0)
+        while received < length:
+            data = connection.socket.recv(1 << 20)
+            assert data, "the response is cut off"
+            received += len(data)
+            zeros += data.count(0)
+    assert (received, zeros) == (length, length)
+
+
 @pytest.mark.parametrize("kind", ["buffered", "unbuffered", "bytesio", "reading"])
 def test_a_file_longer_than_its_length_is_cut(file_server: Server, path: Path, content: bytes, kind: str) -> None:
     with file_server.connect() as connection:

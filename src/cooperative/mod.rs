@@ -45,8 +45,11 @@ const LONGEST_TIMEOUT: f64 = 9_223_372_036.0;
 /// `timeout` seconds from now; None is for ever, and what has passed already is now.
 ///
 /// # Errors
-/// ValueError for what is no finite number, OverflowError for more than CPython takes.
+/// ValueError for what is not a number, OverflowError for more than CPython takes.
 fn deadline_of(timeout: Option<f64>) -> PyResult<Option<Instant>> {
+    if timeout == Some(f64::INFINITY) {
+        return Err(PyOverflowError::new_err("timeout value is too large"));
+    }
     // Not `max(0.0)`, which would make 0 of what is not a number.
     timeout.map(|seconds| interp::deadline_after("timeout", if seconds < 0.0 { 0.0 } else { seconds })).transpose()
 }

@@ -1,6 +1,7 @@
 //! A connected stream socket, non-blocking, registered with the loop for its whole life.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use super::pace::Pace;
+use super::sent_file::SentFile;
 use super::transport::{Secured, Transport};
 use super::{forks, untaken};
 use crate::event_loop::{self, Interest, SourceId, Wake, streams, turn};
@@ -342,35 +344,61 @@ impl Stream {
     /// See [`Failure`].
     ///
     /// # Parks
-    pub fn send_file(&self, file: BorrowedFd<'_>, offset: u64, length: u64, pace: &Pace) -> Result<u64, Failure> {
+    pub fn send_file(&self, file: &mut SentFile, offset: u64, length: u64, pace: &Pace) -> Result<u64, Failure> {
         let mut at = offset;
         let end = offset.saturating_add(length);
         if let Some(secured) = &self.secured {
-            let mut bytes = vec![0; FILE_BYTES];
-            while at < end {
-                let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(FILE_BYTES);
-                let read = match rustix::io::pread(file, &mut bytes[..count], at) {
-                    Ok(0) => break,
-                    Ok(read) => read,
-                    Err(Errno::INTR) => continue,
-                    Err(error) => return Err(Failure::Gone(error.into())),
-                };
-                self.write_secured(secured, &[&bytes[..read]], pace)?;
-                at += read as u64;
-            }
-            return Ok(at - offset);
+            return self.send_file_secured(secured, file, offset..end, pace);
         }
         while at < end {
-            give_way(at > offset)?;
+            if at > offset && turn::is_spent() {
+                file.keep();
+                give_way(true)?;
+                file.check().map_err(Failure::Gone)?;
+            }
             let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(SENDFILE_BYTES);
-            match rustix::fs::sendfile(&self.socket, file, Some(&mut at), count) {
+            match rustix::fs::sendfile(&self.socket, file.descriptor(), Some(&mut at), count) {
                 Ok(0) => break,
                 Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => self.wait_to_write(pace)?,
+                Err(Errno::AGAIN) => {
+                    file.keep();
+                    self.wait_to_write(pace)?;
+                    file.check().map_err(Failure::Gone)?;
+                }
                 Err(error) => return Err(Failure::Gone(error.into())),
             }
         }
         Ok(at - offset)
+    }
+
+    fn send_file_secured(
+        &self,
+        secured: &Secured,
+        file: &mut SentFile,
+        range: Range<u64>,
+        pace: &Pace,
+    ) -> Result<u64, Failure> {
+        let mut at = range.start;
+        let mut bytes = vec![0; FILE_BYTES];
+        while at < range.end {
+            let count = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(FILE_BYTES);
+            let read = match rustix::io::pread(file.descriptor(), &mut bytes[..count], at) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(Failure::Gone(error.into())),
+            };
+            at += read as u64;
+            if at < range.end {
+                // The write may wait, and the rest is read after it.
+                file.keep();
+            }
+            self.write_secured(secured, &[&bytes[..read]], pace)?;
+            if at < range.end {
+                file.check().map_err(Failure::Gone)?;
+            }
+        }
+        Ok(at - range.start)
     }
 
     /// Says that nothing more will be sent, so that the peer sees the end even if it still sends.

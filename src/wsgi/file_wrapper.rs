@@ -1,6 +1,6 @@
 //! `wsgi.file_wrapper` (PEP 3333, "Optional Platform-Specific File Handling").
 
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::RawFd;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 
 use super::start_response::StartResponse;
 use crate::event_loop;
+use crate::net::SentFile;
 
 /// Bytes read at a time from objects that are no files: what wsgiref takes.
 const BLOCK_BYTES: usize = 8192;
@@ -58,9 +59,9 @@ impl FileWrapper {
 }
 
 impl FileWrapper {
-    /// The descriptor of a regular file, the position in it and the bytes from there to its end; none for other objects.
+    /// A regular file, the position in it and the bytes from there to its end; none for other objects.
     /// None also where nothing is left by its size: files of /proc say 0, and have content.
-    fn regular_file(&self, py: Python<'_>) -> PyResult<Option<(RawFd, u64, u64)>> {
+    fn regular_file(&self, py: Python<'_>) -> PyResult<Option<(SentFile, u64, u64)>> {
         let file = self.filelike.bind(py);
         if !reads_its_descriptor(file)? {
             return Ok(None);
@@ -79,7 +80,7 @@ impl FileWrapper {
             return Ok(None);
         }
         let size = u64::try_from(status.st_size).unwrap_or(0).saturating_sub(position);
-        Ok((size > 0).then_some((number, position, size)))
+        Ok((size > 0).then(|| (SentFile::new(number, &status), position, size)))
     }
 
     /// Sends the file with sendfile(2). False if the object is no regular file, and nothing was sent.
@@ -93,12 +94,15 @@ impl FileWrapper {
             // write() was used before.
             return Ok(false);
         }
-        let Some((number, position, size)) = self.regular_file(py)? else { return Ok(false) };
+        let Some((mut file, position, size)) = self.regular_file(py)? else { return Ok(false) };
+        let parks = event_loop::number_of_parks();
         let (stream, length) = response.send_head(py, size)?;
+        if event_loop::number_of_parks() != parks {
+            // The head had to wait.
+            file.check()?;
+        }
         if length > 0 {
-            // The application's file object stays open for as long as `self` is borrowed.
-            let file: BorrowedFd<'_> = event_loop::borrow_descriptor(number);
-            response.sent_file(stream.send_file(file, position, length, response.pace()))?;
+            response.sent_file(stream.send_file(&mut file, position, length, response.pace()))?;
         }
         Ok(true)
     }

@@ -119,7 +119,7 @@ def patch_queue() -> list[Finding]:
 
 
 def patch_signal() -> list[Finding]:
-    """Patch `signal.pthread_kill` and `time.pthread_getcpuclockid`, which know a coroutine's number then."""
+    """Patch what takes a thread's number, such as `signal.pthread_kill`, and waits for signals, such as `sigwait`."""
     return _patch_one("signal")
 
 

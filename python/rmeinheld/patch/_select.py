@@ -21,13 +21,13 @@ from ..coroutine import can_park, sleep, wait_readable
 from . import _state
 from ._os import LONGEST_PAUSE, SHORTEST_PAUSE
 from ._state import Finding
-from ._time import number
+from ._time import TOO_LONG, number
 
 LONGEST = 100 * 365 * 86_400.0
 """Seconds that one park may take; a longer wait consists of several."""
 
-LONGEST_MILLISECONDS = 2**31 - 1
-"""What poll(2) takes."""
+TOO_MANY_MILLISECONDS = 2**31
+"""From here on poll(2) and epoll_wait(2) do not take it."""
 
 _poll: Any = select.poll
 _epoll: Any = select.epoll
@@ -49,6 +49,11 @@ class _Deadline:
     def left(self) -> float:
         """Seconds; never negative."""
         return LONGEST if self._at is None else min(max(0.0, self._at - monotonic()), LONGEST)
+
+
+def _is_timeout(value: Any, limit: float) -> bool:
+    """Whether C takes it for a timeout: None, or a number that is not too large."""
+    return value is None or (isinstance(value, int | float) and value < limit)
 
 
 def _give_way(timeout: float | None) -> None:
@@ -92,9 +97,10 @@ def _wait_apart(interests: Iterable[tuple[int, int]], seconds: float) -> None:
 def cooperative_select(rlist: Any, wlist: Any, xlist: Any, timeout: float | None = None, /) -> Any:
     """`select.select`, which parks the coroutine."""
     timeout = number(timeout)
-    if not can_park() or (timeout is not None and not isinstance(timeout, int | float)):
+    if not can_park() or not _is_timeout(timeout, TOO_LONG):
+        # The original says what is wrong with it.
         return _select(rlist, wlist, xlist, timeout)
-    if timeout is not None and not timeout >= 0:
+    if timeout is not None and timeout < 0:
         raise ValueError("timeout must be non-negative")
     lists = [each if isinstance(each, list | tuple) else list(each) for each in (rlist, wlist, xlist)]
     _give_way(timeout)
@@ -138,11 +144,10 @@ class poll:
     def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
         """Wait for events, at most `timeout` milliseconds (None or negative: for ever)."""
         timeout = number(timeout)
-        if not can_park() or (timeout is not None and not isinstance(timeout, int | float)):
+        if not can_park() or not _is_timeout(timeout, TOO_MANY_MILLISECONDS):
+            # The original says what is wrong with it.
             events: list[tuple[int, int]] = _poll_now(self._real, timeout)
             return events
-        if timeout is not None and timeout > LONGEST_MILLISECONDS:
-            raise OverflowError("timeout is too large")
         if self._waits:
             raise RuntimeError("concurrent poll() invocation")
         deadline = _Deadline(None if timeout is None or timeout < 0 else timeout / 1000)
@@ -167,7 +172,8 @@ def _epoll_poll(self: Any, timeout: float | None = None, maxevents: int = -1) ->
     """Wait for events, at most `timeout` seconds (None or negative: for ever)."""
     original = _epoll_methods["poll"]
     timeout = number(timeout)
-    if not can_park() or (timeout is not None and not isinstance(timeout, int | float)):
+    if not can_park() or not _is_timeout(timeout, TOO_MANY_MILLISECONDS / 1000):
+        # The original says what is wrong with it.
         return original(self, timeout, maxevents)  # type: ignore[no-any-return]
     _give_way(timeout)
     deadline = _Deadline(None if timeout is None or timeout < 0 else timeout)
@@ -194,7 +200,7 @@ _epoll_methods: dict[str, Any] = {name: getattr(_epoll, name) for name in ("__ex
 def _early_poll(self: Any, timeout: float | None = None, /) -> list[tuple[int, int]]:
     """`poll` of an object made before the patch. Only C knows what it waits for, so it is asked again and again."""
     timeout = number(timeout)
-    if not can_park() or (timeout is not None and not isinstance(timeout, int | float)):
+    if not can_park() or not _is_timeout(timeout, TOO_MANY_MILLISECONDS):
         return _poll_now(self, timeout)  # type: ignore[no-any-return]
     _give_way(timeout)
     deadline = _Deadline(None if timeout is None or timeout < 0 else timeout / 1000)

@@ -13,6 +13,10 @@ LONGEST = 100 * 365 * 86_400.0
 """Seconds that one park may take; a longer sleep consists of several."""
 
 
+TOO_LONG = 9_223_372_036.854_776
+"""Seconds from which on CPython raises OverflowError: 2^63 nanoseconds."""
+
+
 def number(value: Any) -> Any:
     """What the functions in C take for an int, as one (numpy.int64, say); everything else as it is."""
     if isinstance(value, int | float) or not hasattr(value, "__index__"):
@@ -26,7 +30,7 @@ def cooperative_sleep(seconds: float, /) -> None:
     Raises what `time.sleep` raises, and what is thrown into the coroutine.
     """
     seconds = number(seconds)
-    if not can_park() or not isinstance(seconds, int | float) or not 0 <= seconds:
+    if not can_park() or not isinstance(seconds, int | float) or not 0 <= seconds < TOO_LONG:
         _state.get_original("time", "sleep")(seconds)
     else:
         sleep(min(seconds, LONGEST))
