@@ -275,6 +275,23 @@ return [write_all(b"x" * 300_000, "wb"), write_all(b"x" * 300_000, "wb", 0), wri
     assert patched(script, body) == repr([300_000] * 3)
 
 
+def test_where_linux_cannot_try_a_write_to_a_pipe_its_flags_stay_as_they_are(script: RunScript) -> None:
+    body = """
+def refuse(*arguments):
+    raise OSError(95, "Operation not supported")
+os.pwritev = refuse
+os.set_blocking = lambda fd, blocking: changed.append(fd)
+changed = []
+read, write = os.pipe()
+def drain():
+    left = 200_000
+    while left:
+        left -= len(os.read(read, left))
+return beside(lambda: os.write(write, b"x" * 200_000), drain), changed
+"""
+    assert patched(script, body) == "(200000, [])"
+
+
 def test_files_opened_before_the_patch_park(script: RunScript) -> None:
     first = "import os, sys\npipe = os.pipe(); near = os.fdopen(pipe[0], 'r'); also = open(os.dup(pipe[0]), 'rb')"
     body = """

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyRuntimeError, PySystemExit};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
+use rustix::fs::FileType;
 
 use super::thread_state::PythonHost;
 use super::{Level, log, waiter};
@@ -117,13 +118,20 @@ pub fn stop_at_exit(py: Python<'_>) {
 /// Tells those who wait on a descriptor that it is about to be closed. Returns whether they will not wait for it again:
 /// on another thread than the loop's it has to be said once more when it has been closed.
 pub fn descriptor_closes(py: Python<'_>, number: std::os::fd::RawFd) -> bool {
-    if event_loop::descriptor_closes(number) || is_forked() {
+    if event_loop::descriptor_closes(number) || is_forked() || is_on_disk(number) {
         return true;
     }
     if let Some(runtime) = slot(py).as_ref() {
         runtime.descriptor_closes(number);
     }
     false
+}
+
+/// Whether a descriptor is that of a regular file. Nobody can wait for one, so the loop need not know that it is closed.
+fn is_on_disk(number: std::os::fd::RawFd) -> bool {
+    number >= 0
+        && rustix::fs::fstat(event_loop::borrow_descriptor(number))
+            .is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile)
 }
 
 /// Whether this process was forked from one whose loop ran.
