@@ -72,6 +72,11 @@
 //! - The cap (`worker_connections`) counts requests in progress. At the cap the loop still polls and resumes, and new
 //!   requests stay in the kernel's queue. Coroutines that applications spawn are not counted: a request that waits for
 //!   one cannot deadlock.
+//! - The cap on open connections (`max_connections`) follows the limit of open files, of which the application keeps a
+//!   part. At the cap the connection that has been idle for longest makes room; if none is idle, accepting pauses. Which
+//!   one that is, is looked up only then (`server::idle`): a request pays nothing for it.
+//! - A listening socket that epoll does not take is tried again every 200 ms, for 30 s; then, or when the last one has been
+//!   shut down, the server ends with an error: one that beats and does not accept is worse than none.
 //! - `sleep(0)` means after the next poll, and between two polls only what was ready at the first is run: neither
 //!   coroutines that yield nor such that spawn can starve input and timers.
 //! - Each request runs in a fresh `contextvars` context.
@@ -98,6 +103,11 @@
 //! - CPython 3.14 and later compare the stack pointer with bounds, and take those of the OS thread:
 //!   `PyUnstable_ThreadState_SetStackProtection` tells them of the coroutine's. It came with 3.14.1; 3.14.0 is
 //!   refused.
+//!
+//! A coroutine takes three memory mappings: the stack, its guard page, and CPython's stack of Python frames. So
+//! `vm.max_map_count` (65,530 by default) bounds their number, to about 20,400; a sixteenth of it is left to the rest of
+//! the process. Room is looked for before a stack is made (`coroutine::room`). Without room, accepting pauses, one line
+//! says what to raise, and what waits goes on as soon as others end.
 //!
 //! A true overflow meets the guard page. The handler runs on a stack of its own, prints a message and hands on to
 //! faulthandler, which prints the Python traceback; the process dies by the signal (`coroutine::overflow`).
