@@ -21,6 +21,7 @@ import contextlib
 import faulthandler
 import logging
 import os
+import queue
 import signal
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from rmeinheld import _rmeinheld, error_log
+from rmeinheld import _rmeinheld, ends, error_log
 from rmeinheld.access_log import DEFAULT_FORMAT
 from rmeinheld.coroutine import set_offload_threads, sleep, spawn
 from rmeinheld.listeners import Descriptor, Listener
@@ -178,11 +179,29 @@ class Worker(_Base):  # type: ignore[misc]
             settings_of(self.cfg)
         except (ValueError, TypeError) as error:
             raise ConfigError(str(error)) from None
-        if self._asks_to_patch():
+        asks_to_patch = self._asks_to_patch()
+        self._obey_early()
+        if asks_to_patch:
             from rmeinheld.patch import patch_all
 
             patch_all()
         super().init_process()
+
+    def _obey_early(self) -> None:
+        """Take the signals that ask for the end, long before Gunicorn's code comes to that: patching takes a while.
+
+        Until then the handlers are the master's, which put a signal into a queue that nobody in a worker reads.
+        """
+        arbiter: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        signal.signal(signal.SIGTERM, self.handle_exit)
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, self.handle_quit)
+        # Since the fork.
+        with contextlib.suppress(AttributeError, queue.Empty):
+            while True:
+                missed = arbiter.SIG_QUEUE.get_nowait()
+                if missed in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                    os.kill(os.getpid(), missed)
 
     def _asks_to_patch(self) -> bool:
         try:
@@ -205,14 +224,18 @@ class Worker(_Base):  # type: ignore[misc]
         self._engine = engine = _rmeinheld.Server(
             self._application(), sockets, settings, context, ragged, None if logs else access_log_descriptor(self.log)
         )
-        spawn(self._beat)
+        beat = spawn(self._beat)
+        spawn(ends.name_loop_thread)
         try:
-            engine.run(self.PIPE[0])
+            engine.run(self.PIPE[0], 0)
+            ends.finish(engine, self.cfg.graceful_timeout, process_ends=True)
         except RuntimeError as error:
             # Something computes on, or blocks in C. It must not meet the end of the interpreter.
             self.log.error("The worker ends all the same: %s", error)
-            atexit.register(_leave, 0)
+            atexit.register(ends.leave, 0)
         finally:
+            # Gunicorn closes its file now.
+            beat.kill()
             # With max_requests, or for a hook, they were counted before.
             self.nr = max(self.nr, engine.requests)
 
@@ -333,17 +356,8 @@ class Worker(_Base):  # type: ignore[misc]
         if self._engine is not None:
             # Nothing in order can come of it: the loop does not turn.
             self._engine.abandon()
-            atexit.register(_leave, 1)
+            atexit.register(ends.leave_now, 1)
         sys.exit(1)
-
-
-def _leave(status: int) -> None:
-    """End the process while a thread hangs that would be in the way of the interpreter's own end."""
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
-    os._exit(status)
 
 
 def _forward_errors(log: Any) -> None:

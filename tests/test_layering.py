@@ -59,6 +59,7 @@ UNSAFE_DOORS = {
     "src/cooperative/turn.rs": "methods in C of buffered files",
     "src/event_loop/leader.rs": "may asks for Send of what never leaves the thread",
     "src/event_loop/poller.rs": "descriptors that are borrowed from Python by their number",
+    "src/interp/exit.rs": "std has no _exit(2)",
     "src/interp/identity.rs": "the number that CPython knows a thread state by",
     "src/interp/mod.rs": "the thread state of the caller",
     "src/interp/recursion.rs": "the recursion counters in CPython's structures",

@@ -37,10 +37,14 @@ __all__ = [
     "WebSocketError",
     "__version__",
     "_locks_park",
+    "arm_exit",
     "as_builtin",
     "can_park",
     "current",
     "descriptor_closes",
+    "disarm_exit",
+    "end_awaited",
+    "end_loop",
     "events_now",
     "exclusively",
     "get_ident",
@@ -50,6 +54,7 @@ __all__ = [
     "may_wait",
     "method",
     "set_attribute",
+    "set_awaited",
     "sleep",
     "sleep_until",
     "socket_recv",
@@ -100,8 +105,15 @@ class Server:
     def clients_gone(self) -> int:
         """Requests whose client went away before the answer was complete."""
 
-    def run(self, wakeup_fd: int = -1) -> None:
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the time is over that `stop` gave to requests; None before it."""
+
+    def run(self, wakeup_fd: int = -1, exit_status: int | None = None) -> None:
         """Serve until stopped. Whenever `wakeup_fd` is readable, read it empty and run the Python signal handlers.
+
+        The loop goes on: `end_loop` ends it. With `exit_status` the process is to end with the server: should nobody
+        get the interpreter in time to call `disarm_exit`, it ends with this status.
 
         Returns at once after a stop() that came before. Raises RuntimeError a second time or in a coroutine, and what
         a signal handler raises.
@@ -115,7 +127,7 @@ class Server:
         """
 
     def abandon(self) -> None:
-        """Have run() return at once and leave the loop as it is, which hangs. For a process that is about to end."""
+        """Have run() return at once: the loop hangs. For a process that is about to end."""
 
     def reopen_logs(self, access_log: int | None = None) -> None:
         """Have the file of the access log opened anew, or go on in a duplicate of the descriptor `access_log`."""
@@ -462,6 +474,27 @@ def give_way() -> None:
 
     Raises what is thrown into the coroutine, and CoroutineExit when the server stops.
     """
+
+def end_awaited() -> None:
+    """Raise CoroutineExit in the requests and in the threads that are no daemons; wait for them, at most two seconds.
+
+    The loop goes on. Not from a coroutine. Raises RuntimeError naming what computes and keeps the loop from this.
+    """
+
+def end_loop() -> None:
+    """Raise CoroutineExit in all coroutines and end the loop. What still waits a little later is left behind for ever.
+
+    Not from a coroutine. Raises RuntimeError naming what computes and keeps the loop from its end.
+    """
+
+def arm_exit(seconds: float, status: int) -> None:
+    """Have the process end with `status` in so many seconds, whoever holds the interpreter then. Replaces itself."""
+
+def disarm_exit() -> None:
+    """Take `arm_exit`, and what `Server.run` has armed, back."""
+
+def set_awaited() -> None:
+    """Have the end of the process wait for the caller's coroutine as it does for requests."""
 
 def give_way_quietly() -> None:
     """A chance to switch, for a call that cannot block in CPython: it raises nothing.

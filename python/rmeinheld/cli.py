@@ -11,6 +11,7 @@ import argparse
 import ast
 import importlib
 import inspect
+import logging
 import os
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
-from . import _rmeinheld, error_log, stdio
+from . import _rmeinheld, ends, error_log, stdio
 from .listeners import Address, close_all, open_all, parse_address, systemd_descriptors
 from .option_kinds import Choice, Switch
 from .server import check_application, make_engine, serve
@@ -59,10 +60,15 @@ class StartError(Exception):
         self.cause_shown = cause_shown
 
 
+class _Hang(Exception):
+    """Something computes on, so that the process cannot end in order."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line with `arguments` (None: those of the process) and return the exit status.
 
     0: stopped in order, or `--check-config` found nothing wrong. 1: not started; one line on standard error says why.
+    Or the process has ended although a request or a thread computes on.
     """
     stdio.fill_standard_descriptors()
     try:
@@ -85,7 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 engine = make_engine(app, listeners, settings)
             if settings.pid is not None:
                 stack.enter_context(_pid_file(settings.pid))
-            serve(engine, listeners)
+            with _as_hang():
+                serve(engine, listeners, settings, exit_status=FAILURE)
+    except _Hang as error:
+        logging.getLogger(error_log.LOGGER_NAME).error("%s; the process ends all the same", error)
+        ends.leave(FAILURE)
+        return FAILURE
     except StartError as error:
         if error.cause_shown is not None:
             traceback.print_exception(error.cause_shown)
@@ -403,6 +414,14 @@ def _pid_in(path: str) -> int | None:
     except (OSError, ValueError):
         return None
     return number if number > 0 else None
+
+
+@contextmanager
+def _as_hang() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise _Hang(str(error)) from None
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from . import _rmeinheld, error_log, scheduling, stdio
+from . import _rmeinheld, ends, error_log, scheduling, stdio
 from .coroutine import sleep
 from .listeners import (
     DEFAULT_HOST,
@@ -313,12 +313,24 @@ def make_engine(app: WSGIApplication, listeners: Sequence[Listener], settings: S
     return _rmeinheld.Server(app, sockets, settings)
 
 
-def serve(engine: _rmeinheld.Server, listeners: Sequence[Listener], *, silent: bool = True) -> None:
+def serve(
+    engine: _rmeinheld.Server,
+    listeners: Sequence[Listener],
+    settings: Settings,
+    *,
+    silent: bool = True,
+    exit_status: int | None = None,
+) -> None:
     """Run `engine` with signals handled, after the start line. `listeners` are closed as soon as it is to stop.
 
-    Raises RuntimeError if a server is running already; KeyboardInterrupt after SIGINT unless `silent`.
+    With `exit_status` the process is about to end, and the loop goes on until then: see `rmeinheld.ends`. The status is
+    for an end that cannot be in order.
+
+    Raises RuntimeError if a server is running already; RuntimeError naming the request that computes and keeps the
+    server from ending; KeyboardInterrupt after SIGINT unless `silent`.
     """
-    _rmeinheld.exclusively(lambda: _serve(engine, listeners, silent), _clean_up)
+    clean_up = _clean_up if exit_status is None else _put_back
+    _rmeinheld.exclusively(lambda: _serve(engine, listeners, settings, silent, exit_status), clean_up)
 
 
 def _run(
@@ -334,10 +346,16 @@ def _run(
         if "backlog" in given:
             for listener in pending:
                 listener.set_backlog(settings.backlog)
-        _serve(make_engine(app, listeners, settings), listeners, silent)
+        _serve(make_engine(app, listeners, settings), listeners, settings, silent)
 
 
-def _serve(engine: _rmeinheld.Server, listeners: Sequence[Listener], silent: bool) -> None:
+def _serve(
+    engine: _rmeinheld.Server,
+    listeners: Sequence[Listener],
+    settings: Settings,
+    silent: bool,
+    exit_status: int | None = None,
+) -> None:
     def end(timeout: float | None) -> None:
         engine.stop(timeout)
         # The engine has duplicates, which serve who is waiting already. With ours closed, and the path of a Unix socket
@@ -351,12 +369,26 @@ def _serve(engine: _rmeinheld.Server, listeners: Sequence[Listener], silent: boo
     with suppress(OSError, ValueError, AttributeError):
         print(start_line(listeners), file=sys.stderr, flush=True)
     _watchdog.start(end)
-    engine.run(signals.wakeup_fd)
+    _rmeinheld.spawn(ends.name_loop_thread)
+    try:
+        engine.run(signals.wakeup_fd, exit_status)
+        ends.finish(engine, settings.graceful_timeout, process_ends=exit_status is not None)
+    finally:
+        if exit_status is None:
+            _rmeinheld.end_loop()
     if signals.interrupted and not silent:
         raise KeyboardInterrupt
 
 
 def _clean_up() -> None:
+    """End the loop, where an exception of a signal handler has kept `_serve` from that, and put the signals back."""
+    try:
+        _rmeinheld.end_loop()
+    finally:
+        _put_back()
+
+
+def _put_back() -> None:
     _state.ending = None
     _Signals.put_back()
 

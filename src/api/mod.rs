@@ -214,6 +214,40 @@ fn exclusively<'py>(function: &Bound<'py, PyAny>, cleanup: &Bound<'py, PyAny>) -
     server::exclusively(function, cleanup)
 }
 
+/// Raise CoroutineExit in the requests and in the threads that are no daemons; wait for them, at most two seconds.
+///
+/// The loop goes on. Not from a coroutine. Raises RuntimeError naming what computes and keeps the loop from this.
+#[pyfunction]
+fn end_awaited(py: Python<'_>) -> PyResult<()> {
+    interp::end_awaited(py)
+}
+
+/// Raise CoroutineExit in all coroutines and end the loop. What still waits a little later is left behind for ever.
+///
+/// Not from a coroutine. Raises RuntimeError naming what computes and keeps the loop from its end.
+#[pyfunction]
+fn end_loop(py: Python<'_>) -> PyResult<()> {
+    interp::stop(py)
+}
+
+/// Have the process end with `status` in so many seconds, whoever holds the interpreter then. A later call replaces it.
+#[pyfunction]
+fn arm_exit(seconds: f64, status: i32) {
+    interp::arm_exit(std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default(), status);
+}
+
+/// Take `arm_exit`, and what `Server.run` has armed, back.
+#[pyfunction]
+fn disarm_exit() {
+    interp::disarm_exit();
+}
+
+/// Have the end of the process wait for the caller's coroutine as it does for requests.
+#[pyfunction]
+fn set_awaited() {
+    crate::event_loop::ends::set_awaited();
+}
+
 #[pyfunction]
 fn _stop_at_exit(py: Python<'_>) {
     interp::stop_at_exit(py);
@@ -297,6 +331,11 @@ fn _rmeinheld(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(as_builtin, module)?,
         wrap_pyfunction!(set_attribute, module)?,
         wrap_pyfunction!(_locks_park, module)?,
+        wrap_pyfunction!(end_awaited, module)?,
+        wrap_pyfunction!(end_loop, module)?,
+        wrap_pyfunction!(arm_exit, module)?,
+        wrap_pyfunction!(disarm_exit, module)?,
+        wrap_pyfunction!(set_awaited, module)?,
         wrap_pyfunction!(socket_recv, module)?,
         wrap_pyfunction!(socket_recv_into, module)?,
         wrap_pyfunction!(socket_send, module)?,

@@ -244,7 +244,7 @@ impl Condition {
     }
 }
 
-/// Whether waits end at once, or stand in their own way: on the loop thread, where a coroutine may not park.
+/// Whether waits stand in their own way: on the loop thread, where a coroutine may not park.
 fn cannot_wait() -> bool {
-    event_loop::is_doomed() || (event_loop::is_loop_thread() && !event_loop::can_park())
+    event_loop::is_loop_thread() && !event_loop::can_park()
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::ends;
 use super::poller::{self, Poller};
 use super::schedule::Step;
 use super::state::{self, State, Work, with};
@@ -171,6 +172,7 @@ fn lead(unit: &Rc<Unit>) -> Lead {
             }
             Step::Poll => poll(&mut events),
             Step::End => {
+                ends::forget_waiting();
                 end_followers(unit);
                 drop(with(|state| state.service.take()));
                 return Lead::Ended;
@@ -187,7 +189,13 @@ fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<
     unit.may_park.set(true);
     let mut requests = 0;
     match work {
-        Work::Task(task) => task(),
+        Work::Task(task) => {
+            if with(|state| state.ending) == Some(true) {
+                unit.killed.set(true);
+                unit.postponed.set(Some(super::Wake::Killed));
+            }
+            task();
+        }
         Work::Attend(source) => {
             if let Some(attendant) = with(|state| state.begin_attending(source)).flatten() {
                 attendant.attend();
@@ -198,6 +206,8 @@ fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<
         }
         Work::Serve(source, owner) => {
             requests = 1;
+            unit.awaited.set(true);
+            unit.is_request.set(true);
             if let Some(service) = service {
                 service.serve(source, owner);
             }
@@ -211,7 +221,9 @@ fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<
     drop(unit.local.take());
     unit.may_park.set(false);
     unit.busy.set(false);
-    unit.doomed.set(false);
+    unit.killed.set(false);
+    unit.awaited.set(false);
+    unit.is_request.set(false);
     unit.postponed.set(None);
     unit.alarms.borrow_mut().clear();
     with(|state| {

@@ -16,6 +16,7 @@
 //! No work stealing, no second loop thread, no preemption: a unit that computes without a chance to switch ([`turn`])
 //! holds up all others, as a thread holding the GIL would.
 
+pub mod ends;
 mod inbox;
 pub mod interrupts;
 mod leader;
@@ -32,6 +33,7 @@ use std::any::Any;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -108,6 +110,8 @@ pub struct Runtime {
     end: Mutex<Option<Result<(), String>>>,
     ended: Condvar,
     end_bell: OwnedFd,
+    /// Coroutines that still wait never run again.
+    leaving: AtomicBool,
 }
 
 impl Runtime {
@@ -121,6 +125,7 @@ impl Runtime {
             end: Mutex::new(None),
             ended: Condvar::new(),
             end_bell: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
+            leaving: AtomicBool::new(false),
         });
         // Looked for first: the scheduler of the coroutines panics without.
         let spare: io::Result<Vec<OwnedFd>> = (0..FIRST_DESCRIPTORS).map(|_| runtime.end_bell.try_clone()).collect();
@@ -132,18 +137,6 @@ impl Runtime {
     /// Sends a message to the loop, from any thread.
     pub fn send(&self, message: Message) {
         self.inbox.push(message);
-    }
-
-    /// Asks every unit that waits to end, and the loop to end when the last one has. With `for_good`, units that wait
-    /// again are asked again at once.
-    pub fn end(&self, for_good: bool) {
-        self.send(Message::Control(Box::new(move || {
-            with(|state| {
-                state.ending = true;
-                state.kill_waiting(for_good);
-                std::mem::take(&mut state.tasks)
-            });
-        })));
     }
 
     /// Has every coroutine that waits on a descriptor look again: another thread is about to close it. By the time at
@@ -177,6 +170,10 @@ impl Runtime {
         self.end_bell.as_fd()
     }
 
+    fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
     fn ended(&self, how: io::Result<()>) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(how.map_err(|error| error.to_string()));
         self.ended.notify_all();
@@ -192,6 +189,11 @@ pub struct Waker {
 }
 
 impl Waker {
+    /// Whether the wait will never end: its loop has left it behind.
+    pub fn is_lost(&self) -> bool {
+        self.runtime.leaving.load(Ordering::Acquire)
+    }
+
     /// Ends the wait with `wake`.
     pub fn wake(&self, wake: Wake) {
         let here = with(|state| {
@@ -219,11 +221,6 @@ pub fn without_parking<R>(action: impl FnOnce() -> R) -> R {
         unit.may_park.set(could);
     }
     result
-}
-
-/// Whether every wait of the current unit ends at once with [`Wake::Killed`].
-pub fn is_doomed() -> bool {
-    state::current().is_some_and(|unit| unit.doomed.get())
 }
 
 /// The number of what the current unit runs. `None` in other threads. A forked child keeps that of the unit that forked.
@@ -402,9 +399,6 @@ fn wait_with(
 ) -> Wake {
     let Some(unit) = state::current() else { return Wake::Closed };
     debug_assert!(unit.may_park.get(), "a wait of a unit that leads, is idle or ends");
-    if unit.doomed.get() {
-        return Wake::Killed;
-    }
     if let Some(wake) = unit.postponed.take() {
         return wake;
     }

@@ -30,6 +30,9 @@ impl State {
         if !self.controls.is_empty() {
             return Step::Control(std::mem::take(&mut self.controls));
         }
+        if self.leaving && self.woken == 0 {
+            return Step::End;
+        }
         if self.resume_next() && may_yield {
             self.woken = 0;
             return Step::Yield;

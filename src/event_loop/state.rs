@@ -80,6 +80,8 @@ pub struct State {
     pub last_follower_failure: Option<Instant>,
     /// The loop ends when the last busy unit has ended.
     pub ending: bool,
+    /// It ends without those that still wait.
+    pub leaving: bool,
     ticket_number: u64,
     work_number: u64,
     idle_low_water: usize,
@@ -122,6 +124,7 @@ pub fn current() -> Option<Rc<Unit>> {
 /// Notes which unit runs from now on.
 pub fn set_current(unit: Option<&Rc<Unit>>) {
     crate::coroutine::set_current_stack(unit.and_then(|unit| unit.stack.get()));
+    super::ends::note_running(unit);
     CURRENT.with(|current| *current.borrow_mut() = unit.cloned());
 }
 
@@ -187,6 +190,7 @@ impl State {
             retry_follower: None,
             last_follower_failure: None,
             ending: false,
+            leaving: false,
             ticket_number: 0,
             work_number: 0,
             idle_low_water: 0,
@@ -205,7 +209,7 @@ impl State {
     /// Ends a wait, if it is still open.
     pub fn wake(&mut self, ticket: Ticket, wake: Wake) {
         let Some(unit) = self.units.get(ticket.unit) else { return };
-        if unit.waiting.get() != ticket.number || unit.wake.get().is_some() {
+        if unit.waiting.get() != ticket.number || unit.wake.get().is_some() || self.leaving {
             return;
         }
         unit.wake.set(Some(wake));
@@ -246,21 +250,6 @@ impl State {
         if let Some(unit) = self.unit_of(work) {
             unit.alarms.borrow_mut().push(number);
             self.interrupt(work);
-        }
-    }
-
-    /// Ends the wait of every unit that is in one. With `for_good`, their later waits too.
-    pub fn kill_waiting(&mut self, for_good: bool) {
-        let waiting: Vec<Ticket> = self
-            .units
-            .iter()
-            .filter(|(_, unit)| unit.busy.get())
-            .inspect(|(_, unit)| unit.doomed.set(unit.doomed.get() || for_good))
-            .filter(|(_, unit)| unit.waiting.get() != 0)
-            .map(|(slot, unit)| Ticket { unit: slot, number: unit.waiting.get() })
-            .collect();
-        for ticket in waiting {
-            self.wake(ticket, Wake::Killed);
         }
     }
 

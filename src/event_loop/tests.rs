@@ -35,7 +35,7 @@ fn in_a_loop<R: Send + 'static>(task: impl FnOnce() -> R + Send + 'static) -> R 
     let (sender, receiver) = mpsc::channel();
     runtime.send(Message::Task(Box::new(move || sender.send(task()).unwrap())));
     let result = receiver.recv_timeout(Duration::from_secs(10)).expect("the task ends");
-    runtime.end(true);
+    runtime.end();
     assert!(runtime.wait_ended(Duration::from_secs(10)), "the loop ends");
     assert_eq!(host.0.load(Ordering::SeqCst), 0, "units live on although the loop has ended");
     result
@@ -202,22 +202,47 @@ fn another_thread_wakes_a_coroutine_and_late_wakes_are_ignored() {
 }
 
 #[test]
-fn the_end_kills_waits_and_a_doomed_unit_cannot_wait_again() {
+fn the_end_is_raised_once_and_who_waits_again_is_left_behind() {
     let _one = ONE_LOOP.lock().unwrap_or_else(PoisonError::into_inner);
-    let runtime = Runtime::start(Arc::new(Bare::default())).unwrap();
+    let host = Arc::new(Bare::default());
+    let runtime = Runtime::start(Arc::clone(&host) as Arc<dyn Host>).unwrap();
     let (sender, receiver) = mpsc::channel();
     let started = sender.clone();
     runtime.send(Message::Task(Box::new(move || {
         started.send(Wake::Ready).unwrap();
         sender.send(sleep(after(60_000))).unwrap();
+        sender.send(sleep(after(1))).unwrap();
         sender.send(sleep(after(60_000))).unwrap();
     })));
     assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), Wake::Ready);
-    runtime.end(false);
+    runtime.end();
+    runtime.end();
     assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), Wake::Killed);
-    assert!(!runtime.wait_ended(Duration::from_millis(20)), "the second sleep goes on");
-    runtime.end(true);
-    assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), Wake::Killed);
+    assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), Wake::TimedOut);
+    assert!(!runtime.wait_ended(Duration::from_millis(20)), "the third sleep goes on");
+    runtime.send(Message::Control(Box::new(super::ends::leave_the_rest_behind)));
+    assert!(runtime.wait_ended(Duration::from_secs(10)));
+    assert_eq!(host.0.load(Ordering::SeqCst), 1, "one unit is left behind and none else");
+    assert!(receiver.try_recv().is_err(), "it has not been resumed");
+}
+
+#[test]
+fn a_unit_that_was_in_no_wait_is_killed_at_its_next_one() {
+    let _one = ONE_LOOP.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = Runtime::start(Arc::new(Bare::default())).unwrap();
+    let (sender, receiver) = mpsc::channel();
+    let other = Arc::clone(&runtime);
+    runtime.send(Message::Task(Box::new(move || {
+        super::ends::set_awaited();
+        other.send(Message::Control(Box::new(super::ends::kill_awaited)));
+        // Ready at once: the control runs before the unit goes on.
+        sender.send(super::after_next_poll()).unwrap();
+        sender.send(sleep(after(50))).unwrap();
+        sender.send(sleep(after(1))).unwrap();
+    })));
+    let wakes: Vec<Wake> = (0..3).map(|_| receiver.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
+    assert_eq!(wakes.iter().filter(|&&wake| wake == Wake::Killed).count(), 1, "{wakes:?}");
+    runtime.end();
     assert!(runtime.wait_ended(Duration::from_secs(10)));
 }
 
@@ -314,7 +339,7 @@ fn a_unit_that_is_to_end_still_gives_way_quietly() {
         let beside = Rc::clone(&order);
         join_all(vec![
             Box::new(move || {
-                state::current().unwrap().doomed.set(true);
+                super::interrupts::postpone(Wake::Killed);
                 turn::give_way_quietly();
                 doomed.borrow_mut().push("doomed");
                 assert_eq!(sleep(after(5000)), Wake::Killed);

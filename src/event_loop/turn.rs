@@ -64,9 +64,8 @@ pub fn give_way() -> Wake {
 /// # Parks
 pub fn give_way_quietly() {
     let Some(unit) = state::current() else { return };
-    let (postponed, doomed) = (unit.postponed.take(), unit.doomed.replace(false));
+    let postponed = unit.postponed.take();
     let wake = give_way();
-    unit.doomed.set(unit.doomed.get() || doomed);
     let wake = Some(wake).filter(|wake| matches!(wake, Wake::Killed | Wake::Interrupted));
     // The end of the unit goes before what else there is.
     if let Some(wake) = [unit.postponed.get(), postponed, wake]

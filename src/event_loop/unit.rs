@@ -5,6 +5,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
 use super::Wake;
+use super::ends::Unfinished;
 use crate::coroutine::{Handle, StackBounds};
 
 /// What an idle unit is woken for.
@@ -32,8 +33,14 @@ pub struct Unit {
     pub wake: Cell<Option<Wake>>,
     /// Runs work (as opposed to being idle or leading between two pieces of work).
     pub busy: Cell<bool>,
-    /// Every wait returns [`Wake::Killed`] at once.
-    pub doomed: Cell<bool>,
+    /// The work was asked to end. That happens once.
+    pub killed: Cell<bool>,
+    /// The end of the process waits for the work.
+    pub awaited: Cell<bool>,
+    /// The work is a request.
+    pub is_request: Cell<bool>,
+    /// What the work is for, as the layers above know it; 0 for nothing.
+    pub subject: Cell<usize>,
     /// Runs work and may park in it. Not while it is idle, polls or ends: there is no follower to lead meanwhile, or its
     /// thread state is torn down, and whatever Python code runs then (a destructor, a logging handler) has to block.
     pub may_park: Cell<bool>,
@@ -60,7 +67,10 @@ impl Unit {
             waiting: Cell::new(0),
             wake: Cell::new(None),
             busy: Cell::new(false),
-            doomed: Cell::new(false),
+            killed: Cell::new(false),
+            awaited: Cell::new(false),
+            is_request: Cell::new(false),
+            subject: Cell::new(0),
             may_park: Cell::new(false),
             ident: Cell::new(0),
             work: Cell::new(0),
@@ -68,6 +78,11 @@ impl Unit {
             alarms: RefCell::default(),
             local: RefCell::new(None),
         })
+    }
+
+    /// Its work, as one that has not ended.
+    pub fn unfinished(&self) -> Unfinished {
+        Unfinished { subject: self.subject.get(), is_awaited: self.awaited.get(), is_request: self.is_request.get() }
     }
 
     /// Makes it runnable.

@@ -5,6 +5,7 @@
 //! happens in one place (`thread_state`); everything else gets its `Python` token from the caller.
 
 mod chances;
+mod exit;
 pub mod identity;
 mod interruption;
 mod pending;
@@ -16,9 +17,11 @@ mod waiter;
 mod waits;
 
 pub use chances::{give_way, give_way_quietly};
+pub use exit::{arm_exit, disarm_exit};
 pub use interruption::{Timeout, TimeoutContext};
 pub use runtime::{
-    descriptor_closes, ensure_started, forget_in_child, is_forked, leave_if_forked, prepare_with, stop, stop_at_exit,
+    descriptor_closes, end_awaited, ensure_started, forget_in_child, is_forked, leave_if_forked, prepare_with, stop,
+    stop_at_exit,
 };
 pub use task::{Coroutine, current, spawn};
 pub use waiter::{Line, Waiter, insist, take, wait};

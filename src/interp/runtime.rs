@@ -1,7 +1,7 @@
 //! The process's one loop: started when first needed, stopped at the end of `run()` or at exit, switched off by a fork.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyRuntimeError, PySystemExit};
@@ -10,23 +10,34 @@ use pyo3::sync::MutexExt;
 use rustix::fs::FileType;
 
 use super::thread_state::PythonHost;
-use super::{Level, log, waiter};
-use crate::event_loop::{self, Runtime};
+use super::{Level, identity, log, waiter};
+use crate::event_loop::{self, Message, Runtime, ends};
 use crate::output;
 
-/// How long coroutines may take to end after the exit exception was raised in them, before it is raised at every wait.
-const FIRST_WARNING: Duration = Duration::from_secs(2);
+/// How long daemon threads and coroutines beside the requests may take to end after CoroutineExit was raised in them.
+const DAEMON_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long requests and threads that are no daemons may take.
+const AWAITED_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the loop may take to look at a message. It computes, if it takes longer.
+const LOOP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long to look whether a loop that could not end has ended since.
+const LAST_LOOK: Duration = Duration::from_millis(100);
+
+/// How often to look whether the last has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Exit status of a forked child that came back (EX_SOFTWARE of sysexits.h).
 const EXIT_SOFTWARE: i32 = 70;
 
-/// How long to wait after that before giving up on them.
-const LAST_WARNING: Duration = Duration::from_secs(2);
-
 static PREPARE: OnceLock<fn(Python<'_>)> = OnceLock::new();
 static RUNTIME: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
 /// The last stop has waited in vain.
-static GIVEN_UP: AtomicBool = AtomicBool::new(false);
+static HANGS: AtomicBool = AtomicBool::new(false);
+/// [`end_awaited`] has given requests and threads their time.
+static AWAITED_TOLD: AtomicBool = AtomicBool::new(false);
 static FORKED: AtomicBool = AtomicBool::new(false);
 /// A loop has been started in this process or the one that it was forked from: the coroutine scheduler's threads belong to
 /// that one, and it cannot be started a second time.
@@ -44,7 +55,8 @@ pub fn ensure_started(py: Python<'_>) -> PyResult<Arc<Runtime>> {
         ));
     }
     if let Some(runtime) = running(py) {
-        return Ok(runtime);
+        // Not one that cannot end: nothing would be served.
+        return if HANGS.load(Ordering::Relaxed) { Err(hangs(py)) } else { Ok(runtime) };
     }
     // Python code, which may come here itself, or let other threads come: before the lock.
     enable_faulthandler(py)?;
@@ -56,6 +68,7 @@ pub fn ensure_started(py: Python<'_>) -> PyResult<Arc<Runtime>> {
     if let Some(runtime) = slot.as_ref().filter(|runtime| !runtime.has_ended()) {
         return Ok(Arc::clone(runtime));
     }
+    HANGS.store(false, Ordering::Relaxed);
     STARTED.store(true, Ordering::Relaxed);
     let runtime = Runtime::start(Arc::new(host))?;
     *slot = Some(Arc::clone(&runtime));
@@ -76,42 +89,145 @@ fn slot(py: Python<'_>) -> MutexGuard<'static, Option<Arc<Runtime>>> {
     RUNTIME.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the process's loop, if it runs: raises [`super::CoroutineExit`] in every coroutine that waits. Returns whether all
-/// of them have ended. Blocks the calling OS thread, which must not be the loop's.
-pub fn stop(py: Python<'_>) -> bool {
+/// Ends the process's loop, if it runs: raises [`super::CoroutineExit`] once in every coroutine. What still waits two
+/// seconds later is left behind, and a second earlier where the end waits for none of it (daemon threads). Blocks the
+/// calling OS thread, which must not be the loop's.
+///
+/// # Errors
+/// RuntimeError naming what computes or blocks the loop's thread, so that the loop cannot end.
+pub fn stop(py: Python<'_>) -> PyResult<()> {
     let taken = slot(py).take();
-    let Some(runtime) = taken else { return true };
+    let Some(runtime) = taken else { return Ok(()) };
     if runtime.has_ended() || is_forked() {
-        return true;
+        return Ok(());
     }
+    let left = Arc::new(Mutex::new(Vec::new()));
+    if HANGS.load(Ordering::Relaxed) {
+        // That has been waited for. It may have come to an end since.
+        let ended = py.detach(|| {
+            runtime.end();
+            runtime.wait_ended(LAST_LOOK)
+        });
+        return if ended { Ok(()) } else { Err(keep_hanging(py, runtime)) };
+    }
+    let were_told = AWAITED_TOLD.swap(false, Ordering::Relaxed);
     let ended = py.detach(|| {
-        runtime.end(false);
-        if runtime.wait_ended(FIRST_WARNING) {
+        runtime.end();
+        if runtime.wait_ended(DAEMON_PATIENCE) {
             return true;
         }
-        let patience = Instant::now() + LAST_WARNING;
-        while Instant::now() < patience {
-            // Again and again: a coroutine that was computing may wait only now.
-            runtime.end(true);
-            if runtime.wait_ended(Duration::from_millis(200)) {
-                return true;
-            }
+        leave(&runtime, &left, were_told);
+        if runtime.wait_ended(AWAITED_PATIENCE - DAEMON_PATIENCE) {
+            return true;
         }
-        false
+        leave(&runtime, &left, true);
+        runtime.wait_ended(LOOP_PATIENCE)
     });
-    GIVEN_UP.store(!ended, Ordering::Relaxed);
+    HANGS.store(!ended, Ordering::Relaxed);
     if !ended {
-        // Kept: a later start must not run beside it.
-        *slot(py) = Some(runtime);
-        log(py, Level::Error, "coroutines did not end although CoroutineExit was raised in them", None);
+        return Err(keep_hanging(py, runtime));
     }
-    ended
+    let left = std::mem::take(&mut *left.lock().unwrap_or_else(PoisonError::into_inner));
+    // CPython says nothing of the daemon threads that it leaves behind.
+    for (is_awaited, level) in [(true, Level::Warning), (false, Level::Info)] {
+        let names: Vec<&str> = left.iter().filter(|work| work.0 == is_awaited).map(|work| work.1.as_str()).collect();
+        if !names.is_empty() {
+            let message = format!(
+                "{} caught CoroutineExit and went on waiting; left behind at the end of the loop, never to run again",
+                names.join(", ")
+            );
+            log(py, level, &message, None);
+        }
+    }
+    Ok(())
 }
 
-/// Ends the process's loop, if it runs and is not known to hang.
+/// Keeps a loop that hangs: a later start must not run beside it. Returns what to say of it.
+fn keep_hanging(py: Python<'_>, runtime: Arc<Runtime>) -> PyErr {
+    let error = hangs(py);
+    *slot(py) = Some(runtime);
+    error
+}
+
+/// Whether the end waits for it, and its name.
+type Left = (bool, String);
+
+/// Has the loop end without what still waits, and notes the names of that. Without `awaited`, only if the end waits for
+/// none of it.
+fn leave(runtime: &Runtime, left: &Arc<Mutex<Vec<Left>>>, awaited: bool) {
+    let left = Arc::clone(left);
+    runtime.send(Message::Control(Box::new(move || {
+        let unfinished = ends::unfinished();
+        if !awaited && unfinished.iter().any(|work| work.is_awaited) {
+            return;
+        }
+        let names = Python::attach(|py| {
+            unfinished.iter().map(|work| (work.is_awaited, identity::describe(py, work.subject))).collect()
+        });
+        *left.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        ends::leave_the_rest_behind();
+    })));
+}
+
+/// Raises [`super::CoroutineExit`] once in the requests and in the threads that are no daemons, and waits until they have
+/// ended, at most two seconds. The loop goes on. Blocks the calling OS thread.
+///
+/// # Errors
+/// RuntimeError naming what computes or blocks the loop's thread.
+pub fn end_awaited(py: Python<'_>) -> PyResult<()> {
+    let running = slot(py).clone();
+    let Some(runtime) = running.filter(|runtime| !runtime.has_ended() && !is_forked()) else { return Ok(()) };
+    let (sender, receiver) = mpsc::channel();
+    let answers = py.detach(move || {
+        runtime.send(Message::Control(Box::new(ends::kill_awaited)));
+        let patience = Instant::now() + AWAITED_PATIENCE;
+        loop {
+            let asked = sender.clone();
+            runtime.send(Message::Control(Box::new(move || {
+                let _ = asked.send(ends::unfinished().iter().any(|work| work.is_awaited));
+            })));
+            let Ok(goes_on) = receiver.recv_timeout(LOOP_PATIENCE) else { return runtime.has_ended() };
+            if !goes_on || Instant::now() >= patience {
+                return true;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    });
+    if answers {
+        AWAITED_TOLD.store(true, Ordering::Relaxed);
+        return Ok(());
+    }
+    HANGS.store(true, Ordering::Relaxed);
+    Err(hangs(py))
+}
+
+/// Names what the loop's thread runs and does not come back from.
+fn hangs(py: Python<'_>) -> PyErr {
+    let what = match ends::running_subject() {
+        0 => "something".to_owned(),
+        subject => identity::describe(py, subject),
+    };
+    PyRuntimeError::new_err(format!(
+        "the loop cannot end: {what} computes, or blocks in C, and has not come to a wait since the server was stopped"
+    ))
+}
+
+/// Ends the process's loop, if it runs. What computes must not meet the end of the interpreter, where CPython ends its
+/// thread in the middle of Rust code: then the process is left here, with its output flushed.
 pub fn stop_at_exit(py: Python<'_>) {
-    if !GIVEN_UP.load(Ordering::Relaxed) {
-        stop(py);
+    let is_known = HANGS.load(Ordering::Relaxed);
+    let Err(error) = stop(py) else { return };
+    if !is_known {
+        log(py, Level::Error, &error.value(py).to_string(), None);
+    }
+    let leave = || -> PyResult<()> {
+        // Only an exception that nobody has caught is known here, not the argument of `sys.exit`.
+        let failed = py.import("sys")?.hasattr("last_exc")?;
+        py.import("rmeinheld.ends")?.call_method1("leave_now", (i32::from(failed),))?;
+        Ok(())
+    };
+    if let Err(error) = leave() {
+        error.write_unraisable(py, None);
     }
 }
 

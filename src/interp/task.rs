@@ -209,6 +209,7 @@ impl Call {
             let Some(call) = self.call.take() else { return };
             let coroutine = self.coroutine.bind(py).clone();
             set_current(&coroutine);
+            let _subject = identity::Subject::set(coroutine.as_any());
             let thrown = coroutine.get().pending().take_thrown();
             let outcome = match thrown {
                 Some(error) => Err(PyErr::from_value(error.into_bound(py).into_any())),
@@ -247,7 +248,7 @@ impl Drop for Call {
 /// Runs `function(*args, **kwargs)` in a coroutine of its own, after what is ready now.
 ///
 /// # Errors
-/// TypeError if it is not callable; see also [`runtime::ensure_started`].
+/// TypeError if it is not callable; RuntimeError in a coroutine where there is no room for another one's stack; see also [`runtime::ensure_started`].
 pub fn spawn<'py>(
     function: &Bound<'py, PyAny>,
     args: &Bound<'py, PyTuple>,
@@ -262,6 +263,9 @@ pub fn spawn<'py>(
         .getattr("__qualname__")
         .and_then(|name| name.extract::<String>())
         .or_else(|_| function.get_type().name().map(|name| name.to_string()))?;
+    if event_loop::can_park() {
+        event_loop::make_room().map_err(|error| PyRuntimeError::new_err(format!("can't start new thread: {error}")))?;
+    }
     let coroutine = Bound::new(py, Coroutine::new(name))?;
     let call = Call {
         coroutine: coroutine.clone().unbind(),

@@ -43,10 +43,12 @@ impl Waiter {
         Arc::new(Waiter { state: AtomicU32::new(WAITING), forks: FORKS.load(Ordering::Relaxed), coroutine })
     }
 
-    /// Ends the wait, from any thread. Returns whether it did: a wait that has ended already, was the parent's before a
-    /// fork, or stands aside for a signal handler leaves the notification to the next one.
+    /// Ends the wait, from any thread. Returns whether it did: a wait that has ended already, was left behind at the end of
+    /// its loop, was the parent's before a fork, or stands aside for a signal handler leaves the notification to the next
+    /// one.
     pub fn notify(&self) -> bool {
-        if self.forks != FORKS.load(Ordering::Relaxed) || !self.leave(NOTIFIED) {
+        let is_lost = self.coroutine.as_ref().is_some_and(Waker::is_lost);
+        if is_lost || self.forks != FORKS.load(Ordering::Relaxed) || !self.leave(NOTIFIED) {
             self.change(ASIDE, PASSED_OVER);
             return false;
         }
@@ -186,8 +188,8 @@ pub fn take<L: Line>(py: Python<'_>, deadline: Option<Instant>, line: &L) -> PyR
 /// coroutine is raised at its next wait, a signal handler runs afterwards.
 ///
 /// # Errors
-/// Only where there is no way to wait any more: [`super::CoroutineExit`] when the server has stopped for good, RuntimeError
-/// on the loop thread where a coroutine may not park. Then nothing has been taken.
+/// Only where there is no way to wait: RuntimeError on the loop thread where a coroutine may not park. Then nothing has
+/// been taken.
 ///
 /// # Parks
 pub fn insist<L: Line>(py: Python<'_>, line: &L) -> PyResult<()> {
@@ -200,7 +202,7 @@ pub fn insist<L: Line>(py: Python<'_>, line: &L) -> PyResult<()> {
                 None if L::HANDS_OVER => break,
                 None | Some(Wake::TimedOut) => {}
                 // The end of the server goes before what else there is.
-                Some(wake @ (Wake::Killed | Wake::Interrupted)) if !event_loop::is_doomed() => {
+                Some(wake @ (Wake::Killed | Wake::Interrupted)) => {
                     late = late.filter(|&late| late == Wake::Killed).or(Some(wake));
                 }
                 Some(wake) => return Err(wake_error(wake)),

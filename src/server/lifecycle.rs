@@ -26,8 +26,15 @@ use crate::wsgi::Gateway;
 /// The signal as it comes through the file descriptor of `signal.set_wakeup_fd`.
 const ABORT: u8 = libc::SIGABRT.to_le_bytes()[0];
 
+/// Signals whose handlers end the server.
+const ENDS: [u8; 3] = [libc::SIGTERM.to_le_bytes()[0], libc::SIGINT.to_le_bytes()[0], libc::SIGQUIT.to_le_bytes()[0]];
+
 /// How long the handler of SIGABRT may wait for the interpreter.
 const ABORT_GRACE: Duration = Duration::from_millis(300);
+
+/// How long the thread that runs the server may take to end the process in order once the grace period is over: two
+/// seconds each for coroutines to end, for the loop to answer, and for the handlers at exit.
+const EXIT_GRACE: Duration = Duration::from_secs(6);
 
 /// A server for one application on some listening sockets. `run()` serves until `stop()`.
 #[pyclass(frozen, module = "rmeinheld")]
@@ -38,7 +45,6 @@ pub struct Server {
     progress: Arc<Progress>,
     runtime: Mutex<Option<Arc<Runtime>>>,
     last_requests: Arc<AtomicBool>,
-    abandoned: AtomicBool,
 }
 
 struct Prepared {
@@ -86,19 +92,20 @@ impl Server {
             graceful_timeout: settings.graceful_timeout(),
             request_limit: settings.worker_connections,
             last_requests: gateway.last_requests(),
-            abandoned: AtomicBool::new(false),
             progress: Arc::new(Progress::new(settings.graceful_timeout())?),
             prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log, tls })),
             runtime: Mutex::new(None),
         })
     }
 
-    /// Serves until `stop()`; returns when the last request is done or the grace period is over. Once.
+    /// Serves until `stop()`; returns when the last request is done or the grace period is over. Once. The loop goes on.
     ///
+    /// With `exit_status`, the process is about to end: should the caller not get the interpreter in time to see to that
+    /// (`disarm_exit`), the process ends with this status.
     /// Runs Python's signal handlers whenever `wakeup_fd` (see `signal.set_wakeup_fd`) becomes readable.
     /// Raises RuntimeError when called a second time or from within a coroutine, and what a signal handler raises.
-    #[pyo3(signature = (wakeup_fd = -1), text_signature = "($self, wakeup_fd=-1)")]
-    fn run(&self, py: Python<'_>, wakeup_fd: RawFd) -> PyResult<()> {
+    #[pyo3(signature = (wakeup_fd = -1, exit_status = None), text_signature = "($self, wakeup_fd=-1, exit_status=None)")]
+    fn run(&self, py: Python<'_>, wakeup_fd: RawFd, exit_status: Option<i32>) -> PyResult<()> {
         if event_loop::can_park() {
             return Err(PyRuntimeError::new_err("a server cannot be run from within a request or coroutine"));
         }
@@ -110,21 +117,20 @@ impl Server {
         let progress = Arc::clone(&self.progress);
         let request_limit = self.request_limit;
         runtime.send(Message::Control(Box::new(move || install(prepared, progress, request_limit))));
-        let waited = self.wait(py, &runtime, wakeup_fd);
+        let waited = self.wait(py, &runtime, wakeup_fd, exit_status);
         *lock(&self.runtime) = None;
-        if self.abandoned.load(Ordering::Acquire) {
-            return waited;
-        }
-        let ended = interp::stop(py);
         waited?;
         // Without a loop there was no server; see `event_loop::Runtime::failure`.
-        if let Some(failure) = runtime.failure().or_else(|| self.progress.failure()) {
-            return Err(PyOSError::new_err(failure));
+        match runtime.failure().or_else(|| self.progress.failure()) {
+            Some(failure) => Err(PyOSError::new_err(failure)),
+            None => Ok(()),
         }
-        if !ended {
-            return Err(PyRuntimeError::new_err("coroutines did not end although the server was stopped"));
-        }
-        Ok(())
+    }
+
+    /// Seconds until the grace period is over; none before `stop()`.
+    #[getter]
+    fn seconds_left(&self) -> Option<f64> {
+        Some(self.progress.deadline()?.saturating_duration_since(Instant::now()).as_secs_f64())
     }
 
     /// Stops accepting, closes idle connections, lets requests in progress finish within `timeout` seconds (None: the
@@ -141,9 +147,8 @@ impl Server {
         self.progress.ask_to_stop(deadline);
     }
 
-    /// Has `run()` leave the loop alone when it returns: it hangs, and the process ends.
+    /// Has `run()` return at once: the loop hangs, and the process ends.
     fn abandon(&self) {
-        self.abandoned.store(true, Ordering::Release);
         self.progress.ask_to_stop(Instant::now());
     }
 
@@ -180,7 +185,8 @@ impl Server {
 
 impl Server {
     /// Blocks until the server has drained, or the grace period or the loop is over.
-    fn wait(&self, py: Python<'_>, runtime: &Runtime, wakeup_fd: RawFd) -> PyResult<()> {
+    fn wait(&self, py: Python<'_>, runtime: &Runtime, wakeup_fd: RawFd, exit_status: Option<i32>) -> PyResult<()> {
+        let mut is_armed = false;
         loop {
             let deadline = self.tell_to_stop(runtime);
             if self.progress.is_drained() || runtime.has_ended() {
@@ -189,7 +195,7 @@ impl Server {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(());
             }
-            let (rung, in_time) = py.detach(|| {
+            let (rung, in_time, may_end) = py.detach(|| {
                 let mut descriptors = vec![
                     PollFd::from_borrowed_fd(self.progress.bell(), PollFlags::IN),
                     PollFd::from_borrowed_fd(runtime.end_bell(), PollFlags::IN),
@@ -206,7 +212,20 @@ impl Server {
                     }
                 });
                 let rung = poll(&mut descriptors, timeout.as_ref());
-                (rung, signals_of(wakeup_fd).contains(&ABORT).then(abort_unless_in_time))
+                // Here, where the interpreter is not needed: something may hold it for ever.
+                if let (Some(status), Some(deadline)) = (exit_status, deadline)
+                    && (self.progress.is_drained() || Instant::now() >= deadline)
+                    && !std::mem::replace(&mut is_armed, true)
+                {
+                    interp::arm_exit(deadline.saturating_duration_since(Instant::now()) + EXIT_GRACE, status);
+                }
+                let signals = signals_of(wakeup_fd);
+                // Their handlers need the interpreter, too.
+                let asked = exit_status.filter(|_| ENDS.iter().any(|number| signals.contains(number)));
+                if let Some(status) = asked {
+                    interp::arm_exit(self.graceful_timeout + EXIT_GRACE, status);
+                }
+                (rung, signals.contains(&ABORT).then(abort_unless_in_time), asked.is_some())
             });
             if let Some(in_time) = in_time {
                 in_time.store(true, Ordering::Release);
@@ -218,6 +237,10 @@ impl Server {
             }
             let _ = rustix::io::read(self.progress.bell(), &mut [0_u8; 8]);
             py.check_signals()?;
+            if may_end && self.progress.deadline().is_none() {
+                // The application's own handlers.
+                interp::disarm_exit();
+            }
         }
     }
 

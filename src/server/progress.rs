@@ -80,6 +80,11 @@ impl Progress {
         Some((deadline, !std::mem::replace(&mut stop.told, true)))
     }
 
+    /// The deadline of a stop, once one was asked for.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner).deadline
+    }
+
     /// Counts a finished request.
     pub fn count(&self, client_gone: bool) {
         self.requests.fetch_add(1, Ordering::Relaxed);

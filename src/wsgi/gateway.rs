@@ -20,6 +20,7 @@ use super::upgrade::{ClientSocket, SessionSettings, WebSocket, WebSocketError};
 use super::{FileWrapper, SERVER_SOFTWARE};
 use crate::http::error::RequestError;
 use crate::http::response::{MethodKind, ResponseBody};
+use crate::interp::identity::Subject;
 use crate::interp::{CoroutineExit, Level, in_fresh_context, leave_if_forked, log};
 use crate::net::Peer;
 use crate::websocket::handshake::Handshake;
@@ -219,6 +220,7 @@ impl<'py> Call<'py> {
     ///
     /// # Parks
     pub fn run(self, py: Python<'py>, gateway: &Gateway) -> Finished<'py> {
+        let _subject = Subject::set(self.environ.as_any());
         let outcome = in_fresh_context(py, || self.call(py, gateway)).and_then(|outcome| outcome);
         let (mut fault, mut websocket_bytes) = (None, 0);
         if let Some(websocket) = &self.websocket {

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from ..coroutine import CoroutineExit, Lock, current
+from ..coroutine import CoroutineExit, Lock, current, get_ident
 from . import _state
 from ._state import Finding
 from ._threading import NativeThread
@@ -24,6 +24,10 @@ from ._threading import NativeThread
 OPTIONS = ("coroutines", "native")
 
 _work: Callable[..., None] = pools._worker
+
+
+idle: set[int] = set()
+"""Numbers of the workers that wait for a job: the end of a server does not wait for them."""
 
 
 class _Threading(ModuleType):
@@ -57,7 +61,10 @@ class _Assignment:
 
     def get(self, block: bool = True) -> Any:
         """The next piece of work, None for a reason to look at the executor."""
+        ident = get_ident()
         try:
+            if block:
+                idle.add(ident)
             return self._work.get(block=block)
         except CoroutineExit:
             self._ended = True
@@ -68,6 +75,8 @@ class _Assignment:
                 if block:
                     executor._idle_semaphore.acquire(blocking=False)
             return None
+        finally:
+            idle.discard(ident)
 
     def put(self, item: Any) -> None:
         """Wake another worker, if this one ends since all do."""

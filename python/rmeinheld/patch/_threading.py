@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import functools
+import gc
 import logging
 import os
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .. import offload
-from .._rmeinheld import _locks_park, give_way_quietly
+from .._rmeinheld import _locks_park, give_way_quietly, set_awaited
 from ..coroutine import Coroutine, CoroutineExit, Lock, RLock, can_park, current, get_ident, sleep, spawn
 from . import _state
 from ._state import Finding
@@ -26,6 +27,9 @@ LONGEST_POLL = 0.02
 
 _counted = 0
 _not_daemons: set[ThreadHandle] = set()
+
+coroutines: set[int] = set()
+"""Numbers of the threads that are coroutines and have not ended."""
 
 _start_new_thread = _thread.start_new_thread
 _count = _thread._count
@@ -171,6 +175,11 @@ def poll(happened: Callable[[], bool], timeout: float | None, longest: float = L
 def _run(function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """What a thread's first C function does: run it, and report what it raises."""
     global _counted
+    ident = get_ident()
+    coroutines.add(ident)
+    thread = getattr(function, "__self__", None)
+    if isinstance(thread, threading.Thread) and not thread.daemon:
+        set_awaited()
     try:
         function(*args, **kwargs)
     except (SystemExit, CoroutineExit):
@@ -180,6 +189,7 @@ def _run(function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping
         sys.unraisablehook(_unraisable_arguments()((type(error), error, error.__traceback__, what, None)))
     finally:
         _counted -= 1
+        coroutines.discard(ident)
 
 
 @functools.cache
@@ -233,6 +243,10 @@ def start_joinable_thread(
         raise TypeError("thread function must be callable")
     if handle is None:
         handle = ThreadHandle()
+    elif isinstance(handle, _state.get_original("_thread", "_ThreadHandle")):
+        # Made before the patch, and not found by it: an OS thread, since only those know it.
+        original: ThreadHandle = _state.get_original("_thread", "start_joinable_thread")(function, handle, daemon)
+        return original
     elif not isinstance(handle, ThreadHandle):
         raise TypeError("'handle' must be a _ThreadHandle")
     if handle._real is not None or handle._coroutine is not None:
@@ -248,6 +262,8 @@ def start_joinable_thread(
 def _start_coroutine(function: Callable[[], object], handle: ThreadHandle, daemon: bool) -> None:
     def run() -> None:
         try:
+            if not daemon:
+                set_awaited()
             function()
         finally:
             _not_daemons.discard(handle)
@@ -396,6 +412,9 @@ def patch() -> list[Finding]:
     _state.replace(threading, "excepthook", _excepthook)
     threading.__excepthook__ = threading.excepthook
     _adopt_threads()
+    _state.replace(threading._DummyThread, "__init__", _start_dummy)
+    if sys.version_info >= (3, 13):
+        _renew_handles()
     _renew_locks()
     return findings
 
@@ -420,6 +439,22 @@ def _adopt_threads() -> None:
             setattr(thread, name, _wrapped_handle(getattr(thread, name)))
         elif thread is not threading.main_thread() and thread._tstate_lock is not None:  # type: ignore[attr-defined]
             thread._tstate_lock = ThreadSentinel(thread._tstate_lock)  # type: ignore[attr-defined]
+
+
+def _renew_handles() -> None:
+    """Threads and timers made before, and not started, start as all others do (Python 3.13 and later)."""
+    name = "_handle" if sys.version_info < (3, 14) else "_os_thread_handle"
+    for thread in gc.get_objects():
+        # A proxy may do anything when it is asked for its class.
+        if issubclass(type(thread), threading.Thread) and thread.__dict__.get("_initialized") and thread.ident is None:
+            setattr(thread, name, ThreadHandle())
+
+
+def _start_dummy(self: Any) -> None:
+    """`_DummyThread.__init__`, where a coroutine is no daemon: threads that requests start take that from it."""
+    _state.get_original("threading", "_DummyThread.__init__")(self)
+    if current() is not None:
+        self._daemonic = False
 
 
 def _renew_locks() -> None:

@@ -1,0 +1,171 @@
+"""The end of a server: what requests have started is finished within `graceful_timeout`, and what is not is named.
+
+Threads that are no daemons, and the jobs of a `ThreadPoolExecutor`, are the requests' unfinished work. As coroutines
+(`patch_all()`) they end with the loop, so the loop waits for them. Where the process ends too (the command line, a
+worker of Gunicorn), the hooks run that CPython runs before it waits for its threads, and OS threads are waited for.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+from . import _rmeinheld, error_log
+
+__all__ = ["EXIT_SECONDS", "finish", "leave", "leave_now", "name_loop_thread"]
+
+EXIT_SECONDS: Final = 2.0
+"""Time for the handlers at exit of a process in which something computes on."""
+
+LONGEST_LOOK: Final = 0.02
+"""Seconds between two looks whether the last thread has ended, at most."""
+
+SIGNAL_LOOK: Final = 0.25
+"""Seconds after which a signal that shortens the time is noticed, at most."""
+
+_logger: Final = logging.getLogger(error_log.LOGGER_NAME)
+_is_leaving = False
+
+
+def finish(engine: _rmeinheld.Server, graceful_timeout: float, *, process_ends: bool) -> None:
+    """Wait, after `engine.run`, for the unfinished work of requests, until their time is over; then end it.
+
+    With `process_ends`, first run the hooks of `threading._register_atexit`, and wait for OS threads too. The loop goes
+    on, for the sake of handlers at exit and of daemon threads. Raises RuntimeError naming what computes on the loop's
+    thread, so that nothing there can be ended.
+    """
+    is_done = threading.Event()
+    if process_ends or next(_unfinished(process_ends), None) is not None:
+        # On a thread of its own: this one has to handle signals.
+        helper = threading.Thread(target=_work_off, args=(process_ends, is_done), name="rmeinheld-end", daemon=True)
+        with suppress(RuntimeError):
+            helper.start()
+        while not is_done.wait(min(SIGNAL_LOOK, left := engine.seconds_left or 0.0)) and left > 0:
+            pass
+    else:
+        is_done.set()
+    is_in_time = is_done.is_set() and engine.seconds_left != 0
+    if not is_in_time:
+        _end_the_rest(graceful_timeout, process_ends)
+    if process_ends:
+        _rmeinheld.disarm_exit()
+
+
+def leave(status: int) -> None:
+    """End the process with `status` although something computes: run the handlers at exit, two seconds long, and flush.
+
+    Also as a handler at exit itself.
+    """
+    global _is_leaving
+    if _is_leaving:
+        return
+    _is_leaving = True
+    _rmeinheld.arm_exit(EXIT_SECONDS, status)
+    atexit._run_exitfuncs()
+    _leave(status)
+
+
+def leave_now(status: int) -> None:
+    """End the process at its last moment: CPython would end a thread that computes in the middle of Rust code."""
+    if not _is_leaving:
+        _leave(status)
+
+
+def name_loop_thread() -> None:
+    """Have threads that requests start be no daemons: CPython takes the loop's OS thread for a foreign, daemon one.
+
+    Runs in a coroutine. Under `patch_all()` each coroutine has an object of its own in its stead.
+    """
+    thread: Any = threading.current_thread()
+    if not thread.daemon:
+        return
+    thread._daemonic = False
+    # Python 3.13 and later forget it with the thread state that has asked first.
+    with suppress(AttributeError):
+        del threading._thread_local_info._track_dummy_thread_ref  # type: ignore[attr-defined]
+    threading._active[thread.ident] = thread  # type: ignore[attr-defined]
+
+
+def _leave(status: int) -> None:
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(status)
+
+
+def _end_the_rest(graceful_timeout: float, process_ends: bool) -> None:
+    threads = list(_unfinished(process_ends))
+    coroutines = [thread.name for thread in threads if _is_coroutine(thread)]
+    others = [thread.name for thread in threads if not _is_coroutine(thread)]
+    limit = f"after graceful_timeout ({graceful_timeout:g} s)"
+    if coroutines:
+        _logger.warning("%s, unfinished threads are ended by CoroutineExit: %s", limit, ", ".join(coroutines))
+    _rmeinheld.end_awaited()
+    if process_ends:
+        # Nothing is left to wait for that would end.
+        threading._shutdown = _nothing  # type: ignore[attr-defined]
+        if others:
+            _logger.warning("%s, unfinished OS threads are left behind: %s", limit, ", ".join(others))
+
+
+def _nothing() -> None:
+    pass
+
+
+def _work_off(process_ends: bool, is_done: threading.Event) -> None:
+    if process_ends:
+        for hook in _take_hooks():
+            try:
+                hook()
+            except Exception:
+                _logger.exception("a hook of threading._register_atexit failed")
+    interval = 0.001
+    while True:
+        if next(_unfinished(process_ends), None) is None:
+            # A worker that has been given a job may not have begun it.
+            _rmeinheld.spawn(_nothing).join()
+            if next(_unfinished(process_ends), None) is None:
+                break
+        time.sleep(interval)
+        interval = min(2 * interval, LONGEST_LOOK)
+    is_done.set()
+
+
+def _take_hooks() -> list[Callable[[], object]]:
+    """The hooks that CPython runs before it waits for threads; it does not run them again."""
+    module: Any = threading
+    module._SHUTTING_DOWN = True
+    hooks: list[Callable[[], object]] = module._threading_atexits
+    taken = hooks[::-1]
+    hooks.clear()
+    return taken
+
+
+def _unfinished(process_ends: bool) -> Iterator[threading.Thread]:
+    """Threads that the end waits for; OS threads only where the process ends, since otherwise they go on."""
+    idle = getattr(sys.modules.get("rmeinheld.patch._futures"), "idle", ())
+    jobs = _has_jobs()
+    for thread in threading.enumerate():
+        if thread.daemon or isinstance(thread, threading._DummyThread) or thread is threading.main_thread():
+            continue
+        if (process_ends or _is_coroutine(thread)) and (jobs or thread.ident not in idle):
+            yield thread
+
+
+def _has_jobs() -> bool:
+    """Whether an executor whose workers are coroutines has jobs in its queue."""
+    pools: Any = sys.modules.get("concurrent.futures.thread")
+    queues = [] if pools is None else list(pools._threads_queues.items())
+    return any(queue.qsize() for thread, queue in queues if _is_coroutine(thread))
+
+
+def _is_coroutine(thread: threading.Thread) -> bool:
+    return thread.ident in getattr(sys.modules.get("rmeinheld.patch._threading"), "coroutines", ())
