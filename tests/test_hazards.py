@@ -96,6 +96,36 @@ return ended == [b"x"] * 20
     assert patched(script, body) == "True"
 
 
+def test_destructors_of_thread_locals_wait_for_a_lock_and_log(script: RunScript) -> None:
+    body = """
+import logging, threading
+records = []
+class Slow(logging.Handler):
+    def emit(self, record):
+        time.sleep(0.05)
+        records.append((record.getMessage(), threading.get_ident()))
+logger = logging.getLogger("slow")
+logger.addHandler(Slow())
+lock = threading.Lock()
+class Last:
+    def __del__(self):
+        with lock:
+            logger.warning("end of %d", self.number)
+storage = threading.local()
+def keep(number):
+    storage.last = Last()
+    storage.last.number = threading.get_ident()
+lock.acquire()
+coroutines = [spawn(keep, number) for number in range(5)]
+time.sleep(2.2)
+lock.release()
+for coroutine in coroutines:
+    coroutine.join()
+return sorted(records) == sorted((f"end of {each.ident}", each.ident) for each in coroutines)
+"""
+    assert patched(script, body) == "True"
+
+
 def test_destructors_that_wait_may_be_run_by_the_collector(script: RunScript) -> None:
     body = """
 import gc

@@ -46,6 +46,21 @@ def test_requests_at_once_share_one_thread_and_nothing_else(serve: Serve, total:
     assert server.threads() <= 4, "a thread for each request?"
 
 
+def test_what_a_request_left_in_a_thread_local_may_wait_when_it_ends(serve: Serve) -> None:
+    server = serve(APPLICATION)
+    connections = [server.connect(timeout=4 * TIMEOUT) for _ in range(40)]
+    for connection in connections:
+        connection.send(request("GET", "/keep?40"))
+    for connection in connections:
+        assert connection.read_response().status == 200
+        connection.close()
+    # Longer than code may wait that runs where it cannot park.
+    with server.connect(timeout=4 * TIMEOUT) as connection:
+        connection.send(request("GET", "/end-kept?3.5"))
+        assert json.loads(connection.read_response().body)["ended"] > 0
+    assert "RuntimeError" not in server.log()
+
+
 def test_a_second_round_finds_nothing_of_the_first(serve: Serve) -> None:
     server = serve(APPLICATION)
     total = 50

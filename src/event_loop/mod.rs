@@ -235,6 +235,11 @@ pub fn set_ident(ident: u64) {
     }
 }
 
+/// Whether the loop ends when its last coroutine has ended.
+pub fn is_ending() -> bool {
+    with(|state| state.ending).unwrap_or(true)
+}
+
 /// Whether the caller is on the loop thread.
 pub fn is_loop_thread() -> bool {
     state::is_here()

@@ -94,13 +94,16 @@ impl Host for PythonHost {
             apply_trace_hooks(py);
             life();
         });
-        // Destructors of threading.local values run now. The unit may not park any more: a wait in them would leave a
-        // half-cleared state behind.
-        // SAFETY: attached to `state`, on the thread that it was made on; nothing refers to it afterwards.
-        unsafe {
-            ffi::PyThreadState_Clear(state);
-            ffi::PyThreadState_DeleteCurrent();
+        let remains = Remains(state);
+        if event_loop::is_ending() {
+            // Nobody is left to wait for, but OS threads.
+            remains.end_in_place();
+            return;
         }
+        // SAFETY: attached to `state`.
+        unsafe { ffi::PyEval_SaveThread() };
+        // In another unit, which may park: this one may not any more.
+        event_loop::spawn(Box::new(move || Python::attach(|py| remains.end(py))));
     }
 
     fn released(&self, blocking: &mut dyn FnMut()) {
@@ -115,6 +118,53 @@ impl Host for PythonHost {
             // SAFETY: always callable.
             debug_assert_eq!(unsafe { ffi::PyGILState_Check() }, 0, "attached while the unit waits");
             blocking();
+        });
+    }
+}
+
+/// A thread state whose work is done, and which holds the values of `threading.local` still. Their destructors may wait. So
+/// another thread state is attached while they run: one that is half cleared cannot be detached and attached any more
+/// (CPython's assertions say so).
+struct Remains(*mut ffi::PyThreadState);
+
+impl Remains {
+    /// Clears and deletes it, with another state attached.
+    ///
+    /// # Parks
+    fn end(self, _py: Python<'_>) {
+        let Remains(state) = self;
+        std::mem::forget(self);
+        // SAFETY: another state is attached, on the thread that this one was made on; nothing refers to it afterwards.
+        unsafe {
+            ffi::PyThreadState_Clear(state);
+            ffi::PyThreadState_Delete(state);
+        }
+    }
+
+    /// Clears and deletes it, while it is attached. Its destructors block where they would park.
+    fn end_in_place(self) {
+        let Remains(state) = self;
+        std::mem::forget(self);
+        event_loop::without_parking(|| {
+            // SAFETY: attached to `state`, on the thread that it was made on; nothing refers to it afterwards.
+            unsafe {
+                ffi::PyThreadState_Clear(state);
+                ffi::PyThreadState_DeleteCurrent();
+            }
+        });
+    }
+}
+
+impl Drop for Remains {
+    /// The loop ends before the turn of [`Remains::end`] has come.
+    fn drop(&mut self) {
+        let Remains(state) = *self;
+        Python::attach(|_| {
+            // SAFETY: as in `end`; the tasks of a loop are dropped on its thread.
+            event_loop::without_parking(|| unsafe {
+                ffi::PyThreadState_Clear(state);
+                ffi::PyThreadState_Delete(state);
+            });
         });
     }
 }
@@ -163,16 +213,11 @@ pub fn in_fresh_state<R>(py: Python<'_>, ident: u64, action: impl FnOnce(Python<
             apply_trace_hooks(py);
             action(py)
         });
-        event_loop::without_parking(|| {
-            // SAFETY: attached to `state`, on the thread that it was made on; nothing refers to it afterwards. Its
-            // destructors may not park, see `enter`.
-            unsafe {
-                ffi::PyThreadState_Clear(state);
-                ffi::PyThreadState_DeleteCurrent();
-            }
-        });
+        // SAFETY: attached to `state`.
+        unsafe { ffi::PyEval_SaveThread() };
         Stays(result)
     });
+    Remains(state).end(py);
     if let Some(outer) = outer {
         event_loop::set_ident(outer);
     }

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from rmeinheld.coroutine import current, sleep
+from rmeinheld.coroutine import Lock, current, sleep
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -42,6 +42,40 @@ class Meeting:
 
 
 MEETING = Meeting()
+
+
+class Kept:
+    """What a request leaves in a `threading.local`. It ends with the thread state that it is in."""
+
+    ended = 0
+
+    def __del__(self) -> None:
+        with KEPT:
+            sleep(0.01)
+            Kept.ended += 1
+
+
+KEPT = Lock()
+"""Taken when a kept value ends. Held meanwhile, if the application has been told so."""
+
+
+def keep(total: int) -> dict[str, Any]:
+    """Leave something behind, after all `total` requests were parked."""
+    if not KEPT.locked():
+        KEPT.acquire()
+    LOCAL.kept = Kept()
+    MEETING.wait("kept", total)
+    return {}
+
+
+def end_kept(seconds: float) -> dict[str, Any]:
+    """Let what is kept end, after some time for it to begin. Returns how many have ended, once it is one or more."""
+    sleep(seconds)
+    KEPT.release()
+    deadline = time.monotonic() + PATIENCE
+    while not Kept.ended and time.monotonic() < deadline:
+        sleep(0.01)
+    return {"ended": Kept.ended}
 
 
 def together(number: int, total: int) -> dict[str, Any]:
@@ -172,6 +206,10 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
     if name == "together":
         number, total = environ["QUERY_STRING"].split(",")
         body = json.dumps(together(int(number), int(total))).encode()
+    elif name == "keep":
+        body = json.dumps(keep(int(environ["QUERY_STRING"]))).encode()
+    elif name == "end_kept":
+        body = json.dumps(end_kept(float(environ["QUERY_STRING"]))).encode()
     elif name.startswith(("recurse_", "overflow_")):
         function: Callable[[], None] = globals()[name]
         function()
