@@ -195,37 +195,48 @@ print("well")
     assert run(script, body) == "well\n"
 
 
-def test_a_job_that_comes_when_its_thread_gives_up_waiting_is_the_last_of_nothing(script: RunScript) -> None:
-    # The thread's wait has timed out, and then it is given a job: it must not take the wake for that of the next job.
+def test_a_job_that_comes_when_its_thread_gives_up_waiting_is_done_once(script: RunScript) -> None:
+    # The wait of a thread times out in the moment in which it is given a job.
     body = """
-class Late:
-    '''A lock whose first wait times out only when the lock has been released.'''
-    def __init__(self, lock):
-        self.lock, self.late = lock, True
-    def acquire(self, blocking=True, timeout=-1):
-        if timeout == -1 or not self.late:
-            return self.lock.acquire(blocking, timeout)
-        self.late = False
-        wait_until(self.lock.locked)
-        idle.give()
-        wait_until(lambda: not self.lock.locked())
-        return False
-    def release(self):
-        self.lock.release()
-
-idle = Signal()
-begin = pool._Worker.__init__
-def begin_late(worker, job):
-    begin(worker, job)
-    worker.wake = Late(worker.wake)
-pool._Worker.__init__ = begin_late
-assert in_a_coroutine(offload, int) == 0
-idle.wait()
-assert [in_a_coroutine(offload, int, str(number)) for number in range(4)] == [0, 1, 2, 3]
-assert pool.number_of_threads() == 1
+pool.IDLE_SECONDS = 0.001
+done = []
+def work():
+    for number in range(300):
+        offload(done.append, number)
+        sleep(0.001 + number % 10 * 0.00002)
+in_a_coroutine(work)
+assert done == list(range(300)), done
+wait_until(lambda: pool.number_of_threads() == 0)
 print("well")
 """
     assert run(script, body) == "well\n"
+
+
+def test_a_destructor_may_wait_and_offload_while_a_job_is_handed_over(script: RunScript) -> None:
+    body = """
+import gc
+gc.set_threshold(10)
+lock, ended, end = threading.Lock(), [], time.monotonic() + 0.7
+class Cycle:
+    def __init__(self):
+        self.own = self
+    def __del__(self):
+        with lock:
+            ended.append(offload(int))
+def hold():
+    while time.monotonic() < end:
+        with lock:
+            sleep(0.001)
+def use():
+    while time.monotonic() < end:
+        Cycle()
+        offload(int)
+coroutines = [spawn(hold), *(spawn(use) for _ in range(10))]
+for each in coroutines:
+    assert each.join(PATIENCE), "the loop hangs"
+print(len(ended) > 10)
+"""
+    assert run(script, body) == "True\n"
 
 
 def test_current_thread_works_inside(script: RunScript) -> None:

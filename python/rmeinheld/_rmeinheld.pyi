@@ -23,6 +23,7 @@ __all__ = [
     "Event",
     "FileWrapper",
     "Input",
+    "Jobs",
     "LifoQueue",
     "Lock",
     "Queue",
@@ -636,6 +637,37 @@ class Input:
     def closed(self) -> bool: ...
 
 type _ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+@final
+class Jobs:
+    """Jobs that wait for an OS thread of a pool, threads that wait for a job, and how many threads there are."""
+
+    def __new__(cls, limit: int) -> Jobs: ...
+    @property
+    def limit(self) -> int:
+        """How many threads there may be."""
+
+    @property
+    def threads(self) -> int:
+        """How many threads there are."""
+
+    def put(self, job: Any, /) -> bool:
+        """Give the job to a thread that has none, or let it wait.
+
+        Returns whether the caller has to start a thread for it instead, which counts from now on.
+        """
+
+    def next(self, seconds: float, /) -> Any:
+        """The next job of the calling thread, which waits for one at most `seconds`.
+
+        None: the thread is to end, and counts no longer.
+        """
+
+    def failed(self) -> None:
+        """Note that a thread could not be started."""
+
+    def set_limit(self, limit: int, /) -> list[Any]:
+        """Set how many threads there may be. Returns the jobs for which the caller has to start threads."""
 
 @final
 class StartResponse:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import _thread
 import os
-from collections import deque
 from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
-from ._rmeinheld import Lock, can_park
+from ._rmeinheld import Jobs, Lock, can_park
 
 __all__ = ["get_offload_threads", "offload", "set_offload_threads"]
 
@@ -19,9 +18,8 @@ DEFAULT_THREADS = min(32, (os.cpu_count() or 1) + 4)
 IDLE_SECONDS = 10.0
 """How long a thread without work stays."""
 
-# The real ones: this module is imported before anything is patched.
+# The real one: this module is imported before anything is patched.
 _start_new_thread = _thread.start_new_thread
-_allocate_lock = _thread.allocate_lock
 
 
 class _Job:
@@ -49,87 +47,27 @@ class _Job:
             self.done.release()
 
 
-class _Worker:
-    """An OS thread."""
-
-    __slots__ = ("job", "wake")
-
-    def __init__(self, job: _Job) -> None:
-        self.job: _Job | None = job
-        self.wake = _allocate_lock()
-        self.wake.acquire()
-
-    def is_idle(self) -> bool:
-        """Whether it has been given nothing to do. Somebody else may do that."""
-        return self.job is None
+def _submit(job: _Job) -> None:
+    """Have it run as soon as there is a thread. Raises RuntimeError when none can be started."""
+    if _jobs.put(job):
+        _start(job)
 
 
-class _Pool:
-    """OS threads that start when they are needed and leave when they are not."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        # Held for moments; never while anything else is waited for.
-        self._guard = _allocate_lock()
-        self.threads = 0
-        self._idle: list[_Worker] = []
-        self._waiting: deque[_Job] = deque()
-
-    def submit(self, job: _Job) -> None:
-        """Have it run as soon as there is a thread. Raises RuntimeError when none can be started."""
-        with self._guard:
-            if self._idle:
-                worker = self._idle.pop()
-                worker.job = job
-                worker.wake.release()
-                return
-            if self.threads >= self.limit:
-                self._waiting.append(job)
-                return
-            self.threads += 1
-        self._start(job)
-
-    def set_limit(self, limit: int) -> None:
-        """Threads beyond it end after their job; room that is new is for those who wait already."""
-        with self._guard:
-            self.limit = limit
-            room = max(0, min(limit - self.threads, len(self._waiting)))
-            jobs = [self._waiting.popleft() for _ in range(room)]
-            self.threads += room
-        for job in jobs:
-            self._start(job)
-
-    def _start(self, job: _Job) -> None:
-        try:
-            _start_new_thread(self._work, (_Worker(job),))
-        except BaseException:
-            with self._guard:
-                self.threads -= 1
-            raise
-
-    def _work(self, worker: _Worker) -> None:
-        while worker.job is not None:
-            worker.job.run()
-            with self._guard:
-                worker.job = self._waiting.popleft() if self._waiting else None
-                if worker.job is not None:
-                    continue
-                if self.threads > self.limit:
-                    self.threads -= 1
-                    return
-                self._idle.append(worker)
-            if worker.wake.acquire(timeout=IDLE_SECONDS):
-                continue
-            with self._guard:
-                if worker.is_idle():
-                    self._idle.remove(worker)
-                    self.threads -= 1
-                else:
-                    # Woken in the same moment: the next wait must not end by that.
-                    worker.wake.acquire(blocking=False)
+def _start(job: _Job) -> None:
+    try:
+        _start_new_thread(_work, (_jobs, job))
+    except BaseException:
+        _jobs.failed()
+        raise
 
 
-_pool = _Pool(DEFAULT_THREADS)
+def _work(jobs: Jobs, job: _Job | None) -> None:
+    while job is not None:
+        job.run()
+        job = jobs.next(IDLE_SECONDS)
+
+
+_jobs = Jobs(DEFAULT_THREADS)
 
 
 def offload[**P, T](func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -145,7 +83,7 @@ def offload[**P, T](func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
     if not can_park():
         return func(*args, **kwargs)
     job = _Job(lambda: func(*args, **kwargs))
-    _pool.submit(job)
+    _submit(job)
     job.done.acquire()
     error, job.error = job.error, None
     try:
@@ -166,22 +104,23 @@ def set_offload_threads(number: int) -> None:
         raise TypeError(f"offload threads must be a whole number, not {number!r}")
     if number < 1:
         raise ValueError(f"offload threads must be 1 or more, not {number}")
-    _pool.set_limit(number)
+    for job in _jobs.set_limit(number):
+        _start(job)
 
 
 def get_offload_threads() -> int:
     """How many OS threads `offload` uses at most."""
-    return _pool.limit
+    return _jobs.limit
 
 
 def number_of_threads() -> int:
     """How many OS threads there are now, those without work included."""
-    return _pool.threads
+    return _jobs.threads
 
 
 def _forget_in_child() -> None:
-    global _pool
-    _pool = _Pool(_pool.limit)
+    global _jobs
+    _jobs = Jobs(_jobs.limit)
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

@@ -290,6 +290,7 @@ fn _rmeinheld(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<BoundedSemaphore>()?;
     module.add_class::<Condition>()?;
     module.add_class::<Event>()?;
+    module.add_class::<cooperative::Jobs>()?;
     module.add_class::<LifoQueue>()?;
     module.add_class::<Lock>()?;
     module.add_class::<Queue>()?;
