@@ -201,12 +201,14 @@
 //! the protocol does by itself must not need it: the application may be busy, or wait for something else. So an
 //! *attendant* of the stream ([`event_loop::Attendant`]) reads: the loop calls it when bytes arrive or its deadline is
 //! due. It answers pings and closes, checks what comes, and wakes who receives; it runs no Python and never waits.
-//! When 64 KiB of messages wait for the application it stops reading, and TCP holds up the client.
+//! When 64 KiB of messages wait for the application it stops reading, and TCP holds up the client. It takes 128 frames or
+//! 64 KiB at a time; the rest comes after everybody else's turn.
 //!
 //! [`websocket`] has no input and output. The headers of frames are tungstenite's; messages are put together here,
 //! because a byte that breaks UTF-8 or a limit has to be refused when it arrives, and because an idle connection
 //! should have no buffer. Frames are queued whole, so messages of many senders never mix; the queue is written at once
-//! as far as the kernel takes it, and only who finds it full waits.
+//! as far as the kernel takes it, and only who finds it full waits. Under TLS, Python's `ssl` module enciphers what is
+//! queued, with nothing locked and one at a time (`net::Stream::work`): its code may park.
 //!
 //! Libraries that speak the protocol themselves find `environ["gunicorn.socket"]`, an object like a socket on the same
 //! stream.

@@ -723,7 +723,8 @@ class WebSocket:
     def send(self, message: str | Buffer) -> None:
         """Send a str as text, bytes and the like as binary. Parks while too much waits for a slow client.
 
-        Raises ConnectionClosed once the WebSocket is closed, by whomever, and TypeError for anything else.
+        A client that takes nothing for `send_timeout` then, or less than `min_send_rate` in the long run, is given up
+        (1006). Raises ConnectionClosed once the WebSocket is closed, by whomever, and TypeError for anything else.
         """
 
     def send_text(self, message: str) -> None:
@@ -735,6 +736,7 @@ class WebSocket:
     def receive(self, timeout: float | None = None) -> str | bytes | None:
         """Return the next message, str for text and bytes for binary, or None once the connection is closed.
 
+        When the server stops, what had arrived is returned first; it can be answered for `websocket_close_timeout`.
         Parks until one arrives, at most `timeout` seconds (None: for ever; 0: only look). Raises TimeoutError then,
         and ValueError for a negative timeout.
         """

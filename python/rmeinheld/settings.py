@@ -529,7 +529,8 @@ class Settings:
         Seconds(),
         "--websocket-close-timeout",
         group="WebSocket",
-        help="How long the closing handshake may take; then the connection is cut. 0: no limit.",
+        help="How long the closing handshake may take; then the connection is cut. When the server stops, the "
+        "application has as long before that to take and answer what has arrived. 0: no limit.",
         unit="seconds",
         precedent="websockets close_timeout (10)",
     )

@@ -63,6 +63,7 @@ impl WebSocket {
 
     /// Send `message`: a str as text, bytes and the like as binary. Parks while too much waits for a slow client.
     ///
+    /// A client that takes nothing for `send_timeout` then, or less than `min_send_rate` in the long run, is given up (1006).
     /// Raises ConnectionClosed once the WebSocket is closed, by whomever, and TypeError for anything else.
     fn send(&self, message: &Bound<'_, PyAny>) -> PyResult<()> {
         if let Ok(text) = message.cast::<PyString>() { self.send_text(text) } else { self.send_binary(message) }
@@ -85,6 +86,7 @@ impl WebSocket {
 
     /// The next message, a str for text and bytes for binary, or None once the connection is closed, by whomever.
     ///
+    /// When the server stops, what had arrived comes first, and can be answered for `websocket_close_timeout`.
     /// Parks until one arrives, at most `timeout` seconds (None: for ever; 0: only look). Raises TimeoutError then, and
     /// ValueError for a negative timeout.
     #[pyo3(signature = (timeout = None))]
