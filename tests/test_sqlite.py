@@ -509,6 +509,34 @@ def test_what_was_derived_from_the_classes_parks_too(script: RunScript) -> None:
     assert output.endswith("True\n(20,)\n")
 
 
+def test_many_statements_in_a_row_let_others_run(script: RunScript) -> None:
+    output = script(
+        f"""{HEADER}
+counted = 0
+
+def count():
+    global counted
+    while True:
+        sleep(0)
+        counted += 1
+
+def test():
+    spawn(count)
+    connection = sqlite3.connect(":memory:")
+    connection.execute("CREATE TABLE numbers (number)")
+    sleep(0)
+    started, before = time.monotonic(), counted
+    while time.monotonic() - started < 0.5:
+        connection.execute("INSERT INTO numbers VALUES (1)")
+    # Each turn lasts 10 ms.
+    return counted - before >= 5 or counted - before
+
+main(test)
+"""
+    )
+    assert output == "True\n"
+
+
 def test_a_wait_is_interrupted_without_a_trace(script: RunScript) -> None:
     output = script(
         f"""{HEADER}

@@ -14,6 +14,7 @@ from sqlite3.dbapi2 import Connection, Cursor, OperationalError, ProgrammingErro
 from time import monotonic
 from typing import Any
 
+from .._rmeinheld import give_way
 from ..coroutine import Event, can_park
 
 BUSY = 5
@@ -137,6 +138,7 @@ class Timeout:
         if not can_park():
             self.give(connection)
             return call()
+        give_way()
         self.take(connection)
         try:
             result = call()

@@ -17,6 +17,7 @@ from sqlite3.dbapi2 import OperationalError, ProgrammingError
 from types import TracebackType
 from typing import Any
 
+from .._rmeinheld import give_way
 from ..coroutine import can_park, sleep
 from ._sqlite_busy import BUSY, LONGEST_TIMEOUT, Timeout, waiters
 
@@ -181,6 +182,7 @@ class Cursor(_Cursor):  # type: ignore[misc]
             # What `Timeout.call` does, without the detours.
             if timeout.in_sqlite or not can_park() or waiters.events:
                 return timeout.call(connection, partial(_execute, self, sql, parameters))
+            give_way()
             try:
                 return _execute(self, sql, parameters)
             except OperationalError as error:
