@@ -79,7 +79,8 @@
 //!   shut down, the server ends with an error: one that beats and does not accept is worse than none.
 //! - `sleep(0)` means after the next poll, and between two polls only what was ready at the first is run: neither
 //!   coroutines that yield nor such that spawn can starve input and timers.
-//! - Each request runs in a fresh `contextvars` context.
+//! - Each request runs in a fresh `contextvars` context. A `threading.local` is the unit's, and outlives the request, as
+//!   in a pool of threads: what is kept in one (Django's persistent connections) serves the next request of the unit.
 //!
 //! ## What is used of `may`, and what is forbidden
 //!

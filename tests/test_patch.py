@@ -896,6 +896,39 @@ return [value for value in values if (found := refusal(time.sleep, value)) is No
     assert patched(script, body) == "[]"
 
 
+def test_a_coroutines_number_is_no_address_however_many_there_were(script: RunScript) -> None:
+    body = """
+import signal
+signal.pthread_kill(1 << 30, 0)
+time.clock_gettime(time.pthread_getcpuclockid(1 << 30))
+return "no crash"
+"""
+    assert patched(script, body) == "no crash"
+
+
+def test_a_coroutine_leaves_no_dummy_thread(script: RunScript) -> None:
+    body = """
+names = []
+def ask():
+    thread = threading.current_thread()
+    assert thread is threading.current_thread() and thread in threading.enumerate()
+    names.append(thread.name)
+before = len(threading.enumerate())
+for _ in range(3):
+    for coroutine in [spawn(ask) for _ in range(50)]:
+        coroutine.join()
+sleep(0)
+return len(set(names)), len(threading.enumerate()) - before
+"""
+    assert patched(script, body) == "(150, 0)"
+
+
+def test_locks_bear_the_name_of_their_module(script: RunScript) -> None:
+    """As trio asks for."""
+    body = "return [type(make()).__module__ for make in (threading.Lock, threading.RLock)]"
+    assert patched(script, body) == "['_thread', '_thread']"
+
+
 def test_a_hundred_children_at_once(script: RunScript) -> None:
     body = """
 def run(number):

@@ -37,6 +37,48 @@ main(lambda: together(use, range(50)) == [(number, number) for number in range(5
     assert output == "True\n"
 
 
+def test_requests_may_find_the_locals_of_earlier_ones_and_new_threads_find_none(serve: Serve) -> None:
+    server = serve(
+        """
+        from rmeinheld import patch
+        patch.patch_all()
+        import threading, time
+        from concurrent.futures import ThreadPoolExecutor
+        from rmeinheld.coroutine import spawn
+
+        local = threading.local()
+
+        def look():
+            found, local.left = getattr(local, "left", 0), 1
+            time.sleep(0.001)
+            return found
+
+        def app(environ, start_response):
+            local.requests = getattr(local, "requests", 0) + 1
+            found = []
+            for start in (
+                lambda: threading.Thread(target=lambda: found.append(look())),
+                lambda: threading.Timer(0.001, lambda: found.append(look())),
+            ) if environ["PATH_INFO"] == "/threads" else ():
+                for _ in range(3):
+                    thread = start()
+                    thread.start()
+                    thread.join()
+                    with ThreadPoolExecutor(1) as executor:
+                        found.append(executor.submit(look).result())
+                    coroutine = spawn(look)
+                    coroutine.join()
+                    found.append(coroutine.result)
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return [repr((local.requests, found)).encode()]
+        """
+    )
+    # They never wait, so that one coroutine can run them all.
+    assert any(server.get("/").body != b"(1, [])" for _ in range(5))
+    for _ in range(3):
+        assert server.get("/threads").body.endswith(f", {[0] * 18})".encode())
+
+
 def test_the_context_of_decimal_is_a_coroutines_own(script: RunScript) -> None:
     output = script(
         f"""{HEADER}

@@ -19,8 +19,15 @@ from . import _state
 from ._os import LONGEST_PAUSE, SHORTEST_PAUSE
 from ._time import TOO_LONG
 
-LOWEST_ADDRESS = 1 << 20
-"""A thread's number below this is a coroutine's: OS threads have addresses."""
+LOWEST_ADDRESS = 1 << 36
+"""A thread's number below this is a coroutine's, which are counted. Those of OS threads are addresses, which on 64 bits
+lie far above.
+"""
+
+
+def is_coroutine(ident: int) -> bool:
+    """Whether a thread's number is that of a coroutine."""
+    return 0 < ident < LOWEST_ADDRESS
 
 
 def _os_thread(ident: int) -> int:
@@ -28,7 +35,7 @@ def _os_thread(ident: int) -> int:
 
     Raises ProcessLookupError for a coroutine's number outside of that thread.
     """
-    if not isinstance(ident, int) or ident >= LOWEST_ADDRESS or ident <= 0:
+    if not isinstance(ident, int) or not is_coroutine(ident):
         return ident
     if not can_park():
         raise ProcessLookupError(errno.ESRCH, "a coroutine's number means nothing outside of its thread")

@@ -19,7 +19,7 @@ from typing import Any
 from .. import offload
 from .._rmeinheld import _locks_park, give_way_quietly, set_awaited
 from ..coroutine import Coroutine, CoroutineExit, Lock, RLock, can_park, current, get_ident, sleep, spawn
-from . import _state
+from . import _dummies, _state
 from ._state import Finding
 
 LONGEST_POLL = 0.02
@@ -396,6 +396,9 @@ def patch() -> list[Finding]:
         both["_set_sentinel"] = _set_sentinel
         # After the hook of `threading`, and after that which switches the loop off in the child.
         os.register_at_fork(after_in_child=_become_main_thread)
+        _dummies.patch()
+    # Some ask whether a lock is one in C by the name of its module (trio).
+    Lock.__module__ = RLock.__module__ = "_thread"
     for name, new in {**both, **only}.items():
         if hasattr(_thread, name):
             _state.replace(_thread, name, new)
