@@ -6,6 +6,7 @@ Databases with their clients are in test_databases.py.
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import zipfile
 from importlib.resources import files
@@ -360,6 +361,124 @@ main(test, standstill=1)
     assert output == "True\n"
 
 
+# --- trio and lxml ---------------------------------------------------------------------------------------------------
+
+
+def test_trio(script: RunScript) -> None:
+    """Its threads are coroutines here, and are not named: the C library takes a thread's number for an address."""
+    pytest.importorskip("trio")
+    output = script(
+        f"""{HEADER}
+import trio
+
+async def echo(stream):
+    await stream.send_all(await stream.receive_some())
+
+async def job(number):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep, 0.05)
+        call = lambda: (time.sleep(0.05), trio.from_thread.run_sync(lambda: number))
+        _, back = await trio.to_thread.run_sync(call)
+    process = await trio.run_process(["sh", "-c", f"sleep 0.1; echo {{number}}"], capture_stdout=True)
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, echo, listeners)
+        stream = await trio.open_tcp_stream("127.0.0.1", listeners[0].socket.getsockname()[1])
+        await stream.send_all(b"%d" % number)
+        received = await stream.receive_some()
+        nursery.cancel_scope.cancel()
+    return back, int(process.stdout), int(received)
+
+def test():
+    started = time.monotonic()
+    assert together(lambda number: trio.run(job, number), range(20)) == [(number,) * 3 for number in range(20)]
+    # 0.2 s each.
+    return time.monotonic() - started < 4
+
+main(test, standstill=3)
+"""
+    )
+    assert output == "True\n"
+
+
+LXML = """
+import lxml.etree as etree, lxml.html, lxml.objectify
+
+class Slow:
+    def __init__(self, number):
+        self.parts = [b"<a>", b"<b>%d</b>" % number, b"</a>", b""]
+    def read(self, size=-1):
+        sleep(0.01)
+        return self.parts.pop(0)
+
+class Resolver(etree.Resolver):
+    def resolve(self, url, name, context):
+        sleep(0.01)
+        return self.resolve_string("<!ENTITY entity 'text'>", context)
+
+class Target:
+    def start(self, tag, attributes):
+        sleep(0.01)
+    def end(self, tag):
+        pass
+    def data(self, data):
+        self.text = data
+    def close(self):
+        return self.text
+
+def wait(context, value):
+    sleep(0.01)
+    return value
+
+shared = etree.XMLParser()
+resolving = etree.XMLParser(load_dtd=True)
+resolving.resolvers.add(Resolver())
+target = etree.XMLParser(target=Target())
+xpath = etree.XPath("w:wait(string(//b))", namespaces={"w": "urn:wait"}, extensions={("urn:wait", "wait"): wait})
+
+def use_default(number):
+    etree.set_default_parser(shared)
+    return etree.parse(Slow(number)).findtext("b")
+
+WAYS = {
+    "parse": lambda number: etree.parse(Slow(number), shared).findtext("b"),
+    "by keyword": lambda number: etree.parse(Slow(number), parser=shared).findtext("b"),
+    "ElementTree": lambda number: etree.ElementTree(file=Slow(number), parser=shared).findtext("b"),
+    "html": lambda number: lxml.html.parse(Slow(number)).findtext(".//b"),
+    "objectify": lambda number: str(lxml.objectify.parse(Slow(number)).getroot().b),
+    "iterparse": lambda number: next(etree.iterparse(Slow(number), tag="b"))[1].text,
+    "default": use_default,
+    "resolver": lambda number:
+        etree.fromstring(f'<!DOCTYPE a SYSTEM "{number}"><a><b>{number}</b></a>', resolving).findtext("b"),
+    "target": lambda number: etree.fromstring(f"<a><b>{number}</b></a>", target),
+    "xpath": lambda number: xpath(etree.XML(f"<a><b>{number}</b></a>")),
+}
+"""
+
+
+def test_lxml(script: RunScript) -> None:
+    """Its parsers have a lock in C, which it holds while Python functions of the application wait."""
+    pytest.importorskip("lxml")
+    skip_with_assertions()
+    output = script(
+        f"""{HEADER}{LXML}
+from rmeinheld.patch import _lxml
+
+def use(number):
+    return [name for name, way in WAYS.items() if way(number) != str(number)]
+
+def test():
+    assert together(use, range(5)) == [[]] * 5
+    assert isinstance(etree.ElementTree(etree.XML("<a/>")), etree.ElementTree)
+    assert isinstance(xpath, etree.XPath) and repr(etree.XPath) == "<class 'lxml.etree.XPath'>"
+    return len(_lxml._in_use)
+
+main(test)
+"""
+    )
+    assert output == "0\n"
+
+
 # --- what waits in C -------------------------------------------------------------------------------------------------
 
 
@@ -384,6 +503,32 @@ def test_a_library_that_blocks_is_told_of_with_the_cure(
     assert re.search(rf"{re.escape(module)}: (blocks in C|switches greenlets), .*: .*", output), output
     assert "use " in output or "rmeinheld.coroutine.offload" in output
     assert output.count("\n") == 1
+
+
+def test_the_stacks_show_where_a_library_blocks(serve: Serve) -> None:
+    """As docs/libraries.md says; the handler of faulthandler needs no Python that runs."""
+    server = serve(
+        """
+        import ctypes, faulthandler, signal
+        faulthandler.register(signal.SIGUSR2)
+        usleep = ctypes.CDLL(None).usleep
+
+        def query(errors):
+            print("begins", file=errors, flush=True)
+            usleep(2_000_000)
+
+        def app(environ, start_response):
+            query(environ["wsgi.errors"])
+            start_response("204 No Content", [])
+            return []
+        """
+    )
+    with server.connect() as connection:
+        connection.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        server.wait_for_log("begins\n")
+        server.signal(signal.SIGUSR2)
+        server.wait_for_log(r"line \d+ in query")
+        assert connection.read_response().status == 204
 
 
 def test_libraries_may_be_left_alone(script: RunScript, tmp_path: Path) -> None:

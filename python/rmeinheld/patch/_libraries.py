@@ -13,7 +13,9 @@ from typing import Any
 
 from .. import _rmeinheld
 from ..coroutine import can_park, wait_readable, wait_writable
+from . import _lxml
 from ._imports import Action, when_imported
+from ._signal import is_coroutine
 from ._state import Finding
 
 OFFLOAD = "call it through rmeinheld.coroutine.offload"
@@ -22,14 +24,18 @@ BLOCKING = {
     "MySQLdb": f"use PyMySQL (pymysql.install_as_MySQLdb()), or {OFFLOAD}",
     "_mysql_connector": f"connect with use_pure=True, or {OFFLOAD}",
     "confluent_kafka": f"use kafka-python, or {OFFLOAD}",
+    "apsw": f"use sqlite3, or {OFFLOAD}",
     "cx_Oracle": f"use oracledb in its thin mode, or {OFFLOAD}",
     "grpc": OFFLOAD,
     "ibm_db": OFFLOAD,
+    "lmdb": f"hold no transaction over a wait, or {OFFLOAD}",
     "ldap": f"use ldap3, or {OFFLOAD}",
     "pycurl": f"use requests, urllib3 or httpx, or {OFFLOAD}",
     "pylibmc": f"use pymemcache, or {OFFLOAD}",
     "pymssql": f"use python-tds, or {OFFLOAD}",
     "pyodbc": OFFLOAD,
+    "pysqlite3": f"use sqlite3, or {OFFLOAD}",
+    "uvloop": "use the event loop of asyncio itself",
     "zmq": "wait with rmeinheld.coroutine.wait_readable(socket.FD) and use zmq.NOBLOCK",
 }
 """Modules that block in C, where nothing can make them park, and what to do about it."""
@@ -52,7 +58,12 @@ def patch() -> Iterator[Finding]:
 
 
 def _actions() -> dict[str, Action]:
-    actions: dict[str, Action] = {"psycopg2": _set_up_psycopg2, "psycopg.waiting": _set_up_psycopg}
+    actions: dict[str, Action] = {
+        "lxml.etree": _lxml.set_up,
+        "psycopg2": _set_up_psycopg2,
+        "psycopg.waiting": _set_up_psycopg,
+        "trio._core._thread_cache": _set_up_trio,
+    }
     for name, cure in BLOCKING.items():
         actions[name] = _warning(f"blocks in C, and with it all coroutines: {cure}")
     for name, cure in GREENLETS.items():
@@ -118,3 +129,21 @@ def _set_up_psycopg(module: ModuleType) -> Finding:
     waiting.wait = wait
     # Connecting takes another function, which uses `selectors`.
     return Finding(module.__name__, "waits through rmeinheld", fixed=True)
+
+
+# --- trio ------------------------------------------------------------------------------------------------------------
+
+
+def _set_up_trio(module: ModuleType) -> Finding:
+    """Have trio name OS threads only: the C library takes the number of a thread for an address."""
+    cache: Any = module
+    name_thread = cache.set_os_thread_name
+
+    def set_os_thread_name(ident: int | None, name: str) -> None:
+        """Name an OS thread."""
+        if ident is not None and not is_coroutine(ident):
+            name_thread(ident, name)
+
+    if name_thread is not None:
+        cache.set_os_thread_name = set_os_thread_name
+    return Finding(module.__name__, "names OS threads only", fixed=True)
