@@ -144,6 +144,7 @@ def test_a_client_that_goes_away_in_its_body_is_no_error(serve: Serve, abort: bo
             connection.finish_sending()
             connection.read_to_end()
     assert server.get("/").status == 200
+    server.wait_for_log("^served")
     assert "Traceback" not in server.log()
     assert server.log().count("served") == 1
 
