@@ -43,6 +43,7 @@ __all__ = [
     "can_park",
     "current",
     "descriptor_closes",
+    "detour",
     "disarm_exit",
     "end_awaited",
     "end_loop",
@@ -52,6 +53,7 @@ __all__ = [
     "give_way",
     "give_way_quietly",
     "in_turn",
+    "is_fifo",
     "may_wait",
     "method",
     "set_attribute",
@@ -532,6 +534,17 @@ def in_turn(class_: type, name: str, /) -> Any:
 
     Raises TypeError for what is no such method.
     """
+
+def detour(class_: type, name: str, function: Any, for_threads: bool, /) -> Any:
+    """A method like `class.name`, a method in C of `io.FileIO`, that calls `function` for files that are not on a disk.
+
+    In coroutines, and if `for_threads` in OS threads, too.
+
+    Raises TypeError for what is no such method.
+    """
+
+def is_fifo(path: str, /) -> bool:
+    """Whether there is a FIFO at `path`."""
 
 def may_wait(fd: int, /) -> bool:
     """Whether a read or write of `fd` may wait for another program: in a coroutine, on a descriptor that blocks, for

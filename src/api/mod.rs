@@ -1,5 +1,7 @@
 //! The Python face of the engine: the module `rmeinheld._rmeinheld`.
 
+use std::path::PathBuf;
+
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyTuple, PyType};
 
@@ -149,6 +151,28 @@ fn method<'py>(function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
 #[pyo3(signature = (class, name, value, /))]
 fn set_attribute(class: &Bound<'_, PyType>, name: &Bound<'_, PyString>, value: &Bound<'_, PyAny>) -> PyResult<()> {
     cooperative::set_attribute(class, name, value)
+}
+
+/// A method like `class.name`, a method in C of `io.FileIO`, that calls `function` for files that are not on a disk: in
+/// coroutines, and if `for_threads` in OS threads, too.
+///
+/// Raises TypeError for what is no such method.
+#[pyfunction]
+#[pyo3(signature = (class, name, function, for_threads, /))]
+fn detour<'py>(
+    class: &Bound<'py, PyType>,
+    name: &Bound<'py, PyString>,
+    function: &Bound<'py, PyAny>,
+    for_threads: bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    cooperative::detour(class, name, function, for_threads)
+}
+
+/// Whether there is a FIFO at `path`.
+#[pyfunction]
+#[pyo3(signature = (path, /))]
+fn is_fifo(path: PathBuf) -> bool {
+    cooperative::is_fifo(&path)
 }
 
 /// Whether a read or write of `fd` may wait for another program: in a coroutine, on a descriptor that blocks, for
@@ -326,7 +350,9 @@ fn _rmeinheld(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(give_way, module)?,
         wrap_pyfunction!(give_way_quietly, module)?,
         wrap_pyfunction!(descriptor_closes, module)?,
+        wrap_pyfunction!(detour, module)?,
         wrap_pyfunction!(in_turn, module)?,
+        wrap_pyfunction!(is_fifo, module)?,
         wrap_pyfunction!(may_wait, module)?,
         wrap_pyfunction!(method, module)?,
         wrap_pyfunction!(as_builtin, module)?,

@@ -1,9 +1,10 @@
 //! Properties of the application's descriptors.
 
 use std::os::fd::RawFd;
+use std::path::Path;
 
 use pyo3::prelude::*;
-use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, stat};
 
 use crate::event_loop;
 use crate::interp;
@@ -33,4 +34,9 @@ pub fn may_wait(py: Python<'_>, number: RawFd) -> bool {
         interp::give_way_quietly(py);
     }
     blocks
+}
+
+/// Whether there is a FIFO at `path`.
+pub fn is_fifo(path: &Path) -> bool {
+    stat(path).is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::Fifo)
 }

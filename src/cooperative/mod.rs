@@ -24,14 +24,14 @@ pub use buffer::as_method;
 pub use builtin::as_builtin;
 pub use classes::set_attribute;
 pub use condition::Condition;
-pub use descriptor::may_wait;
+pub use descriptor::{is_fifo, may_wait};
 pub use event::Event;
 pub use jobs::Jobs;
 pub use lock::Lock;
 pub use queue::{LifoQueue, Queue, ShutDown, SimpleQueue};
 pub use rlock::RLock;
 pub use semaphore::{BoundedSemaphore, Semaphore};
-pub use turn::in_turn;
+pub use turn::{detour, in_turn};
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

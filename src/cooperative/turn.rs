@@ -41,6 +41,15 @@ macro_rules! entries {
     ($($number:literal)*) => { [$(enter::<$number>),*] };
 }
 
+/// What is called for files that are not on a disk, by the place of the method; none where a turn is taken.
+static DETOURS: [OnceLock<Detour>; MOST] = [const { OnceLock::new() }; MOST];
+
+struct Detour {
+    function: Py<PyAny>,
+    /// Whether OS threads make it, too.
+    for_threads: bool,
+}
+
 static ENTRIES: [ffi::PyCFunctionFast; MOST] =
     entries!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31);
 
@@ -53,12 +62,32 @@ pub fn in_turn<'py>(class: &Bound<'py, PyType>, name: &Bound<'py, PyString>) -> 
     if KEY.get().is_none() {
         let _ = KEY.set(PyString::intern(py, "_rmeinheld_turn").unbind());
     }
+    learn_of_files(py)?;
     let original = class.getattr(name)?;
     let definition = if name == "__next__" { next_definition(class)? } else { method_definition(&original)? };
     // A descriptor refers to its definition for as long as it lives: for ever.
     let definition = Box::leak(Box::new(definition));
     // SAFETY: attached; both arguments are valid, and a new reference or null with an exception comes back.
     unsafe { Bound::from_owned_ptr_or_err(py, ffi::PyDescr_NewMethod(class.as_type_ptr(), definition)) }
+}
+
+/// A method like `class.name`, a method in C of `io.FileIO`, that calls `function` instead of the original for files that
+/// are not on a disk: in coroutines, and if `for_threads` in OS threads, too.
+///
+/// # Errors
+/// As [`in_turn`].
+pub fn detour<'py>(
+    class: &Bound<'py, PyType>,
+    name: &Bound<'py, PyString>,
+    function: &Bound<'py, PyAny>,
+    for_threads: bool,
+) -> PyResult<Bound<'py, PyAny>> {
+    let place = ORIGINALS.iter().position(|place| place.get().is_none()).unwrap_or(MOST);
+    let method = in_turn(class, name)?;
+    if let Some(detour) = DETOURS.get(place) {
+        let _ = detour.set(Detour { function: function.clone().unbind(), for_threads });
+    }
+    Ok(method)
 }
 
 fn next_definition(class: &Bound<'_, PyType>) -> PyResult<ffi::PyMethodDef> {
@@ -108,6 +137,11 @@ unsafe extern "C" fn enter<const N: usize>(
 ) -> *mut ffi::PyObject {
     let call = || {
         let Some(original) = ORIGINALS[N].get() else { return std::ptr::null_mut() };
+        let original = match DETOURS[N].get() {
+            // SAFETY: as the caller's.
+            Some(detour) if unsafe { is_detour_due(detour, file) } => &detour.function,
+            _ => original,
+        };
         let count = usize::try_from(count).unwrap_or_default();
         if count < FEW {
             let mut all = [std::ptr::null_mut(); FEW];
@@ -126,8 +160,69 @@ unsafe extern "C" fn enter<const N: usize>(
         // SAFETY: as above.
         unsafe { ffi::PyObject_Vectorcall(original.as_ptr(), all.as_ptr(), all.len(), std::ptr::null_mut()) }
     };
+    if DETOURS[N].get().is_some() {
+        return call();
+    }
     // SAFETY: as the caller's.
     unsafe { within_turn(file, call) }
+}
+
+/// # Safety
+/// Attached; `file` is a `FileIO`.
+unsafe fn is_detour_due(detour: &Detour, file: *mut ffi::PyObject) -> bool {
+    if !detour.for_threads && !event_loop::can_park() {
+        return false;
+    }
+    // SAFETY: as the caller's.
+    match unsafe { descriptor_of(file) } {
+        Some(number) => number >= 0 && !is_regular(number),
+        None => true,
+    }
+}
+
+/// The start of `fileio` in Modules/_io/fileio.c, the same since Python 3.0.
+#[repr(C)]
+struct FileObject {
+    head: ffi::PyObject,
+    descriptor: c_int,
+}
+
+/// The descriptor of a `FileIO`, negative for a closed one; none where the structure is not as above.
+///
+/// # Safety
+/// Attached; `file` is a `FileIO`.
+unsafe fn descriptor_of(file: *mut ffi::PyObject) -> Option<c_int> {
+    // SAFETY: as the caller's; that the field is there has been tried.
+    FILES.get().is_some_and(|files| files.holds).then(|| unsafe { (*file.cast::<FileObject>()).descriptor })
+}
+
+/// `io.FileIO`, and whether its structure is as above.
+struct Files {
+    class: Py<PyAny>,
+    holds: bool,
+}
+
+static FILES: OnceLock<Files> = OnceLock::new();
+
+fn learn_of_files(py: Python<'_>) -> PyResult<()> {
+    if FILES.get().is_some() {
+        return Ok(());
+    }
+    let class = py.import("io")?.getattr("FileIO")?;
+    let probe = class.call1(("/dev/null",))?;
+    // SAFETY: attached, and a FileIO, which is at least as large as the fields that it must have.
+    let found = unsafe { (*probe.as_ptr().cast::<FileObject>()).descriptor };
+    let mut holds = probe.call_method0("fileno")?.extract::<c_int>()? == found;
+    probe.call_method0("close")?;
+    // SAFETY: as above.
+    holds &= unsafe { (*probe.as_ptr().cast::<FileObject>()).descriptor } < 0;
+    let _ = FILES.set(Files { class: class.unbind(), holds });
+    Ok(())
+}
+
+fn is_regular(number: c_int) -> bool {
+    fstat(event_loop::borrow_descriptor(number))
+        .is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile)
 }
 
 /// `__next__`.
@@ -207,7 +302,7 @@ fn turn_of<'py>(file: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, RLock>>>
             // Without one, it is detached or was never made: the original says so.
             let Ok(raw) = file.getattr(intern!(py, "raw")) else { return Ok(None) };
             let turn =
-                if is_on_disk(&raw)? { py.None().into_bound(py) } else { Bound::new(py, RLock::default())?.into_any() };
+                if is_on_disk(&raw) { py.None().into_bound(py) } else { Bound::new(py, RLock::default())?.into_any() };
             dictionary.call_method1(intern!(py, "setdefault"), (key, turn))?
         }
     };
@@ -215,14 +310,14 @@ fn turn_of<'py>(file: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, RLock>>>
 }
 
 /// Whether it is the system's file, on a disk. No such call parks.
-fn is_on_disk(raw: &Bound<'_, PyAny>) -> PyResult<bool> {
-    if !raw.get_type().is(&raw.py().import("io")?.getattr("FileIO")?) {
-        return Ok(false);
+fn is_on_disk(raw: &Bound<'_, PyAny>) -> bool {
+    if !FILES.get().is_some_and(|files| raw.get_type().is(&files.class)) {
+        return false;
     }
-    let Ok(number) = raw.call_method0("fileno").and_then(|number| number.extract::<c_int>()) else {
-        return Ok(false);
+    // SAFETY: attached, and its type is FileIO.
+    let number = match unsafe { descriptor_of(raw.as_ptr()) } {
+        Some(number) => number,
+        None => raw.call_method0("fileno").and_then(|number| number.extract()).unwrap_or(-1),
     };
-    Ok(number > LAST_STANDARD_STREAM
-        && fstat(event_loop::borrow_descriptor(number))
-            .is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile))
+    number > LAST_STANDARD_STREAM && is_regular(number)
 }

@@ -94,7 +94,7 @@ def _init(self: io.FileIO, file: Any, mode: str = "r", closefd: bool = True, ope
         # The original would name this line, and not the caller's.
         warnings.warn("bool is used as a file descriptor", RuntimeWarning, stacklevel=2)
         file = int(file)
-    _originals["__init__"](self, file, mode, closefd, opener)
+    _original_init(self, file, mode, closefd, opener)
 
 
 def _open_fifo(path: Any, flags: int) -> int:
@@ -119,13 +119,13 @@ def cooperative_input(prompt: object = "", /) -> str:
 
 
 _methods: dict[str, Callable[..., Any]] = {
-    "__init__": _init,
     "close": _close,
     "read": _read,
     "readall": _readall,
     "readinto": _readinto,
     "write": _write,
 }
+_original_init: Any = _file.__init__
 _originals: dict[str, Any] = {name: getattr(_file, name) for name in _methods}
 
 
@@ -133,10 +133,10 @@ _originals: dict[str, Any] = {name: getattr(_file, name) for name in _methods}
 def patch() -> None:
     """Exchange the methods of files that may wait, and those of buffered files."""
     for name, method in _methods.items():
-        original = _originals[name]
-        # What `inspect` and `help` say is the original's.
-        functools.update_wrapper(method, original, ("__name__", "__qualname__", "__doc__"), ())
-        _state.replace(_file, name, method)
+        _state.replace(_file, name, _rmeinheld.detour(_file, name, method, name == "close"))
+    # What `inspect` and `help` say is the original's.
+    functools.update_wrapper(_init, _original_init, ("__name__", "__qualname__", "__doc__"), ())
+    _state.replace(_file, "__init__", _init)
     for buffered, names in BUFFERED:
         for name in names:
             _state.replace(buffered, name, _rmeinheld.in_turn(buffered, name))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from .. import _rmeinheld
 from .._rmeinheld import events_now, give_way, give_way_quietly, may_wait
 from ..coroutine import Lock, can_park, offload, sleep, wait_readable, wait_writable
 from . import _state
@@ -210,6 +211,8 @@ def open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None)
 
 def is_fifo(path: Any, dir_fd: int | None = None) -> bool:
     """Whether there is a FIFO of that name."""
+    if dir_fd is None and type(path) is str:
+        return _rmeinheld.is_fifo(path)
     try:
         return stat.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode)
     except (OSError, TypeError, ValueError):
