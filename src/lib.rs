@@ -161,6 +161,9 @@
 //! A waiter in the main thread stands aside while a handler of a signal runs in it: the handler may wait for the same lock,
 //! and would wait for its own thread.
 //!
+//! Files, epoll objects and buffered files keep their classes: the methods are exchanged in place, so what was made before
+//! the patch parks too. A buffered file has a lock of ours before the one in C, to which all coroutines are one thread.
+//!
 //! Descriptors keep their flags: a socket's calls are tried with MSG_DONTWAIT and waited for. `SSLContext` and
 //! `socket.socket` are never replaced, so that what was imported before the patch works after it. What blocks in C runs
 //! on OS threads (`rmeinheld.coroutine.offload`).
