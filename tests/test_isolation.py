@@ -61,6 +61,15 @@ def test_what_a_request_left_in_a_thread_local_may_wait_when_it_ends(serve: Serv
     assert "RuntimeError" not in server.log()
 
 
+def test_the_exception_of_a_time_limit_may_ask_for_the_response_that_it_interrupts(serve: Serve) -> None:
+    server = serve(APPLICATION)
+    with server.connect() as slow, server.connect() as other:
+        slow.send(request("GET", "/late"))
+        server.wait_for_log("Late")
+        other.send(request("GET", "/"))
+        assert other.read_response().status == 200
+
+
 def test_a_second_round_finds_nothing_of_the_first(serve: Serve) -> None:
     server = serve(APPLICATION)
     total = 50

@@ -9,6 +9,7 @@
 use std::os::fd::RawFd;
 use std::os::raw::c_int;
 
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -37,23 +38,31 @@ struct Known {
 static KNOWN: PyOnceLock<Known> = PyOnceLock::new();
 
 fn known(py: Python<'_>) -> PyResult<&Known> {
-    KNOWN.get_or_try_init(py, || {
-        let module = py.import("socket")?;
-        let class = module.getattr("socket")?.cast_into::<PyType>().map_err(PyErr::from)?;
-        let base = py.import("_socket")?.getattr("socket")?.cast_into::<PyType>().map_err(PyErr::from)?;
-        let probe = base.call1((module.getattr("AF_UNIX")?, module.getattr("SOCK_DGRAM")?))?;
-        let descriptor: RawFd = probe.call_method0("fileno")?.extract()?;
-        let mut holds = true;
-        for (timeout, kept) in [(Some(1234.5), 1_234_500_000_000..1_234_500_000_001), (None, i64::MIN..0)] {
-            probe.call_method1("settimeout", (timeout,))?;
-            // SAFETY: an object of `_socket.socket`, whose size is at least that of the structure: it has a descriptor and
-            // a timeout, and two more fields behind them.
-            let (found, nanoseconds) = unsafe { fields(&probe) };
-            holds &= found == descriptor && kept.contains(&nanoseconds);
-        }
-        probe.call_method0("close")?;
-        Ok(Known { class: class.unbind(), base: base.unbind(), holds })
-    })
+    if let Some(known) = KNOWN.get(py) {
+        return Ok(known);
+    }
+    // Not within the cell's initialiser, which holds a lock: an import may park.
+    let found = look(py)?;
+    let _ = KNOWN.set(py, found);
+    KNOWN.get(py).ok_or_else(|| PyRuntimeError::new_err("no socket module"))
+}
+
+fn look(py: Python<'_>) -> PyResult<Known> {
+    let module = py.import("socket")?;
+    let class = module.getattr("socket")?.cast_into::<PyType>().map_err(PyErr::from)?;
+    let base = py.import("_socket")?.getattr("socket")?.cast_into::<PyType>().map_err(PyErr::from)?;
+    let probe = base.call1((module.getattr("AF_UNIX")?, module.getattr("SOCK_DGRAM")?))?;
+    let descriptor: RawFd = probe.call_method0("fileno")?.extract()?;
+    let mut holds = true;
+    for (timeout, kept) in [(Some(1234.5), 1_234_500_000_000..1_234_500_000_001), (None, i64::MIN..0)] {
+        probe.call_method1("settimeout", (timeout,))?;
+        // SAFETY: an object of `_socket.socket`, whose size is at least that of the structure: it has a descriptor and
+        // a timeout, and two more fields behind them.
+        let (found, nanoseconds) = unsafe { fields(&probe) };
+        holds &= found == descriptor && kept.contains(&nanoseconds);
+    }
+    probe.call_method0("close")?;
+    Ok(Known { class: class.unbind(), base: base.unbind(), holds })
 }
 
 /// # Safety

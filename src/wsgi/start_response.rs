@@ -320,10 +320,13 @@ impl StartResponse {
     }
 
     fn failed(&self, failure: Failure) -> PyResult<()> {
-        let mut answer = self.answer();
-        answer.sending = false;
-        answer.broken = true;
-        answer.client_gone = !matches!(failure, Failure::Killed | Failure::Interrupted);
+        {
+            let mut answer = self.answer();
+            answer.sending = false;
+            answer.broken = true;
+            answer.client_gone = !matches!(failure, Failure::Killed | Failure::Interrupted);
+        }
+        // Outside of the lock: the exception of a `timeout()` may be written in Python.
         Err(failure_error(failure))
     }
 }
@@ -386,9 +389,10 @@ impl StartResponse {
                 return Err(PyValueError::new_err("start_response was called after its request had ended"));
             }
             if answer.is_upgraded {
-                // Frameworks answer whatever their handler returns or raises; nobody can see it.
-                answer.has_failed |= status.to_string().starts_with('5');
                 drop(answer);
+                // Frameworks answer whatever their handler returns or raises; nobody can see it.
+                let has_failed = status.to_string().starts_with('5');
+                this.answer().has_failed |= has_failed;
                 return slf.getattr(pyo3::intern!(py, "write"));
             }
             match exc_info {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import contextvars
 import ctypes
 import decimal
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from rmeinheld.coroutine import Lock, current, sleep
+from rmeinheld.coroutine import Lock, current, sleep, timeout
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -76,6 +77,20 @@ def end_kept(seconds: float) -> dict[str, Any]:
     while not Kept.ended and time.monotonic() < deadline:
         sleep(0.01)
     return {"ended": Kept.ended}
+
+
+def late(start_response: StartResponse) -> None:
+    """Write more than the client takes, until an exception ends that whose constructor asks for the response."""
+
+    class Late(Exception):
+        def __init__(self) -> None:
+            with contextlib.suppress(AssertionError):
+                start_response("500 Internal Server Error", [])
+
+    write = start_response("200 OK", [("Content-Type", "text/plain")])
+    with timeout(0.1, Late):
+        while True:
+            write(bytes(1_000_000))
 
 
 def together(number: int, total: int) -> dict[str, Any]:
@@ -216,5 +231,7 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
         body = b"no error"
     else:
         body = b"hello"
+    if name == "late":
+        late(start_response)
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]

@@ -239,10 +239,13 @@ impl ClientSocket {
 
     /// Ends the server's side of the connection; the rest goes when the request ends.
     fn close(&self, py: Python<'_>) {
-        if let Some(taken) = &mut *self.taken()
-            && !std::mem::replace(&mut taken.is_closed, true)
-        {
-            taken.stream.shutdown_write();
+        let open = self
+            .taken()
+            .as_mut()
+            .and_then(|taken| (!std::mem::replace(&mut taken.is_closed, true)).then(|| Arc::clone(&taken.stream)));
+        // Outside of the lock: with TLS, functions of Python's say goodbye.
+        if let Some(stream) = open {
+            stream.shutdown_write();
         }
         let Some(duplicate) = self.duplicate().take() else { return };
         let number = duplicate.as_raw_fd();
