@@ -187,10 +187,21 @@
 //!
 //! ## The end
 //!
-//! Stop accepting; close idle connections; let requests in progress finish within the grace period; raise
-//! `CoroutineExit` in the coroutines that wait, after two seconds at each of their waits; end every thread state. None
-//! is left when the interpreter finalises. A coroutine that will not end (it computes, or blocks in C) is reported
-//! after two more seconds.
+//! Stop accepting; close idle connections; let requests in progress finish within the grace period, then the threads
+//! that are no daemons and the jobs of executors (`rmeinheld.ends`). After the grace period `CoroutineExit` is raised in
+//! these; at the end of the loop, in all other coroutines. It is raised once in each ([`event_loop::ends`]).
+//!
+//! - What waits on all the same, a second later (a daemon thread) or two (a request), is left behind: it stays parked
+//!   for ever, its stack and its thread state are never used again, and nobody frees them. When the interpreter
+//!   finalises, CPython clears such a thread state as it does a daemon thread's. Where `run()` returns and the process
+//!   lives on, they are a leak of a bounded kind: the loop ends without them, who joins them goes on, a lock passes them
+//!   by, a lock that they hold stays held, and the next loop starts beside them. All other thread states are ended.
+//! - What computes, or blocks in C, keeps the loop thread, and the loop cannot end. `run()` raises RuntimeError naming
+//!   the request, and so does a later start until the loop has ended after all. Where the process ends, CPython would end
+//!   the loop thread in the middle of Rust code: the process is left by `_exit`, after the handlers at exit. In the
+//!   command line and the worker these have two seconds, and an OS thread that needs no interpreter sees to that.
+//! - In the command line and the worker the loop goes on after the last request: for the hooks of
+//!   `threading._register_atexit`, the handlers at exit, and the daemon threads that those wait for.
 //!
 //! ## HTTP and WSGI
 //!

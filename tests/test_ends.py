@@ -36,7 +36,7 @@ def app(environ, start_response):
 
 began = time.monotonic()
 serve(app)
-print(*seen, 0.9 < time.monotonic() - began < 5, len(resumed) > 5, daemon.is_alive())
+print(*seen, 0.9 < time.monotonic() - began < 20, len(resumed) > 1, daemon.is_alive())
 count = len(resumed)
 daemon.join(5)
 serve(lambda environ, start_response: answer(start_response))

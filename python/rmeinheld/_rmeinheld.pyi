@@ -176,7 +176,7 @@ class Coroutine[T]:
         """
 
 class CoroutineExit(BaseException):
-    """Raised in a coroutine that is killed, or still waits when its server stops. Let it pass; use `finally`."""
+    """Raised in a coroutine that is killed, or, once, still runs when its server stops. Let it pass; use `finally`."""
 
 class Timeout(BaseException):
     """Raised by `timeout(seconds)` in its own block, where the coroutine waits.

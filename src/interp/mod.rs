@@ -37,7 +37,7 @@ pyo3::create_exception!(
     rmeinheld.coroutine,
     CoroutineExit,
     PyBaseException,
-    "Raised in a coroutine that is killed, or still waits when its server stops. Let it pass; use `finally`."
+    "Raised in a coroutine that is killed, or, once, still runs when its server stops. Let it pass; use `finally`."
 );
 
 /// OSError, or the subclass of it that the number stands for.

@@ -1,6 +1,7 @@
 //! A thread state for every unit.
 //!
-//! Life: made on the loop thread, attached, used, cleared and deleted there; between, detached at every wait. CPython 3.12
+//! Life: made on the loop thread, attached, used, cleared and deleted there; between, detached at every wait. One that is
+//! left behind at the end of its loop (`event_loop::ends`) stays detached for ever. CPython 3.12
 //! and later keep the "current thread state of this OS thread" in step with attaching (gh-59956), so that
 //! `PyGILState_Ensure` in C extensions finds the unit's own.
 
@@ -19,8 +20,8 @@ pub struct PythonHost {
     interpreter: *mut ffi::PyInterpreterState,
 }
 
-// SAFETY: the pointer is to the interpreter that this module lives in, which outlives every loop (`runtime::stop` runs
-// at exit); PyThreadState_New takes it from any thread.
+// SAFETY: the pointer is to the interpreter that this module lives in, which outlives every loop (`runtime::stop_at_exit`
+// ends it, or the process); PyThreadState_New takes it from any thread.
 unsafe impl Send for PythonHost {}
 // SAFETY: as above; nothing is written through it here.
 unsafe impl Sync for PythonHost {}
