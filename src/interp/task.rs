@@ -248,7 +248,8 @@ impl Drop for Call {
 /// Runs `function(*args, **kwargs)` in a coroutine of its own, after what is ready now.
 ///
 /// # Errors
-/// TypeError if it is not callable; RuntimeError in a coroutine where there is no room for another one's stack; see also [`runtime::ensure_started`].
+/// TypeError if it is not callable; RuntimeError in a coroutine where there is no room for another one's stack; see also
+/// [`runtime::ensure_started`].
 pub fn spawn<'py>(
     function: &Bound<'py, PyAny>,
     args: &Bound<'py, PyTuple>,
