@@ -280,10 +280,11 @@ def test_patching_comes_before_the_application(start: Start, tmp_path: Path, opt
 
 
 PATCHED_APP = """
-import json, time
-patched = time.sleep.__module__ or ""
+import json
+from rmeinheld.patch import is_patched
+patched = is_patched("time")
 def app(environ, start_response):
-    answer = json.dumps({"patched": patched.startswith("rmeinheld")}).encode()
+    answer = json.dumps({"patched": patched}).encode()
     start_response("200 OK", [("Content-Length", str(len(answer)))])
     return [answer]
 """
@@ -349,8 +350,8 @@ def test_a_switch_that_is_not_understood_is_an_error(tmp_path: Path) -> None:
 
 def test_threads_are_those_of_offload(start: Start, tmp_path: Path) -> None:
     (tmp_path / "gunicorn_app.py").write_text(
-        PATCHED_APP.replace("import json, time", "import json, time\nfrom rmeinheld.coroutine import *").replace(
-            '{"patched": patched.startswith("rmeinheld")}', '{"threads": get_offload_threads()}'
+        PATCHED_APP.replace("import json", "import json\nfrom rmeinheld.coroutine import *").replace(
+            '{"patched": patched}', '{"threads": get_offload_threads()}'
         )
     )
     assert start("--threads", "3").get("/") == {"threads": 3}
