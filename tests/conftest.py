@@ -30,6 +30,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_ends_of_servers.py",
     "test_exhaustion.py",
     "test_forks.py",
+    "test_ends_of_responses.py",
     "test_forwarded.py",
     "test_full_outputs.py",
     "test_gunicorn_applications.py",

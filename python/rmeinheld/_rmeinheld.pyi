@@ -4,7 +4,7 @@ from collections.abc import Buffer, Callable, Iterable, Iterator, Sequence
 from socket import socket
 from ssl import SSLContext
 from types import TracebackType
-from typing import Any, Protocol, Self, final
+from typing import Any, Never, Protocol, Self, final
 from wsgiref.types import WSGIApplication
 
 from typing_extensions import disjoint_base
@@ -13,6 +13,7 @@ from .settings import Settings
 
 __all__ = [
     "BoundedSemaphore",
+    "ClientDisconnected",
     "ClientSocket",
     "Condition",
     "ConnectionClosed",
@@ -33,6 +34,7 @@ __all__ = [
     "ShutDown",
     "SimpleQueue",
     "StartResponse",
+    "Stopping",
     "Timeout",
     "WebSocket",
     "WebSocketError",
@@ -683,11 +685,29 @@ class Jobs:
         """Set how many threads there may be. Returns the jobs for which the caller has to start threads."""
 
 @final
+class ClientDisconnected:
+    """`environ["rmeinheld.client_disconnected"]`, one to a connection."""
+
+    def __call__(self, *args: Never, **kwargs: Never) -> bool:
+        """Return whether the client has closed or reset its connection, or ended what it sends. From any thread."""
+
+@final
+class Stopping:
+    """`environ["rmeinheld.stopping"]`, one for all requests."""
+
+    def __call__(self, *args: Never, **kwargs: Never) -> bool:
+        """Return whether the server stops.
+
+        A response whose application has asked in the request's own coroutine, and was told that it does not, gets
+        GeneratorExit at its next wait once it does.
+        """
+
+@final
 class StartResponse:
     """The start_response of one request (PEP 3333)."""
 
     def __call__(
-        self, status: str, response_headers: list[tuple[str, str]], exc_info: _ExceptionInfo | None = None, /
+        self, status: str, response_headers: Iterable[Iterable[str]], exc_info: _ExceptionInfo | None = None, /
     ) -> Callable[[bytes], None]: ...
     def write(self, data: bytes) -> None: ...
     def client_has_gone(self) -> bool:

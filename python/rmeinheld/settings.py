@@ -652,7 +652,8 @@ class Settings:
         None,
         Caller("write"),
         group="Logging",
-        help="Text stream that applications find as wsgi.errors. Without it, sys.stderr.",
+        help="Text stream that applications find as wsgi.errors. Without it, sys.stderr, or the error log where "
+        "that is closed.",
         precedent="PEP 3333 wsgi.errors",
     )
 

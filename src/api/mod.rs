@@ -12,7 +12,8 @@ use crate::event_loop::Interest;
 use crate::interp::{self, Coroutine, CoroutineExit};
 use crate::server::{self, ErrorStream, Server};
 use crate::wsgi::{
-    ClientSocket, ConnectionClosed, EarlyHints, FileWrapper, Input, StartResponse, WebSocket, WebSocketError,
+    ClientDisconnected, ClientSocket, ConnectionClosed, EarlyHints, FileWrapper, Input, StartResponse, Stopping,
+    WebSocket, WebSocketError,
 };
 
 /// Run `func(*args, **kwargs)` in a coroutine of its own; returns its `Coroutine`.
@@ -325,6 +326,7 @@ fn _rmeinheld(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("Timeout", py.get_type::<interp::Timeout>())?;
     module.add_class::<ClientSocket>()?;
     module.add("ConnectionClosed", py.get_type::<ConnectionClosed>())?;
+    module.add_class::<ClientDisconnected>()?;
     module.add_class::<Coroutine>()?;
     module.add_class::<EarlyHints>()?;
     module.add_class::<ErrorStream>()?;
@@ -332,6 +334,7 @@ fn _rmeinheld(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Input>()?;
     module.add_class::<Server>()?;
     module.add_class::<StartResponse>()?;
+    module.add_class::<Stopping>()?;
     module.add_class::<interp::TimeoutContext>()?;
     module.add_class::<WebSocket>()?;
     module.add("WebSocketError", py.get_type::<WebSocketError>())?;

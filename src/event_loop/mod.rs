@@ -270,6 +270,13 @@ pub fn with_local<R>(action: impl FnOnce(&mut Option<Box<dyn Any>>) -> R) -> Opt
     state::current().map(|unit| action(&mut unit.local.borrow_mut()))
 }
 
+/// As [`with_local`], of the work `work`. `None` if that has ended, and elsewhere than on the loop thread.
+pub fn with_local_of<R>(work: WorkId, action: impl FnOnce(&mut Option<Box<dyn Any>>) -> R) -> Option<R> {
+    let unit = with(|state| state.unit_of(work).cloned()).flatten()?;
+    let mut local = unit.local.borrow_mut();
+    Some(action(&mut local))
+}
+
 /// Runs `task` in a coroutine of its own, after what is ready now. On the loop thread only; `false` elsewhere.
 pub fn spawn(task: Box<dyn FnOnce()>) -> bool {
     with(|state| state.tasks.push_back(Work::Task(task))).is_some()

@@ -23,7 +23,7 @@ pub use runtime::{
     descriptor_closes, end_awaited, ensure_started, forget_in_child, is_forked, leave_if_forked, prepare_with, stop,
     stop_at_exit,
 };
-pub use task::{Coroutine, current, spawn};
+pub use task::{Coroutine, current, spawn, take_back, throw_at};
 pub use waiter::{Line, Waiter, insist, take, wait};
 pub use waits::{deadline_after, events_now, sleep, sleep_until, wait_any, wait_descriptor};
 

@@ -25,6 +25,17 @@ impl Pending {
         self.place = interrupts::current_runtime().zip(interrupts::current_work());
     }
 
+    /// The coroutine runs in `work`, on the current thread's loop.
+    pub fn begin_in(&mut self, work: WorkId) {
+        self.place = interrupts::current_runtime().map(|runtime| (runtime, work));
+    }
+
+    /// Takes back an exception that was thrown and not raised. Whether it was there.
+    pub fn take_back(&mut self, error: &Bound<'_, PyBaseException>) -> Option<Py<PyBaseException>> {
+        let own = self.thrown.iter().position(|thrown| thrown.bind(error.py()).is(error))?;
+        self.thrown.remove(own)
+    }
+
     /// It has ended; gives back what was never raised, to be dropped outside of any lock.
     pub fn end(&mut self) -> Pending {
         std::mem::take(self)

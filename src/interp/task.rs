@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyBaseException, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
@@ -10,7 +10,7 @@ use super::pending::{Pending, exception_of};
 use super::waiter::{self, Waiter};
 use super::waits::deadline_after;
 use super::{CoroutineExit, Level, identity, log, runtime, thread_state, wake_error};
-use crate::event_loop::{self, Message, Wake};
+use crate::event_loop::{self, Message, Wake, WorkId, interrupts};
 
 /// A function running, or having run, in a coroutine of its own. Made by `spawn()`; `current()` gives the caller's.
 #[pyclass(frozen, module = "rmeinheld.coroutine", weakref)]
@@ -192,6 +192,39 @@ fn set_current(coroutine: &Bound<'_, Coroutine>) {
     coroutine.get().pending().begin();
     let current = Current(coroutine.clone().unbind());
     event_loop::with_local(|local| *local = Some(Box::new(current)));
+}
+
+/// Has `error` raised in the coroutine that runs `work`, at its next wait. On the loop thread. Work that has ended is left
+/// alone.
+///
+/// # Errors
+/// MemoryError.
+pub fn throw_at(py: Python<'_>, work: WorkId, error: Py<PyBaseException>) -> PyResult<()> {
+    let made = Bound::new(py, Coroutine::new("request".to_owned()))?;
+    made.get().pending().begin_in(work);
+    let coroutine = event_loop::with_local_of(work, |local| {
+        if let Some(known) = local.as_ref().and_then(|local| local.downcast_ref::<Current>()) {
+            return known.0.clone_ref(py);
+        }
+        *local = Some(Box::new(Current(made.clone().unbind())));
+        made.clone().unbind()
+    });
+    if let Some(coroutine) = coroutine {
+        coroutine.get().pending().throw(error);
+    }
+    Ok(())
+}
+
+/// Takes back an exception that was thrown into the caller's coroutine and not raised yet.
+pub fn take_back(py: Python<'_>, error: &Bound<'_, PyBaseException>) {
+    let Some(coroutine) = known_current(py) else { return };
+    let mut pending = coroutine.get().pending();
+    let taken = pending.take_back(error);
+    if taken.is_some() && !pending.has_thrown() && !interrupts::has_alarm() {
+        interrupts::forget();
+    }
+    drop(pending);
+    drop(taken);
 }
 
 /// A call that has not started. Dropped without having started, its coroutine counts as killed.

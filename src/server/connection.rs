@@ -17,7 +17,7 @@ use crate::http::proxy_protocol::{self, Addresses, Preface};
 use crate::http::response::error_page;
 use crate::interp::{Level, log};
 use crate::net::{Peer, Stream};
-use crate::wsgi::{self, RemoteAddress, Request, Unprepared};
+use crate::wsgi::{self, ClientDisconnected, RemoteAddress, Request, Unprepared};
 
 /// How long an ended connection is read for what the client still sends, so that closing it does not destroy the answer
 /// on its way (RFC 9112 9.6). Apache waits 2 s at first, nginx 5.
@@ -25,6 +25,9 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// Requests of one client's pipeline that are run before others get their turn.
 const PIPELINE_TURN: usize = 16;
+
+/// How long a connection without a request may rest once the server stops.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
 const FORBIDDEN_PROXY: RequestError =
     RequestError::Forbidden("a PROXY header from an address that is not in proxy_allow_ips");
@@ -36,6 +39,8 @@ pub struct Connection {
     /// Which listener it came from.
     pub listener: usize,
     remote: RemoteAddress,
+    /// For its requests.
+    disconnected: Py<ClientDisconnected>,
     /// What this peer says of its clients is believed.
     is_trusted: bool,
     opening: Opening,
@@ -98,8 +103,10 @@ impl Connection {
             Some(_) if site.may_speak_proxy(peer) => Opening::Believed,
             Some(_) => Opening::Forbidden,
         };
+        let stream = Arc::new(stream);
         Ok(Connection {
-            stream: Arc::new(stream),
+            disconnected: Py::new(py, ClientDisconnected::new(&stream))?,
+            stream,
             listener,
             remote: RemoteAddress::new(py, peer)?,
             is_trusted: site.gateway().trusts(peer),
@@ -110,6 +117,22 @@ impl Connection {
             stage: Stage::Idle,
             served: 0,
         })
+    }
+
+    /// The server stops: a head that has begun to arrive must be complete soon, a first request must come soon. Returns
+    /// false if there is nothing to wait for.
+    pub fn begin_stop(&mut self, site: &Site) -> bool {
+        let source = self.stream.source();
+        let deadline = match self.stage {
+            Stage::Lingering => return true,
+            Stage::Head => site.head_deadline(),
+            // Its first request may be on the way; browsers also open connections that they never use.
+            Stage::Idle if self.is_new() => Some(Instant::now() + FIRST_REQUEST_GRACE),
+            Stage::Idle => return !self.is_idle() || streams::is_readable(source),
+        };
+        self.head_deadline = self.head_deadline.into_iter().chain(deadline).min();
+        streams::set_deadline(source, self.head_deadline);
+        true
     }
 
     /// Whether no request has begun on it.
@@ -164,6 +187,7 @@ impl Connection {
                 stream: Arc::clone(&self.stream),
                 remote: &self.remote,
                 template: site.template(self.listener),
+                disconnected: &self.disconnected,
                 keep_alive: site.keeps_alive(self.served),
                 is_trusted: self.is_trusted,
             };
@@ -212,6 +236,8 @@ impl Connection {
     /// # Parks
     pub fn expire(mut self: Box<Self>, py: Python<'_>, site: &Site) -> Next {
         match self.stage {
+            // Half a head that the server's stop has found.
+            Stage::Head if site.is_stopping() => Next::Close,
             Stage::Head => {
                 let request = std::mem::take(&mut self.pending);
                 self.refuse(py, site, RequestError::Timeout, &request)
@@ -308,7 +334,9 @@ impl Connection {
         if self.served == 0 {
             // Only the PROXY protocol has spoken, or nobody: the first request is still to come.
             self.stage = Stage::Idle;
-            let deadline = self.head_deadline.take().or_else(|| site.head_deadline());
+            // Kept: a handshake of TLS comes in many pieces.
+            let deadline = self.head_deadline.or_else(|| site.head_deadline());
+            self.head_deadline = deadline;
             streams::set_deadline(self.stream.source(), deadline);
             return Next::Rest(self);
         }

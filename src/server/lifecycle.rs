@@ -36,6 +36,12 @@ const ABORT_GRACE: Duration = Duration::from_millis(300);
 /// seconds each for coroutines to end, for the loop to answer, and for the handlers at exit.
 const EXIT_GRACE: Duration = Duration::from_secs(6);
 
+/// How long a stop waits in silence for requests in progress.
+const FIRST_WORD: Duration = Duration::from_secs(1);
+
+/// How long after that it says again whom it waits for.
+const NEXT_WORD: Duration = Duration::from_secs(10);
+
 /// A server for one application on some listening sockets. `run()` serves until `stop()`.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct Server {
@@ -187,6 +193,7 @@ impl Server {
     /// Blocks until the server has drained, or the grace period or the loop is over.
     fn wait(&self, py: Python<'_>, runtime: &Runtime, wakeup_fd: RawFd, exit_status: Option<i32>) -> PyResult<()> {
         let mut is_armed = false;
+        let mut next_word = None;
         loop {
             let deadline = self.tell_to_stop(runtime);
             if self.progress.is_drained() || runtime.has_ended() {
@@ -195,6 +202,8 @@ impl Server {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(());
             }
+            let word_at = deadline.map(|deadline| self.say_what_is_waited_for(runtime, deadline, &mut next_word));
+            let wake_at = deadline.into_iter().chain(word_at).min();
             let (rung, in_time, may_end) = py.detach(|| {
                 let mut descriptors = vec![
                     PollFd::from_borrowed_fd(self.progress.bell(), PollFlags::IN),
@@ -204,8 +213,8 @@ impl Server {
                     let wakeup = event_loop::borrow_descriptor(wakeup_fd);
                     descriptors.push(PollFd::from_borrowed_fd(wakeup, PollFlags::IN));
                 }
-                let timeout = deadline.map(|deadline| {
-                    let left = deadline.saturating_duration_since(Instant::now());
+                let timeout = wake_at.map(|at| {
+                    let left = at.saturating_duration_since(Instant::now());
                     Timespec {
                         tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
                         tv_nsec: left.subsec_nanos().into(),
@@ -242,6 +251,20 @@ impl Server {
                 interp::disarm_exit();
             }
         }
+    }
+
+    /// Says whom the stop waits for, if it is time: `next` is when. Returns when the next time is.
+    fn say_what_is_waited_for(&self, runtime: &Runtime, deadline: Instant, next: &mut Option<Instant>) -> Instant {
+        let now = Instant::now();
+        let at = *next.get_or_insert(now + FIRST_WORD);
+        if at > now {
+            return at;
+        }
+        let graceful_timeout = self.graceful_timeout;
+        runtime.send(Message::Control(Box::new(move || {
+            Python::attach(|py| with_table(|table| table.say_what_is_waited_for(py, deadline, graceful_timeout)));
+        })));
+        *next.insert(now + NEXT_WORD)
     }
 
     /// Passes a stop on to the loop, once. Returns its deadline.

@@ -24,6 +24,9 @@ use crate::wsgi::{Finished, Gateway};
 /// Bytes read from a connection at a time: a head and a small body fit.
 const BUFFER_BYTES: usize = 16 * 1024;
 
+/// How long a head that has begun to arrive may take once the server stops, if there is so much time.
+const LAST_HEADS: Duration = Duration::from_secs(1);
+
 /// Buffers and heads kept for the next request.
 const KEPT: usize = 16;
 
@@ -51,7 +54,8 @@ pub struct Site {
     is_one_of_many: bool,
     request_limit: usize,
     connection_limit: ConnectionLimit,
-    stopping: Cell<bool>,
+    /// Once the server stops: how long what has begun to arrive may take.
+    stopping: Cell<Option<Duration>>,
     buffers: RefCell<Vec<Vec<u8>>>,
     #[expect(clippy::vec_box, reason = "connections keep a head that arrives in pieces, boxed")]
     heads: RefCell<Vec<Box<Head>>>,
@@ -87,7 +91,7 @@ impl Site {
             is_one_of_many: settings.multiprocess,
             request_limit: settings.worker_connections,
             connection_limit: ConnectionLimit::new(settings.max_connections),
-            stopping: Cell::new(false),
+            stopping: Cell::new(None),
             buffers: RefCell::default(),
             heads: RefCell::default(),
             progress,
@@ -135,12 +139,13 @@ impl Site {
 
     /// From now on connections are not used again.
     pub fn begin_stop(&self) {
-        self.stopping.set(true);
+        let left = self.progress.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        self.stopping.set(Some(left.unwrap_or_default().min(LAST_HEADS)));
     }
 
     /// Whether the server stops.
     pub fn is_stopping(&self) -> bool {
-        self.stopping.get()
+        self.stopping.get().is_some()
     }
 
     /// The last connection is closed.
@@ -161,7 +166,7 @@ impl Site {
     /// Whether a connection that has carried so many requests may carry another one.
     pub fn keeps_alive(&self, served: u32) -> bool {
         let may_go_on = self.requests_per_connection == 0 || served < self.requests_per_connection;
-        self.keep_alive.is_some() && may_go_on && !self.stopping.get()
+        self.keep_alive.is_some() && may_go_on && !self.is_stopping()
     }
 
     /// The versions of the PROXY protocol that a connection may begin with; none where it may not.
@@ -181,7 +186,8 @@ impl Site {
 
     /// When a head that begins to arrive now must be complete.
     pub fn head_deadline(&self) -> Option<Instant> {
-        self.header_timeout.map(|timeout| Instant::now() + timeout)
+        let patience = self.header_timeout.into_iter().chain(self.stopping.get()).min();
+        patience.map(|patience| Instant::now() + patience)
     }
 
     /// The patience with a client that takes what the server itself answers.

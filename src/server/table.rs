@@ -15,6 +15,7 @@ use super::tls::Tls;
 use crate::event_loop::{self, Service, SourceId, streams, turn};
 use crate::interp::{Level, log};
 use crate::net::{Accepted, Listener, Peer, Stream};
+use crate::wsgi::{self, Waited};
 
 /// How long no connection is accepted after the process ran out of descriptors or memory.
 const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(200);
@@ -25,9 +26,6 @@ const CAPACITY_EPISODE: Duration = Duration::from_secs(10);
 /// Connections accepted when the server stops: more than the kernel holds for a process (net.core.somaxconn is 4096), so
 /// that a flood of them has an end.
 const LAST_TURN: usize = 4096;
-
-/// How long a connection without a request may rest once the server stops.
-const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
 /// The server as the loop sees it. Lives on the loop thread.
 pub struct Table {
@@ -124,13 +122,10 @@ impl Table {
         self.site.begin_stop();
         streams::stop_attendants();
         let mut idle = Vec::new();
-        for (key, slot) in &*self.connections.borrow() {
-            let Slot::Resting(connection) = slot else { continue };
-            let source = connection.stream.source();
-            if connection.is_new() {
-                // Its first request may be on the way; browsers also open connections that they never use.
-                streams::set_deadline(source, Some(Instant::now() + FIRST_REQUEST_GRACE));
-            } else if connection.is_idle() && !streams::is_readable(source) {
+        for (key, slot) in &mut *self.connections.borrow_mut() {
+            if let Slot::Resting(connection) = slot
+                && !connection.begin_stop(&self.site)
+            {
                 idle.push(key);
             }
         }
@@ -138,7 +133,23 @@ impl Table {
             let closed = self.connections.borrow_mut().try_remove(key);
             drop(closed);
         }
+        if let Err(error) = wsgi::end_streams(py) {
+            error.write_unraisable(py, None);
+        }
         self.note_if_drained();
+    }
+
+    /// Says whom the stop waits for, until `deadline`.
+    pub fn say_what_is_waited_for(&self, py: Python<'_>, deadline: Instant, graceful_timeout: Duration) {
+        let Some(Waited { count, oldest, oldest_seconds }) = wsgi::waited_for(py) else { return };
+        let left = deadline.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
+        let message = format!(
+            "The server stops and waits for {count} request{}, the oldest for {oldest_seconds} s: {oldest}. In {left} s \
+             (graceful_timeout is {} s) what is left is ended; Ctrl-C (again) or SIGQUIT ends it now",
+            if count == 1 { "" } else { "s" },
+            graceful_timeout.as_secs_f64(),
+        );
+        log(py, Level::Warning, &message, None);
     }
 
     /// A listener has something, or its pause is over.

@@ -84,6 +84,8 @@ pub struct Keys {
     remote_port: Py<PyString>,
     /// `wsgi.input`.
     pub input: Py<PyString>,
+    /// `rmeinheld.client_disconnected`.
+    pub client_disconnected: Py<PyString>,
     /// `wsgi.early_hints`.
     pub early_hints: Py<PyString>,
     http10: Py<PyString>,
@@ -117,6 +119,7 @@ impl Keys {
             remote_addr: intern("REMOTE_ADDR"),
             remote_port: intern("REMOTE_PORT"),
             input: intern("wsgi.input"),
+            client_disconnected: intern("rmeinheld.client_disconnected"),
             early_hints: intern("wsgi.early_hints"),
             http10: intern("HTTP/1.0"),
             fields,

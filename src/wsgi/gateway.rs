@@ -11,6 +11,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use super::body::{BodyLimits, RequestBody};
 use super::environ::{self, Keys};
 use super::forwarding::FieldPolicy;
+use super::in_progress::{InProgress, Stopping, describe};
 use super::input::Input;
 use super::request::{Request, Unprepared};
 use super::respond::respond;
@@ -107,13 +108,17 @@ impl Gateway {
         shared.set_item("wsgi.file_wrapper", py.get_type::<FileWrapper>())?;
         shared.set_item("wsgi.input", &no_body)?;
         shared.set_item("SERVER_SOFTWARE", SERVER_SOFTWARE)?;
+        let last_requests = Arc::<AtomicBool>::default();
+        shared.set_item("rmeinheld.stopping", Bound::new(py, Stopping::new(Arc::clone(&last_requests)))?)?;
+        // Each request has its own; a copy with a new key would be larger.
+        shared.set_item("rmeinheld.client_disconnected", py.None())?;
         Ok(Gateway {
             application,
             websocket: Arc::new(settings.websocket.clone()),
             settings,
             keys: Keys::new(py),
             shared: shared.unbind(),
-            last_requests: Arc::default(),
+            last_requests,
         })
     }
 
@@ -146,7 +151,8 @@ impl Gateway {
         let handshake =
             if head.has_upgrade { Handshake::of(head, bytes, self.websocket.origins.as_deref())? } else { None };
         let environ = environ::build(py, &self.keys, &self.settings.fields, &request)?;
-        let Request { head, bytes, rest, stream, keep_alive, .. } = request;
+        let Request { head, bytes, rest, stream, keep_alive, disconnected, .. } = request;
+        environ.set_item(&self.keys.client_disconnected, disconnected)?;
         let method = MethodKind::of(head.method.of(bytes));
         let terms = Terms {
             version: head.version,
@@ -221,6 +227,7 @@ impl<'py> Call<'py> {
     /// # Parks
     pub fn run(self, py: Python<'py>, gateway: &Gateway) -> Finished<'py> {
         let _subject = Subject::set(self.environ.as_any());
+        let in_progress = InProgress::begin(&self.environ, &self.response);
         let outcome = in_fresh_context(py, || self.call(py, gateway)).and_then(|outcome| outcome);
         let (mut fault, mut websocket_bytes) = (None, 0);
         if let Some(websocket) = &self.websocket {
@@ -233,6 +240,7 @@ impl<'py> Call<'py> {
             }
             _ => fault = outcome.err().and_then(|error| self.fail(py, gateway, &error)),
         }
+        drop(in_progress);
         let rest = self.input.as_ref().map(|input| input.get().end());
         let Answer { status, plan, head, sent, broken, overrun, client_gone, .. } = self.response.get().end();
         if overrun {
@@ -344,6 +352,15 @@ impl<'py> Call<'py> {
         let fault = self.input.as_ref().and_then(|input| input.get().fault());
         let status = match fault {
             Some(fault) => fault.status(),
+            None if response.was_ended_by(py, error) => {
+                log(py, Level::Info, &format!("{} was ended: the server stops", self.what()), None);
+                if response.is_head_sent() {
+                    // The client may be gone by now.
+                    let _ = response.finish(py);
+                    return None;
+                }
+                503
+            }
             None if error.is_instance_of::<CoroutineExit>(py) => {
                 log(py, Level::Warning, &format!("{} was ended: the server stops", self.what()), None);
                 503
@@ -366,12 +383,7 @@ impl<'py> Call<'py> {
 
     /// Method and target, for the log.
     fn what(&self) -> String {
-        let item = |key| match self.environ.get_item(key) {
-            Ok(Some(value)) => value.to_string(),
-            _ => "?".to_owned(),
-        };
-        // Escaped: the target may hold anything printable, and the application may have replaced it.
-        format!("{} {}", item("REQUEST_METHOD").escape_debug(), item("RAW_URI").escape_debug())
+        describe(&self.environ)
     }
 }
 

@@ -5,11 +5,13 @@
 //! as a cut connection depends on how much of the response is out already.
 
 mod body;
+mod client_disconnected;
 mod clock;
 mod environ;
 mod file_wrapper;
 mod forwarding;
 mod gateway;
+mod in_progress;
 mod input;
 mod request;
 mod respond;
@@ -19,10 +21,12 @@ mod text;
 mod upgrade;
 
 pub use body::BodyLimits;
+pub use client_disconnected::ClientDisconnected;
 pub use clock::{http_date, unix_seconds};
 pub use file_wrapper::FileWrapper;
 pub use forwarding::{FieldPolicy, TrustedFields, Underscores};
 pub use gateway::{Finished, Gateway, GatewaySettings};
+pub use in_progress::{Stopping, Waited, end_streams, waited_for};
 pub use input::Input;
 pub use request::{RemoteAddress, Request, Unprepared};
 pub use spool::SpoolSettings;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use super::client_disconnected::ClientDisconnected;
 use crate::http::error::RequestError;
 use crate::http::head::Head;
 use crate::net::{Peer, Stream};
@@ -23,6 +24,8 @@ pub struct Request<'a> {
     pub remote: &'a RemoteAddress,
     /// The listener's dictionary: see `Gateway::template`.
     pub template: &'a Py<PyDict>,
+    /// Tells whether the client is still there.
+    pub disconnected: &'a Py<ClientDisconnected>,
     /// The connection may be used again after this request, if client and application agree.
     pub keep_alive: bool,
     /// What the client's peer says of its clients is believed.

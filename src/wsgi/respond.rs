@@ -69,12 +69,17 @@ fn send_items(result: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<(
     let items = result
         .try_iter()
         .map_err(|_| wrong_type("the application must return an iterable of bytes", result, "PEP 3333"))?;
+    if response.is_to_end() {
+        response.hold_end(result.py());
+        return Ok(());
+    }
     for item in items {
         let item = item?;
+        response.hold_end(result.py());
         let data = bytes(&item)?;
         let known_length = has_one_item.then(|| data.as_bytes().len() as u64);
         response.send(data, known_length)?;
-        if response.is_over() {
+        if response.is_over() || response.is_to_end() {
             break;
         }
         interp::give_way(result.py())?;

@@ -4,14 +4,15 @@
 //! the body, and counts it against the Content-Length. Its state is never locked while it waits for the client.
 
 mod early_hints;
+mod ending;
 mod fields;
 mod takeover;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyAssertionError, PyBaseException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -88,6 +89,14 @@ pub struct Answer {
     pub is_upgraded: bool,
     /// The application has named a server error since, which nobody will see.
     pub has_failed: bool,
+    /// It ends when the server stops: a stream of events, or its application has asked whether the server stops.
+    ends_at_stop: bool,
+    /// The application has been told that the server stops.
+    knows_stop: bool,
+    /// What was thrown into the request to end it.
+    ending: Option<Py<PyBaseException>>,
+    /// Since when the client was known to have ended its side, and nothing was sent.
+    half_closed_since: Option<Instant>,
 }
 
 /// Bytes ready to be sent: what comes before the data (the first `head` bytes are the response's head), how much of the
@@ -178,7 +187,7 @@ impl StartResponse {
     pub fn send(&self, data: &Bound<'_, PyBytes>, known_length: Option<u64>) -> PyResult<()> {
         let bytes = data.as_bytes();
         if bytes.is_empty() {
-            return Ok(());
+            return self.send_nothing();
         }
         let mut framed = self.frame(bytes, known_length)?;
         let body = bytes.get(..framed.data).unwrap_or_default();
@@ -265,6 +274,7 @@ impl StartResponse {
     fn frame(&self, data: &[u8], known_length: Option<u64>) -> PyResult<Framed> {
         let mut answer = self.answer();
         let stream = answer.begin_sending()?;
+        answer.half_closed_since = None;
         let (plan, mut before) = match answer.plan {
             Some(plan) => (plan, Vec::new()),
             None => {
@@ -417,6 +427,7 @@ impl StartResponse {
             }
             *this.answer() = next;
             set?;
+            this.end_own_stream(py)?;
         }
         slf.getattr(pyo3::intern!(py, "write"))
     }
@@ -427,6 +438,7 @@ impl StartResponse {
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let data = data.cast::<PyBytes>().map_err(|_| text::wrong_type("write() takes bytes", data, "PEP 3333"))?;
         self.send(data, None)?;
+        self.end_own_stream(data.py())?;
         interp::give_way(data.py())
     }
 

@@ -87,11 +87,19 @@ impl Answer {
             FieldKind::TransferEncoding | FieldKind::HopByHop | FieldKind::Upgrade => return Ok(()),
             FieldKind::Date => self.has_date = true,
             FieldKind::Server => self.has_server = true,
-            FieldKind::Other => {}
+            FieldKind::Other => self.ends_at_stop |= is_event_stream(&name, &value),
         }
         write_field(&mut self.head, &name, &value);
         Ok(())
     }
+}
+
+/// Whether a field says that the body is a stream of server-sent events (HTML, "Server-sent events"): it goes on until the
+/// server ends it, and its client comes back by itself.
+fn is_event_stream(name: &[u8], value: &[u8]) -> bool {
+    const TYPE: &[u8] = b"text/event-stream";
+    value.get(..TYPE.len()).is_some_and(|start| start.eq_ignore_ascii_case(TYPE))
+        && name.eq_ignore_ascii_case(b"content-type")
 }
 
 /// The items of an iterable other than a string: of a string, each character would be taken for an item.

@@ -1,0 +1,124 @@
+//! The requests in progress: who is waited for when the server stops, and what of them ends then by itself.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use rustix::time::{ClockId, clock_gettime};
+use slab::Slab;
+
+use super::start_response::StartResponse;
+use crate::event_loop::{WorkId, interrupts};
+
+struct Entry {
+    work: WorkId,
+    environ: Py<PyDict>,
+    response: Py<StartResponse>,
+    /// Seconds of the coarse clock.
+    began: i64,
+}
+
+thread_local! {
+    /// On the loop thread. Borrowed for moments in which no Python code runs.
+    static REQUESTS: RefCell<Slab<Entry>> = const { RefCell::new(Slab::new()) };
+}
+
+/// A request's entry, for as long as this lives.
+pub struct InProgress(usize);
+
+impl InProgress {
+    /// The request that the current piece of work takes through the application; none outside of one.
+    pub fn begin(environ: &Bound<'_, PyDict>, response: &Bound<'_, StartResponse>) -> Option<InProgress> {
+        let work = interrupts::current_work()?;
+        let (environ, response) = (environ.clone().unbind(), response.clone().unbind());
+        let entry = Entry { work, environ, response, began: now() };
+        Some(InProgress(REQUESTS.with_borrow_mut(|requests| requests.insert(entry))))
+    }
+}
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        let entry = REQUESTS.with_borrow_mut(|requests| requests.try_remove(self.0));
+        drop(entry);
+    }
+}
+
+/// Whom the server waits for.
+pub struct Waited {
+    /// How many requests are in progress.
+    pub count: usize,
+    /// Method and target of the one that began first.
+    pub oldest: String,
+    /// How long ago that was, in seconds.
+    pub oldest_seconds: u64,
+}
+
+/// The requests in progress; none if there are none.
+pub fn waited_for(py: Python<'_>) -> Option<Waited> {
+    let (count, environ, began) = REQUESTS.with_borrow(|requests| {
+        let (_, oldest) = requests.iter().min_by_key(|(_, entry)| (entry.began, entry.work.number))?;
+        Some((requests.len(), oldest.environ.clone_ref(py), oldest.began))
+    })?;
+    let oldest_seconds = u64::try_from(now() - began).unwrap_or(0);
+    Some(Waited { count, oldest: describe(environ.bind(py)), oldest_seconds })
+}
+
+/// The server stops: has GeneratorExit raised at the next wait of responses that end with it.
+///
+/// # Errors
+/// MemoryError.
+pub fn end_streams(py: Python<'_>) -> PyResult<()> {
+    let all: Vec<_> = REQUESTS
+        .with_borrow(|requests| requests.iter().map(|(_, entry)| (entry.work, entry.response.clone_ref(py))).collect());
+    all.into_iter().try_for_each(|(work, response)| response.get().end_stream(py, work))
+}
+
+/// Method and target of a request, for the log.
+pub fn describe(environ: &Bound<'_, PyDict>) -> String {
+    let item = |key| match environ.get_item(key) {
+        Ok(Some(value)) => value.to_string(),
+        _ => "?".to_owned(),
+    };
+    // Escaped: the target may hold anything printable, and the application may have replaced it.
+    format!("{} {}", item("REQUEST_METHOD").escape_debug(), item("RAW_URI").escape_debug())
+}
+
+/// `environ["rmeinheld.stopping"]`: whether the server stops. One for all requests; that of the caller is found by the
+/// coroutine that it runs in.
+#[pyclass(frozen, module = "rmeinheld")]
+pub struct Stopping {
+    stops: Arc<AtomicBool>,
+}
+
+impl Stopping {
+    /// True once `stops` is.
+    pub fn new(stops: Arc<AtomicBool>) -> Stopping {
+        Stopping { stops }
+    }
+}
+
+#[pymethods]
+impl Stopping {
+    /// `stopping()`: whether the server stops. A response whose application has asked so in its own coroutine, and was
+    /// told that it does not, gets GeneratorExit at its next wait once it does.
+    #[pyo3(signature = ())]
+    fn __call__(&self, py: Python<'_>) -> bool {
+        let stops = self.stops.load(Ordering::Relaxed);
+        if let Some(work) = interrupts::current_work() {
+            let own = REQUESTS.with_borrow(|requests| {
+                let own = requests.iter().find(|(_, entry)| entry.work == work);
+                own.map(|(_, entry)| entry.response.clone_ref(py))
+            });
+            if let Some(response) = own {
+                response.get().note_asked(stops);
+            }
+        }
+        stops
+    }
+}
+
+fn now() -> i64 {
+    clock_gettime(ClockId::MonotonicCoarse).tv_sec
+}

@@ -1,0 +1,108 @@
+//! How a response ends before the application has said all: with the server, or with its client.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use pyo3::exceptions::PyGeneratorExit;
+use pyo3::prelude::*;
+
+use super::StartResponse;
+use crate::event_loop::{WorkId, interrupts, streams};
+use crate::interp::{self, failure_error};
+use crate::net::{Failure, PeerEnd, peer_end};
+
+impl StartResponse {
+    /// The application has asked whether the server stops. Who is told that it does needs no exception any more.
+    pub fn note_asked(&self, stops: bool) {
+        let mut answer = self.answer();
+        if stops {
+            answer.knows_stop = true;
+        } else {
+            answer.ends_at_stop = true;
+        }
+    }
+
+    /// Whether nothing more is to be asked of the application: the server stops, and this response ends with it.
+    pub fn is_to_end(&self) -> bool {
+        self.is_last() && self.answer().ends_with_server()
+    }
+
+    /// Has GeneratorExit raised at the next wait of the request, which `work` runs, if it ends with the server.
+    ///
+    /// # Errors
+    /// MemoryError.
+    pub fn end_stream(&self, py: Python<'_>, work: WorkId) -> PyResult<()> {
+        let ending = {
+            let mut answer = self.answer();
+            // What is being sent is sent whole. Whoever sends looks again afterwards.
+            if !answer.ends_with_server() || answer.is_upgraded || answer.sending || answer.ending.is_some() {
+                return Ok(());
+            }
+            let ending = PyGeneratorExit::new_err("the server stops").into_value(py);
+            answer.ending = Some(ending.clone_ref(py));
+            ending
+        };
+        interp::throw_at(py, work, ending)
+    }
+
+    /// As [`Self::end_stream`], for the caller's own request, if the server stops already.
+    ///
+    /// # Errors
+    /// MemoryError.
+    pub fn end_own_stream(&self, py: Python<'_>) -> PyResult<()> {
+        match interrupts::current_work() {
+            Some(work) if self.is_last() => self.end_stream(py, work),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the exception back if it has not been raised yet: what follows is the server's own work, which is not to be
+    /// cut short by it.
+    pub fn hold_end(&self, py: Python<'_>) {
+        if self.is_last() {
+            let ending = self.answer().ending.as_ref().map(|ending| ending.clone_ref(py));
+            if let Some(ending) = ending {
+                interp::take_back(py, ending.bind(py));
+            }
+        }
+    }
+
+    /// Whether `error` is what [`Self::end_stream`] has raised.
+    pub fn was_ended_by(&self, py: Python<'_>, error: &PyErr) -> bool {
+        self.answer().ending.as_ref().is_some_and(|ending| ending.bind(py).is(error.value(py)))
+    }
+
+    /// Looks at the client in place of sending, since there is nothing to send: an application that has nothing to say
+    /// would never hear of its end. The end of what the client sends alone may be a half-closed connection, whose client
+    /// still reads: that counts when nothing was sent for `send_timeout`.
+    ///
+    /// # Errors
+    /// ConnectionError when the client is gone.
+    pub(super) fn send_nothing(&self) -> PyResult<()> {
+        let stream = self.answer().stream.as_ref().map(Arc::clone);
+        // The poller knows without a system call that nothing has happened.
+        let Some(stream) = stream.filter(|stream| streams::is_peer_closed(stream.source())) else { return Ok(()) };
+        let is_gone = match peer_end(stream.as_fd()) {
+            PeerEnd::None => false,
+            PeerEnd::Both => true,
+            PeerEnd::Sending => {
+                let since = *self.answer().half_closed_since.get_or_insert_with(Instant::now);
+                self.terms.send_timeout.is_some_and(|timeout| since.elapsed() >= timeout)
+            }
+        };
+        if !is_gone {
+            return Ok(());
+        }
+        let mut answer = self.answer();
+        (answer.broken, answer.client_gone) = (true, true);
+        Err(failure_error(Failure::Gone(io::Error::from(io::ErrorKind::ConnectionReset))))
+    }
+}
+
+impl super::Answer {
+    fn ends_with_server(&self) -> bool {
+        self.ends_at_stop && !self.knows_stop
+    }
+}
