@@ -187,8 +187,8 @@
 //!
 //! ## The end
 //!
-<<<<<<< HEAD
-//! Stop accepting; close idle connections; let requests in progress finish within the grace period, then the threads
+//! Stop accepting; close idle connections; raise `GeneratorExit` in streams of events and in responses that have asked
+//! whether the server stops; let other requests in progress finish within the grace period, and say which, then the threads
 //! that are no daemons and the jobs of executors (`rmeinheld.ends`). After the grace period `CoroutineExit` is raised in
 //! these; at the end of the loop, in all other coroutines. It is raised once in each ([`event_loop::ends`]).
 //!
@@ -203,13 +203,6 @@
 //!   command line and the worker these have two seconds, and an OS thread that needs no interpreter sees to that.
 //! - In the command line and the worker the loop goes on after the last request: for the hooks of
 //!   `threading._register_atexit`, the handlers at exit, and the daemon threads that those wait for.
-=======
-//! Stop accepting; close idle connections; raise `GeneratorExit` in streams of events and in responses that have asked
-//! whether the server stops; let other requests in progress finish within the grace period, and say which; raise
-//! `CoroutineExit` in the coroutines that wait, after two seconds at each of their waits; end every thread state. None
-//! is left when the interpreter finalises. A coroutine that will not end (it computes, or blocks in C) is reported
-//! after two more seconds.
->>>>>>> 4018322 (A stop says whom it waits for, and what has no end of its own ends with it)
 //!
 //! ## HTTP and WSGI
 //!
