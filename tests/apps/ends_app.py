@@ -150,8 +150,12 @@ def disconnected(environ: WSGIEnvironment, start_response: StartResponse) -> Ite
         sleep(0.01)
     say(f"gone {gone()} {offload(gone)}")
     start_response("200 OK", PLAIN)
-    thread = threading.Thread(target=lambda: (time.sleep(0.3), say(f"later {gone()}")))
-    thread.start()
+
+    def look_later() -> None:
+        time.sleep(0.3)
+        say(f"later {gone()}")
+
+    threading.Thread(target=look_later).start()
     return [b"still there"]
 
 
