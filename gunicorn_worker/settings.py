@@ -67,7 +67,10 @@ SETTINGS: Final[dict[str, tuple[Kind, str]]] = {
     "errorlog": (Kind.WORKER, "errors of requests go to Gunicorn's error log, as does wsgi.errors"),
     "forwarded_allow_ips": (Kind.WORKER, "peers on Unix sockets are believed, as in Gunicorn, unless it is empty"),
     "forwarder_headers": (Kind.WORKER, "as in Gunicorn"),
-    "graceful_timeout": (Kind.WORKER, "shared by requests, threads and jobs; then CoroutineExit and a 503"),
+    "graceful_timeout": (
+        Kind.WORKER,
+        "shared by requests, threads and jobs; then CoroutineExit and a 503; streams of events end at once",
+    ),
     "group": _PROCESS,
     "header_map": (Kind.WORKER, "drop, refuse, dangerous"),
     "http2_cleartext": _HTTP2,

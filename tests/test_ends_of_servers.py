@@ -141,12 +141,14 @@ def test_a_second_signal_ends_background_work_at_once(serve: Serve) -> None:
 
 
 def test_run_finishes_background_work_before_it_returns_and_executors_live_on(script: RunScript) -> None:
+    # In one piece: print() writes the end of the line by itself, and another thread may print meanwhile.
     source = """
+import os
 pool = ThreadPoolExecutor(1)
 
 def late(what):
     time.sleep(0.3)
-    print(what, flush=True)
+    os.write(1, f"{what}\\n".encode())
 
 def app(environ, start_response):
     threading.Thread(target=late, args=("thread",)).start()
@@ -155,7 +157,7 @@ def app(environ, start_response):
     return answer(start_response)
 
 serve(app)
-print("returned", pool.submit(sum, (1, 2)).result())
+print("returned", pool.submit(sum, (1, 2)).result(), flush=True)
 serve(app)
 print("again", pool.submit(sum, (3, 4)).result())
 """

@@ -162,7 +162,8 @@ def test_a_server_can_be_run_again_wherever_an_exception_has_cut_the_first_one_s
                 if frame.f_code.co_filename != server.__file__:
                     return None
                 frame.f_trace_opcodes = True
-                if event == "opcode":
+                # Python 3.12.1 reports no instructions.
+                if event in ("opcode", "line"):
                     count += 1
                     if count == at:
                         raise Cut

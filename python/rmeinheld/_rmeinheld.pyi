@@ -52,6 +52,7 @@ __all__ = [
     "events_now",
     "exclusively",
     "get_ident",
+    "is_killed",
     "give_way",
     "give_way_quietly",
     "in_turn",
@@ -479,6 +480,9 @@ def give_way() -> None:
 
     Raises what is thrown into the coroutine, and CoroutineExit when the server stops.
     """
+
+def is_killed() -> bool:
+    """Whether the end of the server has raised CoroutineExit in the coroutine, or will at its next wait."""
 
 def end_awaited() -> None:
     """Raise CoroutineExit in the requests and in the threads that are no daemons; wait for them, at most two seconds.

@@ -247,6 +247,12 @@ fn end_awaited(py: Python<'_>) -> PyResult<()> {
     interp::end_awaited(py)
 }
 
+/// Whether the end of the server has raised CoroutineExit in the coroutine, or will at its next wait.
+#[pyfunction]
+fn is_killed() -> bool {
+    crate::event_loop::ends::is_killed()
+}
+
 /// Raise CoroutineExit in all coroutines and end the loop. What still waits a little later is left behind for ever.
 ///
 /// Not from a coroutine. Raises RuntimeError naming what computes and keeps the loop from its end.
@@ -362,6 +368,7 @@ fn _rmeinheld(module: &Bound<'_, PyModule>) -> PyResult<()> {
         wrap_pyfunction!(set_attribute, module)?,
         wrap_pyfunction!(_locks_park, module)?,
         wrap_pyfunction!(end_awaited, module)?,
+        wrap_pyfunction!(is_killed, module)?,
         wrap_pyfunction!(end_loop, module)?,
         wrap_pyfunction!(arm_exit, module)?,
         wrap_pyfunction!(disarm_exit, module)?,

@@ -64,12 +64,19 @@ pub fn set_awaited() {
     }
 }
 
+/// Whether the current work has been asked to end, by the end of the loop or of what is awaited.
+pub fn is_killed() -> bool {
+    state::with_current(|unit| unit.killed.get()).unwrap_or(false)
+}
+
 /// Notes what the current unit works for, a number that means something to the layers above; 0 for nothing. Returns the
 /// one before.
 pub fn set_subject(subject: usize) -> usize {
-    let Some(unit) = state::current() else { return 0 };
-    RUNNING.store(subject, Ordering::Relaxed);
-    unit.subject.replace(subject)
+    let replaced = state::with_current(|unit| unit.subject.replace(subject));
+    if replaced.is_some() {
+        RUNNING.store(subject, Ordering::Relaxed);
+    }
+    replaced.unwrap_or(0)
 }
 
 /// What the unit works for that ran last on the loop thread. From any thread.

@@ -13,7 +13,8 @@ use super::{Runtime, Wake, WorkId};
 
 /// The piece of work that the caller runs in. `None` outside a unit, and in one that may not park.
 pub fn current_work() -> Option<WorkId> {
-    state::current().filter(|unit| unit.may_park.get()).map(|unit| WorkId { unit: unit.slot, number: unit.work.get() })
+    state::with_current(|unit| unit.may_park.get().then(|| WorkId { unit: unit.slot, number: unit.work.get() }))
+        .flatten()
 }
 
 /// Interrupts `work`, from any thread; later than now, if it is not the loop's. Work that has ended is left alone.
@@ -73,7 +74,7 @@ pub fn take_alarm() -> Option<u64> {
 
 /// Whether an alarm has gone off that nobody has taken.
 pub fn has_alarm() -> bool {
-    state::current().is_some_and(|unit| !unit.alarms.borrow().is_empty())
+    state::with_current(|unit| !unit.alarms.borrow().is_empty()).unwrap_or(false)
 }
 
 /// The loop that runs the caller's coroutine.

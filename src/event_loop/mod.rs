@@ -209,7 +209,7 @@ impl Waker {
 
 /// Whether the caller runs in a unit that may park.
 pub fn can_park() -> bool {
-    state::current().is_some_and(|unit| unit.may_park.get())
+    state::with_current(|unit| unit.may_park.get()).unwrap_or(false)
 }
 
 /// Runs `action`, in which the current unit may not park: waits in it take their blocking path.
@@ -225,7 +225,7 @@ pub fn without_parking<R>(action: impl FnOnce() -> R) -> R {
 
 /// The number of what the current unit runs. `None` in other threads. A forked child keeps that of the unit that forked.
 pub fn ident() -> Option<u64> {
-    state::current().map(|unit| unit.ident.get()).or_else(state::kept_ident)
+    state::with_current(|unit| unit.ident.get()).or_else(state::kept_ident)
 }
 
 /// Gives what the current unit runs a number.

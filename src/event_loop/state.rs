@@ -121,6 +121,11 @@ pub fn current() -> Option<Rc<Unit>> {
     CURRENT.with(|current| current.borrow().clone())
 }
 
+/// Looks at the unit that runs on this thread now, if this is the loop thread. `look` neither switches nor calls out.
+pub fn with_current<R>(look: impl FnOnce(&Unit) -> R) -> Option<R> {
+    CURRENT.with(|current| current.borrow().as_deref().map(look))
+}
+
 /// Notes which unit runs from now on.
 pub fn set_current(unit: Option<&Rc<Unit>>) {
     crate::coroutine::set_current_stack(unit.and_then(|unit| unit.stack.get()));

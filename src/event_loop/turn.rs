@@ -82,6 +82,16 @@ pub fn begin() {
     BEGUN.set(now());
 }
 
+/// When the running turn began, for [`seconds_since`].
+pub fn begun() -> u64 {
+    BEGUN.get()
+}
+
+/// Whole seconds since what [`begun`] returned.
+pub fn seconds_since(begun: u64) -> u64 {
+    now().saturating_sub(begun) / 1_000_000_000
+}
+
 /// Whether the running turn has used enough of its budget to count, if it gives way by itself.
 pub(super) fn is_worth_counting() -> bool {
     has_lasted(BUDGET.load(Ordering::Relaxed) / 2)

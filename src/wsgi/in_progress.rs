@@ -6,18 +6,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use rustix::time::{ClockId, clock_gettime};
 use slab::Slab;
 
 use super::start_response::StartResponse;
-use crate::event_loop::{WorkId, interrupts};
+use crate::event_loop::{WorkId, interrupts, turn};
 
 struct Entry {
     work: WorkId,
     environ: Py<PyDict>,
     response: Py<StartResponse>,
-    /// Seconds of the coarse clock.
-    began: i64,
+    /// When its turn began; see [`turn::begun`].
+    began: u64,
 }
 
 thread_local! {
@@ -33,7 +32,7 @@ impl InProgress {
     pub fn begin(environ: &Bound<'_, PyDict>, response: &Bound<'_, StartResponse>) -> Option<InProgress> {
         let work = interrupts::current_work()?;
         let (environ, response) = (environ.clone().unbind(), response.clone().unbind());
-        let entry = Entry { work, environ, response, began: now() };
+        let entry = Entry { work, environ, response, began: turn::begun() };
         Some(InProgress(REQUESTS.with_borrow_mut(|requests| requests.insert(entry))))
     }
 }
@@ -61,8 +60,8 @@ pub fn waited_for(py: Python<'_>) -> Option<Waited> {
         let (_, oldest) = requests.iter().min_by_key(|(_, entry)| (entry.began, entry.work.number))?;
         Some((requests.len(), oldest.environ.clone_ref(py), oldest.began))
     })?;
-    let oldest_seconds = u64::try_from(now() - began).unwrap_or(0);
-    Some(Waited { count, oldest: describe(environ.bind(py)), oldest_seconds })
+    let oldest = describe(environ.bind(py));
+    Some(Waited { count, oldest, oldest_seconds: turn::seconds_since(began) })
 }
 
 /// The server stops: has GeneratorExit raised at the next wait of responses that end with it.
@@ -117,8 +116,4 @@ impl Stopping {
         }
         stops
     }
-}
-
-fn now() -> i64 {
-    clock_gettime(ClockId::MonotonicCoarse).tv_sec
 }

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+from .._rmeinheld import is_killed
 from ..coroutine import CoroutineExit, Lock, current, get_ident
 from . import _state
 from ._state import Finding
@@ -63,6 +64,9 @@ class _Assignment:
         """The next piece of work, None for a reason to look at the executor."""
         ident = get_ident()
         try:
+            if is_killed():
+                # In a job, which has taken it for an error of its own.
+                raise CoroutineExit
             if block:
                 idle.add(ident)
             return self._work.get(block=block)
