@@ -303,7 +303,7 @@ context = Context(ssl.PROTOCOL_TLS_SERVER)
 context.load_cert_chain({certificate!r})
 listeners = open_all([parse_address("127.0.0.1:0")])
 sockets = [(one.socket.fileno(), one.server_name, one.server_port) for one in listeners]
-serve(_rmeinheld.Server(app, sockets, Settings(), context), listeners)
+serve(_rmeinheld.Server(app, sockets, Settings(), context), listeners, Settings())
 """
 
 
