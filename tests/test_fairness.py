@@ -126,6 +126,8 @@ def test_a_coroutine_that_never_has_to_wait_lets_the_others_run(script: RunScrip
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_pool_of_processes_works_in_a_coroutine(script: RunScript, method: str) -> None:
     source = f"""
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
     from rmeinheld.patch import patch_all
     patch_all()
     import multiprocessing
