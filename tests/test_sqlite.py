@@ -236,6 +236,7 @@ print("held", flush=True)
 time.sleep(0.5)
 connection.execute("INSERT INTO numbers VALUES (0)")
 connection.execute("COMMIT")
+connection.close()
 '''
 
 def test():

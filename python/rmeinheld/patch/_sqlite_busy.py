@@ -35,6 +35,9 @@ PAUSE_FOR_EACH = 0.001
 ASK_EVERY = 0.005
 """Seconds between two questions to SQLite, each of which takes a millisecond: see `Timeout._ask`."""
 
+ANSWERS = 3
+"""Slow answers until SQLite is taken to wait: on a busy machine one may be slow for another reason."""
+
 LONGEST_TIMEOUT = 2**31 - 1
 """Milliseconds; SQLite keeps an int."""
 
@@ -76,7 +79,7 @@ waiters = Waiters()
 class Timeout:
     """The busy timeout of one connection."""
 
-    __slots__ = ("_database", "_kept", "_milliseconds", "in_sqlite")
+    __slots__ = ("_answered_after", "_database", "_kept", "_milliseconds", "in_sqlite")
 
     def __init__(self, milliseconds: int | None, in_sqlite: bool) -> None:
         self._milliseconds = milliseconds
@@ -85,6 +88,8 @@ class Timeout:
         """Whether SQLite waits for it."""
         self._kept = False
         self._database: str | None = None
+        self._answered_after = 0.0
+        """Seconds that the last question took."""
 
     def give(self, connection: Connection) -> None:
         """Have SQLite wait, for an OS thread, or for what cannot be repeated."""
@@ -165,7 +170,7 @@ class Timeout:
         """Repeat a call that has met a lock, until it succeeds or the timeout has passed. Parks."""
         deadline = monotonic() + (self._milliseconds or 0) / 1000
         pause = SHORTEST_PAUSE
-        sqlite_waits = False
+        slow_answers = 0
         database = self._name_of_database(connection)
         with waiters.waiting(database, commits) as woken:
             while True:
@@ -174,8 +179,7 @@ class Timeout:
                 woken.clear()
                 # An OS thread may have used the connection meanwhile.
                 self.take(connection)
-                asks = not sqlite_waits and left > pause and _may_ask()
-                started = monotonic()
+                asks = slow_answers < ANSWERS and left > pause and _may_ask()
                 try:
                     result = self._ask(connection, call) if asks else call()
                     break
@@ -184,10 +188,10 @@ class Timeout:
                         raise
                     if repeatable is not None and not repeatable():
                         raise
-                    if asks and monotonic() - started < SHORTEST_PAUSE / 2:
+                    if asks and self._answered_after < SHORTEST_PAUSE / 2:
                         # SQLite has not waited: a lock of this connection is in the way of who holds the other.
                         raise
-                    sqlite_waits = sqlite_waits or asks
+                    slow_answers += asks
                 longest = max(LONGEST_PAUSE, PAUSE_FOR_EACH * waiters.number(database))
                 pause = min(2 * pause, longest)
         if not connection.in_transaction:
@@ -197,9 +201,11 @@ class Timeout:
     def _ask[T](self, connection: Connection, call: Callable[[], T]) -> T:
         """Call with a timeout of one millisecond, which SQLite lets pass unless waiting may be a deadlock."""
         _set(connection, 1)
+        started = monotonic()
         try:
             return call()
         finally:
+            self._answered_after = monotonic() - started
             with suppress(ProgrammingError):
                 _set(connection, 0)
 
