@@ -399,6 +399,8 @@ def patch() -> list[Finding]:
         _dummies.patch()
     # Some ask whether a lock is one in C by the name of its module (trio).
     Lock.__module__ = RLock.__module__ = "_thread"
+    # The name by which a pickle finds it: here, and in a process that is not patched.
+    Lock.__qualname__ = "allocate_lock"
     for name, new in {**both, **only}.items():
         if hasattr(_thread, name):
             _state.replace(_thread, name, new)
