@@ -46,6 +46,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_proxies_forwarded.py",
     "test_slow_clients.py",
     "test_slow_readers.py",
+    "test_sqlite.py",
     "test_taken_over.py",
     "test_tls_transport.py",
     "test_websocket_flow.py",
