@@ -11,6 +11,7 @@ import functools
 import gc
 import select
 import selectors
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from time import monotonic
@@ -26,7 +27,7 @@ from ._time import TOO_LONG, number
 LONGEST = 100 * 365 * 86_400.0
 """Seconds that one park may take; a longer wait consists of several."""
 
-TOO_MANY_MILLISECONDS = 2**31
+TOO_MANY_MILLISECONDS = 2.0**31 if sys.version_info < (3, 15) else 2.0**63 / 1e6
 """From here on poll(2) and epoll_wait(2) do not take it."""
 
 _poll: Any = select.poll
