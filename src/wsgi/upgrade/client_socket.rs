@@ -360,7 +360,7 @@ fn warn_if_unpatched(py: Python<'_>) -> PyResult<()> {
     let is_patched = py.import("rmeinheld.patch")?.call_method1("is_patched", ("threading",))?.is_truthy()?;
     if !is_patched {
         let message = "A library has taken a connection over (environ[\"gunicorn.socket\"]), and threading is not patched: \
-                       if it waits for a thread or a lock, the whole process waits. Call rmeinheld.patch.patch_all() \
+                       if it waits for a thread, the whole process waits. Call rmeinheld.patch.patch_all() \
                        first of all.";
         log(py, Level::Warning, message, None);
     }
