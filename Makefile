@@ -34,7 +34,7 @@ BIN := $(VENV)/bin
 SUITES_VENV := $(BUILD)/suites/venv-$(TAG)
 PACKAGE_SOURCES := Cargo.toml Cargo.lock pyproject.toml MANIFEST.in $(wildcard README.md LICENSE) \
 	$(shell find src python gunicorn_worker \( -type d -name '[!._]*' ! -name '*.egg-info' \
-	-o -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name '*.md' -o -name '*.png' -o -name py.typed \) ! -path '*.egg-info/*')
+	-o -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) ! -path '*.egg-info/*')
 
 # Without PYO3_PYTHON, PyO3 takes whatever python3 is, and rebuilds whenever PATH changes.
 CARGO_PYTHON := CARGO_TARGET_DIR='$(abspath $(BUILD))/target-$(TAG)' PYO3_PYTHON='$(abspath $(BIN))/python'

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from importlib.resources import files
 from pathlib import Path
 
 from frames import FIN, PING, PONG, TEXT, Client, frame, text
@@ -17,7 +16,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 def blocks(language: str) -> list[str]:
     """The blocks of the page in this language."""
-    page = files("rmeinheld").joinpath("docs/chat.md").read_text(encoding="utf-8")
+    page = (EXAMPLES.parent / "docs" / "chat.md").read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 

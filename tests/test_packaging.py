@@ -148,9 +148,7 @@ def test_the_extension_is_the_release_build(wheel: Wheel) -> None:
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Wheel) -> None:
     python = {path.relative_to(ROOT / "python").as_posix() for path in (ROOT / "python" / "rmeinheld").rglob("*.py*")}
     worker = {f"rmeinheld/gunicorn_worker/{path.name}" for path in (ROOT / "gunicorn_worker").glob("*.py")}
-    docs = {f"rmeinheld/docs/{path.name}" for path in (ROOT / "python" / "rmeinheld" / "docs").iterdir()}
-    expected = {name for name in python if not name.endswith(".pyc")} | worker | docs | {"rmeinheld/py.typed"}
-    assert {"rmeinheld/docs/chat.md", "rmeinheld/docs/chat.png", "rmeinheld/docs/libraries.md"} <= docs
+    expected = {name for name in python if not name.endswith(".pyc")} | worker | {"rmeinheld/py.typed"}
     assert {"rmeinheld/_rmeinheld.pyi", "rmeinheld/gunicorn_worker/worker.py"} <= expected
     with zipfile.ZipFile(wheel.path) as archive:
         members = {name for name in archive.namelist() if ".dist-info/" not in name}
