@@ -36,7 +36,7 @@
 //!
 //! # The map
 //!
-//! Imports point down this table, never up and never sideways; `tests/test_layering.py` checks it. The rows below the
+//! Imports point down this table, never up and never sideways; `tests/repository/test_layering.py` checks it. The rows below the
 //! line know nothing of Python: `cargo check --no-default-features` builds them alone.
 //!
 //! | layer | what |
@@ -85,7 +85,7 @@
 //! ## What is used of `may`, and what is forbidden
 //!
 //! One worker, not pinned to a core, started when first needed and so after any fork. Of its functions: spawn with a
-//! stack size, park, unpark, yield, current. `tests/test_layering.py` refuses the rest, above all:
+//! stack size, park, unpark, yield, current. `tests/repository/test_layering.py` refuses the rest, above all:
 //!
 //! - its `sleep` and every wait with a time limit: its timer thread resumes the coroutine *on the timer thread*, and
 //!   then there are two OS threads. Deadlines are in [`event_loop`]'s one ordered map, looked at by the leader;

@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 # What the tests of this repository stand on, and their applications.
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "apps")]
+sys.path[:0] = [str(HERE.parent / "support"), str(HERE.parent / "apps")]
 
 from outcome import Outcome  # noqa: E402
 from serving import Server, Servers  # noqa: E402

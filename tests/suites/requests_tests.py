@@ -53,7 +53,7 @@ def start(server: str, sdist: Path, directory: Path) -> subprocess.Popen[bytes]:
         options += ["-p", "no:httpbin", "-p", "served_httpbin"]
     environment = os.environ | {
         "SUITES_SERVER": server,
-        "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent))),
+        "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parent / "support"))),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     with (directory / f"{server}.log").open("wb") as log:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 # What the tests of this repository stand on, and their applications.
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "apps")]
+sys.path[:0] = [str(HERE.parent / "support"), str(HERE.parent / "apps")]
 # For the servers, which are processes of their own.
 os.environ["PYTHONPATH"] = str(HERE)
 

@@ -1,0 +1,474 @@
+"""The rules of the source tree that no compiler checks: the order of the layers, `may` and `unsafe`, the size of files.
+
+Every rule is a function from source text to complaints, and is first shown to complain.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+LAYERS = (
+    ("output",),
+    ("coroutine",),
+    ("event_loop",),
+    ("net", "http"),
+    ("interp", "websocket"),
+    ("wsgi", "cooperative"),
+    ("server",),
+    ("api",),
+)
+"""From the bottom to the top. A layer may name itself and what is in the rows below its own, nothing beside it."""
+
+RANKS = {layer: rank for rank, row in enumerate(LAYERS) for layer in row}
+
+HTTP_CRATES = {"httparse", "memchr"}
+"""What `http` may use beside std: it is bytes in and events out, and knows neither sockets nor Python."""
+
+WEBSOCKET_CRATES = {"base64", "sha1", "tungstenite"}
+"""What `websocket` uses beside those."""
+
+MAY = {
+    "may::config",
+    "may::coroutine::Builder",
+    "may::coroutine::Coroutine",
+    "may::coroutine::current",
+    "may::coroutine::park",
+    "may::coroutine::yield_now",
+}
+"""All that is used of `may`: its timed waits resume a coroutine on its timer thread; its cancelling unwinds Python."""
+
+MAY_METHODS = ("cancel", "unsafe_cancel", "park_timeout", "wait_timeout", "recv_timeout", "set_timeout_ns")
+"""Methods of `may`'s types that cancel or wait with a time limit."""
+
+UNSAFE_DOORS = {
+    "src/coroutine/mod.rs": "may marks spawn as unsafe",
+    "src/coroutine/overflow.rs": "signal handlers and alternate stacks",
+    "src/coroutine/room.rs": "mmap(2), to see whether a stack can be had",
+    "src/cooperative/builtin.rs": "built-in functions that call Python ones",
+    "src/cooperative/native/method.rs": "methods of CPython's locks, exchanged in place",
+    "src/cooperative/buffer.rs": "memory that Python objects lend",
+    "src/cooperative/classes.rs": "attributes of classes in C",
+    "src/cooperative/socket_fields.rs": "two fields of socket.socket",
+    "src/cooperative/turn.rs": "methods in C of buffered files",
+    "src/event_loop/leader.rs": "may asks for Send of what never leaves the thread",
+    "src/event_loop/poller.rs": "descriptors that are borrowed from Python by their number",
+    "src/interp/exit.rs": "std has no _exit(2)",
+    "src/interp/identity.rs": "the number that CPython knows a thread state by",
+    "src/interp/mod.rs": "the thread state of the caller",
+    "src/interp/recursion.rs": "the recursion counters in CPython's structures",
+    "src/interp/thread_state.rs": "making, attaching and ending thread states",
+    "src/net/forks.rs": "what pthread_atfork(3) calls in a child",
+    "src/net/untaken.rs": "a question of ioctl(2) that rustix does not ask",
+    "src/wsgi/text.rs": "the hot path: strings of the environ",
+}
+"""The files that may contain `unsafe`, and what they need it for."""
+
+LONGEST_FILE = 400
+"""Lines of code, without comments, blank lines and #[cfg(test)]."""
+
+
+# --- reading Rust ----------------------------------------------------------------------------------------------------
+
+TOKEN = re.compile(
+    r"""
+      (?P<comment> //[^\n]* )
+    | (?P<block> /\* )
+    | (?P<string> \b(?:br|cr|r)(?P<hashes>\#*)".*?"(?P=hashes) | "(?:\\.|[^"\\])*" )
+    | (?P<character> '(?: \\u\{[^}]*\} | \\x.. | \\. | [^\\'\n] )' )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def blanked(match: str) -> str:
+    return re.sub(r"[^\n]", " ", match)
+
+
+def code_of(source: str) -> str:
+    """Rust source with comments and the contents of literals replaced by spaces; lines stay where they are."""
+    parts = []
+    position = 0
+    while found := TOKEN.search(source, position):
+        parts.append(source[position : found.start()])
+        end = found.end()
+        if found["block"]:
+            depth = 1
+            while depth and (edge := re.compile(r"/\*|\*/").search(source, end)):
+                depth += 1 if edge[0] == "/*" else -1
+                end = edge.end()
+            end = len(source) if depth else end
+        text = blanked(source[found.start() : end])
+        # Something has to remain of a literal: a line that holds only one is a line of code.
+        parts.append(text if found["comment"] or found["block"] else '"' + text[1:])
+        position = end
+    return "".join([*parts, source[position:]])
+
+
+def end_of_item(code: str, start: int) -> int:
+    """Where the item ends that starts at `start`: after its closing brace, or after a semicolon before any brace."""
+    depth = 0
+    for position in range(start, len(code)):
+        character = code[position]
+        if character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+            if character == "}" and depth == 0:
+                return position + 1
+        elif character == ";" and depth == 0:
+            return position + 1
+    return len(code)
+
+
+def without_tests(code: str) -> str:
+    """Code without the items under #[cfg(test)]."""
+    while found := re.search(r"#\[cfg\(test\)\]", code):
+        end = end_of_item(code, found.end())
+        code = code[: found.start()] + blanked(code[found.start() : end]) + code[end:]
+    return code
+
+
+def module_of(path: Path) -> tuple[str, ...]:
+    """`src/http/head.rs` is ("http", "head"); `src/http/mod.rs` is ("http",); `src/lib.rs` is ()."""
+    parts = path.with_suffix("").parts[1:]
+    return parts[:-1] if parts[-1] in ("mod", "lib") else parts
+
+
+def is_test_file(path: Path, sources: dict[Path, str]) -> bool:
+    """Is the file declared as `#[cfg(test)] mod name;`?"""
+    *_, name = ("", *module_of(path))
+    declaration = re.compile(rf"#\[cfg\(test\)\]\s*mod\s+{name}\s*;")
+    parents = (path.with_name("mod.rs"), path.with_name("lib.rs"), path.parent.with_suffix(".rs"))
+    return any(parent in sources and declaration.search(code_of(sources[parent])) for parent in parents)
+
+
+def line_of(code: str, position: int) -> int:
+    return code.count("\n", 0, position) + 1
+
+
+def names_in(code: str, position: int) -> Iterator[str]:
+    """The first names of what stands at `position`: an identifier, `*`, or a group `{a::b, c}`, which may be nested."""
+    if code[position : position + 1] != "{":
+        if found := re.compile(r"\s*(\w+|\*)").match(code, position):
+            yield found[1]
+        return
+    depth = 0
+    expecting = False
+    for token in re.compile(r"[{},]|\w+|\*").finditer(code, position):
+        if token[0] == "{":
+            depth += 1
+            expecting = depth == 1
+        elif token[0] == "}":
+            depth -= 1
+            if depth == 0:
+                return
+        elif token[0] == ",":
+            expecting = depth == 1
+        elif expecting:
+            yield token[0]
+            expecting = False
+
+
+def named_from_root(code: str, module: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """Every name that is looked up at the crate's root, by `crate::` or by enough `super::`, with its position."""
+    for found in re.finditer(r"(?<![\w:])crate\s*::\s*(?=[\w{*])", code):
+        for name in names_in(code, found.end()):
+            yield found.start(), name
+    # Inline modules deepen what `super` counts from.
+    edges = [(found.start(), found[0]) for found in re.finditer(r"\bmod\s+\w+\s*\{|\{|\}", code)]
+    for found in re.finditer(r"(?<![\w:])(?:self\s*::\s*)?((?:super\s*::\s*)+)(?=[\w{*])", code):
+        braces: list[bool] = []
+        for position, text in edges:
+            if position > found.start():
+                break
+            if text == "}":
+                if braces:
+                    braces.pop()
+            else:
+                braces.append(text.startswith("mod"))
+        if found[1].count("super") >= len(module) + sum(braces):
+            for name in names_in(code, found.end()):
+                yield found.start(), name
+
+
+# --- the rules: each yields complaints -------------------------------------------------------------------------------
+
+
+def imports_that_point_up(path: Path, source: str) -> Iterator[str]:
+    code = code_of(source)
+    module = module_of(path)
+    if not module:
+        return
+    if module[0] not in RANKS:
+        yield f"{path}: is in no layer"
+        return
+    if alias := re.search(r"\bcrate\s+as\b|\bextern\s+crate\b", code):
+        yield f"{path}:{line_of(code, alias.start())}: renames a crate, which hides what is imported"
+    for position, name in named_from_root(code, module):
+        where = f"{path}:{line_of(code, position)}"
+        if name not in RANKS:
+            yield f"{where}: crate::{name} is not a layer"
+        elif name != module[0] and RANKS[name] >= RANKS[module[0]]:
+            yield f"{where}: {module[0]} names {name}, which is not below it"
+
+
+def foreign_crates_in_http(path: Path, source: str, dependencies: set[str]) -> Iterator[str]:
+    if module_of(path)[:1] != ("http",):
+        return
+    code = code_of(source)
+    for crate in sorted(dependencies - HTTP_CRATES):
+        for found in re.finditer(rf"(?<![\w:])(?:::)?{crate}\s*::|\buse\s+(?:::)?{crate}\b", code):
+            yield f"{path}:{line_of(code, found.start())}: http names {crate}"
+
+
+def forbidden_uses_of_may(path: Path, source: str) -> Iterator[str]:
+    code = code_of(source)
+    inside = module_of(path)[:1] == ("coroutine",)
+    for found in re.finditer(r"\bmay\b(?:\s*::\s*\w+)*", code):
+        where = f"{path}:{line_of(code, found.start())}"
+        name = re.sub(r"\s", "", found[0])
+        if not inside:
+            yield f"{where}: {name} outside of coroutine"
+        elif not any(name == allowed or name.startswith(allowed + "::") for allowed in MAY):
+            yield f"{where}: {name} is not among what is used of may"
+    if inside:
+        for found in re.finditer(rf"\.\s*({'|'.join(MAY_METHODS)})\s*\(", code):
+            yield f"{path}:{line_of(code, found.start())}: .{found[1]}() is forbidden"
+
+
+def unsafe_outside_of_doors(path: Path, source: str) -> Iterator[str]:
+    code = code_of(source)
+    for found in re.finditer(r"\bunsafe\b|\b(?:allow|expect)\s*\([^)]*\bunsafe_code\b", code):
+        if path.as_posix() not in UNSAFE_DOORS:
+            yield f"{path}:{line_of(code, found.start())}: unsafe in a file that UNSAFE_DOORS does not list"
+
+
+def prints(path: Path, source: str) -> Iterator[str]:
+    code = without_tests(code_of(source))
+    for found in re.finditer(r"\b(?:e?print(?:ln)?|dbg)\s*!|\bpanic_any\b", code):
+        yield f"{path}:{line_of(code, found.start())}: {found[0]} waits or panics where its stream is full or broken"
+
+
+def code_lines(source: str) -> int:
+    return sum(1 for line in without_tests(code_of(source)).splitlines() if line.strip())
+
+
+# --- the tree --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[Path, str]:
+    """Text of every Rust file under src, by its path from the root of the repository."""
+    found = {path.relative_to(ROOT): path.read_text() for path in sorted((ROOT / "src").rglob("*.rs"))}
+    assert Path("src/lib.rs") in found
+    return found
+
+
+def test_imports_point_down(sources: dict[Path, str]) -> None:
+    assert [text for path, source in sources.items() for text in imports_that_point_up(path, source)] == []
+
+
+def test_http_needs_only_std_httparse_and_memchr(sources: dict[Path, str]) -> None:
+    manifest = tomllib.loads((ROOT / "Cargo.toml").read_text())
+    dependencies = {name.replace("-", "_") for name in manifest["dependencies"]}
+    assert dependencies >= {*HTTP_CRATES, "may", "pyo3"}
+    complaints = [
+        text for path, source in sources.items() for text in foreign_crates_in_http(path, source, dependencies)
+    ]
+    assert complaints == []
+
+
+def test_the_crates_of_http_and_websocket_are_fuzzed_as_they_are_shipped() -> None:
+    shipped, fuzzed = (
+        {package["name"]: package["version"] for package in tomllib.loads(path.read_text())["package"]}
+        for path in (ROOT / "Cargo.lock", ROOT / "tests" / "fuzz" / "Cargo.lock")
+    )
+    crates = HTTP_CRATES | WEBSOCKET_CRATES
+    assert {name: fuzzed[name] for name in crates} == {name: shipped[name] for name in crates}
+
+
+def test_may_is_named_only_in_coroutine_and_nothing_forbidden_of_it(sources: dict[Path, str]) -> None:
+    assert [text for path, source in sources.items() for text in forbidden_uses_of_may(path, source)] == []
+
+
+def test_may_is_built_without_its_stealing_and_cancelling_features() -> None:
+    may = tomllib.loads((ROOT / "Cargo.toml").read_text())["dependencies"]["may"]
+    assert may["default-features"] is False
+    assert may.get("features", []) == []
+
+
+def test_unsafe_has_few_doors(sources: dict[Path, str]) -> None:
+    assert [text for path, source in sources.items() for text in unsafe_outside_of_doors(path, source)] == []
+
+
+def test_every_door_of_unsafe_is_still_needed(sources: dict[Path, str]) -> None:
+    used = {path.as_posix() for path, source in sources.items() if re.search(r"\bunsafe\b", code_of(source))}
+    assert set(UNSAFE_DOORS) - used == set()
+
+
+def test_nothing_prints_by_a_macro(sources: dict[Path, str]) -> None:
+    assert [text for path, source in sources.items() for text in prints(path, source)] == []
+
+
+def test_no_file_is_longer_than_a_reader_can_hold(sources: dict[Path, str]) -> None:
+    lengths = {path: code_lines(source) for path, source in sources.items() if not is_test_file(path, sources)}
+    assert {str(path): length for path, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+# --- the rules do complain -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "complaints"),
+    [
+        ("src/net/stream.rs", "use crate::event_loop::wait;", []),
+        ("src/net/stream.rs", "use crate::net::listener;", []),
+        ("src/wsgi/mod.rs", "use crate::{http::{head, framing}, interp};", []),
+        ("src/lib.rs", "pub mod api;\npub use crate::server::Server;", []),
+        ("src/net/mod.rs", "\nuse crate::http::head;", ["src/net/mod.rs:2: net names http, which is not below it"]),
+        ("src/net/mod.rs", "fn f() { crate::wsgi::g() }", ["src/net/mod.rs:1: net names wsgi, which is not below it"]),
+        (
+            "src/net/mod.rs",
+            "use crate::{event_loop::{a, b}, server::c};",
+            ["src/net/mod.rs:1: net names server, which is not below it"],
+        ),
+        ("src/net/mod.rs", "use crate::Settings;", ["src/net/mod.rs:1: crate::Settings is not a layer"]),
+        ("src/net/mod.rs", "use crate::*;", ["src/net/mod.rs:1: crate::* is not a layer"]),
+        ("src/net/mod.rs", "use super::wsgi;", ["src/net/mod.rs:1: net names wsgi, which is not below it"]),
+        ("src/net/mod.rs", "use super::{event_loop};", []),
+        ("src/net/stream.rs", "use super::Socket;", []),
+        (
+            "src/net/stream.rs",
+            "use super::super::api::A;",
+            ["src/net/stream.rs:1: net names api, which is not below it"],
+        ),
+        ("src/net/stream.rs", "mod tests { use super::super::Socket; }", []),
+        ("src/net/mod.rs", "mod tests { use super::*; }", []),
+        (
+            "src/net/mod.rs",
+            "fn f() {}\nmod tests { use super::super::api; }",
+            ["src/net/mod.rs:2: net names api, which is not below it"],
+        ),
+        ("src/util.rs", "", ["src/util.rs: is in no layer"]),
+        ("src/net/mod.rs", "use crate as c;", ["src/net/mod.rs:1: renames a crate, which hides what is imported"]),
+        ("src/net/mod.rs", "// use crate::wsgi;\n/* /* */ crate::wsgi */\n/// [`crate::api::A`]\nfn f() {}", []),
+        ("src/net/mod.rs", 'const A: &str = "crate::wsgi::a"; const B: &str = r#"" crate::api::b"#;', []),
+    ],
+)
+def test_the_order_of_layers_is_seen_in_every_spelling(path: str, source: str, complaints: list[str]) -> None:
+    assert list(imports_that_point_up(Path(path), source)) == complaints
+
+
+@pytest.mark.parametrize(
+    ("source", "complaints"),
+    [
+        ("use std::io;\nuse httparse::Request;\nuse memchr::memchr;", 0),
+        ("// use pyo3::prelude\nfn f() { let libc = 1; }", 0),
+        ("use pyo3::prelude::*;", 1),
+        ("fn f() { ::libc::close(1) }", 1),
+    ],
+)
+def test_a_foreign_crate_in_http_is_seen(source: str, complaints: int) -> None:
+    found = list(foreign_crates_in_http(Path("src/http/head.rs"), source, {"httparse", "memchr", "libc", "pyo3"}))
+    assert len(found) == complaints, found
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "allowed"),
+    [
+        ("src/coroutine/mod.rs", "use may::coroutine::Builder;\nfn f() { may::coroutine::park(); }", True),
+        ("src/coroutine/mod.rs", "may::config().set_workers(1);", True),
+        ("src/coroutine/mod.rs", "struct Handle(may::coroutine::Coroutine);", True),
+        ("src/event_loop/mod.rs", "// may::coroutine::sleep\nfn f() {}", True),
+        ("src/event_loop/mod.rs", "sender.recv_timeout(limit)", True),
+        ("src/event_loop/mod.rs", "may::coroutine::park();", False),
+        ("src/event_loop/mod.rs", "use may;", False),
+        ("src/coroutine/mod.rs", "may::coroutine::sleep(limit);", False),
+        ("src/coroutine/mod.rs", "may::coroutine::park_timeout(limit);", False),
+        ("src/coroutine/mod.rs", "use may::coroutine::{park, sleep};", False),
+        ("src/coroutine/mod.rs", "use may::coroutine::*;", False),
+        ("src/coroutine/mod.rs", "use may as m;", False),
+        ("src/coroutine/mod.rs", "may::sync::mpsc::channel();", False),
+        ("src/coroutine/mod.rs", "may::net::TcpStream::connect(a);", False),
+        ("src/coroutine/mod.rs", "may::go!(|| ());", False),
+        ("src/coroutine/mod.rs", "handle.0\n    .cancel();", False),
+        ("src/coroutine/mod.rs", "unsafe { handle.unsafe_cancel() }", False),
+    ],
+)
+def test_a_forbidden_use_of_may_is_seen(path: str, source: str, allowed: bool) -> None:
+    found = list(forbidden_uses_of_may(Path(path), source))
+    assert (found == []) is allowed, found
+
+
+def test_unsafe_outside_of_the_doors_is_seen() -> None:
+    block = "fn f() { unsafe { g() } }"
+    assert list(unsafe_outside_of_doors(Path("src/coroutine/mod.rs"), block)) == []
+    assert list(unsafe_outside_of_doors(Path("src/http/head.rs"), "// unsafe\nfn f() {}")) == []
+    assert len(list(unsafe_outside_of_doors(Path("src/http/head.rs"), block))) == 1
+    assert len(list(unsafe_outside_of_doors(Path("src/http/head.rs"), "#![allow(unsafe_code)]"))) == 1
+    assert len(list(unsafe_outside_of_doors(Path("src/http/head.rs"), '#[expect(unsafe_code, reason = "x")]'))) == 1
+
+
+def test_printing_by_a_macro_is_seen() -> None:
+    for source in ('eprintln!("a");', "print ! (b)", "dbg!(c)", "std::println!()"):
+        assert len(list(prints(Path("src/net/mod.rs"), source))) == 1
+    for source in ('say("eprintln!");', "// println!", "#[cfg(test)]\nmod tests { fn f() { println!() } }"):
+        assert list(prints(Path("src/net/mod.rs"), source)) == []
+
+
+def test_lines_of_code_exclude_comments_blank_lines_and_tests() -> None:
+    source = """\
+//! Documentation.
+
+use std::io; // a comment
+
+/* a block
+   comment */
+fn f() -> [&'static str; 2] {
+    ["{", "// not a comment"]
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn g() {}
+}
+
+#[cfg(test)]
+use std::fmt;
+
+const TEXT: &str =
+    "text";
+"""
+    assert code_lines(source) == 6
+
+
+def test_a_file_of_tests_is_known_by_its_declaration() -> None:
+    sources = {
+        Path("src/http/mod.rs"): "mod head;\n#[cfg(test)]\nmod tests;",
+        Path("src/http/head.rs"): "",
+        Path("src/http/tests.rs"): "",
+    }
+    assert [is_test_file(path, sources) for path in sources] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ("a // b\nc", "a     \nc"),
+        ("a /* b /* c */ d */ e", "a                   e"),
+        ("fn f<'a>(x: &'a str) {}", "fn f<'a>(x: &'a str) {}"),
+        ("'\"' + '\\'' + '\\u{1f600}'", '"   + "    + "          '),
+        (r'"\"//" + a', '"      + a'),
+        ('r##""#"## b', '"         b'),
+    ],
+)
+def test_comments_and_literals_are_blanked(source: str, code: str) -> None:
+    assert code_of(source) == code

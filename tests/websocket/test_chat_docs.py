@@ -1,0 +1,78 @@
+"""The code and the configuration in docs/chat.md, as they stand there."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+
+from frames import FIN, PING, PONG, TEXT, Client, frame, text
+from proxying import nginx
+from serving import Serve, request
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def blocks(language: str) -> list[str]:
+    """The blocks of the page in this language."""
+    page = (EXAMPLES.parent / "docs" / "chat.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+def test_the_echo_here_and_in_the_readme(serve: Serve) -> None:
+    assert blocks("python")[0] in (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    server = serve(blocks("python")[0])
+    with server.connect() as connection:
+        assert connection.request(request()).body == b"This is an echo over WebSocket.\n"
+    with Client(server) as client:
+        client.send(text("hello"))
+        assert client.text() == "hello"
+
+
+def test_in_the_room_a_slow_client_holds_up_nobody(serve: Serve) -> None:
+    server = serve(blocks("python")[1])
+    said = "x" * 10_000
+    with Client(server) as reader, Client(server, receive_buffer=4096) as slow:
+        slow.send(text("here"))
+        assert (slow.text(), reader.text()) == ("here", "here")
+        # Far more than the kernel takes.
+        for _ in range(2000):
+            reader.send(text(said))
+            assert reader.text() == said
+        while (received := slow.frame()).first == FIN | TEXT:
+            assert received.payload == said.encode()
+        assert received.payload == b"\x03\xf5too slow"
+
+
+def test_nginx(serve: Serve, tmp_path: Path) -> None:
+    server = serve("app:app", chdir=str(EXAMPLES), forwarded_allow_ips="127.0.0.1", websocket_ping_interval=0.5)
+    (configuration,) = blocks("nginx")
+    configuration = configuration.replace("server 127.0.0.1:8000", f"server 127.0.0.1:{server.port}")
+    # Longer than the pings' interval, as there, and less to wait for.
+    configuration = configuration.replace("proxy_read_timeout 60s", "proxy_read_timeout 2s")
+    found = re.fullmatch(
+        r"(.*)^server \{\n    listen 80;\n    location / \{(.*)\n    \}\n\}\n", configuration, re.M | re.S
+    )
+    assert found
+    with nginx(tmp_path, found[1], {"docs": found[2]}) as proxy:
+        front = proxy.fronts["docs"]
+        with front.connect() as connection:
+            for _ in range(2):
+                assert b"<title>Chat</title>" in connection.request(request("GET", "/chat/")).body
+        with front.connect() as connection:
+            connection.send(request("GET", "/events/feed"))
+            connection.read_until(b"data: ")
+        with Client(front, "/chat/socket?name=Ann") as ann:
+            assert json.loads(ann.text())["members"] == ["Ann"]
+            assert json.loads(ann.text())["members"] == ["Ann"]
+            # Pings keep it open for longer than nginx waits.
+            begun = time.monotonic()
+            while time.monotonic() - begun < 3:
+                received = ann.frame()
+                assert received.first == FIN | PING
+                ann.send(frame(FIN | PONG, received.payload))
+            ann.send(text(json.dumps({"say": "hello"})))
+            while (received := ann.frame()).first == FIN | PING:
+                pass
+            assert json.loads(received.payload)["text"] == "hello"
