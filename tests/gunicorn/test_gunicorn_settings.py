@@ -48,7 +48,7 @@ def test_no_setting_is_forgotten() -> None:
 
 
 def test_the_documentation_has_the_table() -> None:
-    page = Path(__file__).parents[1] / "docs" / "gunicorn.md"
+    page = Path(__file__).parents[2] / "docs" / "gunicorn.md"
     assert page.read_text().endswith("\n" + table())
 
 
