@@ -102,6 +102,14 @@ types: $(VENV)/.installed ## Check the types of Python code, and the stubs again
 	MYPYPATH=benches $(BIN)/mypy benches
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml rmeinheld._rmeinheld
 
+.PHONY: docs
+docs: $(VENV)/.installed $(VENV)/.docs ## Build the documentation's site into .build/docs/html; warnings are errors.
+	$(BIN)/python -m sphinx -W --keep-going -q -E -b html docs '$(BUILD)/docs/html'
+
+.PHONY: docs-links
+docs-links: $(VENV)/.installed $(VENV)/.docs ## Check the links of the documentation to other sites (needs the network).
+	$(BIN)/python -m sphinx -q -E -b linkcheck docs '$(BUILD)/docs/links'
+
 .PHONY: format
 format: $(VENV)/.dependencies ## Format Rust and Python.
 	cargo fmt
@@ -160,6 +168,10 @@ $(VENV)/.dependencies: $(VENV)/.interpreter pyproject.toml .ci/constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --prefer-binary --constraint .ci/constraints.txt \
 		--group build --group test --group lint
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.dependencies
+	$(BIN)/python -m pip install --quiet --prefer-binary --constraint .ci/constraints.txt --group docs
 	@touch $@
 
 # Not in isolation, where cargo would see a new path of Python at every build and start anew. setuptools copies into
