@@ -11,7 +11,7 @@ use crate::http::proxy_protocol::Versions;
 use crate::http::repair::Repairs;
 use crate::net::Networks;
 use crate::wsgi::{
-    BodyLimits, FieldPolicy, GatewaySettings, SessionSettings, SpoolSettings, TrustedFields, Underscores,
+    BodyLimits, FieldPolicy, GatewaySettings, SpoolSettings, TrustedFields, Underscores, WebSocketSettings,
 };
 
 /// Attributes of the settings object, as they come.
@@ -184,7 +184,7 @@ impl Settings {
             }),
             send_timeout: self.send_timeout(),
             min_send_rate: self.min_send_rate,
-            websocket: SessionSettings {
+            websocket: WebSocketSettings {
                 message_bytes: self.websocket_max_message_size,
                 queue_bytes: self.websocket_max_queue_size,
                 ping_interval: seconds(self.websocket_ping_interval),

@@ -5,7 +5,9 @@
 use std::io::Cursor;
 
 use tungstenite::protocol::frame::FrameHeader;
-use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+use super::close_codes::{self, INVALID_DATA, MESSAGE_TOO_BIG, NO_CODE, PROTOCOL_ERROR};
 
 /// Bytes of the longest header of a frame.
 const HEADER_BYTES: usize = 14;
@@ -15,9 +17,6 @@ pub const CONTROL_BYTES: usize = 125;
 
 /// Bytes of the reason of a close: what a control frame has beside the code.
 pub const REASON_BYTES: usize = CONTROL_BYTES - 2;
-
-/// A close without a code (RFC 6455 7.4.1). Never sent.
-pub const NO_CODE: u16 = 1005;
 
 /// A message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +39,7 @@ impl Message {
 
 /// Whether a message is text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MessageKind {
     /// UTF-8.
     Text,
     /// Anything.
@@ -66,11 +65,11 @@ pub struct Violation {
 }
 
 const fn protocol_error(rule: &'static str) -> Violation {
-    Violation { code: 1002, rule }
+    Violation { code: PROTOCOL_ERROR, rule }
 }
 
-const NOT_UTF8: Violation = Violation { code: 1007, rule: "text that is not UTF-8 (RFC 6455 8.1)" };
-const TOO_BIG: Violation = Violation { code: 1009, rule: "a message over websocket_max_message_size" };
+const NOT_UTF8: Violation = Violation { code: INVALID_DATA, rule: "text that is not UTF-8 (RFC 6455 8.1)" };
+const TOO_BIG: Violation = Violation { code: MESSAGE_TOO_BIG, rule: "a message over websocket_max_message_size" };
 
 /// One side, the server's, of a connection.
 #[derive(Debug)]
@@ -109,7 +108,7 @@ struct Frame {
 /// The message that is arriving.
 #[derive(Debug)]
 struct Incomplete {
-    kind: Kind,
+    kind: MessageKind,
     data: Vec<u8>,
     /// So much of it is UTF-8.
     checked: usize,
@@ -285,8 +284,8 @@ impl Protocol {
             OpCode::Data(data) => {
                 let begun = self.message.as_ref().map(|message| message.data.len() as u64);
                 let begins = match (data, begun) {
-                    (Data::Text, None) => Some(Kind::Text),
-                    (Data::Binary, None) => Some(Kind::Binary),
+                    (Data::Text, None) => Some(MessageKind::Text),
+                    (Data::Binary, None) => Some(MessageKind::Binary),
                     (Data::Continue, Some(_)) => None,
                     (Data::Continue, None) => {
                         return Err(protocol_error("a continuation of no message (RFC 6455 5.4)"));
@@ -314,16 +313,16 @@ impl Protocol {
         message.make_room(payload.len(), self.message_limit);
         append_unmasked(&mut message.data, payload, &mut frame.mask);
         match message.kind {
-            Kind::Text => message.check(),
-            Kind::Binary => Ok(()),
+            MessageKind::Text => message.check(),
+            MessageKind::Binary => Ok(()),
         }
     }
 
     fn end_message(&mut self, deliver: &mut impl FnMut(Message)) -> Result<(), Violation> {
         let Some(message) = self.message.take() else { return Ok(()) };
         let whole = match message.kind {
-            Kind::Text => Message::Text(String::from_utf8(message.data).map_err(|_| NOT_UTF8)?),
-            Kind::Binary => Message::Binary(message.data),
+            MessageKind::Text => Message::Text(String::from_utf8(message.data).map_err(|_| NOT_UTF8)?),
+            MessageKind::Binary => Message::Binary(message.data),
         };
         // After a close has been sent, nobody waits for more.
         if self.state == State::Open {
@@ -339,7 +338,7 @@ impl Protocol {
             [_] => return Err(protocol_error("a close with half a code (RFC 6455 5.5.1)")),
             [high, low, reason @ ..] => {
                 let code = u16::from_be_bytes([*high, *low]);
-                if !is_code(code) {
+                if !close_codes::may_be_sent(code) {
                     return Err(protocol_error("a close with a code that is not to be sent (RFC 6455 7.4)"));
                 }
                 let reason = str::from_utf8(reason).map_err(|_| NOT_UTF8)?;
@@ -397,17 +396,11 @@ fn parse(cursor: &mut Cursor<&[u8]>) -> Result<Option<(FrameHeader, u64)>, Viola
     Ok(parsed)
 }
 
-/// Whether a close may carry this code (RFC 6455 7.4.2 and IANA's registry).
-pub fn is_code(code: u16) -> bool {
-    const BAD_GATEWAY: u16 = 1014;
-    code == BAD_GATEWAY || CloseCode::from(code).is_allowed()
-}
-
 /// Writes a message in one frame.
-pub fn write_message(out: &mut Vec<u8>, kind: Kind, payload: &[u8]) {
+pub fn write_message(out: &mut Vec<u8>, kind: MessageKind, payload: &[u8]) {
     let data = match kind {
-        Kind::Text => Data::Text,
-        Kind::Binary => Data::Binary,
+        MessageKind::Text => Data::Text,
+        MessageKind::Binary => Data::Binary,
     };
     write_frame(out, OpCode::Data(data), payload);
 }

@@ -17,13 +17,14 @@ use super::request::{Request, Unprepared};
 use super::respond::respond;
 use super::spool::{SpoolSettings, Spooled, spool};
 use super::start_response::{Answer, EarlyHints, StartResponse, Terms};
-use super::upgrade::{ClientSocket, SessionSettings, WebSocket, WebSocketError};
+use super::upgrade::{ClientSocket, WebSocket, WebSocketError, WebSocketSettings};
 use super::{FileWrapper, SERVER_SOFTWARE};
 use crate::http::error::RequestError;
 use crate::http::response::{MethodKind, ResponseBody};
 use crate::interp::identity::Subject;
 use crate::interp::{CoroutineExit, Level, in_fresh_context, leave_if_forked, log};
 use crate::net::Peer;
+use crate::websocket::close_codes::{GOING_AWAY, INTERNAL_ERROR, NORMAL};
 use crate::websocket::handshake::Handshake;
 
 /// What of the settings concerns the application's side.
@@ -43,7 +44,7 @@ pub struct GatewaySettings {
     /// Whether files are sent with sendfile(2).
     pub use_sendfile: bool,
     /// What concerns WebSockets.
-    pub websocket: SessionSettings,
+    pub websocket: WebSocketSettings,
     /// `wsgi.errors`; none: `sys.stderr`.
     pub errors: Option<Py<PyAny>>,
     /// Meinheld's error logger: an object with `error(exc_type, exc_value, traceback)`.
@@ -57,13 +58,8 @@ pub struct Gateway {
     keys: Keys,
     shared: Py<PyDict>,
     last_requests: Arc<AtomicBool>,
-    websocket: Arc<SessionSettings>,
+    websocket: Arc<WebSocketSettings>,
 }
-
-/// The code with which a WebSocket is closed whose application has returned, been ended or failed (RFC 6455 7.4.1).
-const NORMAL: u16 = 1000;
-const GOING_AWAY: u16 = 1001;
-const INTERNAL_ERROR: u16 = 1011;
 
 /// What became of a request.
 pub struct Finished<'py> {

@@ -32,7 +32,7 @@ pub use request::{RemoteAddress, Request, Unprepared};
 pub use spool::SpoolSettings;
 pub use start_response::{EarlyHints, StartResponse, Terms};
 pub use text::latin1;
-pub use upgrade::{ClientSocket, ConnectionClosed, SessionSettings, WebSocket, WebSocketError};
+pub use upgrade::{ClientSocket, ConnectionClosed, WebSocket, WebSocketError, WebSocketSettings};
 
 /// The Server field and SERVER_SOFTWARE.
 pub const SERVER_SOFTWARE: &str = concat!("rmeinheld/", env!("CARGO_PKG_VERSION"));

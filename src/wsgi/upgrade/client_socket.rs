@@ -69,7 +69,7 @@ impl ClientSocket {
         }
         let stream = self.response.get().upgrade(b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec())?;
         *self.taken() = Some(Taken { stream: Arc::clone(&stream), is_closed: false });
-        let attendant = Arc::new(Attended(Arc::downgrade(&stream)));
+        let attendant = Arc::new(TakenStreamWatcher(Arc::downgrade(&stream)));
         let source = stream.source();
         on_the_loop(py, move || streams::set_attendant(source, Some(attendant)))?;
         if self.response.get().is_last() {
@@ -172,9 +172,9 @@ fn error(failure: Failure, timeout: Option<Duration>) -> PyErr {
 }
 
 /// Looks after the connection while a library has it.
-struct Attended(Weak<Stream>);
+struct TakenStreamWatcher(Weak<Stream>);
 
-impl Attendant for Attended {
+impl Attendant for TakenStreamWatcher {
     /// Sends what TLS could not send at once.
     fn attend(&self) {
         if let Some(stream) = self.0.upgrade() {

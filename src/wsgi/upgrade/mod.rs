@@ -15,7 +15,7 @@ mod wire;
 
 pub use client_socket::ClientSocket;
 pub use websocket::{ConnectionClosed, WebSocket, WebSocketError};
-pub use wire::SessionSettings;
+pub use wire::WebSocketSettings;
 
 /// Runs `action` on the loop thread, now if that is where the caller is.
 fn on_the_loop(py: Python<'_>, action: impl FnOnce() + Send + 'static) -> PyResult<()> {

@@ -14,25 +14,30 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 
 use super::on_the_loop;
-use super::wire::{SessionSettings, Wire};
+use super::wire::{WebSocketSettings, Wire};
 use crate::event_loop::{Attendant, SourceId, streams};
 use crate::interp::{self, Level, Waiter, log};
 use crate::net::Stream;
-use crate::websocket::protocol::{self, Close, Kind, Message};
+use crate::websocket::protocol::{self, Close, Message, MessageKind};
 
 /// One connection.
-pub struct Session {
+pub struct WebSocketSession {
     source: SourceId,
     stream: Arc<Stream>,
     wire: Mutex<Wire>,
 }
 
-impl Session {
+impl WebSocketSession {
     /// A session that has still to send `head`, and was sent `early` with the request.
-    pub fn new(stream: Arc<Stream>, settings: Arc<SessionSettings>, head: Vec<u8>, early: Vec<u8>) -> Session {
+    pub fn new(
+        stream: Arc<Stream>,
+        settings: Arc<WebSocketSettings>,
+        head: Vec<u8>,
+        early: Vec<u8>,
+    ) -> WebSocketSession {
         let source = stream.source();
         let wire = Mutex::new(Wire::new(Arc::clone(&stream), settings, head, early));
-        Session { source, stream, wire }
+        WebSocketSession { source, stream, wire }
     }
 
     /// Sends the head and begins to receive. From any thread.
@@ -94,7 +99,7 @@ impl Session {
     /// In the inner result, how the connection ended; see [`interp::wait`].
     ///
     /// # Parks
-    pub fn send(self: &Arc<Self>, py: Python<'_>, kind: Kind, payload: &[u8]) -> PyResult<Result<(), Close>> {
+    pub fn send(self: &Arc<Self>, py: Python<'_>, kind: MessageKind, payload: &[u8]) -> PyResult<Result<(), Close>> {
         self.put(py, |out| protocol::write_message(out, kind, payload))
     }
 
@@ -236,7 +241,7 @@ impl Session {
     }
 }
 
-impl Attendant for Session {
+impl Attendant for WebSocketSession {
     fn attend(&self) {
         self.look_after(Wire::attend);
     }

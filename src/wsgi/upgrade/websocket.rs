@@ -7,12 +7,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
 use super::client_socket;
-use super::session::Session;
-use super::wire::SessionSettings;
+use super::session::WebSocketSession;
+use super::wire::WebSocketSettings;
 use crate::http::response::{FieldKind, check_field, write_field};
 use crate::interp::deadline_after;
+use crate::websocket::close_codes::{self, NORMAL};
 use crate::websocket::handshake::Handshake;
-use crate::websocket::protocol::{CONTROL_BYTES, Close, Kind, Message, REASON_BYTES, is_code};
+use crate::websocket::protocol::{CONTROL_BYTES, Close, Message, MessageKind, REASON_BYTES};
 use crate::wsgi::start_response::StartResponse;
 use crate::wsgi::{SERVER_SOFTWARE, clock, text};
 
@@ -24,9 +25,6 @@ pyo3::create_exception!(
     "The WebSocket is closed. `code` and `reason` say why, as `close_code` and `close_reason` of the WebSocket do."
 );
 
-/// The default of `close()` (RFC 6455 7.4.1).
-const NORMAL: i64 = 1000;
-
 /// A request's WebSocket: `environ["wsgi.websocket"]` of every valid handshake (RFC 6455, version 13).
 ///
 /// The first thing done with it accepts it; until then the request can be answered in the ordinary way instead. Any
@@ -35,9 +33,9 @@ const NORMAL: i64 = 1000;
 #[pyclass(frozen, module = "rmeinheld.websocket", weakref)]
 pub struct WebSocket {
     handshake: Handshake,
-    settings: Arc<SessionSettings>,
+    settings: Arc<WebSocketSettings>,
     response: Py<StartResponse>,
-    session: OnceLock<Arc<Session>>,
+    session: OnceLock<Arc<WebSocketSession>>,
     early: Mutex<Vec<u8>>,
     environ: Mutex<Option<Py<PyDict>>>,
     subprotocol: OnceLock<String>,
@@ -72,7 +70,7 @@ impl WebSocket {
     /// Send `message`, a str, as text. As `send`.
     fn send_text(&self, message: &Bound<'_, PyString>) -> PyResult<()> {
         let py = message.py();
-        let sent = self.session(py)?.send(py, Kind::Text, message.to_str()?.as_bytes())?;
+        let sent = self.session(py)?.send(py, MessageKind::Text, message.to_str()?.as_bytes())?;
         sent.map_err(|close| closed_error(py, &close))
     }
 
@@ -80,7 +78,7 @@ impl WebSocket {
     fn send_binary(&self, message: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = message.py();
         let data = bytes_of(message)?;
-        let sent = self.session(py)?.send(py, Kind::Binary, data.as_bytes())?;
+        let sent = self.session(py)?.send(py, MessageKind::Binary, data.as_bytes())?;
         sent.map_err(|close| closed_error(py, &close))
     }
 
@@ -129,9 +127,9 @@ impl WebSocket {
     ///
     /// Does not wait for the client's answer: that has `websocket_close_timeout`. Once closed, it does nothing. Raises
     /// ValueError for a code that may not be sent and for a longer reason.
-    #[pyo3(signature = (code = NORMAL, reason = ""), text_signature = "($self, code=1000, reason='')")]
+    #[pyo3(signature = (code = i64::from(NORMAL), reason = ""), text_signature = "($self, code=1000, reason='')")]
     fn close(&self, py: Python<'_>, code: i64, reason: &str) -> PyResult<()> {
-        let number = u16::try_from(code).ok().filter(|&code| is_code(code));
+        let number = u16::try_from(code).ok().filter(|&code| close_codes::may_be_sent(code));
         let number = number.ok_or_else(|| {
             PyValueError::new_err(format!("code must be one that may be sent (RFC 6455 7.4), not {code}"))
         })?;
@@ -221,7 +219,7 @@ impl WebSocket {
     /// MemoryError.
     pub fn new(
         handshake: Handshake,
-        settings: Arc<SessionSettings>,
+        settings: Arc<WebSocketSettings>,
         environ: &Bound<'_, PyDict>,
         response: &Bound<'_, StartResponse>,
         early: Vec<u8>,
@@ -277,7 +275,7 @@ impl WebSocket {
         self.session.get().and_then(|session| session.close_of(py))
     }
 
-    fn session(&self, py: Python<'_>) -> PyResult<&Arc<Session>> {
+    fn session(&self, py: Python<'_>) -> PyResult<&Arc<WebSocketSession>> {
         match self.session.get() {
             Some(session) => Ok(session),
             None => self.accept_now(py, None, None),
@@ -289,7 +287,7 @@ impl WebSocket {
         py: Python<'_>,
         subprotocol: Option<String>,
         headers: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<&Arc<Session>> {
+    ) -> PyResult<&Arc<WebSocketSession>> {
         if let Some(chosen) = subprotocol.as_ref().filter(|chosen| !self.handshake.subprotocols.contains(chosen)) {
             let offered = self.handshake.subprotocols.join(", ");
             let message = format!("subprotocol must be one that the client offers ({offered}), not {chosen:?}");
@@ -304,7 +302,7 @@ impl WebSocket {
         }
         head.extend_from_slice(b"\r\n");
         let stream = self.response.get().upgrade(head.clone())?;
-        let session = Arc::new(Session::new(stream, Arc::clone(&self.settings), head, self.take_early()));
+        let session = Arc::new(WebSocketSession::new(stream, Arc::clone(&self.settings), head, self.take_early()));
         if let Some(subprotocol) = subprotocol {
             let _ = self.subprotocol.set(subprotocol);
         }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::event_loop::streams;
 use crate::interp::Waiter;
 use crate::net::{Pace, Stream};
+use crate::websocket::close_codes::{ABNORMAL, GOING_AWAY, NORMAL};
 use crate::websocket::protocol::{self, Close, Message, Protocol, Violation};
 
 /// Bytes of messages that may wait for the application; then the client has to wait. asyncio's `websockets` takes 16
@@ -27,17 +28,12 @@ const READ_BYTES: usize = 16 * 1024;
 /// An idle connection keeps no larger buffer than this.
 const KEPT_BYTES: usize = 512;
 
-/// The connection broke (RFC 6455 7.1.5). Never sent.
-const ABNORMAL: u16 = 1006;
-
-/// Codes of RFC 6455 7.4.1.
-const GOING_AWAY: u16 = 1001;
-const NORMAL: u16 = 1000;
+/// The reason that goes with [`GOING_AWAY`].
 const STOPS: &str = "the server stops";
 
 /// What of the settings concerns WebSockets. No duration is no limit.
 #[derive(Clone, Debug)]
-pub struct SessionSettings {
+pub struct WebSocketSettings {
     /// Bytes of the longest message that is received.
     pub message_bytes: usize,
     /// Bytes that may wait to be sent; then senders wait.
@@ -66,21 +62,21 @@ struct Ping {
     taken: i64,
 }
 
-/// What a stop of the server means to a connection: what has arrived by then is still handed out.
+/// Reading after a stop of the server: the application still gets the messages that had arrived by then.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stop {
-    /// There is none.
+enum Drain {
+    /// The server has not stopped.
     Not,
-    /// What the kernel held then is still to be read: so many bytes, enciphered ones where the stream is.
-    Draining(u64),
-    /// It has been; what comes now is nobody's.
-    Drained,
+    /// Bytes that the kernel held at the stop and that are still to be read; enciphered ones under TLS.
+    Left(u64),
+    /// All of them have been read. Later messages are dropped.
+    Done,
 }
 
 /// One connection and those who wait for it.
 pub(super) struct Wire {
     stream: Arc<Stream>,
-    settings: Arc<SessionSettings>,
+    settings: Arc<WebSocketSettings>,
     protocol: Protocol,
     /// Received and not yet looked at, from `looked_at` on: at first what came with the head of the request.
     received: Vec<u8>,
@@ -109,7 +105,7 @@ pub(super) struct Wire {
     pub wants_attention: bool,
     /// The application has taken a message and not asked for the next one: it may be answering.
     is_answering: bool,
-    stop: Stop,
+    stop: Drain,
     /// When the application must have answered, once the server stops.
     stop_deadline: Option<Instant>,
     /// The patience with a client that senders wait for, and since when, from what on, they do.
@@ -128,7 +124,7 @@ pub(super) struct Wire {
 
 impl Wire {
     /// A connection that has still to send `head`, and was sent `early` with the request.
-    pub fn new(stream: Arc<Stream>, settings: Arc<SessionSettings>, head: Vec<u8>, early: Vec<u8>) -> Wire {
+    pub fn new(stream: Arc<Stream>, settings: Arc<WebSocketSettings>, head: Vec<u8>, early: Vec<u8>) -> Wire {
         Wire {
             protocol: Protocol::new(settings.message_bytes),
             last_heard: settings.ping_interval.map(|_| Instant::now()),
@@ -152,7 +148,7 @@ impl Wire {
             is_paused: false,
             wants_attention: false,
             is_answering: false,
-            stop: Stop::Not,
+            stop: Drain::Not,
             stop_deadline: None,
             waited_for: None,
             crossing_bytes: 0,
@@ -193,7 +189,7 @@ impl Wire {
 
     /// Whether nobody has to wait to receive: there is something, or nothing will come.
     pub fn is_receivable(&self) -> bool {
-        !self.incoming.is_empty() || self.is_ending() || self.stop == Stop::Drained
+        !self.incoming.is_empty() || self.is_ending() || self.stop == Drain::Done
     }
 
     /// Whether nobody has to wait to send: there is room, or nothing can be sent.
@@ -228,8 +224,8 @@ impl Wire {
 
     /// The server stops: the application has the time of the closing handshake to take and answer what has arrived.
     pub fn begin_stop(&mut self) {
-        if self.stop == Stop::Not {
-            self.stop = Stop::Draining(self.stream.unread_bytes());
+        if self.stop == Drain::Not {
+            self.stop = Drain::Left(self.stream.unread_bytes());
             self.stop_deadline = self.settings.close_timeout.map(|timeout| Instant::now() + timeout);
             self.wants_attention = true;
         }
@@ -237,12 +233,12 @@ impl Wire {
 
     /// The code and reason to close with when the application is done with it.
     pub fn farewell(&self, code: u16) -> (u16, &'static str) {
-        if self.stop == Stop::Not || code != NORMAL { (code, "") } else { (GOING_AWAY, STOPS) }
+        if self.stop == Drain::Not || code != NORMAL { (code, "") } else { (GOING_AWAY, STOPS) }
     }
 
     /// Closes if the server stops, and the application has taken and answered all that had arrived. Whether it did.
     pub fn end_stop(&mut self) -> bool {
-        let is_done = self.stop == Stop::Drained && self.incoming.is_empty() && !self.is_answering;
+        let is_done = self.stop == Drain::Done && self.incoming.is_empty() && !self.is_answering;
         is_done && self.begin_close(GOING_AWAY, STOPS)
     }
 
@@ -272,7 +268,7 @@ impl Wire {
     /// Something may have arrived, or may be sent. On the loop.
     pub fn attend(&mut self) {
         self.wants_attention |= self.catch_up();
-        if self.is_ending() || self.settings.ping_interval.is_some() || self.stop != Stop::Not {
+        if self.is_ending() || self.settings.ping_interval.is_some() || self.stop != Drain::Not {
             self.schedule();
         }
     }

@@ -2,7 +2,7 @@
 //! four bytes of a mask and what frames are made of, right and wrong, or the same of messages that have to arrive.
 
 use _rmeinheld::websocket::protocol::{
-    CONTROL_BYTES, Close, Kind, Message, Protocol, Received, write_message, write_ping,
+    CONTROL_BYTES, Close, MessageKind, Message, Protocol, Received, write_message, write_ping,
 };
 
 use crate::input::{Cuts, Input};
@@ -172,7 +172,7 @@ fn there_and_back(mut input: Input, cuts: &Cuts) {
 /// What the server writes is one whole frame without a mask.
 fn check_writing(is_text: bool, payload: &[u8]) {
     let mut out = Vec::new();
-    write_message(&mut out, if is_text { Kind::Text } else { Kind::Binary }, payload);
+    write_message(&mut out, if is_text { MessageKind::Text } else { MessageKind::Binary }, payload);
     let message_bytes = out.len();
     let control = &payload[..payload.len().min(CONTROL_BYTES)];
     write_ping(&mut out, control);

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::Instant;
 
-use super::{MESSAGE_BYTES, READ_BYTES, Stop, Wire};
+use super::{Drain, MESSAGE_BYTES, READ_BYTES, Wire};
 use crate::event_loop::{streams, turn};
 
 /// Frames and bytes that are taken of one client before others have their turn: a client that sends as fast as it is read
@@ -38,7 +38,7 @@ impl Wire {
             if self.is_paused {
                 return false;
             }
-            if self.received.is_empty() && self.stop == Stop::Draining(0) {
+            if self.received.is_empty() && self.stop == Drain::Left(0) {
                 self.end_draining();
             }
             if frames == 0 || bytes == 0 || turn::is_spent() {
@@ -74,7 +74,7 @@ impl Wire {
 
     /// Counts bytes that have come. False if the client sends on and on in place of answering our close.
     fn may_go_on_for(&mut self, count: usize) -> bool {
-        if let Stop::Draining(left) = &mut self.stop {
+        if let Drain::Left(left) = &mut self.stop {
             *left = left.saturating_sub(count as u64);
         }
         if self.close.is_some() {
@@ -89,8 +89,8 @@ impl Wire {
 
     /// If the server stops, that was all.
     fn end_draining(&mut self) {
-        if matches!(self.stop, Stop::Draining(_)) {
-            self.stop = Stop::Drained;
+        if matches!(self.stop, Drain::Left(_)) {
+            self.stop = Drain::Done;
             self.end_stop();
         }
     }
@@ -115,7 +115,7 @@ impl Wire {
         }
         let Wire { protocol, outgoing, incoming, incoming_bytes, receivers, stop, .. } = self;
         let received = protocol.receive_some(input, most, outgoing, |message| {
-            if *stop == Stop::Drained {
+            if *stop == Drain::Done {
                 return;
             }
             *incoming_bytes += message.size() + MESSAGE_BYTES;

@@ -2,7 +2,8 @@
 //! cutting all of its bytes into frames first.
 
 use _rmeinheld::http::framing::BodyFraming;
-use _rmeinheld::websocket::protocol::{Close, Message, NO_CODE};
+use _rmeinheld::websocket::close_codes::NO_CODE;
+use _rmeinheld::websocket::protocol::{Close, Message};
 
 use super::{Head, is_token, ows_trimmed};
 
