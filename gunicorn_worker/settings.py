@@ -1,23 +1,38 @@
-"""Every setting of Gunicorn 22 to 27, and what the worker does with it. `python -m rmeinheld.gunicorn_worker.settings`
-prints the table as the documentation has it."""
+"""Every setting of Gunicorn 22 to 27: what the worker does with it, and the option of this server that it decides.
+
+`SETTINGS` is the documentation, which `table()` prints as Markdown. `settings_of` is the mapping to options.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-__all__ = ["SETTINGS", "Kind", "table"]
+from rmeinheld.access_log import DEFAULT_FORMAT
+from rmeinheld.option_kinds import KIB, MIB
+from rmeinheld.settings import OPTIONS, Settings
+
+from .error_log import Errors
+
+if TYPE_CHECKING:
+    from .access_log import Observer
+
+__all__ = ["SETTINGS", "Kind", "settings_of", "table"]
+
+# --- the documentation -----------------------------------------------------------------------------------------------
 
 
 class Kind(StrEnum):
-    """Who acts on a setting."""
+    """The part of Gunicorn or of this server that acts on a setting."""
 
     WORKER = "honoured"
-    """This worker does."""
+    """This worker acts on it."""
     MASTER = "honoured by Gunicorn"
-    """Gunicorn's master or its base class of workers does, and this worker leaves it alone."""
+    """Gunicorn's master or its base class of workers acts on it; this worker leaves it alone."""
     NONE = "not applicable"
-    """Nobody: it means nothing here."""
+    """The setting has no meaning here."""
 
 
 _ASGI: Final = (Kind.NONE, "concerns ASGI only")
@@ -163,5 +178,99 @@ def table() -> str:
     return "| setting | | |\n|---|---|---|\n" + "".join(rows)
 
 
-if __name__ == "__main__":
-    print(table(), end="")
+# --- the mapping -----------------------------------------------------------------------------------------------------
+
+MOST_FIELDS: Final = 32768
+"""Fields of a head for which Gunicorn takes any larger number, and any number below 1."""
+
+FIELD_BYTES: Final = 8190
+"""Bytes of a field line for which Gunicorn takes 0."""
+
+CRLF_BYTES: Final = len("\r\n")
+
+LONGEST_MESSAGE: Final = 2**31 - 1
+"""Bytes of the longest WebSocket message, where Gunicorn's limit is larger or off."""
+
+_OLD_PROXY_PROTOCOLS: Final = {True: "v1", False: "off"}
+"""Values of the switch `proxy_protocol` of Gunicorn before 25."""
+
+
+def settings_of(cfg: Any, observer: Observer | None = None, *, writes_log: bool = True) -> Settings:
+    """Return the options of this server for Gunicorn's configuration `cfg` and the environment.
+
+    The engine calls `observer` after every request. It writes the access log itself if `writes_log`.
+
+    Raises ValueError or TypeError naming an option and its bad value.
+    """
+    given = _from_gunicorn(cfg)
+    given.update(
+        wsgi_errors=Errors(cfg),
+        access_logger=observer,
+        access_logfile=cfg.accesslog if writes_log else None,
+        access_logformat=cfg.access_log_format if writes_log else DEFAULT_FORMAT,
+    )
+    return Settings(**{**_defaults(cfg), **_from_environment({**os.environ, **cfg.env}), **given})
+
+
+def _from_gunicorn(cfg: Any) -> dict[str, Any]:
+    """Options that a Gunicorn setting decides."""
+    return {
+        "keep_alive": cfg.keepalive,
+        "worker_connections": cfg.worker_connections,
+        "graceful_timeout": cfg.graceful_timeout,
+        "limit_request_line": cfg.limit_request_line,
+        "limit_request_fields": _most_fields(cfg),
+        # Gunicorn counts the line's CRLF. A field line has at least one byte.
+        "limit_request_field_size": max(_field_bytes(cfg) - CRLF_BYTES, 1),
+        "casefold_http_method": cfg.casefold_http_method,
+        # Gunicorn 22 has no such setting: it always joins the lines.
+        "permit_obsolete_folding": bool(getattr(cfg, "permit_obsolete_folding", False)),
+        "permit_unconventional_http_method": cfg.permit_unconventional_http_method,
+        "permit_unconventional_http_version": cfg.permit_unconventional_http_version,
+        "strip_header_spaces": cfg.strip_header_spaces,
+        "header_map": cfg.header_map,
+        # Gunicorn 22 has no such setting.
+        "forwarder_headers": tuple(getattr(cfg, "forwarder_headers", ())),
+        "forwarded_allow_ips": tuple(cfg.forwarded_allow_ips),
+        "secure_scheme_headers": cfg.secure_scheme_headers,
+        "proxy_protocol": _OLD_PROXY_PROTOCOLS.get(cfg.proxy_protocol, cfg.proxy_protocol),
+        "proxy_allow_ips": tuple(cfg.proxy_allow_ips),
+        "sendfile": cfg.sendfile is not False,
+        "multiprocess": cfg.workers > 1,
+    }
+
+
+def _defaults(cfg: Any) -> dict[str, Any]:
+    """Defaults of options that differ under Gunicorn. The environment can change them."""
+    head_bytes = cfg.limit_request_line + _most_fields(cfg) * (_field_bytes(cfg) + CRLF_BYTES) + 2 * CRLF_BYTES
+    defaults: dict[str, Any] = {
+        "limit_request_head": min(max(head_bytes, 80 * KIB), 16 * MIB),
+        # Gunicorn does not limit a body.
+        "limit_request_body": 0,
+        # Gunicorn never changes REMOTE_ADDR because of a field.
+        "trusted_proxy_headers": (),
+        # Applications behind a proxy read these fields themselves, because Gunicorn does not act on them.
+        "clear_untrusted_proxy_headers": False,
+    }
+    # Gunicorn has it since 25; 0 is no limit.
+    limit = getattr(cfg, "websocket_max_message_size", None)
+    if limit is not None:
+        defaults["websocket_max_message_size"] = min(limit or LONGEST_MESSAGE, LONGEST_MESSAGE)
+    return defaults
+
+
+def _most_fields(cfg: Any) -> int:
+    return cfg.limit_request_fields if 0 < cfg.limit_request_fields < MOST_FIELDS else MOST_FIELDS
+
+
+def _field_bytes(cfg: Any) -> int:
+    return cfg.limit_request_field_size or FIELD_BYTES
+
+
+def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
+    """Options that no Gunicorn setting decides, from variables of the environment or `--env`."""
+    options: dict[str, Any] = {}
+    for option in OPTIONS.values():
+        if option.environment and (text := variables.get(option.environment)):
+            options[option.name] = option.kind.parse(option.environment, text)
+    return options

@@ -25,26 +25,21 @@ import queue
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from rmeinheld import _rmeinheld, ends, error_log
-from rmeinheld.access_log import DEFAULT_FORMAT
+from rmeinheld import _rmeinheld, ends
 from rmeinheld.coroutine import set_offload_threads, sleep, spawn
 from rmeinheld.listeners import Descriptor, Listener
 from rmeinheld.option_kinds import Switch
-from rmeinheld.settings import OPTIONS, Settings
+from rmeinheld.settings import PREFIX
 from rmeinheld.stdio import fill_standard_descriptors
 
-from .observer import (
-    Errors,
-    Observer,
-    access_log_descriptor,
-    is_callable_set,
-    needs_gunicorns_logger,
-    request_of,
-)
+from .access_log import Observer, access_log_descriptor, needs_gunicorns_logger
+from .error_log import forward_errors
+from .hooks import is_hook_set
+from .request import request_of
+from .settings import settings_of
 
 try:
     from gunicorn.errors import ConfigError
@@ -60,96 +55,12 @@ if TYPE_CHECKING:
     from ssl import SSLContext
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-__all__ = ["MeinheldWorker", "Worker", "settings_of"]
+__all__ = ["MeinheldWorker", "Worker"]
 
 BEAT_SECONDS: Final = 1.0
 """Between two heartbeats, at most; less where `--timeout` is short."""
 
-PATCH_VARIABLE: Final = "RMEINHELD_PATCH"
-
-PREFIX: Final = "RMEINHELD_"
-"""Begins the names of environment variables that set an option."""
-
-CRLF_BYTES: Final = len("\r\n")
-
-LONGEST_MESSAGE: Final = 2**31 - 1
-"""Bytes of a WebSocket's message, where Gunicorn knows no limit or a larger one."""
-
-_GROUPS_OF_GUNICORN: Final = ("Listening", "Logging", "Process")
-"""Groups of options whose part Gunicorn takes."""
-
-_OLD_PROXY_PROTOCOLS: Final = {True: "v1", False: "off"}
-"""What the switch means that it is before Gunicorn 25."""
-
-
-def settings_of(cfg: Any, observer: Observer | None = None, *, writes_log: bool = True) -> Settings:
-    """Return the options of this server that Gunicorn's configuration means.
-
-    `observer` hears of every request; `writes_log` is false where it writes the access log.
-
-    Raises ValueError or TypeError naming an option that this server cannot take so.
-    """
-    # Gunicorn takes what is out of bounds for the bound.
-    fields = cfg.limit_request_fields
-    fields, field_bytes = (fields if 0 < fields < 32768 else 32768), cfg.limit_request_field_size or 8190
-    head_bytes = cfg.limit_request_line + fields * (field_bytes + CRLF_BYTES) + 4
-    given = {
-        "keep_alive": cfg.keepalive,
-        "worker_connections": cfg.worker_connections,
-        "graceful_timeout": cfg.graceful_timeout,
-        "limit_request_line": cfg.limit_request_line,
-        "limit_request_fields": fields,
-        # Gunicorn counts the line's CRLF; no field line has a single byte.
-        "limit_request_field_size": max(field_bytes - CRLF_BYTES, 1),
-        "casefold_http_method": cfg.casefold_http_method,
-        # Gunicorn 22 has no such setting, and joins the lines always.
-        "permit_obsolete_folding": bool(getattr(cfg, "permit_obsolete_folding", False)),
-        "permit_unconventional_http_method": cfg.permit_unconventional_http_method,
-        "permit_unconventional_http_version": cfg.permit_unconventional_http_version,
-        "strip_header_spaces": cfg.strip_header_spaces,
-        "header_map": cfg.header_map,
-        # Gunicorn 22 has no such fields.
-        "forwarder_headers": tuple(getattr(cfg, "forwarder_headers", ())),
-        "forwarded_allow_ips": tuple(cfg.forwarded_allow_ips),
-        "secure_scheme_headers": cfg.secure_scheme_headers,
-        "proxy_protocol": _OLD_PROXY_PROTOCOLS.get(cfg.proxy_protocol, cfg.proxy_protocol),
-        "proxy_allow_ips": tuple(cfg.proxy_allow_ips),
-        "sendfile": cfg.sendfile is not False,
-        "multiprocess": cfg.workers > 1,
-        "wsgi_errors": Errors(cfg),
-        "access_logger": observer,
-        "access_logfile": cfg.accesslog if writes_log else None,
-        "access_logformat": cfg.access_log_format if writes_log else DEFAULT_FORMAT,
-    }
-    defaults = dict(
-        limit_request_head=min(max(head_bytes, 80 * 1024), 16 * 1024 * 1024),
-        # Gunicorn knows no limit of a body.
-        limit_request_body=0,
-        # Gunicorn never changes REMOTE_ADDR by a field.
-        trusted_proxy_headers=(),
-        # Applications behind a proxy that Gunicorn knows nothing of go by them.
-        clear_untrusted_proxy_headers=False,
-        **_websocket_limit(cfg),
-    )
-    return Settings(**{**defaults, **_from_environment(cfg, given), **given})
-
-
-def _websocket_limit(cfg: Any) -> dict[str, int]:
-    """Gunicorn's own setting of WebSockets, where 0 is no limit."""
-    limit = getattr(cfg, "websocket_max_message_size", None)
-    return {} if limit is None else {"websocket_max_message_size": min(limit or LONGEST_MESSAGE, LONGEST_MESSAGE)}
-
-
-def _from_environment(cfg: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that Gunicorn has no setting for, from variables of the environment or `--env`."""
-    variables = {**os.environ, **cfg.env}
-    options: dict[str, Any] = {}
-    for option in OPTIONS.values():
-        name = PREFIX + option.name.upper()
-        is_ours = option.name not in given and option.flags and option.group not in _GROUPS_OF_GUNICORN
-        if is_ours and (text := variables.get(name)):
-            options[option.name] = option.kind.parse(name, text)
-    return options
+PATCH_VARIABLE: Final = PREFIX + "PATCH"
 
 
 class Worker(_Base):  # type: ignore[misc]
@@ -211,13 +122,13 @@ class Worker(_Base):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until a signal, `max_requests` or the end of the master."""
-        _forward_errors(self.log)
+        forward_errors(self.log)
         self._arm()
         listeners = [Listener(socket.sock, Descriptor(socket.fileno())) for socket in self.sockets]
         sockets = [(one.socket.fileno(), one.server_name, one.server_port) for one in listeners]
         if self.cfg.threads > 1:
             set_offload_threads(self.cfg.threads)
-        logs, posts = needs_gunicorns_logger(self.cfg, self.log), is_callable_set(self.cfg, "post_request")
+        logs, posts = needs_gunicorns_logger(self.cfg, self.log), is_hook_set(self.cfg, "post_request")
         observer = Observer(self, logs=logs, posts=posts) if logs or posts else None
         settings = settings_of(self.cfg, observer, writes_log=not logs)
         ragged, context = bool(self.cfg.suppress_ragged_eofs), self._ssl_context()
@@ -244,9 +155,9 @@ class Worker(_Base):  # type: ignore[misc]
         app: WSGIApplication = self.wsgi
         if root := getattr(self.cfg, "root_path", "") or os.environ.get("SCRIPT_NAME", ""):
             app = _mounted(app, root)
-        if is_callable_set(self.cfg, "pre_request") or self.log.error_log.isEnabledFor(logging.DEBUG):
+        if is_hook_set(self.cfg, "pre_request") or self.log.error_log.isEnabledFor(logging.DEBUG):
             app = self._announced(app)
-        if self.max_requests < sys.maxsize or is_callable_set(self.cfg, "post_request"):
+        if self.max_requests < sys.maxsize or is_hook_set(self.cfg, "post_request"):
             app = self._counted(app)
         return app
 
@@ -358,28 +269,6 @@ class Worker(_Base):  # type: ignore[misc]
             self._engine.abandon()
             atexit.register(ends.leave_now, 1)
         sys.exit(1)
-
-
-def _forward_errors(log: Any) -> None:
-    """Errors of requests, and what else the engine has to say, go where Gunicorn's own do, by its logger's methods."""
-    logger = logging.getLogger(error_log.LOGGER_NAME)
-    logger.handlers, logger.propagate = [_Forwarder(log)], False
-    logger.setLevel(log.error_log.getEffectiveLevel())
-
-
-class _Forwarder(logging.Handler):
-    """Hands messages to Gunicorn's logger, of which there are classes that count or send them."""
-
-    def __init__(self, log: Any) -> None:
-        super().__init__()
-        self._log = log
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Call the method that is named after the level."""
-        if record.exc_info:
-            self._log.exception(record.getMessage(), exc_info=record.exc_info)
-        else:
-            getattr(self._log, record.levelname.lower())(record.getMessage())
 
 
 def _mounted(app: WSGIApplication, root: str) -> WSGIApplication:

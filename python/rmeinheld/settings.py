@@ -41,7 +41,7 @@ from .option_kinds import (
 if TYPE_CHECKING:
     from wsgiref.types import ErrorStream
 
-__all__ = ["GROUPS", "OPTIONS", "Option", "Settings", "find_option", "resolve"]
+__all__ = ["GROUPS", "OPTIONS", "PREFIX", "Option", "Settings", "find_option", "resolve"]
 
 # --- the table -------------------------------------------------------------------------------------------------------
 
@@ -59,14 +59,19 @@ GROUPS: Final = (
 )
 """Groups of options, in the order of the help."""
 
+PREFIX: Final = "RMEINHELD_"
+"""Start of the environment variables that set options in a Gunicorn worker."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
     """One row of the table.
 
-    `flags` is empty for an option that only `run` takes. `scope` is "command" for what only the command line takes,
-    since an application that calls `run` does it itself. `unit` follows the default in the help. An option whose
-    default is None takes None. `precedent` says which server has it, and under what name.
+    `flags` is empty for an option that only `run` takes. `scope` is "command" for an option of the command line alone:
+    an application that calls `run` does that work itself. `unit` follows the default in the help. An option whose
+    default is None takes None. `precedent` names the servers that have the option, with their names and defaults.
+    `gunicorn` is the Gunicorn setting that decides the option in a Gunicorn worker. An option without one has an
+    environment variable there.
     """
 
     name: str = ""
@@ -78,7 +83,13 @@ class Option:
     flags: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     unit: str = ""
+    gunicorn: str = ""
     scope: Literal["server", "command"] = "server"
+
+    @property
+    def environment(self) -> str:
+        """The environment variable that sets the option in a worker of Gunicorn; empty if none does."""
+        return PREFIX + self.name.upper() if self.flags and not self.gunicorn else ""
 
     def check(self, value: object, label: str | None = None) -> object:
         """Return `value` in its final type; ValueError, TypeError or AttributeError, naming `label` or the option."""
@@ -101,6 +112,7 @@ def _option(
     precedent: str,
     aliases: tuple[str, ...] = (),
     unit: str = "",
+    gunicorn: str = "",
     scope: Literal["server", "command"] = "server",
 ) -> Any:
     row = Option(
@@ -112,6 +124,7 @@ def _option(
         flags=flags,
         aliases=aliases,
         unit=unit,
+        gunicorn=gunicorn,
         scope=scope,
     )
     return dataclasses.field(default=default, metadata={"option": row})
@@ -142,6 +155,7 @@ class Settings:
         "unix:PATH, unix:@NAME (abstract) or fd://N (inherited). May be repeated. Port 0 takes a free one. Without "
         "it, sockets passed by systemd are used if there are any.",
         precedent="Gunicorn bind",
+        gunicorn="bind",
     )
     backlog: int = _option(
         2048,
@@ -151,6 +165,7 @@ class Settings:
         help="Connections that wait in the kernel to be accepted, at most; the kernel may cap it further.",
         unit="connections",
         precedent="Gunicorn backlog; Meinheld set_backlog (4096)",
+        gunicorn="backlog",
     )
     reuse_port: bool = _option(
         False,
@@ -159,6 +174,7 @@ class Settings:
         group="Listening",
         help="Set SO_REUSEPORT, so that several processes can listen on the same port.",
         precedent="Gunicorn reuse_port",
+        gunicorn="reuse_port",
     )
     umask: int | None = _option(
         None,
@@ -169,6 +185,7 @@ class Settings:
         help="Mask of permissions of Unix sockets (and, from the command line, of all files). "
         "Without it the mask of the process stays.",
         precedent="Gunicorn umask (0)",
+        gunicorn="umask",
     )
 
     keep_alive: float = _option(
@@ -180,6 +197,7 @@ class Settings:
         unit="seconds",
         aliases=("keepalive",),
         precedent="Gunicorn keepalive (2); Meinheld set_keepalive (0)",
+        gunicorn="keepalive",
     )
     graceful_timeout: float = _option(
         30.0,
@@ -189,6 +207,7 @@ class Settings:
         help="How long requests in progress may go on after SIGTERM, SIGINT or stop().",
         unit="seconds",
         precedent="Gunicorn graceful_timeout",
+        gunicorn="graceful_timeout",
     )
     keep_alive_requests: int = _option(
         0,
@@ -256,6 +275,7 @@ class Settings:
         help="Longest request line; beyond it the answer is 414. 0: only the limit of the head counts.",
         unit="bytes",
         precedent="Gunicorn limit_request_line (4094); Meinheld takes a target of 8 KiB",
+        gunicorn="limit_request_line",
     )
     limit_request_fields: int = _option(
         128,
@@ -265,6 +285,7 @@ class Settings:
         help="Most field lines in the head of a request; beyond it the answer is 431.",
         unit="fields",
         precedent="Gunicorn limit_request_fields (100); Meinheld 128",
+        gunicorn="limit_request_fields",
     )
     limit_request_field_size: int = _option(
         8192,
@@ -276,6 +297,7 @@ class Settings:
         help="Longest field line; beyond it the answer is 431. 0: only the limit of the head counts.",
         unit="bytes",
         precedent="Gunicorn limit_request_field_size (8190); Meinheld 8 KiB",
+        gunicorn="limit_request_field_size",
     )
     limit_request_head: int = _option(
         80 * KIB,
@@ -333,6 +355,7 @@ class Settings:
         "(RFC 9112 5.2 has both). A proxy that reads such lines otherwise sees other fields (request smuggling). Host, "
         "Content-Length, Transfer-Encoding and trailer fields are never joined.",
         precedent="Gunicorn permit_obsolete_folding",
+        gunicorn="permit_obsolete_folding",
     )
     strip_header_spaces: bool = _option(
         False,
@@ -343,6 +366,7 @@ class Settings:
         "that takes it for part of the name sees other fields (request smuggling). Before the colon of Host, "
         "Content-Length and Transfer-Encoding, and in trailer fields, it stays a 400.",
         precedent="Gunicorn strip_header_spaces",
+        gunicorn="strip_header_spaces",
     )
     permit_unconventional_http_method: bool = _option(
         True,
@@ -352,6 +376,7 @@ class Settings:
         help="Answer 400 to methods with small letters or #, or of fewer than 3 or more than 20 bytes, which RFC "
         "9110 allows and nobody has registered.",
         precedent="Gunicorn permit_unconventional_http_method (off)",
+        gunicorn="permit_unconventional_http_method",
     )
     permit_connect: bool = _option(
         False,
@@ -369,6 +394,7 @@ class Settings:
         group="Leniency",
         help="Put methods in capitals, although case matters in them. A proxy that forbids DELETE may let delete pass.",
         precedent="Gunicorn casefold_http_method",
+        gunicorn="casefold_http_method",
     )
     permit_unconventional_http_version: bool = _option(
         False,
@@ -378,6 +404,7 @@ class Settings:
         help="Serve requests of HTTP/2.0 and up as HTTP/1.1, and of HTTP/0.9 as HTTP/1.0, and not answer 505. A proxy "
         "may frame them otherwise (request smuggling).",
         precedent="Gunicorn permit_unconventional_http_version",
+        gunicorn="permit_unconventional_http_version",
     )
 
     chunked_requests: bool = _option(
@@ -423,6 +450,7 @@ class Settings:
         help="Addresses and networks of the proxies that are believed what they say of their clients, separated by "
         "commas; '*' is everybody. Peers on Unix sockets are believed as soon as there is one. Without it, nobody is.",
         precedent="Gunicorn forwarded_allow_ips (127.0.0.1,::1)",
+        gunicorn="forwarded_allow_ips",
     )
     trusted_proxy_headers: tuple[str, ...] = _option(
         ("x-forwarded-for",),
@@ -449,6 +477,7 @@ class Settings:
         group="Behind a proxy",
         help="Fields of those proxies, each with the value that makes wsgi.url_scheme https, as a dictionary.",
         precedent="Gunicorn secure_scheme_headers",
+        gunicorn="secure_scheme_headers",
     )
     forwarder_headers: tuple[str, ...] = _option(
         ("SCRIPT_NAME", "PATH_INFO"),
@@ -458,6 +487,7 @@ class Settings:
         help="Fields with an underscore in their name that those proxies may send, separated by commas; '*' is all. "
         "SCRIPT_NAME is taken off the path.",
         precedent="Gunicorn forwarder_headers",
+        gunicorn="forwarder_headers",
     )
     header_map: str = _option(
         "drop",
@@ -467,6 +497,7 @@ class Settings:
         help="What becomes of other fields with an underscore in their name, which an application cannot tell from "
         "those with a dash: drop them, refuse the request, or (dangerous) pass them on.",
         precedent="Gunicorn header_map",
+        gunicorn="header_map",
     )
     proxy_protocol: str = _option(
         "off",
@@ -476,6 +507,7 @@ class Settings:
         help="Version of the PROXY protocol in which a connection may name its client: off, v1, v2 or auto (both). "
         "Without a value: auto.",
         precedent="Gunicorn proxy_protocol",
+        gunicorn="proxy_protocol",
     )
     proxy_allow_ips: tuple[str, ...] = _option(
         ("127.0.0.1", "::1"),
@@ -485,6 +517,7 @@ class Settings:
         group="Behind a proxy",
         help="Addresses and networks that may do so, separated by commas; '*' is everybody. Others get 403.",
         precedent="Gunicorn proxy_allow_ips, --proxy-allow-from",
+        gunicorn="proxy_allow_ips",
     )
 
     websocket_max_message_size: int = _option(
@@ -552,6 +585,7 @@ class Settings:
         help="Requests in progress at once, at most; more wait in the kernel. Idle connections do not count.",
         unit="requests",
         precedent="Gunicorn worker_connections",
+        gunicorn="worker_connections",
     )
     max_connections: int | None = _option(
         None,
@@ -590,6 +624,7 @@ class Settings:
         group="Concurrency",
         help="Do not use sendfile(2) for wsgi.file_wrapper.",
         precedent="Gunicorn sendfile, --no-sendfile",
+        gunicorn="sendfile",
     )
     multiprocess: bool = _option(
         False,
@@ -597,6 +632,7 @@ class Settings:
         group="Concurrency",
         help="Whether other processes serve the same application: the value of wsgi.multiprocess.",
         precedent="PEP 3333 wsgi.multiprocess",
+        gunicorn="workers",
     )
 
     access_logfile: str | None = _option(
@@ -606,6 +642,7 @@ class Settings:
         group="Logging",
         help="File of the access log, '-' for standard output. Without it there is no access log.",
         precedent="Gunicorn accesslog, --access-logfile",
+        gunicorn="accesslog",
     )
     access_logformat: str = _option(
         DEFAULT_FORMAT,
@@ -615,6 +652,7 @@ class Settings:
         help="Format of the access log, in Gunicorn's atoms (see rmeinheld.access_log).",
         aliases=("access_log_format",),
         precedent="Gunicorn access_log_format, --access-logformat",
+        gunicorn="access_log_format",
     )
     error_logfile: str = _option(
         "-",
@@ -624,6 +662,7 @@ class Settings:
         group="Logging",
         help="File of the error log, '-' for standard error.",
         precedent="Gunicorn errorlog, --error-logfile, --log-file",
+        gunicorn="errorlog",
     )
     log_level: str = _option(
         "info",
@@ -632,6 +671,7 @@ class Settings:
         group="Logging",
         help="Least severe level in the error log: debug, info, warning, error or critical.",
         precedent="Gunicorn loglevel, --log-level",
+        gunicorn="loglevel",
     )
     access_logger: AccessLogger | None = _option(  # noqa: RUF009 (a field(), which ruff cannot see)
         None,
@@ -664,6 +704,7 @@ class Settings:
         group="Process",
         help="Change to this directory before the application is imported.",
         precedent="Gunicorn chdir",
+        gunicorn="chdir",
         scope="command",
     )
     pythonpath: str | None = _option(
@@ -673,6 +714,7 @@ class Settings:
         group="Process",
         help="Directories, separated by commas, to put in front of sys.path.",
         precedent="Gunicorn pythonpath",
+        gunicorn="pythonpath",
         scope="command",
     )
     env: tuple[str, ...] = _option(
@@ -683,6 +725,7 @@ class Settings:
         group="Process",
         help="Environment variable to set before the application is imported. May be repeated.",
         precedent="Gunicorn raw_env, --env",
+        gunicorn="raw_env",
         scope="command",
     )
     pid: str | None = _option(
@@ -693,6 +736,7 @@ class Settings:
         group="Process",
         help="File that holds the process id while the server runs.",
         precedent="Gunicorn pidfile, --pid",
+        gunicorn="pidfile",
         scope="command",
     )
     check_config: bool = _option(
@@ -702,6 +746,7 @@ class Settings:
         group="Process",
         help="Check the options, import the application, and exit without serving.",
         precedent="Gunicorn check_config",
+        gunicorn="check_config",
         scope="command",
     )
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 from gunicorn import config
-from rmeinheld.gunicorn_worker.settings import SETTINGS, table
+from rmeinheld.gunicorn_worker.settings import SETTINGS, settings_of, table
 
 from frames import HANDSHAKE, frame, text
 from masters import Gunicorn, Masters
+from rmeinheld.settings import OPTIONS
 from serving import TIMEOUT, request
 
 type Start = Masters[Gunicorn]
@@ -45,6 +46,18 @@ def wait_for_text(path: Path, pattern: str) -> str:
 
 def test_no_setting_is_forgotten() -> None:
     assert {setting.name for setting in config.KNOWN_SETTINGS} - set(SETTINGS) == set()
+
+
+def test_the_table_of_options_names_the_gunicorn_setting_that_decides_each() -> None:
+    options = [option for option in OPTIONS.values() if option.gunicorn]
+    assert {option.gunicorn for option in options} - {setting.name for setting in config.KNOWN_SETTINGS} == set()
+    default = config.Config()
+    settings = settings_of(default)
+    changed = {option.name for option in OPTIONS.values() if getattr(settings, option.name) != option.default}
+    assert {name for name in changed if OPTIONS[name].environment} == {
+        "clear_untrusted_proxy_headers", "limit_request_body", "limit_request_head", "trusted_proxy_headers",
+        *(["websocket_max_message_size"] if hasattr(default, "websocket_max_message_size") else []),
+    }  # fmt: skip
 
 
 def test_the_documentation_has_the_table() -> None:

@@ -12,6 +12,7 @@ import pytest
 import rmeinheld
 from rmeinheld import coroutine, server
 from rmeinheld.access_log import ATOMS, DEFAULT_FORMAT, validate_format
+from rmeinheld.option_kinds import Count, Seconds
 from rmeinheld.settings import GROUPS, OPTIONS, Option, Settings, resolve
 
 
@@ -32,6 +33,16 @@ def test_every_option_has_a_help_a_precedent_and_a_group(option: Option) -> None
     assert option.help.endswith(".")
     assert option.precedent
     assert option.group in GROUPS
+
+
+@pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS)
+def test_every_number_has_a_unit_and_nothing_else_has(option: Option) -> None:
+    assert bool(option.unit) is isinstance(option.kind, Seconds | Count)
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS.values() if option.flags], ids=lambda o: o.name)
+def test_an_option_is_set_by_gunicorn_or_by_an_environment_variable(option: Option) -> None:
+    assert option.environment == ("" if option.gunicorn else "RMEINHELD_" + option.name.upper())
 
 
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS)
