@@ -7,7 +7,7 @@ use std::path::Path;
 use std::{fs, iter};
 
 use _rmeinheld::http::chunked::ChunkLimits;
-use _rmeinheld::http::head::Limits;
+use _rmeinheld::http::limits::HeadLimits;
 use serde_json::Value;
 
 use receiver::{Receiver, Seen, Stage, Terms};
@@ -15,7 +15,8 @@ use receiver::{Receiver, Seen, Stage, Terms};
 mod receiver;
 
 /// The defaults of the server (`rmeinheld.settings`).
-const HEAD: Limits = Limits { request_line_bytes: 8208, field_count: 128, field_bytes: 8192, head_bytes: 80 * 1024 };
+const HEAD: HeadLimits =
+    HeadLimits { request_line_bytes: 8208, field_count: 128, field_bytes: 8192, head_bytes: 80 * 1024 };
 /// The server's default for the longest body.
 const BODY_BYTES: u64 = 16 * 1024 * 1024;
 /// Longer inputs are not split at every position, nor fed byte by byte.

@@ -85,7 +85,7 @@ pub struct ChunkedDecoder {
     trailer_bytes: u32,
     trailer_count: u32,
     excess_bytes: u32,
-    state: State,
+    state: ChunkState,
     name_length: u8,
     /// The beginning of the trailer's name, in lower case.
     name: [u8; KEPT_NAME_BYTES],
@@ -93,7 +93,7 @@ pub struct ChunkedDecoder {
 
 /// What the next byte may be. `Bws` is "bad white space" before or after a delimiter (RFC 9110 5.6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ChunkState {
     /// The first digit of a size.
     Size,
     /// More digits, BWS before an extension, `;` or CR.
@@ -145,7 +145,7 @@ impl ChunkedDecoder {
             trailer_bytes: 0,
             trailer_count: 0,
             excess_bytes: 0,
-            state: State::Size,
+            state: ChunkState::Size,
             name_length: 0,
             name: [0; KEPT_NAME_BYTES],
         }
@@ -153,7 +153,7 @@ impl ChunkedDecoder {
 
     /// Is the body complete?
     pub fn is_finished(&self) -> bool {
-        self.state == State::Finished
+        self.state == ChunkState::Finished
     }
 
     /// Consumes framing and at most one run of data, which is not copied.
@@ -171,19 +171,19 @@ impl ChunkedDecoder {
             && let Some(&byte) = rest.first()
         {
             match self.state {
-                State::Finished => break,
-                State::Data if !decoded.data.is_empty() => break,
-                State::Data => {
+                ChunkState::Finished => break,
+                ChunkState::Data if !decoded.data.is_empty() => break,
+                ChunkState::Data => {
                     let run = usize::try_from(self.remaining).map_or(rest.len(), |left| left.min(rest.len()));
                     decoded.data = decoded.consumed..decoded.consumed + run;
                     decoded.consumed += run;
                     self.remaining -= run as u64;
                     if self.remaining == 0 {
-                        self.state = State::DataCr;
+                        self.state = ChunkState::DataCr;
                     }
                 }
                 _ => {
-                    self.state = self.step(byte).inspect_err(|_| self.state = State::Failed)?;
+                    self.state = self.step(byte).inspect_err(|_| self.state = ChunkState::Failed)?;
                     decoded.consumed += 1;
                 }
             }
@@ -193,38 +193,42 @@ impl ChunkedDecoder {
     }
 
     /// Takes one byte of framing and names the state after it.
-    fn step(&mut self, byte: u8) -> Result<State, RequestError> {
+    fn step(&mut self, byte: u8) -> Result<ChunkState, RequestError> {
         match self.state {
-            State::Size | State::SizeMore => {
+            ChunkState::Size | ChunkState::SizeMore => {
                 self.count_line_byte(byte)?;
                 self.size(byte)
             }
-            State::BeforeSemicolon
-            | State::BeforeName
-            | State::Name
-            | State::AfterName
-            | State::BeforeValue
-            | State::TokenValue
-            | State::QuotedValue
-            | State::QuotedPair
-            | State::AfterQuote => {
+            ChunkState::BeforeSemicolon
+            | ChunkState::BeforeName
+            | ChunkState::Name
+            | ChunkState::AfterName
+            | ChunkState::BeforeValue
+            | ChunkState::TokenValue
+            | ChunkState::QuotedValue
+            | ChunkState::QuotedPair
+            | ChunkState::AfterQuote => {
                 self.count_line_byte(byte)?;
                 extension(self.state, byte)
             }
-            State::SizeLf if byte == b'\n' => {
+            ChunkState::SizeLf if byte == b'\n' => {
                 self.weigh_line()?;
-                Ok(if self.remaining == 0 { State::TrailerStart } else { State::Data })
+                Ok(if self.remaining == 0 { ChunkState::TrailerStart } else { ChunkState::Data })
             }
-            State::SizeLf => Err(BAD_LINE_END),
-            State::DataCr if byte == b'\r' => Ok(State::DataLf),
-            State::DataLf if byte == b'\n' => Ok(State::Size),
-            State::DataCr | State::DataLf => Err(BAD_DATA_END),
-            State::TrailerStart | State::TrailerName | State::TrailerValue | State::TrailerLf | State::LastLf => {
+            ChunkState::SizeLf => Err(BAD_LINE_END),
+            ChunkState::DataCr if byte == b'\r' => Ok(ChunkState::DataLf),
+            ChunkState::DataLf if byte == b'\n' => Ok(ChunkState::Size),
+            ChunkState::DataCr | ChunkState::DataLf => Err(BAD_DATA_END),
+            ChunkState::TrailerStart
+            | ChunkState::TrailerName
+            | ChunkState::TrailerValue
+            | ChunkState::TrailerLf
+            | ChunkState::LastLf => {
                 self.count_trailer_byte()?;
                 self.trailer(byte)
             }
             // `decode` takes these itself, except for a failed body.
-            State::Data | State::Finished | State::Failed => Err(FAILED_BEFORE),
+            ChunkState::Data | ChunkState::Finished | ChunkState::Failed => Err(FAILED_BEFORE),
         }
     }
 
@@ -257,49 +261,49 @@ impl ChunkedDecoder {
     }
 
     /// `chunk-size = 1*HEXDIG`: no sign, no prefix, no underscore, no space.
-    fn size(&mut self, byte: u8) -> Result<State, RequestError> {
+    fn size(&mut self, byte: u8) -> Result<ChunkState, RequestError> {
         let digit = match byte {
             b'0'..=b'9' => byte - b'0',
             b'a'..=b'f' => byte - b'a' + 10,
             b'A'..=b'F' => byte - b'A' + 10,
-            _ if self.state == State::Size => return Err(BAD_SIZE),
-            b'\r' => return Ok(State::SizeLf),
-            b';' => return Ok(State::BeforeName),
-            b' ' | b'\t' => return Ok(State::BeforeSemicolon),
+            _ if self.state == ChunkState::Size => return Err(BAD_SIZE),
+            b'\r' => return Ok(ChunkState::SizeLf),
+            b';' => return Ok(ChunkState::BeforeName),
+            b' ' | b'\t' => return Ok(ChunkState::BeforeSemicolon),
             _ => return Err(BAD_SIZE),
         };
         self.remaining = match self.remaining.checked_mul(16) {
             Some(size) => size | u64::from(digit),
             None => return Err(RequestError::BadRequest("chunk size over 64 bits (RFC 9112 7.1)")),
         };
-        Ok(State::SizeMore)
+        Ok(ChunkState::SizeMore)
     }
 
-    fn trailer(&mut self, byte: u8) -> Result<State, RequestError> {
+    fn trailer(&mut self, byte: u8) -> Result<ChunkState, RequestError> {
         match (self.state, byte) {
-            (State::TrailerStart, b'\r') => Ok(State::LastLf),
-            (State::LastLf, b'\n') => Ok(State::Finished),
+            (ChunkState::TrailerStart, b'\r') => Ok(ChunkState::LastLf),
+            (ChunkState::LastLf, b'\n') => Ok(ChunkState::Finished),
             // A line that begins with white space (obs-fold) ends up among the errors below.
-            (State::TrailerStart, _) if is_token_byte(byte) => {
+            (ChunkState::TrailerStart, _) if is_token_byte(byte) => {
                 if self.trailer_count >= self.max_trailer_count {
                     return Err(RequestError::FieldsTooLarge("more trailer fields than the limit"));
                 }
                 self.trailer_count += 1;
                 self.name_length = 0;
                 self.keep_name_byte(byte);
-                Ok(State::TrailerName)
+                Ok(ChunkState::TrailerName)
             }
-            (State::TrailerName, b':') if self.is_forbidden_name() => {
+            (ChunkState::TrailerName, b':') if self.is_forbidden_name() => {
                 Err(RequestError::BadRequest("trailer field that must not be one (RFC 9110 6.5.1)"))
             }
-            (State::TrailerName, b':') => Ok(State::TrailerValue),
-            (State::TrailerName, _) if is_token_byte(byte) => {
+            (ChunkState::TrailerName, b':') => Ok(ChunkState::TrailerValue),
+            (ChunkState::TrailerName, _) if is_token_byte(byte) => {
                 self.keep_name_byte(byte);
-                Ok(State::TrailerName)
+                Ok(ChunkState::TrailerName)
             }
-            (State::TrailerValue, b'\r') => Ok(State::TrailerLf),
-            (State::TrailerValue, _) if is_text_byte(byte) => Ok(State::TrailerValue),
-            (State::TrailerLf, b'\n') => Ok(State::TrailerStart),
+            (ChunkState::TrailerValue, b'\r') => Ok(ChunkState::TrailerLf),
+            (ChunkState::TrailerValue, _) if is_text_byte(byte) => Ok(ChunkState::TrailerValue),
+            (ChunkState::TrailerLf, b'\n') => Ok(ChunkState::TrailerStart),
             _ => Err(BAD_TRAILER),
         }
     }
@@ -320,23 +324,27 @@ impl ChunkedDecoder {
 
 /// `chunk-ext = *( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )`, the value a token or a quoted string.
 /// BWS at the end of the line is not in the grammar.
-fn extension(state: State, byte: u8) -> Result<State, RequestError> {
+fn extension(state: ChunkState, byte: u8) -> Result<ChunkState, RequestError> {
     let is_space = byte == b' ' || byte == b'\t';
     match state {
-        State::BeforeSemicolon if byte == b';' => Ok(State::BeforeName),
-        State::BeforeSemicolon | State::BeforeName | State::AfterName | State::BeforeValue if is_space => Ok(state),
-        State::BeforeName | State::Name if is_token_byte(byte) => Ok(State::Name),
-        State::Name | State::AfterName if byte == b'=' => Ok(State::BeforeValue),
-        State::Name | State::AfterName if byte == b';' => Ok(State::BeforeName),
-        State::Name if is_space => Ok(State::AfterName),
-        State::BeforeValue if byte == b'"' => Ok(State::QuotedValue),
-        State::BeforeValue | State::TokenValue if is_token_byte(byte) => Ok(State::TokenValue),
-        State::TokenValue | State::AfterQuote if byte == b';' => Ok(State::BeforeName),
-        State::TokenValue | State::AfterQuote if is_space => Ok(State::BeforeSemicolon),
-        State::QuotedValue if byte == b'"' => Ok(State::AfterQuote),
-        State::QuotedValue if byte == b'\\' => Ok(State::QuotedPair),
-        State::QuotedValue | State::QuotedPair if is_text_byte(byte) => Ok(State::QuotedValue),
-        State::Name | State::TokenValue | State::AfterQuote if byte == b'\r' => Ok(State::SizeLf),
+        ChunkState::BeforeSemicolon if byte == b';' => Ok(ChunkState::BeforeName),
+        ChunkState::BeforeSemicolon | ChunkState::BeforeName | ChunkState::AfterName | ChunkState::BeforeValue
+            if is_space =>
+        {
+            Ok(state)
+        }
+        ChunkState::BeforeName | ChunkState::Name if is_token_byte(byte) => Ok(ChunkState::Name),
+        ChunkState::Name | ChunkState::AfterName if byte == b'=' => Ok(ChunkState::BeforeValue),
+        ChunkState::Name | ChunkState::AfterName if byte == b';' => Ok(ChunkState::BeforeName),
+        ChunkState::Name if is_space => Ok(ChunkState::AfterName),
+        ChunkState::BeforeValue if byte == b'"' => Ok(ChunkState::QuotedValue),
+        ChunkState::BeforeValue | ChunkState::TokenValue if is_token_byte(byte) => Ok(ChunkState::TokenValue),
+        ChunkState::TokenValue | ChunkState::AfterQuote if byte == b';' => Ok(ChunkState::BeforeName),
+        ChunkState::TokenValue | ChunkState::AfterQuote if is_space => Ok(ChunkState::BeforeSemicolon),
+        ChunkState::QuotedValue if byte == b'"' => Ok(ChunkState::AfterQuote),
+        ChunkState::QuotedValue if byte == b'\\' => Ok(ChunkState::QuotedPair),
+        ChunkState::QuotedValue | ChunkState::QuotedPair if is_text_byte(byte) => Ok(ChunkState::QuotedValue),
+        ChunkState::Name | ChunkState::TokenValue | ChunkState::AfterQuote if byte == b'\r' => Ok(ChunkState::SizeLf),
         _ => Err(BAD_EXTENSION),
     }
 }

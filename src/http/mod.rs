@@ -4,8 +4,8 @@
 //! |--------------------|--------------------------------------------------------|-------------------------|
 //! | [`error`]          | the faults of a peer, each with its status code        | RFC 9110 15             |
 //! | [`head`]           | request line and field section                         | RFC 9112 2, 3, 5        |
-//! | `progress`         | its lines, while it is not complete                    | RFC 9112 2.2            |
-//! | [`repair`]         | what of a head is put right first, where asked for     | RFC 9112 5.1, 5.2       |
+//! | `head_scan`        | its lines, while it is not complete                    | RFC 9112 2.2            |
+//! | [`leniency`]       | what of a head is put right first, where asked for     | RFC 9112 5.1, 5.2       |
 //! | [`framing`]        | which body follows a request head                      | RFC 9112 6              |
 //! | [`chunked`]        | the chunked transfer coding of a request body          | RFC 9112 7.1            |
 //! | [`response`]       | checks of what an application answers, and its framing | PEP 3333, RFC 9112 4, 6 |
@@ -27,9 +27,10 @@ pub mod error;
 pub mod forwarded;
 pub mod framing;
 pub mod head;
-mod progress;
+mod head_scan;
+pub mod leniency;
+pub mod limits;
 pub mod proxy_protocol;
-pub mod repair;
 pub mod response;
 
 /// The protocol version of a request (RFC 9112 2.3). HTTP/1.2 and up count as 1.1 (RFC 9110 2.5); another major version

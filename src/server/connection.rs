@@ -1,6 +1,6 @@
 //! One connection's life, from top to bottom: rest, read a head, run the request, rest again; or refuse, linger, close.
 //!
-//! While it rests it is a record in the site's table and holds no coroutine. A head that arrives in pieces is kept in the
+//! While it rests it is a record in the shared's table and holds no coroutine. A head that arrives in pieces is kept in the
 //! record too, so a slow client costs its bytes and nothing else.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::site::Site;
+use super::shared::Shared;
 use crate::event_loop::{streams, turn};
 use crate::http::error::RequestError;
 use crate::http::head::{Head, Parsed};
@@ -44,13 +44,13 @@ pub struct Connection {
     /// What this peer says of its clients is believed.
     is_trusted: bool,
     opening: Opening,
-    /// Received and not yet understood: part of a head, or the next requests of a pipeline.
+    /// ReceivedHead and not yet understood: part of a head, or the next requests of a pipeline.
     pending: Vec<u8>,
     /// The parser's progress on a head that arrives in pieces.
     partial: Option<Box<Head>>,
     /// When the head that is arriving must be complete.
     head_deadline: Option<Instant>,
-    stage: Stage,
+    stage: ConnectionStage,
     /// Requests so far.
     served: u32,
 }
@@ -67,7 +67,7 @@ enum Opening {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum ConnectionStage {
     /// No request has begun.
     Idle,
     /// Part of a head is here.
@@ -97,10 +97,10 @@ pub enum Next {
 
 impl Connection {
     /// A connection just accepted.
-    pub fn new(py: Python<'_>, site: &Site, stream: Stream, listener: usize, peer: Peer) -> PyResult<Connection> {
-        let opening = match site.proxy_versions() {
+    pub fn new(py: Python<'_>, shared: &Shared, stream: Stream, listener: usize, peer: Peer) -> PyResult<Connection> {
+        let opening = match shared.proxy_versions() {
             None => Opening::Over,
-            Some(_) if site.may_speak_proxy(peer) => Opening::Believed,
+            Some(_) if shared.may_speak_proxy(peer) => Opening::Believed,
             Some(_) => Opening::Forbidden,
         };
         let stream = Arc::new(stream);
@@ -109,26 +109,26 @@ impl Connection {
             stream,
             listener,
             remote: RemoteAddress::new(py, peer)?,
-            is_trusted: site.gateway().trusts(peer),
+            is_trusted: shared.gateway().trusts(peer),
             opening,
             pending: Vec::new(),
             partial: None,
             head_deadline: None,
-            stage: Stage::Idle,
+            stage: ConnectionStage::Idle,
             served: 0,
         })
     }
 
     /// The server stops: a head that has begun to arrive must be complete soon, a first request must come soon. Returns
     /// false if there is nothing to wait for.
-    pub fn begin_stop(&mut self, site: &Site) -> bool {
+    pub fn begin_stop(&mut self, shared: &Shared) -> bool {
         let source = self.stream.source();
         let deadline = match self.stage {
-            Stage::Lingering => return true,
-            Stage::Head => site.head_deadline(),
+            ConnectionStage::Lingering => return true,
+            ConnectionStage::Head => shared.head_deadline(),
             // Its first request may be on the way; browsers also open connections that they never use.
-            Stage::Idle if self.is_new() => Some(Instant::now() + FIRST_REQUEST_GRACE),
-            Stage::Idle => return !self.is_idle() || streams::is_readable(source),
+            ConnectionStage::Idle if self.is_new() => Some(Instant::now() + FIRST_REQUEST_GRACE),
+            ConnectionStage::Idle => return !self.is_idle() || streams::is_readable(source),
         };
         self.head_deadline = self.head_deadline.into_iter().chain(deadline).min();
         streams::set_deadline(source, self.head_deadline);
@@ -137,7 +137,7 @@ impl Connection {
 
     /// Whether no request has begun on it.
     pub fn is_idle(&self) -> bool {
-        self.stage == Stage::Idle && self.pending.is_empty()
+        self.stage == ConnectionStage::Idle && self.pending.is_empty()
     }
 
     /// Whether it rests after a request, for the next one.
@@ -153,29 +153,29 @@ impl Connection {
     /// Its turn: there is something to read, or something was left over.
     ///
     /// # Parks
-    pub fn serve(mut self: Box<Self>, py: Python<'_>, site: &Site) -> Next {
-        if self.stage == Stage::Lingering {
-            return self.linger(site);
+    pub fn serve(mut self: Box<Self>, py: Python<'_>, shared: &Shared) -> Next {
+        if self.stage == ConnectionStage::Lingering {
+            return self.linger(shared);
         }
         for _ in 0..PIPELINE_TURN {
-            let mut buffer = site.take_buffer(std::mem::take(&mut self.pending));
-            let mut head = self.partial.take().unwrap_or_else(|| site.take_head());
-            let received = self.receive(py, site, &mut head, &mut buffer);
+            let mut buffer = shared.take_buffer(std::mem::take(&mut self.pending));
+            let mut head = self.partial.take().unwrap_or_else(|| shared.take_head());
+            let received = self.receive(py, shared, &mut head, &mut buffer);
             match received {
-                Received::Request => {}
-                Received::Nothing if buffer.is_empty() => {
-                    site.give_buffer(buffer);
-                    site.give_head(head);
-                    return self.rest_idle(site);
+                ReceivedHead::Request => {}
+                ReceivedHead::Nothing if buffer.is_empty() => {
+                    shared.give_buffer(buffer);
+                    shared.give_head(head);
+                    return self.rest_idle(shared);
                 }
-                Received::Nothing => return self.rest_with_part(site, head, buffer),
-                Received::Over => {
-                    site.give_buffer(buffer);
+                ReceivedHead::Nothing => return self.rest_with_part(shared, head, buffer),
+                ReceivedHead::Over => {
+                    shared.give_buffer(buffer);
                     return Next::Close;
                 }
-                Received::Bad(error) => return self.refuse(py, site, error, &buffer),
+                ReceivedHead::Bad(error) => return self.refuse(py, shared, error, &buffer),
             }
-            self.stage = Stage::Idle;
+            self.stage = ConnectionStage::Idle;
             self.served = self.served.saturating_add(1);
             self.head_deadline = None;
             let rest = buffer.get(head.length..).unwrap_or_default().to_vec();
@@ -186,30 +186,30 @@ impl Connection {
                 rest,
                 stream: Arc::clone(&self.stream),
                 remote: &self.remote,
-                template: site.template(self.listener),
+                template: shared.template(self.listener),
                 disconnected: &self.disconnected,
-                keep_alive: site.keeps_alive(self.served),
+                keep_alive: shared.keeps_alive(self.served),
                 is_trusted: self.is_trusted,
             };
-            let call = match site.gateway().prepare(py, request) {
+            let call = match shared.gateway().prepare(py, request) {
                 Ok(call) => call,
-                Err(Unprepared::Request(error)) => return self.refuse(py, site, error, &buffer),
+                Err(Unprepared::Request(error)) => return self.refuse(py, shared, error, &buffer),
                 Err(Unprepared::Python(error)) => {
-                    site.gateway().report(py, "Error preparing a request", &error);
+                    shared.gateway().report(py, "Error preparing a request", &error);
                     return Next::Close;
                 }
             };
-            site.give_buffer(buffer);
-            site.give_head(head);
-            let started = site.logs_access().then(Instant::now);
-            let finished = call.run(py, site.gateway());
+            shared.give_buffer(buffer);
+            shared.give_head(head);
+            let started = shared.logs_access().then(Instant::now);
+            let finished = call.run(py, shared.gateway());
             if let Some(started) = started {
-                site.log_access(py, &finished, started.elapsed());
+                shared.log_access(py, &finished, started.elapsed());
             }
             if let Some(fault) = finished.fault {
                 self.log_fault(py, fault);
             }
-            site.count(&finished);
+            shared.count(&finished);
             if finished.needs_reset {
                 self.stream.reset_on_close();
                 return Next::Close;
@@ -222,7 +222,7 @@ impl Connection {
             };
             self.pending = next;
             if self.pending.is_empty() {
-                return self.rest_idle(site);
+                return self.rest_idle(shared);
             }
             if turn::is_spent() {
                 break;
@@ -234,78 +234,78 @@ impl Connection {
     /// Its deadline has passed while it rested.
     ///
     /// # Parks
-    pub fn expire(mut self: Box<Self>, py: Python<'_>, site: &Site) -> Next {
+    pub fn expire(mut self: Box<Self>, py: Python<'_>, shared: &Shared) -> Next {
         match self.stage {
             // Half a head that the server's stop has found.
-            Stage::Head if site.is_stopping() => Next::Close,
-            Stage::Head => {
+            ConnectionStage::Head if shared.is_stopping() => Next::Close,
+            ConnectionStage::Head => {
                 let request = std::mem::take(&mut self.pending);
-                self.refuse(py, site, RequestError::Timeout, &request)
+                self.refuse(py, shared, RequestError::Timeout, &request)
             }
-            Stage::Idle | Stage::Lingering => Next::Close,
+            ConnectionStage::Idle | ConnectionStage::Lingering => Next::Close,
         }
     }
 
     /// Parses what is there, and reads until there is a head or nothing more to read.
-    fn receive(&mut self, py: Python<'_>, site: &Site, head: &mut Head, buffer: &mut Vec<u8>) -> Received {
-        let limits = site.head_limits();
-        let mut must_read = buffer.is_empty() || self.stage == Stage::Head;
+    fn receive(&mut self, py: Python<'_>, shared: &Shared, head: &mut Head, buffer: &mut Vec<u8>) -> ReceivedHead {
+        let limits = shared.head_limits();
+        let mut must_read = buffer.is_empty() || self.stage == ConnectionStage::Head;
         loop {
             if must_read {
                 if buffer.capacity() == buffer.len() {
                     buffer.reserve(buffer.len().max(1024).min(limits.head_bytes));
                 }
                 match self.stream.read_now(buffer) {
-                    Ok(Some(0)) => return Received::Over,
+                    Ok(Some(0)) => return ReceivedHead::Over,
                     Ok(Some(_)) => {}
-                    Ok(None) => return Received::Nothing,
+                    Ok(None) => return ReceivedHead::Nothing,
                     Err(error) => {
                         // The socket's own errors are clients that vanish; the others are TLS's.
                         if error.raw_os_error().is_none() {
                             log(py, Level::Info, &format!("TLS with {} failed: {error}", self.client(py)), None);
                         }
-                        return Received::Over;
+                        return ReceivedHead::Over;
                     }
                 }
             }
             if self.opening != Opening::Over && !buffer.is_empty() {
-                match self.take_preface(py, site, buffer) {
+                match self.take_preface(py, shared, buffer) {
                     Ok(true) => {}
                     Ok(false) if streams::is_readable(self.stream.source()) => {
                         must_read = true;
                         continue;
                     }
-                    Ok(false) => return Received::Nothing,
-                    Err(Unprepared::Request(error)) => return Received::Bad(error),
+                    Ok(false) => return ReceivedHead::Nothing,
+                    Err(Unprepared::Request(error)) => return ReceivedHead::Bad(error),
                     Err(Unprepared::Python(error)) => {
                         // Rather no answer than one for the wrong client.
-                        site.gateway().report(py, "Error preparing a connection", &error);
-                        return Received::Over;
+                        shared.gateway().report(py, "Error preparing a connection", &error);
+                        return ReceivedHead::Over;
                     }
                 }
             }
-            let parsed = match site.repairs() {
+            let parsed = match shared.leniency() {
                 None => head.parse(buffer, limits),
-                Some(repairs) => head.parse_repaired(buffer, limits, repairs),
+                Some(leniency) => head.parse_leniently(buffer, limits, leniency),
             };
             match parsed {
                 Ok(Parsed::Complete) => {
-                    return site
+                    return shared
                         .check_method(head.method.of(buffer))
-                        .map_or_else(Received::Bad, |()| Received::Request);
+                        .map_or_else(ReceivedHead::Bad, |()| ReceivedHead::Request);
                 }
                 Ok(Parsed::Partial) => must_read = true,
-                Err(error) => return Received::Bad(error),
+                Err(error) => return ReceivedHead::Bad(error),
             }
             if !streams::is_readable(self.stream.source()) {
-                return Received::Nothing;
+                return ReceivedHead::Nothing;
             }
         }
     }
 
     /// Takes a header of the PROXY protocol off the buffer. False while it is incomplete.
-    fn take_preface(&mut self, py: Python<'_>, site: &Site, buffer: &mut Vec<u8>) -> Result<bool, Unprepared> {
-        let Some(versions) = site.proxy_versions() else { return Ok(true) };
+    fn take_preface(&mut self, py: Python<'_>, shared: &Shared, buffer: &mut Vec<u8>) -> Result<bool, Unprepared> {
+        let Some(versions) = shared.proxy_versions() else { return Ok(true) };
         let (length, addresses) = match proxy_protocol::parse(buffer, versions)? {
             Preface::Partial => return Ok(false),
             Preface::Absent => {
@@ -322,7 +322,7 @@ impl Connection {
         if let Some(addresses) = addresses {
             // From now on that is the peer: a header may come through a trusted proxy from anybody.
             let peer = Peer::Inet(addresses.source.0, addresses.source.1);
-            self.is_trusted = site.gateway().trusts(peer);
+            self.is_trusted = shared.gateway().trusts(peer);
             self.remote =
                 RemoteAddress { is_local: self.remote.is_local, ..remote_behind_proxy(py, peer, &addresses)? };
         }
@@ -330,30 +330,30 @@ impl Connection {
         Ok(!buffer.is_empty())
     }
 
-    fn rest_idle(mut self: Box<Self>, site: &Site) -> Next {
+    fn rest_idle(mut self: Box<Self>, shared: &Shared) -> Next {
         if self.served == 0 {
             // Only the PROXY protocol has spoken, or nobody: the first request is still to come.
-            self.stage = Stage::Idle;
+            self.stage = ConnectionStage::Idle;
             // Kept: a handshake of TLS comes in many pieces.
-            let deadline = self.head_deadline.or_else(|| site.head_deadline());
+            let deadline = self.head_deadline.or_else(|| shared.head_deadline());
             self.head_deadline = deadline;
             streams::set_deadline(self.stream.source(), deadline);
             return Next::Rest(self);
         }
-        match site.idle_deadline() {
+        match shared.idle_deadline() {
             Some(deadline) => {
                 streams::set_deadline(self.stream.source(), Some(deadline));
                 Next::Rest(self)
             }
-            None if site.keeps_alive(self.served) => Next::Rest(self),
+            None if shared.keeps_alive(self.served) => Next::Rest(self),
             None => Next::Close,
         }
     }
 
-    fn rest_with_part(mut self: Box<Self>, site: &Site, head: Box<Head>, mut buffer: Vec<u8>) -> Next {
-        if self.stage == Stage::Idle {
-            self.stage = Stage::Head;
-            self.head_deadline = site.head_deadline();
+    fn rest_with_part(mut self: Box<Self>, shared: &Shared, head: Box<Head>, mut buffer: Vec<u8>) -> Next {
+        if self.stage == ConnectionStage::Idle {
+            self.stage = ConnectionStage::Head;
+            self.head_deadline = shared.head_deadline();
         }
         streams::set_deadline(self.stream.source(), self.head_deadline);
         // Ten thousand slow clients keep what they have sent, not ten thousand buffers.
@@ -367,10 +367,10 @@ impl Connection {
     /// a request.
     ///
     /// # Parks
-    fn refuse(self: Box<Self>, py: Python<'_>, site: &Site, error: RequestError, request: &[u8]) -> Next {
+    fn refuse(self: Box<Self>, py: Python<'_>, shared: &Shared, error: RequestError, request: &[u8]) -> Next {
         self.log_fault(py, error);
         let page = error_page(error.status(), request, &wsgi::http_date(), wsgi::SERVER_SOFTWARE.as_bytes());
-        match self.stream.write_all(&[&page], &site.pace()) {
+        match self.stream.write_all(&[&page], &shared.pace()) {
             Ok(()) => self.begin_lingering(),
             Err(_) => Next::Close,
         }
@@ -378,17 +378,17 @@ impl Connection {
 
     fn begin_lingering(mut self: Box<Self>) -> Next {
         self.stream.shutdown_write();
-        self.stage = Stage::Lingering;
+        self.stage = ConnectionStage::Lingering;
         self.pending = Vec::new();
         streams::set_deadline(self.stream.source(), Some(Instant::now() + LINGER));
         Next::Rest(self)
     }
 
-    fn linger(self: Box<Self>, site: &Site) -> Next {
-        let mut buffer = site.take_buffer(Vec::new());
+    fn linger(self: Box<Self>, shared: &Shared) -> Next {
+        let mut buffer = shared.take_buffer(Vec::new());
         // After its goodbye, the library of TLS takes what still comes for an error.
         let read = self.stream.discard_now(&mut buffer);
-        site.give_buffer(buffer);
+        shared.give_buffer(buffer);
         match read {
             Ok(Some(0)) | Err(_) => Next::Close,
             Ok(_) => Next::Rest(self),
@@ -417,7 +417,7 @@ fn remote_behind_proxy(py: Python<'_>, peer: Peer, addresses: &Addresses) -> PyR
 }
 
 /// What reading gave.
-enum Received {
+enum ReceivedHead {
     /// A complete head.
     Request,
     /// Nothing, or part of a head.

@@ -13,9 +13,9 @@ use pyo3::types::PyDict;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::access_log::AccessLog;
-use super::progress::Progress;
 use super::settings::Settings;
-use super::site::Site;
+use super::shared::Shared;
+use super::stop_signal::StopSignal;
 use super::table::Table;
 use super::tls::Tls;
 use crate::event_loop::{self, Message, Runtime};
@@ -48,7 +48,7 @@ pub struct Server {
     prepared: Mutex<Option<Prepared>>,
     graceful_timeout: Duration,
     request_limit: usize,
-    progress: Arc<Progress>,
+    stop_signal: Arc<StopSignal>,
     runtime: Mutex<Option<Arc<Runtime>>>,
     last_requests: Arc<AtomicBool>,
 }
@@ -98,7 +98,7 @@ impl Server {
             graceful_timeout: settings.graceful_timeout(),
             request_limit: settings.worker_connections,
             last_requests: gateway.last_requests(),
-            progress: Arc::new(Progress::new(settings.graceful_timeout())?),
+            stop_signal: Arc::new(StopSignal::new(settings.graceful_timeout())?),
             prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log, tls })),
             runtime: Mutex::new(None),
         })
@@ -120,14 +120,14 @@ impl Server {
         };
         let runtime = interp::ensure_started(py)?;
         *lock(&self.runtime) = Some(Arc::clone(&runtime));
-        let progress = Arc::clone(&self.progress);
+        let stop_signal = Arc::clone(&self.stop_signal);
         let request_limit = self.request_limit;
-        runtime.send(Message::Control(Box::new(move || install(prepared, progress, request_limit))));
+        runtime.send(Message::Control(Box::new(move || install(prepared, stop_signal, request_limit))));
         let waited = self.wait(py, &runtime, wakeup_fd, exit_status);
         *lock(&self.runtime) = None;
         waited?;
         // Without a loop there was no server; see `event_loop::Runtime::failure`.
-        match runtime.failure().or_else(|| self.progress.failure()) {
+        match runtime.failure().or_else(|| self.stop_signal.failure()) {
             Some(failure) => Err(PyOSError::new_err(failure)),
             None => Ok(()),
         }
@@ -136,7 +136,7 @@ impl Server {
     /// Seconds until the grace period is over; none before `stop()`.
     #[getter]
     fn seconds_left(&self) -> Option<f64> {
-        Some(self.progress.deadline()?.saturating_duration_since(Instant::now()).as_secs_f64())
+        Some(self.stop_signal.deadline()?.saturating_duration_since(Instant::now()).as_secs_f64())
     }
 
     /// Stops accepting, closes idle connections, lets requests in progress finish within `timeout` seconds (None: the
@@ -150,12 +150,12 @@ impl Server {
         let deadline = Instant::now() + grace;
         // Not only when the loop hears of it: the request that asks for the stop is to be its connection's last.
         self.last_requests.store(true, Ordering::Relaxed);
-        self.progress.ask_to_stop(deadline);
+        self.stop_signal.ask_to_stop(deadline);
     }
 
     /// Has `run()` return at once: the loop hangs, and the process ends.
     fn abandon(&self) {
-        self.progress.ask_to_stop(Instant::now());
+        self.stop_signal.ask_to_stop(Instant::now());
     }
 
     /// Opens the access log's file anew, after it was moved away; or goes on in a duplicate of another descriptor.
@@ -164,7 +164,7 @@ impl Server {
         let opened = access_log.map(duplicate).transpose()?;
         if let Some(runtime) = &*lock(&self.runtime) {
             runtime.send(Message::Control(Box::new(move || {
-                Python::attach(|py| with_table(|table| table.site().reopen_logs(py, opened)));
+                Python::attach(|py| with_table(|table| table.shared().reopen_logs(py, opened)));
             })));
         }
         Ok(())
@@ -179,13 +179,13 @@ impl Server {
     /// Requests answered so far.
     #[getter]
     fn requests(&self) -> u64 {
-        self.progress.requests()
+        self.stop_signal.requests()
     }
 
     /// Requests whose client went away before the answer was complete.
     #[getter]
     fn clients_gone(&self) -> u64 {
-        self.progress.clients_gone()
+        self.stop_signal.clients_gone()
     }
 }
 
@@ -196,7 +196,7 @@ impl Server {
         let mut next_word = None;
         loop {
             let deadline = self.tell_to_stop(runtime);
-            if self.progress.is_drained() || runtime.has_ended() {
+            if self.stop_signal.is_drained() || runtime.has_ended() {
                 return Ok(());
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -206,7 +206,7 @@ impl Server {
             let wake_at = deadline.into_iter().chain(word_at).min();
             let (rung, in_time, may_end) = py.detach(|| {
                 let mut descriptors = vec![
-                    PollFd::from_borrowed_fd(self.progress.bell(), PollFlags::IN),
+                    PollFd::from_borrowed_fd(self.stop_signal.bell(), PollFlags::IN),
                     PollFd::from_borrowed_fd(runtime.end_bell(), PollFlags::IN),
                 ];
                 if wakeup_fd >= 0 {
@@ -223,7 +223,7 @@ impl Server {
                 let rung = poll(&mut descriptors, timeout.as_ref());
                 // Here, where the interpreter is not needed: something may hold it for ever.
                 if let (Some(status), Some(deadline)) = (exit_status, deadline)
-                    && (self.progress.is_drained() || Instant::now() >= deadline)
+                    && (self.stop_signal.is_drained() || Instant::now() >= deadline)
                     && !std::mem::replace(&mut is_armed, true)
                 {
                     interp::arm_exit(deadline.saturating_duration_since(Instant::now()) + EXIT_GRACE, status);
@@ -244,9 +244,9 @@ impl Server {
             {
                 return Err(std::io::Error::from(error).into());
             }
-            let _ = rustix::io::read(self.progress.bell(), &mut [0_u8; 8]);
+            let _ = rustix::io::read(self.stop_signal.bell(), &mut [0_u8; 8]);
             py.check_signals()?;
-            if may_end && self.progress.deadline().is_none() {
+            if may_end && self.stop_signal.deadline().is_none() {
                 // The application's own handlers.
                 interp::disarm_exit();
             }
@@ -269,7 +269,7 @@ impl Server {
 
     /// Passes a stop on to the loop, once. Returns its deadline.
     fn tell_to_stop(&self, runtime: &Runtime) -> Option<Instant> {
-        let (deadline, is_new) = self.progress.stop_asked()?;
+        let (deadline, is_new) = self.stop_signal.stop_asked()?;
         if is_new {
             runtime.send(Message::Control(Box::new(|| {
                 Python::attach(|py| with_table(|table| table.begin_stop(py)));
@@ -316,11 +316,11 @@ fn abort_unless_in_time() -> Arc<AtomicBool> {
 }
 
 /// On the loop thread: makes the table and starts to accept.
-fn install(prepared: Prepared, progress: Arc<Progress>, request_limit: usize) {
+fn install(prepared: Prepared, stop_signal: Arc<StopSignal>, request_limit: usize) {
     let Prepared { settings, gateway, sockets, templates, access_log, tls } = prepared;
     let access_logger = Python::attach(|py| settings.access_logger.as_ref().map(|logger| logger.clone_ref(py)));
-    let site = Site::new(&settings, gateway, templates, access_log, access_logger, Arc::clone(&progress));
-    let table = Rc::new(Table::new(site, sockets, tls));
+    let shared = Shared::new(&settings, gateway, templates, access_log, access_logger, Arc::clone(&stop_signal));
+    let table = Rc::new(Table::new(shared, sockets, tls));
     TABLE.with(|slot| *slot.borrow_mut() = Rc::downgrade(&table));
     event_loop::set_service(Some(Rc::clone(&table) as Rc<dyn event_loop::Service>), request_limit);
     table.begin();

@@ -2,7 +2,7 @@
 //!
 //! | module         | what                                                             |
 //! |----------------|------------------------------------------------------------------|
-//! | `progress`     | what the loop and the thread that runs the server tell each other |
+//! | `stop_signal`  | what the loop and the thread that runs the server tell each other |
 //! | `listening`    | listening sockets: accepted from, left to others, tried again    |
 //! | `connection_limit` | how many connections may be open, by the limit of open files |
 //! | `idle`         | connections that may be closed to make room, longest idle first  |
@@ -13,7 +13,7 @@
 //! | `lifecycle`    | start, signals, graceful stop; the part that runs in the caller  |
 //! | `table`        | listeners and the table of connections; the loop's service       |
 //! | `connection`   | one connection: reading heads, running requests, closing         |
-//! | `site`         | what connections share: application, settings, logs, buffers     |
+//! | `shared`       | what connections share: application, settings, logs, buffers     |
 //! | `access_log`   | Gunicorn's atoms, formatted here                                 |
 //! | `tls`          | TLS by the `ssl` module                                          |
 
@@ -26,9 +26,9 @@ mod exclusive;
 mod idle;
 mod lifecycle;
 mod listening;
-mod progress;
 mod settings;
-mod site;
+mod shared;
+mod stop_signal;
 mod table;
 mod tls;
 

@@ -6,9 +6,9 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::http::chunked::ChunkLimits;
-use crate::http::head::Limits;
+use crate::http::leniency::Leniency;
+use crate::http::limits::HeadLimits;
 use crate::http::proxy_protocol::Versions;
-use crate::http::repair::Repairs;
 use crate::net::Networks;
 use crate::wsgi::{
     BodyLimits, FieldPolicy, GatewaySettings, SpoolSettings, TrustedFields, Underscores, WebSocketSettings,
@@ -111,8 +111,8 @@ impl Settings {
     }
 
     /// The bounds of a request head.
-    pub fn head_limits(&self) -> Limits {
-        Limits {
+    pub fn head_limits(&self) -> HeadLimits {
+        HeadLimits {
             request_line_bytes: self.limit_request_line,
             field_count: self.limit_request_fields,
             field_bytes: self.limit_request_field_size,
@@ -121,15 +121,15 @@ impl Settings {
     }
 
     /// What is repaired in a request head; none if nothing is.
-    pub fn repairs(&self) -> Option<Repairs> {
-        let repairs = Repairs {
+    pub fn leniency(&self) -> Option<Leniency> {
+        let leniency = Leniency {
             // A method of small letters that is refused must be seen as it was sent.
             capital_methods: self.casefold_http_method && self.permit_unconventional_http_method,
             any_version: self.permit_unconventional_http_version,
             folded_lines: self.permit_obsolete_folding,
             spaced_names: self.strip_header_spaces,
         };
-        (repairs != Repairs::default()).then_some(repairs)
+        (leniency != Leniency::default()).then_some(leniency)
     }
 
     /// The versions of the PROXY protocol that a connection may begin with.

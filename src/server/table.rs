@@ -10,7 +10,7 @@ use super::connection::{Connection, Next};
 use super::episode::Episode;
 use super::idle::{Candidate, Idle};
 use super::listening::{self, ACCEPT_TURN, Attempt, FIRST_LISTENER, Listening};
-use super::site::Site;
+use super::shared::Shared;
 use super::tls::Tls;
 use crate::event_loop::{self, Service, SourceId, streams, turn};
 use crate::interp::{Level, log};
@@ -29,10 +29,10 @@ const LAST_TURN: usize = 4096;
 
 /// The server as the loop sees it. Lives on the loop thread.
 pub struct Table {
-    site: Site,
+    shared: Shared,
     tls: Option<Tls>,
     listening: Listening,
-    connections: RefCell<Slab<Slot>>,
+    connections: RefCell<Slab<ConnectionSlot>>,
     idle: Idle,
     /// As many connections are open as may be, and none was idle: nothing is accepted.
     is_full: Cell<bool>,
@@ -44,7 +44,7 @@ pub struct Table {
     capacity_said: Cell<bool>,
 }
 
-enum Slot {
+enum ConnectionSlot {
     Resting(Box<Connection>),
     /// A coroutine has it.
     Busy,
@@ -52,9 +52,9 @@ enum Slot {
 
 impl Table {
     /// A table on whose listeners nothing is accepted yet.
-    pub fn new(site: Site, listeners: Vec<Listener>, tls: Option<Tls>) -> Table {
+    pub fn new(shared: Shared, listeners: Vec<Listener>, tls: Option<Tls>) -> Table {
         Table {
-            site,
+            shared,
             tls,
             listening: Listening::new(listeners),
             connections: RefCell::default(),
@@ -69,13 +69,13 @@ impl Table {
     }
 
     /// What the connections share.
-    pub fn site(&self) -> &Site {
-        &self.site
+    pub fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Starts to accept connections.
     pub fn begin(&self) {
-        if let Some(warning) = self.site.connection_limit().warning() {
+        if let Some(warning) = self.shared.connection_limit().warning() {
             self.say(Level::Warning, warning);
         }
         self.listen();
@@ -83,7 +83,7 @@ impl Table {
 
     /// Accepts connections, unless there is a reason not to. Does not park.
     fn listen(&self) {
-        if self.site.is_stopping() || self.is_full.get() {
+        if self.shared.is_stopping() || self.is_full.get() {
             return;
         }
         match self.listening.start() {
@@ -101,7 +101,7 @@ impl Table {
 
     fn end_for_want_of_a_listener(&self, why: String) {
         self.say(Level::Error, format!("The server ends: {why}."));
-        self.site.fail(why);
+        self.shared.fail(why);
     }
 
     /// Logs from a task: a handler of the log may wait, and the leader must not.
@@ -111,7 +111,7 @@ impl Table {
 
     /// Accepts what the kernel has queued, then nothing more; closes idle connections; requests in progress go on.
     pub fn begin_stop(&self, py: Python<'_>) {
-        if self.site.is_stopping() {
+        if self.shared.is_stopping() {
             return;
         }
         self.listening.stop();
@@ -119,12 +119,12 @@ impl Table {
             self.accept(py, index, LAST_TURN);
             self.listening.close(index);
         }
-        self.site.begin_stop();
+        self.shared.begin_stop();
         streams::stop_attendants();
         let mut idle = Vec::new();
         for (key, slot) in &mut *self.connections.borrow_mut() {
-            if let Slot::Resting(connection) = slot
-                && !connection.begin_stop(&self.site)
+            if let ConnectionSlot::Resting(connection) = slot
+                && !connection.begin_stop(&self.shared)
             {
                 idle.push(key);
             }
@@ -155,7 +155,7 @@ impl Table {
     /// A listener has something, or its pause is over.
     fn take_turn(&self, py: Python<'_>, source: SourceId, index: usize) {
         streams::about_to_read(source);
-        if self.site.is_one_of_many() {
+        if self.shared.is_one_of_many() {
             let taken = self.accept(py, index, self.listening.shared_turn(index));
             if taken > 0 {
                 self.listening.pause(index, source);
@@ -184,7 +184,7 @@ impl Table {
                     {
                         log(py, Level::Warning, &format!("A connection was not taken: {error}"), None);
                     }
-                    if self.connections.borrow().len() > self.site.connection_limit().connections {
+                    if self.connections.borrow().len() > self.shared.connection_limit().connections {
                         self.close_longest_idle();
                     }
                 }
@@ -208,7 +208,7 @@ impl Table {
     /// Where the transport runs Python code that waits.
     fn add(&self, py: Python<'_>, socket: std::os::fd::OwnedFd, peer: Peer, listener: usize) -> PyResult<()> {
         // Taken before anything that may wait, in which another connection may be accepted.
-        let key = self.connections.borrow_mut().insert(Slot::Busy);
+        let key = self.connections.borrow_mut().insert(ConnectionSlot::Busy);
         match self.connect(py, key, socket, peer, listener) {
             Ok(connection) => {
                 let source = connection.stream.source();
@@ -237,16 +237,16 @@ impl Table {
         if let Some(tls) = &self.tls {
             stream.secure(tls.transport(py)?);
         }
-        streams::set_deadline(stream.source(), self.site.head_deadline());
-        Ok(Box::new(Connection::new(py, &self.site, stream, listener, peer)?))
+        streams::set_deadline(stream.source(), self.shared.head_deadline());
+        Ok(Box::new(Connection::new(py, &self.shared, stream, listener, peer)?))
     }
 
     /// Whether a connection may be accepted: there are fewer than `max_connections`, or one of them is idle. If not,
     /// nothing is accepted until one is closed or idle.
     fn has_room(&self) -> bool {
-        let limit = self.site.connection_limit();
+        let limit = self.shared.connection_limit();
         // Once the server stops, it takes what the kernel has for it, and nothing after that.
-        if self.connections.borrow().len() < limit.connections || self.site.is_stopping() {
+        if self.connections.borrow().len() < limit.connections || self.shared.is_stopping() {
             return true;
         }
         if let Some(candidate) = self.longest_idle() {
@@ -273,13 +273,17 @@ impl Table {
         let look = || {
             let connections = self.connections.borrow();
             let found = connections.iter().filter_map(|(key, slot)| match slot {
-                Slot::Resting(connection) if connection.is_kept() => Candidate::new(key, connection.stream.source()),
+                ConnectionSlot::Resting(connection) if connection.is_kept() => {
+                    Candidate::new(key, connection.stream.source())
+                }
                 _ => None,
             });
             found.collect()
         };
         let is_idle = |candidate: &Candidate| match self.connections.borrow().get(candidate.key) {
-            Some(Slot::Resting(connection)) => connection.is_kept() && candidate.is_of(connection.stream.source()),
+            Some(ConnectionSlot::Resting(connection)) => {
+                connection.is_kept() && candidate.is_of(connection.stream.source())
+            }
             _ => false,
         };
         self.idle.longest(look, is_idle)
@@ -312,7 +316,7 @@ impl Table {
         let message = format!(
             "{} requests are in progress, as many as worker_connections allows: further clients wait until one has ended. \
              Raise worker_connections, or look for requests that do not end (WebSockets and streams count).",
-            self.site.request_limit()
+            self.shared.request_limit()
         );
         self.say(Level::Warning, message);
     }
@@ -334,8 +338,8 @@ impl Table {
     fn take(&self, source: SourceId, key: usize) -> Option<Box<Connection>> {
         let mut connections = self.connections.borrow_mut();
         match connections.get_mut(key) {
-            Some(slot @ Slot::Resting(_)) => match std::mem::replace(slot, Slot::Busy) {
-                Slot::Resting(connection) if connection.stream.source() == source => Some(connection),
+            Some(slot @ ConnectionSlot::Resting(_)) => match std::mem::replace(slot, ConnectionSlot::Busy) {
+                ConnectionSlot::Resting(connection) if connection.stream.source() == source => Some(connection),
                 other => {
                     *slot = other;
                     None
@@ -347,7 +351,7 @@ impl Table {
 
     fn settle(&self, key: usize, next: Next) {
         match next {
-            Next::Rest(connection) if !self.site.is_stopping() || !connection.is_idle() || connection.is_new() => {
+            Next::Rest(connection) if !self.shared.is_stopping() || !connection.is_idle() || connection.is_new() => {
                 let source = connection.stream.source();
                 let is_kept = connection.is_kept();
                 self.put_back(key, connection);
@@ -375,13 +379,13 @@ impl Table {
 
     fn put_back(&self, key: usize, connection: Box<Connection>) {
         if let Some(slot) = self.connections.borrow_mut().get_mut(key) {
-            *slot = Slot::Resting(connection);
+            *slot = ConnectionSlot::Resting(connection);
         }
     }
 
     fn note_if_drained(&self) {
-        if self.site.is_stopping() && self.connections.borrow().is_empty() {
-            self.site.drained();
+        if self.shared.is_stopping() && self.connections.borrow().is_empty() {
+            self.shared.drained();
         }
     }
 }
@@ -392,7 +396,7 @@ impl Service for Table {
             if let Some(index) = owner.checked_sub(FIRST_LISTENER) {
                 self.take_turn(py, source, index);
             } else if let Some(connection) = self.take(source, owner) {
-                let next = connection.serve(py, &self.site);
+                let next = connection.serve(py, &self.shared);
                 self.settle(owner, next);
             }
         });
@@ -407,7 +411,7 @@ impl Service for Table {
                 let next = if streams::has_deadline(source) || streams::is_readable(source) {
                     Next::Rest(connection)
                 } else {
-                    connection.expire(py, &self.site)
+                    connection.expire(py, &self.shared)
                 };
                 self.settle(owner, next);
             }
@@ -425,6 +429,6 @@ impl Service for Table {
     }
 
     fn before_poll(&self) {
-        self.site.flush_logs();
+        self.shared.flush_logs();
     }
 }

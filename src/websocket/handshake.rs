@@ -129,9 +129,10 @@ fn accept(key: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::head::{Limits, Parsed};
+    use crate::http::head::Parsed;
+    use crate::http::limits::HeadLimits;
 
-    const LIMITS: Limits = Limits { request_line_bytes: 0, field_count: 0, field_bytes: 0, head_bytes: 65536 };
+    const LIMITS: HeadLimits = HeadLimits { request_line_bytes: 0, field_count: 0, field_bytes: 0, head_bytes: 65536 };
 
     const FIELDS: &[&str] = &[
         "Upgrade: websocket",

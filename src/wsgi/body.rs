@@ -42,14 +42,14 @@ pub struct BodyLimits {
 
 /// How long the server may still wait for a client: each byte that came buys time (Apache's RequestReadTimeout). Only
 /// waiting counts, so an application that reads slowly does no harm to its client.
-struct Patience {
+struct BodyPatience {
     timeout: Option<Duration>,
     bytes_per_second: u32,
     received: u64,
     waited: Duration,
 }
 
-impl Patience {
+impl BodyPatience {
     /// How long the next wait may be.
     fn left(&self) -> Option<Duration> {
         let timeout = self.timeout?;
@@ -82,7 +82,7 @@ pub struct RequestBody {
     is_answered: bool,
     /// Bytes that a chunked body may still have; none for no limit.
     allowance: Option<u64>,
-    patience: Patience,
+    patience: BodyPatience,
     failed: bool,
 }
 
@@ -108,7 +108,7 @@ impl RequestBody {
             BodyFraming::Chunked => Framing::Chunked(Box::new(ChunkedDecoder::new(limits.chunks))),
         };
         let owes_continue = owes_continue && raw.is_empty();
-        let patience = Patience {
+        let patience = BodyPatience {
             timeout: limits.timeout,
             bytes_per_second: limits.bytes_per_second,
             received: 0,
@@ -261,7 +261,7 @@ mod tests {
     fn each_byte_buys_time_and_no_pause_is_longer_than_the_timeout() {
         let (timeout, second) = (Duration::from_secs(10), Duration::from_secs(1));
         let left = |received, waited| {
-            Patience { timeout: Some(timeout), bytes_per_second: 100, received, waited: waited * second }.left()
+            BodyPatience { timeout: Some(timeout), bytes_per_second: 100, received, waited: waited * second }.left()
         };
         assert_eq!(left(0, 0), Some(timeout));
         assert_eq!(left(0, 4), Some(timeout - 4 * second));
@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn without_a_rate_or_a_timeout_there_is_no_more_to_it() {
-        let patience = |timeout, bytes_per_second| Patience {
+        let patience = |timeout, bytes_per_second| BodyPatience {
             timeout,
             bytes_per_second,
             received: 0,

@@ -142,7 +142,7 @@ impl Gateway {
     ///
     /// # Errors
     /// The client's fault if its body is refused before the application runs (nothing has been sent then); MemoryError.
-    pub fn prepare<'py>(&self, py: Python<'py>, request: Request<'_>) -> Result<Call<'py>, Unprepared> {
+    pub fn prepare<'py>(&self, py: Python<'py>, request: Request<'_>) -> Result<ApplicationCall<'py>, Unprepared> {
         let Request { head, bytes, .. } = &request;
         let handshake =
             if head.has_upgrade { Handshake::of(head, bytes, self.websocket.origins.as_deref())? } else { None };
@@ -171,7 +171,7 @@ impl Gateway {
         let websocket = handshake
             .map(|handshake| self.add_websocket(handshake, &environ, &response, std::mem::take(&mut next)))
             .transpose()?;
-        Ok(Call { environ, response, input, next, websocket })
+        Ok(ApplicationCall { environ, response, input, next, websocket })
     }
 
     /// Puts into the environ what a valid handshake makes possible.
@@ -208,7 +208,7 @@ impl Gateway {
 }
 
 /// A request that is ready to run.
-pub struct Call<'py> {
+pub struct ApplicationCall<'py> {
     environ: Bound<'py, PyDict>,
     response: Bound<'py, StartResponse>,
     input: Option<Bound<'py, Input>>,
@@ -217,7 +217,7 @@ pub struct Call<'py> {
     websocket: Option<Bound<'py, WebSocket>>,
 }
 
-impl<'py> Call<'py> {
+impl<'py> ApplicationCall<'py> {
     /// Takes the request through the application, in a fresh context, and ends it in order whatever happens.
     ///
     /// # Parks

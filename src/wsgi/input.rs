@@ -27,10 +27,10 @@ const CUT_OFF: RequestError = RequestError::BadRequest("the connection ended wit
 /// `limit_request_body`, and ValueError after the request has ended.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct Input {
-    slot: Mutex<Slot>,
+    state: Mutex<InputState>,
 }
 
-enum Slot {
+enum InputState {
     Open(Box<Reader>),
     /// A method is at work, possibly parked.
     InUse,
@@ -87,19 +87,19 @@ impl Input {
     /// The input of a request with this body.
     pub fn new(body: RequestBody, stream: Arc<Stream>) -> Input {
         let reader = Reader { body, stream, ready: Vec::new(), start: 0, fault: None };
-        Input { slot: Mutex::new(Slot::Open(Box::new(reader))) }
+        Input { state: Mutex::new(InputState::Open(Box::new(reader))) }
     }
 
     /// The input of requests without a body; one object serves them all.
     pub fn empty() -> Input {
-        Input { slot: Mutex::new(Slot::Empty) }
+        Input { state: Mutex::new(InputState::Empty) }
     }
 
     /// Ends the request: from now on reading raises ValueError.
     pub fn end(&self) -> Rest {
-        match std::mem::replace(&mut *self.lock(), Slot::Ended) {
-            Slot::Open(reader) => Rest { reader: Some(reader) },
-            Slot::InUse | Slot::Ended | Slot::Empty => Rest { reader: None },
+        match std::mem::replace(&mut *self.lock(), InputState::Ended) {
+            InputState::Open(reader) => Rest { reader: Some(reader) },
+            InputState::InUse | InputState::Ended | InputState::Empty => Rest { reader: None },
         }
     }
 
@@ -107,19 +107,19 @@ impl Input {
     /// body will come, or it is too long to be read and thrown away.
     pub fn begin_response(&self) -> bool {
         match &mut *self.lock() {
-            Slot::Open(reader) => {
+            InputState::Open(reader) => {
                 reader.body.begin_response();
                 reader.cannot_be_drained()
             }
-            Slot::InUse | Slot::Ended | Slot::Empty => false,
+            InputState::InUse | InputState::Ended | InputState::Empty => false,
         }
     }
 
     /// The client's fault that a read met, if any.
     pub fn fault(&self) -> Option<RequestError> {
         match &*self.lock() {
-            Slot::Open(reader) => reader.fault,
-            Slot::InUse | Slot::Ended | Slot::Empty => None,
+            InputState::Open(reader) => reader.fault,
+            InputState::InUse | InputState::Ended | InputState::Empty => None,
         }
     }
 
@@ -137,29 +137,31 @@ impl Input {
         })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, InputState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `action` on the reader with no lock held, since it may park.
     fn with_reader<R>(&self, action: impl FnOnce(&mut Reader) -> PyResult<R>) -> PyResult<R> {
         let taken = {
-            let mut slot = self.lock();
-            match &*slot {
-                Slot::Open(_) => std::mem::replace(&mut *slot, Slot::InUse),
-                Slot::InUse => {
+            let mut state = self.lock();
+            match &*state {
+                InputState::Open(_) => std::mem::replace(&mut *state, InputState::InUse),
+                InputState::InUse => {
                     return Err(PyRuntimeError::new_err("wsgi.input is being read by another coroutine or thread"));
                 }
-                Slot::Ended | Slot::Empty => {
+                InputState::Ended | InputState::Empty => {
                     return Err(PyValueError::new_err("wsgi.input was read after its request had ended"));
                 }
             }
         };
-        let Slot::Open(mut reader) = taken else { return Err(PyRuntimeError::new_err("wsgi.input changed hands")) };
+        let InputState::Open(mut reader) = taken else {
+            return Err(PyRuntimeError::new_err("wsgi.input changed hands"));
+        };
         let result = action(&mut reader);
-        let mut slot = self.lock();
-        if matches!(*slot, Slot::InUse) {
-            *slot = Slot::Open(reader);
+        let mut state = self.lock();
+        if matches!(*state, InputState::InUse) {
+            *state = InputState::Open(reader);
         }
         result
     }
@@ -337,6 +339,6 @@ impl Input {
         action: impl FnOnce(&mut Reader) -> PyResult<Bound<'py, PyBytes>>,
     ) -> PyResult<Bound<'py, PyBytes>> {
         interp::give_way(py)?;
-        if matches!(*self.lock(), Slot::Empty) { Ok(PyBytes::new(py, b"")) } else { self.with_reader(action) }
+        if matches!(*self.lock(), InputState::Empty) { Ok(PyBytes::new(py, b"")) } else { self.with_reader(action) }
     }
 }

@@ -4,12 +4,13 @@
 use _rmeinheld::http::chunked::{ChunkLimits, ChunkedDecoder};
 use _rmeinheld::http::error::RequestError;
 use _rmeinheld::http::framing::BodyFraming;
-use _rmeinheld::http::head::{Head, Limits, Parsed, Span};
+use _rmeinheld::http::head::{Head, Parsed, Span};
+use _rmeinheld::http::limits::HeadLimits;
 
 /// What is taken of a peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    pub head: Limits,
+    pub head: HeadLimits,
     pub chunks: ChunkLimits,
     /// The longest body; more is 413.
     pub body_bytes: u64,

@@ -3,7 +3,7 @@
 
 use _rmeinheld::http::chunked::ChunkLimits;
 use _rmeinheld::http::framing::BodyFraming;
-use _rmeinheld::http::head::Limits;
+use _rmeinheld::http::limits::HeadLimits;
 
 use crate::input::{Cuts, Input};
 use crate::receiver::{Receiver, Seen, Stage, Terms};
@@ -71,7 +71,7 @@ fn assert_is_over(mut receiver: Receiver) {
 }
 
 /// The requests of a stream as the reference sees them. Has the last of them ended the connection?
-fn requests(stream: &[u8], limits: &Limits, chunk_limits: &ChunkLimits, body_bytes: u64) -> (Vec<Seen>, bool) {
+fn requests(stream: &[u8], limits: &HeadLimits, chunk_limits: &ChunkLimits, body_bytes: u64) -> (Vec<Seen>, bool) {
     let mut seen = Vec::new();
     let mut rest = stream;
     while let Some(head) = head(rest, limits) {

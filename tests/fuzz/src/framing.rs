@@ -3,14 +3,15 @@
 
 use _rmeinheld::http::Version;
 use _rmeinheld::http::framing::request_body;
-use _rmeinheld::http::head::{Head, Limits, Parsed};
+use _rmeinheld::http::head::{Head, Parsed};
+use _rmeinheld::http::limits::HeadLimits;
 
 use crate::input::Input;
 use crate::reference::{body_framing, is_text, ows_trimmed};
 use crate::shown;
 
-const NO_LIMITS: Limits =
-    Limits { request_line_bytes: 0, field_count: 0, field_bytes: 0, head_bytes: u32::MAX as usize };
+const NO_LIMITS: HeadLimits =
+    HeadLimits { request_line_bytes: 0, field_count: 0, field_bytes: 0, head_bytes: u32::MAX as usize };
 
 pub fn run(input: &[u8]) {
     let mut input = Input(input);

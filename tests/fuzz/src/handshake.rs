@@ -1,7 +1,8 @@
 //! A handshake: one byte that chooses, an origin after one byte for its length, then either what the peer sends (even),
 //! or sixteen bytes of a key and the fields that are sent beside those of a valid handshake (odd).
 
-use _rmeinheld::http::head::{Head, Limits, Parsed};
+use _rmeinheld::http::head::{Head, Parsed};
+use _rmeinheld::http::limits::HeadLimits;
 use _rmeinheld::websocket::handshake::Handshake;
 
 use crate::input::Input;
@@ -9,7 +10,7 @@ use crate::reference::websocket::{base64, handshake};
 use crate::reference::{self, crlf_lines, field};
 use crate::shown;
 
-const LIMITS: Limits = Limits { request_line_bytes: 0, field_count: 0, field_bytes: 0, head_bytes: 80 * 1024 };
+const LIMITS: HeadLimits = HeadLimits { request_line_bytes: 0, field_count: 0, field_bytes: 0, head_bytes: 80 * 1024 };
 
 pub fn run(input: &[u8]) {
     let mut input = Input(input);

@@ -1,6 +1,7 @@
 //! A request head: the limits, the cuts, then what the peer sends.
 
-use _rmeinheld::http::head::{Head, Limits, Parsed, Span};
+use _rmeinheld::http::head::{Head, Parsed, Span};
+use _rmeinheld::http::limits::HeadLimits;
 
 use crate::input::{Cuts, Input};
 use crate::{HEAD_STATUSES, reference, shown};
@@ -39,7 +40,7 @@ pub fn run(input: &[u8]) {
 
 /// Did the pieces lead to the same answer? Of several faults, pieces may meet another one first. One way may also still
 /// wait where the other has refused, but then it must not end in accepting.
-fn assert_alike(head: &mut Head, whole: &Outcome, message: &[u8], limits: &Limits, cuts: &Cuts) {
+fn assert_alike(head: &mut Head, whole: &Outcome, message: &[u8], limits: &HeadLimits, cuts: &Cuts) {
     let pieces = grow(head, message, limits, cuts.ends(message.len()));
     match (whole, &pieces) {
         (Outcome::Refused(_), Outcome::Refused(_)) => {}
@@ -58,7 +59,7 @@ fn assert_alike(head: &mut Head, whole: &Outcome, message: &[u8], limits: &Limit
 fn grow<'a>(
     head: &mut Head,
     message: &'a [u8],
-    limits: &Limits,
+    limits: &HeadLimits,
     lengths: impl IntoIterator<Item = usize>,
 ) -> Outcome<'a> {
     for length in lengths {

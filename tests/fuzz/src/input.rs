@@ -4,7 +4,7 @@
 //! there, too. All integers are little-endian; bytes that are missing count as 0.
 
 use _rmeinheld::http::chunked::ChunkLimits;
-use _rmeinheld::http::head::Limits;
+use _rmeinheld::http::limits::HeadLimits;
 
 /// An input that is read from its beginning.
 pub struct Input<'a>(pub &'a [u8]);
@@ -27,12 +27,12 @@ impl<'a> Input<'a> {
 
     /// Five bytes: request line in steps of 2 bytes, field lines, one field line in steps of 2 bytes, the whole head
     /// (two bytes). 255 (in the last: 0) chooses the server's default, and 0 in the others is no limit.
-    pub fn limits(&mut self) -> Limits {
+    pub fn limits(&mut self) -> HeadLimits {
         let mut limit = |unit: usize, default: usize| match self.byte() {
             u8::MAX => default,
             steps => usize::from(steps) * unit,
         };
-        Limits {
+        HeadLimits {
             request_line_bytes: limit(2, 8208),
             field_count: limit(1, 128),
             field_bytes: limit(2, 8192),

@@ -6,7 +6,7 @@
 use _rmeinheld::http::Version;
 use _rmeinheld::http::chunked::ChunkLimits;
 use _rmeinheld::http::framing::BodyFraming;
-use _rmeinheld::http::head::Limits;
+use _rmeinheld::http::limits::HeadLimits;
 
 pub mod websocket;
 
@@ -33,7 +33,7 @@ pub struct Head<'a> {
 }
 
 /// The head at the beginning of `bytes`, if it is complete and has nothing to refuse.
-pub fn head<'a>(bytes: &'a [u8], limits: &Limits) -> Option<Head<'a>> {
+pub fn head<'a>(bytes: &'a [u8], limits: &HeadLimits) -> Option<Head<'a>> {
     let start = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
     let length = start + bytes[start..].windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let lines = crlf_lines(&bytes[start..length - 2])?;

@@ -3,7 +3,7 @@
 use memchr::memchr;
 
 use super::error::{Checked, RequestError, require};
-use super::head::Limits;
+use super::limits::HeadLimits;
 
 pub(super) const BARE_LF: RequestError = RequestError::BadRequest("a line does not end in CRLF (RFC 9112 2.2)");
 const EMPTY_LINES: RequestError =
@@ -14,7 +14,7 @@ pub(super) const TOO_MANY_FIELDS: RequestError = RequestError::FieldsTooLarge("m
 
 /// How far the lines of an incomplete head were counted and measured.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Progress {
+pub(super) struct HeadScan {
     /// The bytes that were there at the last attempt to parse.
     pub(super) attempted: usize,
     /// The bytes that hold no line end that was not yet counted.
@@ -25,9 +25,9 @@ pub(super) struct Progress {
     lines: usize,
 }
 
-impl Progress {
+impl HeadScan {
     /// Looks at the bytes that are new. Is the empty line there that ends the head?
-    pub(super) fn find_end(&mut self, window: &[u8], limits: &Limits) -> Result<bool, RequestError> {
+    pub(super) fn find_end(&mut self, window: &[u8], limits: &HeadLimits) -> Result<bool, RequestError> {
         if self.scanned == 0 {
             let Some(start) = skip_empty_line(window)? else {
                 return Ok(false);
@@ -57,7 +57,7 @@ impl Progress {
         if self.lines == 0 { RequestError::UriTooLong } else { LONG_HEAD }
     }
 
-    fn check_line(&self, line_bytes: usize, limits: &Limits) -> Checked {
+    fn check_line(&self, line_bytes: usize, limits: &HeadLimits) -> Checked {
         if self.lines == 0 {
             return require(line_bytes <= or_unlimited(limits.request_line_bytes), RequestError::UriTooLong);
         }

@@ -10,13 +10,14 @@ use pyo3::types::PyDict;
 
 use super::access_log::AccessLog;
 use super::connection_limit::ConnectionLimit;
-use super::progress::Progress;
 use super::settings::Settings;
+use super::stop_signal::StopSignal;
 use crate::event_loop;
 use crate::http::error::{Checked, RequestError, require};
-use crate::http::head::{Head, Limits};
+use crate::http::head::Head;
+use crate::http::leniency::{Leniency, is_conventional};
+use crate::http::limits::HeadLimits;
 use crate::http::proxy_protocol::Versions;
-use crate::http::repair::{Repairs, is_conventional};
 use crate::interp::{Level, log};
 use crate::net::{Networks, Pace, Peer};
 use crate::wsgi::{Finished, Gateway};
@@ -35,11 +36,11 @@ const UNCONVENTIONAL_METHOD: RequestError =
 const NO_CONNECT: RequestError = RequestError::NotImplemented("CONNECT (permit_connect is off; RFC 9110 9.3.6)");
 
 /// What connections share. Lives on the loop thread.
-pub struct Site {
+pub struct Shared {
     gateway: Gateway,
     templates: Vec<Py<PyDict>>,
-    limits: Limits,
-    repairs: Option<Repairs>,
+    limits: HeadLimits,
+    leniency: Option<Leniency>,
     takes_any_method: bool,
     takes_connect: bool,
     keep_alive: Option<Duration>,
@@ -59,10 +60,10 @@ pub struct Site {
     buffers: RefCell<Vec<Vec<u8>>>,
     #[expect(clippy::vec_box, reason = "connections keep a head that arrives in pieces, boxed")]
     heads: RefCell<Vec<Box<Head>>>,
-    progress: Arc<Progress>,
+    stop_signal: Arc<StopSignal>,
 }
 
-impl Site {
+impl Shared {
     /// For an application behind `gateway`; `templates` has the environ that the requests of each listener start from.
     pub fn new(
         settings: &Settings,
@@ -70,13 +71,13 @@ impl Site {
         templates: Vec<Py<PyDict>>,
         access_log: Option<AccessLog>,
         access_logger: Option<Py<PyAny>>,
-        progress: Arc<Progress>,
-    ) -> Site {
-        Site {
+        stop_signal: Arc<StopSignal>,
+    ) -> Shared {
+        Shared {
             gateway,
             templates,
             limits: settings.head_limits(),
-            repairs: settings.repairs(),
+            leniency: settings.leniency(),
             takes_any_method: settings.permit_unconventional_http_method,
             takes_connect: settings.permit_connect,
             keep_alive: settings.keep_alive(),
@@ -94,7 +95,7 @@ impl Site {
             stopping: Cell::new(None),
             buffers: RefCell::default(),
             heads: RefCell::default(),
-            progress,
+            stop_signal,
         }
     }
 
@@ -109,13 +110,13 @@ impl Site {
     }
 
     /// The bounds of a request head.
-    pub fn head_limits(&self) -> &Limits {
+    pub fn head_limits(&self) -> &HeadLimits {
         &self.limits
     }
 
     /// What is repaired in a request head before it is parsed.
-    pub fn repairs(&self) -> Option<Repairs> {
-        self.repairs
+    pub fn leniency(&self) -> Option<Leniency> {
+        self.leniency
     }
 
     /// Refuses a method that the standard allows and the settings do not.
@@ -139,7 +140,7 @@ impl Site {
 
     /// From now on connections are not used again.
     pub fn begin_stop(&self) {
-        let left = self.progress.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        let left = self.stop_signal.deadline().map(|at| at.saturating_duration_since(Instant::now()));
         self.stopping.set(Some(left.unwrap_or_default().min(LAST_HEADS)));
     }
 
@@ -150,7 +151,7 @@ impl Site {
 
     /// The last connection is closed.
     pub fn drained(&self) {
-        self.progress.drained();
+        self.stop_signal.drained();
     }
 
     /// How many connections may be open.
@@ -160,7 +161,7 @@ impl Site {
 
     /// The server is of no more use: it stops, and `run()` raises.
     pub fn fail(&self, why: String) {
-        self.progress.fail(why);
+        self.stop_signal.fail(why);
     }
 
     /// Whether a connection that has carried so many requests may carry another one.
@@ -250,7 +251,7 @@ impl Site {
 
     /// Counts a finished request.
     pub fn count(&self, finished: &Finished<'_>) {
-        self.progress.count(finished.client_gone);
+        self.stop_signal.count(finished.client_gone);
     }
 
     /// Writes what the access log has gathered.

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 
 /// Shared by both.
-pub struct Progress {
+pub struct StopSignal {
     bell: OwnedFd,
     drained: AtomicBool,
-    stop: Mutex<Stop>,
+    stop: Mutex<StopRequest>,
     failure: Mutex<Option<String>>,
     grace: Duration,
     requests: AtomicU64,
@@ -20,18 +20,18 @@ pub struct Progress {
 }
 
 #[derive(Default)]
-struct Stop {
+struct StopRequest {
     deadline: Option<Instant>,
     told: bool,
 }
 
-impl Progress {
+impl StopSignal {
     /// For a server whose requests have so much time to end after it fails.
     ///
     /// # Errors
     /// When the process has no descriptor left.
-    pub fn new(grace: Duration) -> io::Result<Progress> {
-        Ok(Progress {
+    pub fn new(grace: Duration) -> io::Result<StopSignal> {
+        Ok(StopSignal {
             bell: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
             drained: AtomicBool::new(false),
             stop: Mutex::default(),

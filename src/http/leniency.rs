@@ -27,7 +27,7 @@ const EMPTY_FOLD: RequestError = RequestError::BadRequest("a folded line of whit
 
 /// Which repairs to make.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Repairs {
+pub struct Leniency {
     /// Methods are put in capitals, although case matters in them (RFC 9110 9.1).
     pub capital_methods: bool,
     /// Versions from 2 on are read as 1.1, and those below 1 as 1.0; otherwise they are a 505 (RFC 9110 2.5).
@@ -44,8 +44,8 @@ pub fn is_conventional(method: &[u8]) -> bool {
     CONVENTIONAL_BYTES.contains(&method.len()) && !method.iter().any(is_odd)
 }
 
-impl Repairs {
-    /// Repairs a head from its request line to its empty line. Each line ends in CRLF.
+impl Leniency {
+    /// Leniency a head from its request line to its empty line. Each line ends in CRLF.
     ///
     /// # Errors
     ///
@@ -126,14 +126,14 @@ fn unfold(field: &mut [u8]) -> Checked {
 mod tests {
     use super::*;
 
-    const ALL: Repairs = Repairs { capital_methods: true, any_version: true, folded_lines: true, spaced_names: true };
-    const FOLDING: Repairs =
-        Repairs { capital_methods: false, any_version: false, folded_lines: true, spaced_names: false };
-    const SPACING: Repairs =
-        Repairs { capital_methods: false, any_version: false, folded_lines: false, spaced_names: true };
+    const ALL: Leniency = Leniency { capital_methods: true, any_version: true, folded_lines: true, spaced_names: true };
+    const FOLDING: Leniency =
+        Leniency { capital_methods: false, any_version: false, folded_lines: true, spaced_names: false };
+    const SPACING: Leniency =
+        Leniency { capital_methods: false, any_version: false, folded_lines: false, spaced_names: true };
 
     /// The fields as they are left, without the white space around them, or `None` if they are refused.
-    fn fields(repairs: Repairs, sent: &str) -> Option<String> {
+    fn fields(repairs: Leniency, sent: &str) -> Option<String> {
         let mut head = format!("GET / HTTP/1.1\r\n{sent}\r\n").into_bytes();
         let bytes = head.len();
         repairs.apply(&mut head).ok()?;
@@ -149,7 +149,7 @@ mod tests {
         )
     }
 
-    fn request_line(repairs: Repairs, sent: &str) -> String {
+    fn request_line(repairs: Leniency, sent: &str) -> String {
         let mut head = format!("{sent}\r\n\r\n").into_bytes();
         repairs.apply(&mut head).unwrap();
         String::from_utf8(head).unwrap().trim_end().to_owned()
