@@ -94,6 +94,7 @@ lint: $(VENV)/.dependencies ## Check format and lints, and that the lower layers
 	cd tests/fuzz && $(CARGO_FUZZ) cargo clippy --locked --all-targets --no-default-features -- -D warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/python .ci/plain_english.py
 
 .PHONY: types
 types: $(VENV)/.installed ## Check the types of Python code, and the stubs against the compiled module.

@@ -42,6 +42,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_layering.py",
     "test_listeners.py",
     "test_packaging.py",
+    "test_plain_english.py",
     "test_proxies.py",
     "test_proxies_forwarded.py",
     "test_slow_clients.py",
