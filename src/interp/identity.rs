@@ -15,10 +15,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use super::recursion;
-use crate::event_loop::{self, ends};
+use crate::event_loop;
 
 /// Words of PyThreadState that are looked at. The field is the 20th to 25th in CPython 3.12 to 3.15, which have some
 /// forty words at least.
@@ -104,46 +103,5 @@ pub fn after_fork(_py: Python<'_>) {
     if let Some(own) = HIDDEN.take() {
         // SAFETY: attached to it, on its thread.
         unsafe { set(ffi::PyThreadState_Get(), own) };
-    }
-}
-
-/// Notes that the current unit works for `object`, an environ or a [`super::Coroutine`], until it is dropped.
-pub struct Subject {
-    previous: usize,
-}
-
-impl Subject {
-    /// The caller keeps `object` alive as long as this.
-    pub fn set(object: &Bound<'_, PyAny>) -> Subject {
-        Subject { previous: ends::set_subject(object.as_ptr() as usize) }
-    }
-}
-
-impl Drop for Subject {
-    fn drop(&mut self) {
-        ends::set_subject(self.previous);
-    }
-}
-
-/// A name for what a unit works for: "request GET /path", "thread 'Thread-1 (job)'", "coroutine 'job'".
-pub fn describe(py: Python<'_>, subject: usize) -> String {
-    if subject == 0 {
-        return "a task of the server".to_owned();
-    }
-    // SAFETY: `Subject` notes objects that live as long as they are noted, and takes them back while attached, as the
-    // caller is; what is left behind lives for ever.
-    let object = unsafe { Bound::from_borrowed_ptr(py, subject as *mut ffi::PyObject) };
-    if let Ok(environ) = object.cast::<PyDict>() {
-        let item = |key| environ.get_item(key).ok().flatten().map_or_else(|| "?".to_owned(), |value| value.to_string());
-        return format!("request {} {}", item("REQUEST_METHOD").escape_debug(), item("RAW_URI").escape_debug());
-    }
-    let name = |object: &Bound<'_, PyAny>| object.getattr("name").and_then(|name| name.extract::<String>());
-    let thread = || -> PyResult<String> {
-        let threads = py.import("threading")?.getattr("_active")?;
-        name(&threads.get_item(object.getattr("ident")?)?)
-    };
-    match thread() {
-        Ok(name) => format!("thread {name:?}"),
-        Err(_) => format!("coroutine {:?}", name(&object).unwrap_or_default()),
     }
 }

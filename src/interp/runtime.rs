@@ -9,8 +9,9 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use rustix::fs::FileType;
 
+use super::log::{Level, log};
 use super::thread_state::PythonHost;
-use super::{Level, identity, log, waiter};
+use super::{subject, waiter};
 use crate::event_loop::{self, Message, Runtime, ends};
 use crate::output;
 
@@ -157,13 +158,10 @@ type Left = (bool, String);
 fn leave(runtime: &Runtime, left: &Arc<Mutex<Vec<Left>>>, awaited: bool) {
     let left = Arc::clone(left);
     runtime.send(Message::Control(Box::new(move || {
-        let unfinished = ends::unfinished();
-        if !awaited && unfinished.iter().any(|work| work.is_awaited) {
+        if !awaited && ends::unfinished().iter().any(|work| work.is_awaited) {
             return;
         }
-        let names = Python::attach(|py| {
-            unfinished.iter().map(|work| (work.is_awaited, identity::describe(py, work.subject))).collect()
-        });
+        let names = Python::attach(subject::unfinished);
         *left.lock().unwrap_or_else(PoisonError::into_inner) = names;
         ends::leave_the_rest_behind();
     })));
@@ -203,10 +201,7 @@ pub fn end_awaited(py: Python<'_>) -> PyResult<()> {
 
 /// Names what the loop's thread runs and does not come back from.
 fn hangs(py: Python<'_>) -> PyErr {
-    let what = match ends::running_subject() {
-        0 => "something".to_owned(),
-        subject => identity::describe(py, subject),
-    };
+    let what = subject::running(py).unwrap_or_else(|| "something".to_owned());
     PyRuntimeError::new_err(format!(
         "the loop cannot end: {what} computes, or blocks in C, and has not come to a wait since the server was stopped"
     ))

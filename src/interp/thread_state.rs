@@ -108,19 +108,30 @@ impl Host for PythonHost {
     }
 
     fn released(&self, blocking: &mut dyn FnMut()) {
-        struct Stays<'a>(&'a mut dyn FnMut());
-        // SAFETY: `detach` asks for Send only to keep Python objects out of the closure; it is called on this thread.
-        unsafe impl Send for Stays<'_> {}
-        let stays = Stays(blocking);
-        // SAFETY: the loop calls this from within `enter`, where the unit is attached.
-        let py = unsafe { Python::assume_attached() };
-        py.detach(move || {
-            let Stays(blocking) = { stays };
-            // SAFETY: always callable.
-            debug_assert_eq!(unsafe { ffi::PyGILState_Check() }, 0, "attached while the unit waits");
-            blocking();
+        // The unit is attached since `enter`, so this takes no lock: pyo3 counts nested attachments.
+        Python::attach(|py| {
+            detached(py, || {
+                // SAFETY: always callable.
+                debug_assert_eq!(unsafe { ffi::PyGILState_Check() }, 0, "attached while the unit waits");
+                blocking();
+            });
         });
     }
+}
+
+/// Runs `action` on this thread while the interpreter is detached. `action` must not touch Python objects until it has
+/// attached a thread state.
+fn detached<R>(py: Python<'_>, action: impl FnOnce() -> R) -> R {
+    struct OnThisThread<T>(T);
+    // SAFETY: `Python::detach` calls its closure on the calling thread, so nothing is sent to another one. It asks for Send
+    // only to keep Python objects out of the closure, and this function's callers attach before they use any.
+    unsafe impl<T> Send for OnThisThread<T> {}
+    let action = OnThisThread(action);
+    let OnThisThread(result) = py.detach(move || {
+        let OnThisThread(action) = { action };
+        OnThisThread(action())
+    });
+    result
 }
 
 /// A thread state whose work is done, and which holds the values of `threading.local` still. Their destructors may wait. So
@@ -195,20 +206,14 @@ unsafe fn begin(state: *mut ffi::PyThreadState, ident: u64) {
 ///
 /// # Parks
 pub fn in_fresh_state<R>(py: Python<'_>, ident: u64, action: impl FnOnce(Python<'_>) -> R) -> PyResult<R> {
-    struct Stays<F>(F);
-    // SAFETY: `detach` asks for Send only to keep Python objects out of the closure; it is called on this thread, and
-    // the objects are used only where the new state is attached.
-    unsafe impl<F> Send for Stays<F> {}
     // SAFETY: attached.
     let state = unsafe { ffi::PyThreadState_New(ffi::PyInterpreterState_Get()) };
     if state.is_null() {
         return Err(pyo3::exceptions::PyMemoryError::new_err("no memory for a thread state"));
     }
-    let stays = Stays((action, state));
     let outer = event_loop::ident();
-    let Stays(result) = py.detach(move || {
-        let Stays((action, state)) = { stays };
-        // SAFETY: just made, for this thread; detached here.
+    let result = detached(py, || {
+        // SAFETY: just made, for this thread; `detached` has detached the caller's.
         unsafe { begin(state, ident) };
         let result = Python::attach(|py| {
             apply_trace_hooks(py);
@@ -216,7 +221,7 @@ pub fn in_fresh_state<R>(py: Python<'_>, ident: u64, action: impl FnOnce(Python<
         });
         // SAFETY: attached to `state`.
         unsafe { ffi::PyEval_SaveThread() };
-        Stays(result)
+        result
     });
     Remains(state).end(py);
     if let Some(outer) = outer {

@@ -9,8 +9,8 @@ use pyo3::prelude::*;
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
+use super::errors::wake_error;
 use super::waits::SIGNAL_CHECK;
-use super::wake_error;
 use crate::event_loop::{self, Wake, Waker, interrupts};
 
 const WAITING: u32 = 0;
@@ -106,7 +106,7 @@ pub trait Line {
 
 /// How a wait ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
+enum WaitEnd {
     Notified,
     TimedOut,
     PassedOver,
@@ -141,7 +141,7 @@ pub fn wait(
     dequeue: impl FnOnce(&Arc<Waiter>),
 ) -> PyResult<bool> {
     if !event_loop::can_park() {
-        return block(py, deadline, Handlers::Now, enqueue, dequeue).map(|turn| turn == Turn::Notified);
+        return block(py, deadline, Handlers::Now, enqueue, dequeue).map(|end| end == WaitEnd::Notified);
     }
     match park(deadline, enqueue, dequeue) {
         None => Ok(true),
@@ -160,20 +160,20 @@ pub fn take<L: Line>(py: Python<'_>, deadline: Option<Instant>, line: &L) -> PyR
     let mut again = false;
     loop {
         let (enqueue, dequeue) = (|waiter| line.enqueue(waiter, again), |waiter: &Arc<Waiter>| line.dequeue(waiter));
-        let turn = if event_loop::can_park() {
+        let end = if event_loop::can_park() {
             let look = line.patience().map(|patience| Instant::now() + patience);
             match park(deadline.into_iter().chain(look).min(), enqueue, dequeue) {
-                None => Turn::Notified,
-                Some(Wake::TimedOut) => Turn::TimedOut,
+                None => WaitEnd::Notified,
+                Some(Wake::TimedOut) => WaitEnd::TimedOut,
                 Some(wake) => return Err(wake_error(wake)),
             }
         } else {
             block(py, deadline, Handlers::NowAside, enqueue, dequeue)?
         };
-        if turn == Turn::Notified && L::HANDS_OVER {
+        if end == WaitEnd::Notified && L::HANDS_OVER {
             return Ok(true);
         }
-        let is_late = turn == Turn::TimedOut && deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let is_late = end == WaitEnd::TimedOut && deadline.is_some_and(|deadline| Instant::now() >= deadline);
         if (!is_late || !L::HANDS_OVER) && line.attempt() {
             return Ok(true);
         }
@@ -207,7 +207,7 @@ pub fn insist<L: Line>(py: Python<'_>, line: &L) -> PyResult<()> {
                 }
                 Some(wake) => return Err(wake_error(wake)),
             }
-        } else if block(py, None, Handlers::Later, enqueue, dequeue)? == Turn::Notified && L::HANDS_OVER {
+        } else if block(py, None, Handlers::Later, enqueue, dequeue)? == WaitEnd::Notified && L::HANDS_OVER {
             break;
         }
         again = true;
@@ -253,7 +253,7 @@ fn block(
     handlers: Handlers,
     enqueue: impl FnOnce(Arc<Waiter>),
     dequeue: impl FnOnce(&Arc<Waiter>),
-) -> PyResult<Turn> {
+) -> PyResult<WaitEnd> {
     let waiter = Waiter::new(None);
     enqueue(Arc::clone(&waiter));
     let standstill = event_loop::is_loop_thread().then(|| Instant::now() + STANDSTILL);
@@ -267,11 +267,11 @@ fn block(
             let _ = futex::wait(&waiter.state, futex::Flags::PRIVATE, WAITING, Some(&timeout));
         });
         if waiter.is_notified() {
-            return Ok(Turn::Notified);
+            return Ok(WaitEnd::Notified);
         }
         let signalled = run_handlers(py, &waiter, handlers);
         if !waiter.is_in_line() {
-            return signalled.map_or(Ok(Turn::PassedOver), Err);
+            return signalled.map_or(Ok(WaitEnd::PassedOver), Err);
         }
         let failure = signalled.or_else(|| {
             standstill.filter(|&standstill| Instant::now() >= standstill).map(|_| {
@@ -283,14 +283,14 @@ fn block(
         let over = failure.is_some() || deadline.is_some_and(|deadline| Instant::now() >= deadline);
         if over && waiter.leave(GONE) {
             dequeue(&waiter);
-            return failure.map_or(Ok(Turn::TimedOut), Err);
+            return failure.map_or(Ok(WaitEnd::TimedOut), Err);
         }
         if over {
             // Notified in the same moment, and the notifier counts on that.
             if let Some(failure) = failure {
                 failure.write_unraisable(py, None);
             }
-            return Ok(Turn::Notified);
+            return Ok(WaitEnd::Notified);
         }
     }
 }

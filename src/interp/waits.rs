@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::wake_error;
+use super::errors::wake_error;
 use crate::event_loop::{self, Interest, Wake};
 
 /// The longest wait. What is asked for beyond it comes to the same: a hundred years.
@@ -24,7 +24,7 @@ pub const SIGNAL_CHECK: Duration = Duration::from_millis(250);
 /// Parks for `seconds`; 0 lets everything else that is ready run first. Outside a coroutine, `time.sleep`.
 ///
 /// # Errors
-/// ValueError for a negative or non-finite value; [`CoroutineExit`] when the server stops.
+/// ValueError for a negative or non-finite value; [`super::CoroutineExit`] when the server stops.
 pub fn sleep(py: Python<'_>, seconds: f64) -> PyResult<()> {
     let deadline = deadline_after("seconds", seconds)?;
     if !event_loop::can_park() {
@@ -61,7 +61,7 @@ pub fn sleep_until(at: f64) -> PyResult<()> {
 /// Waits until a descriptor is ready, at most `timeout` seconds (None: for ever). Returns whether it is.
 ///
 /// # Errors
-/// ValueError for a negative timeout, OSError for a bad descriptor or one that is closed meanwhile, [`CoroutineExit`].
+/// ValueError for a negative timeout, OSError for a bad descriptor or one that is closed meanwhile, [`super::CoroutineExit`].
 pub fn wait_descriptor(py: Python<'_>, number: RawFd, interest: Interest, timeout: Option<f64>) -> PyResult<bool> {
     let deadline = timeout.map(|seconds| deadline_after("timeout", seconds)).transpose()?;
     if event_loop::can_park() {
@@ -170,4 +170,11 @@ fn block(
         Err(rustix::io::Errno::INTR) => Ok(false),
         Err(error) => Err(std::io::Error::from(error).into()),
     }
+}
+
+/// Runs `action`, which parks a coroutine where it waits and blocks an OS thread: the latter lets go of the interpreter.
+///
+/// # Parks
+pub fn park_or_detach<R: Send>(py: Python<'_>, action: impl FnOnce() -> R + Send) -> R {
+    if event_loop::can_park() { action() } else { py.detach(action) }
 }

@@ -21,7 +21,7 @@ use super::upgrade::{ClientSocket, WebSocket, WebSocketError, WebSocketSettings}
 use super::{FileWrapper, SERVER_SOFTWARE};
 use crate::http::error::RequestError;
 use crate::http::response::{MethodKind, ResponseBody};
-use crate::interp::identity::Subject;
+use crate::interp::Subject;
 use crate::interp::{CoroutineExit, Level, in_fresh_context, leave_if_forked, log};
 use crate::net::Peer;
 use crate::websocket::close_codes::{GOING_AWAY, INTERNAL_ERROR, NORMAL};
@@ -222,7 +222,7 @@ impl<'py> ApplicationCall<'py> {
     ///
     /// # Parks
     pub fn run(self, py: Python<'py>, gateway: &Gateway) -> Finished<'py> {
-        let _subject = Subject::set(self.environ.as_any());
+        let _subject = Subject::set(self.environ.as_any().clone());
         let in_progress = InProgress::begin(&self.environ, &self.response);
         let outcome = in_fresh_context(py, || self.call(py, gateway)).and_then(|outcome| outcome);
         let (mut fault, mut websocket_bytes) = (None, 0);

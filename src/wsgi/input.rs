@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use super::body::{BodyFailure, RequestBody};
-use crate::event_loop::{self, Wake, turn};
+use crate::event_loop::{Wake, turn};
 use crate::http::error::RequestError;
 use crate::interp::{self, failure_error};
 use crate::net::{Failure, Stream};
@@ -182,11 +182,7 @@ impl Reader {
         interp::give_way(py)?;
         self.ready.drain(..std::mem::take(&mut self.start));
         let Reader { body, stream, ready, .. } = self;
-        let read = if event_loop::can_park() {
-            body.read_some(stream, ready)
-        } else {
-            py.detach(|| body.read_some(stream, ready))
-        };
+        let read = interp::park_or_detach(py, || body.read_some(stream, ready));
         read.map(|count| count > 0).map_err(|failure| self.error(failure))
     }
 

@@ -18,7 +18,7 @@ use pyo3::types::PyBytes;
 
 use super::input::Input;
 use super::{clock, text};
-use crate::event_loop::{self, streams};
+use crate::event_loop::streams;
 use crate::http::Version;
 use crate::http::response::{
     CHUNK_END, LAST_CHUNK, MethodKind, ResponseBody, ResponsePlan, error_body, plan, reason, write_chunk_head,
@@ -305,11 +305,7 @@ impl StartResponse {
 
     /// # Parks
     fn put(&self, py: Python<'_>, stream: &Stream, parts: &[&[u8]]) -> Result<(), Failure> {
-        if event_loop::can_park() {
-            stream.write_all(parts, &self.pace)
-        } else {
-            py.detach(|| stream.write_all(parts, &self.pace))
-        }
+        interp::park_or_detach(py, || stream.write_all(parts, &self.pace))
     }
 
     /// Takes note of how sending ended, and the head's bytes back, for the access log.

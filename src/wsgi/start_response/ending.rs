@@ -64,7 +64,7 @@ impl StartResponse {
         if self.is_last() {
             let ending = self.answer().ending.as_ref().map(|ending| ending.clone_ref(py));
             if let Some(ending) = ending {
-                interp::take_back(py, ending.bind(py));
+                interp::take_back(ending.bind(py));
             }
         }
     }

@@ -13,7 +13,7 @@ use pyo3::types::{PyBytes, PyTuple};
 use super::on_the_loop;
 use super::websocket::WebSocket;
 use crate::event_loop::{self, Attendant, streams};
-use crate::interp::{self, Level, descriptor_closes, failure_error, log, os_error};
+use crate::interp::{self, Level, descriptor_closes, failure_error, log, os_error, park_or_detach};
 use crate::net::{Failure, Pace, Stream};
 use crate::wsgi::start_response::StartResponse;
 
@@ -117,7 +117,7 @@ impl ClientSocket {
             return Ok(now.to_vec());
         }
         let mut buffer = Vec::with_capacity(size.min(READ_BYTES));
-        let read = released_unless_parking(py, || {
+        let read = park_or_detach(py, || {
             if peeks { stream.peek(&mut buffer, timeout) } else { stream.read(&mut buffer, timeout) }
         });
         read.map(|_| buffer).map_err(|failure| error(failure, timeout))
@@ -132,7 +132,7 @@ impl ClientSocket {
         let bytes = super::websocket::bytes_of(data)?;
         let payload = bytes.as_bytes();
         let timeout = self.duration(flags);
-        let written = released_unless_parking(py, || {
+        let written = park_or_detach(py, || {
             // One time limit for the whole call, as in `socket.socket` (Python 3.5).
             let deadline = timeout.map(|timeout| Instant::now() + timeout);
             let mut sent = stream.write_some(payload, deadline)?;
@@ -346,10 +346,6 @@ impl ClientSocket {
         socket.call_method0("close")?;
         result
     }
-}
-
-fn released_unless_parking<R: Send>(py: Python<'_>, action: impl FnOnce() -> R + Send) -> R {
-    if event_loop::can_park() { action() } else { py.detach(action) }
 }
 
 /// Libraries that take connections over wait with `threading`, which stops everything where it is not patched.

@@ -3,7 +3,7 @@
 use pyo3::intern;
 use pyo3::prelude::*;
 
-use super::wake_error;
+use super::errors::wake_error;
 use crate::event_loop::{Wake, turn};
 
 /// A chance to switch in a call that may block: called where it begins, also if it finds that it need not wait.

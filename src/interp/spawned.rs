@@ -1,50 +1,56 @@
 //! Coroutines as Python sees them: spawn, join, throw.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pyo3::exceptions::{PyBaseException, PyRuntimeError};
+use pyo3::exceptions::{PyBaseException, PyRuntimeError, PySystemExit, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::pending::{Pending, exception_of};
-use super::waiter::{self, Waiter};
+use super::errors::wake_error;
+use super::exceptions::{CoroutineExit, exception_of};
+use super::interruptions::{self, Current, Interruptions};
+use super::log::{Level, log};
+use super::subject::Subject;
+use super::waiters::Waiters;
 use super::waits::deadline_after;
-use super::{CoroutineExit, Level, identity, log, runtime, thread_state, wake_error};
-use crate::event_loop::{self, Message, Wake, WorkId, interrupts};
+use super::{give_way, identity, runtime, thread_state, waiter};
+use crate::event_loop::{self, Message, Wake, WorkId};
 
-/// A function running, or having run, in a coroutine of its own. Made by `spawn()`; `current()` gives the caller's.
+/// A function that runs, or ran, in a coroutine of its own. `spawn()` makes it; `current()` returns the caller's.
 #[pyclass(frozen, module = "rmeinheld.coroutine", weakref)]
 pub struct Coroutine {
     /// A number that no other coroutine of this process has.
     #[pyo3(get)]
     ident: u64,
-    /// What it runs: the function's qualified name, or "request".
+    /// The qualified name of the function, or "request" for the coroutine of a request.
     #[pyo3(get)]
     name: String,
-    progress: Mutex<Progress>,
-    pending: Mutex<Pending>,
+    completion: Mutex<Completion>,
+    interruptions: Interruptions,
 }
 
+/// How a coroutine ended, and the callers of `join`.
 #[derive(Default)]
-struct Progress {
+struct Completion {
     outcome: Option<PyResult<Py<PyAny>>>,
-    /// Those in `join`.
-    waiters: Vec<Arc<Waiter>>,
+    joiners: Waiters,
 }
 
 #[pymethods]
 impl Coroutine {
-    /// Wait until it has ended, at most `timeout` seconds (None: for ever; 0: only look).
+    /// Wait until the coroutine has ended. Returns whether it has.
     ///
-    /// Returns whether it has ended. Works in coroutines, which park, and in OS threads, which block.
-    /// Raises ValueError for a negative timeout and RuntimeError for a coroutine that joins itself.
+    /// `timeout` is the longest wait in seconds; None (the default) waits for ever, 0 only looks. A coroutine that joins
+    /// parks, an OS thread blocks.
+    ///
+    /// Raises ValueError for a negative timeout, RuntimeError for a coroutine that joins itself and in a forked child.
     #[pyo3(signature = (timeout = None))]
     fn join(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
         let deadline = timeout.map(|seconds| deadline_after("timeout", seconds)).transpose()?;
         let py = slf.py();
         let this = slf.get();
         if timeout == Some(0.0) {
-            super::give_way_quietly(py);
+            give_way::give_way_quietly(py);
         }
         if this.is_done() {
             return Ok(true);
@@ -61,15 +67,17 @@ impl Coroutine {
         waiter::wait(
             py,
             deadline,
-            |waiter| this.progress().waiters.push(waiter),
-            |waiter| this.progress().waiters.retain(|other| !Arc::ptr_eq(other, waiter)),
+            |waiter| this.completion().joiners.join(waiter, (), false),
+            |waiter| this.completion().joiners.leave(waiter),
         )
     }
 
-    /// Raise `exception` (an instance or a class) in the coroutine, where it waits or will wait next.
+    /// Raise `exception` in the coroutine, where it waits now or will wait next. Returns whether it had not ended yet.
     ///
-    /// In one that has not started, the function is not called. Returns whether it had not ended. From any thread.
-    /// Raises TypeError for what is no exception.
+    /// `exception` is an instance or a class. A coroutine that has not started never calls its function. May be called
+    /// from any thread.
+    ///
+    /// Raises TypeError if `exception` is no exception.
     #[pyo3(signature = (exception, /))]
     fn throw(slf: &Bound<'_, Self>, exception: &Bound<'_, PyAny>) -> PyResult<bool> {
         let error = exception_of(exception)?;
@@ -80,31 +88,33 @@ impl Coroutine {
         if this.is_current(slf.py())? {
             return Err(PyErr::from_value(error.into_bound(slf.py()).into_any()));
         }
-        this.pending().throw(error);
+        this.interruptions.lock().throw(error);
         Ok(true)
     }
 
-    /// Raise CoroutineExit in the coroutine: `throw(CoroutineExit("killed"))`. Does not wait: `join()` does.
+    /// Raise CoroutineExit in the coroutine: `throw(CoroutineExit("killed"))`. Returns whether it had not ended yet.
     ///
-    /// Returns whether it had not ended.
+    /// Does not wait for the end; `join()` does.
     fn kill(slf: &Bound<'_, Self>) -> PyResult<bool> {
         Coroutine::throw(slf, CoroutineExit::new_err("killed").value(slf.py()).as_any())
     }
 
-    /// What the function returned; raises what it raised, or RuntimeError while it has not ended.
+    /// The value that the function returned.
+    ///
+    /// Raises the exception that the function raised, and RuntimeError until the coroutine has ended.
     #[getter]
     fn result(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        match &self.progress().outcome {
+        match &self.completion().outcome {
             Some(Ok(value)) => Ok(value.clone_ref(py)),
             Some(Err(error)) => Err(error.clone_ref(py)),
             None => Err(PyRuntimeError::new_err("the coroutine has not ended: join() it first")),
         }
     }
 
-    /// Whether it has ended, in whatever way.
+    /// Whether the coroutine has ended, by returning or by an exception.
     #[getter]
     fn done(&self, py: Python<'_>) -> bool {
-        super::give_way_quietly(py);
+        give_way::give_way_quietly(py);
         self.is_done()
     }
 
@@ -116,54 +126,67 @@ impl Coroutine {
 
 impl Coroutine {
     fn new(name: String) -> Coroutine {
-        Coroutine { ident: identity::next(), name, progress: Mutex::default(), pending: Mutex::default() }
+        Coroutine {
+            ident: identity::next(),
+            name,
+            completion: Mutex::default(),
+            interruptions: Interruptions::default(),
+        }
     }
 
-    fn progress(&self) -> MutexGuard<'_, Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn completion(&self) -> MutexGuard<'_, Completion> {
+        self.completion.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is to be raised in it. Locked for moments, in which no Python code runs.
-    pub(super) fn pending(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The exceptions that wait to be raised in the coroutine.
+    pub(super) fn interruptions(&self) -> &Interruptions {
+        &self.interruptions
     }
 
     fn is_done(&self) -> bool {
-        self.progress().outcome.is_some()
+        self.completion().outcome.is_some()
     }
 
     fn is_current(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(current(py)?.is_some_and(|current| current.get().ident == self.ident))
     }
 
-    /// Records how it ended, if nothing is recorded yet, and wakes those who wait for it.
+    /// Records how the coroutine ended, unless that is recorded already, and wakes the callers of `join`.
     fn finish(&self, outcome: PyResult<Py<PyAny>>) {
-        let waiters = {
-            let mut progress = self.progress();
-            if progress.outcome.is_some() {
+        let mut joiners = {
+            let mut completion = self.completion();
+            if completion.outcome.is_some() {
                 return;
             }
-            progress.outcome = Some(outcome);
-            std::mem::take(&mut progress.waiters)
+            completion.outcome = Some(outcome);
+            std::mem::take(&mut completion.joiners)
         };
-        let pending = self.pending().end();
-        for waiter in waiters {
-            waiter.notify();
-        }
+        let pending = self.interruptions.lock().end();
+        joiners.notify_all();
         drop(pending);
     }
 }
 
-/// What a unit keeps for `current()`. When the work ends, so does its coroutine.
-struct Current(Py<Coroutine>);
+/// A unit's reference to the coroutine whose work it runs. The coroutine ends when the work does.
+struct Owner(Py<Coroutine>);
 
-impl Drop for Current {
+impl Drop for Owner {
     fn drop(&mut self) {
         Python::attach(|py| self.0.get().finish(Ok(py.None())));
     }
 }
 
-/// The coroutine that the caller runs in; none in an OS thread.
+/// The entry of a unit that runs the work of `coroutine`.
+fn entry_for(coroutine: &Bound<'_, Coroutine>) -> Current {
+    Current { interruptions: coroutine.get().interruptions.clone(), owner: Box::new(Owner(coroutine.clone().unbind())) }
+}
+
+/// The coroutine of a unit's entry.
+fn coroutine_of(py: Python<'_>, entry: &Current) -> Option<Py<Coroutine>> {
+    entry.owner.downcast_ref::<Owner>().map(|Owner(coroutine)| coroutine.clone_ref(py))
+}
+
+/// The coroutine that the caller runs in; None in an OS thread.
 ///
 /// # Errors
 /// MemoryError.
@@ -171,79 +194,68 @@ pub fn current(py: Python<'_>) -> PyResult<Option<Bound<'_, Coroutine>>> {
     if !event_loop::can_park() {
         return Ok(None);
     }
-    if let Some(known) = known_current(py) {
-        return Ok(Some(known));
+    if let Some(known) = interruptions::with_current(|entry| coroutine_of(py, entry)).flatten() {
+        return Ok(Some(known.into_bound(py)));
     }
-    // Requests get their object only when they ask for it.
+    // A request gets its object when it first asks for it.
     let made = Bound::new(py, Coroutine::new("request".to_owned()))?;
     set_current(&made);
     Ok(Some(made))
 }
 
-/// The same, if it has been asked for before or was spawned.
-pub(super) fn known_current(py: Python<'_>) -> Option<Bound<'_, Coroutine>> {
-    let known = event_loop::with_local(|local| {
-        local.as_ref().and_then(|local| local.downcast_ref::<Current>()).map(|current| current.0.clone_ref(py))
-    });
-    Some(known.flatten()?.into_bound(py))
-}
-
 fn set_current(coroutine: &Bound<'_, Coroutine>) {
-    coroutine.get().pending().begin();
-    let current = Current(coroutine.clone().unbind());
-    event_loop::with_local(|local| *local = Some(Box::new(current)));
+    coroutine.get().interruptions.lock().begin();
+    let entry = entry_for(coroutine);
+    event_loop::with_local(|local| *local = Some(Box::new(entry)));
 }
 
-/// Has `error` raised in the coroutine that runs `work`, at its next wait. On the loop thread. Work that has ended is left
-/// alone.
+/// Raises `error` in the coroutine that runs `work`, at its next wait. Does nothing if the work has ended. On the loop
+/// thread.
 ///
 /// # Errors
 /// MemoryError.
 pub fn throw_at(py: Python<'_>, work: WorkId, error: Py<PyBaseException>) -> PyResult<()> {
     let made = Bound::new(py, Coroutine::new("request".to_owned()))?;
-    made.get().pending().begin_in(work);
-    let coroutine = event_loop::with_local_of(work, |local| {
+    made.get().interruptions.lock().begin_in(work);
+    let interruptions = event_loop::with_local_of(work, |local| {
         if let Some(known) = local.as_ref().and_then(|local| local.downcast_ref::<Current>()) {
-            return known.0.clone_ref(py);
+            return known.interruptions.clone();
         }
-        *local = Some(Box::new(Current(made.clone().unbind())));
-        made.clone().unbind()
+        let entry = entry_for(&made);
+        let interruptions = entry.interruptions.clone();
+        *local = Some(Box::new(entry));
+        interruptions
     });
-    if let Some(coroutine) = coroutine {
-        coroutine.get().pending().throw(error);
+    if let Some(interruptions) = interruptions {
+        interruptions.lock().throw(error);
     }
     Ok(())
 }
 
-/// Takes back an exception that was thrown into the caller's coroutine and not raised yet.
-pub fn take_back(py: Python<'_>, error: &Bound<'_, PyBaseException>) {
-    let Some(coroutine) = known_current(py) else { return };
-    let mut pending = coroutine.get().pending();
-    let taken = pending.take_back(error);
-    if taken.is_some() && !pending.has_thrown() && !interrupts::has_alarm() {
-        interrupts::forget();
-    }
-    drop(pending);
+/// Takes `error` back if it was thrown into the caller's coroutine and not raised yet.
+pub fn take_back(error: &Bound<'_, PyBaseException>) {
+    let interruptions = interruptions::with_current(|entry| entry.interruptions.clone());
+    let taken = interruptions.and_then(|interruptions| interruptions.lock().take_back(error));
     drop(taken);
 }
 
-/// A call that has not started. Dropped without having started, its coroutine counts as killed.
-struct Call {
+/// A call to run in a coroutine. If it is dropped before it starts, its coroutine counts as killed.
+struct SpawnedCall {
     coroutine: Py<Coroutine>,
     call: Option<FunctionCall>,
 }
 
 type FunctionCall = (Py<PyAny>, Py<PyTuple>, Option<Py<PyDict>>);
 
-impl Call {
+impl SpawnedCall {
     /// # Parks
     fn run(mut self) {
         Python::attach(|py| {
             let Some(call) = self.call.take() else { return };
             let coroutine = self.coroutine.bind(py).clone();
             set_current(&coroutine);
-            let _subject = identity::Subject::set(coroutine.as_any());
-            let thrown = coroutine.get().pending().take_thrown();
+            let _subject = Subject::set(coroutine.clone().into_any());
+            let thrown = coroutine.get().interruptions.lock().take_thrown();
             let outcome = match thrown {
                 Some(error) => Err(PyErr::from_value(error.into_bound(py).into_any())),
                 None => thread_state::in_fresh_state(py, coroutine.get().ident, |py| call_now(py, &coroutine, call)),
@@ -259,7 +271,7 @@ fn call_now(py: Python<'_>, coroutine: &Bound<'_, Coroutine>, call: FunctionCall
     let outcome = function.bind(py).call(args.bind(py), kwargs).map(Bound::unbind);
     runtime::leave_if_forked(py, outcome.as_ref().err());
     if let Err(error) = &outcome
-        && !error.is_instance_of::<CoroutineExit>(py)
+        && !is_an_ordinary_end(py, error)
     {
         let message = format!("Exception in {}", coroutine.get().__repr__());
         log(py, Level::Error, &message, Some(error));
@@ -267,7 +279,13 @@ fn call_now(py: Python<'_>, coroutine: &Bound<'_, Coroutine>, call: FunctionCall
     outcome
 }
 
-impl Drop for Call {
+/// Whether an exception ends a coroutine without a log entry. `sys.exit()` ends a thread silently
+/// (`threading.excepthook`, `_thread.start_new_thread`), and so it does a coroutine.
+fn is_an_ordinary_end(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<CoroutineExit>(py) || error.is_instance_of::<PySystemExit>(py)
+}
+
+impl Drop for SpawnedCall {
     fn drop(&mut self) {
         if self.call.is_some() {
             Python::attach(|py| {
@@ -278,10 +296,10 @@ impl Drop for Call {
     }
 }
 
-/// Runs `function(*args, **kwargs)` in a coroutine of its own, after what is ready now.
+/// Runs `function(*args, **kwargs)` in a coroutine of its own, after the work that is ready now.
 ///
 /// # Errors
-/// TypeError if it is not callable; RuntimeError in a coroutine where there is no room for another one's stack; see also
+/// TypeError if `function` is not callable. RuntimeError in a coroutine if there is no room for another stack; see also
 /// [`runtime::ensure_started`].
 pub fn spawn<'py>(
     function: &Bound<'py, PyAny>,
@@ -291,7 +309,7 @@ pub fn spawn<'py>(
     let py = function.py();
     if !function.is_callable() {
         let message = format!("spawn() needs a callable, not {}", function.get_type().name()?);
-        return Err(pyo3::exceptions::PyTypeError::new_err(message));
+        return Err(PyTypeError::new_err(message));
     }
     let name = function
         .getattr("__qualname__")
@@ -301,7 +319,7 @@ pub fn spawn<'py>(
         event_loop::make_room().map_err(|error| PyRuntimeError::new_err(format!("can't start new thread: {error}")))?;
     }
     let coroutine = Bound::new(py, Coroutine::new(name))?;
-    let call = Call {
+    let call = SpawnedCall {
         coroutine: coroutine.clone().unbind(),
         call: Some((function.clone().unbind(), args.clone().unbind(), kwargs.map(|kwargs| kwargs.clone().unbind()))),
     };

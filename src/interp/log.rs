@@ -1,0 +1,44 @@
+//! The logger `rmeinheld.error`.
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+/// Logs to `logging.getLogger("rmeinheld.error")`. If logging itself fails, `sys.unraisablehook` gets that exception.
+pub fn log(py: Python<'_>, level: Level, message: &str, error: Option<&PyErr>) {
+    let log = || -> PyResult<()> {
+        let logger = py.import("logging")?.call_method1("getLogger", ("rmeinheld.error",))?;
+        let kwargs = PyDict::new(py);
+        if let Some(error) = error {
+            kwargs.set_item("exc_info", error.value(py))?;
+        }
+        logger.call_method(level.method(), ("%s", message), Some(&kwargs))?;
+        Ok(())
+    };
+    if let Err(error) = log() {
+        error.write_unraisable(py, None);
+    }
+}
+
+/// The level of a log record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Details for developers.
+    Debug,
+    /// Normal events.
+    Info,
+    /// Something that an administrator should look at.
+    Warning,
+    /// A request or a coroutine failed.
+    Error,
+}
+
+impl Level {
+    fn method(self) -> &'static str {
+        match self {
+            Level::Debug => "debug",
+            Level::Info => "info",
+            Level::Warning => "warning",
+            Level::Error => "error",
+        }
+    }
+}

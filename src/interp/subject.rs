@@ -1,0 +1,64 @@
+//! The request or coroutine that a unit works for, and its name in messages.
+
+#![expect(unsafe_code, reason = "objects noted by their addresses")]
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::event_loop::ends;
+
+/// Notes that the current unit works for an object, an environ or a coroutine, until it is dropped.
+pub struct Subject<'py> {
+    /// Keeps the object alive while its address is noted.
+    _object: Bound<'py, PyAny>,
+    previous: usize,
+}
+
+impl<'py> Subject<'py> {
+    /// Notes `object`.
+    pub fn set(object: Bound<'py, PyAny>) -> Subject<'py> {
+        let previous = ends::set_subject(object.as_ptr() as usize);
+        Subject { _object: object, previous }
+    }
+}
+
+impl Drop for Subject<'_> {
+    fn drop(&mut self) {
+        ends::set_subject(self.previous);
+    }
+}
+
+/// Names the unfinished work of the loop, each with whether the end of the process waits for it. On the loop thread.
+pub fn unfinished(py: Python<'_>) -> Vec<(bool, String)> {
+    ends::unfinished().iter().map(|work| (work.is_awaited, describe(py, work.subject))).collect()
+}
+
+/// Names the work that the loop thread is running. None between two pieces of work.
+pub fn running(py: Python<'_>) -> Option<String> {
+    Some(ends::running_subject()).filter(|&subject| subject != 0).map(|subject| describe(py, subject))
+}
+
+/// A name for a subject: "request GET /path", "thread 'Thread-1 (job)'", "coroutine 'job'".
+fn describe(py: Python<'_>, subject: usize) -> String {
+    if subject == 0 {
+        return "a task of the server".to_owned();
+    }
+    // SAFETY: the number comes from `ends`, where only `Subject` puts it, and is no longer there when `Subject` lets go of
+    // the object: it is dropped attached, as its `Bound` requires, and the caller is attached now. The stack of a coroutine
+    // that is left behind keeps its `Subject` for ever.
+    let object = unsafe { Bound::from_borrowed_ptr(py, subject as *mut ffi::PyObject) };
+    if let Ok(environ) = object.cast::<PyDict>() {
+        let item = |key| environ.get_item(key).ok().flatten().map_or_else(|| "?".to_owned(), |value| value.to_string());
+        return format!("request {} {}", item("REQUEST_METHOD").escape_debug(), item("RAW_URI").escape_debug());
+    }
+    let name = |object: &Bound<'_, PyAny>| object.getattr("name").and_then(|name| name.extract::<String>());
+    let thread = || -> PyResult<String> {
+        let threads = py.import("threading")?.getattr("_active")?;
+        name(&threads.get_item(object.getattr("ident")?)?)
+    };
+    match thread() {
+        Ok(name) => format!("thread {name:?}"),
+        Err(_) => format!("coroutine {:?}", name(&object).unwrap_or_default()),
+    }
+}
