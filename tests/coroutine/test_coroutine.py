@@ -37,6 +37,38 @@ def test_a_script_can_spawn_and_join(script: RunScript) -> None:
     assert output == "the end\n"
 
 
+def test_sys_exit_ends_a_coroutine_silently_as_it_ends_a_thread(script: RunScript) -> None:
+    output = script(
+        """
+        import logging
+        import sys
+        import threading
+
+        from rmeinheld.coroutine import spawn
+
+        records = []
+        handler = logging.Handler()
+        handler.emit = records.append
+        logging.getLogger("rmeinheld.error").addHandler(handler)
+
+        thread = threading.Thread(target=sys.exit, args=(3,))
+        thread.start()
+        thread.join()
+        coroutine = spawn(sys.exit, 3)
+        assert coroutine.join(10)
+        assert records == [], records
+        try:
+            coroutine.result
+        except SystemExit as error:
+            print("SystemExit", error.code)
+        failed = spawn(int, "x")
+        assert failed.join(10)
+        assert len(records) == 1, records
+        """
+    )
+    assert output == "SystemExit 3\n"
+
+
 def test_the_result_of_a_coroutine_can_be_what_it_raised(script: RunScript) -> None:
     output = script(
         """
