@@ -99,7 +99,7 @@ lint: $(VENV)/.dependencies ## Check format and lints, and that the lower layers
 .PHONY: types
 types: $(VENV)/.installed ## Check the types of Python code, and the stubs against the compiled module.
 	$(BIN)/mypy -p rmeinheld
-	MYPYPATH=tests/support:tests/apps:tests/suites:tests/stdlib:tests/fuzz $(BIN)/mypy tests
+	MYPYPATH=tests/support:tests/apps:tests/suites:tests/stdlib:tests/fuzz:.ci $(BIN)/mypy tests .ci
 	MYPYPATH=benches $(BIN)/mypy benches
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml rmeinheld._rmeinheld
 

@@ -41,6 +41,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_http.py",
     "test_layering.py",
     "test_listeners.py",
+    "test_names_and_circles.py",
     "test_packaging.py",
     "test_plain_english.py",
     "test_proxies.py",
