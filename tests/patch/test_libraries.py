@@ -254,6 +254,99 @@ main(test, standstill=2)
     assert output == "True\n"
 
 
+# --- pyOpenSSL -------------------------------------------------------------------------------------------------------
+
+
+def test_pyopenssl_without_a_timeout_parks(script: RunScript, certificates: Certificates) -> None:
+    skip_with_assertions()
+    pytest.importorskip("OpenSSL")
+    output = script(
+        f"""{HEADER}
+import socket
+from OpenSSL import SSL
+
+context = SSL.Context(SSL.TLS_METHOD)
+context.use_certificate_chain_file({certificates.server!r})
+context.use_privatekey_file({certificates.server!r})
+SIZE = 2_000_000
+
+def serve(sock):
+    connection = SSL.Connection(context, sock)
+    connection.set_accept_state()
+    connection.do_handshake()
+    sleep(0.05)
+    received = 0
+    while received < SIZE:
+        received += len(connection.recv(65536))
+    connection.sendall(b"x" * SIZE)
+    while not connection.shutdown():
+        pass
+
+def talk(number):
+    ours, theirs = socket.socketpair()
+    serving = spawn(serve, theirs)
+    connection = SSL.Connection(SSL.Context(SSL.TLS_METHOD), ours)
+    connection.set_connect_state()
+    connection.do_handshake()
+    try:
+        with timeout(0.02):
+            connection.recv(1)
+    except Timeout:
+        pass
+    assert connection.sendall(b"y" * SIZE) == SIZE
+    buffer = bytearray(65536)
+    received = 0
+    while received < SIZE:
+        received += connection.recv_into(buffer)
+    while not connection.shutdown():
+        pass
+    serving.join()
+    ours.settimeout(0)
+    try:
+        connection.recv(1)
+    except SSL.ZeroReturnError:
+        pass
+    return ours.gettimeout(), serving.result
+
+def test():
+    return set(together(talk, range(5)))
+
+main(test, standstill=2)
+"""
+    )
+    assert output == "{(0.0, None)}\n"
+
+
+def test_pyopenssl_with_a_timeout_asks_its_caller_to_wait(script: RunScript) -> None:
+    skip_with_assertions()
+    pytest.importorskip("OpenSSL")
+    output = script(
+        f"""{HEADER}
+import socket
+from OpenSSL import SSL
+
+def test():
+    ours, theirs = socket.socketpair()
+    ours.settimeout(5)
+    connection = SSL.Connection(SSL.Context(SSL.TLS_METHOD), ours)
+    connection.set_connect_state()
+    try:
+        connection.do_handshake()
+    except SSL.WantReadError:
+        pass
+    in_memory = SSL.Connection(SSL.Context(SSL.TLS_METHOD))
+    in_memory.set_connect_state()
+    try:
+        in_memory.do_handshake()
+    except SSL.WantReadError:
+        return ours.gettimeout()
+
+main(test)
+"""
+    )
+    assert output == "5.0\n"
+
+
 # --- mail, children --------------------------------------------------------------------------------------------------
 
 

@@ -702,6 +702,19 @@ return numbers, number_of_threads() - before, found[0][4][1]
     assert patched(script, body) == "(0, 1, 80)"
 
 
+def test_connect_does_not_call_a_getaddrinfo_that_a_test_has_put_in_its_place(script: RunScript) -> None:
+    body = """
+def fail(*arguments):
+    raise AssertionError(arguments)
+socket.getaddrinfo = fail
+listener = socket.create_server(("127.0.0.1", 0))
+with socket.socket() as client, socket.socket(type=socket.SOCK_DGRAM) as other:
+    client.connect(("localhost", listener.getsockname()[1]))
+    return client.getpeername() == listener.getsockname(), other.sendto(b"x", ("localhost", 9))
+"""
+    assert patched(script, body) == "(True, 1)"
+
+
 def test_a_thread_is_a_coroutine_in_a_coroutine_and_a_thread_elsewhere(script: RunScript) -> None:
     body = """
 def where():

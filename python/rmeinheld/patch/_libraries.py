@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import _rmeinheld
 from ..coroutine import can_park, wait_readable, wait_writable
-from . import _lxml
+from . import _lxml, _pyopenssl
 from ._imports import Action, when_imported
 from ._signal import is_coroutine
 from ._state import Finding
@@ -59,6 +59,7 @@ def patch() -> Iterator[Finding]:
 
 def _actions() -> dict[str, Action]:
     actions: dict[str, Action] = {
+        "OpenSSL.SSL": _pyopenssl.set_up,
         "lxml.etree": _lxml.set_up,
         "psycopg2": _set_up_psycopg2,
         "psycopg.waiting": _set_up_psycopg,
