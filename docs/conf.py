@@ -6,6 +6,9 @@ import sys
 import tomllib
 from pathlib import Path
 
+from pygments.lexers.special import TextLexer
+from sphinx.highlighting import lexers
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_extensions"))
 PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -39,6 +42,9 @@ pygments_dark_style = "github-dark"
 python_maximum_signature_line_length = 72
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
+
+# Pygments has no lexer for HAProxy's configuration.
+lexers["haproxy"] = TextLexer()
 
 # For `make docs-links`, which needs the network. Addresses under .example are placeholders (RFC 2606).
 linkcheck_ignore = [r"https?://(127\.0\.0\.1|localhost|\[::1\])", r"https?://([^/]+\.)?example(\.com)?(/|$)"]

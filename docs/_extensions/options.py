@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rmeinheld.gunicorn_worker.settings import SETTINGS
+from rmeinheld.gunicorn_worker.settings import table
 
 from rmeinheld.option_kinds import GIB, KIB, MIB, Switch
 from rmeinheld.settings import GROUPS, OPTIONS, Option
@@ -25,8 +25,7 @@ def by_name() -> str:
 
 def gunicorn_settings() -> str:
     """Return the table of Gunicorn's settings."""
-    rows = [f"| `{name}` | {kind.value} | {remark} |" for name, (kind, remark) in SETTINGS.items()]
-    return "\n".join(["| setting | here | remarks |", "| --- | --- | --- |", *rows])
+    return table()
 
 
 def anchor(name: str) -> str:
@@ -71,9 +70,10 @@ def _entry(option: Option) -> str:
     else:
         names = ", ".join(f"`{name}=`" for name in (option.name, *option.aliases))
         facts.append(("Python", f"`rmeinheld.run(app, {option.name}=...)`" if not option.aliases else names))
-    environment = getattr(option, "environment", None)
-    if environment:
-        facts.append(("Environment", f"`{environment}`"))
+    if option.gunicorn:
+        facts.append(("Under Gunicorn", f"the setting `{option.gunicorn}` decides"))
+    elif option.environment:
+        facts.append(("Under Gunicorn", f"environment variable `{option.environment}`"))
     facts.append(("Default", default(option)))
     facts.append(("Precedent", option.precedent))
     lines = [f"(setting-{anchor(option.name)})=", f"### `{option.name}`", "", option.help.replace("*", r"\*"), ""]
