@@ -1,4 +1,4 @@
-//! Condition variables.
+//! `Condition`: a condition variable.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,26 +10,30 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::{Lock, RLock, deadline_of};
+use super::lock::Lock;
+use super::rlock::RLock;
+use super::timeouts::deadline_of;
 use crate::event_loop;
 use crate::interp::{self, Waiter};
 
-/// What `threading.Condition` is, for coroutines and OS threads.
+/// A condition variable for coroutines and OS threads, like `threading.Condition`.
+///
+/// `lock` is any object with `acquire` and `release`; None (the default) makes a new `RLock`.
 #[pyclass(frozen, module = "rmeinheld.coroutine", weakref)]
 pub struct Condition {
     lock: Py<PyAny>,
-    places: Mutex<VecDeque<Arc<Place>>>,
+    places: Mutex<VecDeque<Arc<WaitPlace>>>,
 }
 
-/// A place in the queue. It is taken before the lock is given back: a lock that is written in Python may let others run
-/// while it is released, and they may notify.
+/// A place in the queue. It is taken before the lock is released: a lock written in Python may let others run while it is
+/// being released, and they may notify.
 #[derive(Default)]
-struct Place {
-    stage: Mutex<Stage>,
+struct WaitPlace {
+    stage: Mutex<PlaceStage>,
 }
 
 #[derive(Default)]
-enum Stage {
+enum PlaceStage {
     #[default]
     Taken,
     Waiting(Arc<Waiter>),
@@ -37,32 +41,31 @@ enum Stage {
     Gone,
 }
 
-impl Place {
-    fn stage(&self) -> MutexGuard<'_, Stage> {
+impl WaitPlace {
+    fn stage(&self) -> MutexGuard<'_, PlaceStage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_notified(&self) -> bool {
-        matches!(*self.stage(), Stage::Notified)
+        matches!(*self.stage(), PlaceStage::Notified)
     }
 
-    /// Returns whether there was somebody to be notified.
+    /// Notifies the waiter. Returns whether it was still waiting.
     fn notify(&self) -> bool {
         let mut stage = self.stage();
         match &*stage {
-            Stage::Taken => {
-                *stage = Stage::Notified;
+            PlaceStage::Taken => {
+                *stage = PlaceStage::Notified;
                 true
             }
-            Stage::Waiting(waiter) => waiter.notify(),
-            Stage::Notified | Stage::Gone => false,
+            PlaceStage::Waiting(waiter) => waiter.notify(),
+            PlaceStage::Notified | PlaceStage::Gone => false,
         }
     }
 }
 
 #[pymethods]
 impl Condition {
-    /// `lock`: anything with `acquire` and `release`; a new RLock by default.
     #[new]
     #[pyo3(signature = (lock = None))]
     fn new(py: Python<'_>, lock: Option<Py<PyAny>>) -> PyResult<Condition> {
@@ -73,13 +76,13 @@ impl Condition {
         Ok(Condition { lock, places: Mutex::default() })
     }
 
-    /// Take the lock.
+    /// Call `acquire` of the lock with the same arguments.
     #[pyo3(signature = (*args))]
     fn acquire<'py>(&self, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
         self.lock.bind(args.py()).call_method1(intern!(args.py(), "acquire"), args)
     }
 
-    /// Give the lock back.
+    /// Call `release` of the lock.
     fn release(&self, py: Python<'_>) -> PyResult<()> {
         self.lock.bind(py).call_method0(intern!(py, "release")).map(drop)
     }
@@ -93,15 +96,21 @@ impl Condition {
         self.lock.bind(args.py()).call_method1(intern!(args.py(), "__exit__"), args)
     }
 
-    /// Give the lock back, wait to be notified, at most `timeout` seconds (None: for ever), and take the lock again.
+    /// Release the lock, wait for a notification, and re-acquire the lock. Returns whether a notification came.
     ///
-    /// Returns whether it was notified. Raises RuntimeError if the caller does not have the lock.
+    /// `timeout` is the longest wait in seconds; None (the default) waits for ever.
+    ///
+    /// Raises RuntimeError if the caller does not hold the lock.
     #[pyo3(signature = (timeout = None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         self.wait_until(py, deadline_of(timeout)?)
     }
 
-    /// Wait until `predicate()` is true, at most `timeout` seconds (None: for ever). Returns its last value.
+    /// Wait until `predicate()` is true. Returns its last value.
+    ///
+    /// `timeout` is the longest wait in seconds; None (the default) waits for ever.
+    ///
+    /// Raises RuntimeError if the caller does not hold the lock.
     #[pyo3(signature = (predicate, timeout = None))]
     fn wait_for<'py>(&self, predicate: &Bound<'py, PyAny>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let deadline = deadline_of(timeout)?;
@@ -114,7 +123,9 @@ impl Condition {
         }
     }
 
-    /// Wake the first `n` who wait. Raises RuntimeError if the caller does not have the lock.
+    /// Wake the `n` longest waiters (1 by default).
+    ///
+    /// Raises RuntimeError if the caller does not hold the lock.
     #[pyo3(signature = (n = 1))]
     fn notify(&self, py: Python<'_>, n: usize) -> PyResult<()> {
         self.check_owned(py, "cannot notify on un-acquired lock")?;
@@ -122,11 +133,14 @@ impl Condition {
         Ok(())
     }
 
-    /// Wake all who wait. Raises RuntimeError if the caller does not have the lock.
+    /// Wake all waiters.
+    ///
+    /// Raises RuntimeError if the caller does not hold the lock.
     fn notify_all(&self, py: Python<'_>) -> PyResult<()> {
         self.notify(py, usize::MAX)
     }
 
+    /// Forget the waiters in a forked child, where they do not exist, and unlock the lock.
     fn _at_fork_reinit(&self, py: Python<'_>) -> PyResult<()> {
         self.places().clear();
         self.lock.bind(py).call_method0(intern!(py, "_at_fork_reinit")).map(drop)
@@ -144,7 +158,7 @@ impl Condition {
 }
 
 impl Condition {
-    fn places(&self) -> MutexGuard<'_, VecDeque<Arc<Place>>> {
+    fn places(&self) -> MutexGuard<'_, VecDeque<Arc<WaitPlace>>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -158,14 +172,15 @@ impl Condition {
         }
     }
 
-    /// Leaves the queue. Returns whether a notification had come.
-    fn leave(&self, place: &Arc<Place>) -> bool {
-        let notified = matches!(std::mem::replace(&mut *place.stage(), Stage::Gone), Stage::Notified);
+    /// Removes a place from the queue. Returns whether it was notified before.
+    fn leave(&self, place: &Arc<WaitPlace>) -> bool {
+        let notified = matches!(std::mem::replace(&mut *place.stage(), PlaceStage::Gone), PlaceStage::Notified);
         self.places().retain(|other| !Arc::ptr_eq(other, place));
         notified
     }
 
-    /// As `threading.Condition` does for a lock that does not say whose it is: one that can be taken is nobody's.
+    /// Checks that the caller holds the lock. A lock without `_is_owned` counts as held if it cannot be taken, as in
+    /// `threading.Condition`.
     fn check_owned(&self, py: Python<'_>, otherwise: &'static str) -> PyResult<()> {
         let lock = self.lock.bind(py);
         let owned = if let Ok(asked) = lock.getattr(intern!(py, "_is_owned")) {
@@ -184,7 +199,7 @@ impl Condition {
     fn wait_until(&self, py: Python<'_>, deadline: Option<Instant>) -> PyResult<bool> {
         self.check_owned(py, "cannot wait on un-acquired lock")?;
         let lock = self.lock.bind(py);
-        let place = Arc::<Place>::default();
+        let place = Arc::<WaitPlace>::default();
         self.places().push_back(Arc::clone(&place));
         let released = match lock.getattr(intern!(py, "_release_save")) {
             Ok(release_save) => release_save.call0().map(Some),
@@ -196,22 +211,22 @@ impl Condition {
         let woken = if place.is_notified() {
             Ok(true)
         } else {
-            interp::wait(py, deadline, |waiter| *place.stage() = Stage::Waiting(waiter), |_| ())
+            interp::wait(py, deadline, |waiter| *place.stage() = PlaceStage::Waiting(waiter), |_| ())
         };
         let notified = matches!(woken, Ok(true)) || self.leave(&place);
         let result = self.take_again(saved.as_ref(), py).and(woken);
         if notified && result.is_err() {
-            // As POSIX has it for a thread that is cancelled (pthread_cond_wait): it does not consume the notification.
+            // A cancelled waiter does not consume a notification (POSIX, pthread_cond_wait).
             self.notify_first(1);
         }
         result
     }
 
-    /// Takes the lock back, whatever is raised meanwhile: the caller goes on with it, as the block that it is in expects.
-    /// Only one that cannot wait any more goes on without.
+    /// Re-acquires the lock, and raises interruptions afterwards: the caller's block expects to hold it. Returns without the
+    /// lock only where the caller can wait no more.
     ///
     /// # Errors
-    /// What was raised last.
+    /// The last error of a wait.
     ///
     /// # Parks
     fn take_again(&self, saved: Option<&Bound<'_, PyAny>>, py: Python<'_>) -> PyResult<()> {
@@ -225,8 +240,8 @@ impl Condition {
         }
     }
 
-    /// Takes the lock back, or raises what the caller is interrupted with. The `_acquire_restore` of our own locks puts
-    /// that off, as `threading.Condition` needs it.
+    /// Re-acquires the lock, or raises the interruption of the caller. `_acquire_restore` of our own locks would defer the
+    /// interruption, as `threading.Condition` needs it.
     ///
     /// # Parks
     fn try_taking_again(&self, saved: Option<&Bound<'_, PyAny>>, py: Python<'_>) -> PyResult<()> {
@@ -244,7 +259,7 @@ impl Condition {
     }
 }
 
-/// Whether waits stand in their own way: on the loop thread, where a coroutine may not park.
+/// Whether a wait would never end: on the loop thread, where the caller may not park.
 fn cannot_wait() -> bool {
     event_loop::is_loop_thread() && !event_loop::can_park()
 }

@@ -1,23 +1,23 @@
-//! A flag that can be waited for.
+//! `Event`: a flag to wait for.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pyo3::prelude::*;
 
-use super::deadline_of;
-use crate::interp::{self, Waiter};
+use super::timeouts::deadline_of;
+use crate::interp::{self, Waiters};
 
-/// What `threading.Event` is, for coroutines and OS threads.
+/// A flag to wait for, for coroutines and OS threads, like `threading.Event`.
 #[pyclass(frozen, module = "rmeinheld.coroutine", weakref)]
 #[derive(Default)]
 pub struct Event {
-    inner: Mutex<Inner>,
+    flag: Mutex<Flag>,
 }
 
 #[derive(Default)]
-struct Inner {
-    set: bool,
-    waiters: Vec<Arc<Waiter>>,
+struct Flag {
+    is_set: bool,
+    waiters: Waiters,
 }
 
 #[pymethods]
@@ -27,54 +27,55 @@ impl Event {
         Event::default()
     }
 
-    /// Whether the flag is set.
+    /// Return whether the flag is set.
     fn is_set(&self, py: Python<'_>) -> bool {
         interp::give_way_quietly(py);
-        self.inner().set
+        self.flag().is_set
     }
 
-    /// Set the flag, and wake all who wait for it.
+    /// Set the flag and wake all waiters.
     fn set(&self) {
-        let mut inner = self.inner();
-        inner.set = true;
-        for waiter in inner.waiters.drain(..) {
-            waiter.notify();
-        }
+        let mut flag = self.flag();
+        flag.is_set = true;
+        flag.waiters.notify_all();
     }
 
-    /// Take the flag back.
+    /// Clear the flag.
     fn clear(&self) {
-        self.inner().set = false;
+        self.flag().is_set = false;
     }
 
-    /// Wait until the flag is set, at most `timeout` seconds (None: for ever). Returns whether it was.
+    /// Wait until the flag is set. Returns whether it is.
+    ///
+    /// `timeout` is the longest wait in seconds; None (the default) waits for ever.
     #[pyo3(signature = (timeout = None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let deadline = deadline_of(timeout)?;
         interp::give_way(py)?;
-        if self.inner().set {
+        if self.flag().is_set {
             return Ok(true);
         }
         interp::wait(
             py,
             deadline,
-            |waiter| self.inner().waiters.push(waiter),
-            |waiter| self.inner().waiters.retain(|other| !Arc::ptr_eq(other, waiter)),
+            |waiter| self.flag().waiters.join(waiter, (), false),
+            |waiter| self.flag().waiters.leave(waiter),
         )
     }
 
+    /// Forget the waiters in a forked child, where they do not exist.
     fn _at_fork_reinit(&self) {
-        self.inner().waiters.clear();
+        self.flag().waiters = Waiters::default();
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> String {
-        let state = if slf.get().inner().set { "set" } else { "unset" };
+        let state = if slf.get().flag().is_set { "set" } else { "unset" };
         format!("<rmeinheld.coroutine.Event at {:p}: {state}>", slf.as_ptr())
     }
 }
 
 impl Event {
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn flag(&self) -> MutexGuard<'_, Flag> {
+        self.flag.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString, PyType};
 use rustix::fs::{FileType, fstat};
 
-use super::RLock;
+use super::rlock::RLock;
 use crate::event_loop;
 
 /// Methods that can be exchanged: the places of [`ORIGINALS`] and [`ENTRIES`].

@@ -1,121 +1,120 @@
-//! Jobs for a pool of OS threads.
+//! `Jobs`: the queue of jobs of a pool of OS threads.
 //!
-//! No Python code runs while the lock in here is held, and the collector has no occasion to. With a lock of Python's, a
-//! destructor that waited there would have stopped the loop.
+//! No Python code runs while the lock in here is held, and the garbage collector does not run either. Under a lock of
+//! Python's, a destructor could wait for that lock and stop the loop.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
-use crate::interp::{self, Waiter};
+use super::hand_over::HandOver;
+use crate::interp::{self, Waiters};
 
-/// Jobs that wait for a thread, threads that wait for a job, and how many threads there are.
+/// The jobs of a pool of OS threads: jobs that wait for a thread, and threads that wait for a job.
+///
+/// `limit` is the largest number of threads.
 #[pyclass(frozen, module = "rmeinheld._rmeinheld")]
 pub struct Jobs {
-    inner: Mutex<Inner>,
+    pool: Mutex<ThreadPool>,
 }
 
-struct Inner {
+struct ThreadPool {
     limit: usize,
     threads: usize,
     waiting: VecDeque<Py<PyAny>>,
-    /// The thread that has waited shortest is the last: the others may leave.
-    idle: Vec<(Arc<Waiter>, Slot)>,
+    /// The next job goes to the thread that has waited shortest, so that the others time out and end.
+    idle: Waiters<HandOver>,
 }
-
-/// Where the job for an idle thread is put.
-type Slot = Arc<Mutex<Option<Py<PyAny>>>>;
 
 #[pymethods]
 impl Jobs {
-    /// `limit`: how many threads there may be.
     #[new]
     fn new(limit: usize) -> Jobs {
-        Jobs { inner: Mutex::new(Inner { limit, threads: 0, waiting: VecDeque::new(), idle: Vec::new() }) }
+        Jobs { pool: Mutex::new(ThreadPool { limit, threads: 0, waiting: VecDeque::new(), idle: Waiters::default() }) }
     }
 
-    /// How many threads there may be.
+    /// The largest number of threads.
     #[getter]
     fn limit(&self) -> usize {
-        self.inner().limit
+        self.pool().limit
     }
 
-    /// How many threads there are.
+    /// The number of threads.
     #[getter]
     fn threads(&self) -> usize {
-        self.inner().threads
+        self.pool().threads
     }
 
-    /// Give the job to a thread that has none, or let it wait. Returns whether the caller has to start a thread for it
-    /// instead, which counts from now on.
+    /// Hand `job` to an idle thread, or queue it. Returns whether the caller has to start a thread for it instead.
+    ///
+    /// That thread counts from now on.
     #[pyo3(signature = (job, /))]
     fn put(&self, job: Py<PyAny>) -> bool {
-        let mut inner = self.inner();
-        while let Some((waiter, slot)) = inner.idle.pop() {
-            if waiter.notify() {
-                *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
-                return false;
-            }
+        let mut pool = self.pool();
+        if let Some(place) = pool.idle.notify_last() {
+            place.put(job);
+            return false;
         }
-        if inner.threads < inner.limit {
-            inner.threads += 1;
-            drop(inner);
+        if pool.threads < pool.limit {
+            pool.threads += 1;
+            drop(pool);
             drop(job);
             return true;
         }
-        inner.waiting.push_back(job);
+        pool.waiting.push_back(job);
         false
     }
 
-    /// The next job of the calling thread, which waits for one at most `seconds`. None: the thread is to end, and counts
-    /// no longer.
+    /// Return the next job for the calling thread, or None: then the thread is to end, and counts no longer.
+    ///
+    /// The thread waits for a job at most `seconds`.
     #[pyo3(signature = (seconds, /))]
     fn next(&self, py: Python<'_>, seconds: f64) -> PyResult<Option<Py<PyAny>>> {
         {
-            let mut inner = self.inner();
-            if let Some(job) = inner.waiting.pop_front() {
+            let mut pool = self.pool();
+            if let Some(job) = pool.waiting.pop_front() {
                 return Ok(Some(job));
             }
-            if inner.threads > inner.limit {
-                inner.threads -= 1;
+            if pool.threads > pool.limit {
+                pool.threads -= 1;
                 return Ok(None);
             }
         }
-        let given = Slot::default();
+        let place = HandOver::default();
         let deadline = Instant::now() + Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let called = interp::wait(
             py,
             Some(deadline),
-            |waiter| self.inner().idle.push((waiter, Arc::clone(&given))),
-            |waiter| self.inner().idle.retain(|(other, _)| !Arc::ptr_eq(other, waiter)),
+            |waiter| self.pool().idle.join(waiter, place.clone(), false),
+            |waiter| self.pool().idle.leave(waiter),
         );
         if !matches!(called, Ok(true)) {
-            self.inner().threads -= 1;
+            self.pool().threads -= 1;
         }
         called?;
-        Ok(given.lock().unwrap_or_else(PoisonError::into_inner).take())
+        Ok(place.take())
     }
 
-    /// Note that a thread could not be started.
+    /// Note that a thread could not start.
     fn failed(&self) {
-        self.inner().threads -= 1;
+        self.pool().threads -= 1;
     }
 
-    /// Set how many threads there may be. Returns the jobs for which the caller has to start threads.
+    /// Set the largest number of threads. Returns the jobs for which the caller has to start threads.
     #[pyo3(signature = (limit, /))]
     fn set_limit(&self, limit: usize) -> Vec<Py<PyAny>> {
-        let mut inner = self.inner();
-        inner.limit = limit;
-        let room = limit.saturating_sub(inner.threads).min(inner.waiting.len());
-        inner.threads += room;
-        inner.waiting.drain(..room).collect()
+        let mut pool = self.pool();
+        pool.limit = limit;
+        let room = limit.saturating_sub(pool.threads).min(pool.waiting.len());
+        pool.threads += room;
+        pool.waiting.drain(..room).collect()
     }
 }
 
 impl Jobs {
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn pool(&self) -> MutexGuard<'_, ThreadPool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

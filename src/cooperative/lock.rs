@@ -1,61 +1,60 @@
-//! The lock of `_thread`, for coroutines and OS threads.
-
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+//! `Lock`: the lock of `_thread`, for coroutines and OS threads.
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-use super::{Patience, join_line};
-use crate::interp::{self, Line, Waiter};
+use super::permits::Permits;
+use super::timeouts::AcquireWait;
+use crate::interp;
 
-/// A mutual exclusion lock. It is handed to those who wait in the order in which they came, so that a coroutine that
-/// takes it again and again cannot starve them. Any coroutine or thread may release it.
+/// A mutual exclusion lock for coroutines and OS threads, like `threading.Lock`.
+///
+/// It goes to the waiter that has waited longest, so a coroutine that takes it again and again cannot starve others. Any
+/// coroutine or thread may release it.
 #[pyclass(frozen, module = "rmeinheld.coroutine", weakref)]
-#[derive(Default)]
 pub struct Lock {
-    inner: Mutex<Inner>,
-}
-
-#[derive(Default)]
-struct Inner {
-    locked: bool,
-    waiters: VecDeque<Arc<Waiter>>,
+    /// One permit; whoever has it holds the lock.
+    permit: Permits,
 }
 
 #[pymethods]
 impl Lock {
     #[new]
     fn new() -> Lock {
-        Lock::default()
+        Lock { permit: Permits::new(1) }
     }
 
-    /// Take the lock; returns whether that was possible within `timeout` seconds (-1: wait for ever).
+    /// Take the lock. Returns whether it was taken.
     ///
-    /// Raises ValueError for a timeout of a call that does not block or a negative one, OverflowError for one beyond
-    /// `threading.TIMEOUT_MAX`.
+    /// With `blocking` false the call does not wait. `timeout` is the longest wait in seconds; -1 (the default) waits for
+    /// ever.
+    ///
+    /// Raises ValueError for a negative timeout and for a timeout of a call that does not wait, OverflowError for a
+    /// timeout above `threading.TIMEOUT_MAX`.
     #[pyo3(signature = (blocking = true, timeout = -1.0))]
     pub(super) fn acquire(&self, py: Python<'_>, blocking: bool, timeout: f64) -> PyResult<bool> {
-        let patience = Patience::new(blocking, timeout)?;
-        patience.give_way(py)?;
-        if self.try_acquire() {
+        let wait = AcquireWait::new(blocking, timeout)?;
+        wait.give_way(py)?;
+        if self.permit.try_take() {
             return Ok(true);
         }
-        match patience {
-            Patience::Try => Ok(false),
-            Patience::Until(deadline) => interp::take(py, deadline, self),
+        match wait {
+            AcquireWait::Try => Ok(false),
+            AcquireWait::Until(deadline) => interp::take(py, deadline, &self.permit),
         }
     }
 
-    /// Give the lock to the one who has waited longest, or nobody. Raises RuntimeError if it is not locked.
+    /// Give the lock to the waiter that has waited longest, or unlock it.
+    ///
+    /// Raises RuntimeError if the lock is not locked.
     fn release(&self) -> PyResult<()> {
-        if self.release_now() { Ok(()) } else { Err(PyRuntimeError::new_err("release unlocked lock")) }
+        if self.permit.give_back(1, Some(1)) { Ok(()) } else { Err(PyRuntimeError::new_err("release unlocked lock")) }
     }
 
-    /// Whether somebody has it.
+    /// Return whether the lock is locked.
     fn locked(&self, py: Python<'_>) -> bool {
         interp::give_way_quietly(py);
-        self.inner().locked
+        self.is_locked()
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
@@ -66,73 +65,46 @@ impl Lock {
         self.release()
     }
 
+    /// `acquire`, by its old name in `_thread`.
     #[pyo3(signature = (blocking = true, timeout = -1.0))]
     fn acquire_lock(&self, py: Python<'_>, blocking: bool, timeout: f64) -> PyResult<bool> {
         self.acquire(py, blocking, timeout)
     }
 
+    /// `release`, by its old name in `_thread`.
     fn release_lock(&self) -> PyResult<()> {
         self.release()
     }
 
+    /// `locked`, by its old name in `_thread`.
     fn locked_lock(&self, py: Python<'_>) -> bool {
         self.locked(py)
     }
 
-    /// For `threading.Condition`, which would call `release` and `acquire` otherwise.
+    /// Release the lock for `threading.Condition.wait`.
     fn _release_save(&self) -> PyResult<()> {
         self.release()
     }
 
-    /// For `threading.Condition`: takes it back, whatever is raised meanwhile; that comes at the caller's next wait. The
-    /// block that it is in ends with giving the lock back.
-    #[expect(unused_variables, reason = "what `_release_save` has returned")]
+    /// Re-acquire the lock for `threading.Condition.wait`. Interruptions are deferred to the caller's next wait.
+    #[expect(unused_variables, reason = "the value that `_release_save` returned")]
     fn _acquire_restore(&self, py: Python<'_>, saved: &Bound<'_, PyAny>) -> PyResult<()> {
-        interp::insist(py, self)
+        interp::insist(py, &self.permit)
     }
 
-    /// Unlocks it in a forked child, where those who waited for it do not exist.
+    /// Unlock the lock in a forked child, where its waiters do not exist.
     fn _at_fork_reinit(&self) {
-        *self.inner() = Inner::default();
+        self.permit.reset(1);
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> String {
-        let state = if slf.get().inner().locked { "locked" } else { "unlocked" };
+        let state = if slf.get().is_locked() { "locked" } else { "unlocked" };
         format!("<{state} rmeinheld.coroutine.Lock object at {:p}>", slf.as_ptr())
     }
 }
 
-impl Line for Lock {
-    fn attempt(&self) -> bool {
-        self.try_acquire()
-    }
-
-    fn enqueue(&self, waiter: Arc<Waiter>, again: bool) {
-        join_line(&mut self.inner().waiters, waiter, again);
-    }
-
-    fn dequeue(&self, waiter: &Arc<Waiter>) {
-        self.inner().waiters.retain(|other| !Arc::ptr_eq(other, waiter));
-    }
-}
-
 impl Lock {
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn try_acquire(&self) -> bool {
-        !std::mem::replace(&mut self.inner().locked, true)
-    }
-
-    /// Returns whether it was locked. Whoever waits has it at once.
-    fn release_now(&self) -> bool {
-        let mut inner = self.inner();
-        while let Some(waiter) = inner.waiters.pop_front() {
-            if waiter.notify() {
-                return true;
-            }
-        }
-        std::mem::replace(&mut inner.locked, false)
+    fn is_locked(&self) -> bool {
+        self.permit.free() == 0
     }
 }

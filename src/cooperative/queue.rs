@@ -1,4 +1,4 @@
-//! Queues: an item goes straight to the one who has waited longest.
+//! `Queue`, `LifoQueue` and `SimpleQueue`. An item goes straight to the waiter that has waited longest.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,46 +8,40 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 use pyo3::{PyTraverseError, PyVisit};
 
-use super::{deadline_of, give_way, join_line};
-use crate::interp::{self, Line, Waiter};
+use super::hand_over::HandOver;
+use super::timeouts::{deadline_of, give_way};
+use crate::interp::{self, Line, Waiter, Waiters};
 
 pyo3::create_exception!(
     rmeinheld.coroutine,
     ShutDown,
     pyo3::exceptions::PyException,
-    "Raised by `put` and `get` of a queue that has been shut down; `queue.ShutDown` where that exists (Python 3.13)."
+    "Raised by `put` and `get` of a queue that has been shut down. It is `queue.ShutDown` on Python 3.13 and later."
 );
 
-/// Where an item waits for the one whom it is for.
-type Slot = Arc<Mutex<Option<Py<PyAny>>>>;
-
-/// What `queue.Queue` is, for coroutines and OS threads: first in, first out, at most `maxsize` items (0: any number).
+/// A queue for coroutines and OS threads, like `queue.Queue`: first in, first out.
+///
+/// `maxsize` is the largest number of items; 0 (the default) or less sets no limit. An item goes straight to the waiter
+/// that has waited longest.
 #[pyclass(frozen, subclass, generic, module = "rmeinheld.coroutine", weakref)]
 pub struct Queue {
-    inner: Mutex<Inner>,
+    items: Mutex<Items>,
     maxsize: usize,
     last_first: bool,
 }
 
 #[derive(Default)]
-struct Inner {
+struct Items {
     items: VecDeque<Py<PyAny>>,
-    getters: VecDeque<(Arc<Waiter>, Slot)>,
-    putters: VecDeque<(Arc<Waiter>, Slot)>,
+    getters: Waiters<HandOver>,
+    /// Each with the item that it puts.
+    putters: Waiters<HandOver>,
     unfinished: usize,
-    joiners: Vec<Arc<Waiter>>,
-    shut: bool,
+    joiners: Waiters,
+    is_shut_down: bool,
 }
 
-fn slot(item: Option<Py<PyAny>>) -> Slot {
-    Arc::new(Mutex::new(item))
-}
-
-fn take(slot: &Slot) -> Option<Py<PyAny>> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
-}
-
-/// `queue.Empty`, `queue.Full` or `queue.ShutDown`.
+/// The exception `queue.Empty`, `queue.Full` or `queue.ShutDown`.
 fn queue_error(py: Python<'_>, name: &str) -> PyErr {
     let class = py.import("queue").and_then(|module| module.getattr(name));
     match class.and_then(|class| class.cast_into::<PyType>().map_err(PyErr::from)) {
@@ -65,31 +59,34 @@ impl Queue {
         Queue::with_order(maxsize, false)
     }
 
-    /// The limit; 0 for none.
+    /// The largest number of items; 0 for no limit.
     #[getter]
     fn maxsize(&self) -> usize {
         self.maxsize
     }
 
-    /// How many items there are.
+    /// Return the number of items.
     fn qsize(&self, py: Python<'_>) -> usize {
         interp::give_way_quietly(py);
-        self.inner().items.len()
+        self.items().items.len()
     }
 
-    /// Whether there is none.
+    /// Return whether the queue is empty.
     fn empty(&self, py: Python<'_>) -> bool {
         self.qsize(py) == 0
     }
 
-    /// Whether there are `maxsize`.
+    /// Return whether the queue holds `maxsize` items.
     fn full(&self, py: Python<'_>) -> bool {
         self.qsize(py) >= self.maxsize && self.maxsize > 0
     }
 
-    /// Put `item` in, waiting for room at most `timeout` seconds (None: for ever) if `block`.
+    /// Put `item` in, and wait for room if need be.
     ///
-    /// Raises queue.Full, queue.ShutDown, ValueError for a negative timeout.
+    /// With `block` false the call does not wait. `timeout` is the longest wait in seconds; None (the default) waits for
+    /// ever.
+    ///
+    /// Raises queue.Full without room in time, ShutDown after `shutdown`, ValueError for a negative timeout.
     #[pyo3(signature = (item, block = true, timeout = None))]
     fn put(&self, py: Python<'_>, item: Py<PyAny>, block: bool, timeout: Option<f64>) -> PyResult<()> {
         let deadline = if block { queue_deadline(timeout)? } else { None };
@@ -98,9 +95,9 @@ impl Queue {
         if !block {
             return Err(queue_error(py, "Full"));
         }
-        let kept = slot(Some(item));
+        let kept = HandOver::holding(item);
         let put = interp::take(py, deadline, &Putter { queue: self, kept: &kept });
-        match (put?, take(&kept)) {
+        match (put?, kept.take()) {
             (true, None) => Ok(()),
             (true, Some(_)) => Err(queue_error(py, "ShutDown")),
             (false, _) => Err(queue_error(py, "Full")),
@@ -112,9 +109,12 @@ impl Queue {
         self.put(py, item, false, None)
     }
 
-    /// Take an item out, waiting for one at most `timeout` seconds (None: for ever) if `block`.
+    /// Take an item out, and wait for one if need be.
     ///
-    /// Raises queue.Empty, queue.ShutDown, ValueError for a negative timeout.
+    /// With `block` false the call does not wait. `timeout` is the longest wait in seconds; None (the default) waits for
+    /// ever.
+    ///
+    /// Raises queue.Empty without an item in time, ShutDown after `shutdown`, ValueError for a negative timeout.
     #[pyo3(signature = (block = true, timeout = None))]
     fn get(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
         let deadline = if block { queue_deadline(timeout)? } else { None };
@@ -122,15 +122,15 @@ impl Queue {
         if let Some(item) = self.get_now() {
             return Ok(item);
         }
-        if self.inner().shut {
+        if self.items().is_shut_down {
             return Err(queue_error(py, "ShutDown"));
         }
         if !block {
             return Err(queue_error(py, "Empty"));
         }
-        let given = slot(None);
+        let given = HandOver::default();
         let got = interp::take(py, deadline, &Getter { queue: self, given: &given });
-        match (got?, take(&given)) {
+        match (got?, given.take()) {
             (_, Some(item)) => Ok(item),
             (true, None) => Err(queue_error(py, "ShutDown")),
             (false, None) => Err(queue_error(py, "Empty")),
@@ -142,49 +142,49 @@ impl Queue {
         self.get(py, false, None)
     }
 
-    /// Say that an item that was got is dealt with. Raises ValueError when called more often than there were items.
+    /// Say that an item taken out is dealt with.
+    ///
+    /// Raises ValueError if called more often than there were items.
     fn task_done(&self) -> PyResult<()> {
-        let mut inner = self.inner();
-        if inner.unfinished == 0 {
+        let mut state = self.items();
+        if state.unfinished == 0 {
             return Err(PyValueError::new_err("task_done() called too many times"));
         }
-        inner.unfinished -= 1;
-        inner.tell_joiners();
+        state.unfinished -= 1;
+        state.notify_joiners_at_the_end();
         Ok(())
     }
 
-    /// Wait until `task_done` was called for every item.
+    /// Wait until `task_done` was called for every item that was put in.
     fn join(&self, py: Python<'_>) -> PyResult<()> {
-        if self.inner().unfinished == 0 {
+        if self.items().unfinished == 0 {
             return Ok(());
         }
         interp::wait(
             py,
             None,
-            |waiter| self.inner().joiners.push(waiter),
-            |waiter| self.inner().joiners.retain(|other| !Arc::ptr_eq(other, waiter)),
+            |waiter| self.items().joiners.join(waiter, (), false),
+            |waiter| self.items().joiners.leave(waiter),
         )
         .map(drop)
     }
 
-    /// Have `put` raise queue.ShutDown from now on, and `get` when the queue is empty; `immediate`: empty it at once.
+    /// Shut the queue down: `put` raises ShutDown from now on, and `get` does once the queue is empty.
+    ///
+    /// `immediate` empties the queue at once.
     #[pyo3(signature = (immediate = false))]
     fn shutdown(&self, immediate: bool) {
         let mut dropped = VecDeque::new();
         {
-            let mut inner = self.inner();
-            inner.shut = true;
+            let mut state = self.items();
+            state.is_shut_down = true;
             if immediate {
-                dropped = std::mem::take(&mut inner.items);
-                inner.unfinished = inner.unfinished.saturating_sub(dropped.len());
-                inner.tell_joiners();
+                dropped = std::mem::take(&mut state.items);
+                state.unfinished = state.unfinished.saturating_sub(dropped.len());
+                state.notify_joiners_at_the_end();
             }
-            for (waiter, _) in std::mem::take(&mut inner.getters) {
-                waiter.notify();
-            }
-            for (waiter, _) in std::mem::take(&mut inner.putters) {
-                waiter.notify();
-            }
+            state.getters.notify_all();
+            state.putters.notify_all();
         }
         drop(dropped);
     }
@@ -199,137 +199,131 @@ impl Queue {
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let name = slf.get_type().fully_qualified_name()?;
-        Ok(format!("<{name} at {:p}: {} items>", slf.as_ptr(), slf.get().inner().items.len()))
+        Ok(format!("<{name} at {:p}: {} items>", slf.as_ptr(), slf.get().items().items.len()))
     }
 }
 
 impl Queue {
     fn with_order(maxsize: isize, last_first: bool) -> Queue {
-        Queue { inner: Mutex::default(), maxsize: usize::try_from(maxsize).unwrap_or(0), last_first }
+        Queue { items: Mutex::default(), maxsize: usize::try_from(maxsize).unwrap_or(0), last_first }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn items(&self) -> MutexGuard<'_, Items> {
+        self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shows the collector the items. They change only where the interpreter is attached, so nobody can have them locked.
+    /// Shows the items to the garbage collector. They change only under the interpreter's lock, so no other thread holds
+    /// theirs.
     fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        self.inner.try_lock().map_or(Ok(()), |inner| inner.items.iter().try_for_each(|item| visit.call(item)))
+        self.items.try_lock().map_or(Ok(()), |state| state.items.iter().try_for_each(|item| visit.call(item)))
     }
 
     fn drop_items(&self) {
-        let items = std::mem::take(&mut self.inner().items);
+        let items = std::mem::take(&mut self.items().items);
         drop(items);
     }
 
     /// Puts the item in if there is room; gives it back if not.
     fn put_now(&self, py: Python<'_>, item: Py<PyAny>) -> PyResult<Result<(), Py<PyAny>>> {
-        let mut inner = self.inner();
-        if inner.shut {
-            drop(inner);
+        let mut state = self.items();
+        if state.is_shut_down {
+            drop(state);
             return Err(queue_error(py, "ShutDown"));
         }
-        if !self.has_room(&inner) {
+        if !self.has_room(&state) {
             return Ok(Err(item));
         }
-        inner.add(item);
+        state.add(item);
         Ok(Ok(()))
     }
 
-    fn has_room(&self, inner: &Inner) -> bool {
-        self.maxsize == 0 || inner.items.len() < self.maxsize
+    fn has_room(&self, state: &Items) -> bool {
+        self.maxsize == 0 || state.items.len() < self.maxsize
     }
 
     fn get_now(&self) -> Option<Py<PyAny>> {
-        let mut inner = self.inner();
-        let item = if self.last_first { inner.items.pop_back() } else { inner.items.pop_front() }?;
-        // The room goes to the one who has waited for it.
-        while let Some((waiter, kept)) = inner.putters.pop_front() {
-            if waiter.notify() {
-                if let Some(next) = take(&kept) {
-                    inner.add(next);
-                }
-                break;
-            }
+        let mut state = self.items();
+        let item = if self.last_first { state.items.pop_back() } else { state.items.pop_front() }?;
+        // The room goes to the longest waiter.
+        if let Some(next) = state.putters.notify_first().and_then(|kept| kept.take()) {
+            state.add(next);
         }
         Some(item)
     }
 }
 
-/// Waits for an item, or for the end of the queue: then `given` stays empty.
+/// A wait for an item, which comes in `given`, or for the end of the queue, which leaves `given` empty.
 struct Getter<'a> {
     queue: &'a Queue,
-    given: &'a Slot,
+    given: &'a HandOver,
 }
 
 impl Line for Getter<'_> {
     fn attempt(&self) -> bool {
-        let item = self.queue.get_now();
-        let is_over = item.is_some() || self.queue.inner().shut;
-        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = item;
-        is_over
+        match self.queue.get_now() {
+            Some(item) => {
+                self.given.put(item);
+                true
+            }
+            None => self.queue.items().is_shut_down,
+        }
     }
 
     fn enqueue(&self, waiter: Arc<Waiter>, again: bool) {
-        join_line(&mut self.queue.inner().getters, (waiter, Arc::clone(self.given)), again);
+        self.queue.items().getters.join(waiter, self.given.clone(), again);
     }
 
     fn dequeue(&self, waiter: &Arc<Waiter>) {
-        self.queue.inner().getters.retain(|(other, _)| !Arc::ptr_eq(other, waiter));
+        self.queue.items().getters.leave(waiter);
     }
 }
 
-/// Waits for room for the item in `kept`, or for the end of the queue: then the item stays there.
+/// A wait for room for the item in `kept`, or for the end of the queue, which leaves the item there.
 struct Putter<'a> {
     queue: &'a Queue,
-    kept: &'a Slot,
+    kept: &'a HandOver,
 }
 
 impl Line for Putter<'_> {
     fn attempt(&self) -> bool {
-        let mut inner = self.queue.inner();
-        if inner.shut {
+        let mut state = self.queue.items();
+        if state.is_shut_down {
             return true;
         }
-        let has_room = self.queue.has_room(&inner);
-        if has_room && let Some(item) = take(self.kept) {
-            inner.add(item);
+        let has_room = self.queue.has_room(&state);
+        if has_room && let Some(item) = self.kept.take() {
+            state.add(item);
         }
         has_room
     }
 
     fn enqueue(&self, waiter: Arc<Waiter>, again: bool) {
-        join_line(&mut self.queue.inner().putters, (waiter, Arc::clone(self.kept)), again);
+        self.queue.items().putters.join(waiter, self.kept.clone(), again);
     }
 
     fn dequeue(&self, waiter: &Arc<Waiter>) {
-        self.queue.inner().putters.retain(|(other, _)| !Arc::ptr_eq(other, waiter));
+        self.queue.items().putters.leave(waiter);
     }
 }
 
-impl Inner {
+impl Items {
     fn add(&mut self, item: Py<PyAny>) {
         self.unfinished += 1;
-        while let Some((waiter, given)) = self.getters.pop_front() {
-            if waiter.notify() {
-                *given.lock().unwrap_or_else(PoisonError::into_inner) = Some(item);
-                return;
-            }
+        match self.getters.notify_first() {
+            Some(given) => given.put(item),
+            None => self.items.push_back(item),
         }
-        self.items.push_back(item);
     }
 
-    fn tell_joiners(&mut self) {
+    fn notify_joiners_at_the_end(&mut self) {
         if self.unfinished == 0 {
-            for waiter in self.joiners.drain(..) {
-                waiter.notify();
-            }
+            self.joiners.notify_all();
         }
     }
 }
 
 /// # Errors
-/// ValueError, in the words of `queue`.
+/// ValueError for a negative timeout, with the message of `queue`.
 fn queue_deadline(timeout: Option<f64>) -> PyResult<Option<std::time::Instant>> {
     if timeout.is_some_and(|seconds| seconds < 0.0) {
         return Err(PyValueError::new_err("'timeout' must be a non-negative number"));
@@ -337,7 +331,9 @@ fn queue_deadline(timeout: Option<f64>) -> PyResult<Option<std::time::Instant>> 
     deadline_of(timeout)
 }
 
-/// What `queue.LifoQueue` is: last in, first out.
+/// A queue for coroutines and OS threads, like `queue.LifoQueue`: last in, first out.
+///
+/// `maxsize` is the largest number of items; 0 (the default) or less sets no limit.
 #[pyclass(frozen, extends = Queue, subclass, module = "rmeinheld.coroutine")]
 pub struct LifoQueue;
 
@@ -350,7 +346,7 @@ impl LifoQueue {
     }
 }
 
-/// What `queue.SimpleQueue` is: without a limit, without tasks.
+/// A queue for coroutines and OS threads, like `queue.SimpleQueue`: no limit, no `task_done`.
 #[pyclass(frozen, subclass, generic, module = "rmeinheld.coroutine", weakref)]
 pub struct SimpleQueue {
     queue: Queue,
@@ -363,29 +359,34 @@ impl SimpleQueue {
         SimpleQueue { queue: Queue::with_order(0, false) }
     }
 
-    /// How many items there are.
+    /// Return the number of items.
     fn qsize(&self, py: Python<'_>) -> usize {
         self.queue.qsize(py)
     }
 
-    /// Whether there is none.
+    /// Return whether the queue is empty.
     fn empty(&self, py: Python<'_>) -> bool {
         self.queue.empty(py)
     }
 
-    /// Put `item` in. `block` and `timeout` have no meaning: there is always room.
+    /// Put `item` in. `block` and `timeout` are ignored: there is always room.
     #[pyo3(signature = (item, block = true, timeout = None))]
     #[expect(unused_variables, reason = "the signature of queue.SimpleQueue.put")]
     fn put(&self, item: Py<PyAny>, block: bool, timeout: Option<&Bound<'_, PyAny>>) {
-        self.queue.inner().add(item);
+        self.queue.items().add(item);
     }
 
-    /// Put `item` in.
+    /// `put(item)`.
     fn put_nowait(&self, item: Py<PyAny>) {
-        self.queue.inner().add(item);
+        self.queue.items().add(item);
     }
 
-    /// Take an item out, waiting for one at most `timeout` seconds (None: for ever) if `block`. Raises queue.Empty.
+    /// Take an item out, and wait for one if need be.
+    ///
+    /// With `block` false the call does not wait. `timeout` is the longest wait in seconds; None (the default) waits for
+    /// ever.
+    ///
+    /// Raises queue.Empty without an item in time, ValueError for a negative timeout.
     #[pyo3(signature = (block = true, timeout = None))]
     fn get(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
         self.queue.get(py, block, timeout)

@@ -1,29 +1,31 @@
-//! The reentrant lock of `_thread`, owned by a coroutine or an OS thread.
+//! `RLock`: the reentrant lock of `_thread`, owned by a coroutine or an OS thread.
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use super::{Patience, join_line};
-use crate::interp::{self, Line, Waiter, identity};
+use super::timeouts::AcquireWait;
+use crate::interp::{self, Line, Waiter, Waiters, identity};
 
-/// A reentrant lock. CPython's own takes all coroutines for one owner, since they share an OS thread; this one's owner is
-/// the coroutine or the OS thread.
+/// A reentrant lock for coroutines and OS threads, like `threading.RLock`. Its owner may take it again.
+///
+/// CPython's own sees one owner in all coroutines, since they share an OS thread. This lock's owner is the coroutine or
+/// the OS thread. Arguments are ignored, as `threading.RLock` ignores them.
 #[pyclass(frozen, subclass, module = "rmeinheld.coroutine", weakref)]
 #[derive(Default)]
 pub struct RLock {
-    inner: Mutex<Inner>,
+    ownership: Mutex<Ownership>,
 }
 
 #[derive(Default)]
-struct Inner {
-    /// The owner's thread state, by its address: in a forked child it is still the owner's. 0 for nobody.
+struct Ownership {
+    /// The address of the owner's thread state, which is the same in a forked child; 0 without an owner.
     owner: usize,
     count: u64,
-    waiters: VecDeque<(Arc<Waiter>, usize)>,
+    /// Each with the address of its thread state.
+    waiters: Waiters<usize>,
 }
 
 #[pymethods]
@@ -34,41 +36,39 @@ impl RLock {
         RLock::default()
     }
 
-    /// Take the lock, once more if the caller has it; returns whether that was possible within `timeout` seconds (-1:
-    /// wait for ever).
+    /// Take the lock, or take it once more if the caller owns it. Returns whether it was taken.
     ///
-    /// Raises ValueError for a timeout of a call that does not block or a negative one, OverflowError for one beyond
-    /// `threading.TIMEOUT_MAX`.
+    /// With `blocking` false the call does not wait. `timeout` is the longest wait in seconds; -1 (the default) waits for
+    /// ever.
+    ///
+    /// Raises ValueError for a negative timeout and for a timeout of a call that does not wait, OverflowError for a
+    /// timeout above `threading.TIMEOUT_MAX`.
     #[pyo3(signature = (blocking = true, timeout = -1.0))]
     fn acquire(&self, py: Python<'_>, blocking: bool, timeout: f64) -> PyResult<bool> {
-        let patience = Patience::new(blocking, timeout)?;
-        patience.give_way(py)?;
+        let wait = AcquireWait::new(blocking, timeout)?;
+        wait.give_way(py)?;
         let own = identity::thread_state(py);
         if self.try_acquire(own) {
             return Ok(true);
         }
-        match patience {
-            Patience::Try => Ok(false),
-            Patience::Until(deadline) => interp::take(py, deadline, &Claim { lock: self, own }),
+        match wait {
+            AcquireWait::Try => Ok(false),
+            AcquireWait::Until(deadline) => interp::take(py, deadline, &OwnerClaim { lock: self, own }),
         }
     }
 
-    /// Give the lock back; after as many times as it was taken, to the one who has waited longest.
+    /// Release the lock once. After as many releases as acquisitions it goes to the waiter that has waited longest.
     ///
-    /// Raises RuntimeError if the caller does not have it.
+    /// Raises RuntimeError if the caller does not own the lock.
     fn release(&self, py: Python<'_>) -> PyResult<()> {
-        let mut inner = self.owned(py, "cannot release un-acquired lock")?;
-        inner.count -= 1;
-        if inner.count == 0 {
-            inner.pass_on();
-        }
+        self.owned(py, "cannot release un-acquired lock")?.release_once();
         Ok(())
     }
 
-    /// Whether somebody has it.
+    /// Return whether the lock has an owner.
     fn locked(&self, py: Python<'_>) -> bool {
         interp::give_way_quietly(py);
-        self.inner().count > 0
+        self.ownership().count > 0
     }
 
     fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
@@ -85,42 +85,43 @@ impl RLock {
         self.release(py)
     }
 
+    /// Return whether the caller owns the lock, for `threading.Condition`.
     fn _is_owned(&self, py: Python<'_>) -> bool {
-        self.inner().owner == identity::thread_state(py)
+        self.ownership().owner == identity::thread_state(py)
     }
 
+    /// Return how often the caller has taken the lock, for `threading`.
     fn _recursion_count(&self, py: Python<'_>) -> u64 {
-        let inner = self.inner();
-        if inner.owner == identity::thread_state(py) { inner.count } else { 0 }
+        let ownership = self.ownership();
+        if ownership.owner == identity::thread_state(py) { ownership.count } else { 0 }
     }
 
-    /// For `threading.Condition`: gives it back however often it was taken.
+    /// Release the lock completely for `threading.Condition.wait`. Returns its count and its owner.
     fn _release_save(&self, py: Python<'_>) -> PyResult<(u64, usize)> {
-        let mut inner = self.owned(py, "cannot release un-acquired lock")?;
-        let saved = (inner.count, inner.owner);
-        inner.count = 0;
-        inner.pass_on();
+        let mut ownership = self.owned(py, "cannot release un-acquired lock")?;
+        let saved = (ownership.count, ownership.owner);
+        ownership.count = 0;
+        ownership.pass_on();
         Ok(saved)
     }
 
-    /// For `threading.Condition`: takes it back as often, whatever is raised meanwhile; that comes at the caller's next
-    /// wait. The block that it is in ends with giving the lock back.
+    /// Re-acquire the lock as often, for `threading.Condition.wait`. Interruptions are deferred to the caller's next wait.
     fn _acquire_restore(&self, py: Python<'_>, saved: (u64, usize)) -> PyResult<()> {
         let own = identity::thread_state(py);
-        interp::insist(py, &Claim { lock: self, own })?;
-        self.inner().count = saved.0;
+        interp::insist(py, &OwnerClaim { lock: self, own })?;
+        self.ownership().count = saved.0;
         Ok(())
     }
 
-    /// Unlocks it in a forked child, where those who waited for it do not exist.
+    /// Unlock the lock in a forked child, where its waiters do not exist.
     fn _at_fork_reinit(&self) {
-        *self.inner() = Inner::default();
+        *self.ownership() = Ownership::default();
     }
 
     fn __repr__(slf: &Bound<'_, Self>) -> PyResult<String> {
         let (owner, count) = {
-            let inner = slf.get().inner();
-            (inner.owner, inner.count)
+            let ownership = slf.get().ownership();
+            (ownership.owner, ownership.count)
         };
         let state = if count > 0 { "locked" } else { "unlocked" };
         let name = slf.get_type().fully_qualified_name()?;
@@ -128,43 +129,43 @@ impl RLock {
     }
 }
 
-/// Someone who wants the lock.
-struct Claim<'a> {
+/// The wish of one thread state to own the lock.
+struct OwnerClaim<'a> {
     lock: &'a RLock,
     own: usize,
 }
 
-impl Line for Claim<'_> {
+impl Line for OwnerClaim<'_> {
     fn attempt(&self) -> bool {
         self.lock.try_acquire(self.own)
     }
 
     fn enqueue(&self, waiter: Arc<Waiter>, again: bool) {
-        join_line(&mut self.lock.inner().waiters, (waiter, self.own), again);
+        self.lock.ownership().waiters.join(waiter, self.own, again);
     }
 
     fn dequeue(&self, waiter: &Arc<Waiter>) {
-        self.lock.inner().waiters.retain(|(other, _)| !Arc::ptr_eq(other, waiter));
+        self.lock.ownership().waiters.leave(waiter);
     }
 }
 
 impl RLock {
-    /// Takes back, as often, what `_release_save` gave back.
+    /// Re-acquires the lock as often as `_release_save` released it.
     ///
     /// # Errors
-    /// What is raised in a coroutine that waits; then it has not been taken.
+    /// The errors of a wait; then the lock is not acquired.
     ///
     /// # Parks
     pub(super) fn restore(&self, py: Python<'_>, saved: (u64, usize)) -> PyResult<()> {
         self.acquire(py, true, -1.0)?;
-        self.inner().count = saved.0;
+        self.ownership().count = saved.0;
         Ok(())
     }
 
-    /// Takes the lock, without a chance to switch where it is free: a finalizer may take it.
+    /// Takes the lock. A free lock is taken without a chance to switch, because a finalizer may take it.
     ///
     /// # Errors
-    /// What is raised in a coroutine that waits. RuntimeError when the interpreter ends, where its owner never runs again.
+    /// The errors of a wait. RuntimeError when the interpreter ends, where the owner never runs again.
     ///
     /// # Parks
     pub(super) fn take(&self, py: Python<'_>) -> PyResult<()> {
@@ -178,54 +179,53 @@ impl RLock {
         interp::wait(
             py,
             None,
-            |waiter| self.inner().waiters.push_back((waiter, own)),
-            |waiter| self.inner().waiters.retain(|(other, _)| !Arc::ptr_eq(other, waiter)),
+            |waiter| self.ownership().waiters.join(waiter, own, false),
+            |waiter| self.ownership().waiters.leave(waiter),
         )?;
         Ok(())
     }
 
-    /// Gives back what the caller has taken.
+    /// Releases what [`RLock::take`] has taken.
     pub(super) fn give(&self, py: Python<'_>) {
-        if let Ok(mut inner) = self.owned(py, "") {
-            inner.count -= 1;
-            if inner.count == 0 {
-                inner.pass_on();
-            }
+        if let Ok(mut ownership) = self.owned(py, "") {
+            ownership.release_once();
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ownership(&self) -> MutexGuard<'_, Ownership> {
+        self.ownership.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn try_acquire(&self, own: usize) -> bool {
-        let mut inner = self.inner();
-        if inner.count == 0 || inner.owner == own {
-            inner.owner = own;
-            inner.count += 1;
+        let mut ownership = self.ownership();
+        if ownership.count == 0 || ownership.owner == own {
+            ownership.owner = own;
+            ownership.count += 1;
             return true;
         }
         false
     }
 
-    fn owned(&self, py: Python<'_>, otherwise: &'static str) -> PyResult<MutexGuard<'_, Inner>> {
-        let inner = self.inner();
-        if inner.count > 0 && inner.owner == identity::thread_state(py) {
-            Ok(inner)
+    fn owned(&self, py: Python<'_>, otherwise: &'static str) -> PyResult<MutexGuard<'_, Ownership>> {
+        let ownership = self.ownership();
+        if ownership.count > 0 && ownership.owner == identity::thread_state(py) {
+            Ok(ownership)
         } else {
             Err(PyRuntimeError::new_err(otherwise))
         }
     }
 }
 
-impl Inner {
-    fn pass_on(&mut self) {
-        while let Some((waiter, owner)) = self.waiters.pop_front() {
-            if waiter.notify() {
-                (self.owner, self.count) = (owner, 1);
-                return;
-            }
+impl Ownership {
+    fn release_once(&mut self) {
+        self.count -= 1;
+        if self.count == 0 {
+            self.pass_on();
         }
-        self.owner = 0;
+    }
+
+    /// Makes the longest waiter the owner, or nothing.
+    fn pass_on(&mut self) {
+        (self.owner, self.count) = self.waiters.notify_first().map_or((0, 0), |owner| (owner, 1));
     }
 }

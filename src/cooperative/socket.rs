@@ -17,6 +17,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketType, sockopt};
 
 use super::buffer::Lent;
 use super::socket_fields::{base, descriptor_and_timeout};
+use super::timeouts::give_way;
 use crate::event_loop::{self, Interest, Wake};
 use crate::interp::{deadline_after, os_error, wake_error};
 
@@ -32,7 +33,7 @@ thread_local! {
 }
 
 /// A socket in a call.
-struct Call<'a, 'py> {
+struct SocketCall<'a, 'py> {
     socket: &'a Bound<'py, PyAny>,
     descriptor: RawFd,
     /// Seconds; None for ever, 0 for a socket that does not block.
@@ -40,16 +41,16 @@ struct Call<'a, 'py> {
     deadline: Option<Instant>,
 }
 
-impl<'a, 'py> Call<'a, 'py> {
+impl<'a, 'py> SocketCall<'a, 'py> {
     /// With MSG_DONTWAIT among the flags, the call does not wait.
-    fn new(socket: &'a Bound<'py, PyAny>, flags: u32) -> PyResult<Call<'a, 'py>> {
+    fn new(socket: &'a Bound<'py, PyAny>, flags: u32) -> PyResult<SocketCall<'a, 'py>> {
         let (descriptor, timeout) = descriptor_and_timeout(socket)?;
         let timeout =
             if RecvFlags::from_bits_retain(flags).contains(RecvFlags::DONTWAIT) { Some(0.0) } else { timeout };
         if descriptor < 0 {
             return Err(os_error(Errno::BADF));
         }
-        Ok(Call { socket, descriptor, timeout, deadline: None })
+        Ok(SocketCall { socket, descriptor, timeout, deadline: None })
     }
 
     /// Tries until it need not wait any more.
@@ -60,7 +61,7 @@ impl<'a, 'py> Call<'a, 'py> {
         interest: Interest,
         mut attempt: impl FnMut(BorrowedFd<'_>) -> Result<T, Errno>,
     ) -> PyResult<T> {
-        super::give_way(self.socket.py(), self.timeout != Some(0.0))?;
+        give_way(self.socket.py(), self.timeout != Some(0.0))?;
         loop {
             match attempt(event_loop::borrow_descriptor(self.descriptor).as_fd()) {
                 Ok(done) => return Ok(done),
@@ -135,7 +136,7 @@ pub fn receive<'py>(socket: &Bound<'py, PyAny>, size: isize, flags: u32) -> PyRe
     if size == 0 {
         return Ok(PyBytes::new(py, &[]).into_any());
     }
-    let mut call = Call::new(socket, flags)?;
+    let mut call = SocketCall::new(socket, flags)?;
     let flags = RecvFlags::from_bits_retain(flags) | RecvFlags::DONTWAIT;
     if call.wants_all(flags) {
         let mut buffer = Vec::new();
@@ -188,7 +189,7 @@ pub fn receive_into(socket: &Bound<'_, PyAny>, buffer: &Bound<'_, PyAny>, size: 
     if size == 0 {
         return Ok(0);
     }
-    let mut call = Call::new(socket, flags)?;
+    let mut call = SocketCall::new(socket, flags)?;
     let flags = RecvFlags::from_bits_retain(flags) | RecvFlags::DONTWAIT;
     let mut receive = |descriptor: BorrowedFd<'_>, from: usize| {
         let room = lent.bytes_mut(py).get_mut(from..size).unwrap_or_default();
@@ -212,7 +213,7 @@ pub fn send(socket: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>, flags: u32) -> P
         return base(py)?.call_method1(intern!(py, "send"), (socket, data, flags))?.extract();
     }
     let lent = Lent::readable(data)?;
-    let mut call = Call::new(socket, flags)?;
+    let mut call = SocketCall::new(socket, flags)?;
     let flags = SendFlags::from_bits_retain(flags) | SendFlags::DONTWAIT;
     call.complete(Interest::Write, |descriptor| rustix::net::send(descriptor, lent.bytes(py), flags))
 }
@@ -230,7 +231,7 @@ pub fn send_all(socket: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>, flags: u32) 
         return Ok(());
     }
     let lent = Lent::readable(data)?;
-    let mut call = Call::new(socket, flags)?;
+    let mut call = SocketCall::new(socket, flags)?;
     let flags = SendFlags::from_bits_retain(flags) | SendFlags::DONTWAIT;
     let mut sent = 0;
     loop {

@@ -7,7 +7,7 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::lines::{self, Claim};
-use super::method::{Call, Exchanged, Wakes, exchanged};
+use super::method::{Exchanged, NativeCall, Wakes, exchanged};
 use crate::event_loop;
 use crate::interp::identity;
 
@@ -20,12 +20,12 @@ thread_local! {
     static OWNER: Cell<(usize, u32)> = const { Cell::new((0, 0)) };
 }
 
-fn held(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+fn held(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     call.original()
 }
 
 /// # Parks
-fn acquire(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+fn acquire(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     let (module, own) = (call.object(), identity::thread_state(call.py()));
     let (owner, count) = OWNER.get();
     if (count == 0 || owner != own) && (lines::is_awaited(module.as_ptr().addr()) || !is_free(module, own)?) {
@@ -37,7 +37,7 @@ fn acquire(call: &Call<'_>) -> PyResult<Py<PyAny>> {
     Ok(result)
 }
 
-fn release(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+fn release(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     let (owner, count) = OWNER.get();
     if count == 0 || owner != identity::thread_state(call.py()) {
         return Err(PyRuntimeError::new_err("not holding the import lock"));

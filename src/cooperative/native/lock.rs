@@ -4,8 +4,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
 use super::lines::{self, Claim};
-use super::method::{Call, Exchanged, Wakes, exchanged};
-use crate::cooperative::Patience;
+use super::method::{Exchanged, NativeCall, Wakes, exchanged};
+use crate::cooperative::timeouts::AcquireWait;
 use crate::interp;
 
 exchanged!(Acquire, "acquire", Wakes::Nobody, Some(acquire));
@@ -19,12 +19,12 @@ exchanged!(LockedLock, "locked_lock", Wakes::Nobody, Some(look));
 exchanged!(AtForkReinit, "_at_fork_reinit", Wakes::First, None);
 
 /// # Parks
-fn acquire(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+fn acquire(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     let py = call.py();
-    let Some(patience) = patience(call)? else { return call.original() };
-    patience.give_way(py)?;
+    let Some(wait) = acquire_wait(call)? else { return call.original() };
+    wait.give_way(py)?;
     let lock = call.object();
-    let Patience::Until(deadline) = patience else { return attempt(lock).map(|taken| boolean(py, taken)) };
+    let AcquireWait::Until(deadline) = wait else { return attempt(lock).map(|taken| boolean(py, taken)) };
     if !lines::is_awaited(lock.as_ptr().addr()) && attempt(lock)? {
         return Ok(boolean(py, true));
     }
@@ -33,7 +33,7 @@ fn acquire(call: &Call<'_>) -> PyResult<Py<PyAny>> {
 }
 
 /// A look, which may be one of many: see [`interp::give_way_quietly`].
-pub(super) fn look(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+pub(super) fn look(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     interp::give_way_quietly(call.py());
     call.original()
 }
@@ -48,12 +48,12 @@ pub(super) fn boolean(py: Python<'_>, value: bool) -> Py<PyAny> {
 }
 
 /// What `acquire(blocking=True, timeout=-1)` is asked for. None for arguments that the original refuses.
-pub(super) fn patience(call: &Call<'_>) -> PyResult<Option<Patience>> {
+pub(super) fn acquire_wait(call: &NativeCall<'_>) -> PyResult<Option<AcquireWait>> {
     if call.is_bare() {
-        return Ok(Some(Patience::Until(None)));
+        return Ok(Some(AcquireWait::Until(None)));
     }
     let Some([blocking, timeout]) = call.arguments(["blocking", "timeout"])? else { return Ok(None) };
     let blocking = blocking.map_or(Ok(true), |blocking| blocking.is_truthy())?;
     let Ok(timeout) = timeout.map_or(Ok(-1.0), |timeout| timeout.extract::<f64>()) else { return Ok(None) };
-    Ok(Patience::new(blocking, timeout).ok())
+    Ok(AcquireWait::new(blocking, timeout).ok())
 }

@@ -54,7 +54,7 @@ pub enum Wakes {
 }
 
 /// What a method does on the loop thread.
-pub type Here = fn(&Call<'_>) -> PyResult<Py<PyAny>>;
+pub type Here = fn(&NativeCall<'_>) -> PyResult<Py<PyAny>>;
 
 /// An exchanged method.
 pub struct Method {
@@ -188,13 +188,13 @@ impl Original {
 }
 
 /// A call of an exchanged method on the loop thread.
-pub struct Call<'py> {
+pub struct NativeCall<'py> {
     object: Bound<'py, PyAny>,
     raw: Raw,
     original: &'static Original,
 }
 
-impl<'py> Call<'py> {
+impl<'py> NativeCall<'py> {
     /// The object whose method it is.
     pub fn object(&self) -> &Bound<'py, PyAny> {
         &self.object
@@ -338,7 +338,7 @@ unsafe fn enter_here(
 ) -> *mut ffi::PyObject {
     Python::attach(|py| {
         // SAFETY: attached; the caller holds the object for the length of the call.
-        let call = Call { object: unsafe { Bound::from_borrowed_ptr(py, object) }, raw, original };
+        let call = NativeCall { object: unsafe { Bound::from_borrowed_ptr(py, object) }, raw, original };
         match here(&call) {
             Ok(result) => result.into_ptr(),
             Err(error) => {

@@ -9,9 +9,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
 use super::lines::{self, Claim};
-use super::lock::{boolean, patience};
-use super::method::{Call, Exchanged, Wakes, exchanged};
-use crate::cooperative::Patience;
+use super::lock::{acquire_wait, boolean};
+use super::method::{Exchanged, NativeCall, Wakes, exchanged};
+use crate::cooperative::timeouts::AcquireWait;
 use crate::interp::identity;
 
 exchanged!(Acquire, "acquire", Wakes::Nobody, Some(acquire));
@@ -31,12 +31,12 @@ thread_local! {
 }
 
 /// # Parks
-fn acquire(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+fn acquire(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     let py = call.py();
-    let Some(patience) = patience(call)? else { return call.original() };
-    patience.give_way(py)?;
+    let Some(wait) = acquire_wait(call)? else { return call.original() };
+    wait.give_way(py)?;
     let (lock, own) = (call.object(), identity::thread_state(py));
-    let Patience::Until(deadline) = patience else { return attempt(lock, own).map(|taken| boolean(py, taken)) };
+    let AcquireWait::Until(deadline) = wait else { return attempt(lock, own).map(|taken| boolean(py, taken)) };
     if (!lines::is_awaited(lock.as_ptr().addr()) || is_own(lock, own)?) && attempt(lock, own)? {
         return Ok(boolean(py, true));
     }
@@ -44,7 +44,7 @@ fn acquire(call: &Call<'_>) -> PyResult<Py<PyAny>> {
     claim.wait(py, deadline).map(|taken| boolean(py, taken))
 }
 
-fn release(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+fn release(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     check_own(call)?;
     let result = call.original()?;
     if !is_this_threads(call.object())? {
@@ -53,11 +53,11 @@ fn release(call: &Call<'_>) -> PyResult<Py<PyAny>> {
     Ok(result)
 }
 
-fn is_owned(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+fn is_owned(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     is_own(call.object(), identity::thread_state(call.py())).map(|own| boolean(call.py(), own))
 }
 
-fn recursion_count(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+fn recursion_count(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     if is_own(call.object(), identity::thread_state(call.py()))? {
         call.original()
     } else {
@@ -65,7 +65,7 @@ fn recursion_count(call: &Call<'_>) -> PyResult<Py<PyAny>> {
     }
 }
 
-fn release_save(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+fn release_save(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     check_own(call)?;
     let result = call.original()?;
     OWNERS.with_borrow_mut(|owners| owners.remove(&call.object().as_ptr().addr()));
@@ -73,7 +73,7 @@ fn release_save(call: &Call<'_>) -> PyResult<Py<PyAny>> {
 }
 
 /// # Parks
-fn acquire_restore(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+fn acquire_restore(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     let py = call.py();
     let Some([Some(state)]) = call.arguments(["state"])? else { return call.original() };
     let Ok((count, _)) = state.extract::<(u64, u64)>() else { return call.original() };
@@ -112,7 +112,7 @@ fn is_own(lock: &Bound<'_, PyAny>, own: usize) -> PyResult<bool> {
     Ok(is_this_threads(lock)? && owner.is_none_or(|owner| owner == own))
 }
 
-fn check_own(call: &Call<'_>) -> PyResult<()> {
+fn check_own(call: &NativeCall<'_>) -> PyResult<()> {
     if is_own(call.object(), identity::thread_state(call.py()))? {
         Ok(())
     } else {

@@ -8,7 +8,7 @@ use pyo3::types::PyBool;
 
 use super::lines::Claim;
 use super::lock::look;
-use super::method::{Call, Exchanged, Wakes, exchanged};
+use super::method::{Exchanged, NativeCall, Wakes, exchanged};
 use crate::interp;
 
 exchanged!(Get, "get", Wakes::Nobody, Some(get));
@@ -18,7 +18,7 @@ exchanged!(Size, "qsize", Wakes::Nobody, Some(look));
 exchanged!(Empty, "empty", Wakes::Nobody, Some(look));
 
 /// # Parks
-fn get(call: &Call<'_>) -> PyResult<Py<PyAny>> {
+fn get(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     let py = call.py();
     let Some(deadline) = deadline(call)? else { return look(call) };
     interp::give_way(py)?;
@@ -44,7 +44,7 @@ fn get_now<'py>(queue: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
 }
 
 /// Until when `get(block=True, timeout=None)` waits. None for a call that does not wait, or that the original refuses.
-fn deadline(call: &Call<'_>) -> PyResult<Option<Option<Instant>>> {
+fn deadline(call: &NativeCall<'_>) -> PyResult<Option<Option<Instant>>> {
     if call.is_bare() {
         return Ok(Some(None));
     }
