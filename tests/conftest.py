@@ -27,6 +27,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_corpus.py",
     "test_databases.py",
     "test_differential.py",
+    "test_docs.py",
     "test_ends_of_servers.py",
     "test_exhaustion.py",
     "test_forks.py",

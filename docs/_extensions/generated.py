@@ -16,6 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 import api
+import figures
 import options
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +38,10 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "settings-by-name": options.by_name,
     "gunicorn-settings": options.gunicorn_settings,
     "api": api.module,
+    "figures": figures.http,
+    "websocket-figures": figures.websocket,
+    "cooperation-figures": figures.cooperation,
+    "gunicorn-figures": figures.gunicorn,
 }
 
 

@@ -7,6 +7,7 @@ import re
 import time
 from pathlib import Path
 
+import pages
 from frames import FIN, PING, PONG, TEXT, Client, frame, text
 from proxying import nginx
 from serving import Serve, request
@@ -16,12 +17,17 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 def blocks(language: str) -> list[str]:
     """The blocks of the page in this language."""
-    page = (EXAMPLES.parent / "docs" / "chat.md").read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return [block.text for block in pages.blocks(pages.DOCS / "chat.md") if block.language == language]
 
 
-def test_the_echo_here_and_in_the_readme(serve: Serve) -> None:
-    assert blocks("python")[0] in (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+def test_the_echo_of_the_readme(serve: Serve) -> None:
+    (echo,) = (block.text for block in pages.blocks(pages.ROOT / "README.md") if "wsgi.websocket" in block.text)
+    with Client(serve(echo)) as client:
+        client.send(text("hello"))
+        assert client.text() == "hello"
+
+
+def test_the_echo(serve: Serve) -> None:
     server = serve(blocks("python")[0])
     with server.connect() as connection:
         assert connection.request(request()).body == b"This is an echo over WebSocket.\n"

@@ -1,0 +1,255 @@
+"""Pages of the documentation say what is so: code runs, options exist, configuration files load, links lead somewhere.
+
+`make docs` builds the site and checks the links between its pages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from gunicorn.config import Config
+
+from pages import ROOT, Block, all_blocks, blocks, commands, links, pages
+from proxying import program
+from rmeinheld.cli import build_parser
+from rmeinheld.settings import OPTIONS
+from serving import Serve, request
+
+PROJECT_URL = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
+
+NAMES = [page.relative_to(ROOT).as_posix() for page in pages()]
+
+# Programs whose arguments no test here looks at.
+OTHER_PROGRAMS = {*"apt curl docker gdb git haproxy kill nginx openssl pip py-spy python".split(), "seq", "sysctl"}
+OTHER_PROGRAMS |= {"systemctl", "ulimit"}
+
+
+# --- Python ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_python_code_of_a_page_compiles(name: str) -> None:
+    for block in blocks(ROOT / name):
+        if block.language == "python":
+            compile("\n" * (block.line - 1) + block.text, name, "exec")
+
+
+def answered() -> list[tuple[Block, list[tuple[str, str]]]]:
+    """Applications of the pages, each with the curl commands of the console blocks up to the next application."""
+    found: list[tuple[Block, list[tuple[str, str]]]] = []
+    for page in pages():
+        current: list[tuple[str, str]] | None = None
+        for block in blocks(page):
+            if block.language == "python" and re.search(r"^(def app\(|app = )", block.text, re.M):
+                current = []
+                found.append((block, current))
+            elif block.language == "console" and current is not None:
+                current += [(command, output) for command, output in commands(block) if output and "curl" in command]
+    return [(block, asked) for block, asked in found if asked]
+
+
+ANSWERED = answered()
+
+
+def test_pages_have_applications_with_their_answers() -> None:
+    assert len(ANSWERED) > 5
+
+
+@pytest.mark.parametrize(("block", "asked"), ANSWERED, ids=[str(block) for block, _ in ANSWERED])
+def test_an_application_answers_as_its_page_says(block: Block, asked: list[tuple[str, str]], serve: Serve) -> None:
+    server = serve(block.text)
+    for command, output in asked:
+        words = shlex.split(command)
+        assert words[0] == "curl"
+        url = next(word for word in words if word.startswith("http://127.0.0.1:8000"))
+        path = url.removeprefix("http://127.0.0.1:8000") or "/"
+        with server.connect() as connection:
+            response = connection.request(request("GET", path))
+        if "-i" not in words:
+            assert response.body.decode().rstrip("\n") == output.rstrip("\n")
+            continue
+        # The application's fields come first, and the engine's follow in this order.
+        shown = [f"{response.version} {response.status} {response.reason}"]
+        shown += [f"{key}: {value}" for key, value in response.headers]
+        text = "\n".join([*shown, "", response.body.decode()])
+        assert re.sub(r"(?m)^Date: .*", "Date:", text) == re.sub(r"(?m)^Date: .*", "Date:", output)
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def refuse_unknown_options(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    """SystemExit or StartError for an option that does not exist."""
+    _, unknown = parser.parse_known_args(words)
+    assert not [word for word in unknown if word.startswith("-")], unknown
+
+
+def check_command(command: str) -> None:
+    """AssertionError for a program that no page should need, or an option or a target of make that does not exist."""
+    words = [word for word in shlex.split(command, comments=True) if word != "..."]
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        name, _, _ = words.pop(0).partition("=")
+        check_variable(name)
+    if words[0] == "rmeinheld":
+        refuse_unknown_options(build_parser(), words[1:] if any(":" in word for word in words) else [*words[1:], "a:b"])
+    elif words[0] == "gunicorn":
+        for place, word in enumerate(words):
+            if word in ("--env", "-e"):
+                check_variable(words[place + 1].partition("=")[0])
+        refuse_unknown_options(Config().parser(), words[1:])
+    elif words[0] == "make":
+        makefile = (ROOT / "Makefile").read_text()
+        for target in words[1:]:
+            assert "=" in target or re.search(rf"^{target}:", makefile, re.M), f"no target {target}"
+    else:
+        assert words[0] in OTHER_PROGRAMS, command
+
+
+def check_variable(name: str) -> None:
+    """AssertionError for a variable that looks like ours and is none."""
+    if name.startswith("RMEINHELD_") and name != "RMEINHELD_PATCH":
+        assert name.removeprefix("RMEINHELD_").lower() in OPTIONS, name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_of_a_page_have_options_that_exist(name: str) -> None:
+    for block in blocks(ROOT / name):
+        if block.language in ("console", "sh"):
+            assert block.language == "console" and block.text.startswith("$ "), f"{block}: no prompt"
+            for command, _ in commands(block):
+                for part in re.split(r" && | \| ", command):
+                    check_command(part)
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+
+def identify(block: Block) -> str:
+    return str(block)
+
+
+@pytest.mark.parametrize("block", all_blocks("nginx"), ids=identify)
+def test_nginx_takes_the_configuration(block: Block, tmp_path: Path, certificate: Path) -> None:
+    text = re.sub(r"(ssl_certificate(?:_key)?) \S+;", rf"\1 {certificate};", block.text)
+    if not re.search(r"^events", text, re.M):
+        text = f"events {{}}\nhttp {{\n{text}\n}}\n"
+    # Only root may have a port below 1024.
+    text = re.sub(r"listen (\[::\]:)?(80|443)\b", r"listen \g<1>8\2", text)
+    (tmp_path / "nginx.conf").write_text(f"pid {tmp_path}/nginx.pid;\n{text}")
+    command = [program("nginx", "nginx-light"), "-t", "-q", "-e", "stderr", "-p", str(tmp_path), "-c", "nginx.conf"]
+    subprocess.run(command, check=True, timeout=30)
+
+
+@pytest.mark.parametrize("block", all_blocks("haproxy"), ids=identify)
+def test_haproxy_takes_the_configuration(block: Block, tmp_path: Path, certificate: Path) -> None:
+    text = re.sub(r" crt \S+", f" crt {certificate}", block.text)
+    (tmp_path / "haproxy.cfg").write_text(text)
+    command = [program("haproxy", "haproxy"), "-c", "-f", str(tmp_path / "haproxy.cfg")]
+    done = subprocess.run(command, timeout=30, capture_output=True, text=True)
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+
+
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    verify = program("systemd-analyze", "systemd")
+    units = all_blocks("systemd")
+    assert len(units) > 1
+    for page in {block.page for block in units}:
+        for block in units:
+            if block.page == page:
+                heading = re.match(r"# /etc/systemd/system/(\S+)\n", block.text)
+                assert heading, f"{block}: the first line names the file"
+                check_exec(block)
+                # The program is not here.
+                text = re.sub(r"^(ExecStart=)\S+", rf"\1{sys.executable}", block.text, flags=re.M)
+                (tmp_path / heading[1]).write_text(re.sub(r"^(User|Group)=.*\n", "", text, flags=re.M))
+    paths = [str(path) for path in tmp_path.iterdir()]
+    environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"}
+    done = subprocess.run([verify, "verify", *paths], env=environment, timeout=60, capture_output=True, text=True)
+    ours = [line for line in done.stderr.splitlines() if any(path in line for path in (*paths, *os.listdir(tmp_path)))]
+    assert not ours, ours
+
+
+def check_exec(block: Block) -> None:
+    """AssertionError for an option in a unit's ExecStart that does not exist."""
+    text = block.text.replace("\\\n", " ")
+    for program_path, arguments in re.findall(r"^ExecStart=(\S+) (.*)$", text, re.M):
+        check_command(f"{Path(program_path).name} {arguments}")
+
+
+DOCKERFILE_WORDS = {"FROM", "RUN", "COPY", "ENV", "USER", "WORKDIR", "EXPOSE", "STOPSIGNAL", "CMD", "ENTRYPOINT"}
+
+
+@pytest.mark.parametrize("block", all_blocks("dockerfile"), ids=identify)
+def test_a_dockerfile_is_well_formed(block: Block) -> None:
+    lines = [line for line in block.text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+    assert lines[0].startswith("FROM ")
+    for line in lines:
+        word, _, rest = line.partition(" ")
+        assert word in DOCKERFILE_WORDS, line
+        if word == "CMD":
+            check_command(shlex.join(json.loads(rest)))
+
+
+# --- links -----------------------------------------------------------------------------------------------------------
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as forges and MyST make them."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    found = set(re.findall(r"^\((\S+)\)=$", text, re.M))
+    for title in re.findall(r"^#+ (.+)$", text, re.M):
+        found.add(re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-"))
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_links_of_a_page_lead_to_files_that_exist(name: str) -> None:
+    page = ROOT / name
+    for link in links(page):
+        if re.match(r"[a-z]+:", link) or link.startswith("#"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve()
+        assert target.exists(), f"{name}: {link}"
+        if anchor and target.suffix == ".md" and "generated:" not in target.read_text(encoding="utf-8"):
+            assert anchor in headings(target), f"{name}: {link}"
+
+
+def test_links_of_the_readme_work_on_pypi_too() -> None:
+    for link in links(ROOT / "README.md"):
+        if link.startswith("#"):
+            assert link[1:] in headings(ROOT / "README.md"), link
+            continue
+        assert link.startswith("https://"), f"{link} is relative: PyPI has no such file"
+        if link.startswith(PROJECT_URL):
+            match = re.fullmatch(rf"{re.escape(PROJECT_URL)}/(blob|tree|raw)/main/([^#]+)(?:#(.+))?", link)
+            assert match, link
+            target = ROOT / match[2]
+            assert target.exists(), link
+            assert target.is_dir() == (match[1] == "tree"), link
+            assert match[3] is None or match[3] in headings(target), link
+
+
+def test_no_page_names_another_address_of_the_project() -> None:
+    for page in pages():
+        for address in re.findall(r"https://[\w.-]*rmeinheld[\w.-]*", page.read_text(encoding="utf-8")):
+            assert PROJECT_URL.startswith(address) or address == PROJECT_URL, f"{page}: {address}"
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_chart_shows_the_results() -> None:
+    code = "import chart; print(chart.svg(chart.panels()), end='')"
+    command = [sys.executable, "-c", code]
+    drawn = subprocess.run(command, cwd=ROOT / "benches", check=True, capture_output=True, text=True, timeout=60).stdout
+    assert drawn == (ROOT / "docs" / "images" / "figures.svg").read_text(encoding="utf-8")
