@@ -3,7 +3,8 @@
 //! | module          | contents                                                          | clauses                  |
 //! |-----------------|-------------------------------------------------------------------|--------------------------|
 //! | [`handshake`]   | which requests become WebSockets, and the head of the 101 answer  | RFC 6455 4.2             |
-//! | [`protocol`]    | frames and messages of an open connection, and its closing        | RFC 6455 5, 6, 7, 8      |
+//! | [`protocol`]    | frames and messages of an open connection                         | RFC 6455 5, 6, 8         |
+//! | [`closing`]     | how far a connection has closed, and why: one transition table    | RFC 6455 7               |
 //! | [`close_codes`] | the codes of close frames                                         | RFC 6455 7.4             |
 //!
 //! tungstenite parses and writes the headers of frames. Messages are assembled here, because they are checked while
@@ -11,5 +12,6 @@
 //! No byte of a peer leads to a panic, or to more memory than the limit on messages allows.
 
 pub mod close_codes;
+pub mod closing;
 pub mod handshake;
 pub mod protocol;

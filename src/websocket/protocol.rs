@@ -8,6 +8,7 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::close_codes::{self, INVALID_DATA, MESSAGE_TOO_BIG, NO_CODE, PROTOCOL_ERROR};
+use super::closing::{Close, Closing, ClosingAction, ClosingEvent, Violation};
 
 /// Bytes of the longest header of a frame.
 const HEADER_BYTES: usize = 14;
@@ -46,24 +47,6 @@ pub enum MessageKind {
     Binary,
 }
 
-/// Why a connection is closed: a code, [`NO_CODE`] if there was none, and a reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Close {
-    /// RFC 6455 7.4.
-    pub code: u16,
-    /// For people; may be empty.
-    pub reason: String,
-}
-
-/// What a peer did wrong. The connection must be failed (RFC 6455 7.1.7).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// The code to close with.
-    pub code: u16,
-    /// The rule.
-    pub rule: &'static str,
-}
-
 const fn protocol_error(rule: &'static str) -> Violation {
     Violation { code: PROTOCOL_ERROR, rule }
 }
@@ -71,28 +54,17 @@ const fn protocol_error(rule: &'static str) -> Violation {
 const NOT_UTF8: Violation = Violation { code: INVALID_DATA, rule: "text that is not UTF-8 (RFC 6455 8.1)" };
 const TOO_BIG: Violation = Violation { code: MESSAGE_TOO_BIG, rule: "a message over websocket_max_message_size" };
 
-/// One side, the server's, of a connection.
+/// The server's side of a connection.
 #[derive(Debug)]
 pub struct Protocol {
     message_limit: u64,
-    /// A header that arrives in pieces.
+    /// The part of a frame's header that has arrived.
     header: [u8; HEADER_BYTES],
     header_length: usize,
     frame: Option<Frame>,
     message: Option<Incomplete>,
     control: Vec<u8>,
-    state: State,
-    /// The peer has broken a rule.
-    is_failing: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Open,
-    /// We have said that it closes.
-    CloseSent,
-    /// Both have, or the peer has been told that it broke a rule. What still comes is not looked at.
-    Over,
+    closing: Closing,
 }
 
 /// The frame that is arriving.
@@ -114,17 +86,8 @@ struct Incomplete {
     checked: usize,
 }
 
-/// What came with some bytes, beside messages.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Received {
-    /// The peer has closed.
-    pub close: Option<Close>,
-    /// Frames that are complete now.
-    pub frames: usize,
-}
-
 impl Protocol {
-    /// A connection whose handshake is over. Messages may have `message_limit` bytes.
+    /// A connection after its handshake. Messages may have `message_limit` bytes.
     pub fn new(message_limit: usize) -> Protocol {
         Protocol {
             message_limit: message_limit as u64,
@@ -133,35 +96,39 @@ impl Protocol {
             frame: None,
             message: None,
             control: Vec::new(),
-            state: State::Open,
-            is_failing: false,
+            closing: Closing::default(),
         }
     }
 
-    /// Whether messages may be sent.
-    pub fn is_open(&self) -> bool {
-        self.state == State::Open
+    /// How far the connection has closed.
+    pub fn closing(&self) -> &Closing {
+        &self.closing
     }
 
-    /// Whether nothing is to be received any more.
-    pub fn is_over(&self) -> bool {
-        self.state == State::Over
+    /// Applies an event of the closing. Queues a close frame on `out` if the table asks for one; the returned action is
+    /// for the owner of the stream.
+    pub fn apply(&mut self, event: ClosingEvent, out: &mut Vec<u8>) -> ClosingAction {
+        let action = self.closing.apply(event);
+        if let ClosingAction::SendClose(code, reason) = &action {
+            write_close(out, *code, reason);
+        }
+        action
     }
 
-    /// Takes what was received. Whole messages go to `deliver`, answers to `out`.
+    /// Reads all of `input`. Whole messages go to `deliver`, answers to `out`. Returns how many frames ended.
     ///
     /// # Errors
-    /// What the peer did wrong. Nothing more is looked at then; [`Self::fail`] tells it.
+    /// The broken rule. The rest of `input` is not looked at; [`Self::closing`] has noted the violation.
     pub fn receive(
         &mut self,
         mut input: &[u8],
         out: &mut Vec<u8>,
         deliver: impl FnMut(Message),
-    ) -> Result<Received, Violation> {
+    ) -> Result<usize, Violation> {
         self.receive_some(&mut input, usize::MAX, out, deliver)
     }
 
-    /// As [`Self::receive`], but takes no more than `most` frames. What it does not take stays in `input`.
+    /// As [`Self::receive`], but stops after `most` frames. What it does not read stays in `input`.
     ///
     /// # Errors
     /// As [`Self::receive`].
@@ -171,32 +138,24 @@ impl Protocol {
         most: usize,
         out: &mut Vec<u8>,
         mut deliver: impl FnMut(Message),
-    ) -> Result<Received, Violation> {
-        let received = self.take(input, most, out, &mut deliver);
-        if received.is_err() {
+    ) -> Result<usize, Violation> {
+        let received = self.read_frames(input, most, out, &mut deliver);
+        if let Err(violation) = received {
             self.message = None;
-            self.is_failing = true;
+            self.apply(ClosingEvent::Violation(violation), out);
         }
         received
     }
 
-    /// Tells the peer what it did wrong, unless a close has been sent, and ends the connection (RFC 6455 7.1.7).
-    pub fn fail(&mut self, violation: Violation, out: &mut Vec<u8>) {
-        if self.state == State::Open {
-            write_close(out, Some(violation.code), "");
-        }
-        self.state = State::Over;
-    }
-
-    fn take(
+    fn read_frames(
         &mut self,
         input: &mut &[u8],
         most: usize,
         out: &mut Vec<u8>,
         deliver: &mut impl FnMut(Message),
-    ) -> Result<Received, Violation> {
-        let mut received = Received::default();
-        while self.state != State::Over && !self.is_failing && received.frames < most {
+    ) -> Result<usize, Violation> {
+        let mut frames = 0;
+        while self.closing.is_reading() && frames < most {
             let Some(mut frame) = self.frame.take() else {
                 if !self.begin_frame(input)? {
                     break;
@@ -212,20 +171,19 @@ impl Protocol {
                 self.frame = Some(frame);
                 break;
             }
-            received.frames += 1;
+            frames += 1;
             match frame.control {
                 None if frame.is_final => self.end_message(deliver)?,
                 None => {}
-                Some(Control::Close) => received.close = Some(self.take_close(out)?),
-                // Not after a close (RFC 6455 5.5.1, 5.5.2).
-                Some(Control::Ping) if self.state == State::Open => {
+                Some(Control::Close) => self.take_close(out)?,
+                Some(Control::Ping) if self.closing.is_open() => {
                     write_frame(out, OpCode::Control(Control::Pong), &self.control);
                 }
                 // Pongs also come unasked for (RFC 6455 5.5.3).
                 Some(Control::Ping | Control::Pong | Control::Reserved(_)) => {}
             }
         }
-        Ok(received)
+        Ok(frames)
     }
 
     /// Takes the header of a frame off `input`. False if it is incomplete.
@@ -324,15 +282,14 @@ impl Protocol {
             MessageKind::Text => Message::Text(String::from_utf8(message.data).map_err(|_| NOT_UTF8)?),
             MessageKind::Binary => Message::Binary(message.data),
         };
-        // After a close has been sent, nobody waits for more.
-        if self.state == State::Open {
+        if self.closing.is_open() {
             deliver(whole);
         }
         Ok(())
     }
 
-    /// The peer closes, or has answered our close (RFC 6455 5.5.1).
-    fn take_close(&mut self, out: &mut Vec<u8>) -> Result<Close, Violation> {
+    /// Reads a close frame (RFC 6455 5.5.1).
+    fn take_close(&mut self, out: &mut Vec<u8>) -> Result<(), Violation> {
         let close = match self.control.as_slice() {
             [] => Close { code: NO_CODE, reason: String::new() },
             [_] => return Err(protocol_error("a close with half a code (RFC 6455 5.5.1)")),
@@ -345,20 +302,9 @@ impl Protocol {
                 Close { code, reason: reason.to_owned() }
             }
         };
-        if self.state == State::Open {
-            write_close(out, Some(close.code).filter(|&code| code != NO_CODE), "");
-        }
-        self.state = State::Over;
         self.message = None;
-        Ok(close)
-    }
-
-    /// Begins the closing handshake (RFC 6455 7.1.2), unless it has begun.
-    pub fn close(&mut self, code: u16, reason: &str, out: &mut Vec<u8>) {
-        if self.state == State::Open {
-            write_close(out, Some(code), reason);
-            self.state = State::CloseSent;
-        }
+        self.apply(ClosingEvent::ClientClose(close), out);
+        Ok(())
     }
 }
 

@@ -32,6 +32,7 @@ TARGETS = (
     "proxy_protocol",
     "handshake",
     "websocket",
+    "closing",
 )
 
 LONGEST_INPUT_BYTES = 4096
@@ -199,6 +200,13 @@ def websocket_seeds(request: bytes) -> Iterator[bytes]:
     yield b"\2" + LONGEST_MESSAGE + CUTS + mask + b"\1\x10\x03" + b"".join(messages)
 
 
+def closing_seeds(request: bytes) -> Iterator[bytes]:
+    # Steps of two bytes: 0 to 3 are ours, 4 to 7 the client's (src/closing.rs).
+    yield b"\6a\7b\0\0\6c\4\1\2\0\3\0"
+    yield b"\6a\5\0\0\0\1\0\2\0"
+    yield request[:64]
+
+
 def masked(payload: bytes, mask: bytes) -> bytes:
     return bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
 
@@ -213,6 +221,7 @@ SEEDS = {
     "proxy_protocol": proxy_protocol_seeds,
     "handshake": handshake_seeds,
     "websocket": websocket_seeds,
+    "closing": closing_seeds,
 }
 
 

@@ -22,7 +22,8 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     out
 }
 
-struct Outcome {
+#[derive(Debug, PartialEq, Eq)]
+struct Conversation {
     messages: Vec<Message>,
     out: Vec<u8>,
     close: Option<Close>,
@@ -30,31 +31,26 @@ struct Outcome {
 }
 
 /// The same bytes at once, byte by byte, and in pieces of three: the outcome must not differ.
-fn receive(input: &[u8]) -> Outcome {
-    let mut outcomes = [usize::MAX, 1, 3].map(|size| {
+fn receive(input: &[u8]) -> Conversation {
+    let [whole, bytes, pieces] = [usize::MAX, 1, 3].map(|size| {
         let mut protocol = Protocol::new(1000);
-        let mut outcome = Outcome { messages: Vec::new(), out: Vec::new(), close: None, violation: None };
+        let mut seen = Conversation { messages: Vec::new(), out: Vec::new(), close: None, violation: None };
         for piece in input.chunks(size.min(input.len().max(1))) {
-            match protocol.receive(piece, &mut outcome.out, |message| outcome.messages.push(message)) {
-                Ok(received) => outcome.close = outcome.close.take().or(received.close),
-                Err(violation) => {
-                    outcome.violation = Some(violation);
-                    assert!(protocol.receive(b"more", &mut outcome.out, |_| {}).is_ok_and(|more| more.close.is_none()));
-                    protocol.fail(violation, &mut outcome.out);
-                    assert!(protocol.is_over());
-                    break;
-                }
+            if let Err(violation) = protocol.receive(piece, &mut seen.out, |message| seen.messages.push(message)) {
+                seen.violation = Some(violation);
+                assert_eq!(protocol.closing().violation(), Some(violation));
+                assert_eq!(protocol.receive(b"more", &mut seen.out, |_| {}), Ok(0));
+                protocol.apply(ClosingEvent::ViolationDue, &mut seen.out);
+                assert!(protocol.closing().is_flushing());
+                break;
             }
         }
-        outcome
+        seen.close = protocol.closing().close().cloned();
+        seen
     });
-    for other in 1..outcomes.len() {
-        assert_eq!(outcomes[0].messages, outcomes[other].messages);
-        assert_eq!(outcomes[0].out, outcomes[other].out);
-        assert_eq!(outcomes[0].close, outcomes[other].close);
-        assert_eq!(outcomes[0].violation, outcomes[other].violation);
-    }
-    std::mem::replace(&mut outcomes[0], Outcome { messages: Vec::new(), out: Vec::new(), close: None, violation: None })
+    assert_eq!(whole, bytes);
+    assert_eq!(whole, pieces);
+    whole
 }
 
 fn text(text: &str) -> Message {
@@ -158,15 +154,16 @@ fn a_close_is_answered_with_its_code_once_and_ends_everything() {
 fn after_our_close_messages_are_dropped_and_the_answer_ends_it() {
     let mut protocol = Protocol::new(1000);
     let mut out = Vec::new();
-    protocol.close(3000, "done", &mut out);
-    protocol.close(1000, "again", &mut out);
+    for (code, reason) in [(3000, "done"), (1000, "again")] {
+        protocol.apply(ClosingEvent::OwnClose(Close { code, reason: reason.to_owned() }), &mut out);
+    }
     assert_eq!(out, b"\x88\x06\x0b\xb8done");
     let input = [frame(0x81, b"late"), frame(0x89, b"?"), frame(0x88, b"\x0b\xb8")].concat();
     let mut messages = Vec::new();
-    let received = protocol.receive(&input, &mut out, |message| messages.push(message)).unwrap();
-    assert_eq!((messages.len(), received.close.map(|close| close.code)), (0, Some(3000)));
+    protocol.receive(&input, &mut out, |message| messages.push(message)).unwrap();
+    assert_eq!((messages.len(), protocol.closing().close().map(|close| close.code)), (0, Some(3000)));
     assert_eq!(out, b"\x88\x06\x0b\xb8done");
-    assert!(protocol.is_over() && !protocol.is_open());
+    assert!(protocol.closing().is_flushing());
 }
 
 #[test]
@@ -211,8 +208,8 @@ fn no_more_frames_are_taken_than_are_asked_for() {
     let (mut protocol, mut out, mut messages) = (Protocol::new(1000), Vec::new(), Vec::new());
     let mut rest = all.as_slice();
     for (frames, left) in [(2, 3), (1, 2), (0, 2), (5, 0)] {
-        let received = protocol.receive_some(&mut rest, frames, &mut out, |message| messages.push(message)).unwrap();
-        assert_eq!(received.frames, frames.min(2));
+        let taken = protocol.receive_some(&mut rest, frames, &mut out, |message| messages.push(message)).unwrap();
+        assert_eq!(taken, frames.min(2));
         assert_eq!(rest.is_empty(), left == 0);
     }
     assert_eq!(messages, [text("ab")]);

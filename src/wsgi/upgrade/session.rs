@@ -18,7 +18,8 @@ use super::wire::{WebSocketSettings, Wire};
 use crate::event_loop::{Attendant, SourceId, streams};
 use crate::interp::{self, Level, Waiter, log};
 use crate::net::Stream;
-use crate::websocket::protocol::{self, Close, Message, MessageKind};
+use crate::websocket::closing::Close;
+use crate::websocket::protocol::{self, Message, MessageKind};
 
 /// One connection.
 pub struct WebSocketSession {
@@ -55,7 +56,7 @@ impl WebSocketSession {
 
     /// How it ended, or is ending.
     pub fn close_of(&self, py: Python<'_>) -> Option<Close> {
-        self.lock(py).close.clone()
+        self.lock(py).closing().close().cloned()
     }
 
     /// Bytes sent so far.
@@ -82,7 +83,7 @@ impl WebSocketSession {
                 self.settle(py, wire)?;
                 return Ok(Some(message));
             }
-            if wire.close.is_some() || wire.fail_now() || wire.end_stop() {
+            if wire.closing().close().is_some() || wire.fail_now() || wire.end_stop() {
                 self.settle(py, wire)?;
                 return Ok(None);
             }
@@ -117,7 +118,7 @@ impl WebSocketSession {
         interp::give_way(py)?;
         loop {
             let mut wire = self.lock(py);
-            if let Some(close) = &wire.close {
+            if let Some(close) = wire.closing().close() {
                 return Ok(Err(close.clone()));
             }
             if wire.is_sendable() {
@@ -169,7 +170,7 @@ impl WebSocketSession {
         let _ = self.settle(py, wire);
         // Reading may have stopped at what the application has left unread, and the client's close is behind it.
         self.attend();
-        let ended = self.wait(py, None, |wire| wire.is_over, |wire| &mut wire.enders);
+        let ended = self.wait(py, None, |wire| wire.closing().is_over(), |wire| &mut wire.enders);
         if ended.is_err() {
             let mut wire = self.lock(py);
             wire.lose("the server stops");

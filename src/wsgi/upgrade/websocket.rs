@@ -12,8 +12,9 @@ use super::wire::WebSocketSettings;
 use crate::http::response::{FieldKind, check_field, write_field};
 use crate::interp::deadline_after;
 use crate::websocket::close_codes::{self, NORMAL};
+use crate::websocket::closing::Close;
 use crate::websocket::handshake::Handshake;
-use crate::websocket::protocol::{CONTROL_BYTES, Close, Message, MessageKind, REASON_BYTES};
+use crate::websocket::protocol::{CONTROL_BYTES, Message, MessageKind, REASON_BYTES};
 use crate::wsgi::start_response::StartResponse;
 use crate::wsgi::{SERVER_SOFTWARE, clock, text};
 

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use crate::event_loop::streams;
 use crate::interp::Waiter;
 use crate::net::{Pace, Stream};
-use crate::websocket::close_codes::{ABNORMAL, GOING_AWAY, NORMAL};
-use crate::websocket::protocol::{self, Close, Message, Protocol, Violation};
+use crate::websocket::close_codes::{GOING_AWAY, NORMAL};
+use crate::websocket::closing::{Close, Closing, ClosingAction, ClosingEvent};
+use crate::websocket::protocol::{self, Message, Protocol};
 
 /// Bytes of messages that may wait for the application; then the client has to wait. asyncio's `websockets` takes 16
 /// messages, aiohttp 64 KiB.
@@ -93,12 +94,6 @@ pub(super) struct Wire {
     pub receivers: VecDeque<Arc<Waiter>>,
     pub senders: VecDeque<Arc<Waiter>>,
     pub enders: VecDeque<Arc<Waiter>>,
-    /// How it ended, or is ending: nothing can be sent any more.
-    pub close: Option<Close>,
-    /// What the client did wrong after messages that the application has still to take: it may answer these first.
-    failing: Option<Violation>,
-    /// Nothing can be sent or received any more, or all that had to be is.
-    pub is_over: bool,
     /// The application leaves too much unread, or the client what it is sent.
     is_paused: bool,
     /// The loop has to look after the stream, beyond what the poller tells it.
@@ -142,9 +137,6 @@ impl Wire {
             receivers: VecDeque::new(),
             senders: VecDeque::new(),
             enders: VecDeque::new(),
-            close: None,
-            failing: None,
-            is_over: false,
             is_paused: false,
             wants_attention: false,
             is_answering: false,
@@ -156,6 +148,11 @@ impl Wire {
             pinged: None,
             note: None,
         }
+    }
+
+    /// How far the connection has closed.
+    pub fn closing(&self) -> &Closing {
+        self.protocol.closing()
     }
 
     /// The next message that has arrived.
@@ -170,7 +167,7 @@ impl Wire {
     /// Notes that reading goes on, if it had stopped and may, or if the stream has more by now. Whether it does: nothing
     /// else would say so to the loop.
     pub fn goes_on(&mut self) -> bool {
-        let goes_on = !self.takes_no_more() && self.has_room() && (self.is_paused || self.stream.has_more());
+        let goes_on = self.closing().is_reading() && self.has_room() && (self.is_paused || self.stream.has_more());
         self.is_paused &= !goes_on;
         goes_on
     }
@@ -183,18 +180,14 @@ impl Wire {
         self.incoming_bytes < unread && self.backlog() <= unsent
     }
 
-    fn takes_no_more(&self) -> bool {
-        self.is_over || self.protocol.is_over() || self.failing.is_some()
-    }
-
     /// Whether nobody has to wait to receive: there is something, or nothing will come.
     pub fn is_receivable(&self) -> bool {
-        !self.incoming.is_empty() || self.is_ending() || self.stop == Drain::Done
+        !self.incoming.is_empty() || !self.closing().is_open() || self.stop == Drain::Done
     }
 
     /// Whether nobody has to wait to send: there is room, or nothing can be sent.
     pub fn is_sendable(&self) -> bool {
-        self.close.is_some() || self.backlog() < self.settings.queue_bytes
+        self.closing().close().is_some() || self.backlog() < self.settings.queue_bytes
     }
 
     /// Queues what `write` writes, and sends what the client takes now.
@@ -244,7 +237,7 @@ impl Wire {
 
     /// Begins the closing handshake. Whether it had not begun.
     pub fn begin_close(&mut self, code: u16, reason: &str) -> bool {
-        if self.close.is_some() {
+        if self.closing().close().is_some() {
             return false;
         }
         self.set_close_deadline();
@@ -252,8 +245,7 @@ impl Wire {
         if self.fail_now() {
             return true;
         }
-        self.protocol.close(code, reason, &mut self.outgoing);
-        self.end(Close { code, reason: reason.to_owned() });
+        self.apply(ClosingEvent::OwnClose(Close { code, reason: reason.to_owned() }));
         self.incoming.clear();
         self.incoming_bytes = 0;
         self.flush();
@@ -268,7 +260,7 @@ impl Wire {
     /// Something may have arrived, or may be sent. On the loop.
     pub fn attend(&mut self) {
         self.wants_attention |= self.catch_up();
-        if self.is_ending() || self.settings.ping_interval.is_some() || self.stop != Drain::Not {
+        if !self.closing().is_open() || self.settings.ping_interval.is_some() || self.stop != Drain::Not {
             self.schedule();
         }
     }
@@ -278,7 +270,7 @@ impl Wire {
         self.flush();
         let has_more = self.read();
         self.flush();
-        if self.is_ending() && self.close_deadline.is_none() {
+        if !self.closing().is_open() && self.close_deadline.is_none() {
             self.set_close_deadline();
         }
         has_more
@@ -287,10 +279,10 @@ impl Wire {
     /// The stream's deadline has passed. On the loop.
     pub fn expire(&mut self) {
         let now = Instant::now();
-        if self.is_over {
+        if self.closing().is_over() {
             return;
         }
-        if self.is_ending() {
+        if !self.closing().is_open() {
             if self.fail_now() {
                 self.set_close_deadline();
             } else if self.close_deadline.is_some_and(|deadline| deadline <= now) {
@@ -322,7 +314,7 @@ impl Wire {
         // The answer may have come while something else kept the loop busy.
         let has_more = self.catch_up();
         self.wants_attention |= has_more;
-        if self.is_over || self.is_ending() {
+        if !self.closing().is_open() {
             return;
         }
         let taken = self.taken();
@@ -349,7 +341,8 @@ impl Wire {
 
     /// Sends what can be sent, and says so to those who wait for it.
     pub fn flush(&mut self) {
-        if self.is_over || (self.backlog() == 0 && !self.is_flushing && !self.protocol.is_over()) {
+        let has_nothing = self.backlog() == 0 && !self.is_flushing && !self.closing().is_flushing();
+        if self.closing().is_over() || has_nothing {
             return;
         }
         if let Err(error) = self.try_to_flush() {
@@ -362,11 +355,8 @@ impl Wire {
                 sender.notify();
             }
         }
-        if self.protocol.is_over() && self.backlog() == 0 && !self.is_flushing {
-            // RFC 6455 7.1.1: the server is the first to close.
-            self.stream.end_writing();
-            self.is_over = true;
-            self.wake_all();
+        if self.backlog() == 0 && !self.is_flushing {
+            self.apply(ClosingEvent::Flushed);
         }
     }
 
@@ -391,38 +381,54 @@ impl Wire {
         Ok(())
     }
 
-    /// Tells the client what it did wrong, if anything. Whether it did.
+    /// Fails the connection for the rule that the client broke, if it broke one. Returns whether it did.
     pub fn fail_now(&mut self) -> bool {
-        let Some(violation) = self.failing.take() else { return false };
+        let Some(violation) = self.closing().violation() else { return false };
         self.note = Some(format!("A WebSocket is closed with {}: {}", violation.code, violation.rule));
-        let Wire { protocol, outgoing, .. } = self;
-        protocol.fail(violation, outgoing);
-        self.end(Close { code: violation.code, reason: violation.rule.to_owned() });
+        self.apply(ClosingEvent::ViolationDue);
         self.flush();
         true
     }
 
-    /// The connection is of no more use.
+    /// Gives the connection up.
     pub fn lose(&mut self, cause: &str) {
-        if self.is_over {
-            return;
-        }
-        if self.close.is_none() {
+        if self.closing().close().is_none() {
             self.note = Some(format!("A WebSocket's client is gone: {cause}"));
         }
-        self.is_over = true;
-        self.outgoing = Vec::new();
-        self.sent = 0;
-        self.stream.shutdown_both();
-        self.end(Close { code: ABNORMAL, reason: cause.to_owned() });
-        self.wake_all();
+        self.apply(ClosingEvent::Lost(cause.to_owned()));
+    }
+
+    /// Applies an event of the closing, and notifies the waiters whom it concerns.
+    fn apply(&mut self, event: ClosingEvent) {
+        match self.protocol.apply(event, &mut self.outgoing) {
+            ClosingAction::Nothing => return,
+            ClosingAction::SendClose(..) => {}
+            ClosingAction::EndStream => self.stream.end_writing(),
+            ClosingAction::Abort => {
+                self.outgoing = Vec::new();
+                self.sent = 0;
+                self.stream.shutdown_both();
+            }
+        }
+        self.notify_of_closing();
+    }
+
+    /// Wakes receivers and senders once the connection closes, and enders once it is over.
+    fn notify_of_closing(&mut self) {
+        let is_over = self.closing().is_over();
+        let enders = if is_over { std::mem::take(&mut self.enders) } else { VecDeque::new() };
+        if self.closing().close().is_some() {
+            for waiter in self.receivers.drain(..).chain(self.senders.drain(..)).chain(enders) {
+                waiter.notify();
+            }
+        }
     }
 
     /// Sets the stream's deadline. On the loop.
     pub fn schedule(&self) {
-        let deadline = if self.is_over {
+        let deadline = if self.closing().is_over() {
             None
-        } else if self.is_ending() {
+        } else if !self.closing().is_open() {
             self.close_deadline
         } else {
             self.next_ping().into_iter().chain(self.stop_deadline).min()
@@ -443,25 +449,5 @@ impl Wire {
     /// Bytes that wait to be sent.
     pub fn backlog(&self) -> usize {
         self.outgoing.len() - self.sent
-    }
-
-    fn is_ending(&self) -> bool {
-        self.close.is_some() || self.failing.is_some()
-    }
-
-    /// The connection is closing or closed. The first reason is the one that counts.
-    fn end(&mut self, close: Close) {
-        if self.close.is_none() {
-            self.close = Some(close);
-        }
-        for waiter in self.receivers.drain(..).chain(self.senders.drain(..)) {
-            waiter.notify();
-        }
-    }
-
-    fn wake_all(&mut self) {
-        for waiter in self.receivers.drain(..).chain(self.senders.drain(..)).chain(self.enders.drain(..)) {
-            waiter.notify();
-        }
     }
 }

@@ -6,6 +6,7 @@
 //! arrives whole. How the first bytes of an input choose limits and pieces is in [`input`].
 
 pub mod chunked;
+pub mod closing;
 pub mod connection;
 pub mod forwarded;
 pub mod framing;

@@ -1,9 +1,8 @@
 //! An open WebSocket: one byte that chooses, two for the longest message, the cuts, then either what the peer sends, or
 //! four bytes of a mask and what frames are made of, right and wrong, or the same of messages that have to arrive.
 
-use _rmeinheld::websocket::protocol::{
-    CONTROL_BYTES, Close, MessageKind, Message, Protocol, Received, write_message, write_ping,
-};
+use _rmeinheld::websocket::closing::{Close, ClosingEvent};
+use _rmeinheld::websocket::protocol::{CONTROL_BYTES, Message, MessageKind, Protocol, write_message, write_ping};
 
 use crate::input::{Cuts, Input};
 use crate::reference::websocket::{Conversation, End, conversation, frames};
@@ -42,7 +41,11 @@ fn compare(stream: &[u8], limit: usize, cuts: &Cuts) -> Conversation {
     // A server that has closed wants nothing but the answer.
     let mut replies = vec![0x88, 4];
     replies.extend([&OWN_CODE.to_be_bytes()[..], b"me"].concat());
-    let closing = Conversation { messages: Vec::new(), replies, ..pieces };
+    let end = match pieces.end.clone() {
+        End::Closed(_) => End::Closed(own_close()),
+        end => end,
+    };
+    let closing = Conversation { messages: Vec::new(), replies, end, ..pieces };
     assert_eq!(feed(limit, true, cuts.pieces(stream)), closing, "{cuts:?} {}", shown(stream));
     check(&expected, limit);
     expected
@@ -60,30 +63,32 @@ fn check(seen: &Conversation, limit: usize) {
     }
 }
 
-/// Feeds the pieces to a new connection, which the server may have closed before.
+/// The close of a server that closes first.
+fn own_close() -> Close {
+    Close { code: OWN_CODE, reason: "me".to_owned() }
+}
+
+/// Feeds the pieces to a new connection. With `is_closing`, the server has closed it before.
 fn feed<'a>(limit: usize, is_closing: bool, pieces: impl IntoIterator<Item = &'a [u8]>) -> Conversation {
     let mut protocol = Protocol::new(limit);
     let (mut messages, mut replies, mut read) = (Vec::new(), Vec::new(), 0);
     if is_closing {
-        protocol.close(OWN_CODE, "me", &mut replies);
+        protocol.apply(ClosingEvent::OwnClose(own_close()), &mut replies);
     }
     for piece in pieces {
         read += piece.len();
-        let end = match protocol.receive(piece, &mut replies, |message| messages.push(message)) {
-            Ok(Received { close: None, .. }) => {
-                assert!(!protocol.is_over() && protocol.is_open() != is_closing);
-                continue;
-            }
-            Ok(Received { close: Some(close), .. }) => End::Closed(close),
-            Err(violation) => {
-                assert_is_deaf(&mut protocol);
-                protocol.fail(violation, &mut replies);
-                End::Violated(violation.code)
-            }
-        };
-        assert!(protocol.is_over() && !protocol.is_open());
+        let received = protocol.receive(piece, &mut replies, |message| messages.push(message));
+        if received.is_ok() && protocol.closing().is_reading() {
+            assert!(protocol.closing().is_open() != is_closing);
+            continue;
+        }
         assert_is_deaf(&mut protocol);
-        protocol.close(OWN_CODE, "again", &mut replies);
+        protocol.apply(ClosingEvent::ViolationDue, &mut replies);
+        assert!(protocol.closing().is_flushing());
+        assert_is_deaf(&mut protocol);
+        let close = protocol.closing().close().cloned().expect("a reason");
+        protocol.apply(ClosingEvent::OwnClose(Close { reason: "again".to_owned(), ..own_close() }), &mut replies);
+        let end = received.map_or_else(|violation| End::Violated(violation.code), |_| End::Closed(close));
         return Conversation { messages, replies, end, read };
     }
     Conversation { messages, replies, end: End::Open, read }
@@ -92,7 +97,7 @@ fn feed<'a>(limit: usize, is_closing: bool, pieces: impl IntoIterator<Item = &'a
 fn assert_is_deaf(protocol: &mut Protocol) {
     let mut replies = Vec::new();
     let received = protocol.receive(LATE, &mut replies, |message| panic!("{message:?} after the end"));
-    assert_eq!((received, &replies[..]), (Ok(Received { close: None, frames: 0 }), &[][..]));
+    assert_eq!((received, &replies[..]), (Ok(0), &[][..]));
 }
 
 /// For each frame its first byte, one that chooses how its length is written, and its payload after one byte for that.
@@ -187,7 +192,7 @@ fn mask_of(input: &mut Input) -> [u8; 4] {
 }
 
 /// A frame whose length is written in the shortest form, or as 16 bits (`form` of 1 modulo 4), or as 64 (2).
-fn write_frame(out: &mut Vec<u8>, first: u8, form: u8, length: u64, mask: Option<[u8; 4]>, payload: &[u8]) {
+pub fn write_frame(out: &mut Vec<u8>, first: u8, form: u8, length: u64, mask: Option<[u8; 4]>, payload: &[u8]) {
     let is_masked = if mask.is_some() { 0x80 } else { 0 };
     out.push(first);
     match form % 4 {

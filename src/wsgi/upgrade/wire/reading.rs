@@ -30,7 +30,7 @@ impl Wire {
     fn read_into(&mut self, buffer: &mut Vec<u8>) -> bool {
         let (mut frames, mut bytes) = (TURN_FRAMES, TURN_BYTES);
         loop {
-            if self.takes_no_more() {
+            if !self.closing().is_reading() {
                 self.received = Vec::new();
                 return false;
             }
@@ -77,7 +77,7 @@ impl Wire {
         if let Drain::Left(left) = &mut self.stop {
             *left = left.saturating_sub(count as u64);
         }
-        if self.close.is_some() {
+        if self.closing().close().is_some() {
             self.crossing_bytes += count;
             if self.crossing_bytes > self.settings.message_bytes.saturating_add(CROSSING_BYTES) {
                 self.lose("it went on sending and did not answer the close");
@@ -125,21 +125,14 @@ impl Wire {
                 && !receiver.notify()
             {}
         });
-        match received {
-            Ok(received) => {
-                if let Some(close) = received.close {
-                    self.end(close);
-                }
-                received.frames
-            }
-            Err(violation) => {
-                self.failing = Some(violation);
-                if self.incoming.is_empty() {
-                    self.fail_now();
-                }
-                most
-            }
+        if let Err(violation) = received
+            && self.incoming.is_empty()
+            && !self.fail_now()
+        {
+            self.note = Some(format!("A WebSocket's client broke a rule after the close: {}", violation.rule));
         }
+        self.notify_of_closing();
+        received.unwrap_or(most)
     }
 }
 

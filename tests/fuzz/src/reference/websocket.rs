@@ -3,7 +3,8 @@
 
 use _rmeinheld::http::framing::BodyFraming;
 use _rmeinheld::websocket::close_codes::NO_CODE;
-use _rmeinheld::websocket::protocol::{Close, Message};
+use _rmeinheld::websocket::closing::Close;
+use _rmeinheld::websocket::protocol::Message;
 
 use super::{Head, is_token, ows_trimmed};
 
