@@ -105,10 +105,11 @@
 //!   `PyUnstable_ThreadState_SetStackProtection` tells them of the coroutine's. It came with 3.14.1; 3.14.0 is
 //!   refused.
 //!
-//! A coroutine takes three memory mappings: the stack, its guard page, and CPython's stack of Python frames. So
-//! `vm.max_map_count` (65,530 by default) bounds their number, to about 20,400; a sixteenth of it is left to the rest of
-//! the process. Room is looked for before a stack is made (`coroutine::room`). Without room, accepting pauses, one line
-//! says what to raise, and what waits goes on as soon as others end.
+//! A coroutine takes two memory mappings: the stack, and CPython's stack of Python frames. Linux 6.13 and later have
+//! guards within a mapping (`coroutine::guard`); on older kernels the guard page is a third. So `vm.max_map_count`
+//! (65,530 by default) bounds the number of coroutines, to about 30,600 (older kernels: 20,400). A sixteenth of it is
+//! left to the rest of the process. Room is looked for before a stack is made (`coroutine::room`). Without room,
+//! accepting pauses, one line says what to raise, and whatever waits goes on as soon as others end.
 //!
 //! A true overflow meets the guard page. The handler runs on a stack of its own, prints a message and hands on to
 //! faulthandler, which prints the Python traceback; the process dies by the signal (`coroutine::overflow`).

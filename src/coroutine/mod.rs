@@ -10,6 +10,7 @@
 //! - [`spawn`] only queues: the coroutine starts when every runnable coroutine before it has parked or ended.
 //! - [`Handle::unpark`] is for the thread that runs the coroutines. Other threads go through the event loop's inbox.
 
+mod guard;
 mod overflow;
 mod room;
 
@@ -68,9 +69,10 @@ pub fn spawn(body: Box<dyn FnOnce() + Send>) -> io::Result<Handle> {
         room::check_first(stack_bytes(), POOLED_STACKS)?;
         STARTED.store(true, Ordering::Relaxed);
     }
-    let living = room::Living::begin();
+    let (living, bytes) = (room::Living::begin(), stack_bytes());
     let body = move || {
         let _living = living;
+        guard::lighten(bytes);
         body();
     };
     // The unit of a stack size in `may` is the word. An odd number of words makes it paint the whole stack, which

@@ -10,9 +10,11 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Mappings that a coroutine has: its stack, the guard page below it, and the stack of Python frames of its thread state
-/// (CPython maps them in chunks of 16 KiB).
-const MAPPINGS_PER_COROUTINE: usize = 3;
+use super::guard;
+
+/// Memory mappings of a coroutine: its stack, and the stack of Python frames of its thread state (CPython maps that in
+/// chunks of 16 KiB).
+const MAPPINGS_PER_COROUTINE: usize = 2;
 
 /// The part of `vm.max_map_count` that coroutines leave to the rest of the process: libraries, arenas of memory, threads.
 const MAPPINGS_KEPT: usize = 16;
@@ -53,8 +55,9 @@ pub fn check(stack_bytes: usize) -> io::Result<()> {
         && living >= most
     {
         return Err(refusal(format!(
-            "{living} coroutines take {MAPPINGS_PER_COROUTINE} memory mappings each, and vm.max_map_count allows a process \
+            "{living} coroutines take {} memory mappings each, and vm.max_map_count allows a process \
              {} mappings. Raise it: sysctl -w vm.max_map_count={}",
+            mappings_per_coroutine(),
             map_count_limit().unwrap_or_default(),
             map_count_limit().unwrap_or_default().saturating_mul(4),
         )));
@@ -77,13 +80,18 @@ pub fn check_first(stack_bytes: usize, pooled_stacks: usize) -> io::Result<()> {
     check(stack_bytes * (pooled_stacks + 1) + threads * thread_bytes)
 }
 
+/// Memory mappings of a coroutine on this kernel. Without guards inside a mapping, the guard page is one more.
+fn mappings_per_coroutine() -> usize {
+    MAPPINGS_PER_COROUTINE + usize::from(!guard::is_supported())
+}
+
 /// How many coroutines `vm.max_map_count` leaves room for; none where the kernel does not say.
 fn most_coroutines() -> Option<usize> {
     static MOST: OnceLock<Option<usize>> = OnceLock::new();
     *MOST.get_or_init(|| {
         let limit = map_count_limit()?;
         let mapped = std::fs::read("/proc/self/maps").ok()?.iter().filter(|&&byte| byte == b'\n').count();
-        Some((limit - limit / MAPPINGS_KEPT).saturating_sub(mapped) / MAPPINGS_PER_COROUTINE)
+        Some((limit - limit / MAPPINGS_KEPT).saturating_sub(mapped) / mappings_per_coroutine())
     })
 }
 
@@ -132,6 +140,6 @@ mod tests {
     #[test]
     fn the_ceiling_leaves_mappings_to_the_rest_of_the_process() {
         let (Some(most), Some(limit)) = (most_coroutines(), map_count_limit()) else { return };
-        assert!(most > 0 && most * MAPPINGS_PER_COROUTINE < limit, "{most} of {limit}");
+        assert!(most > 0 && most * mappings_per_coroutine() < limit, "{most} of {limit}");
     }
 }

@@ -5,7 +5,9 @@ Each test lowers a limit in the server's own process, so that small numbers reac
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import ssl
 import time
 from contextlib import ExitStack
@@ -74,6 +76,64 @@ except MemoryError as error:
 """
     )
     assert "Raise the limit of memory (ulimit -v" in script(source)
+
+
+def test_a_coroutine_takes_two_memory_mappings(script: RunScript) -> None:
+    source = """
+from rmeinheld.coroutine import sleep, spawn
+
+def mappings():
+    with open("/proc/self/maps") as maps:
+        return len(maps.readlines())
+
+def count():
+    before = mappings()
+    started = []
+    def park():
+        started.append(1)
+        sleep(60)
+    parked = [spawn(park) for _ in range(2000)]
+    while len(started) < 2000:
+        sleep(0.01)
+    number = (mappings() - before) / 2000
+    for coroutine in parked:
+        coroutine.kill()
+    return number
+
+counting = spawn(count)
+counting.join()
+print(counting.result)
+"""
+    release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+    # Linux 6.13 has guards within a mapping.
+    assert float(script(source)) < (2.05 if release >= (6, 13) else 3.05)
+
+
+def test_an_overflow_in_a_forked_child_ends_the_child_alone(script: RunScript) -> None:
+    source = """
+import ctypes, os, warnings
+from rmeinheld.coroutine import sleep, spawn
+
+def overflow():
+    # glibc's regcomp recurses for each parenthesis and has no limit.
+    ctypes.PyDLL(None).regcomp(ctypes.create_string_buffer(4096), b"(" * 5_000_000, 1)
+
+def fork():
+    child = os.fork()
+    if not child:
+        os.dup2(os.open("/dev/null", os.O_WRONLY), 2)
+        overflow()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+warnings.simplefilter("ignore", DeprecationWarning)
+for _ in range(2):  # the second time on a stack that was used
+    forking = spawn(fork)
+    forking.join()
+    print(forking.result)
+"""
+    for code in script(source).split():
+        assert int(code) in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS)
 
 
 # --- listening sockets -----------------------------------------------------------------------------------------------
