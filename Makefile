@@ -18,11 +18,15 @@ SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# These need no interpreter.
+# These need neither Python nor Rust.
 ifneq ($(filter-out help test-matrix clean,$(or $(MAKECMDGOALS),help)),)
 FOUND := $(shell BUILD='$(BUILD)' sh .ci/find-python $(PYTHON))
 ifeq ($(FOUND),)
 $(error no usable Python, as said above)
+endif
+RUST := $(shell sh .ci/check-rust && echo usable)
+ifeq ($(RUST),)
+$(error no usable Rust, as said above)
 endif
 endif
 TAG := $(word 1,$(FOUND))
@@ -32,7 +36,8 @@ INTERPRETER := $(wordlist 3,99,$(FOUND))
 VENV := $(BUILD)/venv-$(TAG)
 BIN := $(VENV)/bin
 SUITES_VENV := $(BUILD)/suites/venv-$(TAG)
-PACKAGE_SOURCES := Cargo.toml Cargo.lock pyproject.toml MANIFEST.in $(wildcard README.md LICENSE) \
+# Not README.md: its text is metadata, which no test reads from here.
+PACKAGE_SOURCES := Cargo.toml Cargo.lock pyproject.toml MANIFEST.in LICENSE \
 	$(shell find src python gunicorn_worker \( -type d -name '[!._]*' ! -name '*.egg-info' \
 	-o -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) ! -path '*.egg-info/*')
 
@@ -49,28 +54,51 @@ else
 CARGO_TEST := LD_LIBRARY_PATH='$(LIBDIR)' cargo test --locked
 endif
 
+READY := $(VENV)/.dependencies $(VENV)/.installed
+
+# A few seconds for each layer: `make check` runs these.
+SMOKE := tests/repository/test_layering.py
+
 # The fuzz targets are a package of their own, without Python.
 CARGO_FUZZ := CARGO_TARGET_DIR='$(abspath $(BUILD))/fuzz/target'
 
 .PHONY: help
 help: ## Show this list.
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{ printf "  make %-18s %s\n", $$1, $$2 }'
 	@echo
 	@echo '  PYTHON=3.12 or PYTHON=/path/to/python chooses the interpreter, PYTEST="-k name" the tests,'
 	@echo '  PORT=8001 the port of run, BENCH="--rounds 1" the options of bench, FUZZ="--target head" those of fuzz,'
 	@echo '  SUITES="django" which suites.'
 
 .PHONY: run
-run: $(VENV)/.installed ## Build, and serve the demo at http://127.0.0.1:8000 until Ctrl-C.
+run: port $(VENV)/.installed ## Build, and serve the demo at http://127.0.0.1:8000 until Ctrl-C.
 	@exec $(BIN)/python -m rmeinheld --bind 127.0.0.1:$(PORT) --chdir examples app:app
 
+# Asked before the build, which takes a minute.
+.PHONY: port
+port:
+	@'$(INTERPRETER)' -c 'import socket; socket.create_server(("127.0.0.1", $(PORT)))' 2>/dev/null || \
+		{ echo 'Port $(PORT) of 127.0.0.1 is taken. Choose another one: make run PORT=8001' >&2; exit 1; }
+
+.PHONY: dev
+dev: $(VENV)/.dependencies ## Build in seconds for editing, and run what PYTEST names: make dev PYTEST="-k chunked".
+	@rm -f $(VENV)/.installed
+	@$(CARGO_PYTHON) $(BIN)/python .ci/install.py --dev '$(BUILD)/dev-$(TAG)'
+	$(if $(PYTEST),$(CARGO_PYTHON) BUILD='$(BUILD)' $(BIN)/pytest $(PYTEST))
+
+.PHONY: check
+check: $(VENV)/.dependencies ## Check format, lints, unit tests in Rust and a fast part of the others, on the build of dev.
+	$(lints)
+	$(CARGO_PYTHON) $(CARGO_TEST) --quiet
+	@$(MAKE) --no-print-directory dev PYTHON='$(INTERPRETER)' PYTEST='-q $(SMOKE)'
+
 .PHONY: test
-test: $(VENV)/.installed ## Build, and run all tests: cargo test, then pytest on the installed package.
+test: $(READY) ## Build, and run all tests: cargo test, then pytest on the installed package.
 	$(if $(CARGO_TESTS),$(CARGO_PYTHON) $(CARGO_TEST))
 	$(CARGO_PYTHON) BUILD='$(BUILD)' $(BIN)/pytest $(PYTEST)
 
 .PHONY: stdlib
-stdlib: $(VENV)/.installed ## Run CPython's own tests in a coroutine under the patches (STDLIB="test_socket" for one file).
+stdlib: $(READY) ## Run CPython's own tests in a coroutine under the patches (STDLIB="test_socket" for one file).
 	$(BIN)/python tests/stdlib/cpython_tests.py $(STDLIB)
 
 .PHONY: suites
@@ -85,8 +113,7 @@ autobahn: $(SUITES_VENV)/.installed ## Run Autobahn's original test suite of Web
 test-matrix: ## Test on 3.12 to 3.15 and with the interpreter's assertions (root; from Debian what is missing).
 	sh .ci/test-matrix
 
-.PHONY: lint
-lint: $(VENV)/.dependencies ## Check format and lints, and that the lower layers build without Python.
+define lints
 	cargo fmt --check
 	$(CARGO_PYTHON) cargo clippy --locked --all-targets -- -D warnings
 	$(CARGO_PYTHON) cargo clippy --locked --all-targets --no-default-features -- -D warnings
@@ -95,20 +122,25 @@ lint: $(VENV)/.dependencies ## Check format and lints, and that the lower layers
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python .ci/plain_english.py
+endef
+
+.PHONY: lint
+lint: $(VENV)/.dependencies ## Check format, lints and English, and that the lower layers build without Python.
+	$(lints)
 
 .PHONY: types
-types: $(VENV)/.installed ## Check the types of Python code, and the stubs against the compiled module.
+types: $(READY) ## Check the types of Python code, and the stubs against the compiled module.
 	$(BIN)/mypy -p rmeinheld
 	MYPYPATH=tests/support:tests/apps:tests/suites:tests/stdlib:tests/fuzz:.ci $(BIN)/mypy tests .ci
 	MYPYPATH=benches $(BIN)/mypy benches
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml rmeinheld._rmeinheld
 
 .PHONY: docs
-docs: $(VENV)/.installed $(VENV)/.docs ## Build the documentation's site into .build/docs/html; warnings are errors.
+docs: $(READY) $(VENV)/.docs ## Build the documentation's site into .build/docs/html; warnings are errors.
 	$(BIN)/python -m sphinx -W --keep-going -q -E -b html docs '$(BUILD)/docs/html'
 
 .PHONY: docs-links
-docs-links: $(VENV)/.installed $(VENV)/.docs ## Check the links of the documentation to other sites (needs the network).
+docs-links: $(READY) $(VENV)/.docs ## Check the links of the documentation to other sites (needs the network).
 	$(BIN)/python -m sphinx -q -E -b linkcheck docs '$(BUILD)/docs/links'
 
 .PHONY: format
@@ -119,23 +151,23 @@ format: $(VENV)/.dependencies ## Format Rust and Python.
 	$(BIN)/ruff format
 
 .PHONY: bench
-bench: $(VENV)/.installed ## Measure against other servers (about 25 minutes; BENCH=--quick to see that it runs).
+bench: $(READY) ## Measure against other servers (about 25 minutes; BENCH=--quick to see that it runs).
 	$(BIN)/python benches/run.py $(BENCH)
 
 .PHONY: bench-cooperation
-bench-cooperation: $(VENV)/.installed ## Measure what waiting costs between coroutines, ours and gevent's (takes BENCH too).
+bench-cooperation: $(READY) ## Measure what waiting costs between coroutines, ours and gevent's (takes BENCH too).
 	$(BIN)/python benches/cooperation.py $(BENCH)
 
 .PHONY: bench-backends
-bench-backends: $(VENV)/.installed ## Measure requests that wait for Redis and a backend (needs redis-server; takes BENCH too).
+bench-backends: $(READY) ## Measure requests that wait for Redis and a backend (needs redis-server; takes BENCH too).
 	$(BIN)/python benches/backends.py $(BENCH)
 
 .PHONY: bench-websocket
-bench-websocket: $(VENV)/.installed ## Measure WebSockets, ours and others' (takes BENCH too).
+bench-websocket: $(READY) ## Measure WebSockets, ours and others' (takes BENCH too).
 	$(BIN)/python benches/websocket.py $(BENCH)
 
 .PHONY: bench-gunicorn
-bench-gunicorn: $(VENV)/.installed ## Measure what Gunicorn adds, and two workers beside one (takes BENCH too).
+bench-gunicorn: $(READY) ## Measure what Gunicorn adds, and two workers beside one (takes BENCH too).
 	$(BIN)/python benches/gunicorn_worker.py $(BENCH)
 
 .PHONY: fuzz
@@ -165,10 +197,13 @@ $(VENV)/.interpreter: FORCE
 	fi
 
 # Dependency groups need pip 25.1.
-$(VENV)/.dependencies: $(VENV)/.interpreter pyproject.toml .ci/constraints.txt
+$(VENV)/.build-tools: $(VENV)/.interpreter pyproject.toml .ci/constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --prefer-binary --constraint .ci/constraints.txt \
-		--group build --group test --group lint
+	$(BIN)/python -m pip install --quiet --prefer-binary --constraint .ci/constraints.txt --group build
+	@touch $@
+
+$(VENV)/.dependencies: $(VENV)/.build-tools
+	$(BIN)/python -m pip install --quiet --prefer-binary --constraint .ci/constraints.txt --group test --group lint
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.dependencies
@@ -177,10 +212,8 @@ $(VENV)/.docs: $(VENV)/.dependencies
 
 # Not in isolation, where cargo would see a new path of Python at every build and start anew. setuptools copies into
 # build/ and never removes from it, so it must not survive.
-$(VENV)/.installed: $(VENV)/.dependencies $(PACKAGE_SOURCES)
-	rm -rf build python/rmeinheld.egg-info
-	$(CARGO_PYTHON) $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall .
-	@rm -rf build python/rmeinheld.egg-info
+$(VENV)/.installed: $(VENV)/.build-tools $(PACKAGE_SOURCES)
+	$(CARGO_PYTHON) $(BIN)/python .ci/install.py
 	@touch $@
 
 # What the suites of others need, apart from the tests' own environment.

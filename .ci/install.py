@@ -1,0 +1,132 @@
+"""Install the package into the virtual environment of the interpreter that runs this script.
+
+    python .ci/install.py              as a user has it: the release profile, by pip
+    python .ci/install.py --dev DIR    for editing: the profile dev-fast, and links to the sources in DIR
+
+pip hides the output of cargo, and a release build takes more than a minute, so the first form shows which crate cargo
+compiles. The second form makes DIR/rmeinheld, whose files are links, and names DIR in a .pth file. Python code takes
+effect without another call. A changed Rust file takes one, which is an incremental build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SITE = Path(sysconfig.get_path("purelib"))
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+LINK = SITE / "rmeinheld-dev.pth"
+PACKAGES = {"": "python/rmeinheld", "gunicorn_worker": "gunicorn_worker"}
+
+
+def install() -> int:
+    """Build the wheel and install it; print the output only if that fails."""
+    unlink()
+    shutil.rmtree(ROOT / "build", ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "install", "--verbose", "--no-build-isolation", "--no-deps"]
+    process = subprocess.Popen(
+        [*command, "--force-reinstall", "."], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    output = []
+    started = time.monotonic()
+    count = 0
+    for line in process.stdout:
+        output.append(line)
+        if found := re.match(r"\s*Compiling (\S+)", line):
+            count += 1
+            show(f"cargo: {count} crates, now {found[1]} ({time.monotonic() - started:.0f} s)")
+            if found[1] == "rmeinheld":
+                show("cargo: rmeinheld itself, with link-time optimisation: about a minute", "\n")
+    if count:
+        show(f"cargo: done after {time.monotonic() - started:.0f} s", "\n")
+    status = process.wait()
+    if status:
+        print(*output, sep="", end="", file=sys.stderr)
+    shutil.rmtree(ROOT / "build", ignore_errors=True)
+    shutil.rmtree(ROOT / "python" / "rmeinheld.egg-info", ignore_errors=True)
+    return status
+
+
+def show(text: str, end: str = "") -> None:
+    """Progress: over the line before on a terminal, else a line for each crate that takes long."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end=end, file=sys.stderr, flush=True)
+    elif end:
+        print(text, file=sys.stderr, flush=True)
+
+
+def develop(directory: Path) -> int:
+    """Build incrementally, and let the environment import the sources."""
+    target = Path(os.environ["CARGO_TARGET_DIR"])
+    command = ["cargo", "build", "--locked", "--lib", "--profile", "dev-fast"]
+    status = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYO3_BUILD_EXTENSION_MODULE": "1"}).returncode
+    if status:
+        return status
+    package = directory.resolve() / "rmeinheld"
+    package.mkdir(parents=True, exist_ok=True)
+    for path in package.iterdir():
+        if path.is_symlink():
+            path.unlink()
+    for name, source in PACKAGES.items():
+        if name:
+            (package / name).symlink_to(ROOT / source)
+            continue
+        for path in (ROOT / source).iterdir():
+            if path.suffix != ".so" and path.name != "__pycache__":
+                (package / path.name).symlink_to(path)
+    # A running server keeps the old file.
+    shutil.copy2(target / "dev-fast" / "lib_rmeinheld.so", package / ".new.so")
+    (package / ".new.so").replace(package / "_rmeinheld.so")
+    if not LINK.exists():
+        link(directory.resolve())
+    return 0
+
+
+def link(directory: Path) -> None:
+    """Replace the installed package by a path, with the metadata and the command that pip would have written."""
+    if (SITE / "rmeinheld").exists():
+        subprocess.run([sys.executable, "-m", "pip", "uninstall", "--quiet", "--yes", "rmeinheld"], check=True)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    name, version = project["name"], project["version"]
+    metadata = directory / f"{name}-{version}.dist-info"
+    metadata.mkdir(exist_ok=True)
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    groups = {"console_scripts": project["scripts"], **project["entry-points"]}
+    lines = [
+        f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in rows.items()) for group, rows in groups.items()
+    ]
+    (metadata / "entry_points.txt").write_text("\n".join(lines))
+    for script, target in project["scripts"].items():
+        module, _, function = target.partition(":")
+        text = f"#!{sys.executable}\nimport sys\nfrom {module} import {function}\nsys.exit({function}())\n"
+        (SCRIPTS / script).write_text(text)
+        (SCRIPTS / script).chmod(0o755)
+    LINK.write_text(f"{directory}\n")
+
+
+def unlink() -> None:
+    """Take the path away; pip takes the rest."""
+    if LINK.exists():
+        LINK.unlink()
+        (SCRIPTS / "rmeinheld").unlink(missing_ok=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dev", type=Path, metavar="DIR", help="install for editing, with links in DIR")
+    directory = parser.parse_args().dev
+    return install() if directory is None else develop(directory)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
