@@ -126,11 +126,11 @@ impl WebSocketSession {
                 self.settle(py, wire)?;
                 return Ok(Ok(()));
             }
-            let deadline = wire.next_look().map(|patience| Instant::now() + patience);
+            let deadline = wire.next_pace_check().map(|patience| Instant::now() + patience);
             drop(wire);
             if !self.wait(py, deadline, Wire::is_sendable, |wire| &mut wire.senders)? {
                 let mut wire = self.lock(py);
-                wire.look();
+                wire.check_pace();
                 self.settle(py, wire)?;
             }
         }
@@ -161,7 +161,7 @@ impl WebSocketSession {
     /// # Parks
     pub fn finish(self: &Arc<Self>, py: Python<'_>, code: u16) {
         let mut wire = self.lock(py);
-        let (code, reason) = wire.farewell(code);
+        let (code, reason) = wire.last_close(code);
         if !wire.begin_close(code, reason) {
             // The client has closed, and may not have taken everything yet.
             wire.set_close_deadline();
@@ -214,7 +214,7 @@ impl WebSocketSession {
     fn settle<'a>(&'a self, py: Python<'_>, mut wire: MutexGuard<'a, Wire>) -> PyResult<()> {
         loop {
             let note = wire.note.take();
-            let wants_attention = wire.goes_on() || std::mem::take(&mut wire.wants_attention);
+            let wants_attention = wire.resume() || std::mem::take(&mut wire.wants_attention);
             drop(wire);
             if wants_attention {
                 let source = self.source;

@@ -1,23 +1,44 @@
-//! From the socket to the messages that wait for the application, a turn at a time.
+//! From the socket to the messages that wait for the application, one turn at a time.
 
 use std::cell::Cell;
 use std::time::Instant;
 
-use super::{Drain, MESSAGE_BYTES, READ_BYTES, Wire};
+use super::{Drain, MESSAGE_BYTES, READ_BYTES, UNREAD_BYTES, Wire};
 use crate::event_loop::{streams, turn};
 
-/// Frames and bytes that are taken of one client before others have their turn: a client that sends as fast as it is read
-/// would else be the only one.
+/// Frames and bytes that are taken from one client before others have their turn. A client that sends as fast as it is
+/// read would otherwise be the only one.
 const TURN_FRAMES: usize = 128;
 const TURN_BYTES: usize = 64 * 1024;
 
-/// Bytes that a client may have sent before it has seen our close, beyond the message that it has to end first: what the
-/// buffers of two kernels hold.
+/// Bytes that a client may have sent before it sees our close, in addition to the message that it has to end first: as
+/// much as the buffers of two kernels hold.
 const CROSSING_BYTES: usize = 16 * 1024 * 1024;
 
 impl Wire {
-    /// Reads until there is nothing more for now, or too much is unread or unsent, or others are to have their turn. In
-    /// this last case, true.
+    /// Whether the server stops.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.drain != Drain::Not
+    }
+
+    /// Resumes reading if it was paused and there is room, or if the stream has more by now. Returns whether it does; the
+    /// poller would not report it.
+    pub fn resume(&mut self) -> bool {
+        let resumes = self.closing().is_reading() && self.has_room() && (self.is_paused || self.stream.has_more());
+        self.is_paused &= !resumes;
+        resumes
+    }
+
+    /// Whether the client may send more. A client that pings and does not read has to wait too.
+    fn has_room(&self) -> bool {
+        let queue = self.settings.queue_bytes;
+        let (unread, unsent) =
+            if self.is_paused { (UNREAD_BYTES / 2, queue) } else { (UNREAD_BYTES, queue.saturating_add(READ_BYTES)) };
+        self.incoming_bytes < unread && self.backlog() <= unsent
+    }
+
+    /// Reads until nothing is left for now, too much is unread or unsent, or others must have their turn. Returns true in
+    /// the last case.
     pub(super) fn read(&mut self) -> bool {
         let mut buffer = BUFFER.take();
         buffer.clear();
@@ -38,7 +59,7 @@ impl Wire {
             if self.is_paused {
                 return false;
             }
-            if self.received.is_empty() && self.stop == Drain::Left(0) {
+            if self.received.is_empty() && self.drain == Drain::Left(0) {
                 self.end_draining();
             }
             if frames == 0 || bytes == 0 || turn::is_spent() {
@@ -53,14 +74,14 @@ impl Wire {
                 Ok(Some(0)) => self.lose("it closed the connection without a closing handshake"),
                 Ok(Some(count)) => {
                     bytes = bytes.saturating_sub(count);
-                    if !self.may_go_on_for(count) {
+                    if !self.count_received(count) {
                         continue;
                     }
                     let mut rest = buffer.as_slice();
                     frames -= self.take(&mut rest, frames);
-                    (self.received, self.looked_at) = (rest.to_vec(), 0);
+                    (self.received, self.parsed) = (rest.to_vec(), 0);
                 }
-                // Of a stream that is enciphered, there is more to decipher.
+                // An enciphered stream has more to decipher.
                 Ok(None) if self.stream.has_more() || streams::is_readable(self.stream.source()) => return true,
                 Ok(None) => {}
                 Err(error) => self.lose(&error.to_string()),
@@ -72,9 +93,9 @@ impl Wire {
         }
     }
 
-    /// Counts bytes that have come. False if the client sends on and on in place of answering our close.
-    fn may_go_on_for(&mut self, count: usize) -> bool {
-        if let Drain::Left(left) = &mut self.stop {
+    /// Counts bytes that have come. Returns false if the client goes on sending instead of answering our close.
+    fn count_received(&mut self, count: usize) -> bool {
+        if let Drain::Left(left) = &mut self.drain {
             *left = left.saturating_sub(count as u64);
         }
         if self.closing().close().is_some() {
@@ -87,40 +108,40 @@ impl Wire {
         true
     }
 
-    /// If the server stops, that was all.
+    /// Ends the draining of a stopping server: everything that had arrived has been read.
     fn end_draining(&mut self) {
-        if matches!(self.stop, Drain::Left(_)) {
-            self.stop = Drain::Done;
+        if matches!(self.drain, Drain::Left(_)) {
+            self.drain = Drain::Done;
             self.end_stop();
         }
     }
 
-    /// Takes at most so many frames of what an earlier turn has left. Returns how many there were.
+    /// Takes at most `most` frames of the bytes that an earlier turn has left. Returns how many it took.
     fn take_received(&mut self, most: usize) -> usize {
         let received = std::mem::take(&mut self.received);
-        let mut rest = received.get(self.looked_at..).unwrap_or_default();
+        let mut rest = received.get(self.parsed..).unwrap_or_default();
         let frames = self.take(&mut rest, most);
-        self.looked_at = received.len() - rest.len();
+        self.parsed = received.len() - rest.len();
         if !rest.is_empty() {
             self.received = received;
         }
         frames
     }
 
-    /// Takes at most so many frames off `input`. Returns how many there were.
+    /// Takes at most `most` frames off `input`. Returns how many it took.
     fn take(&mut self, input: &mut &[u8], most: usize) -> usize {
         if self.settings.ping_interval.is_some() {
             self.last_heard = Some(Instant::now());
             self.pinged = None;
         }
-        let Wire { protocol, outgoing, incoming, incoming_bytes, receivers, stop, .. } = self;
+        let Wire { protocol, outgoing, incoming, incoming_bytes, receivers, drain, .. } = self;
         let received = protocol.receive_some(input, most, outgoing, |message| {
-            if *stop == Drain::Done {
+            if *drain == Drain::Done {
                 return;
             }
             *incoming_bytes += message.size() + MESSAGE_BYTES;
             incoming.push_back(message);
-            // One who has given up in this moment leaves it to the next.
+            // A receiver that has given up at this moment leaves the message to the next one.
             while let Some(receiver) = receivers.pop_front()
                 && !receiver.notify()
             {}

@@ -1,0 +1,137 @@
+//! What a connection does when time passes: pings, the patience with slow clients, and the limits of a closing.
+
+use std::time::{Duration, Instant};
+
+use super::{GOING_AWAY, Ping, STOPS, UNREAD_BYTES, Wire};
+use crate::event_loop::streams;
+use crate::websocket::protocol;
+
+impl Wire {
+    /// Reads and sends what is ready. On the loop.
+    pub fn attend(&mut self) {
+        self.wants_attention |= self.catch_up();
+        if !self.closing().is_open() || self.settings.ping_interval.is_some() || self.is_stopping() {
+            self.schedule();
+        }
+    }
+
+    /// Reads and sends what is ready. Returns true if there is more to read after the turns of others.
+    fn catch_up(&mut self) -> bool {
+        self.flush();
+        let has_more = self.read();
+        self.flush();
+        if !self.closing().is_open() && self.close_deadline.is_none() {
+            self.set_close_deadline();
+        }
+        has_more
+    }
+
+    /// Acts on the stream's deadline, which has passed. On the loop.
+    pub fn expire(&mut self) {
+        let now = Instant::now();
+        if self.closing().is_over() {
+            return;
+        }
+        if !self.closing().is_open() {
+            if self.fail_now() {
+                self.set_close_deadline();
+            } else if self.close_deadline.is_some_and(|deadline| deadline <= now) {
+                self.lose("it did not end the closing handshake in time");
+            }
+        } else if self.stop_deadline.is_some_and(|deadline| deadline <= now) {
+            self.begin_close(GOING_AWAY, STOPS);
+        } else if self.next_ping().is_some_and(|at| at <= now) {
+            if self.pinged.is_some() && self.settings.ping_timeout.is_some() {
+                self.check_ping(now);
+            } else {
+                self.ping(now);
+            }
+        }
+        self.schedule();
+    }
+
+    /// Gives the closing handshake its time, from now on.
+    pub fn set_close_deadline(&mut self) {
+        self.close_deadline = self.settings.close_timeout.map(|timeout| Instant::now() + timeout);
+    }
+
+    /// Sets the stream's deadline. On the loop.
+    fn schedule(&self) {
+        let deadline = if self.closing().is_over() {
+            None
+        } else if !self.closing().is_open() {
+            self.close_deadline
+        } else {
+            self.next_ping().into_iter().chain(self.stop_deadline).min()
+        };
+        streams::set_deadline(self.stream.source(), deadline);
+    }
+
+    /// The time of the next ping, or of giving up a client that did not answer the last one.
+    fn next_ping(&self) -> Option<Instant> {
+        let interval = self.settings.ping_interval?;
+        match (&self.pinged, self.settings.ping_timeout) {
+            (Some(ping), Some(timeout)) => Some(ping.at + timeout),
+            (Some(ping), None) => Some(ping.at + interval),
+            (None, _) => self.last_heard.map(|heard| heard + interval),
+        }
+    }
+
+    fn ping(&mut self, now: Instant) {
+        let acknowledged = self.acknowledged();
+        let has_queue = acknowledged < self.end_of_queue();
+        self.put(|out| protocol::write_ping(out, b""));
+        let end = self.end_of_queue();
+        // Behind an empty queue the kernel acknowledges the ping at once; that does not prove that the client is alive.
+        self.pinged = Some(Ping { at: now, end, acknowledged: if has_queue { acknowledged } else { end } });
+    }
+
+    /// Gives up a client that did not answer a ping in time, unless it cannot have answered yet.
+    fn check_ping(&mut self, now: Instant) {
+        // The answer may have come while something else kept the loop busy.
+        let has_more = self.catch_up();
+        self.wants_attention |= has_more;
+        if !self.closing().is_open() {
+            return;
+        }
+        let acknowledged = self.acknowledged();
+        let is_unread = has_more || self.incoming_bytes >= UNREAD_BYTES / 2;
+        let Some(ping) = &mut self.pinged else { return };
+        // The answer may wait behind what the application leaves unread; the ping, behind what a slow client still takes.
+        if is_unread || (ping.acknowledged < ping.end && ping.acknowledged < acknowledged) {
+            (ping.at, ping.acknowledged) = (now, acknowledged);
+        } else {
+            self.lose("it did not answer a ping in time");
+        }
+    }
+
+    /// Starts the clock of a waiting sender. Returns the time until it checks the client's pace; none: for ever.
+    pub fn next_pace_check(&mut self) -> Option<Duration> {
+        if self.waited_for.is_none() {
+            self.waited_for = Some((Instant::now(), self.acknowledged()));
+        }
+        self.pace.next_look()
+    }
+
+    /// Notes the bytes that the client has acknowledged since the last check, and gives it up if they are too few.
+    pub fn check_pace(&mut self) {
+        let Some((since, before)) = self.waited_for else { return };
+        let (now, acknowledged) = (Instant::now(), self.acknowledged());
+        self.pace.note(now - since, u64::try_from(acknowledged - before).unwrap_or(0));
+        self.waited_for = Some((now, acknowledged.max(before)));
+        if self.pace.is_over() {
+            self.lose("it took nothing for send_timeout, or less than min_send_rate in the long run");
+        }
+    }
+
+    /// The position up to which the client has acknowledged. A Unix socket counts its memory, so there it is lower; TLS may
+    /// hold up to one more piece. Only its growth counts.
+    fn acknowledged(&self) -> i64 {
+        self.sent_bytes.cast_signed() - i64::from(self.stream.untaken_bytes())
+    }
+
+    /// The position of the byte that is queued next.
+    fn end_of_queue(&self) -> i64 {
+        (self.sent_bytes + self.backlog() as u64).cast_signed()
+    }
+}
