@@ -60,9 +60,11 @@ def test_the_table_of_options_names_the_gunicorn_setting_that_decides_each() -> 
     }  # fmt: skip
 
 
-def test_the_documentation_has_the_table() -> None:
+def test_the_table_has_a_row_for_each_setting_and_the_documentation_has_the_table() -> None:
+    rows = table().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(SETTINGS)
     page = Path(__file__).parents[2] / "docs" / "gunicorn.md"
-    assert page.read_text().endswith("\n" + table())
+    assert "\n<!-- generated: gunicorn-settings -->\n" in page.read_text()
 
 
 # --- clients that break the rules ------------------------------------------------------------------------------------
