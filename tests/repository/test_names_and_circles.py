@@ -12,7 +12,7 @@ from rust_source import line_of, sources_under
 
 ROOT = Path(__file__).resolve().parents[2]
 
-CIRCLES_TO_OPEN = {"src/event_loop/mod.rs", "src/wsgi/upgrade/websocket.rs"}
+CIRCLES_TO_OPEN = {"src/event_loop/mod.rs"}
 """One file of each circle that is still to be opened. The list only shrinks."""
 
 NAMES_TO_CHANGE = {"Place", "Inner", "Slot", "Claim", "Call", "Message", "Owner", "State", "Progress", "Stays"}

@@ -2,25 +2,21 @@
 //! another protocol themselves, as they find it in Gunicorn's workers.
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyBlockingIOError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
-use super::on_the_loop;
-use super::websocket::WebSocket;
-use crate::event_loop::{self, Attendant, streams};
-use crate::interp::{self, Level, descriptor_closes, failure_error, log, os_error, park_or_detach};
-use crate::net::{Failure, Pace, Stream};
+use super::taken_over;
+use super::websocket::{WebSocket, bytes_of};
+use crate::interp::{self, descriptor_closes, failure_error, os_error, park_or_detach};
+use crate::net::{Failure, Stream};
 use crate::wsgi::start_response::StartResponse;
 
 /// Bytes read at a time, at most.
 const READ_BYTES: usize = 64 * 1024;
-
-static IS_WARNED: AtomicBool = AtomicBool::new(false);
 
 /// The client's connection, like a `socket.socket`. Its calls park coroutines and block OS threads, patched or not.
 ///
@@ -69,14 +65,7 @@ impl ClientSocket {
         }
         let stream = self.response.get().upgrade(b"HTTP/1.1 101 Switching Protocols\r\n\r\n".to_vec())?;
         *self.taken() = Some(Taken { stream: Arc::clone(&stream), is_closed: false });
-        let attendant = Arc::new(TakenStreamWatcher(Arc::downgrade(&stream)));
-        let source = stream.source();
-        on_the_loop(py, move || streams::set_attendant(source, Some(attendant)))?;
-        if self.response.get().is_last() {
-            // Those that were there at the stop have been told.
-            stream.shutdown_read();
-        }
-        warn_if_unpatched(py)?;
+        taken_over::begin(py, &stream, self.response.get().is_last())?;
         Ok(stream)
     }
 
@@ -129,7 +118,7 @@ impl ClientSocket {
         let py = data.py();
         interp::give_way(py)?;
         let stream = self.stream(py)?;
-        let bytes = super::websocket::bytes_of(data)?;
+        let bytes = bytes_of(data)?;
         let payload = bytes.as_bytes();
         let timeout = self.duration(flags);
         let written = park_or_detach(py, || {
@@ -169,36 +158,6 @@ fn error(failure: Failure, timeout: Option<Duration>) -> PyErr {
         Failure::TimedOut => pyo3::exceptions::PyTimeoutError::new_err("timed out"),
         other => failure_error(other),
     }
-}
-
-/// Looks after the connection while a library has it.
-struct TakenStreamWatcher(Weak<Stream>);
-
-impl Attendant for TakenStreamWatcher {
-    /// Sends what TLS could not send at once.
-    fn attend(&self) {
-        if let Some(stream) = self.0.upgrade() {
-            let _ = stream.flush_now();
-        }
-    }
-
-    fn expired(&self) {}
-
-    /// The library reads what has arrived, and then the end: so its handlers end, and it may still send.
-    fn stop(&self) {
-        if let Some(stream) = self.0.upgrade() {
-            stream.shutdown_read();
-        }
-    }
-}
-
-/// The request of a connection that was taken over has ended: what TLS still holds goes out. On the loop.
-///
-/// # Parks
-pub(super) fn finish(stream: &Stream, pace: &Pace) {
-    streams::set_attendant(stream.source(), None);
-    // A client that is gone has nothing to be told.
-    let _ = stream.write_all(&[b""], pace);
 }
 
 #[pymethods]
@@ -346,19 +305,4 @@ impl ClientSocket {
         socket.call_method0("close")?;
         result
     }
-}
-
-/// Libraries that take connections over wait with `threading`, which stops everything where it is not patched.
-fn warn_if_unpatched(py: Python<'_>) -> PyResult<()> {
-    if !event_loop::can_park() || IS_WARNED.swap(true, Ordering::Relaxed) {
-        return Ok(());
-    }
-    let is_patched = py.import("rmeinheld.patch")?.call_method1("is_patched", ("threading",))?.is_truthy()?;
-    if !is_patched {
-        let message = "A library has taken a connection over (environ[\"gunicorn.socket\"]), and threading is not patched: \
-                       if it waits for a thread, the whole process waits. Call rmeinheld.patch.patch_all() \
-                       first of all.";
-        log(py, Level::Warning, message, None);
-    }
-    Ok(())
 }

@@ -1,7 +1,8 @@
-//! Connections that become WebSockets (RFC 6455).
+//! Connections that leave HTTP for another protocol.
 //!
-//! The protocol is [`crate::websocket`]'s. Here it meets a socket ([`wire`]), those who wait for it ([`session`]) and the
-//! application ([`websocket`]); [`client_socket`] is for libraries that speak the protocol themselves.
+//! [`crate::websocket`] has the WebSocket protocol (RFC 6455). Here it meets a socket ([`wire`]), the coroutines and threads
+//! that wait ([`session`]) and the application ([`websocket`]). Libraries that speak a protocol themselves take the
+//! connection over ([`client_socket`], [`taken_over`]).
 
 use pyo3::prelude::*;
 
@@ -10,6 +11,7 @@ use crate::interp;
 
 mod client_socket;
 mod session;
+mod taken_over;
 mod websocket;
 mod wire;
 
@@ -17,7 +19,10 @@ pub use client_socket::ClientSocket;
 pub use websocket::{ConnectionClosed, WebSocket, WebSocketError};
 pub use wire::WebSocketSettings;
 
-/// Runs `action` on the loop thread, now if that is where the caller is.
+/// Runs `action` on the loop thread: now if the caller is there, otherwise as soon as the loop takes it.
+///
+/// # Errors
+/// RuntimeError when the loop has ended.
 fn on_the_loop(py: Python<'_>, action: impl FnOnce() + Send + 'static) -> PyResult<()> {
     if event_loop::is_loop_thread() {
         action();

@@ -6,8 +6,8 @@ use pyo3::exceptions::{PyConnectionError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
-use super::client_socket;
 use super::session::WebSocketSession;
+use super::taken_over;
 use super::wire::WebSocketSettings;
 use crate::http::response::{FieldKind, check_field, write_field};
 use crate::interp::deadline_after;
@@ -267,7 +267,7 @@ impl WebSocket {
             return session.sent_bytes(py);
         }
         if let Some(stream) = self.response.get().stream() {
-            client_socket::finish(&stream, self.response.get().pace());
+            taken_over::finish(&stream, self.response.get().pace());
         }
         0
     }
