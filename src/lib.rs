@@ -141,7 +141,7 @@
 //! - A call that cannot block in CPython (`is_set`, `locked`, `recv` with MSG_DONTWAIT) may switch and never raises. What
 //!   is thrown into the coroutine meanwhile is raised at its next wait.
 //! - No switch happens in `release`, `set` and `notify`, in `__del__`, in signal handlers, or in a forked child.
-//! - The attendant of a stream takes 128 frames or 64 KiB at a time and is then queued again.
+//! - The stream watcher of a stream takes 128 frames or 64 KiB at a time and is then queued again.
 //!
 //! ## The cooperative standard library
 //!
@@ -216,7 +216,7 @@
 //!
 //! A WebSocket is a request in progress, so its coroutine is the one that receives, and there is no second one. What
 //! the protocol does by itself must not need it: the application may be busy, or wait for something else. So an
-//! *attendant* of the stream ([`event_loop::Attendant`]) reads: the loop calls it when bytes arrive or its deadline is
+//! *stream watcher* of the stream ([`event_loop::StreamWatcher`]) reads: the loop calls it when bytes arrive or its deadline is
 //! due. It answers pings and closes, checks what comes, and wakes who receives; it runs no Python and never waits.
 //! When 64 KiB of messages wait for the application it stops reading, and TCP holds up the client. It takes 128 frames or
 //! 64 KiB at a time; the rest comes after everybody else's turn.

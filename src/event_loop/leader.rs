@@ -196,9 +196,9 @@ fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<
             }
             task();
         }
-        Work::Attend(source) => {
-            if let Some(attendant) = with(|state| state.begin_attending(source)).flatten() {
-                attendant.attend();
+        Work::Watch(source) => {
+            if let Some(watcher) = with(|state| state.begin_watching(source)).flatten() {
+                watcher.look();
             }
         }
         Work::Resume(ticket) => {

@@ -74,9 +74,9 @@ pub trait Service {
 
 /// Looks after a stream while work that may wait for other things, or for nothing, is in progress on it. Not held back by
 /// the cap: it serves requests that have begun.
-pub trait Attendant: Send + Sync + 'static {
+pub trait StreamWatcher: Send + Sync + 'static {
     /// The stream may be readable or writable. Runs in a unit; must not wait long.
-    fn attend(&self);
+    fn look(&self);
 
     /// The stream's deadline has passed.
     fn expired(&self);
@@ -475,7 +475,7 @@ fn released(blocking: impl FnOnce()) {
 
 /// What the server does with its streams. On the loop thread only.
 pub mod streams {
-    use super::{Arc, Attendant, BorrowedFd, Instant, SourceId, Work, io, turn, with};
+    use super::{Arc, BorrowedFd, Instant, SourceId, StreamWatcher, Work, io, turn, with};
 
     fn off_the_loop() -> io::Error {
         io::Error::other("not on the loop thread")
@@ -555,28 +555,28 @@ pub mod streams {
         turn::queue_later(Work::Serve(id, owner));
     }
 
-    /// Calls a source's attendant again after all others: it has more to do than one turn allows.
-    pub fn attend_later(id: SourceId) {
-        with(|state| state.attend_later(id));
+    /// Calls a source's watcher again after all others: it has more to do than one turn allows.
+    pub fn watch_later(id: SourceId) {
+        with(|state| state.watch_later(id));
     }
 
-    /// Calls a source's attendant after what is ready now.
-    pub fn attend_soon(id: SourceId) {
-        with(|state| state.attend_soon(id));
+    /// Calls a source's watcher after what is ready now.
+    pub fn watch_soon(id: SourceId) {
+        with(|state| state.watch_soon(id));
     }
 
-    /// Gives a stream an attendant, which is told at once, or takes it away.
-    pub fn set_attendant(id: SourceId, attendant: Option<Arc<dyn Attendant>>) {
-        let previous = with(|state| state.set_attendant(id, attendant));
+    /// Gives a stream an watcher, which is told at once, or takes it away.
+    pub fn set_stream_watcher(id: SourceId, watcher: Option<Arc<dyn StreamWatcher>>) {
+        let previous = with(|state| state.set_stream_watcher(id, watcher));
         // Outside: it may hold the last reference to a stream.
         drop(previous);
     }
 
-    /// Tells every attendant that the server stops.
-    pub fn stop_attendants() {
+    /// Tells every watcher that the server stops.
+    pub fn stop_stream_watchers() {
         with(|state| {
-            for attendant in state.poller.attendants() {
-                state.tasks.push_back(Work::Task(Box::new(move || attendant.stop())));
+            for watcher in state.poller.stream_watchers() {
+                state.tasks.push_back(Work::Task(Box::new(move || watcher.stop())));
             }
         });
     }

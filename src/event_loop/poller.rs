@@ -15,7 +15,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use slab::Slab;
 
-use super::Attendant;
+use super::StreamWatcher;
 use super::timers::TimerKey;
 use super::tokens::{SourceId, Ticket};
 
@@ -81,9 +81,9 @@ pub struct Source {
     pub(super) deadline: Option<Instant>,
     pub(super) armed: Option<TimerKey>,
     /// Is told of every event and deadline, whether or not anybody waits.
-    pub(super) attendant: Option<Arc<dyn Attendant>>,
+    pub(super) watcher: Option<Arc<dyn StreamWatcher>>,
     /// It is going to be told.
-    pub(super) is_attended: bool,
+    pub(super) is_watch_queued: bool,
     /// epoll knows the descriptor, as far as we do.
     registered: bool,
 }
@@ -94,8 +94,8 @@ pub enum Notice {
     Wake(Ticket),
     /// The service has to look at this source.
     Serve(SourceId, usize),
-    /// This source's attendant has to.
-    Attend(SourceId),
+    /// This source's watcher has to.
+    Watch(SourceId),
     /// Another thread rang.
     Inbox,
     /// A deadline may have passed.
@@ -225,8 +225,8 @@ impl Poller {
             waits: Vec::new(),
             deadline: None,
             armed: None,
-            attendant: None,
-            is_attended: false,
+            watcher: None,
+            is_watch_queued: false,
             registered: false,
         });
         SourceId::new(index, self.generation)
@@ -251,9 +251,9 @@ impl Poller {
         (source.waits.into_iter().map(|(_, ticket)| ticket).collect(), source.armed)
     }
 
-    /// The attendants of all sources.
-    pub fn attendants(&self) -> Vec<Arc<dyn Attendant>> {
-        self.sources.iter().filter_map(|(_, source)| source.attendant.clone()).collect()
+    /// The stream_watchers of all sources.
+    pub fn stream_watchers(&self) -> Vec<Arc<dyn StreamWatcher>> {
+        self.sources.iter().filter_map(|(_, source)| source.watcher.clone()).collect()
     }
 
     /// Adds a wait on a stream of the server's.
@@ -349,9 +349,9 @@ impl Poller {
                 source.peer_closed |=
                     flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
             }
-            if source.attendant.is_some() && !source.is_attended {
-                source.is_attended = true;
-                notice(Notice::Attend(id));
+            if source.watcher.is_some() && !source.is_watch_queued {
+                source.is_watch_queued = true;
+                notice(Notice::Watch(id));
             }
             if !source.waits.is_empty() {
                 source.waits.retain(|&(interest, ticket)| {

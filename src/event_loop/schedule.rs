@@ -116,7 +116,7 @@ impl State {
 
     fn begin(&mut self, work: Work) -> Step {
         let service =
-            if matches!(work, Work::Task(_) | Work::Resume(_) | Work::Attend(_)) { None } else { self.service.clone() };
+            if matches!(work, Work::Task(_) | Work::Resume(_) | Work::Watch(_)) { None } else { self.service.clone() };
         self.busy_requests += usize::from(matches!(work, Work::Serve(..)));
         Step::Run(work, service)
     }

@@ -14,7 +14,7 @@ use super::poller::{Notice, Poller};
 use super::timers::{Target, Timers};
 use super::tokens::{SourceId, Ticket, WorkId};
 use super::unit::{Command, Unit};
-use super::{Attendant, Host, Runtime, Service, Wake};
+use super::{Host, Runtime, Service, StreamWatcher, Wake};
 
 /// Idle units kept whatever happens: enough for the ordinary ups and downs of a small site.
 const IDLE_UNITS_KEPT: usize = 16;
@@ -28,8 +28,8 @@ pub enum Work {
     Serve(SourceId, usize),
     /// A source's deadline has passed.
     Expired(SourceId, usize),
-    /// Something has happened to a source that has an attendant.
-    Attend(SourceId),
+    /// Something has happened to a source that has an watcher.
+    Watch(SourceId),
     /// A function to run.
     Task(Box<dyn FnOnce()>),
     /// A wait for the next poll ends: after the tasks that were queued before that poll.
@@ -276,40 +276,44 @@ impl State {
         source.armed = Some(self.timers.insert(at, Target::Source(id)));
     }
 
-    /// Gives a source an attendant, which is told at once, or takes it away. Returns the one before.
-    pub fn set_attendant(&mut self, id: SourceId, attendant: Option<Arc<dyn Attendant>>) -> Option<Arc<dyn Attendant>> {
+    /// Gives a source an watcher, which is told at once, or takes it away. Returns the one before.
+    pub fn set_stream_watcher(
+        &mut self,
+        id: SourceId,
+        watcher: Option<Arc<dyn StreamWatcher>>,
+    ) -> Option<Arc<dyn StreamWatcher>> {
         let source = self.poller.source(id)?;
-        if attendant.is_some() && !std::mem::replace(&mut source.is_attended, true) {
-            self.tasks.push_back(Work::Attend(id));
+        if watcher.is_some() && !std::mem::replace(&mut source.is_watch_queued, true) {
+            self.tasks.push_back(Work::Watch(id));
         }
-        std::mem::replace(&mut source.attendant, attendant)
+        std::mem::replace(&mut source.watcher, watcher)
     }
 
-    /// Calls a source's attendant after what is ready now, unless it is going to be called.
-    pub fn attend_soon(&mut self, id: SourceId) {
-        if self.announce_attendance(id) {
-            self.tasks.push_back(Work::Attend(id));
-        }
-    }
-
-    /// Calls a source's attendant after all others, unless it is going to be called.
-    pub fn attend_later(&mut self, id: SourceId) {
-        if self.announce_attendance(id) {
-            self.later.push_back(Work::Attend(id));
+    /// Calls a source's watcher after what is ready now, unless it is going to be called.
+    pub fn watch_soon(&mut self, id: SourceId) {
+        if self.announce_watch(id) {
+            self.tasks.push_back(Work::Watch(id));
         }
     }
 
-    fn announce_attendance(&mut self, id: SourceId) -> bool {
+    /// Calls a source's watcher after all others, unless it is going to be called.
+    pub fn watch_later(&mut self, id: SourceId) {
+        if self.announce_watch(id) {
+            self.later.push_back(Work::Watch(id));
+        }
+    }
+
+    fn announce_watch(&mut self, id: SourceId) -> bool {
         self.poller
             .source(id)
-            .is_some_and(|source| source.attendant.is_some() && !std::mem::replace(&mut source.is_attended, true))
+            .is_some_and(|source| source.watcher.is_some() && !std::mem::replace(&mut source.is_watch_queued, true))
     }
 
-    /// The attendant of a source, which is about to be told what has happened so far.
-    pub fn begin_attending(&mut self, id: SourceId) -> Option<Arc<dyn Attendant>> {
+    /// The watcher of a source, which is about to be told what has happened so far.
+    pub fn begin_watching(&mut self, id: SourceId) -> Option<Arc<dyn StreamWatcher>> {
         let source = self.poller.source(id)?;
-        source.is_attended = false;
-        source.attendant.clone()
+        source.is_watch_queued = false;
+        source.watcher.clone()
     }
 
     /// Forgets a source of the service's.
@@ -331,7 +335,7 @@ impl State {
         self.poller.sort(events, |notice| match notice {
             Notice::Wake(ticket) => wakes.push(ticket),
             Notice::Serve(id, owner) => requests.push_back(Work::Serve(id, owner)),
-            Notice::Attend(id) => tasks.push_back(Work::Attend(id)),
+            Notice::Watch(id) => tasks.push_back(Work::Watch(id)),
             Notice::Inbox => rung = true,
             Notice::Alarm => alarmed = true,
         });
@@ -373,8 +377,8 @@ impl State {
             Some(at) if at > now => self.set_deadline(id, Some(at)),
             Some(_) => {
                 source.deadline = None;
-                if let Some(attendant) = source.attendant.clone() {
-                    self.tasks.push_back(Work::Task(Box::new(move || attendant.expired())));
+                if let Some(watcher) = source.watcher.clone() {
+                    self.tasks.push_back(Work::Task(Box::new(move || watcher.expired())));
                 } else if let super::poller::Owner::Service(owner) = source.owner {
                     self.tasks.push_back(Work::Expired(id, owner));
                 }

@@ -11,7 +11,7 @@ mod peer_end;
 mod sent_file;
 mod stream;
 mod transport;
-mod untaken;
+mod unacknowledged;
 
 pub use listener::{Accepted, Listener, Peer};
 pub use networks::Networks;

@@ -13,7 +13,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use super::pace::Pace;
 use super::sent_file::SentFile;
 use super::transport::{Secured, Transport};
-use super::{forks, untaken};
+use super::{forks, unacknowledged};
 use crate::event_loop::{self, Interest, SourceId, Wake, streams, turn};
 
 /// Bytes that one sendfile(2) call may move: it blocks the loop while the file is read from disk.
@@ -293,8 +293,8 @@ impl Stream {
 
     /// Bytes that the socket has taken and the peer has not, as far as its kernel tells: what [`Self::give_now`] took is
     /// no measure of what has arrived. Enciphered ones, where the stream is.
-    pub fn untaken_bytes(&self) -> u32 {
-        untaken::untaken_bytes(self.socket.as_fd())
+    pub fn unacknowledged_bytes(&self) -> u32 {
+        unacknowledged::unacknowledged_bytes(self.socket.as_fd())
     }
 
     fn write_secured(&self, secured: &Secured, parts: &[&[u8]], pace: &Pace) -> Result<(), Failure> {
@@ -453,20 +453,20 @@ impl Stream {
     /// Waits until the peer may take more: as long as it takes what was sent before, however slowly the socket's buffer
     /// empties, and `pace` has patience with it.
     fn wait_to_write(&self, pace: &Pace) -> Result<(), Failure> {
-        let (mut since, mut untaken) = (Instant::now(), self.untaken_bytes());
+        let (mut since, mut unacknowledged) = (Instant::now(), self.unacknowledged_bytes());
         // A kernel that says that nothing waits, although the buffer is full, does not say what is taken.
-        let is_known = untaken > 0;
+        let is_known = unacknowledged > 0;
         loop {
             let waited = self.wait(Interest::Write, pace.next_look().map(|patience| since + patience));
-            let (now, left) = (Instant::now(), self.untaken_bytes());
+            let (now, left) = (Instant::now(), self.unacknowledged_bytes());
             if waited.is_ok() && !is_known {
                 pace.refresh();
             } else {
-                let taken = untaken.saturating_sub(left).max(waited.is_ok().into());
+                let taken = unacknowledged.saturating_sub(left).max(waited.is_ok().into());
                 pace.note(now - since, taken.into());
             }
             match waited {
-                Err(Failure::TimedOut) if !pace.is_over() => (since, untaken) = (now, left),
+                Err(Failure::TimedOut) if !pace.is_over() => (since, unacknowledged) = (now, left),
                 other => return other,
             }
         }

@@ -120,7 +120,7 @@ impl Table {
             self.listening.close(index);
         }
         self.shared.begin_stop();
-        streams::stop_attendants();
+        streams::stop_stream_watchers();
         let mut idle = Vec::new();
         for (key, slot) in &mut *self.connections.borrow_mut() {
             if let ConnectionSlot::Resting(connection) = slot

@@ -78,7 +78,7 @@ UNSAFE_DOORS = {
     "src/interp/subject.rs": "objects noted by their addresses",
     "src/interp/thread_state.rs": "making, attaching and ending thread states",
     "src/net/forks.rs": "what pthread_atfork(3) calls in a child",
-    "src/net/untaken.rs": "a question of ioctl(2) that rustix does not ask",
+    "src/net/unacknowledged.rs": "a question of ioctl(2) that rustix does not ask",
     "src/wsgi/text.rs": "the hot path: strings of the environ",
 }
 """The files that may contain `unsafe`, and what they need it for."""

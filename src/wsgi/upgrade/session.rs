@@ -15,7 +15,7 @@ use pyo3::sync::MutexExt;
 
 use super::on_the_loop;
 use super::wire::{WebSocketSettings, Wire};
-use crate::event_loop::{Attendant, SourceId, streams};
+use crate::event_loop::{SourceId, StreamWatcher, streams};
 use crate::interp::{self, Level, Waiter, log};
 use crate::net::Stream;
 use crate::websocket::closing::Close;
@@ -49,9 +49,9 @@ impl WebSocketSession {
         let mut wire = self.lock(py);
         wire.flush();
         self.settle(py, wire)?;
-        let attendant = Arc::clone(self) as Arc<dyn Attendant>;
+        let watcher = Arc::clone(self) as Arc<dyn StreamWatcher>;
         let source = self.source;
-        on_the_loop(py, move || streams::set_attendant(source, Some(attendant)))
+        on_the_loop(py, move || streams::set_stream_watcher(source, Some(watcher)))
     }
 
     /// How it ended, or is ending.
@@ -169,14 +169,14 @@ impl WebSocketSession {
         // On the loop there is nothing to fail.
         let _ = self.settle(py, wire);
         // Reading may have stopped at what the application has left unread, and the client's close is behind it.
-        self.attend();
+        self.look();
         let ended = self.wait(py, None, |wire| wire.closing().is_over(), |wire| &mut wire.enders);
         if ended.is_err() {
             let mut wire = self.lock(py);
             wire.lose("the server stops");
             let _ = self.settle(py, wire);
         }
-        streams::set_attendant(self.source, None);
+        streams::set_stream_watcher(self.source, None);
         streams::set_deadline(self.source, None);
     }
 
@@ -218,7 +218,7 @@ impl WebSocketSession {
             drop(wire);
             if wants_attention {
                 let source = self.source;
-                on_the_loop(py, move || streams::attend_later(source))?;
+                on_the_loop(py, move || streams::watch_later(source))?;
             }
             if let Some(note) = note {
                 log(py, Level::Debug, &note, None);
@@ -242,8 +242,8 @@ impl WebSocketSession {
     }
 }
 
-impl Attendant for WebSocketSession {
-    fn attend(&self) {
+impl StreamWatcher for WebSocketSession {
+    fn look(&self) {
         self.look_after(Wire::attend);
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use pyo3::prelude::*;
 
 use super::on_the_loop;
-use crate::event_loop::{self, Attendant, streams};
+use crate::event_loop::{self, StreamWatcher, streams};
 use crate::interp::{Level, log};
 use crate::net::{Pace, Stream};
 
@@ -20,7 +20,7 @@ static IS_WARNED: AtomicBool = AtomicBool::new(false);
 pub(super) fn begin(py: Python<'_>, stream: &Arc<Stream>, is_last: bool) -> PyResult<()> {
     let watcher = Arc::new(TakenStreamWatcher(Arc::downgrade(stream)));
     let source = stream.source();
-    on_the_loop(py, move || streams::set_attendant(source, Some(watcher)))?;
+    on_the_loop(py, move || streams::set_stream_watcher(source, Some(watcher)))?;
     if is_last {
         // A stop notifies the watchers that exist at that time; this one came later.
         stream.shutdown_read();
@@ -32,16 +32,16 @@ pub(super) fn begin(py: Python<'_>, stream: &Arc<Stream>, is_last: bool) -> PyRe
 ///
 /// # Parks
 pub(super) fn finish(stream: &Stream, pace: &Pace) {
-    streams::set_attendant(stream.source(), None);
+    streams::set_stream_watcher(stream.source(), None);
     // A client that is gone needs no answer.
     let _ = stream.write_all(&[b""], pace);
 }
 
 struct TakenStreamWatcher(Weak<Stream>);
 
-impl Attendant for TakenStreamWatcher {
+impl StreamWatcher for TakenStreamWatcher {
     /// Sends what TLS could not send at once.
-    fn attend(&self) {
+    fn look(&self) {
         if let Some(stream) = self.0.upgrade() {
             let _ = stream.flush_now();
         }

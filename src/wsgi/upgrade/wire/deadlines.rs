@@ -127,7 +127,7 @@ impl Wire {
     /// The position up to which the client has acknowledged. A Unix socket counts its memory, so there it is lower; TLS may
     /// hold up to one more piece. Only its growth counts.
     fn acknowledged(&self) -> i64 {
-        self.sent_bytes.cast_signed() - i64::from(self.stream.untaken_bytes())
+        self.sent_bytes.cast_signed() - i64::from(self.stream.unacknowledged_bytes())
     }
 
     /// The position of the byte that is queued next.

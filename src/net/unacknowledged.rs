@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// Bytes that the kernel holds until the peer acknowledges them (tcp(7), SIOCOUTQ); of a Unix socket, the memory that
 /// holds what is unread (unix(7)), which is more. 0 if the kernel does not say.
-pub(super) fn untaken_bytes(socket: BorrowedFd<'_>) -> u32 {
+pub(super) fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> u32 {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the request writes one int, to where one is that outlives the call; whoever lends a descriptor keeps it open.
     let asked = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
@@ -21,20 +21,20 @@ mod tests {
     use std::os::unix::net::UnixStream;
     use std::time::{Duration, Instant};
 
-    use super::untaken_bytes;
+    use super::unacknowledged_bytes;
 
     #[test]
-    fn what_a_peer_has_not_read_is_untaken() {
+    fn bytes_that_a_peer_has_not_read_are_unacknowledged() {
         let (mut near, mut far) = UnixStream::pair().unwrap();
-        assert_eq!(untaken_bytes(near.as_fd()), 0);
+        assert_eq!(unacknowledged_bytes(near.as_fd()), 0);
         near.write_all(&[0; 1000]).unwrap();
-        assert!(untaken_bytes(near.as_fd()) >= 1000);
+        assert!(unacknowledged_bytes(near.as_fd()) >= 1000);
         far.read_exact(&mut [0; 1000]).unwrap();
-        assert_eq!(untaken_bytes(near.as_fd()), 0);
+        assert_eq!(unacknowledged_bytes(near.as_fd()), 0);
     }
 
     #[test]
-    fn what_the_kernel_of_a_peer_has_no_room_for_is_untaken() {
+    fn bytes_that_the_kernel_of_a_peer_has_no_room_for_are_unacknowledged() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut far, _) = listener.accept().unwrap();
@@ -43,10 +43,10 @@ mod tests {
         while let Ok(count) = near.write(&[0; 65536]) {
             sent += count;
         }
-        assert!(untaken_bytes(near.as_fd()) > 0);
+        assert!(unacknowledged_bytes(near.as_fd()) > 0);
         far.read_exact(&mut vec![0; sent]).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
-        while untaken_bytes(near.as_fd()) > 0 {
+        while unacknowledged_bytes(near.as_fd()) > 0 {
             assert!(Instant::now() < deadline, "an acknowledgement");
             std::thread::yield_now();
         }
