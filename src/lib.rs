@@ -243,6 +243,7 @@ pub mod event_loop;
 pub mod http;
 pub mod net;
 pub mod output;
+pub mod sync;
 pub mod websocket;
 
 #[cfg(feature = "python")]

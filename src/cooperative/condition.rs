@@ -1,7 +1,7 @@
 //! `Condition`: a condition variable.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use pyo3::exceptions::PyRuntimeError;
@@ -15,6 +15,7 @@ use super::rlock::RLock;
 use super::timeouts::deadline_of;
 use crate::event_loop;
 use crate::interp::{self, Waiter};
+use crate::sync::lock;
 
 /// A condition variable for coroutines and OS threads, like `threading.Condition`.
 ///
@@ -43,7 +44,7 @@ enum PlaceStage {
 
 impl WaitPlace {
     fn stage(&self) -> MutexGuard<'_, PlaceStage> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.stage)
     }
 
     fn is_notified(&self) -> bool {
@@ -159,7 +160,7 @@ impl Condition {
 
 impl Condition {
     fn places(&self) -> MutexGuard<'_, VecDeque<Arc<WaitPlace>>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.places)
     }
 
     fn notify_first(&self, n: usize) {

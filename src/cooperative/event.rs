@@ -1,11 +1,12 @@
 //! `Event`: a flag to wait for.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use pyo3::prelude::*;
 
 use super::timeouts::deadline_of;
 use crate::interp::{self, Waiters};
+use crate::sync::lock;
 
 /// A flag to wait for, for coroutines and OS threads, like `threading.Event`.
 #[pyclass(frozen, module = "rmeinheld.coroutine", weakref)]
@@ -76,6 +77,6 @@ impl Event {
 
 impl Event {
     fn flag(&self) -> MutexGuard<'_, Flag> {
-        self.flag.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.flag)
     }
 }

@@ -1,7 +1,8 @@
 //! The place where an object waits for one receiver.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::sync::lock;
 use pyo3::prelude::*;
 
 /// A place for one object, shared by the giver and the receiver.
@@ -28,6 +29,6 @@ impl HandOver {
     }
 
     fn object(&self) -> MutexGuard<'_, Option<Py<PyAny>>> {
-        self.object.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.object)
     }
 }

@@ -4,13 +4,14 @@
 //! Python's, a destructor could wait for that lock and stop the loop.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
 use super::hand_over::HandOver;
 use crate::interp::{self, Waiters};
+use crate::sync::lock;
 
 /// The jobs of a pool of OS threads: jobs that wait for a thread, and threads that wait for a job.
 ///
@@ -115,6 +116,6 @@ impl Jobs {
 
 impl Jobs {
     fn pool(&self) -> MutexGuard<'_, ThreadPool> {
-        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pool)
     }
 }

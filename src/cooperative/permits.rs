@@ -1,8 +1,9 @@
 //! Permits: the mechanism shared by locks and semaphores.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::interp::{Line, Waiter, Waiters};
+use crate::sync::lock;
 
 /// A number of permits. One that is returned goes straight to the waiter that has waited longest.
 pub struct Permits {
@@ -54,7 +55,7 @@ impl Permits {
     }
 
     fn state(&self) -> MutexGuard<'_, PermitState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

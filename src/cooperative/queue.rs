@@ -1,7 +1,7 @@
 //! `Queue`, `LifoQueue` and `SimpleQueue`. An item goes straight to the waiter that has waited longest.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -11,6 +11,7 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::hand_over::HandOver;
 use super::timeouts::{deadline_of, give_way};
 use crate::interp::{self, Line, Waiter, Waiters};
+use crate::sync::lock;
 
 pyo3::create_exception!(
     rmeinheld.coroutine,
@@ -209,7 +210,7 @@ impl Queue {
     }
 
     fn items(&self) -> MutexGuard<'_, Items> {
-        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.items)
     }
 
     /// Shows the items to the garbage collector. They change only under the interpreter's lock, so no other thread holds

@@ -1,6 +1,6 @@
 //! `RLock`: the reentrant lock of `_thread`, owned by a coroutine or an OS thread.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -8,6 +8,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::timeouts::AcquireWait;
 use crate::interp::{self, Line, Waiter, Waiters, identity};
+use crate::sync::lock;
 
 /// A reentrant lock for coroutines and OS threads, like `threading.RLock`. Its owner may take it again.
 ///
@@ -193,7 +194,7 @@ impl RLock {
     }
 
     fn ownership(&self) -> MutexGuard<'_, Ownership> {
-        self.ownership.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ownership)
     }
 
     fn try_acquire(&self, own: usize) -> bool {

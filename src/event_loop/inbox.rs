@@ -2,12 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::Wake;
 use super::tokens::Ticket;
+use crate::sync::lock;
 
 /// What another thread asks of the loop.
 pub enum Message {
@@ -36,7 +37,7 @@ impl Inbox {
     /// Queues `message` and wakes the leader if it is polling.
     pub fn push(&self, message: Message) {
         let was_empty = {
-            let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut queue = lock(&self.queue);
             queue.push(message);
             queue.len() == 1
         };
@@ -50,7 +51,7 @@ impl Inbox {
     pub fn drain(&self) -> Vec<Message> {
         let mut counter = [0_u8; 8];
         let _ = rustix::io::read(&self.bell, &mut counter);
-        std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.queue))
     }
 
     /// The descriptor to poll.

@@ -34,7 +34,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -44,6 +44,7 @@ pub use poller::Interest;
 pub use several::wait_any_descriptor;
 pub use tokens::{SourceId, Ticket, WorkId};
 
+use crate::sync::{lock, recover};
 use inbox::Inbox;
 use state::{Work, with};
 use unit::Unit;
@@ -149,19 +150,18 @@ impl Runtime {
 
     /// Whether the loop is over.
     pub fn has_ended(&self) -> bool {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        lock(&self.end).is_some()
     }
 
     /// Why the loop is over, if it could not go on or did not begin.
     pub fn failure(&self) -> Option<String> {
-        self.end.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.as_ref().err().cloned()
+        lock(&self.end).as_ref()?.as_ref().err().cloned()
     }
 
     /// Blocks the calling OS thread until the loop is over, at most for `timeout`. Returns whether it is.
     pub fn wait_ended(&self, timeout: Duration) -> bool {
-        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        let (end, _) =
-            self.ended.wait_timeout_while(end, timeout, |end| end.is_none()).unwrap_or_else(PoisonError::into_inner);
+        let end = lock(&self.end);
+        let (end, _) = recover(self.ended.wait_timeout_while(end, timeout, |end| end.is_none()));
         end.is_some()
     }
 
@@ -175,7 +175,7 @@ impl Runtime {
     }
 
     fn ended(&self, how: io::Result<()>) {
-        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(how.map_err(|error| error.to_string()));
+        *lock(&self.end) = Some(how.map_err(|error| error.to_string()));
         self.ended.notify_all();
         let _ = rustix::io::write(&self.end_bell, &1_u64.to_ne_bytes());
     }

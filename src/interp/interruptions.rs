@@ -4,7 +4,7 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 use super::exceptions::CoroutineExit;
 use super::time_limit::TimeLimit;
 use crate::event_loop::{self, Runtime, Wake, WorkId, interrupts};
+use crate::sync::lock;
 
 /// The interruptions of one coroutine, shared by its Python object and its unit.
 #[derive(Clone, Default)]
@@ -32,7 +33,7 @@ pub struct Pending {
 impl Interruptions {
     /// Locks them. Hold the lock for moments only: no Python code may run, and no Python object may be dropped, under it.
     pub fn lock(&self) -> MutexGuard<'_, Pending> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pending)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The process's one loop: started when first needed, stopped at the end of `run()` or at exit, switched off by a fork.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyRuntimeError, PySystemExit};
@@ -14,6 +14,7 @@ use super::thread_state::PythonHost;
 use super::{subject, waiter};
 use crate::event_loop::{self, Message, Runtime, ends};
 use crate::output;
+use crate::sync::{lock, recover};
 
 /// How long daemon threads and coroutines beside the requests may take to end after CoroutineExit was raised in them.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(1);
@@ -87,7 +88,7 @@ fn running(py: Python<'_>) -> Option<Arc<Runtime>> {
 
 /// Detached while it waits: whoever holds the lock may need the interpreter to go on. No Python code runs under it.
 fn slot(py: Python<'_>) -> MutexGuard<'static, Option<Arc<Runtime>>> {
-    RUNTIME.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
+    recover(RUNTIME.lock_py_attached(py))
 }
 
 /// Ends the process's loop, if it runs: raises [`super::CoroutineExit`] once in every coroutine. What still waits two
@@ -128,7 +129,7 @@ pub fn stop(py: Python<'_>) -> PyResult<()> {
     if !ended {
         return Err(keep_hanging(py, runtime));
     }
-    let left = std::mem::take(&mut *left.lock().unwrap_or_else(PoisonError::into_inner));
+    let left = std::mem::take(&mut *lock(&left));
     // CPython says nothing of the daemon threads that it leaves behind.
     for (is_awaited, level) in [(true, Level::Warning), (false, Level::Info)] {
         let names: Vec<&str> = left.iter().filter(|work| work.0 == is_awaited).map(|work| work.1.as_str()).collect();
@@ -162,7 +163,7 @@ fn leave(runtime: &Runtime, left: &Arc<Mutex<Vec<Left>>>, awaited: bool) {
             return;
         }
         let names = Python::attach(subject::unfinished);
-        *left.lock().unwrap_or_else(PoisonError::into_inner) = names;
+        *lock(&left) = names;
         ends::leave_the_rest_behind();
     })));
 }

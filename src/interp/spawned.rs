@@ -1,6 +1,6 @@
 //! Coroutines as Python sees them: spawn, join, throw.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use pyo3::exceptions::{PyBaseException, PyRuntimeError, PySystemExit, PyTypeError};
 use pyo3::prelude::*;
@@ -15,6 +15,7 @@ use super::waiters::Waiters;
 use super::waits::deadline_after;
 use super::{give_way, identity, runtime, thread_state, waiter};
 use crate::event_loop::{self, Message, Wake, WorkId};
+use crate::sync::lock;
 
 /// A function that runs, or ran, in a coroutine of its own. `spawn()` makes it; `current()` returns the caller's.
 #[pyclass(frozen, module = "rmeinheld.coroutine", weakref)]
@@ -135,7 +136,7 @@ impl Coroutine {
     }
 
     fn completion(&self) -> MutexGuard<'_, Completion> {
-        self.completion.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.completion)
     }
 
     /// The exceptions that wait to be raised in the coroutine.

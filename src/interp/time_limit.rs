@@ -1,12 +1,13 @@
 //! One time limit for a block of code, as `timeout()` sets it.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
 use super::exceptions::{Timeout, exception_of};
+use crate::sync::lock;
 
 /// A time limit, shared by its `timeout` object and the interruptions of its coroutine.
 pub struct TimeLimit {
@@ -25,12 +26,12 @@ impl TimeLimit {
 
     /// Whether the limit was reached and raised an exception.
     pub fn has_expired(&self) -> bool {
-        self.raised.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+        lock(&self.raised).is_some()
     }
 
     /// Whether `value`, an exception that leaves the block, is this limit's and is to be swallowed.
     pub fn swallows(&self, value: &Bound<'_, PyAny>) -> bool {
-        let raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        let raised = lock(&self.raised);
         raised.as_ref().is_some_and(|raised| raised.as_ptr() == value.as_ptr()) && self.is_silent(value.py())
     }
 
@@ -51,7 +52,7 @@ impl TimeLimit {
         };
         match made {
             Ok(error) => {
-                *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone_ref(py));
+                *lock(&self.raised) = Some(error.clone_ref(py));
                 PyErr::from_value(error.into_bound(py).into_any())
             }
             Err(error) => error,

@@ -1,7 +1,7 @@
 //! `timeout(seconds)`: a time limit for a block of code.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -11,6 +11,7 @@ use super::spawned;
 use super::time_limit::TimeLimit;
 use super::waits::deadline_after;
 use crate::event_loop::interrupts::Alarm;
+use crate::sync::lock;
 
 static NEXT_ALARM: AtomicU64 = AtomicU64::new(1);
 
@@ -94,6 +95,6 @@ impl TimeoutContext {
 
 impl TimeoutContext {
     fn use_of(&self) -> MutexGuard<'_, TimeoutUse> {
-        self.use_of.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.use_of)
     }
 }

@@ -12,8 +12,9 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once};
 
+use crate::sync::lock;
 use rustix::io::DupFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -75,7 +76,7 @@ pub fn disown_listener(socket: BorrowedFd<'_>) {
 }
 
 fn listeners() -> MutexGuard<'static, Vec<(RawFd, RawFd)>> {
-    LISTENERS.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&LISTENERS)
 }
 
 fn place(number: RawFd) -> Option<(&'static AtomicU64, u64)> {

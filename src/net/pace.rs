@@ -1,6 +1,7 @@
 //! How long a peer is waited for that takes what it is sent slowly.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use crate::sync::lock;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// The part of the patience after which a wait looks at what the peer has taken: the kernel says that a socket is
@@ -53,7 +54,7 @@ impl Pace {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Duration>> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.left)
     }
 }
 

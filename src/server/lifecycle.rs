@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError};
@@ -21,6 +21,7 @@ use super::tls::Tls;
 use crate::event_loop::{self, Message, Runtime};
 use crate::interp;
 use crate::net::Listener;
+use crate::sync::lock;
 use crate::wsgi::Gateway;
 
 /// The signal as it comes through the file descriptor of `signal.set_wakeup_fd`.
@@ -328,8 +329,4 @@ fn install(prepared: Prepared, stop_signal: Arc<StopSignal>, request_limit: usiz
 
 fn duplicate(number: RawFd) -> std::io::Result<OwnedFd> {
     event_loop::borrow_descriptor(number).try_clone_to_owned()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::sync::lock;
 use rustix::event::{EventfdFlags, eventfd};
 
 /// Shared by both.
@@ -56,7 +57,7 @@ impl StopSignal {
     /// Asks for a stop; requests in progress must be done by `deadline`, or by an earlier one that was set before.
     pub fn ask_to_stop(&self, deadline: Instant) {
         {
-            let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut stop = lock(&self.stop);
             stop.deadline = Some(stop.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         }
         self.ring();
@@ -64,25 +65,25 @@ impl StopSignal {
 
     /// Asks for a stop because the server is of no more use.
     pub fn fail(&self, why: String) {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+        lock(&self.failure).get_or_insert(why);
         self.ask_to_stop(Instant::now() + self.grace);
     }
 
     /// Why the server was of no more use.
     pub fn failure(&self) -> Option<String> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.failure).clone()
     }
 
     /// The deadline of a stop, once one was asked for, and whether this is the first time that it is told.
     pub fn stop_asked(&self) -> Option<(Instant, bool)> {
-        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stop = lock(&self.stop);
         let deadline = stop.deadline?;
         Some((deadline, !std::mem::replace(&mut stop.told, true)))
     }
 
     /// The deadline of a stop, once one was asked for.
     pub fn deadline(&self) -> Option<Instant> {
-        self.stop.lock().unwrap_or_else(PoisonError::into_inner).deadline
+        lock(&self.stop).deadline
     }
 
     /// Counts a finished request.

@@ -1,6 +1,6 @@
 //! `wsgi.input`: a request's body with the methods of a binary file (PEP 3333, "Input and Error Streams").
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use pyo3::exceptions::{PyConnectionResetError, PyOSError, PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
@@ -11,6 +11,7 @@ use crate::event_loop::{Wake, turn};
 use crate::http::error::RequestError;
 use crate::interp::{self, failure_error};
 use crate::net::{Failure, Stream};
+use crate::sync::lock;
 
 /// Unread body that is read and thrown away after the response, so that the connection can be used again. Beyond it,
 /// closing is cheaper (Gunicorn 27 drains 64 KiB, Apache any amount).
@@ -138,7 +139,7 @@ impl Input {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, InputState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Runs `action` on the reader with no lock held, since it may park.

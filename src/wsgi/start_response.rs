@@ -9,7 +9,7 @@ mod fields;
 mod takeover;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyAssertionError, PyBaseException, PyRuntimeError, PyValueError};
@@ -26,6 +26,7 @@ use crate::http::response::{
 };
 use crate::interp::{self, failure_error};
 use crate::net::{Failure, Pace, Stream};
+use crate::sync::lock;
 
 pub use early_hints::EarlyHints;
 
@@ -129,7 +130,7 @@ impl StartResponse {
 
     /// The response as it stands. Not to be held across anything that waits.
     pub fn answer(&self) -> MutexGuard<'_, Answer> {
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.answer)
     }
 
     /// Whether the head has gone out, so that nothing but the connection's end can tell of an error.

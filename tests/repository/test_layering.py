@@ -26,6 +26,7 @@ from rust_source import (
 ROOT = Path(__file__).resolve().parents[2]
 
 LAYERS = (
+    ("sync",),
     ("output",),
     ("coroutine",),
     ("event_loop",),

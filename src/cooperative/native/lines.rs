@@ -6,12 +6,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
 use crate::interp::{self, Line, Waiter};
+use crate::sync::lock;
 
 /// The first pause before a coroutine tries again although no call has woken it, and the longest. C code can release a lock
 /// without a call of its method: since CPython 3.13 no known code does.
@@ -31,7 +32,7 @@ struct Place {
 }
 
 fn lines() -> MutexGuard<'static, BTreeMap<usize, VecDeque<Place>>> {
-    LINES.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&LINES)
 }
 
 /// Whether any coroutine waits for any of these objects.

@@ -2,7 +2,7 @@
 //! another protocol themselves, as they find it in Gunicorn's workers.
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyBlockingIOError, PyValueError};
@@ -13,6 +13,7 @@ use super::taken_over;
 use super::websocket::{WebSocket, bytes_of};
 use crate::interp::{self, descriptor_closes, failure_error, os_error, park_or_detach};
 use crate::net::{Failure, Stream};
+use crate::sync::lock;
 use crate::wsgi::start_response::StartResponse;
 
 /// Bytes read at a time, at most.
@@ -52,7 +53,7 @@ impl ClientSocket {
     }
 
     fn taken(&self) -> MutexGuard<'_, Option<Taken>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.taken)
     }
 
     /// The stream, which nobody else uses from now on.
@@ -74,7 +75,7 @@ impl ClientSocket {
         if flags & libc::MSG_DONTWAIT != 0 {
             return Some(Duration::ZERO);
         }
-        let timeout = *self.timeout.lock().unwrap_or_else(PoisonError::into_inner);
+        let timeout = *lock(&self.timeout);
         timeout.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
     }
 
@@ -233,13 +234,13 @@ impl ClientSocket {
         if let Some(seconds) = value.filter(|seconds| seconds.is_nan() || *seconds < 0.0) {
             return Err(PyValueError::new_err(format!("timeout must be a number >= 0, not {seconds}")));
         }
-        *self.timeout.lock().unwrap_or_else(PoisonError::into_inner) = value;
+        *lock(&self.timeout) = value;
         Ok(())
     }
 
     /// The seconds that each call may take, or None.
     fn gettimeout(&self) -> Option<f64> {
-        *self.timeout.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.timeout)
     }
 
     /// `settimeout(None)` or `settimeout(0.0)`.
@@ -281,7 +282,7 @@ impl ClientSocket {
 
 impl ClientSocket {
     fn duplicate(&self) -> MutexGuard<'_, Option<OwnedFd>> {
-        self.duplicate.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.duplicate)
     }
 
     fn with_duplicate<R>(&self, py: Python<'_>, action: impl FnOnce(&OwnedFd) -> PyResult<R>) -> PyResult<R> {

@@ -6,7 +6,7 @@
 //! held over system calls that do not wait, never over a park.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use pyo3::exceptions::PyTimeoutError;
@@ -18,6 +18,7 @@ use super::wire::{WebSocketSettings, Wire};
 use crate::event_loop::{SourceId, StreamWatcher, streams};
 use crate::interp::{self, Level, Waiter, log};
 use crate::net::Stream;
+use crate::sync::recover;
 use crate::websocket::closing::Close;
 use crate::websocket::protocol::{self, Message, MessageKind};
 
@@ -207,7 +208,7 @@ impl WebSocketSession {
 
     fn lock<'a>(&'a self, py: Python<'_>) -> MutexGuard<'a, Wire> {
         // Detached while it waits, for another thread's system call.
-        self.wire.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner)
+        recover(self.wire.lock_py_attached(py))
     }
 
     /// Gives the lock back, then does what must not be done under it: logging and TLS run Python code, which may wait.

@@ -1,6 +1,6 @@
 //! `environ["wsgi.websocket"]`: a WebSocket as the application sees it.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use pyo3::exceptions::{PyConnectionError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -11,6 +11,7 @@ use super::taken_over;
 use super::wire::WebSocketSettings;
 use crate::http::response::{FieldKind, check_field, write_field};
 use crate::interp::deadline_after;
+use crate::sync::lock;
 use crate::websocket::close_codes::{self, NORMAL};
 use crate::websocket::closing::Close;
 use crate::websocket::handshake::Handshake;
@@ -199,7 +200,7 @@ impl WebSocket {
     /// The environ of the request; None once the request has ended.
     #[getter]
     fn environ(&self, py: Python<'_>) -> Option<Py<PyDict>> {
-        let environ = self.environ.lock().unwrap_or_else(PoisonError::into_inner);
+        let environ = lock(&self.environ);
         environ.as_ref().map(|environ| environ.clone_ref(py))
     }
 
@@ -241,18 +242,18 @@ impl WebSocket {
 
     /// What came after the head of the request, for whoever speaks the protocol.
     pub fn take_early(&self) -> Vec<u8> {
-        std::mem::take(&mut *self.early.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.early))
     }
 
     /// Gives some of that back.
     pub fn put_early_back(&self, rest: &[u8]) {
-        *self.early.lock().unwrap_or_else(PoisonError::into_inner) = rest.to_vec();
+        *lock(&self.early) = rest.to_vec();
     }
 
     /// The request has ended, however it was answered. The environ refers to this object: neither would ever go, as the
     /// garbage collector does not see this half of the circle.
     pub fn forget_environ(&self) {
-        let environ = self.environ.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let environ = lock(&self.environ).take();
         // Outside of the lock: what it holds may run Python when it goes.
         drop(environ);
     }
