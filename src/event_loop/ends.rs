@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::state::{self, State, with};
 use super::tokens::Ticket;
 use super::unit::Unit;
-use super::{Message, Runtime, Wake};
+use super::{LoopMessage, Runtime, Wake};
 
 /// What the unit works for that runs on the loop thread; see [`set_subject`].
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
@@ -29,7 +29,7 @@ impl Runtime {
     /// Asks every unit to end, at its present or next wait, and the loop to end when the last one has. Work that has not
     /// begun is dropped.
     pub fn end(&self) {
-        self.send(Message::Control(Box::new(|| {
+        self.send(LoopMessage::Control(Box::new(|| {
             drop(with(|state| {
                 state.ending = true;
                 state.kill(false);

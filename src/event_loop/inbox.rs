@@ -11,7 +11,7 @@ use super::tokens::Ticket;
 use crate::sync::lock;
 
 /// What another thread asks of the loop.
-pub enum Message {
+pub enum LoopMessage {
     /// Ends a wait.
     Wake(Ticket, Wake),
     /// Runs in a coroutine of its own; may park.
@@ -22,7 +22,7 @@ pub enum Message {
 
 /// The queue that any thread may fill and the leader empties.
 pub struct Inbox {
-    queue: Mutex<Vec<Message>>,
+    queue: Mutex<Vec<LoopMessage>>,
     bell: OwnedFd,
 }
 
@@ -35,7 +35,7 @@ impl Inbox {
     }
 
     /// Queues `message` and wakes the leader if it is polling.
-    pub fn push(&self, message: Message) {
+    pub fn push(&self, message: LoopMessage) {
         let was_empty = {
             let mut queue = lock(&self.queue);
             queue.push(message);
@@ -48,7 +48,7 @@ impl Inbox {
     }
 
     /// Takes everything queued. Called by the leader after the bell rang.
-    pub fn drain(&self) -> Vec<Message> {
+    pub fn drain(&self) -> Vec<LoopMessage> {
         let mut counter = [0_u8; 8];
         let _ = rustix::io::read(&self.bell, &mut counter);
         std::mem::take(&mut *lock(&self.queue))

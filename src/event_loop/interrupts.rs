@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::inbox::Message;
+use super::inbox::LoopMessage;
 use super::state::{self, with};
 use super::timers::{Target, TimerKey};
 use super::{Runtime, Wake, WorkId};
@@ -20,7 +20,7 @@ pub fn current_work() -> Option<WorkId> {
 /// Interrupts `work`, from any thread; later than now, if it is not the loop's. Work that has ended is left alone.
 pub fn interrupt(runtime: &Runtime, work: WorkId) {
     if with(|state| state.interrupt(work)).is_none() {
-        runtime.send(Message::Control(Box::new(move || {
+        runtime.send(LoopMessage::Control(Box::new(move || {
             with(|state| state.interrupt(work));
         })));
     }

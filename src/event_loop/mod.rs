@@ -39,7 +39,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-pub use inbox::Message;
+pub use inbox::LoopMessage;
 pub use poller::Interest;
 pub use several::wait_any_descriptor;
 pub use tokens::{SourceId, Ticket, WorkId};
@@ -136,14 +136,14 @@ impl Runtime {
     }
 
     /// Sends a message to the loop, from any thread.
-    pub fn send(&self, message: Message) {
+    pub fn send(&self, message: LoopMessage) {
         self.inbox.push(message);
     }
 
     /// Has every coroutine that waits on a descriptor look again: another thread is about to close it. By the time at
     /// which they look, the number may be another descriptor's.
     pub fn descriptor_closes(&self, number: RawFd) {
-        self.send(Message::Control(Box::new(move || {
+        self.send(LoopMessage::Control(Box::new(move || {
             with(|state| state.end_waits(number, Wake::Ready));
         })));
     }
@@ -202,7 +202,7 @@ impl Waker {
             }
         });
         if here.is_none() {
-            self.runtime.send(Message::Wake(self.ticket, wake));
+            self.runtime.send(LoopMessage::Wake(self.ticket, wake));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::inbox::Message;
+use super::inbox::LoopMessage;
 use super::poller::{Notice, Poller};
 use super::timers::{Target, Timers};
 use super::tokens::{SourceId, Ticket, WorkId};
@@ -351,9 +351,9 @@ impl State {
     fn take_messages(&mut self) {
         for message in self.runtime.inbox.drain() {
             match message {
-                Message::Wake(ticket, wake) => self.wake(ticket, wake),
-                Message::Task(task) => self.tasks.push_back(Work::Task(task)),
-                Message::Control(control) => self.controls.push(control),
+                LoopMessage::Wake(ticket, wake) => self.wake(ticket, wake),
+                LoopMessage::Task(task) => self.tasks.push_back(Work::Task(task)),
+                LoopMessage::Control(control) => self.controls.push(control),
             }
         }
     }

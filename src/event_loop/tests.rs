@@ -34,7 +34,7 @@ fn in_a_loop<R: Send + 'static>(task: impl FnOnce() -> R + Send + 'static) -> R 
     let host = Arc::new(Bare::default());
     let runtime = Runtime::start(Arc::clone(&host) as Arc<dyn Host>).unwrap();
     let (sender, receiver) = mpsc::channel();
-    runtime.send(Message::Task(Box::new(move || sender.send(task()).unwrap())));
+    runtime.send(LoopMessage::Task(Box::new(move || sender.send(task()).unwrap())));
     let result = receiver.recv_timeout(Duration::from_secs(10)).expect("the task ends");
     runtime.end();
     assert!(runtime.wait_ended(Duration::from_secs(10)), "the loop ends");
@@ -209,7 +209,7 @@ fn the_end_is_raised_once_and_who_waits_again_is_left_behind() {
     let runtime = Runtime::start(Arc::clone(&host) as Arc<dyn Host>).unwrap();
     let (sender, receiver) = mpsc::channel();
     let started = sender.clone();
-    runtime.send(Message::Task(Box::new(move || {
+    runtime.send(LoopMessage::Task(Box::new(move || {
         started.send(Wake::Ready).unwrap();
         sender.send(sleep(after(60_000))).unwrap();
         sender.send(sleep(after(1))).unwrap();
@@ -221,7 +221,7 @@ fn the_end_is_raised_once_and_who_waits_again_is_left_behind() {
     assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), Wake::Killed);
     assert_eq!(receiver.recv_timeout(Duration::from_secs(10)).unwrap(), Wake::TimedOut);
     assert!(!runtime.wait_ended(Duration::from_millis(20)), "the third sleep goes on");
-    runtime.send(Message::Control(Box::new(super::ends::leave_the_rest_behind)));
+    runtime.send(LoopMessage::Control(Box::new(super::ends::leave_the_rest_behind)));
     assert!(runtime.wait_ended(Duration::from_secs(10)));
     assert_eq!(host.0.load(Ordering::SeqCst), 1, "one unit is left behind and none else");
     assert!(receiver.try_recv().is_err(), "it has not been resumed");
@@ -233,9 +233,9 @@ fn a_unit_that_was_in_no_wait_is_killed_at_its_next_one() {
     let runtime = Runtime::start(Arc::new(Bare::default())).unwrap();
     let (sender, receiver) = mpsc::channel();
     let other = Arc::clone(&runtime);
-    runtime.send(Message::Task(Box::new(move || {
+    runtime.send(LoopMessage::Task(Box::new(move || {
         super::ends::set_awaited();
-        other.send(Message::Control(Box::new(super::ends::kill_awaited)));
+        other.send(LoopMessage::Control(Box::new(super::ends::kill_awaited)));
         // Ready at once: the control runs before the unit goes on.
         sender.send(super::after_next_poll()).unwrap();
         sender.send(sleep(after(50))).unwrap();

@@ -12,7 +12,7 @@ use rustix::fs::FileType;
 use super::log::{Level, log};
 use super::thread_state::PythonHost;
 use super::{subject, waiter};
-use crate::event_loop::{self, Message, Runtime, ends};
+use crate::event_loop::{self, LoopMessage, Runtime, ends};
 use crate::output;
 use crate::sync::{lock, recover};
 
@@ -158,7 +158,7 @@ type Left = (bool, String);
 /// none of it.
 fn leave(runtime: &Runtime, left: &Arc<Mutex<Vec<Left>>>, awaited: bool) {
     let left = Arc::clone(left);
-    runtime.send(Message::Control(Box::new(move || {
+    runtime.send(LoopMessage::Control(Box::new(move || {
         if !awaited && ends::unfinished().iter().any(|work| work.is_awaited) {
             return;
         }
@@ -178,11 +178,11 @@ pub fn end_awaited(py: Python<'_>) -> PyResult<()> {
     let Some(runtime) = running.filter(|runtime| !runtime.has_ended() && !is_forked()) else { return Ok(()) };
     let (sender, receiver) = mpsc::channel();
     let answers = py.detach(move || {
-        runtime.send(Message::Control(Box::new(ends::kill_awaited)));
+        runtime.send(LoopMessage::Control(Box::new(ends::kill_awaited)));
         let patience = Instant::now() + AWAITED_PATIENCE;
         loop {
             let asked = sender.clone();
-            runtime.send(Message::Control(Box::new(move || {
+            runtime.send(LoopMessage::Control(Box::new(move || {
                 let _ = asked.send(ends::unfinished().iter().any(|work| work.is_awaited));
             })));
             let Ok(goes_on) = receiver.recv_timeout(LOOP_PATIENCE) else { return runtime.has_ended() };

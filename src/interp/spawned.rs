@@ -14,7 +14,7 @@ use super::subject::Subject;
 use super::waiters::Waiters;
 use super::waits::deadline_after;
 use super::{give_way, identity, runtime, thread_state, waiter};
-use crate::event_loop::{self, Message, Wake, WorkId};
+use crate::event_loop::{self, LoopMessage, Wake, WorkId};
 use crate::sync::lock;
 
 /// A function that runs, or ran, in a coroutine of its own. `spawn()` makes it; `current()` returns the caller's.
@@ -327,7 +327,7 @@ pub fn spawn<'py>(
     if event_loop::can_park() {
         event_loop::spawn(Box::new(move || call.run()));
     } else {
-        runtime::ensure_started(py)?.send(Message::Task(Box::new(move || call.run())));
+        runtime::ensure_started(py)?.send(LoopMessage::Task(Box::new(move || call.run())));
     }
     Ok(coroutine)
 }

@@ -18,7 +18,7 @@ use super::shared::Shared;
 use super::stop_signal::StopSignal;
 use super::table::Table;
 use super::tls::Tls;
-use crate::event_loop::{self, Message, Runtime};
+use crate::event_loop::{self, LoopMessage, Runtime};
 use crate::interp;
 use crate::net::Listener;
 use crate::sync::lock;
@@ -123,7 +123,7 @@ impl Server {
         *lock(&self.runtime) = Some(Arc::clone(&runtime));
         let stop_signal = Arc::clone(&self.stop_signal);
         let request_limit = self.request_limit;
-        runtime.send(Message::Control(Box::new(move || install(prepared, stop_signal, request_limit))));
+        runtime.send(LoopMessage::Control(Box::new(move || install(prepared, stop_signal, request_limit))));
         let waited = self.wait(py, &runtime, wakeup_fd, exit_status);
         *lock(&self.runtime) = None;
         waited?;
@@ -164,7 +164,7 @@ impl Server {
     fn reopen_logs(&self, access_log: Option<RawFd>) -> PyResult<()> {
         let opened = access_log.map(duplicate).transpose()?;
         if let Some(runtime) = &*lock(&self.runtime) {
-            runtime.send(Message::Control(Box::new(move || {
+            runtime.send(LoopMessage::Control(Box::new(move || {
                 Python::attach(|py| with_table(|table| table.shared().reopen_logs(py, opened)));
             })));
         }
@@ -262,7 +262,7 @@ impl Server {
             return at;
         }
         let graceful_timeout = self.graceful_timeout;
-        runtime.send(Message::Control(Box::new(move || {
+        runtime.send(LoopMessage::Control(Box::new(move || {
             Python::attach(|py| with_table(|table| table.say_what_is_waited_for(py, deadline, graceful_timeout)));
         })));
         *next.insert(now + NEXT_WORD)
@@ -272,7 +272,7 @@ impl Server {
     fn tell_to_stop(&self, runtime: &Runtime) -> Option<Instant> {
         let (deadline, is_new) = self.stop_signal.stop_asked()?;
         if is_new {
-            runtime.send(Message::Control(Box::new(|| {
+            runtime.send(LoopMessage::Control(Box::new(|| {
                 Python::attach(|py| with_table(|table| table.begin_stop(py)));
             })));
         }

@@ -6,7 +6,7 @@
 
 use pyo3::prelude::*;
 
-use crate::event_loop::{self, Message};
+use crate::event_loop::{self, LoopMessage};
 use crate::interp;
 
 mod client_socket;
@@ -27,7 +27,7 @@ fn on_the_loop(py: Python<'_>, action: impl FnOnce() + Send + 'static) -> PyResu
     if event_loop::is_loop_thread() {
         action();
     } else {
-        interp::ensure_started(py)?.send(Message::Control(Box::new(action)));
+        interp::ensure_started(py)?.send(LoopMessage::Control(Box::new(action)));
     }
     Ok(())
 }
