@@ -253,3 +253,18 @@ def test_the_chart_shows_the_results() -> None:
     command = [sys.executable, "-c", code]
     drawn = subprocess.run(command, cwd=ROOT / "benches", check=True, capture_output=True, text=True, timeout=60).stdout
     assert drawn == (ROOT / "docs" / "images" / "figures.svg").read_text(encoding="utf-8")
+
+
+def test_figures_of_the_comparison_are_those_that_were_measured() -> None:
+    measured = (ROOT / "benches/results/table.md").read_text(encoding="utf-8")
+    measured += (ROOT / "docs/images/figures.svg").read_text(encoding="utf-8")
+    cooperation = json.loads((ROOT / "benches/results/cooperation.json").read_text(encoding="utf-8"))
+    measured += " ".join(f"{value:.1f}" for value in cooperation["spawn"]["medians"].values())
+    known = set(re.findall(r"[0-9][0-9,]*(?:\.[0-9]+)?", measured)) | {"1,000", "100", "64"}
+    page = (ROOT / "docs/comparison.md").read_text(encoding="utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("- ")]
+    quoted = re.findall(
+        r"(?<![.0-9])[0-9][0-9,]*(?:\.[0-9]+)?(?![0-9])", " ".join(lines).replace("68 KiB", "68.10 KiB")
+    )
+    assert len(quoted) > 20
+    assert [number for number in quoted if number.rstrip(",") not in known] == []
