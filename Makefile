@@ -86,6 +86,9 @@ dev: $(VENV)/.dependencies ## Build in seconds for editing, and run what PYTEST 
 	@$(CARGO_PYTHON) $(BIN)/python .ci/install.py --dev '$(BUILD)/dev-$(TAG)'
 	$(if $(PYTEST),$(CARGO_PYTHON) BUILD='$(BUILD)' $(BIN)/pytest $(PYTEST))
 
+.PHONY: build
+build: $(READY) ## Build and install the package, as test does before it begins, with the tools of the tests.
+
 .PHONY: check
 check: $(VENV)/.dependencies ## Check format, lints, unit tests in Rust and a fast part of the others, on the build of dev.
 	$(lints)
@@ -210,8 +213,7 @@ $(VENV)/.docs: $(VENV)/.dependencies
 	$(BIN)/python -m pip install --quiet --prefer-binary --constraint .ci/constraints.txt --group docs
 	@touch $@
 
-# Not in isolation, where cargo would see a new path of Python at every build and start anew. setuptools copies into
-# build/ and never removes from it, so it must not survive.
+# Not in isolation, where cargo would see a new path of Python at every build and start anew.
 $(VENV)/.installed: $(VENV)/.build-tools $(PACKAGE_SOURCES)
 	$(CARGO_PYTHON) $(BIN)/python .ci/install.py
 	@touch $@
@@ -224,11 +226,8 @@ $(SUITES_VENV)/.dependencies: $(VENV)/.interpreter pyproject.toml .ci/constraint
 	@touch $@
 
 $(SUITES_VENV)/.installed: $(SUITES_VENV)/.dependencies $(VENV)/.installed
-	rm -rf build python/rmeinheld.egg-info $(SUITES_VENV)/wheel
-	$(CARGO_PYTHON) $(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps \
-		--wheel-dir $(SUITES_VENV)/wheel .
+	$(CARGO_PYTHON) $(BIN)/python .ci/install.py --wheel $(SUITES_VENV)/wheel
 	$(SUITES_VENV)/bin/python -m pip install --quiet --no-deps --force-reinstall $(SUITES_VENV)/wheel/*.whl
-	@rm -rf build python/rmeinheld.egg-info
 	@touch $@
 
 .PHONY: FORCE

@@ -1,10 +1,12 @@
 """Install the package into the virtual environment of the interpreter that runs this script.
 
-    python .ci/install.py              as a user has it: the release profile, by pip
-    python .ci/install.py --dev DIR    for editing: the profile dev-fast, and links to the sources in DIR
+    python .ci/install.py                as a user has it: the release profile, by pip
+    python .ci/install.py --wheel DIR    a wheel into DIR, installed nowhere
+    python .ci/install.py --dev DIR      for editing: the profile dev-fast, and links to the sources in DIR
 
 pip hides the output of cargo, and a release build takes more than a minute, so the first form shows which crate cargo
-compiles. The second form makes DIR/rmeinheld, whose files are links, and names DIR in a .pth file. Python code takes
+compiles. Builds for several Pythons may run side by side: each has a directory of its own for what setuptools copies.
+The last form makes DIR/rmeinheld, whose files are links, and names DIR in a .pth file. Python code takes
 effect without another call. A changed Rust file takes one, which is an incremental build.
 """
 
@@ -17,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import time
 import tomllib
 from pathlib import Path
@@ -28,13 +31,26 @@ LINK = SITE / "rmeinheld-dev.pth"
 PACKAGES = {"": "python/rmeinheld", "gunicorn_worker": "gunicorn_worker"}
 
 
-def install() -> int:
-    """Build the wheel and install it; print the output only if that fails."""
-    unlink()
-    shutil.rmtree(ROOT / "build", ignore_errors=True)
-    command = [sys.executable, "-m", "pip", "install", "--verbose", "--no-build-isolation", "--no-deps"]
+def install(wheels: Path | None) -> int:
+    """Build the wheel, and install it unless it goes to `wheels`. The output is printed only if that fails."""
+    pip = [sys.executable, "-m", "pip", "--verbose"]
+    if wheels is None:
+        unlink()
+        command = [*pip, "install", "--no-build-isolation", "--no-deps", "--force-reinstall", "."]
+    else:
+        shutil.rmtree(wheels, ignore_errors=True)
+        command = [*pip, "wheel", "--no-build-isolation", "--no-deps", "--wheel-dir", str(wheels), "."]
+    with tempfile.TemporaryDirectory() as scratch:
+        # setuptools copies into its build directory and never removes from it, so the directory must not survive.
+        configuration = Path(scratch) / "setup.cfg"
+        configuration.write_text(f"[build]\nbuild_base = {scratch}/build\n[egg_info]\negg_base = {scratch}\n")
+        return run(command, os.environ | {"DIST_EXTRA_CONFIG": str(configuration)})
+
+
+def run(command: list[str], environment: dict[str, str]) -> int:
+    """Run pip, and show which crates cargo compiles."""
     process = subprocess.Popen(
-        [*command, "--force-reinstall", "."], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
     output = []
@@ -46,14 +62,11 @@ def install() -> int:
             count += 1
             show(f"cargo: {count} crates, now {found[1]} ({time.monotonic() - started:.0f} s)")
             if found[1] == "rmeinheld":
-                show("cargo: rmeinheld itself, with link-time optimisation: about a minute", "\n")
+                show("cargo: rmeinheld itself; an optimised build takes about a minute", "\n")
     if count:
         show(f"cargo: done after {time.monotonic() - started:.0f} s", "\n")
-    status = process.wait()
-    if status:
+    if status := process.wait():
         print(*output, sep="", end="", file=sys.stderr)
-    shutil.rmtree(ROOT / "build", ignore_errors=True)
-    shutil.rmtree(ROOT / "python" / "rmeinheld.egg-info", ignore_errors=True)
     return status
 
 
@@ -124,8 +137,9 @@ def unlink() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dev", type=Path, metavar="DIR", help="install for editing, with links in DIR")
-    directory = parser.parse_args().dev
-    return install() if directory is None else develop(directory)
+    parser.add_argument("--wheel", type=Path, metavar="DIR", help="put a wheel into DIR instead of installing it")
+    arguments = parser.parse_args()
+    return install(arguments.wheel) if arguments.dev is None else develop(arguments.dev)
 
 
 if __name__ == "__main__":

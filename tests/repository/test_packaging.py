@@ -25,7 +25,7 @@ TARGET = os.environ.get("CARGO_TARGET_DIR", str(BUILD / "target"))
 """Under `make test` the one that the package was just built in: then only the crate itself is compiled again."""
 
 NOT_SOURCE = shutil.ignore_patterns(
-    ".git", ".build", "build", "dist", "target", "*.egg-info", "__pycache__", "*.so", ".*_cache", ".venv"
+    ".git", ".build", "build", "dist", "target", "*.egg-info", "__pycache__", "*.so", ".*_cache", ".hypothesis", ".venv"
 )
 
 # No compilation of the crate takes this long; a build that hangs has to end.
