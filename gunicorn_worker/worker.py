@@ -29,8 +29,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from rmeinheld import _rmeinheld, ends
+from rmeinheld.addresses import Descriptor
 from rmeinheld.coroutine import set_offload_threads, sleep, spawn
-from rmeinheld.listeners import Descriptor, Listener
+from rmeinheld.listeners import Listener
 from rmeinheld.option_kinds import Switch
 from rmeinheld.settings import PREFIX
 from rmeinheld.stdio import fill_standard_descriptors
@@ -74,6 +75,7 @@ class Worker(_Base):  # type: ignore[misc]
     alive: bool
     nr: int
     _engine: _rmeinheld.Server | None = None
+    _grace: ends.Grace | None = None
     _is_armed = False
 
     @classmethod
@@ -132,6 +134,7 @@ class Worker(_Base):  # type: ignore[misc]
         observer = Observer(self, logs=logs, posts=posts) if logs or posts else None
         settings = settings_of(self.cfg, observer, writes_log=not logs)
         ragged, context = bool(self.cfg.suppress_ragged_eofs), self._ssl_context()
+        self._grace = grace = ends.Grace(self.cfg.graceful_timeout)
         self._engine = engine = _rmeinheld.Server(
             self._application(), sockets, settings, context, ragged, None if logs else access_log_descriptor(self.log)
         )
@@ -139,7 +142,7 @@ class Worker(_Base):  # type: ignore[misc]
         spawn(ends.name_loop_thread)
         try:
             engine.run(self.PIPE[0], 0)
-            ends.finish(engine, self.cfg.graceful_timeout, process_ends=True)
+            ends.finish(engine, grace, process_ends=True)
         except RuntimeError as error:
             # Something computes on, or blocks in C. It must not meet the end of the interpreter.
             self.log.error("The worker ends all the same: %s", error)
@@ -227,7 +230,8 @@ class Worker(_Base):  # type: ignore[misc]
         return counted
 
     def _end(self, timeout: float | None) -> None:
-        if self._engine is not None:
+        if self._engine is not None and self._grace is not None:
+            self._grace.begin(timeout)
             self._engine.stop(timeout)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

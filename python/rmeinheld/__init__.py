@@ -9,69 +9,31 @@
     if __name__ == "__main__":
         rmeinheld.run(app)
 
-`run` serves until SIGINT or SIGTERM; `rmeinheld.settings` lists its options. `rmeinheld.coroutine` starts coroutines
-beside the request's own, `rmeinheld.server` has Meinheld's names, and `rmeinheld MODULE:APP` is the command line.
+`run` serves until SIGINT or SIGTERM; `rmeinheld.settings` lists its options. `spawn`, `sleep` and `timeout` come from
+`rmeinheld.coroutine`, which has locks, queues and pools too. `rmeinheld.meinheld` has Meinheld's names, and
+`rmeinheld MODULE:APP` is the command line.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from ._moved import forward
 from ._rmeinheld import __version__
-from .coroutine import sleep, spawn
-from .server import (
-    Timer,
-    cancel_wait,
-    get_backlog,
-    get_client_body_buffer_size,
-    get_ident,
-    get_keepalive,
-    get_max_content_length,
-    get_picoev_max_fd,
-    listen,
-    run,
-    schedule_call,
-    set_access_logger,
-    set_backlog,
-    set_client_body_buffer_size,
-    set_error_logger,
-    set_fastwatchdog,
-    set_keepalive,
-    set_listen_socket,
-    set_max_content_length,
-    set_picoev_max_fd,
-    set_watchdog,
-    shutdown,
-    stop,
-    timeout,
-    trampoline,
+from .coroutine import sleep, spawn, timeout
+from .running import run
+
+__all__ = ["__version__", "run", "sleep", "spawn", "timeout"]
+
+_MOVED = frozenset(
+    """
+    Timer cancel_wait get_backlog get_client_body_buffer_size get_ident get_keepalive get_max_content_length
+    get_picoev_max_fd listen schedule_call set_access_logger set_backlog set_client_body_buffer_size set_error_logger
+    set_fastwatchdog set_keepalive set_listen_socket set_max_content_length set_picoev_max_fd set_watchdog shutdown stop
+    trampoline
+    """.split()
 )
 
-__all__ = [
-    "Timer",
-    "__version__",
-    "cancel_wait",
-    "get_backlog",
-    "get_client_body_buffer_size",
-    "get_ident",
-    "get_keepalive",
-    "get_max_content_length",
-    "get_picoev_max_fd",
-    "listen",
-    "run",
-    "schedule_call",
-    "set_access_logger",
-    "set_backlog",
-    "set_client_body_buffer_size",
-    "set_error_logger",
-    "set_fastwatchdog",
-    "set_keepalive",
-    "set_listen_socket",
-    "set_max_content_length",
-    "set_picoev_max_fd",
-    "set_watchdog",
-    "shutdown",
-    "sleep",
-    "spawn",
-    "stop",
-    "timeout",
-    "trampoline",
-]
+if not TYPE_CHECKING:
+    # Programs that only import rmeinheld find `rmeinheld.server` too.
+    __getattr__ = forward(__name__, "rmeinheld.meinheld.server", _MOVED, modules=("server",))

@@ -22,9 +22,10 @@ from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from . import _rmeinheld, ends, error_log, stdio
-from .listeners import Address, close_all, open_all, parse_address, systemd_descriptors
+from .addresses import Address, parse_address
+from .listeners import close_all, systemd_descriptors
 from .option_kinds import Choice, Switch
-from .server import check_application, make_engine, serve
+from .running import check_application, make_engine, open_listeners, serve
 from .settings import GROUPS, OPTIONS, Option, Settings, suggestion
 
 if TYPE_CHECKING:
@@ -84,9 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"rmeinheld: {target} and its options are in order")
                 return 0
             with _as_start_error():
-                listeners = open_all(
-                    addresses, backlog=settings.backlog, reuse_port=settings.reuse_port, umask=settings.umask
-                )
+                listeners = open_listeners(addresses, settings)
                 stack.callback(close_all, listeners)
                 engine = make_engine(app, listeners, settings)
             if settings.pid is not None:

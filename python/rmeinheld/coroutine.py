@@ -43,12 +43,13 @@ from ._rmeinheld import (
     get_ident,
     sleep,
     spawn,
-    timeout,
     wait_readable,
     wait_writable,
 )
 from .offload import get_offload_threads, offload, set_offload_threads
-from .pool import Barrier, Group, Pool, PriorityQueue, Timer
+from .pool import Barrier, Group, Pool, PriorityQueue
+from .time_limit import timeout
+from .timer import Timer
 
 __all__ = [
     "Barrier",

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from . import _rmeinheld, error_log
 
-__all__ = ["EXIT_SECONDS", "finish", "leave", "leave_now", "name_loop_thread"]
+__all__ = ["EXIT_SECONDS", "Grace", "finish", "leave", "leave_now", "name_loop_thread"]
 
 EXIT_SECONDS: Final = 2.0
 """Time for the handlers at exit of a process in which something computes on."""
@@ -34,7 +34,28 @@ _logger: Final = logging.getLogger(error_log.LOGGER_NAME)
 _is_leaving = False
 
 
-def finish(engine: _rmeinheld.Server, graceful_timeout: float, *, process_ends: bool) -> None:
+class Grace:
+    """The time that a stop leaves to unfinished work: `graceful_timeout`, unless the stop named another time."""
+
+    def __init__(self, graceful_timeout: float) -> None:
+        self._graceful_timeout = graceful_timeout
+        self._given = graceful_timeout
+        self._deadline: float | None = None
+
+    def begin(self, seconds: float | None) -> None:
+        """Record a stop with `seconds` (None: `graceful_timeout`). Of several stops, the earliest deadline counts."""
+        given = self._graceful_timeout if seconds is None else seconds
+        deadline = time.monotonic() + given
+        if self._deadline is None or deadline < self._deadline:
+            self._given, self._deadline = given, deadline
+
+    def __str__(self) -> str:
+        if self._given == self._graceful_timeout:
+            return f"graceful_timeout ({self._given:g} s)"
+        return f"the {self._given:g} s of the stop (graceful_timeout is {self._graceful_timeout:g} s)"
+
+
+def finish(engine: _rmeinheld.Server, grace: Grace, *, process_ends: bool) -> None:
     """Wait, after `engine.run`, for the unfinished work of requests, until their time is over; then end it.
 
     With `process_ends`, first run the hooks of `threading._register_atexit`, and wait for OS threads too. The loop goes
@@ -53,7 +74,7 @@ def finish(engine: _rmeinheld.Server, graceful_timeout: float, *, process_ends: 
         is_done.set()
     is_in_time = is_done.is_set() and engine.seconds_left != 0
     if not is_in_time:
-        _end_the_rest(graceful_timeout, process_ends)
+        _end_the_rest(grace, process_ends)
     if process_ends:
         _rmeinheld.disarm_exit()
 
@@ -101,19 +122,18 @@ def _leave(status: int) -> None:
     os._exit(status)
 
 
-def _end_the_rest(graceful_timeout: float, process_ends: bool) -> None:
+def _end_the_rest(grace: Grace, process_ends: bool) -> None:
     threads = list(_unfinished(process_ends))
     coroutines = [thread.name for thread in threads if _is_coroutine(thread)]
     others = [thread.name for thread in threads if not _is_coroutine(thread)]
-    limit = f"after graceful_timeout ({graceful_timeout:g} s)"
     if coroutines:
-        _logger.warning("%s, unfinished threads are ended by CoroutineExit: %s", limit, ", ".join(coroutines))
+        _logger.warning("after %s, unfinished threads are ended by CoroutineExit: %s", grace, ", ".join(coroutines))
     _rmeinheld.end_awaited()
     if process_ends:
         # Nothing is left to wait for that would end.
         threading._shutdown = _nothing  # type: ignore[attr-defined]
         if others:
-            _logger.warning("%s, unfinished OS threads are left behind: %s", limit, ", ".join(others))
+            _logger.warning("after %s, unfinished OS threads are left behind: %s", grace, ", ".join(others))
 
 
 def _nothing() -> None:

@@ -1,8 +1,4 @@
-"""Listening sockets: what an address means, and how its socket is made, taken over and put away.
-
-An address is written as for Gunicorn: `host:port`, `[ipv6]:port`, `:port`, `unix:/path`, `fd://3`, and also `port`,
-`unix:@name` (an abstract socket), `/path` and `@name`.
-"""
+"""Listening sockets: opened for an address or taken over, named for requests, and closed."""
 
 from __future__ import annotations
 
@@ -11,37 +7,23 @@ import os
 import re
 import socket
 import stat
-import sys
 from collections.abc import Iterable, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
+
+from ._moved import forward
+from .addresses import Address, Descriptor, TcpAddress, UnixAddress, is_ipv6
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = [
-    "DEFAULT_HOST",
-    "DEFAULT_PORT",
-    "Address",
-    "Descriptor",
-    "Listener",
-    "TcpAddress",
-    "UnixAddress",
-    "address_of",
-    "close_all",
-    "open_all",
-    "open_listener",
-    "parse_address",
-    "systemd_descriptors",
-]
+if not TYPE_CHECKING:
+    __getattr__ = forward(
+        __name__, "rmeinheld.addresses", ("DEFAULT_HOST", "DEFAULT_PORT", "address_of", "parse_address", "unix_address")
+    )
 
-DEFAULT_HOST: Final = "127.0.0.1"
-"""Where a server listens unless told otherwise: not reachable from other machines, as for Gunicorn."""
-
-DEFAULT_PORT: Final = 8000
-"""Port of an address that names none, as for Gunicorn and Meinheld."""
+__all__ = ["Listener", "close_all", "open_all", "open_listener", "systemd_descriptors"]
 
 UNIX_PATH_MAX_BYTES: Final = 107
 """Longest path of a Unix socket: `sun_path` of unix(7) holds 108 bytes, one of them for the final NUL."""
@@ -53,153 +35,6 @@ UNIX_SERVER_NAME: Final = "localhost"
 UNIX_SERVER_PORT: Final = "80"
 # PEP 3333: SERVER_NAME and SERVER_PORT can never be empty. A Unix socket has neither; these are the ones that make the
 # PEP's reconstruction of the URL yield http://localhost/path when a request has no Host field.
-
-
-# --- addresses -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TcpAddress:
-    """A host name or literal address (empty: every IPv4 address) and a port (0: a free one)."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True)
-class UnixAddress:
-    """The path of a Unix socket; an abstract one (Linux) begins with a NUL character."""
-
-    path: str
-
-    @property
-    def is_abstract(self) -> bool:
-        """Is it a name of Linux's abstract namespace, and no file?"""
-        return self.path.startswith("\0")
-
-    def __str__(self) -> str:
-        return f"unix:@{self.path[1:]}" if self.is_abstract else f"unix:{self.path}"
-
-
-@dataclass(frozen=True)
-class Descriptor:
-    """A descriptor that this process has inherited, of a socket that listens already."""
-
-    number: int
-
-    def __str__(self) -> str:
-        return f"fd://{self.number}"
-
-
-type Address = TcpAddress | UnixAddress | Descriptor
-
-
-def parse_address(text: str) -> Address:
-    """Read an address in one of the forms of this module's description.
-
-    Raises ValueError that names the address and what is wrong with it.
-
-    >>> parse_address("[::1]:8080")
-    TcpAddress(host='::1', port=8080)
-    >>> parse_address(":8080")
-    TcpAddress(host='', port=8080)
-    >>> parse_address("unix:@chat")
-    UnixAddress(path='\\x00chat')
-    """
-
-    def refuse(why: str) -> NoReturn:
-        raise ValueError(f"address {text!r} {why}")
-
-    if text.startswith("fd://"):
-        number = text.removeprefix("fd://")
-        if not re.fullmatch(r"\d{1,9}", number, re.ASCII):
-            refuse("has no descriptor number after fd://")
-        return Descriptor(int(number))
-    if text.startswith(("unix:", "/", "@")):
-        # "unix://" as well as "unix:", as for Gunicorn: "unix:///run/app.sock" is "/run/app.sock".
-        path = text.removeprefix("unix:")
-        path = path.removeprefix("//") if text.startswith("unix:") else path
-        if path in ("", "@"):
-            refuse("has no path after unix:" if path == "" else "has no name after @")
-        if "\0" in path:
-            refuse("has a NUL character in its path")
-        return _unix_address("\0" + path[1:] if path.startswith("@") else path)
-
-    rest = text.removeprefix("tcp://")
-    if bracketed := re.fullmatch(r"\[([^\[\]]*)\](?::(.*))?", rest, re.DOTALL):
-        host, port = bracketed[1], bracketed[2]
-        if not _is_ipv6(host):
-            refuse("has no IPv6 address between its brackets")
-    elif rest.count(":") > 1:
-        refuse("is ambiguous: write an IPv6 address in brackets, as in [::1]:8000")
-    elif ":" in rest:
-        host, port = rest.split(":")
-    elif rest.isascii() and rest.isdigit():
-        # Only the port of the default address is replaced; every address of the machine is ":8000" or "0.0.0.0:8000".
-        host, port = DEFAULT_HOST, rest
-    else:
-        host, port = rest, None
-        if not host:
-            refuse("is empty")
-    if re.search(r"[\s/\[\]\0]", host):
-        refuse(f"has no valid host: {host!r}")
-    if port is None:
-        return TcpAddress(host, DEFAULT_PORT)
-    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
-        refuse(f"has no valid port: {port!r} is not an integer from 0 to 65535")
-    return TcpAddress(host, int(port))
-
-
-def address_of(host: object, port: object = DEFAULT_PORT) -> Address:
-    """Return the address that `host` and `port` of `run` or of a tuple mean.
-
-    `host` is a name, a literal address (IPv6 with or without brackets) or, with `port` ignored, a Unix socket or an
-    inherited descriptor as in `parse_address`. `port` is an integer from 0 to 65535; 0 takes a free one.
-
-    Raises TypeError or ValueError naming the value.
-    """
-    if not isinstance(host, str):
-        raise TypeError(f"host must be a str, not {type(host).__name__} {host!r}")
-    if host.startswith(("unix:", "fd://", "/", "@")):
-        return parse_address(host)
-    if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"port must be an integer from 0 to 65535, not {type(port).__name__} {port!r}")
-    if not 0 <= port <= 65535:
-        raise ValueError(f"port must be an integer from 0 to 65535, not {port!r}")
-    name = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if (":" in name and not _is_ipv6(name)) or re.search(r"[\s/\[\]\0]", name):
-        raise ValueError(f"host must be a host name or an address without a port, not {host!r}")
-    return TcpAddress(name, port)
-
-
-def unix_address(path: str | bytes) -> UnixAddress:
-    """Return the address of a Unix socket given by its path; a leading NUL means an abstract one.
-
-    Raises ValueError if it is empty.
-    """
-    if path in ("", b"", "\0", b"\0"):
-        raise ValueError(f"the path of a Unix socket must not be empty: {path!r}")
-    return _unix_address(os.fsdecode(path))
-
-
-def _unix_address(path: str) -> UnixAddress:
-    if path.startswith("\0") and not sys.platform.startswith("linux"):
-        raise ValueError(f"abstract Unix sockets such as 'unix:@{path[1:]}' exist on Linux only")
-    return UnixAddress(path)
-
-
-def _is_ipv6(host: str) -> bool:
-    try:
-        IPv6Address(host)
-    except ValueError:
-        return False
-    return True
-
-
-# --- listeners -------------------------------------------------------------------------------------------------------
 
 
 class Listener:
@@ -344,7 +179,7 @@ def _naming(address: Address) -> Iterator[None]:
 
 
 def _is_ipv6_wildcard(address: Address) -> bool:
-    return isinstance(address, TcpAddress) and _is_ipv6(address.host) and IPv6Address(address.host).is_unspecified
+    return isinstance(address, TcpAddress) and is_ipv6(address.host) and IPv6Address(address.host).is_unspecified
 
 
 def _ipv4_ports(listeners: Iterable[Listener]) -> set[int]:

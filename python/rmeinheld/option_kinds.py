@@ -314,7 +314,7 @@ class Texts(Kind):
 
 @dataclass(frozen=True)
 class Addresses(Texts):
-    """Addresses to listen on; `rmeinheld.listeners.parse_address` knows their forms."""
+    """Addresses to listen on; `rmeinheld.addresses.parse_address` knows their forms."""
 
     what: str = "an address or a sequence of addresses"
     metavar: ClassVar[str] = "ADDRESS"

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from ._rmeinheld import Condition, Coroutine, CoroutineExit, Event, Lock, Queue, Semaphore, spawn
+from ._rmeinheld import Condition, Coroutine, CoroutineExit, Lock, Queue, Semaphore, spawn
 
-__all__ = ["Barrier", "Group", "Pool", "PriorityQueue", "Timer"]
+__all__ = ["Barrier", "Group", "Pool", "PriorityQueue"]
 
 
 class _Comparable(Protocol):
@@ -34,38 +34,6 @@ class Barrier(threading.Barrier):
     def __init__(self, parties: int, action: Callable[[], None] | None = None, timeout: float | None = None) -> None:
         super().__init__(parties, action, timeout)
         self._cond: Any = Condition(Lock())
-
-
-class Timer:
-    """Calls `function(*args, **kwargs)` in a coroutine of its own, `seconds` after `start()`, unless cancelled."""
-
-    def __init__(self, seconds: float, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
-        if not seconds >= 0:
-            raise ValueError(f"seconds must be a number >= 0, not {seconds!r}")
-        self._seconds = seconds
-        self._call: Callable[[], object] = lambda: function(*args, **kwargs)
-        self._cancelled = Event()
-        self._coroutine: Coroutine[None] | None = None
-
-    def start(self) -> None:
-        """Let the time run. Raises RuntimeError the second time."""
-        if self._coroutine is not None:
-            raise RuntimeError("this timer has been started before")
-        self._coroutine = spawn(self._run)
-
-    def cancel(self) -> None:
-        """Do not call, if that has not happened yet."""
-        self._cancelled.set()
-
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait until it is over, at most `timeout` seconds (None: for ever). Returns whether it is."""
-        if self._coroutine is None:
-            raise RuntimeError("this timer has not been started")
-        return self._coroutine.join(timeout)
-
-    def _run(self) -> None:
-        if not self._cancelled.wait(self._seconds):
-            self._call()
 
 
 class Group:

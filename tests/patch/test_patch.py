@@ -777,6 +777,7 @@ def test_workers_of_executors_end_quietly_with_the_server_and_are_replaced_after
         import rmeinheld, threading
         from concurrent.futures import ThreadPoolExecutor
         from rmeinheld.coroutine import sleep, spawn
+        from rmeinheld.meinheld import server
 
         idle, busy = ThreadPoolExecutor(3), ThreadPoolExecutor(1)
         jobs = []
@@ -784,7 +785,7 @@ def test_workers_of_executors_end_quietly_with_the_server_and_are_replaced_after
         def work():
             list(idle.map(lambda _: sleep(0.01), range(3)))
             jobs.append(busy.submit(sleep, 100))
-            rmeinheld.stop(0)
+            server.stop(0)
 
         for round in range(2):
             spawn(work)

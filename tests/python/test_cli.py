@@ -542,7 +542,8 @@ def test_listen_run_and_stop_can_be_repeated_and_leave_no_trace(script: RunScrip
         """
         import signal, socket, threading, urllib.request
         import rmeinheld
-        from rmeinheld import server
+        from rmeinheld.meinheld import server
+        from rmeinheld.process_state import state
 
         def mine(number, frame): ...
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1)
@@ -554,13 +555,13 @@ def test_listen_run_and_stop_can_be_repeated_and_leave_no_trace(script: RunScrip
 
         def app(environ, start_response):
             # From a request, from another thread, and by its other name.
-            (rmeinheld.stop, server.shutdown)[round % 2]()
+            (server.stop, server.shutdown)[round % 2]()
             start_response("200 OK", [("Content-Length", "2")])
             return [b"ok"]
 
         for round in range(3):
             server.listen(("127.0.0.1", 0))
-            port = server._state.pending[0].server_port
+            port = state.pending[0].server_port
             answers = []
             client = threading.Thread(
                 target=lambda: answers.append(urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10).read())
@@ -569,7 +570,7 @@ def test_listen_run_and_stop_can_be_repeated_and_leave_no_trace(script: RunScrip
             server.run(app)
             client.join()
             assert [signal.getsignal(number) for number in numbers] == [mine] * 4
-            print(answers, server._state.pending, flush=True)
+            print(answers, state.pending, flush=True)
         assert signal.set_wakeup_fd(-1) == writer.fileno()
         """
     )
@@ -582,15 +583,16 @@ def test_run_in_another_thread_handles_no_signal_and_is_stopped_from_here(script
         """
         import signal, threading, time, urllib.request
         import rmeinheld
-        from rmeinheld import server
+        from rmeinheld.meinheld import server
+        from rmeinheld.process_state import state
 
         def app(environ, start_response):
             start_response("200 OK", [("Content-Length", "2")])
             return [b"ok"]
 
         before = signal.getsignal(signal.SIGTERM)
-        rmeinheld.listen(("127.0.0.1", 0))
-        port = server._state.pending[0].server_port
+        server.listen(("127.0.0.1", 0))
+        port = state.pending[0].server_port
         thread = threading.Thread(target=rmeinheld.run, args=(app,))
         thread.start()
         print(urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10).read())
@@ -599,7 +601,7 @@ def test_run_in_another_thread_handles_no_signal_and_is_stopped_from_here(script
             rmeinheld.run(app, port=0)
         except RuntimeError as error:
             print(error)
-        rmeinheld.stop()
+        server.stop()
         thread.join(15)
         print(thread.is_alive())
         """
@@ -630,8 +632,9 @@ def test_run_serves_unix_sockets_several_binds_and_what_listen_has_made(start: S
         script="""
         import rmeinheld
         from hello import app
+        from rmeinheld.meinheld import server
 
-        rmeinheld.listen("unix:first.sock")
+        server.listen("unix:first.sock")
         rmeinheld.run(app, "unix:second.sock", keepalive=1)
         rmeinheld.run(app, bind=["unix:third.sock", "127.0.0.1:0"])
         """
@@ -654,6 +657,7 @@ def test_run_says_which_port_is_in_use(script: RunScript) -> None:
         """
         import socket
         import rmeinheld
+        from rmeinheld.meinheld import server
 
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
@@ -662,7 +666,7 @@ def test_run_says_which_port_is_in_use(script: RunScript) -> None:
             except OSError as error:
                 assert error.strerror == f"cannot listen on 127.0.0.1:{port}: Address already in use", error
                 print("refused")
-        rmeinheld.stop()
+        server.stop()
         """
     )
     assert printed == "refused\n"

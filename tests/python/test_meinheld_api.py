@@ -14,7 +14,13 @@ from scripts import in_a_coroutine as _in_a_coroutine
 from scripts import output_of
 from serving import RunScript, Serve, Server, request, takes
 
-SERVER = "import os, socket\nfrom rmeinheld import server\nfrom rmeinheld.coroutine import current\n"
+SERVER = """
+import os, socket
+from rmeinheld.meinheld import server
+from rmeinheld.coroutine import current
+# The imports may have used up the turn: the next cooperative call would let other coroutines run.
+sleep(0)
+"""
 
 
 def in_a_coroutine(script: RunScript, body: str) -> str:
@@ -144,7 +150,7 @@ def test_calls_are_scheduled_and_cancelled_from_os_threads(script: RunScript) ->
     output = script(
         """
         import threading
-        from rmeinheld import schedule_call
+        from rmeinheld.meinheld import schedule_call
 
         made = threading.Event()
         other = schedule_call(30, print, "never")
@@ -274,7 +280,7 @@ def test_outside_of_coroutines_the_functions_block(script: RunScript) -> None:
     output = script(
         """
         import socket, threading
-        from rmeinheld import server
+        from rmeinheld.meinheld import server
 
         near, far = socket.socketpair()
         server.trampoline(near.fileno(), read=True, write=True, timeout=5)
@@ -306,8 +312,8 @@ def test_patch_all_takes_what_meinhelds_does(script: RunScript) -> None:
 
 CONTINUATIONS = """
     import threading
-    from rmeinheld import server
-    from rmeinheld.middleware import CONTINUATION_KEY, ContinuationMiddleware
+    from rmeinheld.meinheld import server
+    from rmeinheld.meinheld.middleware import CONTINUATION_KEY, ContinuationMiddleware
 
     waiting = []
     gone = []
@@ -409,7 +415,7 @@ def test_a_request_can_be_resumed_by_an_os_thread(suspending: Server) -> None:
 def test_a_suspension_times_out(suspending: Server) -> None:
     with takes(0.2, 5):
         assert suspending.get("/wait/0.25").status == 500
-    assert re.search(r"rmeinheld\.scheduling\.timeout: timeout", suspending.log())
+    assert re.search(r"rmeinheld\.coroutine\.timeout: timeout", suspending.log())
 
 
 def test_suspending_twice_and_resuming_what_is_not_suspended_are_errors(suspending: Server) -> None:
@@ -440,7 +446,7 @@ def test_clients_are_looked_at_in_a_new_loop_though_the_last_one_stopped_before_
     output = script(
         """
         import atexit
-        from rmeinheld.continuation import Client
+        from rmeinheld.meinheld.continuation import Client
         from rmeinheld.coroutine import *
 
         client = Client(lambda: True)
@@ -489,8 +495,8 @@ def test_the_long_polling_chat(serve: Serve) -> None:
     chat = serve(
         """
         import json
-        from rmeinheld.middleware import CONTINUATION_KEY, ContinuationMiddleware
-        from rmeinheld.server import timeout
+        from rmeinheld.meinheld.middleware import CONTINUATION_KEY, ContinuationMiddleware
+        from rmeinheld import timeout
 
         class Room:
             def __init__(self):

@@ -10,18 +10,19 @@ from typing import Any
 import pytest
 
 import rmeinheld
-from rmeinheld import coroutine, server
+from rmeinheld import process_state
 from rmeinheld.access_log import ATOMS, DEFAULT_FORMAT, validate_format
+from rmeinheld.meinheld import server
 from rmeinheld.option_kinds import Count, Seconds
 from rmeinheld.settings import GROUPS, OPTIONS, Option, Settings, resolve
 
 
 @pytest.fixture(autouse=True)
 def _defaults_restored() -> Iterator[None]:
-    defaults, inert = dict(server._defaults), dict(server._inert)
+    defaults, inert = dict(process_state.defaults), dict(server._inert)
     yield
-    server._defaults.clear()
-    server._defaults.update(defaults)
+    process_state.defaults.clear()
+    process_state.defaults.update(defaults)
     server._inert.update(inert)
 
 
@@ -301,7 +302,7 @@ def test_a_text_that_cannot_be_read_is_refused_with_flag_and_text(name: str, tex
 def test_a_set_function_keeps_its_value_and_refuses_a_bad_one(
     name: str, default: float, value: float, bad: float
 ) -> None:
-    setter, getter = getattr(rmeinheld, f"set_{name}"), getattr(rmeinheld, f"get_{name}")
+    setter, getter = getattr(server, f"set_{name}"), getattr(server, f"get_{name}")
     assert getter() == default
     setter(value)
     assert getter() == value
@@ -314,21 +315,13 @@ def test_a_set_function_keeps_its_value_and_refuses_a_bad_one(
 
 @pytest.mark.parametrize(("name", "method"), [("set_access_logger", "access"), ("set_error_logger", "error")])
 def test_a_logger_needs_its_method(name: str, method: str) -> None:
-    setter = getattr(rmeinheld, name)
+    setter = getattr(server, name)
     with pytest.raises(AttributeError, match=f"Silent has no '{method}'"):
         setter(Silent())
     with pytest.raises(TypeError, match=f"'{method}' of Broken is no callable"):
         setter(Broken())
     setter(type("Logger", (), {method: lambda *arguments: None})())
     setter(None)
-
-
-def test_meinhelds_names_are_in_the_package_and_in_its_server_module() -> None:
-    for name in server.__all__:
-        assert name in rmeinheld.__all__
-        # That of the package takes the arguments as they are; Meinheld's takes them as a tuple and a dict.
-        expected = coroutine if name == "spawn" else server
-        assert getattr(rmeinheld, name) is getattr(expected, name)
 
 
 def test_the_logger_of_errors_is_found_by_aliases_too() -> None:

@@ -219,7 +219,7 @@ import os
 go_on = threading.Event()
 
 def app(environ, start_response):
-    rmeinheld.stop()
+    server.stop()
     while not go_on.is_set():
         pass
     return answer(start_response)

@@ -330,8 +330,9 @@ SLOW_TLS = """
 import ssl, time
 from rmeinheld import _rmeinheld
 from rmeinheld.coroutine import sleep
-from rmeinheld.listeners import open_all, parse_address
-from rmeinheld.server import serve
+from rmeinheld.addresses import parse_address
+from rmeinheld.listeners import open_all
+from rmeinheld.running import serve
 from rmeinheld.settings import Settings
 
 taken = []

@@ -152,7 +152,7 @@ def test_standard_streams_that_are_closed_are_no_listeners_either(script: RunScr
     output = script("""
         import os, sys
         import rmeinheld
-        from rmeinheld import server
+        from rmeinheld.meinheld import server
 
         kept = os.dup(1)
         for number in range(3):
@@ -248,7 +248,8 @@ def test_a_line_of_the_engine_neither_waits_for_standard_error_nor_fails_by_it(
     # A forked child that comes back from its request says so on standard error.
     output = script(f"""
         import os, threading, http.client
-        from rmeinheld import server
+        from rmeinheld.meinheld import server
+        from rmeinheld.process_state import state
 
         reader, writer = os.pipe()
         os.set_blocking(writer, False)
@@ -270,7 +271,7 @@ def test_a_line_of_the_engine_neither_waits_for_standard_error_nor_fails_by_it(
             return [b"%d" % os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]
 
         server.listen(("127.0.0.1", 0))
-        port = server._state.pending[0].server_port
+        port = state.pending[0].server_port
 
         def client():
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)

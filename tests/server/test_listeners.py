@@ -18,27 +18,17 @@ from typing import Any
 import pytest
 
 import rmeinheld
-from rmeinheld import server
-from rmeinheld.listeners import (
-    Address,
-    Descriptor,
-    Listener,
-    TcpAddress,
-    UnixAddress,
-    address_of,
-    close_all,
-    open_all,
-    open_listener,
-    parse_address,
-    systemd_descriptors,
-)
+from rmeinheld.addresses import Address, Descriptor, TcpAddress, UnixAddress, address_of, parse_address
+from rmeinheld.listeners import Listener, close_all, open_all, open_listener, systemd_descriptors
+from rmeinheld.meinheld import server
+from rmeinheld.process_state import state
 from serving import Connection, RunScript, Serve, request
 
 
 @pytest.fixture(autouse=True)
 def _no_pending_sockets() -> Iterator[None]:
     yield
-    for listener in server._state.take_pending():
+    for listener in state.take_pending():
         listener.close()
 
 
@@ -368,7 +358,8 @@ def test_a_forked_child_does_not_remove_the_path_of_its_parent(script: RunScript
     printed = script(
         """
         import os
-        from rmeinheld.listeners import UnixAddress, open_listener
+        from rmeinheld.addresses import UnixAddress
+        from rmeinheld.listeners import open_listener
 
         listener = open_listener(UnixAddress("app.sock"))
         child = os.fork()
@@ -384,7 +375,7 @@ def test_a_forked_child_does_not_remove_the_path_of_its_parent(script: RunScript
 
 
 def test_a_socket_that_is_never_served_leaves_no_path_behind(script: RunScript, tmp_path: Path) -> None:
-    script("import os, rmeinheld; rmeinheld.listen('unix:app.sock'); assert os.path.exists('app.sock')")
+    script("import os, rmeinheld.server as s; s.listen('unix:app.sock'); assert os.path.exists('app.sock')")
     assert not (tmp_path / "app.sock").exists()
 
 
@@ -494,28 +485,28 @@ def test_a_bad_count_of_systemd_is_refused_with_its_value() -> None:
 
 
 def urls() -> list[str]:
-    return [listener.url for listener in server._state.pending]
+    return [listener.url for listener in state.pending]
 
 
 @pytest.mark.parametrize("address", [("127.0.0.1", 0), ["127.0.0.1", 0], "127.0.0.1:0"])
 def test_listen_takes_a_tuple_or_a_text(address: Any) -> None:
-    rmeinheld.listen(address)
+    server.listen(address)
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", urls()[0])
 
 
 def test_listen_takes_host_and_port_as_two_arguments() -> None:
-    rmeinheld.listen("127.0.0.1", 0)
+    server.listen("127.0.0.1", 0)
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", urls()[0])
 
 
 @pytest.mark.parametrize("form", [str, os.fsencode, "unix:{}".format])
 def test_listen_takes_the_path_of_a_unix_socket(tmp_path: Path, form: Callable[[Path], Any]) -> None:
     path = tmp_path / "app.sock"
-    rmeinheld.listen(form(path))
+    server.listen(form(path))
     assert urls() == [f"unix:{path}"]
 
 
-@pytest.mark.parametrize("call", [lambda fd: rmeinheld.listen(socket_fd=fd), rmeinheld.set_listen_socket])
+@pytest.mark.parametrize("call", [lambda fd: server.listen(socket_fd=fd), server.set_listen_socket])
 @pytest.mark.parametrize("form", [int, lambda fd: [fd], lambda fd: (fd,)])
 def test_listen_takes_descriptors(call: Callable[[Any], None], form: Callable[[int], Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as given:
@@ -524,9 +515,9 @@ def test_listen_takes_descriptors(call: Callable[[Any], None], form: Callable[[i
 
 
 def test_a_second_listen_before_run_is_refused_with_the_first_address() -> None:
-    rmeinheld.listen(("127.0.0.1", 0))
+    server.listen(("127.0.0.1", 0))
     with pytest.raises(RuntimeError, match=re.escape(f"there is a listening socket already ({urls()[0]})")):
-        rmeinheld.listen(("127.0.0.1", 0))
+        server.listen(("127.0.0.1", 0))
     assert len(urls()) == 1
 
 
@@ -550,11 +541,11 @@ def test_listen_refuses_what_it_does_not_understand(
     arguments: dict[str, object], kind: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(kind, match=re.escape(sentence)):
-        rmeinheld.listen(**arguments)  # type: ignore[arg-type]
+        server.listen(**arguments)  # type: ignore[arg-type]
     assert urls() == []
 
 
-@pytest.mark.parametrize("call", [rmeinheld.stop, rmeinheld.shutdown])
+@pytest.mark.parametrize("call", [server.stop, server.shutdown])
 def test_stop_without_a_server_does_nothing_but_checks_its_argument(call: Callable[..., None]) -> None:
     call()
     call(0)

@@ -17,7 +17,7 @@ from websockets.sync.client import connect  # noqa: E402
 
 APPLICATION = """
     import ssl
-    import rmeinheld, rmeinheld.server
+    import rmeinheld, rmeinheld.running
     from rmeinheld import _rmeinheld
     from rmeinheld.coroutine import offload, sleep, spawn
 
@@ -60,7 +60,7 @@ APPLICATION = """
         sockets = [(listener.socket.fileno(), listener.server_name, listener.server_port) for listener in listeners]
         return _rmeinheld.Server(app, sockets, settings, context)
 
-    rmeinheld.server.make_engine = make_engine
+    rmeinheld.running.make_engine = make_engine
     rmeinheld.run(app, port=0, silent=False)
     """
 

@@ -19,8 +19,9 @@ from django.core.servers import basehttp
 from django.db import connections
 from django.test import runner, testcases
 
-from rmeinheld.listeners import address_of, close_all, open_all
-from rmeinheld.server import make_engine
+from rmeinheld.addresses import address_of
+from rmeinheld.listeners import close_all, open_all
+from rmeinheld.running import make_engine
 from rmeinheld.settings import Settings
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import atexit, signal, sys, threading, time
 import http.client, socket
 import rmeinheld
 from rmeinheld.coroutine import CoroutineExit, sleep, spawn
+from rmeinheld.meinheld import server
 from concurrent.futures import ThreadPoolExecutor
 
 def free_port():
@@ -43,7 +44,7 @@ def serve(app, path="/", **options):
     rmeinheld.run(app, port=port, **options)
 
 def answer(start_response):
-    rmeinheld.stop()
+    server.stop()
     start_response("200 OK", [("Content-Length", "0")])
     return []
 """

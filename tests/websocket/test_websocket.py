@@ -541,7 +541,7 @@ def test_stop_iteration_sends_nothing_and_logs_nothing(server: Server) -> None:
 
 def test_meinhelds_middleware_and_decorator(serve: Serve, script: RunScript) -> None:
     body = """
-from rmeinheld.middleware import WebSocketMiddleware
+from rmeinheld.meinheld.middleware import WebSocketMiddleware
 from rmeinheld.websocket import WebSocketWSGI
 
 @WebSocketWSGI

@@ -1,6 +1,6 @@
 """Meinheld's continuations: a request that is suspended until another one, or anybody else, resumes it.
 
-    from rmeinheld.middleware import CONTINUATION_KEY, ContinuationMiddleware
+    from rmeinheld.meinheld.middleware import CONTINUATION_KEY, ContinuationMiddleware
 
     def app(environ, start_response):
         if environ["PATH_INFO"] == "/wait":
@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from .coroutine import Coroutine, Lock, can_park, sleep, spawn
-from .option_kinds import Seconds
-from .scheduling import timeout as _Timeout
+from ..coroutine import Coroutine, Lock, can_park, sleep, spawn
+from ..coroutine import timeout as _Timeout  # A parameter of suspend() is called timeout.
+from ..option_kinds import Seconds
 
 __all__ = ["CLIENT_KEY", "CONTINUATION_KEY", "Client", "Continuation"]
 
@@ -94,7 +94,7 @@ class Continuation:
         `resume()` gives `()`; one positional argument is returned as it is, several as a tuple, keyword arguments as a
         dict, and both as `(args, kwargs)`.
 
-        Raises `rmeinheld.server.timeout`, ConnectionAbortedError (an OSError) soon after the client has gone away,
+        Raises `rmeinheld.timeout`, ConnectionAbortedError (an OSError) soon after the client has gone away,
         OSError if the request is suspended already, TypeError or ValueError for a bad timeout.
         """
         seconds = Seconds().check("timeout", timeout or 0)

@@ -10,56 +10,17 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from . import _rmeinheld, coroutine
-from .coroutine import Coroutine, Lock, can_park, current, sleep, wait_readable, wait_writable
-from .option_kinds import Seconds
+from .. import _rmeinheld, coroutine
+from ..coroutine import Coroutine, Timer, can_park, current, sleep, wait_readable, wait_writable
+from ..coroutine import timeout as _Timeout  # A parameter of trampoline() is called timeout.
+from ..option_kinds import Seconds
 
 if TYPE_CHECKING:
-    from .access_log import ErrorLogger
+    from ..access_log import ErrorLogger
 
-__all__ = ["Timer", "cancel_wait", "get_ident", "schedule_call", "spawn", "timeout", "trampoline"]
-
-
-class timeout(TimeoutError):
-    """What `trampoline` and `Continuation.suspend` raise. In Meinheld a plain OSError, which TimeoutError is too."""
-
-
-class Timer:
-    """A call that `schedule_call` has put off."""
-
-    __slots__ = ("_call", "_coroutine", "_over")
-
-    def __init__(self, seconds: float, call: Callable[[], object]) -> None:
-        self._call: Callable[[], object] | None = call
-        # Taken once, by the call or its cancellation, whichever is first.
-        self._over = Lock()
-        at = monotonic() + seconds if seconds else None
-        self._coroutine = coroutine.spawn(self._run, at)
-
-    @property
-    def called(self) -> bool:
-        """Whether the call has begun or was cancelled."""
-        return self._over.locked()
-
-    def cancel(self) -> None:
-        """Do not call. What the call holds is let go of; a call that has begun goes on."""
-        if self._over.acquire(False):
-            self._call = None
-            self._coroutine.kill()
-
-    def _run(self, at: float | None) -> None:
-        if at is not None:
-            _rmeinheld.sleep_until(at)
-        if self._over.acquire(False):
-            call, self._call = self._call, None
-            if call is not None:
-                call()
-
-    def __repr__(self) -> str:
-        return f"<Timer {'called' if self.called else 'waiting'}>"
+__all__ = ["cancel_wait", "get_ident", "schedule_call", "spawn", "trampoline"]
 
 
 def schedule_call(seconds: float, callback: Callable[..., object], /, *args: Any, **kwargs: Any) -> Timer:
@@ -71,7 +32,9 @@ def schedule_call(seconds: float, callback: Callable[..., object], /, *args: Any
     Raises TypeError or ValueError naming a bad argument.
     """
     seconds = Seconds().check("seconds", seconds)
-    return Timer(seconds, _reported(callback, "the callback", args, kwargs))
+    timer = Timer(seconds, _reported(callback, "the callback", args, kwargs))
+    timer.start()
+    return timer
 
 
 def spawn(
@@ -128,9 +91,6 @@ def get_ident() -> Coroutine[Any] | int:
     """The caller's `Coroutine`, which can be the key of a dict, or the number of the OS thread outside of one."""
     return current() or _rmeinheld.get_ident()
 
-
-_Timeout = timeout
-"""By another name, where a parameter has this one."""
 
 error_logger: ErrorLogger | None = None
 """What `rmeinheld.server.set_error_logger` was given."""

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from . import error_log
-from .coroutine import sleep, spawn
-from .option_kinds import Count, Seconds
+from .. import error_log
+from ..coroutine import sleep, spawn
+from ..option_kinds import Count, Seconds
 
 __all__ = ["INTERVAL_SECONDS", "ParentWatch", "Watchdog"]
 

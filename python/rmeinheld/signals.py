@@ -1,0 +1,103 @@
+"""Signals of a running server: SIGINT, SIGTERM, SIGQUIT and SIGUSR1. The previous handlers return when it ends."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from . import _rmeinheld, error_log
+from .process_state import End
+
+__all__ = ["Signals"]
+
+
+class Signals:
+    """The signal handlers of a running server."""
+
+    current: Signals | None = None
+    """The handlers that are installed."""
+
+    def __init__(self, engine: _rmeinheld.Server, end: End) -> None:
+        self._engine = engine
+        self._end = end
+        self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+        self._previous_fd = -1
+        self._pair: tuple[socket.socket, socket.socket] | None = None
+        self._is_ending = False
+        self.interrupted = False
+        """Has SIGINT arrived?"""
+        self.wakeup_fd = -1
+        """Descriptor that becomes readable when a signal arrives; -1 outside the main thread."""
+
+    def install(self) -> None:
+        """Install the handlers. `put_back` undoes it, even if an exception interrupts it."""
+        # Python runs signal handlers in the main thread, and lets only that thread set them.
+        if threading.current_thread() is not threading.main_thread():
+            return
+        Signals.current = self
+        self._pair = reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        self.wakeup_fd = reader.fileno()
+        # A full pair loses nothing: it is readable, which is all that the engine needs.
+        self._previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number, handler in (
+            (signal.SIGINT, self._interrupt),
+            (signal.SIGTERM, self._terminate),
+            (signal.SIGQUIT, self._quit),
+            (signal.SIGUSR1, self._reopen),
+        ):
+            self._previous[number] = signal.getsignal(number)
+            signal.signal(number, handler)
+
+    @staticmethod
+    def put_back() -> None:
+        """Restore the previous handlers. If an exception interrupts it, another call does the rest.
+
+        SIGINT comes last: once its previous handler is back, Ctrl-C may raise anywhere.
+        """
+        self = Signals.current
+        if self is None:
+            return
+        if self._pair is not None:
+            try:
+                signal.set_wakeup_fd(self._previous_fd)
+            except (OSError, ValueError):
+                # The owner of the previous descriptor has closed it.
+                signal.set_wakeup_fd(-1)
+            for end in self._pair:
+                end.close()
+            self._pair = None
+        while self._previous:
+            number = next(reversed(self._previous))
+            handler = self._previous[number]
+            # None is a handler that was not set from Python, which Python cannot set again.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            del self._previous[number]
+        Signals.current = None
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = True
+        self._end(0 if self._is_ending else None)
+        self._is_ending = True
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        self._is_ending = True
+        self._end(None)
+
+    def _quit(self, number: int, frame: FrameType | None) -> None:
+        self._is_ending = True
+        self._end(0)
+
+    def _reopen(self, number: int, frame: FrameType | None) -> None:
+        # An exception of a handler would end the server.
+        for reopen in (self._engine.reopen_logs, error_log.reopen):
+            try:
+                reopen()
+            except OSError as error:
+                logging.getLogger(error_log.LOGGER_NAME).error("cannot reopen a log file: %s", error)
