@@ -1,4 +1,4 @@
-"""The extension: the engine of the server, and its coroutines."""
+"""The engine of rmeinheld: its server, its coroutines, and the functions that the patches are made of."""
 
 from collections.abc import Buffer, Callable, Iterable, Iterator, Sequence
 from socket import socket
@@ -82,12 +82,16 @@ class _Readable(Protocol):
 
 @final
 class Server:
-    """The engine of one server; it runs once.
+    """The engine of one server. It runs once.
 
-    `listeners` are the listening sockets, non-blocking: descriptor, SERVER_NAME and SERVER_PORT of each. The engine
-    works with duplicates of them. With `ssl_context`, every connection speaks TLS; with `suppress_ragged_eofs`, one may
-    end without TLS's own goodbye. `access_log` is a descriptor of the access log where that is open already: the engine
-    writes to a duplicate, and `access_logfile` is its name. Raises OSError if the access log cannot be opened.
+    `app` is the WSGI application. `listeners` are the listening sockets, non-blocking, each with its descriptor,
+    SERVER_NAME and SERVER_PORT; the engine works with duplicates of the descriptors. `settings` are the settings.
+
+    With `ssl_context` (None by default) every connection speaks TLS. With `suppress_ragged_eofs` (the default) a client
+    may end a connection without the closing alert of TLS. `access_log` is the descriptor of an access log that is open
+    already; the engine writes to a duplicate, and the setting `access_logfile` names the file.
+
+    Raises TypeError if `app` is not callable, and OSError for a bad descriptor or if the access log cannot be opened.
     """
 
     def __new__(
@@ -101,46 +105,53 @@ class Server:
     ) -> Self: ...
     @property
     def running(self) -> bool:
-        """Whether run() is at work."""
+        """Whether `run()` is serving."""
 
     @property
     def requests(self) -> int:
-        """Requests answered so far."""
+        """Number of requests answered so far."""
 
     @property
     def clients_gone(self) -> int:
-        """Requests whose client went away before the answer was complete."""
+        """Number of requests whose client went away until the answer was complete."""
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until the time is over that `stop` gave to requests; None before it."""
+        """Seconds until the grace period is over; None before `stop()`."""
 
     def run(self, wakeup_fd: int = -1, exit_status: int | None = None) -> None:
-        """Serve until stopped. Whenever `wakeup_fd` is readable, read it empty and run the Python signal handlers.
+        """Serve until `stop()`. Returns when the last request has ended or the grace period is over; the loop goes on.
 
-        The loop goes on: `end_loop` ends it. With `exit_status` the process is to end with the server: should nobody
-        get the interpreter in time to call `disarm_exit`, it ends with this status.
+        When `wakeup_fd` becomes readable, `run` empties it and runs Python's signal handlers; see
+        `signal.set_wakeup_fd`. The default -1 means no descriptor.
 
-        Returns at once after a stop() that came before. Raises RuntimeError a second time or in a coroutine, and what
-        a signal handler raises.
+        `exit_status` is the status of a process that ends with the server. If the caller does not get the interpreter
+        in time to call `disarm_exit`, the process ends with this status. None (the default) leaves the process alone.
+
+        Returns at once if `stop()` came first. Raises RuntimeError if called a second time or in a coroutine, and the
+        exception of a signal handler.
         """
 
     def stop(self, timeout: float | None = None) -> None:
-        """Stop accepting, let requests in progress end within `timeout` seconds, and end run().
+        """Stop accepting, close idle connections, and let requests in progress end. Then `run()` returns.
 
-        None is the setting `graceful_timeout`; 0 is at once. May be called from any thread or signal handler and more
-        than once: a later call can only bring the end nearer.
+        `timeout` is the grace period in seconds; None (the default) is the setting `graceful_timeout`, 0 ends requests
+        at once. May be called from any thread, signal handler or request, and more than once: a later call may only
+        shorten the time.
         """
 
     def abandon(self) -> None:
-        """Have run() return at once: the loop hangs. For a process that is about to end."""
+        """Have `run()` return at once although the loop hangs, in a process that is about to end."""
 
     def reopen_logs(self, access_log: int | None = None) -> None:
-        """Have the file of the access log opened anew, or go on in a duplicate of the descriptor `access_log`."""
+        """Open the file of the access log anew, after the old one was renamed.
+
+        With `access_log`, a descriptor, the engine goes on in a duplicate of it instead. Raises OSError if that fails.
+        """
 
 @final
 class Coroutine[T]:
-    """A function that runs beside others; made by `spawn`."""
+    """A function that runs, or ran, in a coroutine of its own. `spawn()` makes it; `current()` returns the caller's."""
 
     @property
     def ident(self) -> int:
@@ -148,58 +159,71 @@ class Coroutine[T]:
 
     @property
     def name(self) -> str:
-        """What it runs: the function's qualified name, or "request"."""
+        """The qualified name of the function, or "request" for the coroutine of a request."""
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """Whether the coroutine has ended, by returning or by an exception."""
 
     @property
     def result(self) -> T:
-        """What the function returned; raises what it raised, or RuntimeError while it has not ended."""
+        """The value that the function returned.
+
+        Raises the exception that the function raised, and RuntimeError until the coroutine has ended.
+        """
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended, at most `timeout` seconds (None: for ever; 0: only look).
+        """Wait until the coroutine has ended. Returns whether it has.
 
-        Returns whether it has ended. Works in coroutines, which park, and in OS threads, which block. Raises ValueError
-        for a negative timeout and RuntimeError for a coroutine that joins itself.
+        `timeout` is the longest wait in seconds; None (the default) waits for ever, 0 only looks. A coroutine that
+        joins parks, an OS thread blocks.
+
+        Raises ValueError for a negative timeout, RuntimeError for a coroutine that joins itself and in a forked child.
         """
 
     def throw(self, exception: BaseException | type[BaseException], /) -> bool:
-        """Raise `exception` (an instance or a class) in the coroutine, where it waits or will wait next.
+        """Raise `exception` in the coroutine, where it waits now or will wait next. Returns whether it had not ended
+        yet.
 
-        In one that has not started, the function is not called. Returns whether it had not ended. From any thread.
-        Raises TypeError for what is no exception.
+        `exception` is an instance or a class. A coroutine that has not started never calls its function. May be called
+        from any thread.
+
+        Raises TypeError if `exception` is no exception.
         """
 
     def kill(self) -> bool:
-        """Raise CoroutineExit in the coroutine: `throw(CoroutineExit("killed"))`. Does not wait: `join()` does.
+        """Raise CoroutineExit in the coroutine: `throw(CoroutineExit("killed"))`. Returns whether it had not ended yet.
 
-        Returns whether it had not ended.
+        Does not wait for the end; `join()` does.
         """
 
 class CoroutineExit(BaseException):
-    """Raised in a coroutine that is killed, or, once, still runs when its server stops. Let it pass; use `finally`."""
+    """Raised in a coroutine that is killed, and once in each coroutine that still runs when its server stops.
+
+    Let it pass, and clean up in `finally`.
+    """
 
 class Timeout(BaseException):
     """Raised by `timeout(seconds)` in its own block, where the coroutine waits.
 
-    No subclass of Exception: code that retries after an error of its own does not swallow it.
+    It is no subclass of Exception, so code that retries after errors of its own does not swallow it.
     """
 
 @final
 class timeout:
     """A time limit for a block of code: `with timeout(5): ...` raises `Timeout` in it, where the coroutine waits.
 
-    `seconds` may be None: no limit. `exception` is raised instead, an instance or a class; with False, the block just
-    ends. Code that computes is not interrupted. What was waited for is in an unknown state afterwards: close that
-    connection. Raises ValueError for negative seconds, RuntimeError outside a coroutine and on a second use.
+    `seconds` is the limit, 0 or more; None is no limit. `exception` is an instance or a class to raise instead of
+    `Timeout`; with False nothing is raised, and the block just ends. Code that computes is not interrupted. After a
+    timeout, the state of the resource that was waited for is unknown: close such a connection.
+
+    Raises ValueError for negative seconds. Entering it raises RuntimeError outside a coroutine and for a second time.
     """
 
     def __new__(cls, seconds: float | None, exception: object = None) -> Self: ...
     @property
     def seconds(self) -> float | None:
-        """The limit."""
+        """The limit in seconds; None for no limit."""
 
     @property
     def expired(self) -> bool:
@@ -212,125 +236,169 @@ class timeout:
 
 @final
 class Lock:
-    """A mutual exclusion lock, handed to those who wait in the order in which they came.
+    """A mutual exclusion lock for coroutines and OS threads, like `threading.Lock`.
 
-    What `threading.Lock()` is, for coroutines and OS threads: any of them may release it.
+    It goes to the waiter that has waited longest, so a coroutine that takes it again and again cannot starve others.
+    Any coroutine or thread may release it.
     """
 
     def __new__(cls) -> Self: ...
     def acquire(self, blocking: bool = True, timeout: float = ...) -> bool:
-        """Take the lock; returns whether that was possible within `timeout` seconds (-1: wait for ever).
+        """Take the lock. Returns whether it was taken.
 
-        Raises ValueError for a timeout of a call that does not block or a negative one, OverflowError for one beyond
-        `threading.TIMEOUT_MAX`.
+        With `blocking` false the call does not wait. `timeout` is the longest wait in seconds; -1 (the default) waits
+        for ever.
+
+        Raises ValueError for a negative timeout and for a timeout of a call that does not wait, OverflowError for a
+        timeout above `threading.TIMEOUT_MAX`.
         """
 
     def release(self) -> None:
-        """Give the lock to the one who has waited longest, or nobody. Raises RuntimeError if it is not locked."""
+        """Give the lock to the waiter that has waited longest, or unlock it.
+
+        Raises RuntimeError if the lock is not locked.
+        """
 
     def locked(self) -> bool:
-        """Whether somebody has it."""
+        """Return whether the lock is locked."""
 
     def __enter__(self) -> bool: ...
     def __exit__(
         self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
-    def acquire_lock(self, blocking: bool = True, timeout: float = ...) -> bool: ...
-    def release_lock(self) -> None: ...
-    def locked_lock(self) -> bool: ...
-    def _at_fork_reinit(self) -> None: ...
+    def acquire_lock(self, blocking: bool = True, timeout: float = ...) -> bool:
+        """`acquire`, by its old name in `_thread`."""
+
+    def release_lock(self) -> None:
+        """`release`, by its old name in `_thread`."""
+
+    def locked_lock(self) -> bool:
+        """`locked`, by its old name in `_thread`."""
+
+    def _at_fork_reinit(self) -> None:
+        """Unlock the lock in a forked child, where its waiters do not exist."""
 
 @disjoint_base
 class RLock:
-    """A reentrant lock, owned by the coroutine or OS thread that took it.
+    """A reentrant lock for coroutines and OS threads, like `threading.RLock`. Its owner may take it again.
 
-    What `threading.RLock()` is; CPython's own takes all coroutines for one owner, since they share an OS thread.
+    CPython's own sees one owner in all coroutines, since they share an OS thread. This lock's owner is the coroutine or
+    the OS thread. Arguments are ignored, as `threading.RLock` ignores them.
     """
 
     def __new__(cls, *args: object, **kwargs: object) -> Self: ...
     def acquire(self, blocking: bool = True, timeout: float = ...) -> bool:
-        """Take the lock, once more if the caller has it; returns whether that was possible within `timeout` seconds.
+        """Take the lock, or take it once more if the caller owns it. Returns whether it was taken.
 
-        -1 waits for ever. Raises ValueError for a timeout of a call that does not block or a negative one,
-        OverflowError for one beyond `threading.TIMEOUT_MAX`.
+        With `blocking` false the call does not wait. `timeout` is the longest wait in seconds; -1 (the default) waits
+        for ever.
+
+        Raises ValueError for a negative timeout and for a timeout of a call that does not wait, OverflowError for a
+        timeout above `threading.TIMEOUT_MAX`.
         """
 
     def release(self) -> None:
-        """Give the lock back; after as many times as it was taken, to the one who has waited longest.
+        """Release the lock once. After as many releases as acquisitions it goes to the waiter that has waited longest.
 
-        Raises RuntimeError if the caller does not have it.
+        Raises RuntimeError if the caller does not own the lock.
         """
 
     def locked(self) -> bool:
-        """Whether somebody has it."""
+        """Return whether the lock has an owner."""
 
     def __enter__(self) -> bool: ...
     def __exit__(
         self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
-    def _is_owned(self) -> bool: ...
-    def _recursion_count(self) -> int: ...
-    def _release_save(self) -> tuple[int, int]: ...
-    def _acquire_restore(self, saved: tuple[int, int]) -> None: ...
-    def _at_fork_reinit(self) -> None: ...
+    def _is_owned(self) -> bool:
+        """Return whether the caller owns the lock, for `threading.Condition`."""
+
+    def _recursion_count(self) -> int:
+        """Return how often the caller has taken the lock, for `threading`."""
+
+    def _release_save(self) -> tuple[int, int]:
+        """Release the lock completely for `threading.Condition.wait`. Returns its count and its owner."""
+
+    def _acquire_restore(self, saved: tuple[int, int]) -> None:
+        """Re-acquire the lock as often, for `threading.Condition.wait`. Interruptions are deferred to the caller's next
+        wait.
+        """
+
+    def _at_fork_reinit(self) -> None:
+        """Unlock the lock in a forked child, where its waiters do not exist."""
 
 def spawn[**P, T](func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[T]:
-    """Run `func(*args, **kwargs)` in a coroutine of its own; returns its `Coroutine`.
+    """Run `func(*args, **kwargs)` in a coroutine of its own. Returns its `Coroutine`.
 
-    From a coroutine or any OS thread. Raises TypeError if `func` is not callable, RuntimeError in a child forked from a
-    process that uses coroutines.
+    May be called from a coroutine or any OS thread. The first call of a process starts the loop.
+
+    Raises TypeError if `func` is not callable, and RuntimeError in a child forked from a process that uses coroutines.
     """
 
 def sleep(seconds: float, /) -> None:
-    """Park the coroutine for `seconds`; 0 lets everything else that is ready run. Outside a coroutine, `time.sleep`.
+    """Park the coroutine for `seconds`. Outside a coroutine it is `time.sleep`.
 
-    Raises ValueError for a negative or non-finite value, CoroutineExit when the server stops.
+    0 lets everything else that is ready run first.
+
+    Raises ValueError for a negative or non-finite number, and CoroutineExit when the server stops.
     """
 
 def sleep_until(at: float, /) -> None:
-    """Park the coroutine until `time.monotonic()` is `at`, or not at all if that is past. In a coroutine only.
+    """Park the coroutine until `time.monotonic()` is `at`, or not at all if that time is past. In a coroutine only.
 
-    Those who sleep until different times wake in the order of these. Raises CoroutineExit when the server stops.
+    Sleepers wake in the order of their times, and sleepers of the same time in the order of their calls.
+
+    Raises CoroutineExit when the server stops.
     """
 
 def current() -> Coroutine[Any] | None:
-    """The `Coroutine` that the caller runs in, or None in an OS thread."""
+    """Return the `Coroutine` that the caller runs in, or None in an OS thread."""
 
 @final
 class Event:
-    """A flag that can be waited for: what `threading.Event` is, for coroutines and OS threads."""
+    """A flag to wait for, for coroutines and OS threads, like `threading.Event`."""
 
     def __new__(cls) -> Self: ...
     def is_set(self) -> bool:
-        """Whether the flag is set."""
+        """Return whether the flag is set."""
 
     def set(self) -> None:
-        """Set the flag, and wake all who wait for it."""
+        """Set the flag and wake all waiters."""
 
     def clear(self) -> None:
-        """Take the flag back."""
+        """Clear the flag."""
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the flag is set, at most `timeout` seconds (None: for ever). Returns whether it was."""
+        """Wait until the flag is set. Returns whether it is.
 
-    def _at_fork_reinit(self) -> None: ...
+        `timeout` is the longest wait in seconds; None (the default) waits for ever.
+        """
+
+    def _at_fork_reinit(self) -> None:
+        """Forget the waiters in a forked child, where they do not exist."""
 
 @disjoint_base
 class Semaphore:
-    """What `threading.Semaphore` is, for coroutines and OS threads; those who wait get their turn in order.
+    """A counting semaphore for coroutines and OS threads, like `threading.Semaphore`. Waiters get their turn in order.
 
-    `value`: how many may have it at once. Raises ValueError for a negative one.
+    `value` is how many may hold it at once, 0 or more (1 by default). Raises ValueError for a negative value.
     """
 
     def __new__(cls, value: int = 1) -> Self: ...
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        """Take one; returns whether that was possible within `timeout` seconds (None: wait for ever).
+        """Take the semaphore once. Returns whether it was taken.
 
-        Raises ValueError for a timeout of a call that does not block.
+        With `blocking` false the call does not wait. `timeout` is the longest wait in seconds; None (the default) waits
+        for ever.
+
+        Raises ValueError for a timeout of a call that does not wait.
         """
 
     def release(self, n: int = 1) -> None:
-        """Give back `n`. Raises ValueError for less than 1, and for more than were taken from a bounded semaphore."""
+        """Release the semaphore `n` times, 1 or more (1 by default).
+
+        Raises ValueError for less than 1, and if a bounded semaphore would exceed its initial value.
+        """
 
     def __enter__(self) -> bool: ...
     def __exit__(
@@ -338,7 +406,11 @@ class Semaphore:
     ) -> None: ...
 
 class BoundedSemaphore(Semaphore):
-    """What `threading.BoundedSemaphore` is: giving back more than was taken is an error."""
+    """A semaphore that raises ValueError when it is released more often than it was taken:
+    `threading.BoundedSemaphore`.
+
+    `value` is how many may hold it at once, 0 or more (1 by default). Raises ValueError for a negative value.
+    """
 
 class _Lockable(Protocol):
     def acquire(self) -> object: ...
@@ -346,115 +418,148 @@ class _Lockable(Protocol):
 
 @final
 class Condition:
-    """What `threading.Condition` is, for coroutines and OS threads.
+    """A condition variable for coroutines and OS threads, like `threading.Condition`.
 
-    `lock`: anything with `acquire` and `release`; a new `RLock` by default.
+    `lock` is any object with `acquire` and `release`; None (the default) makes a new `RLock`.
     """
 
     def __new__(cls, lock: _Lockable | None = None) -> Self: ...
     def acquire(self, *args: Any) -> bool:
-        """Take the lock."""
+        """Call `acquire` of the lock with the same arguments."""
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Call `release` of the lock."""
 
     def __enter__(self) -> bool: ...
     def __exit__(self, *args: Any) -> None: ...
     def wait(self, timeout: float | None = None) -> bool:
-        """Give the lock back, wait to be notified, at most `timeout` seconds (None: for ever), take the lock again.
+        """Release the lock, wait for a notification, and re-acquire the lock. Returns whether a notification came.
 
-        Returns whether it was notified. Raises RuntimeError if the caller does not have the lock.
+        `timeout` is the longest wait in seconds; None (the default) waits for ever.
+
+        Raises RuntimeError if the caller does not hold the lock.
         """
 
     def wait_for[T](self, predicate: Callable[[], T], timeout: float | None = None) -> T:
-        """Wait until `predicate()` is true, at most `timeout` seconds (None: for ever). Returns its last value."""
+        """Wait until `predicate()` is true. Returns its last value.
+
+        `timeout` is the longest wait in seconds; None (the default) waits for ever.
+
+        Raises RuntimeError if the caller does not hold the lock.
+        """
 
     def notify(self, n: int = 1) -> None:
-        """Wake the first `n` who wait. Raises RuntimeError if the caller does not have the lock."""
+        """Wake the `n` longest waiters (1 by default).
+
+        Raises RuntimeError if the caller does not hold the lock.
+        """
 
     def notify_all(self) -> None:
-        """Wake all who wait. Raises RuntimeError if the caller does not have the lock."""
+        """Wake all waiters.
 
-    def _at_fork_reinit(self) -> None: ...
+        Raises RuntimeError if the caller does not hold the lock.
+        """
+
+    def _at_fork_reinit(self) -> None:
+        """Forget the waiters in a forked child, where they do not exist, and unlock the lock."""
 
 class ShutDown(Exception):
-    """Raised by `put` and `get` of a queue that has been shut down; `queue.ShutDown` where that exists (3.13)."""
+    """Raised by `put` and `get` of a queue that has been shut down. It is `queue.ShutDown` on Python 3.13 and later."""
 
 @disjoint_base
 class Queue[T]:
-    """What `queue.Queue` is, for coroutines and OS threads: first in, first out, at most `maxsize` items (0: any).
+    """A queue for coroutines and OS threads, like `queue.Queue`: first in, first out.
 
-    An item goes straight to the one who has waited longest.
+    `maxsize` is the largest number of items; 0 (the default) or less sets no limit. An item goes straight to the waiter
+    that has waited longest.
     """
 
     def __new__(cls, maxsize: int = 0) -> Self: ...
     @property
     def maxsize(self) -> int:
-        """The limit; 0 for none."""
+        """The largest number of items; 0 for no limit."""
 
     def qsize(self) -> int:
-        """How many items there are."""
+        """Return the number of items."""
 
     def empty(self) -> bool:
-        """Whether there is none."""
+        """Return whether the queue is empty."""
 
     def full(self) -> bool:
-        """Whether there are `maxsize`."""
+        """Return whether the queue holds `maxsize` items."""
 
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
-        """Put `item` in, waiting for room at most `timeout` seconds (None: for ever) if `block`.
+        """Put `item` in, and wait for room if need be.
 
-        Raises queue.Full, ShutDown, ValueError for a negative timeout.
+        With `block` false the call does not wait. `timeout` is the longest wait in seconds; None (the default) waits
+        for ever.
+
+        Raises queue.Full without room in time, ShutDown after `shutdown`, ValueError for a negative timeout.
         """
 
     def put_nowait(self, item: T) -> None:
         """`put(item, block=False)`."""
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
-        """Take an item out, waiting for one at most `timeout` seconds (None: for ever) if `block`.
+        """Take an item out, and wait for one if need be.
 
-        Raises queue.Empty, ShutDown, ValueError for a negative timeout.
+        With `block` false the call does not wait. `timeout` is the longest wait in seconds; None (the default) waits
+        for ever.
+
+        Raises queue.Empty without an item in time, ShutDown after `shutdown`, ValueError for a negative timeout.
         """
 
     def get_nowait(self) -> T:
         """`get(block=False)`."""
 
     def task_done(self) -> None:
-        """Say that an item that was got is dealt with. Raises ValueError for more than there were items."""
+        """Say that an item taken out is dealt with.
+
+        Raises ValueError if called more often than there were items.
+        """
 
     def join(self) -> None:
-        """Wait until `task_done` was called for every item."""
+        """Wait until `task_done` was called for every item that was put in."""
 
     def shutdown(self, immediate: bool = False) -> None:
-        """Have `put` raise ShutDown from now on, and `get` when the queue is empty; `immediate`: empty it at once."""
+        """Shut the queue down: `put` raises ShutDown from now on, and `get` does once the queue is empty.
+
+        `immediate` empties the queue at once.
+        """
 
     @classmethod
     def __class_getitem__(cls, key: Any) -> Any: ...
 
 class LifoQueue[T](Queue[T]):
-    """What `queue.LifoQueue` is: last in, first out."""
+    """A queue for coroutines and OS threads, like `queue.LifoQueue`: last in, first out.
+
+    `maxsize` is the largest number of items; 0 (the default) or less sets no limit.
+    """
 
 @disjoint_base
 class SimpleQueue[T]:
-    """What `queue.SimpleQueue` is: without a limit, without tasks."""
+    """A queue for coroutines and OS threads, like `queue.SimpleQueue`: no limit, no `task_done`."""
 
     def __new__(cls) -> Self: ...
     def qsize(self) -> int:
-        """How many items there are."""
+        """Return the number of items."""
 
     def empty(self) -> bool:
-        """Whether there is none."""
+        """Return whether the queue is empty."""
 
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
-        """Put `item` in. `block` and `timeout` have no meaning: there is always room."""
+        """Put `item` in. `block` and `timeout` are ignored: there is always room."""
 
     def put_nowait(self, item: T) -> None:
-        """Put `item` in."""
+        """`put(item)`."""
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
-        """Take an item out, waiting for one at most `timeout` seconds (None: for ever) if `block`.
+        """Take an item out, and wait for one if need be.
 
-        Raises queue.Empty.
+        With `block` false the call does not wait. `timeout` is the longest wait in seconds; None (the default) waits
+        for ever.
+
+        Raises queue.Empty without an item in time, ValueError for a negative timeout.
         """
 
     def get_nowait(self) -> T:
@@ -464,97 +569,108 @@ class SimpleQueue[T]:
     def __class_getitem__(cls, key: Any) -> Any: ...
 
 def get_ident() -> int:
-    """The number by which the interpreter knows the caller: the coroutine's, or the OS thread's outside of one.
-
-    `sys._current_frames()` and debuggers use it; `threading.get_ident()` is the OS thread's unless patched.
+    """Return the number by which the interpreter knows the caller: that of its coroutine, or of the OS thread
+    outside one.
     """
 
 def can_park() -> bool:
-    """Whether the caller is in a coroutine that may park. Elsewhere every wait blocks the OS thread."""
+    """Return whether the caller is in a coroutine that may park. Elsewhere every wait blocks the OS thread."""
 
 def give_way() -> None:
-    """A chance to switch, for a call that may block.
+    """A chance to switch, for a call that may block. Does nothing outside a coroutine.
 
-    Once the coroutine's turn has lasted `turn_budget`, everything else that is ready runs first. Nothing outside a
-    coroutine.
+    Once the coroutine's turn has lasted `turn_budget`, everything else that is ready runs first.
 
-    Raises what is thrown into the coroutine, and CoroutineExit when the server stops.
+    Raises an exception thrown into the coroutine, and CoroutineExit when the server stops.
     """
 
 def is_killed() -> bool:
-    """Whether the end of the server has raised CoroutineExit in the coroutine, or will at its next wait."""
+    """Return whether the end of the server has raised CoroutineExit in the coroutine, or will at its next wait."""
 
 def end_awaited() -> None:
-    """Raise CoroutineExit in the requests and in the threads that are no daemons; wait for them, at most two seconds.
+    """Raise CoroutineExit in the requests and in threads other than daemons, and wait two seconds at most for their
+    end.
 
-    The loop goes on. Not from a coroutine. Raises RuntimeError naming what computes and keeps the loop from this.
+    The loop goes on. Not for coroutines.
+
+    Raises RuntimeError, with the name of the request or coroutine, if one computes and keeps the loop from this.
     """
 
 def end_loop() -> None:
-    """Raise CoroutineExit in all coroutines and end the loop. What still waits a little later is left behind for ever.
+    """Raise CoroutineExit in all coroutines and end the loop. A coroutine that still waits two seconds later is
+    abandoned.
 
-    Not from a coroutine. Raises RuntimeError naming what computes and keeps the loop from its end.
+    Not for coroutines.
+
+    Raises RuntimeError, with the name of the request or coroutine, if one computes and keeps the loop from its end.
     """
 
 def arm_exit(seconds: float, status: int) -> None:
-    """Have the process end with `status` in so many seconds, whoever holds the interpreter then. Replaces itself."""
+    """End the process with `status` after `seconds`, whichever thread holds the interpreter then. A later call
+    replaces it.
+    """
 
 def disarm_exit() -> None:
-    """Take `arm_exit`, and what `Server.run` has armed, back."""
+    """Cancel `arm_exit`, and the exit that `Server.run` has armed."""
 
 def set_awaited() -> None:
-    """Have the end of the process wait for the caller's coroutine as it does for requests."""
+    """Have the end of the process wait for the caller's coroutine, as it waits for requests."""
 
 def give_way_quietly() -> None:
-    """A chance to switch, for a call that cannot block in CPython: it raises nothing.
+    """A chance to switch, for a call that cannot block in CPython. Raises nothing, and does nothing outside a
+    coroutine.
 
-    What is thrown into the coroutine is raised at its next wait.
+    An exception thrown into the coroutine is raised at its next wait.
     """
 
 def descriptor_closes(fd: int, /) -> bool:
-    """Wake every coroutine that waits for `fd` with OSError (EBADF): it is about to be closed.
+    """Wake every coroutine that waits for `fd` with OSError (EBADF), because `fd` is about to be closed.
 
-    Returns False on another thread than the coroutines': there it is to be called again after the closing.
+    Returns False on other threads than the coroutines': call it again there after closing the descriptor.
     """
 
 def as_builtin[**P, T](original: Callable[..., Any], function: Callable[P, T], /) -> Callable[P, T]:
-    """A built-in function like `original` that calls `function`: as an attribute of a class it binds no instance.
+    """Return a built-in function like `original` that calls `function`. As an attribute of a class it binds no
+    instance.
 
     Raises TypeError if `original` is no built-in function.
     """
 
 def _locks_park() -> bool:
-    """Whether CPython's own locks park coroutines, whenever they were made."""
+    """Return whether CPython's own locks park coroutines, whenever they were made."""
 
 def method(function: Callable[..., Any], /) -> Any:
     """Make `function` a method: set on a class, it binds its instances, as a built-in function does not."""
 
 def set_attribute(class_: type, name: str, value: object, /) -> None:
-    """Set an attribute of a class, including one of a class in C whose attributes Python code cannot set.
+    """Set an attribute of a class, including a class in C whose attributes Python code cannot set.
 
     Raises TypeError for a class such as `int`, which all interpreters of the process share.
     """
 
 def in_turn(class_: type, name: str, /) -> Any:
-    """A method like `class.name`, a method in C of a buffered file, that one coroutine or OS thread at a time is in.
+    """Return a method like `class.name`, a method in C of a buffered file, that runs in one coroutine or thread at a
+    time.
 
-    Raises TypeError for what is no such method.
+    Raises TypeError if `class.name` is no method in C.
     """
 
 def detour(class_: type, name: str, function: Any, for_threads: bool, /) -> Any:
-    """A method like `class.name`, a method in C of `io.FileIO`, that calls `function` for files that are not on a disk.
+    """Return a method like `class.name`, a method in C of `io.FileIO`, that calls `function` unless the file is on a
+    disk.
 
-    In coroutines, and if `for_threads` in OS threads, too.
+    It does so in coroutines, and with `for_threads` in OS threads, too.
 
-    Raises TypeError for what is no such method.
+    Raises TypeError if `class.name` is no method in C.
     """
 
 def is_fifo(path: str, /) -> bool:
-    """Whether there is a FIFO at `path`."""
+    """Return whether there is a FIFO at `path`."""
 
 def may_wait(fd: int, /) -> bool:
-    """Whether a read or write of `fd` may wait for another program: in a coroutine, on a descriptor that blocks, for
-    anything but files and directories.
+    """Return whether a read or write of `fd` may wait for another program.
+
+    True only in a coroutine, for a blocking descriptor of anything but a file or a directory.
     """
 
 def socket_recv(sock: socket, bufsize: int, flags: int = 0, /) -> bytes:
@@ -570,60 +686,75 @@ def socket_sendall(sock: socket, data: Buffer, flags: int = 0, /) -> None:
     """`socket.sendall(data, flags=0)`, which parks the coroutine."""
 
 def exclusively[T](function: Callable[[], T], cleanup: Callable[[], object], /) -> T:
-    """Call `function()`, then `cleanup()`, as the only server of the process; returns what `function` returned.
+    """Call `function()`, then `cleanup()`, as the only server of the process. Returns the result of `function`.
 
-    `cleanup` is called again if an exception of a signal handler cuts it short. Raises RuntimeError if a server runs.
+    If an exception of a signal handler cuts `cleanup` short, it is called again.
+
+    Raises RuntimeError if another server runs.
     """
 
 def wait_readable(fd: int, timeout: float | None = None) -> bool:
-    """Wait until `fd` can be read, at most `timeout` seconds (None: for ever). Returns whether it can.
+    """Wait until `fd` is readable. Returns whether it is.
 
-    Raises ValueError for a negative timeout, OSError for a bad descriptor, CoroutineExit when the server stops. One
-    that is closed meanwhile is not noticed: the wait goes on until its timeout.
+    `timeout` is the longest wait in seconds; None (the default) waits for ever. The wait does not notice that the
+    descriptor was closed, and then goes on until its timeout.
+
+    Raises ValueError for a negative timeout, OSError for a bad descriptor, CoroutineExit when the server stops.
     """
 
 def wait_writable(fd: int, timeout: float | None = None) -> bool:
-    """Wait until `fd` can be written, at most `timeout` seconds (None: for ever). Returns whether it can.
+    """Wait until `fd` is writable. Returns whether it is.
 
-    Raises ValueError for a negative timeout, OSError for a bad descriptor, CoroutineExit when the server stops. One
-    that is closed meanwhile is not noticed: the wait goes on until its timeout.
+    `timeout` is the longest wait in seconds; None (the default) waits for ever. The wait does not notice that the
+    descriptor was closed, and then goes on until its timeout.
+
+    Raises ValueError for a negative timeout, OSError for a bad descriptor, CoroutineExit when the server stops.
     """
 
 def wait_any(interests: list[tuple[int, int]], seconds: float, /) -> bool:
-    """Wait until one of several descriptors may be ready, each for its events (those of `select.poll`).
+    """Wait until one of several descriptors may be ready. Returns whether one may be. In a coroutine only.
 
-    At most for `seconds`. Returns whether one may be. In a coroutine only.
+    `interests` are pairs of a descriptor and its events, those of `select.poll`. `seconds` is the longest wait.
 
-    Raises OSError for a bad descriptor, for one of the server's own, and for one that is closed meanwhile.
+    Raises OSError for a bad descriptor, for one of the server's own, and for one that is closed during the wait.
     """
 
 def events_now(fd: int, events: int, /) -> int:
-    """The events of `events` (those of `select.poll`) that `fd` is ready for now, and its errors.
+    """Return the events of `events` that `fd` is ready for now, and its errors. Never waits or switches.
 
-    Never waits or switches.
+    The events are those of `select.poll`.
     """
 
 def wait_either(fd: int, timeout: float | None = None) -> bool:
-    """Wait until `fd` can be read or written, as `wait_readable` and `wait_writable` do."""
+    """Wait until `fd` is readable or writable. Returns whether it is; see `wait_readable`."""
 
 @final
 class ErrorStream:
-    """A text stream on a duplicate of descriptor `fd` that never waits: what nobody reads is kept as far as there is
-    room, and then lost and counted. Raises OSError for a bad descriptor."""
+    """A text stream on a duplicate of descriptor `fd` that never waits.
+
+    Lines that the reader of the descriptor does not take are kept while there is room. Further lines are lost; their
+    number is written later. Raises OSError for a bad descriptor.
+    """
 
     def __new__(cls, fd: int, /) -> Self: ...
     def write(self, text: str) -> int:
-        """Write whole lines. Returns the number of characters."""
+        """Write whole lines. Returns the number of characters, as text streams do."""
 
     def flush(self) -> None:
-        """Do nothing: what can be written has been."""
+        """Do nothing: the descriptor has all that it takes."""
 
     def close(self) -> None:
-        """Write what is left, within a second."""
+        """Write the rest, for one second at most."""
 
 @final
 class FileWrapper:
-    """wsgi.file_wrapper (PEP 3333): a file sent in blocks, or by sendfile where it is one of the system's."""
+    """An iterable over the blocks of a file-like object: `wsgi.file_wrapper` (PEP 3333).
+
+    `filelike` needs `read(size)`. `block_size` is in bytes, at least 1 (8192 by default). If an application returns the
+    object as its response, the server sends a regular file with sendfile(2), from the file's position to its end.
+
+    Raises ValueError for a smaller block size.
+    """
 
     def __new__(cls, filelike: _Readable, block_size: int = 8192, /) -> Self: ...
     @property
@@ -632,108 +763,158 @@ class FileWrapper:
 
     @property
     def block_size(self) -> int:
-        """Bytes read at a time."""
+        """The number of bytes read at a time."""
 
     def __iter__(self) -> Self: ...
     def __next__(self) -> bytes: ...
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the file-like object, if it has a `close` method."""
 
 @final
 class Input:
-    """wsgi.input: the body of a request, read from the client as the application asks for it."""
+    """`environ["wsgi.input"]`: the request body, read from the client as the application asks for it (PEP 3333).
 
-    def read(self, size: int | None = None, /) -> bytes: ...
-    def readline(self, size: int | None = None, /) -> bytes: ...
-    def readlines(self, hint: int | None = None, /) -> list[bytes]: ...
-    def readinto(self, buffer: Buffer) -> int: ...
+    Reads as a file opened in binary mode does. The end of the body is the end of the file, so no Content-Length is
+    needed (`wsgi.input_terminated`). Reading parks the coroutine until the client has sent enough.
+
+    Raises ConnectionResetError when the client goes away, TimeoutError when it sends nothing for `client_body_timeout`,
+    OSError when it breaks HTTP or exceeds `limit_request_body`, and ValueError after the request has ended.
+    """
+
+    def read(self, size: int | None = None, /) -> bytes:
+        """Return at most `size` bytes, fewer only at the end; None (the default) or a negative size means the
+        whole rest.
+        """
+
+    def readline(self, size: int | None = None, /) -> bytes:
+        """Return the next line with its line end, or its first `size` bytes; None (the default) means the whole
+        line.
+        """
+
+    def readlines(self, hint: int | None = None, /) -> list[bytes]:
+        """Return a list of the remaining lines.
+
+        With `hint` above 0 the list ends with the line that brings it to that number of bytes. None (the default) sets
+        no limit.
+        """
+
+    def readinto(self, buffer: Buffer) -> int:
+        """Read into a writable buffer. Returns the number of bytes, 0 at the end."""
+
     def __iter__(self) -> Self: ...
     def __next__(self) -> bytes: ...
-    def readable(self) -> bool: ...
-    def writable(self) -> bool: ...
-    def seekable(self) -> bool: ...
-    def close(self) -> None: ...
+    def readable(self) -> bool:
+        """Return True."""
+
+    def writable(self) -> bool:
+        """Return False."""
+
+    def seekable(self) -> bool:
+        """Return False: a body is read once."""
+
+    def close(self) -> None:
+        """Do nothing: the server owns the stream (PEP 3333)."""
+
     @property
-    def closed(self) -> bool: ...
+    def closed(self) -> bool:
+        """Always False: the server owns the stream."""
 
 type _ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 @final
 class Jobs:
-    """Jobs that wait for an OS thread of a pool, threads that wait for a job, and how many threads there are."""
+    """The jobs of a pool of OS threads: jobs that wait for a thread, and threads that wait for a job.
+
+    `limit` is the largest number of threads.
+    """
 
     def __new__(cls, limit: int) -> Jobs: ...
     @property
     def limit(self) -> int:
-        """How many threads there may be."""
+        """The largest number of threads."""
 
     @property
     def threads(self) -> int:
-        """How many threads there are."""
+        """The number of threads."""
 
     def put(self, job: Any, /) -> bool:
-        """Give the job to a thread that has none, or let it wait.
+        """Hand `job` to an idle thread, or queue it. Returns whether the caller has to start a thread for it instead.
 
-        Returns whether the caller has to start a thread for it instead, which counts from now on.
+        That thread counts from now on.
         """
 
     def next(self, seconds: float, /) -> Any:
-        """The next job of the calling thread, which waits for one at most `seconds`.
+        """Return the next job for the calling thread, or None: then the thread is to end, and counts no longer.
 
-        None: the thread is to end, and counts no longer.
+        The thread waits for a job at most `seconds`.
         """
 
     def failed(self) -> None:
-        """Note that a thread could not be started."""
+        """Note that a thread could not start."""
 
     def set_limit(self, limit: int, /) -> list[Any]:
-        """Set how many threads there may be. Returns the jobs for which the caller has to start threads."""
+        """Set the largest number of threads. Returns the jobs for which the caller has to start threads."""
 
 @final
 class ClientDisconnected:
-    """`environ["rmeinheld.client_disconnected"]`, one to a connection."""
+    """`environ["rmeinheld.client_disconnected"]`: calling it returns whether the client has disconnected.
 
-    def __call__(self, *args: Never, **kwargs: Never) -> bool:
-        """Return whether the client has closed or reset its connection, or ended what it sends. From any thread."""
+    True means that the client has closed or reset its connection, or has ended its side of it. A client that ends only
+    its side may still wait for the answer, but few do. May be called from any coroutine or thread.
+    """
+
+    def __call__(self, *args: Never, **kwargs: Never) -> bool: ...
 
 @final
 class Stopping:
-    """`environ["rmeinheld.stopping"]`, one for all requests."""
+    """`environ["rmeinheld.stopping"]`: calling it returns whether the server is stopping.
 
-    def __call__(self, *args: Never, **kwargs: Never) -> bool:
-        """Return whether the server stops.
+    If an application has called it in the request's own coroutine and got False, its response gets GeneratorExit at its
+    next wait once the server stops. One object serves all requests.
+    """
 
-        A response whose application has asked in the request's own coroutine, and was told that it does not, gets
-        GeneratorExit at its next wait once it does.
-        """
+    def __call__(self, *args: Never, **kwargs: Never) -> bool: ...
 
 @final
 class StartResponse:
-    """The start_response of one request (PEP 3333)."""
+    """`start_response(status, response_headers, exc_info=None)` of one request (PEP 3333). It returns `write`.
+
+    Raises TypeError or ValueError naming the broken rule, AssertionError for a second call without `exc_info`, and the
+    exception of `exc_info` once the head has been sent.
+    """
 
     def __call__(
         self, status: str, response_headers: Iterable[Iterable[str]], exc_info: _ExceptionInfo | None = None, /
     ) -> Callable[[bytes], None]: ...
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> None:
+        """Send `data`, bytes, at once (PEP 3333, "The write() Callable"). Prefer returning an iterable.
+
+        Raises TypeError for anything but bytes, and ConnectionError when the client has gone.
+        """
+
     def client_has_gone(self) -> bool:
-        """Whether the client has gone away, as far as the loop knows without trying to send."""
+        """Return whether the client has gone away, as far as the loop knows without sending."""
 
 @final
 class EarlyHints:
-    """`environ["wsgi.early_hints"]` of one request: sends what its client can act upon before the response is ready."""
+    """`environ["wsgi.early_hints"]`: calling it sends a 103 (Early Hints, RFC 8297) ahead of the response.
 
-    def __call__(self, headers: Iterable[Sequence[str | bytes]], /) -> None:
-        """Send a 103 (RFC 8297) with these pairs of name and value. May be called again.
+    Its argument is an iterable of pairs of name and value, each a str or bytes. It may be called again. It does nothing
+    under HTTP/1.0 and once the head of the response has been sent. Fields about the connection or a body are left out.
 
-        Does nothing in HTTP/1.0 and once the head of the response has gone out. Fields that concern the connection or a
-        body are left out. Raises TypeError or ValueError for what start_response would not take either, and
-        ConnectionError when the client is gone.
-        """
+    Raises TypeError and ValueError as `start_response` does, and ConnectionError when the client has gone.
+    """
+
+    def __call__(self, headers: Iterable[Sequence[str | bytes]], /) -> None: ...
 
 class WebSocketError(ConnectionError):
     """A WebSocket cannot be used as asked."""
 
 class ConnectionClosed(WebSocketError):
-    """The WebSocket is closed."""
+    """The WebSocket is closed.
+
+    `code` and `reason` say why, as `close_code` and `close_reason` of the WebSocket do.
+    """
 
     code: int
     """Why, as `WebSocket.close_code`."""
@@ -742,40 +923,48 @@ class ConnectionClosed(WebSocketError):
 
 @final
 class WebSocket:
-    """A request's WebSocket: `environ["wsgi.websocket"]` of every valid handshake (RFC 6455, version 13).
+    """The WebSocket of a request: `environ["wsgi.websocket"]` of every valid handshake (RFC 6455, version 13).
 
-    The first thing done with it accepts it; until then the request can be answered in the ordinary way instead. Any
+    The first call of a method accepts it; until then the application may answer the request in the ordinary way. Any
     number of coroutines and threads may send, and messages never mix; one receives. It is closed when the application
-    returns, with 1011 if it raises.
+    returns, and with 1011 if the application raises.
     """
 
     def accept(self, subprotocol: str | None = None, headers: Iterable[tuple[str, str]] | None = None) -> None:
-        """Accept the connection with `subprotocol`, one of those that the client offers, and more response headers.
+        """Accept the connection. Any other use accepts it, too, without a subprotocol.
 
-        Anything else that is done with it accepts it, too, without a subprotocol. Raises RuntimeError if it has been
-        accepted or answered otherwise before, ValueError for a subprotocol that the client does not offer and for
-        headers that are the handshake's own (RFC 6455 4.2.2), TypeError for anything but pairs of strings.
+        `subprotocol` is one that the client offers; None (the default) chooses none. `headers` are more response
+        headers, pairs of strings; None (the default) adds none.
+
+        Raises RuntimeError if the request was accepted or answered before, ValueError for a subprotocol that the client
+        does not offer and for headers of the handshake itself (RFC 6455 4.2.2), and TypeError for anything but pairs of
+        strings.
         """
 
     def send(self, message: str | Buffer) -> None:
-        """Send a str as text, bytes and the like as binary. Parks while too much waits for a slow client.
+        """Send `message`, a str as text, or bytes or another buffer as binary. Parks while too much waits for a slow
+        client.
 
-        A client that takes nothing for `send_timeout` then, or less than `min_send_rate` in the long run, is given up
-        (1006). Raises ConnectionClosed once the WebSocket is closed, by whomever, and TypeError for anything else.
+        A client that then takes nothing for `send_timeout`, or less than `min_send_rate` in the long run, is
+        disconnected (1006).
+
+        Raises ConnectionClosed once the WebSocket is closed, and TypeError for other types.
         """
 
     def send_text(self, message: str) -> None:
-        """Send text; see `send`."""
+        """Send `message`, a str, as text; see `send`."""
 
     def send_binary(self, message: Buffer) -> None:
-        """Send binary; see `send`."""
+        """Send `message`, bytes or another buffer, as binary; see `send`."""
 
     def receive(self, timeout: float | None = None) -> str | bytes | None:
-        """Return the next message, str for text and bytes for binary, or None once the connection is closed.
+        """Return the next message, a str for text or bytes for binary, or None once the connection is closed.
 
-        When the server stops, what had arrived is returned first; it can be answered for `websocket_close_timeout`.
-        Parks until one arrives, at most `timeout` seconds (None: for ever; 0: only look). Raises TimeoutError then,
-        and ValueError for a negative timeout.
+        Parks until a message arrives. `timeout` is the longest wait in seconds; None (the default) waits for ever, 0
+        only looks. When the server stops, messages that have arrived come first, and can be answered for
+        `websocket_close_timeout`.
+
+        Raises TimeoutError without a message in time, and ValueError for a negative timeout.
         """
 
     def wait(self) -> str | bytes | None:
@@ -784,21 +973,24 @@ class WebSocket:
     def __iter__(self) -> Iterator[str | bytes]: ...
     def __next__(self) -> str | bytes: ...
     def ping(self, payload: Buffer | None = None) -> None:
-        """Send a ping with `payload`, at most 125 bytes. Its answer is not told (RFC 6455 5.5.2).
+        """Send a ping with `payload`, at most 125 bytes; None (the default) sends none. The pong is not reported (RFC
+        6455 5.5.2).
 
         Raises ConnectionClosed once the WebSocket is closed, and ValueError for a longer payload.
         """
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close with a code of RFC 6455 7.4 and a reason of at most 123 bytes. Wakes whoever receives.
+        """Close the connection, and wake the coroutine that receives. Does nothing once it is closed.
 
-        Does not wait for the client's answer: that has `websocket_close_timeout`. Once closed, it does nothing. Raises
-        ValueError for a code that may not be sent and for a longer reason.
+        `code` is a code of RFC 6455 7.4 (1000 by default), `reason` at most 123 bytes of UTF-8. `close` does not wait
+        for the client's answer, for which the client has `websocket_close_timeout`.
+
+        Raises ValueError for a code that may not be sent and for a longer reason.
         """
 
     @property
     def closed(self) -> bool:
-        """Whether it is closed, or closing: nothing can be sent."""
+        """Whether the connection is closed or closing, so that nothing can be sent."""
 
     @property
     def websocket_closed(self) -> bool:
@@ -806,20 +998,20 @@ class WebSocket:
 
     @property
     def close_code(self) -> int | None:
-        """The code with which it was closed: the client's, or ours if we were first; None while it is open.
+        """The code with which the connection was closed, by its client or by us, or None while it is open.
 
-        1005 without one, 1006 if the connection broke (RFC 6455 7.1.5).
+        1005 means that the client gave no code, 1006 that the connection broke (RFC 6455 7.1.5).
         """
 
     @property
     def close_reason(self) -> str | None:
-        """The reason that came with the code, or what went wrong. None while it is open."""
+        """The reason given with the code, or a description of the failure; None while the connection is open."""
 
     @property
     def buffered(self) -> int:
-        """Bytes that wait to be sent because the client is slow.
+        """Number of bytes that wait to be sent because the client is slow.
 
-        From `websocket_max_queue_size` on, `send` waits, too: whoever sends to many looks here first.
+        From `websocket_max_queue_size` on, `send` waits, too. A sender to many clients looks here first.
         """
 
     @property
@@ -832,7 +1024,7 @@ class WebSocket:
 
     @property
     def subprotocol(self) -> str | None:
-        """The subprotocol that was accepted, or None."""
+        """The accepted subprotocol, or None."""
 
     @property
     def protocol(self) -> str | None:
@@ -854,21 +1046,68 @@ class WebSocket:
 class ClientSocket:
     """The client's connection, like a `socket.socket`: `environ["gunicorn.socket"]` of every valid handshake.
 
-    Its calls park coroutines and block OS threads, patched or not. Whoever uses it has taken the connection over: the
-    server sends nothing on it from then on, and closes it when the application returns, or raises StopIteration.
+    Its calls park coroutines and block OS threads, patched or not. The first use takes the connection over: from then
+    on the server sends nothing on it, and closes it when the application returns or raises StopIteration.
     """
 
-    def recv(self, bufsize: int, flags: int = 0, /) -> bytes: ...
-    def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int: ...
-    def send(self, data: Buffer, flags: int = 0, /) -> int: ...
-    def sendall(self, data: Buffer, flags: int = 0, /) -> None: ...
-    def close(self) -> None: ...
-    def shutdown(self, how: int) -> None: ...
-    def settimeout(self, value: float | None, /) -> None: ...
-    def gettimeout(self) -> float | None: ...
-    def setblocking(self, flag: bool, /) -> None: ...
-    def fileno(self) -> int: ...
-    def getpeername(self) -> Any: ...
-    def getsockname(self) -> Any: ...
-    def getsockopt(self, *args: Any) -> Any: ...
-    def setsockopt(self, *args: Any) -> None: ...
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        """Return at most `bufsize` bytes, or `b""` at the end of the stream.
+
+        `flags` may contain MSG_PEEK, MSG_WAITALL and MSG_DONTWAIT, and flags without an effect here (0 by default).
+        Raises ValueError for other flags, TimeoutError after the timeout, and BlockingIOError if the call would wait
+        and must not.
+        """
+
+    def recv_into(self, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
+        """Receive into a writable buffer. Returns the number of bytes, 0 at the end of the stream.
+
+        `nbytes` is the largest number of bytes; 0 (the default) means the size of the buffer. See `recv` for `flags`
+        and errors.
+        """
+
+    def send(self, data: Buffer, flags: int = 0, /) -> int:
+        """Send `data`. Returns the number of bytes sent.
+
+        Without a timeout that is all of `data`, as from a blocking socket; with one, the part that the connection takes
+        in time. `flags` may contain MSG_DONTWAIT (0 by default). Raises ValueError, TimeoutError and BlockingIOError as
+        `recv` does.
+        """
+
+    def sendall(self, data: Buffer, flags: int = 0, /) -> None:
+        """Send all of `data` within the timeout. See `send` for `flags` and errors."""
+
+    def close(self) -> None:
+        """End the server's side of the connection. The rest ends with the request."""
+
+    def shutdown(self, how: int) -> None:
+        """Shut down the reading side (`how` 0), the writing side (1) or both (2), as `socket.shutdown` does.
+
+        Raises ValueError for other values.
+        """
+
+    def settimeout(self, value: float | None, /) -> None:
+        """Set the timeout of each later call in seconds; None waits for ever, 0 does not wait.
+
+        Raises ValueError for a negative value.
+        """
+
+    def gettimeout(self) -> float | None:
+        """Return the timeout in seconds, or None."""
+
+    def setblocking(self, flag: bool, /) -> None:
+        """`settimeout(None)` if `flag` is true, otherwise `settimeout(0.0)`."""
+
+    def fileno(self) -> int:
+        """Return a descriptor of the connection to wait on, or -1 after `close()`."""
+
+    def getpeername(self) -> Any:
+        """Return the address of the peer, as `socket.getpeername` does."""
+
+    def getsockname(self) -> Any:
+        """Return the address of the server's side, as `socket.getsockname` does."""
+
+    def getsockopt(self, *args: Any) -> Any:
+        """Return a socket option, as `socket.getsockopt` does."""
+
+    def setsockopt(self, *args: Any) -> None:
+        """Set a socket option, as `socket.setsockopt` does."""

@@ -169,9 +169,9 @@ impl Coroutine {
 }
 
 /// A unit's reference to the coroutine whose work it runs. The coroutine ends when the work does.
-struct Owner(Py<Coroutine>);
+struct CoroutineOwner(Py<Coroutine>);
 
-impl Drop for Owner {
+impl Drop for CoroutineOwner {
     fn drop(&mut self) {
         Python::attach(|py| self.0.get().finish(Ok(py.None())));
     }
@@ -179,12 +179,15 @@ impl Drop for Owner {
 
 /// The entry of a unit that runs the work of `coroutine`.
 fn entry_for(coroutine: &Bound<'_, Coroutine>) -> Current {
-    Current { interruptions: coroutine.get().interruptions.clone(), owner: Box::new(Owner(coroutine.clone().unbind())) }
+    Current {
+        interruptions: coroutine.get().interruptions.clone(),
+        owner: Box::new(CoroutineOwner(coroutine.clone().unbind())),
+    }
 }
 
 /// The coroutine of a unit's entry.
 fn coroutine_of(py: Python<'_>, entry: &Current) -> Option<Py<Coroutine>> {
-    entry.owner.downcast_ref::<Owner>().map(|Owner(coroutine)| coroutine.clone_ref(py))
+    entry.owner.downcast_ref::<CoroutineOwner>().map(|CoroutineOwner(coroutine)| coroutine.clone_ref(py))
 }
 
 /// The coroutine that the caller runs in; None in an OS thread.

@@ -8,8 +8,10 @@ use pyo3::types::PyString;
 use crate::event_loop::borrow_descriptor;
 use crate::output::{LogFile, News};
 
-/// A text stream on a duplicate of descriptor `fd` that never waits: what nobody reads is kept as far as there is room, and
-/// then lost and counted.
+/// A text stream on a duplicate of descriptor `fd` that never waits.
+///
+/// Lines that the reader of the descriptor does not take are kept while there is room. Further lines are lost; their
+/// number is written later. Raises OSError for a bad descriptor.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct ErrorStream {
     file: LogFile,
@@ -17,15 +19,13 @@ pub struct ErrorStream {
 
 #[pymethods]
 impl ErrorStream {
-    /// # Errors
-    /// OSError for a bad descriptor.
     #[new]
     #[pyo3(signature = (fd, /))]
     fn new(fd: RawFd) -> PyResult<ErrorStream> {
         Ok(ErrorStream { file: LogFile::new(borrow_descriptor(fd).try_clone_to_owned()?, false) })
     }
 
-    /// Writes whole lines. Returns the number of characters, as text streams do.
+    /// Write whole lines. Returns the number of characters, as text streams do.
     fn write(&self, text: &Bound<'_, PyString>) -> PyResult<usize> {
         self.file.add(text.to_string_lossy().as_bytes());
         if let Some(News::GoesOn(lost @ 1..)) = self.file.flush() {
@@ -35,10 +35,10 @@ impl ErrorStream {
         text.len()
     }
 
-    /// Does nothing: what can be written has been.
+    /// Do nothing: the descriptor has all that it takes.
     fn flush(&self) {}
 
-    /// Writes what is left, within a second.
+    /// Write the rest, for one second at most.
     fn close(&self, py: Python<'_>) {
         py.detach(|| self.file.finish());
     }

@@ -43,7 +43,16 @@ const FIRST_WORD: Duration = Duration::from_secs(1);
 /// How long after that it says again whom it waits for.
 const NEXT_WORD: Duration = Duration::from_secs(10);
 
-/// A server for one application on some listening sockets. `run()` serves until `stop()`.
+/// The engine of one server. It runs once.
+///
+/// `app` is the WSGI application. `listeners` are the listening sockets, non-blocking, each with its descriptor,
+/// SERVER_NAME and SERVER_PORT; the engine works with duplicates of the descriptors. `settings` are the settings.
+///
+/// With `ssl_context` (None by default) every connection speaks TLS. With `suppress_ragged_eofs` (the default) a client
+/// may end a connection without the closing alert of TLS. `access_log` is the descriptor of an access log that is open
+/// already; the engine writes to a duplicate, and the setting `access_logfile` names the file.
+///
+/// Raises TypeError if `app` is not callable, and OSError for a bad descriptor or if the access log cannot be opened.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct Server {
     prepared: Mutex<Option<Prepared>>,
@@ -105,12 +114,16 @@ impl Server {
         })
     }
 
-    /// Serves until `stop()`; returns when the last request is done or the grace period is over. Once. The loop goes on.
+    /// Serve until `stop()`. Returns when the last request has ended or the grace period is over; the loop goes on.
     ///
-    /// With `exit_status`, the process is about to end: should the caller not get the interpreter in time to see to that
-    /// (`disarm_exit`), the process ends with this status.
-    /// Runs Python's signal handlers whenever `wakeup_fd` (see `signal.set_wakeup_fd`) becomes readable.
-    /// Raises RuntimeError when called a second time or from within a coroutine, and what a signal handler raises.
+    /// When `wakeup_fd` becomes readable, `run` empties it and runs Python's signal handlers; see
+    /// `signal.set_wakeup_fd`. The default -1 means no descriptor.
+    ///
+    /// `exit_status` is the status of a process that ends with the server. If the caller does not get the interpreter
+    /// in time to call `disarm_exit`, the process ends with this status. None (the default) leaves the process alone.
+    ///
+    /// Returns at once if `stop()` came first. Raises RuntimeError if called a second time or in a coroutine, and the
+    /// exception of a signal handler.
     #[pyo3(signature = (wakeup_fd = -1, exit_status = None), text_signature = "($self, wakeup_fd=-1, exit_status=None)")]
     fn run(&self, py: Python<'_>, wakeup_fd: RawFd, exit_status: Option<i32>) -> PyResult<()> {
         if event_loop::can_park() {
@@ -134,15 +147,17 @@ impl Server {
         }
     }
 
-    /// Seconds until the grace period is over; none before `stop()`.
+    /// Seconds until the grace period is over; None before `stop()`.
     #[getter]
     fn seconds_left(&self) -> Option<f64> {
         Some(self.stop_signal.deadline()?.saturating_duration_since(Instant::now()).as_secs_f64())
     }
 
-    /// Stops accepting, closes idle connections, lets requests in progress finish within `timeout` seconds (None: the
-    /// setting `graceful_timeout`; 0: not at all). From any thread, signal handler or request; a later call may shorten
-    /// the time.
+    /// Stop accepting, close idle connections, and let requests in progress end. Then `run()` returns.
+    ///
+    /// `timeout` is the grace period in seconds; None (the default) is the setting `graceful_timeout`, 0 ends requests
+    /// at once. May be called from any thread, signal handler or request, and more than once: a later call may only
+    /// shorten the time.
     #[pyo3(signature = (timeout = None))]
     fn stop(&self, timeout: Option<f64>) {
         let grace = timeout.map_or(self.graceful_timeout, |seconds| {
@@ -154,12 +169,14 @@ impl Server {
         self.stop_signal.ask_to_stop(deadline);
     }
 
-    /// Has `run()` return at once: the loop hangs, and the process ends.
+    /// Have `run()` return at once although the loop hangs, in a process that is about to end.
     fn abandon(&self) {
         self.stop_signal.ask_to_stop(Instant::now());
     }
 
-    /// Opens the access log's file anew, after it was moved away; or goes on in a duplicate of another descriptor.
+    /// Open the file of the access log anew, after the old one was renamed.
+    ///
+    /// With `access_log`, a descriptor, the engine goes on in a duplicate of it instead. Raises OSError if that fails.
     #[pyo3(signature = (access_log = None))]
     fn reopen_logs(&self, access_log: Option<RawFd>) -> PyResult<()> {
         let opened = access_log.map(duplicate).transpose()?;
@@ -171,19 +188,19 @@ impl Server {
         Ok(())
     }
 
-    /// Whether `run()` is at work.
+    /// Whether `run()` is serving.
     #[getter]
     fn running(&self) -> bool {
         lock(&self.runtime).is_some()
     }
 
-    /// Requests answered so far.
+    /// Number of requests answered so far.
     #[getter]
     fn requests(&self) -> u64 {
         self.stop_signal.requests()
     }
 
-    /// Requests whose client went away before the answer was complete.
+    /// Number of requests whose client went away until the answer was complete.
     #[getter]
     fn clients_gone(&self) -> u64 {
         self.stop_signal.clients_gone()

@@ -7,7 +7,10 @@ use pyo3::prelude::*;
 
 use crate::net::{PeerEnd, Stream, peer_end};
 
-/// Tells whether the client of a connection is still there. One to a connection.
+/// `environ["rmeinheld.client_disconnected"]`: calling it returns whether the client has disconnected.
+///
+/// True means that the client has closed or reset its connection, or has ended its side of it. A client that ends only
+/// its side may still wait for the answer, but few do. May be called from any coroutine or thread.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct ClientDisconnected {
     /// The connection ends when it wants to, whoever keeps an environ.
@@ -23,8 +26,6 @@ impl ClientDisconnected {
 
 #[pymethods]
 impl ClientDisconnected {
-    /// `client_disconnected()`: whether the client has closed or reset its connection, or ended what it sends. From any
-    /// coroutine or thread. A client that closes only its own side, as few do, still waits for the answer.
     fn __call__(&self) -> bool {
         self.stream.upgrade().is_none_or(|stream| peer_end(stream.as_fd()) != PeerEnd::None)
     }

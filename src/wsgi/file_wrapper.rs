@@ -13,14 +13,18 @@ use crate::net::SentFile;
 /// Bytes read at a time from objects that are no files: what wsgiref takes.
 const BLOCK_BYTES: usize = 8192;
 
-/// An iterable over the blocks of a file-like object. Returned by an application as it is, the server sends a real file
-/// with sendfile(2), from the file's position to its end.
+/// An iterable over the blocks of a file-like object: `wsgi.file_wrapper` (PEP 3333).
 ///
-/// `filelike` needs `read(size)`; `block_size` is in bytes, 8192 unless given, at least 1 (ValueError).
+/// `filelike` needs `read(size)`. `block_size` is in bytes, at least 1 (8192 by default). If an application returns the
+/// object as its response, the server sends a regular file with sendfile(2), from the file's position to its end.
+///
+/// Raises ValueError for a smaller block size.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct FileWrapper {
+    /// The object that is sent.
     #[pyo3(get)]
     filelike: Py<PyAny>,
+    /// The number of bytes read at a time.
     #[pyo3(get)]
     block_size: usize,
 }
@@ -49,7 +53,7 @@ impl FileWrapper {
         Ok((block.len()? > 0).then_some(block))
     }
 
-    /// Closes the file-like object, if it has a `close`.
+    /// Close the file-like object, if it has a `close` method.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         if let Some(close) = self.filelike.bind(py).getattr_opt("close")? {
             close.call0()?;

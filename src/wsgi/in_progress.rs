@@ -84,8 +84,10 @@ pub fn describe(environ: &Bound<'_, PyDict>) -> String {
     format!("{} {}", item("REQUEST_METHOD").escape_debug(), item("RAW_URI").escape_debug())
 }
 
-/// `environ["rmeinheld.stopping"]`: whether the server stops. One for all requests; that of the caller is found by the
-/// coroutine that it runs in.
+/// `environ["rmeinheld.stopping"]`: calling it returns whether the server is stopping.
+///
+/// If an application has called it in the request's own coroutine and got False, its response gets GeneratorExit at its
+/// next wait once the server stops. One object serves all requests.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct Stopping {
     stops: Arc<AtomicBool>,
@@ -100,8 +102,6 @@ impl Stopping {
 
 #[pymethods]
 impl Stopping {
-    /// `stopping()`: whether the server stops. A response whose application has asked so in its own coroutine, and was
-    /// told that it does not, gets GeneratorExit at its next wait once it does.
     #[pyo3(signature = ())]
     fn __call__(&self, py: Python<'_>) -> bool {
         let stops = self.stops.load(Ordering::Relaxed);

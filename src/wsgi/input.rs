@@ -20,12 +20,13 @@ const DRAIN_BYTES: u64 = 256 * 1024;
 /// The client's fault when its connection ends, in order or by a reset, before its body does.
 const CUT_OFF: RequestError = RequestError::BadRequest("the connection ended within the request body");
 
-/// The request body. `read`, `readline`, `readlines` and iteration, as for a file opened in binary mode; all return
-/// `b""` (or stop) at the end of the body, so no Content-Length is needed (`wsgi.input_terminated`).
+/// `environ["wsgi.input"]`: the request body, read from the client as the application asks for it (PEP 3333).
 ///
-/// Reading parks the coroutine until the client has sent enough. Raises ConnectionResetError when the client goes away,
-/// TimeoutError when it sends nothing for `client_body_timeout`, OSError when it breaks HTTP or exceeds
-/// `limit_request_body`, and ValueError after the request has ended.
+/// Reads as a file opened in binary mode does. The end of the body is the end of the file, so no Content-Length is
+/// needed (`wsgi.input_terminated`). Reading parks the coroutine until the client has sent enough.
+///
+/// Raises ConnectionResetError when the client goes away, TimeoutError when it sends nothing for `client_body_timeout`,
+/// OSError when it breaks HTTP or exceeds `limit_request_body`, and ValueError after the request has ended.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct Input {
     state: Mutex<InputState>,
@@ -254,19 +255,22 @@ fn limit(size: Option<isize>) -> Option<usize> {
 
 #[pymethods]
 impl Input {
-    /// At most `size` bytes, fewer only at the end; all of the rest without a size, with None or a negative one.
+    /// Return at most `size` bytes, fewer only at the end; None (the default) or a negative size means the whole rest.
     #[pyo3(signature = (size = None, /))]
     fn read<'py>(&self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
         self.unless_empty(py, |reader| reader.read(py, limit(size)))
     }
 
-    /// The next line with its end, or at most `size` bytes of it.
+    /// Return the next line with its line end, or its first `size` bytes; None (the default) means the whole line.
     #[pyo3(signature = (size = None, /))]
     fn readline<'py>(&self, py: Python<'py>, size: Option<isize>) -> PyResult<Bound<'py, PyBytes>> {
         self.unless_empty(py, |reader| reader.read_line(py, limit(size)))
     }
 
-    /// A list of the remaining lines; with `hint` > 0, no more than are needed to reach that many bytes.
+    /// Return a list of the remaining lines.
+    ///
+    /// With `hint` above 0 the list ends with the line that brings it to that number of bytes. None (the default) sets
+    /// no limit.
     #[pyo3(signature = (hint = None, /))]
     fn readlines<'py>(&self, py: Python<'py>, hint: Option<isize>) -> PyResult<Bound<'py, PyList>> {
         let lines = PyList::empty(py);
@@ -284,7 +288,7 @@ impl Input {
         Ok(lines)
     }
 
-    /// Reads into a writable buffer; returns how many bytes, 0 at the end.
+    /// Read into a writable buffer. Returns the number of bytes, 0 at the end.
     fn readinto(&self, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
         let py = buffer.py();
         let view = py.import("builtins")?.call_method1("memoryview", (buffer,))?.call_method1("cast", ("B",))?;
@@ -303,25 +307,25 @@ impl Input {
         Ok((!line.as_bytes().is_empty()).then_some(line))
     }
 
-    /// True.
+    /// Return True.
     fn readable(&self) -> bool {
         true
     }
 
-    /// False.
+    /// Return False.
     fn writable(&self) -> bool {
         false
     }
 
-    /// False: a body passes once.
+    /// Return False: a body is read once.
     fn seekable(&self) -> bool {
         false
     }
 
-    /// Nothing: the server owns the stream (PEP 3333).
+    /// Do nothing: the server owns the stream (PEP 3333).
     fn close(&self) {}
 
-    /// False while the request lasts.
+    /// Always False: the server owns the stream.
     #[getter]
     fn closed(&self) -> bool {
         false

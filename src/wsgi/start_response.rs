@@ -51,7 +51,10 @@ pub struct Terms {
     pub min_send_rate: u32,
 }
 
-/// Passed to the application as `start_response`.
+/// `start_response(status, response_headers, exc_info=None)` of one request (PEP 3333). It returns `write`.
+///
+/// Raises TypeError or ValueError naming the broken rule, AssertionError for a second call without `exc_info`, and the
+/// exception of `exc_info` once the head has been sent.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct StartResponse {
     terms: Terms,
@@ -377,10 +380,6 @@ impl Answer {
 
 #[pymethods]
 impl StartResponse {
-    /// `start_response(status, response_headers, exc_info=None)`: returns `write`.
-    ///
-    /// Raises TypeError or ValueError naming the rule that is broken, AssertionError for a second call without
-    /// `exc_info`, and the exception of `exc_info` once the head has been sent.
     #[pyo3(signature = (status, response_headers, exc_info = None, /))]
     fn __call__<'py>(
         slf: &Bound<'py, Self>,
@@ -429,9 +428,9 @@ impl StartResponse {
         slf.getattr(pyo3::intern!(py, "write"))
     }
 
-    /// Sends `data` at once (PEP 3333, "The write() Callable"). Prefer returning an iterable.
+    /// Send `data`, bytes, at once (PEP 3333, "The write() Callable"). Prefer returning an iterable.
     ///
-    /// Raises TypeError for anything but bytes and ConnectionError when the client is gone.
+    /// Raises TypeError for anything but bytes, and ConnectionError when the client has gone.
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let data = data.cast::<PyBytes>().map_err(|_| text::wrong_type("write() takes bytes", data, "PEP 3333"))?;
         self.send(data, None)?;
@@ -439,7 +438,7 @@ impl StartResponse {
         interp::give_way(data.py())
     }
 
-    /// Whether the client has gone away, as far as the loop knows without trying to send. If so, nothing more is sent.
+    /// Return whether the client has gone away, as far as the loop knows without sending.
     fn client_has_gone(&self) -> bool {
         let mut answer = self.answer();
         if answer.stream.as_ref().is_some_and(|stream| streams::is_peer_closed(stream.source())) {

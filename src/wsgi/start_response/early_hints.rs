@@ -14,7 +14,12 @@ use crate::http::response::{FieldKind, check_field, write_field, write_status_li
 
 const SOURCE: &str = "wsgi.early_hints";
 
-/// Sends the fields of one request that its client can act upon before the response is ready.
+/// `environ["wsgi.early_hints"]`: calling it sends a 103 (Early Hints, RFC 8297) ahead of the response.
+///
+/// Its argument is an iterable of pairs of name and value, each a str or bytes. It may be called again. It does nothing
+/// under HTTP/1.0 and once the head of the response has been sent. Fields about the connection or a body are left out.
+///
+/// Raises TypeError and ValueError as `start_response` does, and ConnectionError when the client has gone.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct EarlyHints {
     response: Py<StartResponse>,
@@ -29,12 +34,6 @@ impl EarlyHints {
 
 #[pymethods]
 impl EarlyHints {
-    /// `early_hints(headers)`: sends a 103 (Early Hints) with these pairs of name and value, `str` or bytes. May be
-    /// called again. Does nothing in HTTP/1.0 and once the head of the response has gone out.
-    ///
-    /// Fields that concern the connection or a body are left out. Raises TypeError or ValueError for what
-    /// start_response would not take either, and ConnectionError when the client is gone.
-    ///
     /// # Parks
     #[pyo3(signature = (headers, /))]
     fn __call__(&self, py: Python<'_>, headers: &Bound<'_, PyAny>) -> PyResult<()> {

@@ -19,10 +19,10 @@ use crate::wsgi::start_response::StartResponse;
 /// Bytes read at a time, at most.
 const READ_BYTES: usize = 64 * 1024;
 
-/// The client's connection, like a `socket.socket`. Its calls park coroutines and block OS threads, patched or not.
+/// The client's connection, like a `socket.socket`: `environ["gunicorn.socket"]` of every valid handshake.
 ///
-/// Whoever uses it has taken the connection over: the server sends nothing on it from then on, and closes it when the
-/// application returns, or raises StopIteration.
+/// Its calls park coroutines and block OS threads, patched or not. The first use takes the connection over: from then
+/// on the server sends nothing on it, and closes it when the application returns or raises StopIteration.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct ClientSocket {
     response: Py<StartResponse>,
@@ -163,15 +163,20 @@ fn error(failure: Failure, timeout: Option<Duration>) -> PyErr {
 
 #[pymethods]
 impl ClientSocket {
-    /// At most `bufsize` bytes, `b""` at the end of the stream.
+    /// Return at most `bufsize` bytes, or `b""` at the end of the stream.
     ///
-    /// `flags` may have MSG_PEEK, MSG_WAITALL and MSG_DONTWAIT, and those that change nothing; ValueError for others.
+    /// `flags` may contain MSG_PEEK, MSG_WAITALL and MSG_DONTWAIT, and flags without an effect here (0 by default).
+    /// Raises ValueError for other flags, TimeoutError after the timeout, and BlockingIOError if the call would wait
+    /// and must not.
     #[pyo3(signature = (bufsize, flags = 0, /))]
     fn recv<'py>(&self, py: Python<'py>, bufsize: usize, flags: i32) -> PyResult<Bound<'py, PyBytes>> {
         Ok(PyBytes::new(py, &self.read(py, bufsize, flags)?))
     }
 
-    /// Receives into a writable buffer; returns how many bytes, 0 at the end of the stream.
+    /// Receive into a writable buffer. Returns the number of bytes, 0 at the end of the stream.
+    ///
+    /// `nbytes` is the largest number of bytes; 0 (the default) means the size of the buffer. See `recv` for `flags`
+    /// and errors.
     #[pyo3(signature = (buffer, nbytes = 0, flags = 0))]
     fn recv_into(&self, buffer: &Bound<'_, PyAny>, nbytes: usize, flags: i32) -> PyResult<usize> {
         let py = buffer.py();
@@ -184,20 +189,23 @@ impl ClientSocket {
         Ok(data.len())
     }
 
-    /// Sends `data`; returns how much of it. Without a time limit that is everything, as from a socket that blocks; with
-    /// one, what the connection takes by then. `flags` may have MSG_DONTWAIT.
+    /// Send `data`. Returns the number of bytes sent.
+    ///
+    /// Without a timeout that is all of `data`, as from a blocking socket; with one, the part that the connection takes
+    /// in time. `flags` may contain MSG_DONTWAIT (0 by default). Raises ValueError, TimeoutError and BlockingIOError as
+    /// `recv` does.
     #[pyo3(signature = (data, flags = 0, /))]
     fn send(&self, data: &Bound<'_, PyAny>, flags: i32) -> PyResult<usize> {
         self.write(data, flags, self.duration(flags).is_none())
     }
 
-    /// Sends all of `data`, in the time of one call: TimeoutError then, and BlockingIOError where it must not wait.
+    /// Send all of `data` within the timeout. See `send` for `flags` and errors.
     #[pyo3(signature = (data, flags = 0, /))]
     fn sendall(&self, data: &Bound<'_, PyAny>, flags: i32) -> PyResult<()> {
         self.write(data, flags, true).map(drop)
     }
 
-    /// Ends the server's side of the connection; the rest goes when the request ends.
+    /// End the server's side of the connection. The rest ends with the request.
     fn close(&self, py: Python<'_>) {
         let open = self
             .taken()
@@ -216,7 +224,9 @@ impl ClientSocket {
         }
     }
 
-    /// As `socket.shutdown`.
+    /// Shut down the reading side (`how` 0), the writing side (1) or both (2), as `socket.shutdown` does.
+    ///
+    /// Raises ValueError for other values.
     fn shutdown(&self, py: Python<'_>, how: i32) -> PyResult<()> {
         let stream = self.stream(py)?;
         match how {
@@ -228,7 +238,9 @@ impl ClientSocket {
         Ok(())
     }
 
-    /// Seconds that each call may take from now on; None for no limit.
+    /// Set the timeout of each later call in seconds; None waits for ever, 0 does not wait.
+    ///
+    /// Raises ValueError for a negative value.
     #[pyo3(signature = (value, /))]
     fn settimeout(&self, value: Option<f64>) -> PyResult<()> {
         if let Some(seconds) = value.filter(|seconds| seconds.is_nan() || *seconds < 0.0) {
@@ -238,18 +250,18 @@ impl ClientSocket {
         Ok(())
     }
 
-    /// The seconds that each call may take, or None.
+    /// Return the timeout in seconds, or None.
     fn gettimeout(&self) -> Option<f64> {
         *lock(&self.timeout)
     }
 
-    /// `settimeout(None)` or `settimeout(0.0)`.
+    /// `settimeout(None)` if `flag` is true, otherwise `settimeout(0.0)`.
     #[pyo3(signature = (flag, /))]
     fn setblocking(&self, flag: bool) -> PyResult<()> {
         self.settimeout(if flag { None } else { Some(0.0) })
     }
 
-    /// A descriptor of the connection, to wait on.
+    /// Return a descriptor of the connection to wait on, or -1 after `close()`.
     fn fileno(&self, py: Python<'_>) -> PyResult<i32> {
         if self.taken().as_ref().is_some_and(|taken| taken.is_closed) {
             return Ok(-1);
@@ -257,23 +269,23 @@ impl ClientSocket {
         self.with_duplicate(py, |duplicate| Ok(duplicate.as_raw_fd()))
     }
 
-    /// As `socket.getpeername`.
+    /// Return the address of the peer, as `socket.getpeername` does.
     fn getpeername<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.call(py, "getpeername", &PyTuple::empty(py))
     }
 
-    /// As `socket.getsockname`.
+    /// Return the address of the server's side, as `socket.getsockname` does.
     fn getsockname<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.call(py, "getsockname", &PyTuple::empty(py))
     }
 
-    /// As `socket.getsockopt`.
+    /// Return a socket option, as `socket.getsockopt` does.
     #[pyo3(signature = (*args))]
     fn getsockopt<'py>(&self, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
         self.call(args.py(), "getsockopt", args)
     }
 
-    /// As `socket.setsockopt`.
+    /// Set a socket option, as `socket.setsockopt` does.
     #[pyo3(signature = (*args))]
     fn setsockopt(&self, args: &Bound<'_, PyTuple>) -> PyResult<()> {
         self.call(args.py(), "setsockopt", args).map(drop)

@@ -24,14 +24,14 @@ pyo3::create_exception!(
     rmeinheld.websocket,
     ConnectionClosed,
     WebSocketError,
-    "The WebSocket is closed. `code` and `reason` say why, as `close_code` and `close_reason` of the WebSocket do."
+    "The WebSocket is closed.\n\n`code` and `reason` say why, as `close_code` and `close_reason` of the WebSocket do."
 );
 
-/// A request's WebSocket: `environ["wsgi.websocket"]` of every valid handshake (RFC 6455, version 13).
+/// The WebSocket of a request: `environ["wsgi.websocket"]` of every valid handshake (RFC 6455, version 13).
 ///
-/// The first thing done with it accepts it; until then the request can be answered in the ordinary way instead. Any
-/// number of coroutines and threads may send, and messages never mix; one receives. It is closed when the application
-/// returns, with 1011 if it raises.
+/// The first call of a method accepts it; until then the application may answer the request in the
+/// ordinary way. Any number of coroutines and threads may send, and messages never mix; one receives. It is closed when
+/// the application returns, and with 1011 if the application raises.
 #[pyclass(frozen, module = "rmeinheld.websocket", weakref)]
 pub struct WebSocket {
     handshake: Handshake,
@@ -51,32 +51,38 @@ pub struct WebSocket {
 
 #[pymethods]
 impl WebSocket {
-    /// Accept the connection with `subprotocol`, one of those that the client offers, and more response headers.
+    /// Accept the connection. Any other use accepts it, too, without a subprotocol.
     ///
-    /// Anything else that is done with it accepts it, too, without a subprotocol. Raises RuntimeError if it has been
-    /// accepted or answered otherwise before, ValueError for a subprotocol that the client does not offer and for headers
-    /// that are the handshake's own (RFC 6455 4.2.2), TypeError for anything but pairs of strings.
+    /// `subprotocol` is one that the client offers; None (the default) chooses none. `headers` are more response
+    /// headers, pairs of strings; None (the default) adds none.
+    ///
+    /// Raises RuntimeError if the request was accepted or answered before, ValueError for a subprotocol that the client
+    /// does not offer and for headers of the handshake itself (RFC 6455 4.2.2), and TypeError for anything but pairs of
+    /// strings.
     #[pyo3(signature = (subprotocol = None, headers = None))]
     fn accept(&self, py: Python<'_>, subprotocol: Option<String>, headers: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         self.accept_now(py, subprotocol, headers).map(drop)
     }
 
-    /// Send `message`: a str as text, bytes and the like as binary. Parks while too much waits for a slow client.
+    /// Send `message`, a str as text, or bytes or another buffer as binary. Parks while too much waits for a slow
+    /// client.
     ///
-    /// A client that takes nothing for `send_timeout` then, or less than `min_send_rate` in the long run, is given up (1006).
-    /// Raises ConnectionClosed once the WebSocket is closed, by whomever, and TypeError for anything else.
+    /// A client that then takes nothing for `send_timeout`, or less than `min_send_rate` in the long run, is
+    /// disconnected (1006).
+    ///
+    /// Raises ConnectionClosed once the WebSocket is closed, and TypeError for other types.
     fn send(&self, message: &Bound<'_, PyAny>) -> PyResult<()> {
         if let Ok(text) = message.cast::<PyString>() { self.send_text(text) } else { self.send_binary(message) }
     }
 
-    /// Send `message`, a str, as text. As `send`.
+    /// Send `message`, a str, as text; see `send`.
     fn send_text(&self, message: &Bound<'_, PyString>) -> PyResult<()> {
         let py = message.py();
         let sent = self.session(py)?.send(py, MessageKind::Text, message.to_str()?.as_bytes())?;
         sent.map_err(|close| closed_error(py, &close))
     }
 
-    /// Send `message`, bytes or another buffer, as binary. As `send`.
+    /// Send `message`, bytes or another buffer, as binary; see `send`.
     fn send_binary(&self, message: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = message.py();
         let data = bytes_of(message)?;
@@ -84,11 +90,13 @@ impl WebSocket {
         sent.map_err(|close| closed_error(py, &close))
     }
 
-    /// The next message, a str for text and bytes for binary, or None once the connection is closed, by whomever.
+    /// Return the next message, a str for text or bytes for binary, or None once the connection is closed.
     ///
-    /// When the server stops, what had arrived comes first, and can be answered for `websocket_close_timeout`.
-    /// Parks until one arrives, at most `timeout` seconds (None: for ever; 0: only look). Raises TimeoutError then, and
-    /// ValueError for a negative timeout.
+    /// Parks until a message arrives. `timeout` is the longest wait in seconds; None (the default) waits for ever, 0
+    /// only looks. When the server stops, messages that have arrived come first, and can be answered for
+    /// `websocket_close_timeout`.
+    ///
+    /// Raises TimeoutError without a message in time, and ValueError for a negative timeout.
     #[pyo3(signature = (timeout = None))]
     fn receive<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let deadline = timeout.map(|seconds| deadline_after("timeout", seconds)).transpose()?;
@@ -111,7 +119,8 @@ impl WebSocket {
         self.receive(py, None)
     }
 
-    /// Send a ping with `payload`, at most 125 bytes. Its answer is not told (RFC 6455 5.5.2).
+    /// Send a ping with `payload`, at most 125 bytes; None (the default) sends none. The pong is not reported (RFC 6455
+    /// 5.5.2).
     ///
     /// Raises ConnectionClosed once the WebSocket is closed, and ValueError for a longer payload.
     #[pyo3(signature = (payload = None))]
@@ -125,10 +134,12 @@ impl WebSocket {
         self.session(py)?.ping(py, data)?.map_err(|close| closed_error(py, &close))
     }
 
-    /// Close the connection with a code of RFC 6455 7.4 and a reason of at most 123 bytes. Wakes whoever receives.
+    /// Close the connection, and wake the coroutine that receives. Does nothing once it is closed.
     ///
-    /// Does not wait for the client's answer: that has `websocket_close_timeout`. Once closed, it does nothing. Raises
-    /// ValueError for a code that may not be sent and for a longer reason.
+    /// `code` is a code of RFC 6455 7.4 (1000 by default), `reason` at most 123 bytes of UTF-8. `close` does not wait
+    /// for the client's answer, for which the client has `websocket_close_timeout`.
+    ///
+    /// Raises ValueError for a code that may not be sent and for a longer reason.
     #[pyo3(signature = (code = i64::from(NORMAL), reason = ""), text_signature = "($self, code=1000, reason='')")]
     fn close(&self, py: Python<'_>, code: i64, reason: &str) -> PyResult<()> {
         let number = u16::try_from(code).ok().filter(|&code| close_codes::may_be_sent(code));
@@ -142,7 +153,7 @@ impl WebSocket {
         self.session(py)?.close(py, number, reason)
     }
 
-    /// Whether it is closed, or closing: nothing can be sent.
+    /// Whether the connection is closed or closing, so that nothing can be sent.
     #[getter]
     fn closed(&self, py: Python<'_>) -> bool {
         self.close_of(py).is_some()
@@ -154,26 +165,29 @@ impl WebSocket {
         self.closed(py)
     }
 
-    /// The code with which it was closed: the client's, or ours if we were first; 1005 without one, 1006 if the connection
-    /// broke (RFC 6455 7.1.5). None while it is open.
+    /// The code with which the connection was closed, by its client or by us, or None while it is open.
+    ///
+    /// 1005 means that the client gave no code, 1006 that the connection broke (RFC 6455 7.1.5).
     #[getter]
     fn close_code(&self, py: Python<'_>) -> Option<u16> {
         self.close_of(py).map(|close| close.code)
     }
 
-    /// The reason that came with the code, or what went wrong. None while it is open.
+    /// The reason given with the code, or a description of the failure; None while the connection is open.
     #[getter]
     fn close_reason(&self, py: Python<'_>) -> Option<String> {
         self.close_of(py).map(|close| close.reason)
     }
 
-    /// Bytes that wait to be sent because the client is slow. From `websocket_max_queue_size` on, `send` waits, too.
+    /// Number of bytes that wait to be sent because the client is slow.
+    ///
+    /// From `websocket_max_queue_size` on, `send` waits, too. A sender to many clients looks here first.
     #[getter]
     fn buffered(&self, py: Python<'_>) -> usize {
         self.session.get().map_or(0, |session| session.buffered(py))
     }
 
-    /// The subprotocol that was accepted, or None.
+    /// The accepted subprotocol, or None.
     #[getter]
     fn subprotocol(&self) -> Option<&str> {
         self.subprotocol.get().map(String::as_str)

@@ -1,0 +1,91 @@
+//! Functions about the process: its one server, its forks, its end.
+
+use std::time::Duration;
+
+use pyo3::prelude::*;
+
+use crate::cooperative::native;
+use crate::event_loop::ends;
+use crate::{interp, server};
+
+/// Call `function()`, then `cleanup()`, as the only server of the process. Returns the result of `function`.
+///
+/// If an exception of a signal handler cuts `cleanup` short, it is called again.
+///
+/// Raises RuntimeError if another server runs.
+#[pyfunction]
+#[pyo3(signature = (function, cleanup, /))]
+pub fn exclusively<'py>(function: &Bound<'py, PyAny>, cleanup: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    server::exclusively(function, cleanup)
+}
+
+/// Raise CoroutineExit in the requests and in threads other than daemons, and wait two seconds at most for their end.
+///
+/// The loop goes on. Not for coroutines.
+///
+/// Raises RuntimeError, with the name of the request or coroutine, if one computes and keeps the loop from this.
+#[pyfunction]
+pub fn end_awaited(py: Python<'_>) -> PyResult<()> {
+    interp::end_awaited(py)
+}
+
+/// Return whether the end of the server has raised CoroutineExit in the coroutine, or will at its next wait.
+#[pyfunction]
+pub fn is_killed() -> bool {
+    ends::is_killed()
+}
+
+/// Raise CoroutineExit in all coroutines and end the loop. A coroutine that still waits two seconds later is abandoned.
+///
+/// Not for coroutines.
+///
+/// Raises RuntimeError, with the name of the request or coroutine, if one computes and keeps the loop from its end.
+#[pyfunction]
+pub fn end_loop(py: Python<'_>) -> PyResult<()> {
+    interp::stop(py)
+}
+
+/// End the process with `status` after `seconds`, whichever thread holds the interpreter then. A later call replaces it.
+#[pyfunction]
+pub fn arm_exit(seconds: f64, status: i32) {
+    interp::arm_exit(Duration::try_from_secs_f64(seconds).unwrap_or_default(), status);
+}
+
+/// Cancel `arm_exit`, and the exit that `Server.run` has armed.
+#[pyfunction]
+pub fn disarm_exit() {
+    interp::disarm_exit();
+}
+
+/// Have the end of the process wait for the caller's coroutine, as it waits for requests.
+#[pyfunction]
+pub fn set_awaited() {
+    ends::set_awaited();
+}
+
+/// Ends the loop when the interpreter ends.
+#[pyfunction]
+pub fn stop_at_exit(py: Python<'_>) {
+    interp::stop_at_exit(py);
+}
+
+/// Runs in the parent before a fork.
+#[pyfunction]
+pub fn before_fork(py: Python<'_>) {
+    native::wait_for_import_lock(py);
+    interp::identity::before_fork(py);
+}
+
+/// Runs in the parent after a fork.
+#[pyfunction]
+pub fn after_fork_in_parent(py: Python<'_>) {
+    interp::identity::after_fork(py);
+}
+
+/// Runs in the child after a fork.
+#[pyfunction]
+pub fn forget_in_child() {
+    native::forget_in_child();
+    interp::forget_in_child();
+    server::forget_in_child();
+}
