@@ -65,6 +65,9 @@ __all__ = [
     "sleep_until",
     "socket_recv",
     "socket_recv_into",
+    "socket_recvfrom",
+    "socket_recvfrom_into",
+    "socket_repeat",
     "socket_send",
     "socket_sendall",
     "spawn",
@@ -678,6 +681,21 @@ def socket_recv(sock: socket, bufsize: int, flags: int = 0, /) -> bytes:
 
 def socket_recv_into(sock: socket, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> int:
     """`socket.recv_into(buffer, nbytes=0, flags=0)`, which parks the coroutine."""
+
+def socket_recvfrom(sock: socket, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
+    """`socket.recvfrom(bufsize, flags=0)`, which parks the coroutine."""
+
+def socket_recvfrom_into(sock: socket, buffer: Buffer, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
+    """`socket.recvfrom_into(buffer, nbytes=0, flags=0)`, which parks the coroutine."""
+
+def socket_repeat(sock: socket, writes: bool, function: Callable[..., Any], /, *args: Any) -> Any:
+    """Call `function(sock, *args)` until it raises no BlockingIOError, and wait in between. In a coroutine only.
+
+    `function` must not block: it gets MSG_DONTWAIT in its arguments, and the socket's timeout is 0 during the call. The
+    wait is for reading, or with `writes` for writing.
+
+    Raises TimeoutError after the socket's timeout, OSError for a closed socket, and the errors of `function`.
+    """
 
 def socket_send(sock: socket, data: Buffer, flags: int = 0, /) -> int:
     """`socket.send(data, flags=0)`, which parks the coroutine."""

@@ -42,8 +42,8 @@ mod _rmeinheld {
     };
     #[pymodule_export]
     use super::patching::{
-        as_builtin, detour, in_turn, locks_park, method, set_attribute, socket_recv, socket_recv_into, socket_send,
-        socket_sendall,
+        as_builtin, detour, in_turn, locks_park, method, set_attribute, socket_recv, socket_recv_into, socket_recvfrom,
+        socket_recvfrom_into, socket_repeat, socket_send, socket_sendall,
     };
     #[pymodule_export]
     use super::process::{arm_exit, disarm_exit, end_awaited, end_loop, exclusively, is_killed, set_awaited};

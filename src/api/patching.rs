@@ -1,9 +1,10 @@
 //! Functions that the patches of the standard library are made of.
 
 use pyo3::prelude::*;
-use pyo3::types::{PyString, PyType};
+use pyo3::types::{PyString, PyTuple, PyType};
 
 use crate::cooperative::{self, native};
+use crate::event_loop::Interest;
 
 /// Make `function` a method: set on a class, it binds its instances, as a built-in function does not.
 #[pyfunction]
@@ -93,4 +94,41 @@ pub fn socket_send(sock: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>, flags: i32)
 #[pyo3(signature = (sock, data, flags = 0, /))]
 pub fn socket_sendall(sock: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>, flags: i32) -> PyResult<()> {
     cooperative::socket::send_all(sock, data, flags.cast_unsigned())
+}
+
+/// `socket.recvfrom(bufsize, flags=0)`, which parks the coroutine.
+#[pyfunction]
+#[pyo3(signature = (sock, bufsize, flags = 0, /))]
+pub fn socket_recvfrom<'py>(sock: &Bound<'py, PyAny>, bufsize: isize, flags: i32) -> PyResult<Bound<'py, PyAny>> {
+    cooperative::socket::receive_from(sock, bufsize, flags.cast_unsigned())
+}
+
+/// `socket.recvfrom_into(buffer, nbytes=0, flags=0)`, which parks the coroutine.
+#[pyfunction]
+#[pyo3(signature = (sock, buffer, nbytes = 0, flags = 0))]
+pub fn socket_recvfrom_into<'py>(
+    sock: &Bound<'py, PyAny>,
+    buffer: &Bound<'py, PyAny>,
+    nbytes: isize,
+    flags: i32,
+) -> PyResult<Bound<'py, PyAny>> {
+    cooperative::socket::receive_from_into(sock, buffer, nbytes, flags.cast_unsigned())
+}
+
+/// Call `function(sock, *args)` until it raises no BlockingIOError, and wait in between. In a coroutine only.
+///
+/// `function` must not block: it gets MSG_DONTWAIT in its arguments, and the socket's timeout is 0 during the call. The
+/// wait is for reading, or with `writes` for writing.
+///
+/// Raises TimeoutError after the socket's timeout, OSError for a closed socket, and the errors of `function`.
+#[pyfunction]
+#[pyo3(signature = (sock, writes, function, /, *args))]
+pub fn socket_repeat<'py>(
+    sock: &Bound<'py, PyAny>,
+    writes: bool,
+    function: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let interest = if writes { Interest::Write } else { Interest::Read };
+    cooperative::socket::repeat(sock, interest, function, args)
 }

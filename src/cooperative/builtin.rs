@@ -72,3 +72,17 @@ unsafe extern "C" fn enter<const NUMBER: usize>(
     // SAFETY: attached, since the interpreter calls this, with arguments as the convention has them.
     unsafe { ffi::PyObject_Vectorcall(function.as_ptr(), args, count.cast_unsigned(), names) }
 }
+
+unsafe extern "C" {
+    // Include/cpython/classobject.h; missing in pyo3-ffi.
+    fn PyInstanceMethod_New(function: *mut ffi::PyObject) -> *mut ffi::PyObject;
+}
+
+/// Makes a callable a method: as an attribute of a class it binds the instance, which a built-in function does not.
+///
+/// # Errors
+/// MemoryError.
+pub fn as_method<'py>(function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    // SAFETY: attached, as the object shows; a new reference or null with an exception set.
+    unsafe { Bound::from_owned_ptr_or_err(function.py(), PyInstanceMethod_New(function.as_ptr())) }
+}

@@ -4,7 +4,6 @@
 //! ([`crate::interp::wait`]). The mutexes in here are held for moments: no Python code runs under them, no Python object is
 //! dropped under them, and none is held across a wait.
 
-mod buffer;
 mod builtin;
 mod classes;
 mod condition;
@@ -23,8 +22,7 @@ pub mod socket;
 mod socket_fields;
 mod timeouts;
 
-pub use buffer::as_method;
-pub use builtin::as_builtin;
+pub use builtin::{as_builtin, as_method};
 pub use classes::set_attribute;
 pub use condition::Condition;
 pub use descriptor::{is_fifo, may_wait};

@@ -11,6 +11,7 @@ mod exit;
 mod give_way;
 pub mod identity;
 mod interruptions;
+mod lent;
 mod log;
 mod recursion;
 mod runtime;
@@ -28,6 +29,7 @@ pub use errors::{failure_error, os_error, wake_error};
 pub use exceptions::{CoroutineExit, Timeout};
 pub use exit::{arm_exit, disarm_exit};
 pub use give_way::{give_way, give_way_quietly};
+pub use lent::Lent;
 pub use log::{Level, log};
 pub use runtime::{
     descriptor_closes, end_awaited, ensure_started, forget_in_child, is_forked, leave_if_forked, prepare_with, stop,

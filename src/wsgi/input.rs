@@ -9,7 +9,7 @@ use pyo3::types::{PyBytes, PyList};
 use super::body::{BodyFailure, RequestBody};
 use crate::event_loop::{Wake, turn};
 use crate::http::error::RequestError;
-use crate::interp::{self, failure_error};
+use crate::interp::{self, Lent, failure_error};
 use crate::net::{Failure, Stream};
 use crate::sync::lock;
 
@@ -291,11 +291,9 @@ impl Input {
     /// Read into a writable buffer. Returns the number of bytes, 0 at the end.
     fn readinto(&self, buffer: &Bound<'_, PyAny>) -> PyResult<usize> {
         let py = buffer.py();
-        let view = py.import("builtins")?.call_method1("memoryview", (buffer,))?.call_method1("cast", ("B",))?;
-        let data = self.read(py, Some(isize::try_from(view.len()?).unwrap_or(isize::MAX)))?;
-        let count = data.as_bytes().len();
-        view.set_item(pyo3::types::PySlice::new(py, 0, isize::try_from(count).unwrap_or(isize::MAX), 1), data)?;
-        Ok(count)
+        let mut lent = Lent::writable(buffer)?;
+        let data = self.read(py, Some(isize::try_from(lent.length()).unwrap_or(isize::MAX)))?;
+        Ok(lent.fill(py, data.as_bytes()))
     }
 
     fn __iter__(slf: Bound<'_, Self>) -> Bound<'_, Self> {

@@ -17,16 +17,14 @@ from time import monotonic
 from typing import Any
 
 from .. import _rmeinheld
-from ..coroutine import can_park, offload, sleep, wait_readable, wait_writable
+from ..coroutine import can_park, offload, sleep, wait_writable
 from . import _state
 
 _base: Any = socket.socket.__mro__[1]
 """`_socket.socket`, whose methods block."""
 
-# Plain numbers: an operation on a member of `socket.MsgFlag` costs nearly as much as a system call.
+# A plain number: an operation on a member of `socket.MsgFlag` costs nearly as much as a system call.
 _DONTWAIT = int(socket.MSG_DONTWAIT)
-_WAITALL = int(socket.MSG_WAITALL)
-_NOT_WITH_WAITALL = int(socket.MSG_PEEK | socket.MSG_OOB)
 
 BACKLOG_FULL_PAUSE = 0.01
 """Seconds between two attempts to connect to a Unix socket whose backlog is full: no event tells when it is not."""
@@ -71,22 +69,6 @@ def attempt(sock: socket.socket, call: Callable[..., Any], *arguments: Any) -> A
             _base.settimeout(sock, before)
 
 
-def _repeat(sock: socket.socket, ready: Callable[..., bool], call: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a method that is given MSG_DONTWAIT, until it need not wait any more."""
-    _rmeinheld.give_way()
-    limit = None
-    while True:
-        try:
-            if sock.gettimeout() is None:
-                return call(sock, *arguments)
-            return attempt(sock, call, sock, *arguments)
-        except BlockingIOError:
-            pass
-        limit = limit or Limit(sock)
-        if not limit.wait(ready):
-            raise TimeoutError("timed out")
-
-
 def _blocks(sock: socket.socket, flags: int = 0) -> bool:
     """Whether a call would block the loop: in a coroutine, on a socket that is not non-blocking.
 
@@ -100,70 +82,24 @@ def _blocks(sock: socket.socket, flags: int = 0) -> bool:
     return False
 
 
-def _wants_all(sock: socket.socket, flags: int) -> bool:
-    """Whether a call is to return only with all that it was asked for; see `wants_all` in socket.rs."""
-    if not flags & _WAITALL or flags & _NOT_WITH_WAITALL:
-        return False
-    return sock.gettimeout() is None and sock.type == socket.SOCK_STREAM
-
-
-def _receive_all(sock: socket.socket, room: memoryview, nbytes: int, flags: int) -> tuple[int, Any]:
-    """What `recvfrom_into` returns; the number is less than asked for only where the stream ends."""
-    received, address = _repeat(sock, wait_readable, _base.recvfrom_into, room, nbytes, flags | _DONTWAIT)
-    wanted = nbytes or len(room)
-    # An error is left for the next call.
-    while 0 < received < wanted and wait_readable(sock.fileno()) and not _has_failed(sock):
-        try:
-            more = sock.recv_into(room[received:wanted], 0, flags | _DONTWAIT)
-        except BlockingIOError:
-            continue
-        if more == 0:
-            break
-        received += more
-    return received, address
-
-
-def _has_failed(sock: socket.socket) -> bool:
-    return bool(_rmeinheld.events_now(sock.fileno(), 0) & select.POLLERR)
-
-
-def recvfrom(self: socket.socket, bufsize: int, flags: int = 0, /) -> Any:
-    if not _blocks(self, flags):
-        return _base.recvfrom(self, bufsize, flags)
-    if not _wants_all(self, flags):
-        return _repeat(self, wait_readable, _base.recvfrom, bufsize, flags | _DONTWAIT)
-    buffer = bytearray(bufsize)
-    received, address = _receive_all(self, memoryview(buffer), 0, flags)
-    return bytes(buffer[:received]), address
-
-
-def recvfrom_into(self: socket.socket, buffer: Any, nbytes: int = 0, flags: int = 0) -> Any:
-    if not _blocks(self, flags):
-        return _base.recvfrom_into(self, buffer, nbytes, flags)
-    if not _wants_all(self, flags):
-        return _repeat(self, wait_readable, _base.recvfrom_into, buffer, nbytes, flags | _DONTWAIT)
-    with memoryview(buffer) as view, view.cast("B") as octets:
-        return _receive_all(self, octets, nbytes, flags)
-
-
 def recvmsg(self: socket.socket, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> Any:
     if not _blocks(self, flags):
         return _base.recvmsg(self, bufsize, ancbufsize, flags)
-    return _repeat(self, wait_readable, _base.recvmsg, bufsize, ancbufsize, flags | _DONTWAIT)
+    return _rmeinheld.socket_repeat(self, False, _base.recvmsg, bufsize, ancbufsize, flags | _DONTWAIT)
 
 
 def recvmsg_into(self: socket.socket, buffers: Any, ancbufsize: int = 0, flags: int = 0, /) -> Any:
     if not _blocks(self, flags):
         return _base.recvmsg_into(self, buffers, ancbufsize, flags)
     buffers = list(buffers)  # An iterator would be at its end at the second attempt.
-    return _repeat(self, wait_readable, _base.recvmsg_into, buffers, ancbufsize, flags | _DONTWAIT)
+    return _rmeinheld.socket_repeat(self, False, _base.recvmsg_into, buffers, ancbufsize, flags | _DONTWAIT)
 
 
 def sendmsg(self: socket.socket, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /) -> Any:
     if not _blocks(self, flags):
         return _base.sendmsg(self, buffers, ancdata, flags, address)
     buffers, ancdata = list(buffers), list(ancdata)  # As above.
-    return _repeat(self, wait_writable, _base.sendmsg, buffers, ancdata, flags | _DONTWAIT, address)
+    return _rmeinheld.socket_repeat(self, True, _base.sendmsg, buffers, ancdata, flags | _DONTWAIT, address)
 
 
 def sendto(self: socket.socket, data: Any, *flags_and_address: Any) -> Any:
@@ -173,14 +109,14 @@ def sendto(self: socket.socket, data: Any, *flags_and_address: Any) -> Any:
     if not plain or not _blocks(self, flags):
         return _base.sendto(self, data, *flags_and_address)
     address = _resolved(self, address)
-    return _repeat(self, wait_writable, _base.sendto, data, flags | _DONTWAIT, address)
+    return _rmeinheld.socket_repeat(self, True, _base.sendto, data, flags | _DONTWAIT, address)
 
 
 def sendmsg_afalg(self: socket.socket, *arguments: Any, **keywords: Any) -> Any:
     if not _blocks(self):
         return _base.sendmsg_afalg(self, *arguments, **keywords)
     keywords["flags"] = keywords.get("flags", socket.MSG_MORE) | _DONTWAIT
-    return _repeat(self, wait_writable, lambda sock: _base.sendmsg_afalg(sock, *arguments, **keywords))
+    return _rmeinheld.socket_repeat(self, True, lambda sock: _base.sendmsg_afalg(sock, *arguments, **keywords))
 
 
 def _accept(self: socket.socket) -> Any:
@@ -190,7 +126,7 @@ def _accept(self: socket.socket) -> Any:
         return _base._accept(self)
     if not can_park():
         return _accept_in_a_thread(self)
-    return _repeat(self, wait_readable, _accept_now)
+    return _rmeinheld.socket_repeat(self, False, _accept_now)
 
 
 def _accept_now(sock: socket.socket) -> Any:
@@ -288,8 +224,8 @@ METHODS: dict[str, Any] = {
     "recv_into": _rmeinheld.method(_rmeinheld.socket_recv_into),
     "send": _rmeinheld.method(_rmeinheld.socket_send),
     "sendall": _rmeinheld.method(_rmeinheld.socket_sendall),
-    "recvfrom": recvfrom,
-    "recvfrom_into": recvfrom_into,
+    "recvfrom": _rmeinheld.method(_rmeinheld.socket_recvfrom),
+    "recvfrom_into": _rmeinheld.method(_rmeinheld.socket_recvfrom_into),
     "recvmsg": recvmsg,
     "recvmsg_into": recvmsg_into,
     "sendmsg": sendmsg,

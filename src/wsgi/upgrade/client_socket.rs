@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyTuple};
 
 use super::taken_over;
 use super::websocket::{WebSocket, bytes_of};
-use crate::interp::{self, descriptor_closes, failure_error, os_error, park_or_detach};
+use crate::interp::{self, Lent, descriptor_closes, failure_error, os_error, park_or_detach};
 use crate::net::{Failure, Stream};
 use crate::sync::lock;
 use crate::wsgi::start_response::StartResponse;
@@ -180,13 +180,10 @@ impl ClientSocket {
     #[pyo3(signature = (buffer, nbytes = 0, flags = 0))]
     fn recv_into(&self, buffer: &Bound<'_, PyAny>, nbytes: usize, flags: i32) -> PyResult<usize> {
         let py = buffer.py();
-        let view = py.import("builtins")?.call_method1("memoryview", (buffer,))?.call_method1("cast", ("B",))?;
-        let room = view.len()?;
+        let mut lent = Lent::writable(buffer)?;
+        let room = lent.length();
         let size = if nbytes == 0 { room } else { nbytes.min(room) };
-        let data = self.read(py, size, flags)?;
-        let end = isize::try_from(data.len()).unwrap_or(isize::MAX);
-        view.set_item(pyo3::types::PySlice::new(py, 0, end, 1), PyBytes::new(py, &data))?;
-        Ok(data.len())
+        Ok(lent.fill(py, &self.read(py, size, flags)?))
     }
 
     /// Send `data`. Returns the number of bytes sent.

@@ -1,8 +1,8 @@
-//! Memory that a Python object lends for the length of a call.
+//! The buffer protocol: memory that a Python object lends for the length of a call.
 
 #![expect(
     unsafe_code,
-    reason = "the buffer protocol: pyo3's wrapper takes bytes only, sockets take any contiguous memory"
+    reason = "pyo3's wrapper takes buffers of single elements only, sockets take any contiguous memory"
 )]
 
 use std::ffi::c_int;
@@ -11,24 +11,24 @@ use std::mem::MaybeUninit;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// A contiguous buffer, kept from being moved until it is dropped.
+/// A contiguous buffer. Its owner does not move or free it until this is dropped.
 pub struct Lent {
     view: Box<ffi::Py_buffer>,
 }
 
 impl Lent {
-    /// To read from.
+    /// Borrows the memory of `object` to read from it.
     ///
     /// # Errors
-    /// TypeError or BufferError for an object that lends none.
+    /// TypeError or BufferError for an object without a contiguous buffer.
     pub fn readable(object: &Bound<'_, PyAny>) -> PyResult<Lent> {
         Lent::new(object, ffi::PyBUF_SIMPLE)
     }
 
-    /// To write to.
+    /// Borrows the memory of `object` to write to it.
     ///
     /// # Errors
-    /// TypeError or BufferError for an object that lends none, or none to be written.
+    /// TypeError or BufferError for an object without a contiguous, writable buffer.
     pub fn writable(object: &Bound<'_, PyAny>) -> PyResult<Lent> {
         Lent::new(object, ffi::PyBUF_WRITABLE)
     }
@@ -43,47 +43,46 @@ impl Lent {
         Ok(Lent { view: unsafe { view.assume_init() } })
     }
 
-    fn length(&self) -> usize {
+    /// The number of bytes.
+    pub fn length(&self) -> usize {
         usize::try_from(self.view.len).unwrap_or_default()
     }
 
-    /// Its bytes, for the length of a system call.
+    /// The bytes, for the length of a system call.
     pub fn bytes(&self, _py: Python<'_>) -> &[u8] {
         if self.length() == 0 {
             return &[];
         }
-        // SAFETY: the exporter keeps `len` bytes there until the release. Other threads that hold the interpreter may
-        // change them, as with any buffer of Python's; the kernel only copies.
+        // SAFETY: the exporter keeps `len` bytes there until the release. Python code in another thread could change them
+        // only while this thread is detached, and the slice, which the token bounds, is used for one system call.
         unsafe { std::slice::from_raw_parts(self.view.buf.cast::<u8>(), self.length()) }
     }
 
-    /// Its bytes to be written, for the length of a system call.
+    /// The bytes as a place to write to, for the length of a system call.
     pub fn bytes_mut(&mut self, _py: Python<'_>) -> &mut [u8] {
         if self.length() == 0 {
             return &mut [];
         }
-        // SAFETY: as above, and asked for as writable.
+        // SAFETY: as in `bytes`; the buffer was requested as writable.
         unsafe { std::slice::from_raw_parts_mut(self.view.buf.cast::<u8>(), self.length()) }
+    }
+}
+
+impl Lent {
+    /// Copies `data` to the start of the memory, as far as there is room. Returns the number of bytes.
+    pub fn fill(&mut self, py: Python<'_>, data: &[u8]) -> usize {
+        let count = data.len().min(self.length());
+        if let (Some(room), Some(data)) = (self.bytes_mut(py).get_mut(..count), data.get(..count)) {
+            room.copy_from_slice(data);
+        }
+        count
     }
 }
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // SAFETY: dropped within the call that took it, attached; released once.
+        // SAFETY: `Lent` is not Send, since the view holds pointers, so it is dropped by the call that made it, which is
+        // attached; it is released once.
         unsafe { ffi::PyBuffer_Release(&raw mut *self.view) };
     }
-}
-
-unsafe extern "C" {
-    // Include/cpython/classobject.h; missing in pyo3-ffi.
-    fn PyInstanceMethod_New(function: *mut ffi::PyObject) -> *mut ffi::PyObject;
-}
-
-/// Makes a callable a method: on a class it binds the instance, which a built-in function does not do.
-///
-/// # Errors
-/// MemoryError.
-pub fn as_method<'py>(function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: attached, as the object shows; a new reference or null with an exception set.
-    unsafe { Bound::from_owned_ptr_or_err(function.py(), PyInstanceMethod_New(function.as_ptr())) }
 }
