@@ -18,12 +18,15 @@ STUB = Path(rmeinheld.__file__).parent / "_rmeinheld.pyi"
 
 
 def module(name: str, only: str = "") -> str:
-    """Return the docstring of a module, then an entry for each name in `__all__` (or in `only`, comma-separated)."""
+    """Return the docstring of a module, then an entry for each name in `__all__` (or in `only`, comma-separated).
+
+    With "none" there is only the docstring.
+    """
     found = importlib.import_module(name)
-    names = only.split(",") if only else [each for each in found.__all__ if not each.startswith("_")]
-    parts = [f":::{{py:module}} {name}\n:::\n"]
-    if not only:
-        parts.append(markdown(inspect.getdoc(found) or "") + "\n")
+    names = [each for each in found.__all__ if not each.startswith("_")]
+    if only:
+        names = [] if only == "none" else only.split(",")
+    parts = [f":::{{py:module}} {name}\n:::\n", markdown(inspect.getdoc(found) or "") + "\n"]
     entries = {each: _entry(each, getattr(found, each)) for each in names}
     return "\n".join([*parts, *(text for text in entries.values() if text)])
 

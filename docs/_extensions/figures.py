@@ -23,7 +23,9 @@ PACKAGES = ("rmeinheld", "gunicorn", "gevent", "gevent-websocket", "websockets",
 def http() -> str:
     """Return the tables of `make bench`, each under a heading."""
     text = (RESULTS / "table.md").read_text(encoding="utf-8")
-    return re.sub(r"^(?![|\-])(.+)\n\n(?=[|\-] )", r"### \1\n\n", text, flags=re.M)
+    text = re.sub(r"^(?![|\-])(.+)\n\n(?=[|\-] )", r"### \1\n\n", text, flags=re.M)
+    # A figure and its ratio stay on one line.
+    return re.sub(r"(\d) \(([\d.]+) x\)", "\\1\N{NO-BREAK SPACE}(\\2\N{NO-BREAK SPACE}x)", text)
 
 
 def websocket() -> str:

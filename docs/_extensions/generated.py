@@ -36,6 +36,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "changelog": changelog,
     "settings": options.settings,
     "settings-by-name": options.by_name,
+    "access-log-atoms": options.access_log_atoms,
     "gunicorn-settings": options.gunicorn_settings,
     "api": api.module,
     "figures": figures.http,

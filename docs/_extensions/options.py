@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rmeinheld.gunicorn_worker.settings import table
 
+from rmeinheld.access_log import ATOMS
 from rmeinheld.option_kinds import GIB, KIB, MIB, Switch
 from rmeinheld.settings import GROUPS, OPTIONS, Option
 
@@ -21,6 +22,12 @@ def by_name() -> str:
     """Return a table of all options with their defaults, which links to the sections."""
     rows = [f"| [`{name}`](#setting-{anchor(name)}) | {default(OPTIONS[name])} |" for name in sorted(OPTIONS)]
     return "\n".join(["| option | default |", "| --- | --- |", *rows])
+
+
+def access_log_atoms() -> str:
+    """Return a table of the atoms of the access log."""
+    rows = [f"| `%({name})s` | {text.replace('|', chr(92) + '|')} |" for name, text in ATOMS.items()]
+    return "\n".join(["| atom | value |", "| --- | --- |", *rows])
 
 
 def gunicorn_settings() -> str:
