@@ -618,3 +618,112 @@ def test_sqlite3_is_not_imported_for_who_does_not_use_it(script: RunScript) -> N
         """
     )
     assert output == "False False\nTrue True <class 'sqlite3.Connection'>\n"
+
+
+# --- blobs -----------------------------------------------------------------------------------------------------------
+
+BLOBS = """
+connection = connect()
+with connection:
+    connection.execute("CREATE TABLE blobs (content BLOB)")
+    connection.execute("INSERT INTO blobs VALUES (zeroblob(8))")
+connection.close()
+
+def stored():
+    with connect() as connection:
+        return connection.execute("SELECT content FROM blobs").fetchone()[0]
+
+def open_blob(connection):
+    return connection.blobopen("blobs", "content", 1)
+"""
+
+
+@pytest.mark.parametrize("close", ["blob.close()", "connection.close()", "del blob"])
+def test_closing_a_blob_waits_for_who_reads_and_loses_nothing(script: RunScript, close: str) -> None:
+    output = script(
+        f"""{HEADER}{BLOBS}
+def test():
+    connection = connect()
+    blob = open_blob(connection)
+    blob.write(b"new")
+    reading = hold(0.2, "BEGIN")
+    started = time.monotonic()
+    {close}
+    taken = time.monotonic() - started
+    reading.join()
+    return 0.15 < taken < 4, stored()[:3]
+
+main(test)
+"""
+    )
+    assert output == "(True, b'new')\n"
+
+
+def test_opening_a_blob_waits_for_who_writes_after_a_blob_was_open(script: RunScript) -> None:
+    output = script(
+        f"""{HEADER}{BLOBS}
+def test():
+    connection = connect()
+    with open_blob(connection) as blob:
+        blob.write(b"new")
+    writing = hold(0.2)
+    with open_blob(connection) as blob:
+        blob[1:3] = b"xt"
+    writing.join()
+    hold(0.2, "BEGIN EXCLUSIVE")
+    with connection.blobopen("blobs", "content", 1, readonly=True) as blob:
+        return blob.read(3)
+
+main(test)
+"""
+    )
+    assert output == "b'nxt'\n"
+
+
+def test_a_blob_that_cannot_be_written_says_so(script: RunScript) -> None:
+    output = script(
+        f"""{HEADER}{BLOBS}
+def test():
+    connection = connect(timeout=0.1)
+    blob = open_blob(connection)
+    blob.write(b"new")
+    reading = hold(0.5, "BEGIN")
+    result, seconds = taken(blob.close)
+    reading.join()
+    return result, seconds > 0.05, connection.in_transaction, stored()[:3]
+
+main(test)
+"""
+    )
+    assert output == "('SQLITE_BUSY', True, False, b'\\x00\\x00\\x00')\n"
+
+
+def test_a_blob_is_what_it_is_without_the_patch(script: RunScript) -> None:
+    output = script(
+        f"""{HEADER}{BLOBS}
+def test():
+    connection = connect()
+    with open_blob(connection) as first, open_blob(connection) as second:
+        first.write(b"first")
+        second.seek(-2, 2)
+        second[0] = 70
+        seen = isinstance(first, sqlite3.Blob), len(first), first.tell(), second.tell(), bytes(second[0:5])
+        for refused in (lambda: iter(first), lambda: 1 in first, lambda: first.__delitem__(0)):
+            try:
+                refused()
+            except TypeError:
+                pass
+    # In a transaction, closing a blob does not commit.
+    connection.execute("INSERT INTO numbers VALUES (1)")
+    with open_blob(connection) as blob:
+        blob.write(b"third")
+    connection.rollback()
+    try:
+        blob.read()
+    except sqlite3.ProgrammingError as error:
+        return seen, stored(), str(error)
+
+main(test)
+"""
+    )
+    assert output == "((True, 8, 5, 6, b'First'), b'First\\x00\\x00\\x00', 'Cannot operate on a closed blob.')\n"

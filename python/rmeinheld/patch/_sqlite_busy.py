@@ -79,14 +79,13 @@ waiters = Waiters()
 class Timeout:
     """The busy timeout of one connection."""
 
-    __slots__ = ("_answered_after", "_database", "_kept", "_milliseconds", "in_sqlite")
+    __slots__ = ("_answered_after", "_database", "_milliseconds", "in_sqlite")
 
     def __init__(self, milliseconds: int | None, in_sqlite: bool) -> None:
         self._milliseconds = milliseconds
         """None: only SQLite knows it."""
         self.in_sqlite = in_sqlite
         """Whether SQLite waits for it."""
-        self._kept = False
         self._database: str | None = None
         self._answered_after = 0.0
         """Seconds that the last question took."""
@@ -99,16 +98,11 @@ class Timeout:
 
     def take(self, connection: Connection) -> None:
         """Have SQLite not wait, for a coroutine."""
-        if self.in_sqlite and not self._kept:
+        if self.in_sqlite:
             if self._milliseconds is None:
                 self._milliseconds = _ask_for(connection, "PRAGMA busy_timeout")
             _set(connection, 0)
             self.in_sqlite = False
-
-    def keep(self, connection: Connection) -> None:
-        """Leave the timeout with SQLite from now on."""
-        self.give(connection)
-        self._kept = True
 
     def forget(self, connection: Connection) -> None:
         """Let the application read or set the timeout; it is looked up afterwards."""

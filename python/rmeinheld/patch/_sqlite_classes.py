@@ -19,6 +19,7 @@ from typing import Any
 
 from .._rmeinheld import give_way
 from ..coroutine import can_park, sleep
+from ._sqlite_blobs import OpenBlobs
 from ._sqlite_busy import BUSY, LONGEST_TIMEOUT, Timeout, waiters
 
 # The classes in C: this module is imported before they are replaced.
@@ -45,6 +46,7 @@ class Connection(_Connection):  # type: ignore[misc]
     __module__ = "sqlite3"
     _rmeinheld_timeout = Timeout(None, in_sqlite=True)
     """Of one that was not initialised, and so can do nothing."""
+    _rmeinheld_blobs: OpenBlobs | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         timeout = args[1] if len(args) > 1 else kwargs.get("timeout", DEFAULT_TIMEOUT)
@@ -90,6 +92,8 @@ class Connection(_Connection):  # type: ignore[misc]
 
     def close(self) -> None:
         """See `sqlite3.Connection.close`."""
+        if self._rmeinheld_blobs is not None:
+            self._rmeinheld_blobs.close_all()
         # The name of the database is asked for while that is possible.
         self._rmeinheld_timeout.released(self)
         super().close()
@@ -113,11 +117,13 @@ class Connection(_Connection):  # type: ignore[misc]
         return ended
 
     def blobopen(self, *args: Any, readonly: bool = False, **kwargs: Any) -> Any:
-        """See `sqlite3.Connection.blobopen`. In no transaction, closing the blob commits, and waits in SQLite."""
+        """See `sqlite3.Connection.blobopen`."""
         blob = self._parking(partial(super().blobopen, *args, readonly=readonly, **kwargs))
-        if not readonly and not self.in_transaction:
-            self._rmeinheld_timeout.keep(self)
-        return blob
+        if readonly:
+            return blob
+        if self._rmeinheld_blobs is None:
+            self._rmeinheld_blobs = OpenBlobs(self, self._rmeinheld_timeout)
+        return self._rmeinheld_blobs.add(blob)
 
     def serialize(self, **kwargs: Any) -> bytes:
         """See `sqlite3.Connection.serialize`, which does not say whether it was a lock that it has met."""
