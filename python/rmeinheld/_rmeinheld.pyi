@@ -926,7 +926,7 @@ class EarlyHints:
     def __call__(self, headers: Iterable[Sequence[str | bytes]], /) -> None: ...
 
 class WebSocketError(ConnectionError):
-    """A WebSocket cannot be used as asked."""
+    """The base class of errors of a WebSocket."""
 
 class ConnectionClosed(WebSocketError):
     """The WebSocket is closed.
@@ -954,9 +954,9 @@ class WebSocket:
         `subprotocol` is one that the client offers; None (the default) chooses none. `headers` are more response
         headers, pairs of strings; None (the default) adds none.
 
-        Raises RuntimeError if the request was accepted or answered before, ValueError for a subprotocol that the client
-        does not offer and for headers of the handshake itself (RFC 6455 4.2.2), and TypeError for anything but pairs of
-        strings.
+        Raises RuntimeError if the request was accepted or answered before, and TypeError for anything but pairs of
+        strings. Raises ValueError for a subprotocol that the client does not offer, and for headers of the handshake
+        itself (RFC 6455 4.2.2).
         """
 
     def send(self, message: str | Buffer) -> None:
@@ -986,7 +986,7 @@ class WebSocket:
         """
 
     def wait(self) -> str | bytes | None:
-        """`receive()`, by Meinheld's name."""
+        """The same as `receive()`, by Meinheld's name."""
 
     def __iter__(self) -> Iterator[str | bytes]: ...
     def __next__(self) -> str | bytes: ...
@@ -1012,7 +1012,7 @@ class WebSocket:
 
     @property
     def websocket_closed(self) -> bool:
-        """`closed`, by Meinheld's name."""
+        """The same as `closed`, by Meinheld's name."""
 
     @property
     def close_code(self) -> int | None:
@@ -1038,7 +1038,7 @@ class WebSocket:
 
     @property
     def origin(self) -> str | None:
-        """The page that a browser comes from, or None (RFC 6455 10.2)."""
+        """The Origin that a browser sent, or None (RFC 6455 10.2)."""
 
     @property
     def subprotocol(self) -> str | None:
@@ -1046,7 +1046,7 @@ class WebSocket:
 
     @property
     def protocol(self) -> str | None:
-        """`subprotocol`, by Meinheld's name."""
+        """The same as `subprotocol`, by Meinheld's name."""
 
     @property
     def subprotocols(self) -> tuple[str, ...]:

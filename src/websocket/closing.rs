@@ -31,7 +31,7 @@ pub struct Violation {
     pub rule: &'static str,
 }
 
-/// Something that brings the closing forward.
+/// An event that may move the closing on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClosingEvent {
     /// The application or the server closes.
@@ -48,7 +48,7 @@ pub enum ClosingEvent {
     Lost(String),
 }
 
-/// What an event asks of the owner of the frames and the stream.
+/// The work that an event gives to the owner of the frames and the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClosingAction {
     /// Nothing.
@@ -81,19 +81,20 @@ impl Default for Closing {
 }
 
 impl Closing {
-    /// Applies an event. Returns what is to be done.
+    /// Applies an event. Returns the work that follows.
     pub fn apply(&mut self, event: ClosingEvent) -> ClosingAction {
         let (state, action) = next(std::mem::replace(&mut self.0, ClosingState::Open), event);
         self.0 = state;
         action
     }
 
-    /// Whether neither side has closed or failed. Then messages are delivered, and pings answered (RFC 6455 5.5.1, 5.5.2).
+    /// Whether neither side has closed or failed. Then messages are delivered, and pings answered (RFC 6455 5.5.1,
+    /// 5.5.2).
     pub fn is_open(&self) -> bool {
         matches!(self.0, ClosingState::Open)
     }
 
-    /// Whether what the client sends is looked at.
+    /// Whether bytes of the client are still parsed.
     pub fn is_reading(&self) -> bool {
         matches!(self.0, ClosingState::Open | ClosingState::CloseSent(_))
     }
@@ -138,7 +139,7 @@ fn next(state: ClosingState, event: ClosingEvent) -> (ClosingState, ClosingActio
         }
         (Open, Violation(violation)) => (Failing(violation), Nothing),
 
-        // Whoever closes now, the client is answered with what it did wrong.
+        // An own close comes second here: the client gets the code of its violation.
         (Failing(violation), OwnClose(_) | ViolationDue) => {
             let close = Close { code: violation.code, reason: violation.rule.to_owned() };
             (Flushing(close), SendClose(Some(violation.code), String::new()))
@@ -152,7 +153,7 @@ fn next(state: ClosingState, event: ClosingEvent) -> (ClosingState, ClosingActio
         (Open | Failing(_), Lost(cause)) => (Over(Close { code: ABNORMAL, reason: cause }), Abort),
         (CloseSent(close) | Flushing(close), Lost(_)) => (Over(close), Abort),
 
-        // Nothing is read in these states, so what the client sent plays no part.
+        // Nothing is parsed in these states, so frames of the client play no part.
         (state @ (Failing(_) | Flushing(_) | Over(_)), ClientClose(_) | Violation(_)) => (state, Nothing),
         // The first close counts.
         (state @ (CloseSent(_) | Flushing(_) | Over(_)), OwnClose(_)) => (state, Nothing),

@@ -1,4 +1,4 @@
-//! The opening handshake (RFC 6455 4.2): what a client must say, and what it is answered.
+//! The opening handshake (RFC 6455 4.2): the checks of a request, and the head of the answer.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,10 +9,10 @@ use crate::http::head::Head;
 use crate::http::response::{write_field, write_status_line};
 use crate::http::{is_token, list_members};
 
-/// What the server appends to the client's key (RFC 6455 4.2.2, item 5.4).
+/// Appended to the client's key (RFC 6455 4.2.2, item 5.4).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// The only version (RFC 6455 4.1, item 9).
+/// The only version of the protocol (RFC 6455 4.1, item 9).
 const VERSION: &[u8] = b"13";
 
 /// Bytes of a client's key before base64 (RFC 6455 4.1, item 7).
@@ -33,15 +33,15 @@ const BAD_ORIGIN: RequestError = RequestError::Forbidden("an Origin that is not 
 pub struct Handshake {
     /// The value of Sec-WebSocket-Accept.
     accept: String,
-    /// What the client offers, in its order.
+    /// The subprotocols that the client offers, in its order.
     pub subprotocols: Vec<String>,
 }
 
 impl Handshake {
-    /// The handshake that this request is. `None` for a request that does not ask for a WebSocket: then it is HTTP, since
-    /// an Upgrade may be ignored (RFC 9110 7.8). That is every request but a GET with `Connection: Upgrade`, and a faulty
-    /// handshake of a client that offers other protocols too. With `origins`, browsers must come from one of them; a
-    /// client that sends no Origin is no browser.
+    /// Reads a handshake. `None` means that the request is ordinary HTTP, since an Upgrade may be ignored (RFC 9110
+    /// 7.8). Only a GET with `Connection: Upgrade` asks for a WebSocket. A faulty handshake is HTTP if the client
+    /// offers other protocols too. With `origins`, a request that has an Origin must have one from that list; without
+    /// one it does not come from a browser.
     ///
     /// # Errors
     /// [`RequestError::BadRequest`] for a handshake that breaks a rule, [`RequestError::UpgradeRequired`] for another
@@ -79,7 +79,7 @@ impl Handshake {
             return Err(BAD_BODY);
         }
         let mut subprotocols: Vec<String> = Vec::new();
-        // That each is there once is the client's duty, too (RFC 6455 4.1, item 10), but harms nobody.
+        // The client must not repeat one (RFC 6455 4.1, item 10), but repetition does no harm.
         for member in values(head, bytes, b"sec-websocket-protocol").flat_map(list_members) {
             let name = str::from_utf8(member).ok().filter(|_| is_token(member)).ok_or(BAD_SUBPROTOCOL)?;
             if !subprotocols.iter().any(|other| other == name) {
@@ -89,7 +89,8 @@ impl Handshake {
         Ok(Handshake { accept: accept(key), subprotocols })
     }
 
-    /// Begins the answer: the status line and the fields of RFC 6455 4.2.2. More fields may follow, then the empty line.
+    /// Writes the beginning of the answer: the status line and the fields of RFC 6455 4.2.2. The caller may add fields,
+    /// and ends the head.
     pub fn write_answer(&self, subprotocol: Option<&str>, out: &mut Vec<u8>) {
         write_status_line(out, b"101 Switching Protocols");
         write_field(out, b"Upgrade", b"websocket");
@@ -101,7 +102,7 @@ impl Handshake {
     }
 }
 
-/// The values of the fields with this name.
+/// The values of all fields with this name.
 fn values<'a>(head: &'a Head, bytes: &'a [u8], name: &'static [u8]) -> impl Iterator<Item = &'a [u8]> {
     let fields = head.fields.iter().filter(move |field| field.name.of(bytes).eq_ignore_ascii_case(name));
     fields.map(move |field| field.value.of(bytes))
@@ -196,12 +197,12 @@ mod tests {
             }
             assert_eq!(faulty(upgrade, 1, "Connection: Upgrade\r\nContent-Length: 3"), Ok(None), "{upgrade}");
         }
-        // An empty member is none (RFC 9110 5.6.1.2).
+        // Empty members do not count (RFC 9110 5.6.1.2).
         assert_eq!(faulty("Upgrade: ,websocket,", 2, "X: y"), Err(BAD_KEY));
     }
 
     #[test]
-    fn what_browsers_and_proxies_write_otherwise_is_accepted() {
+    fn spellings_of_browsers_and_proxies_are_accepted() {
         assert!(with(0, "Upgrade: h2c, WebSocket").unwrap().is_some());
         assert!(with(1, "connection: keep-alive, upgrade").unwrap().is_some());
         assert!(with(1, "Connection: Upgrade\r\nContent-Length: 0").unwrap().is_some());

@@ -1,6 +1,7 @@
-//! An open WebSocket (RFC 6455 5 to 8): bytes in, messages out, and the answers that the protocol itself gives.
+//! Frames and messages of a WebSocket (RFC 6455 5, 6, 8): bytes in, messages out, and the answers of the protocol
+//! itself.
 //!
-//! A message is checked while it arrives: what breaks a rule or a limit is refused at the first byte that shows it.
+//! A message is checked while it arrives. A broken rule or limit is refused at the first byte that shows it.
 
 use std::io::Cursor;
 
@@ -10,13 +11,13 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use super::close_codes::{self, INVALID_DATA, MESSAGE_TOO_BIG, NO_CODE, PROTOCOL_ERROR};
 use super::closing::{Close, Closing, ClosingAction, ClosingEvent, Violation};
 
-/// Bytes of the longest header of a frame.
+/// Bytes of a frame's longest header.
 const HEADER_BYTES: usize = 14;
 
-/// Bytes of payload that a control frame may have (RFC 6455 5.5).
+/// Bytes of the longest payload of a control frame (RFC 6455 5.5).
 pub const CONTROL_BYTES: usize = 125;
 
-/// Bytes of the reason of a close: what a control frame has beside the code.
+/// Bytes of the longest reason of a close: a control frame without the code.
 pub const REASON_BYTES: usize = CONTROL_BYTES - 2;
 
 /// A message.
@@ -29,7 +30,7 @@ pub enum Message {
 }
 
 impl Message {
-    /// Its bytes.
+    /// The bytes of the message.
     pub fn size(&self) -> usize {
         match self {
             Message::Text(text) => text.len(),
@@ -38,12 +39,12 @@ impl Message {
     }
 }
 
-/// Whether a message is text.
+/// The two kinds of messages (RFC 6455 5.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
-    /// UTF-8.
+    /// Text, in UTF-8.
     Text,
-    /// Anything.
+    /// Bytes.
     Binary,
 }
 
@@ -72,7 +73,7 @@ pub struct Protocol {
 struct Frame {
     control: Option<Control>,
     is_final: bool,
-    /// Turned so that its first byte is for the next byte of the payload.
+    /// Turned so that its first byte belongs to the next byte of the payload.
     mask: [u8; 4],
     left: u64,
 }
@@ -82,7 +83,7 @@ struct Frame {
 struct Incomplete {
     kind: MessageKind,
     data: Vec<u8>,
-    /// So much of it is UTF-8.
+    /// Bytes of `data` that are known to be UTF-8.
     checked: usize,
 }
 
@@ -128,7 +129,7 @@ impl Protocol {
         self.receive_some(&mut input, usize::MAX, out, deliver)
     }
 
-    /// As [`Self::receive`], but stops after `most` frames. What it does not read stays in `input`.
+    /// As [`Self::receive`], but stops after `most` frames. `input` keeps the bytes behind them.
     ///
     /// # Errors
     /// As [`Self::receive`].
@@ -186,7 +187,7 @@ impl Protocol {
         Ok(frames)
     }
 
-    /// Takes the header of a frame off `input`. False if it is incomplete.
+    /// Takes the header of a frame off `input`. Returns false if it is incomplete.
     fn begin_frame(&mut self, input: &mut &[u8]) -> Result<bool, Violation> {
         let header = if self.header_length == 0 {
             let mut cursor = Cursor::new(*input);
@@ -207,7 +208,7 @@ impl Protocol {
         Ok(true)
     }
 
-    /// A header that does not come in one piece.
+    /// Completes a header that arrives in pieces.
     fn continue_header(&mut self, input: &mut &[u8]) -> Result<Option<(FrameHeader, u64)>, Violation> {
         while let Some((&byte, rest)) = input.split_first() {
             let Some(slot) = self.header.get_mut(self.header_length) else { break };
@@ -309,7 +310,7 @@ impl Protocol {
 }
 
 impl Incomplete {
-    /// Grows as a vector does, but not beyond the limit.
+    /// Makes room for `more` bytes. Capacity doubles, as in a vector, but stays within the limit.
     fn make_room(&mut self, more: usize, limit: u64) {
         let (length, capacity) = (self.data.len(), self.data.capacity());
         if capacity - length < more {
@@ -319,19 +320,19 @@ impl Incomplete {
         }
     }
 
-    /// Looks at the UTF-8 that has come since.
+    /// Checks the text that has come since the last check.
     fn check(&mut self) -> Result<(), Violation> {
         match str::from_utf8(self.data.get(self.checked..).unwrap_or_default()) {
             Ok(_) => self.checked = self.data.len(),
             Err(error) if error.error_len().is_some() => return Err(NOT_UTF8),
-            // The rest of a character may be on its way.
+            // The rest of a character may still come.
             Err(error) => self.checked += error.valid_up_to(),
         }
         Ok(())
     }
 }
 
-/// The header at the beginning of some bytes, if it is complete.
+/// Parses a frame's header, if it is complete.
 fn parse(cursor: &mut Cursor<&[u8]>) -> Result<Option<(FrameHeader, u64)>, Violation> {
     let parsed = FrameHeader::parse(cursor).map_err(|_| protocol_error("an opcode that is reserved (RFC 6455 5.2)"))?;
     if let Some((header, length)) = &parsed
@@ -373,7 +374,7 @@ fn write_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
-/// Appends `payload` without its mask (RFC 6455 5.3), and turns the mask for what follows.
+/// Appends `payload` without its mask (RFC 6455 5.3), and turns the mask for the next bytes.
 fn append_unmasked(to: &mut Vec<u8>, payload: &[u8], mask: &mut [u8; 4]) {
     let start = to.len();
     to.extend_from_slice(payload);

@@ -1,4 +1,4 @@
-//! Every state with every event, beside a table that is written out by hand, and the answers in every state.
+//! Every state with every event, compared with a table that is written out by hand, and the answers in every state.
 
 use super::*;
 use crate::websocket::close_codes::{GOING_AWAY, NO_CODE, NORMAL, PROTOCOL_ERROR};

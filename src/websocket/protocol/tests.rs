@@ -1,4 +1,4 @@
-//! Frames as bytes in, and what comes of them. The examples of RFC 6455 5.7 are among them.
+//! Frames as bytes in; messages, answers and violations out. The examples of RFC 6455 5.7 are among the cases.
 
 use super::*;
 

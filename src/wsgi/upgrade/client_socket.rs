@@ -1,5 +1,5 @@
-//! `environ["gunicorn.socket"]` of a request that asks for an upgrade: the client's connection, for libraries that speak
-//! another protocol themselves, as they find it in Gunicorn's workers.
+//! `environ["gunicorn.socket"]` of a request that asks for an upgrade, as in Gunicorn's workers: the client's
+//! connection, for libraries that speak another protocol themselves.
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,7 +30,7 @@ pub struct ClientSocket {
     taken: Mutex<Option<Taken>>,
     /// None waits for ever.
     timeout: Mutex<Option<f64>>,
-    /// A duplicate of the descriptor, for what does not read or write.
+    /// A duplicate of the descriptor, for calls that neither read nor write.
     duplicate: Mutex<Option<OwnedFd>>,
 }
 
@@ -56,7 +56,7 @@ impl ClientSocket {
         lock(&self.taken)
     }
 
-    /// The stream, which nobody else uses from now on.
+    /// The stream. The first call takes it over: the server uses it no more.
     fn stream(&self, py: Python<'_>) -> PyResult<Arc<Stream>> {
         if let Some(taken) = &*self.taken() {
             if taken.is_closed {
@@ -70,7 +70,7 @@ impl ClientSocket {
         Ok(stream)
     }
 
-    /// How long a call with these flags may wait; none: for ever.
+    /// The time that a call with these flags may wait; none for no limit.
     fn duration(&self, flags: i32) -> Option<Duration> {
         if flags & libc::MSG_DONTWAIT != 0 {
             return Some(Duration::ZERO);
@@ -84,12 +84,12 @@ impl ClientSocket {
         interp::give_way(py)?;
         let timeout = self.duration(flags);
         let mut data = self.read_some(py, size, flags, timeout)?;
-        // A peek does not wait for more: what is there stays there.
+        // A peek does not wait for more: the bytes stay where they are.
         while flags & (libc::MSG_WAITALL | libc::MSG_PEEK) == libc::MSG_WAITALL && data.len() < size && !data.is_empty()
         {
             match self.read_some(py, size - data.len(), flags, timeout) {
                 Ok(more) if !more.is_empty() => data.extend_from_slice(&more),
-                // As recv(2) has it: what came before is not lost, and the next call meets the end or the error.
+                // As in recv(2), the bytes before are returned, and the next call meets the end or the error.
                 _ => break,
             }
         }
@@ -113,7 +113,7 @@ impl ClientSocket {
         read.map(|_| buffer).map_err(|failure| error(failure, timeout))
     }
 
-    /// Sends some of `data`, or, with `all`, everything. Returns how much.
+    /// Sends some of `data`, or all of it. Returns how many bytes.
     fn write(&self, data: &Bound<'_, PyAny>, flags: i32, all: bool) -> PyResult<usize> {
         check_flags("send", flags, SEND_FLAGS)?;
         let py = data.py();
@@ -135,7 +135,7 @@ impl ClientSocket {
     }
 }
 
-/// Flags that mean something here, and such as change nothing.
+/// Flags that are honoured or change nothing.
 const RECEIVE_FLAGS: i32 =
     libc::MSG_PEEK | libc::MSG_WAITALL | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_CMSG_CLOEXEC;
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_MORE;
@@ -150,7 +150,7 @@ fn check_flags(call: &str, flags: i32, known: i32) -> PyResult<()> {
     )))
 }
 
-/// A call that may wait for `timeout` has failed.
+/// The exception for a failed call that could wait for `timeout`.
 fn error(failure: Failure, timeout: Option<Duration>) -> PyErr {
     match failure {
         Failure::TimedOut if timeout.is_some_and(|timeout| timeout.is_zero()) => {
@@ -208,15 +208,15 @@ impl ClientSocket {
             .taken()
             .as_mut()
             .and_then(|taken| (!std::mem::replace(&mut taken.is_closed, true)).then(|| Arc::clone(&taken.stream)));
-        // Outside of the lock: with TLS, functions of Python's say goodbye.
+        // Not under the lock: TLS calls Python functions to send its end.
         if let Some(stream) = open {
             stream.shutdown_write();
         }
         let Some(duplicate) = self.duplicate().take() else { return };
         let number = duplicate.as_raw_fd();
-        let are_told = descriptor_closes(py, number);
+        let are_notified = descriptor_closes(py, number);
         drop(duplicate);
-        if !are_told {
+        if !are_notified {
             descriptor_closes(py, number);
         }
     }
@@ -305,7 +305,7 @@ impl ClientSocket {
 
     /// Calls a method of `socket.socket` on the connection.
     fn call<'py>(&self, py: Python<'py>, name: &str, args: &Bound<'py, PyTuple>) -> PyResult<Bound<'py, PyAny>> {
-        // A socket object of its own for the call, on a descriptor of its own, which it closes.
+        // The call gets a socket object of its own on a descriptor of its own, which that object closes.
         let own = self.with_duplicate(py, |duplicate| Ok(duplicate.try_clone()?))?;
         let kwargs = pyo3::types::PyDict::new(py);
         kwargs.set_item("fileno", own.as_raw_fd())?;

@@ -1,8 +1,8 @@
 //! Connections that leave HTTP for another protocol.
 //!
-//! [`crate::websocket`] has the WebSocket protocol (RFC 6455). Here it meets a socket ([`wire`]), the coroutines and threads
-//! that wait ([`session`]) and the application ([`websocket`]). Libraries that speak a protocol themselves take the
-//! connection over ([`client_socket`], [`taken_over`]).
+//! [`crate::websocket`] has the WebSocket protocol (RFC 6455). Here it meets a socket ([`wire`]), the coroutines and
+//! threads that wait ([`session`]) and the application ([`websocket`]). Libraries that speak a protocol themselves take
+//! the connection over ([`client_socket`], [`taken_over`]).
 
 use pyo3::prelude::*;
 

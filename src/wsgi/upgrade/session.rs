@@ -1,9 +1,9 @@
-//! Those who wait for a WebSocket: coroutines and OS threads that receive and send, and the request that ends.
+//! A WebSocket with its waiters: coroutines and OS threads that receive and send, and the request that ends.
 //!
-//! The loop reads, whenever something arrives and whoever runs: so pings are answered and a close is seen while the
-//! application does other things. It stops while the application leaves too much unread. Senders write at once, from any
-//! thread; what the client does not take waits, whole messages one after the other, and the loop sends it on. The lock is
-//! held over system calls that do not wait, never over a park.
+//! The loop reads whenever bytes arrive, so pings are answered and a close is seen while the application does other
+//! things. Reading pauses while the application leaves too much unread. Senders write at once, from any thread; the
+//! loop sends what the kernel did not take, whole messages one after the other. The lock is held over system calls that
+//! do not wait, never over a park.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,7 +30,7 @@ pub struct WebSocketSession {
 }
 
 impl WebSocketSession {
-    /// A session that has still to send `head`, and was sent `early` with the request.
+    /// A session that still has to send `head`. The client sent `early` behind its request.
     pub fn new(
         stream: Arc<Stream>,
         settings: Arc<WebSocketSettings>,
@@ -55,7 +55,7 @@ impl WebSocketSession {
         on_the_loop(py, move || streams::set_stream_watcher(source, Some(watcher)))
     }
 
-    /// How it ended, or is ending.
+    /// Why the connection is closed or closing; none while messages may be sent.
     pub fn close_of(&self, py: Python<'_>) -> Option<Close> {
         self.lock(py).closing().close().cloned()
     }
@@ -70,7 +70,7 @@ impl WebSocketSession {
         self.lock(py).backlog()
     }
 
-    /// The next message; none when the connection is closed.
+    /// Waits for the next message; none when the connection is closed.
     ///
     /// # Errors
     /// TimeoutError at `deadline`; see [`interp::wait`].
@@ -95,10 +95,10 @@ impl WebSocketSession {
         }
     }
 
-    /// Sends a message, once there is room for it.
+    /// Sends a message as soon as there is room for it.
     ///
     /// # Errors
-    /// In the inner result, how the connection ended; see [`interp::wait`].
+    /// The inner result says why the connection is closed. For the outer one see [`interp::wait`].
     ///
     /// # Parks
     pub fn send(self: &Arc<Self>, py: Python<'_>, kind: MessageKind, payload: &[u8]) -> PyResult<Result<(), Close>> {
@@ -137,7 +137,7 @@ impl WebSocketSession {
         }
     }
 
-    /// Begins the closing handshake, unless the connection is closed already. Does not wait for its end.
+    /// Begins the closing handshake, unless the connection is closing already. Does not wait for its end.
     ///
     /// # Errors
     /// When the loop has ended.
@@ -147,7 +147,8 @@ impl WebSocketSession {
         self.settle(py, wire)
     }
 
-    /// The server stops: what has arrived is handed out, then the connection is closed. From any thread.
+    /// Begins to drain the connection of a stopping server: messages that have arrived are handed out, then it is
+    /// closed. From any thread.
     ///
     /// # Errors
     /// When the loop has ended.
@@ -157,19 +158,19 @@ impl WebSocketSession {
         self.settle(py, wire)
     }
 
-    /// The request is over: closes, waits for the end of the closing handshake, and lets go of the stream. On the loop.
+    /// Ends the request: closes, waits for the end of the closing handshake, and releases the stream. On the loop.
     ///
     /// # Parks
     pub fn finish(self: &Arc<Self>, py: Python<'_>, code: u16) {
         let mut wire = self.lock(py);
         let (code, reason) = wire.last_close(code);
         if !wire.begin_close(code, reason) {
-            // The client has closed, and may not have taken everything yet.
+            // The client has closed. It gets the time of a closing handshake to take what is queued.
             wire.set_close_deadline();
         }
-        // On the loop there is nothing to fail.
+        // Settling does not fail on the loop.
         let _ = self.settle(py, wire);
-        // Reading may have stopped at what the application has left unread, and the client's close is behind it.
+        // Reading may have paused, with the client's close behind messages that the application has left unread.
         self.look();
         let ended = self.wait(py, None, |wire| wire.closing().is_over(), |wire| &mut wire.enders);
         if ended.is_err() {
@@ -181,7 +182,7 @@ impl WebSocketSession {
         streams::set_deadline(self.source, None);
     }
 
-    /// Waits in `queue` until notified, or not at all if `is_met`. Whether it was in time.
+    /// Waits in `queue` until notified; does not wait if `is_met`. Returns false at the deadline.
     ///
     /// # Parks
     fn wait(
@@ -207,11 +208,12 @@ impl WebSocketSession {
     }
 
     fn lock<'a>(&'a self, py: Python<'_>) -> MutexGuard<'a, Wire> {
-        // Detached while it waits, for another thread's system call.
+        // Another thread may hold the lock over a system call: meanwhile this one is detached.
         recover(self.wire.lock_py_attached(py))
     }
 
-    /// Gives the lock back, then does what must not be done under it: logging and TLS run Python code, which may wait.
+    /// Releases the lock, then does the work that is forbidden under it. Logging and TLS run Python code, which may
+    /// wait.
     fn settle<'a>(&'a self, py: Python<'_>, mut wire: MutexGuard<'a, Wire>) -> PyResult<()> {
         loop {
             let note = wire.note.take();
@@ -232,7 +234,7 @@ impl WebSocketSession {
         }
     }
 
-    /// On the loop, where settling does not fail. Looks at the stream, and at what `look` looks at.
+    /// Moves enciphered bytes, then calls `look` under the lock. On the loop, where settling does not fail.
     fn look_after(&self, look: impl FnOnce(&mut Wire)) {
         Python::attach(|py| {
             self.stream.work(true);
@@ -245,7 +247,7 @@ impl WebSocketSession {
 
 impl StreamWatcher for WebSocketSession {
     fn look(&self) {
-        self.look_after(Wire::attend);
+        self.look_after(Wire::look);
     }
 
     fn expired(&self) {
@@ -255,7 +257,7 @@ impl StreamWatcher for WebSocketSession {
     fn stop(&self) {
         self.look_after(|wire| {
             wire.begin_stop();
-            wire.attend();
+            wire.look();
         });
     }
 }

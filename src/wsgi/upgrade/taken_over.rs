@@ -57,16 +57,17 @@ impl StreamWatcher for TakenStreamWatcher {
     }
 }
 
-/// Warns once if `threading` is not patched: libraries that take connections over wait with it, and then everything stops.
+/// Warns once if `threading` is not patched: libraries that take connections over wait with it, and then everything
+/// stops.
 fn warn_if_unpatched(py: Python<'_>) -> PyResult<()> {
     if !event_loop::can_park() || IS_WARNED.swap(true, Ordering::Relaxed) {
         return Ok(());
     }
     let is_patched = py.import("rmeinheld.patch")?.call_method1("is_patched", ("threading",))?.is_truthy()?;
     if !is_patched {
-        let message = "A library has taken a connection over (environ[\"gunicorn.socket\"]), and threading is not patched: \
-                       if it waits for a thread, the whole process waits. Call rmeinheld.patch.patch_all() \
-                       first of all.";
+        let message = "A library has taken a connection over (environ[\"gunicorn.socket\"]), and threading is not \
+                       patched: if the library waits for a thread, the whole process waits. Call \
+                       rmeinheld.patch.patch_all() before any other import.";
         log(py, Level::Warning, message, None);
     }
     Ok(())

@@ -19,7 +19,12 @@ use crate::websocket::protocol::{CONTROL_BYTES, Message, MessageKind, REASON_BYT
 use crate::wsgi::start_response::StartResponse;
 use crate::wsgi::{SERVER_SOFTWARE, clock, text};
 
-pyo3::create_exception!(rmeinheld.websocket, WebSocketError, PyConnectionError, "A WebSocket cannot be used as asked.");
+pyo3::create_exception!(
+    rmeinheld.websocket,
+    WebSocketError,
+    PyConnectionError,
+    "The base class of errors of a WebSocket."
+);
 pyo3::create_exception!(
     rmeinheld.websocket,
     ConnectionClosed,
@@ -29,9 +34,9 @@ pyo3::create_exception!(
 
 /// The WebSocket of a request: `environ["wsgi.websocket"]` of every valid handshake (RFC 6455, version 13).
 ///
-/// The first call of a method accepts it; until then the application may answer the request in the
-/// ordinary way. Any number of coroutines and threads may send, and messages never mix; one receives. It is closed when
-/// the application returns, and with 1011 if the application raises.
+/// The first call of a method accepts it; until then the application may answer the request in the ordinary way. Any
+/// number of coroutines and threads may send, and messages never mix; one receives. It is closed when the application
+/// returns, and with 1011 if the application raises.
 #[pyclass(frozen, module = "rmeinheld.websocket", weakref)]
 pub struct WebSocket {
     handshake: Handshake,
@@ -44,7 +49,7 @@ pub struct WebSocket {
     /// The path of the request, PATH_INFO.
     #[pyo3(get)]
     path: Option<Py<PyAny>>,
-    /// The page that a browser comes from, or None (RFC 6455 10.2).
+    /// The Origin that a browser sent, or None (RFC 6455 10.2).
     #[pyo3(get)]
     origin: Option<Py<PyAny>>,
 }
@@ -56,9 +61,9 @@ impl WebSocket {
     /// `subprotocol` is one that the client offers; None (the default) chooses none. `headers` are more response
     /// headers, pairs of strings; None (the default) adds none.
     ///
-    /// Raises RuntimeError if the request was accepted or answered before, ValueError for a subprotocol that the client
-    /// does not offer and for headers of the handshake itself (RFC 6455 4.2.2), and TypeError for anything but pairs of
-    /// strings.
+    /// Raises RuntimeError if the request was accepted or answered before, and TypeError for anything but pairs of
+    /// strings. Raises ValueError for a subprotocol that the client does not offer, and for headers of the handshake
+    /// itself (RFC 6455 4.2.2).
     #[pyo3(signature = (subprotocol = None, headers = None))]
     fn accept(&self, py: Python<'_>, subprotocol: Option<String>, headers: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         self.accept_now(py, subprotocol, headers).map(drop)
@@ -106,7 +111,7 @@ impl WebSocket {
         }))
     }
 
-    /// `receive()`, by Meinheld's name.
+    /// The same as `receive()`, by Meinheld's name.
     fn wait<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         self.receive(py, None)
     }
@@ -159,7 +164,7 @@ impl WebSocket {
         self.close_of(py).is_some()
     }
 
-    /// `closed`, by Meinheld's name.
+    /// The same as `closed`, by Meinheld's name.
     #[getter]
     fn websocket_closed(&self, py: Python<'_>) -> bool {
         self.closed(py)
@@ -193,7 +198,7 @@ impl WebSocket {
         self.subprotocol.get().map(String::as_str)
     }
 
-    /// `subprotocol`, by Meinheld's name.
+    /// The same as `subprotocol`, by Meinheld's name.
     #[getter]
     fn protocol(&self) -> Option<&str> {
         self.subprotocol()
@@ -229,7 +234,7 @@ impl WebSocket {
 }
 
 impl WebSocket {
-    /// For a request with this handshake, `environ` and `response`. `early` is what came after its head.
+    /// The WebSocket of a request. `early` is what the client sent behind the head.
     ///
     /// # Errors
     /// MemoryError.
@@ -254,26 +259,25 @@ impl WebSocket {
         })
     }
 
-    /// What came after the head of the request, for whoever speaks the protocol.
+    /// Takes the bytes that came behind the head of the request, for the owner of the connection to parse.
     pub fn take_early(&self) -> Vec<u8> {
         std::mem::take(&mut *lock(&self.early))
     }
 
-    /// Gives some of that back.
+    /// Gives some of the early bytes back.
     pub fn put_early_back(&self, rest: &[u8]) {
         *lock(&self.early) = rest.to_vec();
     }
 
-    /// The request has ended, however it was answered. The environ refers to this object: neither would ever go, as the
-    /// garbage collector does not see this half of the circle.
+    /// Releases the environ at the end of the request. The environ refers to this object, and the garbage collector
+    /// does not see this half of the circle, so both would stay for ever.
     pub fn forget_environ(&self) {
         let environ = lock(&self.environ).take();
-        // Outside of the lock: what it holds may run Python when it goes.
+        // Not under the lock: dropping the environ may run Python code.
         drop(environ);
     }
 
-    /// The request has ended: closes with `code`, and waits for the end of the closing handshake. Returns the bytes that
-    /// were sent.
+    /// Ends the request: closes with `code`, and waits for the end of the closing handshake. Returns the bytes sent.
     ///
     /// # Parks
     pub fn finish(&self, py: Python<'_>, code: u16) -> u64 {
@@ -325,7 +329,7 @@ impl WebSocket {
         let session = self.session.get_or_init(|| session);
         session.start(py)?;
         if self.response.get().is_last() {
-            // Those that were there at the stop have been told.
+            // A stop notifies the sessions that exist at that time; this one came later.
             session.begin_stop(py)?;
         }
         Ok(session)
@@ -346,7 +350,7 @@ fn add_headers(headers: &Bound<'_, PyAny>, head: &mut Vec<u8>) -> PyResult<()> {
             .map_err(|error| PyValueError::new_err(format!("header {readable:?}: {error}")))?;
         let is_handshakes = name.get(..14).is_some_and(|start| start.eq_ignore_ascii_case(b"sec-websocket-"));
         if is_handshakes || !matches!(kind, FieldKind::Other) {
-            let message = format!("header {readable:?} is the handshake's own (RFC 6455 4.2.2); see `subprotocol`");
+            let message = format!("header {readable:?} belongs to the handshake (RFC 6455 4.2.2); see `subprotocol`");
             return Err(PyValueError::new_err(message));
         }
         write_field(head, &name, &value);

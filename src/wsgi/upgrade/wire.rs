@@ -70,7 +70,7 @@ enum Drain {
     Not,
     /// Bytes that the kernel held at the stop and that are still to be read; enciphered ones under TLS.
     Left(u64),
-    /// All of them have been read. Later messages are dropped.
+    /// Those bytes have been read. Later messages are dropped.
     Done,
 }
 
@@ -79,7 +79,8 @@ pub(super) struct Wire {
     stream: Arc<Stream>,
     settings: Arc<WebSocketSettings>,
     protocol: Protocol,
-    /// Bytes received, at first those that came with the head of the request. Those from `parsed` on are not parsed yet.
+    /// Bytes received, at first those that came with the head of the request. Those from `parsed` on are not parsed
+    /// yet.
     received: Vec<u8>,
     parsed: usize,
     incoming: VecDeque<Message>,
@@ -98,7 +99,7 @@ pub(super) struct Wire {
     is_paused: bool,
     /// The loop has to look after the stream, though the poller reports nothing.
     pub wants_attention: bool,
-    /// The application has taken a message and not asked for the next one, so it may be answering.
+    /// The application has taken a message without asking for the next one, so it may be answering.
     is_answering: bool,
     drain: Drain,
     /// The time until which the application may answer after a stop of the server.
@@ -245,8 +246,8 @@ impl Wire {
         true
     }
 
-    /// Begins to drain the connection: the server stops. Until the time for a closing handshake has passed, the application
-    /// may take and answer the messages that have arrived.
+    /// Begins to drain the connection: the server stops. Until the time for a closing handshake has passed, the
+    /// application may take and answer the messages that have arrived.
     pub fn begin_stop(&mut self) {
         if self.drain == Drain::Not {
             self.drain = Drain::Left(self.stream.unread_bytes());

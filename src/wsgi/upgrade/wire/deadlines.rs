@@ -1,4 +1,4 @@
-//! What a connection does when time passes: pings, the patience with slow clients, and the limits of a closing.
+//! Clocks of a connection: pings, the patience with slow clients, and the time limits of a closing.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use crate::websocket::protocol;
 
 impl Wire {
     /// Reads and sends what is ready. On the loop.
-    pub fn attend(&mut self) {
+    pub fn look(&mut self) {
         self.wants_attention |= self.catch_up();
         if !self.closing().is_open() || self.settings.ping_interval.is_some() || self.is_stopping() {
             self.schedule();
@@ -97,7 +97,8 @@ impl Wire {
         let acknowledged = self.acknowledged();
         let is_unread = has_more || self.incoming_bytes >= UNREAD_BYTES / 2;
         let Some(ping) = &mut self.pinged else { return };
-        // The answer may wait behind what the application leaves unread; the ping, behind what a slow client still takes.
+        // The answer may wait behind what the application leaves unread; the ping, behind what a slow client still
+        // takes.
         if is_unread || (ping.acknowledged < ping.end && ping.acknowledged < acknowledged) {
             (ping.at, ping.acknowledged) = (now, acknowledged);
         } else {
@@ -124,8 +125,8 @@ impl Wire {
         }
     }
 
-    /// The position up to which the client has acknowledged. A Unix socket counts its memory, so there it is lower; TLS may
-    /// hold up to one more piece. Only its growth counts.
+    /// The position up to which the client has acknowledged. A Unix socket counts its memory, so there it is lower; TLS
+    /// may hold up to one more piece. Only its growth counts.
     fn acknowledged(&self) -> i64 {
         self.sent_bytes.cast_signed() - i64::from(self.stream.unacknowledged_bytes())
     }

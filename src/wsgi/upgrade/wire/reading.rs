@@ -11,8 +11,8 @@ use crate::event_loop::{streams, turn};
 const TURN_FRAMES: usize = 128;
 const TURN_BYTES: usize = 64 * 1024;
 
-/// Bytes that a client may have sent before it sees our close, in addition to the message that it has to end first: as
-/// much as the buffers of two kernels hold.
+/// Bytes that a client may have sent before it sees our close: as much as the buffers of two kernels hold. The message
+/// that it has to end first comes on top.
 const CROSSING_BYTES: usize = 16 * 1024 * 1024;
 
 impl Wire {
@@ -21,8 +21,8 @@ impl Wire {
         self.drain != Drain::Not
     }
 
-    /// Resumes reading if it was paused and there is room, or if the stream has more by now. Returns whether it does; the
-    /// poller would not report it.
+    /// Resumes reading if it was paused and there is room, or if the stream has more by now. Returns whether it does;
+    /// the poller would not report it.
     pub fn resume(&mut self) -> bool {
         let resumes = self.closing().is_reading() && self.has_room() && (self.is_paused || self.stream.has_more());
         self.is_paused &= !resumes;
@@ -37,8 +37,8 @@ impl Wire {
         self.incoming_bytes < unread && self.backlog() <= unsent
     }
 
-    /// Reads until nothing is left for now, too much is unread or unsent, or others must have their turn. Returns true in
-    /// the last case.
+    /// Reads until nothing is left for now, too much is unread or unsent, or others must have their turn. Returns true
+    /// in the last case.
     pub(super) fn read(&mut self) -> bool {
         let mut buffer = BUFFER.take();
         buffer.clear();
