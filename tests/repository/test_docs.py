@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 from gunicorn.config import Config
 
+from frames import Client, text
 from pages import ROOT, Block, all_blocks, blocks, commands, links, pages
 from proxying import program
 from rmeinheld.cli import build_parser
 from rmeinheld.settings import OPTIONS
-from serving import Serve, request
+from serving import RunScript, Serve, request
 
 PROJECT_URL = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
 
@@ -43,13 +44,18 @@ def test_python_code_of_a_page_compiles(name: str) -> None:
             compile("\n" * (block.line - 1) + block.text, name, "exec")
 
 
+def has_app(block: Block) -> bool:
+    """Does the code bind the application that a server looks for?"""
+    return bool(re.search(r"^(def app\(|app = )", block.text, re.M))
+
+
 def answered() -> list[tuple[Block, list[tuple[str, str]]]]:
     """Applications of the pages, each with the curl commands of the console blocks up to the next application."""
     found: list[tuple[Block, list[tuple[str, str]]]] = []
     for page in pages():
         current: list[tuple[str, str]] | None = None
         for block in blocks(page):
-            if block.language == "python" and re.search(r"^(def app\(|app = )", block.text, re.M):
+            if block.language == "python" and has_app(block):
                 current = []
                 found.append((block, current))
             elif block.language == "console" and current is not None:
@@ -82,6 +88,26 @@ def test_an_application_answers_as_its_page_says(block: Block, asked: list[tuple
         shown += [f"{key}: {value}" for key, value in response.headers]
         text = "\n".join([*shown, "", response.body.decode()])
         assert re.sub(r"(?m)^Date: .*", "Date:", text) == re.sub(r"(?m)^Date: .*", "Date:", output)
+
+
+OTHERS = list({block.text: block for block in all_blocks("python") if block not in dict(ANSWERED)}.values())
+
+
+@pytest.mark.parametrize("block", [block for block in OTHERS if has_app(block)], ids=str)
+def test_an_application_without_a_shown_answer_serves(block: Block, serve: Serve) -> None:
+    server = serve(block.text)
+    if "wsgi.websocket" in block.text:
+        with Client(server) as client:
+            client.send(text("hello"))
+            assert client.text() == "hello"
+    else:
+        with server.connect() as connection:
+            assert connection.request(request()).status in (103, 200)
+
+
+@pytest.mark.parametrize("block", [block for block in OTHERS if not has_app(block)], ids=str)
+def test_code_that_is_no_application_runs(block: Block, script: RunScript) -> None:
+    script(block.text)
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -133,11 +159,7 @@ def test_commands_of_a_page_have_options_that_exist(name: str) -> None:
 # --- configuration ---------------------------------------------------------------------------------------------------
 
 
-def identify(block: Block) -> str:
-    return str(block)
-
-
-@pytest.mark.parametrize("block", all_blocks("nginx"), ids=identify)
+@pytest.mark.parametrize("block", all_blocks("nginx"), ids=str)
 def test_nginx_takes_the_configuration(block: Block, tmp_path: Path, certificate: Path) -> None:
     text = re.sub(r"(ssl_certificate(?:_key)?) \S+;", rf"\1 {certificate};", block.text)
     if not re.search(r"^events", text, re.M):
@@ -149,7 +171,7 @@ def test_nginx_takes_the_configuration(block: Block, tmp_path: Path, certificate
     subprocess.run(command, check=True, timeout=30)
 
 
-@pytest.mark.parametrize("block", all_blocks("haproxy"), ids=identify)
+@pytest.mark.parametrize("block", all_blocks("haproxy"), ids=str)
 def test_haproxy_takes_the_configuration(block: Block, tmp_path: Path, certificate: Path) -> None:
     text = re.sub(r" crt \S+", f" crt {certificate}", block.text)
     (tmp_path / "haproxy.cfg").write_text(text)
@@ -188,7 +210,7 @@ def check_exec(block: Block) -> None:
 DOCKERFILE_WORDS = {"FROM", "RUN", "COPY", "ENV", "USER", "WORKDIR", "EXPOSE", "STOPSIGNAL", "CMD", "ENTRYPOINT"}
 
 
-@pytest.mark.parametrize("block", all_blocks("dockerfile"), ids=identify)
+@pytest.mark.parametrize("block", all_blocks("dockerfile"), ids=str)
 def test_a_dockerfile_is_well_formed(block: Block) -> None:
     lines = [line for line in block.text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
     assert lines[0].startswith("FROM ")
