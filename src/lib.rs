@@ -241,6 +241,7 @@
 pub mod coroutine;
 pub mod event_loop;
 pub mod http;
+pub mod kernel;
 pub mod net;
 pub mod output;
 pub mod sync;

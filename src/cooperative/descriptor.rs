@@ -8,6 +8,7 @@ use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, stat};
 
 use crate::event_loop;
 use crate::interp;
+use crate::kernel::LentDescriptor;
 
 /// Whether a read or write by the caller may have to wait for another program: in a coroutine, on a descriptor that
 /// blocks, for a pipe, a socket, a terminal, or what is no file at all (an eventfd, a timerfd).
@@ -17,10 +18,10 @@ use crate::interp;
 ///
 /// # Parks
 pub fn may_wait(py: Python<'_>, number: RawFd) -> bool {
-    if number < 0 || !event_loop::can_park() {
+    if !event_loop::can_park() {
         return false;
     }
-    let descriptor = event_loop::borrow_descriptor(number);
+    let Ok(descriptor) = LentDescriptor::new(number) else { return false };
     let Ok(status) = fstat(descriptor) else { return false };
     let waits = matches!(
         FileType::from_raw_mode(status.st_mode),

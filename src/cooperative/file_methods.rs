@@ -19,6 +19,7 @@ use rustix::fs::{FileType, fstat};
 
 use super::rlock::RLock;
 use crate::event_loop;
+use crate::kernel::LentDescriptor;
 
 /// Methods that can be exchanged: the places of [`ORIGINALS`] and [`ENTRIES`].
 const MOST: usize = 32;
@@ -221,7 +222,8 @@ fn learn_of_files(py: Python<'_>) -> PyResult<()> {
 }
 
 fn is_regular(number: c_int) -> bool {
-    fstat(event_loop::borrow_descriptor(number))
+    LentDescriptor::new(number)
+        .and_then(fstat)
         .is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile)
 }
 

@@ -6,7 +6,7 @@
 //! (`rmeinheld.patch._socket`).
 
 use std::cell::RefCell;
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use pyo3::exceptions::{PyBlockingIOError, PyMemoryError, PyTimeoutError, PyValueError};
@@ -20,7 +20,8 @@ use rustix::net::{RecvFlags, SendFlags, SocketType, sockopt};
 use super::socket_fields::{base, descriptor_and_timeout};
 use super::timeouts::give_way;
 use crate::event_loop::{self, Interest, Wake};
-use crate::interp::{Lent, deadline_after, os_error, wake_error};
+use crate::interp::{Lent, deadline_after, io_error, os_error, wake_error};
+use crate::kernel::LentDescriptor;
 
 /// Size of the buffer into which all calls of the loop thread receive. A call for more gets a buffer of its own.
 const SCRATCH_BYTES: usize = 64 * 1024;
@@ -39,7 +40,7 @@ thread_local! {
 /// A call of a socket in progress.
 struct SocketCall<'a, 'py> {
     socket: &'a Bound<'py, PyAny>,
-    descriptor: RawFd,
+    descriptor: LentDescriptor,
     /// The timeout in seconds; None waits for ever, 0 does not wait.
     timeout: Option<f64>,
     deadline: Option<Instant>,
@@ -51,9 +52,7 @@ impl<'a, 'py> SocketCall<'a, 'py> {
         let (descriptor, timeout) = descriptor_and_timeout(socket)?;
         let timeout =
             if RecvFlags::from_bits_retain(flags).contains(RecvFlags::DONTWAIT) { Some(0.0) } else { timeout };
-        if descriptor < 0 {
-            return Err(os_error(Errno::BADF));
-        }
+        let descriptor = LentDescriptor::new(descriptor).map_err(os_error)?;
         Ok(SocketCall { socket, descriptor, timeout, deadline: None })
     }
 
@@ -68,7 +67,7 @@ impl<'a, 'py> SocketCall<'a, 'py> {
         let (py, descriptor) = (self.socket.py(), self.descriptor);
         self.complete_with(interest, || {
             loop {
-                match attempt(event_loop::borrow_descriptor(descriptor).as_fd()) {
+                match attempt(descriptor.as_fd()) {
                     Ok(done) => return Ok(Some(done)),
                     Err(Errno::AGAIN) => return Ok(None),
                     Err(Errno::INTR) => py.check_signals()?,
@@ -122,7 +121,7 @@ impl<'a, 'py> SocketCall<'a, 'py> {
         flags.contains(RecvFlags::WAITALL)
             && !flags.intersects(RecvFlags::PEEK | RecvFlags::OOB)
             && self.timeout.is_none()
-            && sockopt::socket_type(event_loop::borrow_descriptor(self.descriptor)) == Ok(SocketType::STREAM)
+            && sockopt::socket_type(self.descriptor) == Ok(SocketType::STREAM)
     }
 
     /// Receives until there are `size` bytes, `received` of which are there already. Returns fewer at the end of the stream
@@ -154,9 +153,11 @@ impl<'a, 'py> SocketCall<'a, 'py> {
             Some(seconds) if self.deadline.is_none() => self.deadline = Some(deadline_after("timeout", seconds)?),
             _ => {}
         }
-        match event_loop::wait_descriptor(self.descriptor, interest, self.deadline)? {
+        match event_loop::wait_descriptor(self.descriptor.number(), interest, self.deadline).map_err(io_error)? {
             // Another thread has closed the socket during the wait: the number may be another file's by now.
-            Wake::Ready if descriptor_and_timeout(self.socket)?.0 != self.descriptor => Err(os_error(Errno::BADF)),
+            Wake::Ready if descriptor_and_timeout(self.socket)?.0 != self.descriptor.number() => {
+                Err(os_error(Errno::BADF))
+            }
             Wake::Ready => Ok(()),
             Wake::TimedOut => Err(PyTimeoutError::new_err("timed out")),
             wake => Err(wake_error(wake)),

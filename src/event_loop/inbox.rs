@@ -1,13 +1,12 @@
 //! How other OS threads reach the loop: a queue and an eventfd in the poller.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
-
-use rustix::event::{EventfdFlags, eventfd};
 
 use super::Wake;
 use super::tokens::Ticket;
+use crate::kernel::Bell;
 use crate::sync::lock;
 
 /// What another thread asks of the loop.
@@ -23,15 +22,14 @@ pub enum LoopMessage {
 /// The queue that any thread may fill and the leader empties.
 pub struct Inbox {
     queue: Mutex<Vec<LoopMessage>>,
-    bell: OwnedFd,
+    bell: Bell,
 }
 
 impl Inbox {
     /// # Errors
     /// When the process has no descriptor left.
     pub fn new() -> io::Result<Inbox> {
-        let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Inbox { queue: Mutex::new(Vec::new()), bell })
+        Ok(Inbox { queue: Mutex::new(Vec::new()), bell: Bell::new()? })
     }
 
     /// Queues `message` and wakes the leader if it is polling.
@@ -42,15 +40,13 @@ impl Inbox {
             queue.len() == 1
         };
         if was_empty {
-            // Fails only when the counter is full, and then the bell rings already.
-            let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+            self.bell.ring();
         }
     }
 
     /// Takes everything queued. Called by the leader after the bell rang.
     pub fn drain(&self) -> Vec<LoopMessage> {
-        let mut counter = [0_u8; 8];
-        let _ = rustix::io::read(&self.bell, &mut counter);
+        self.bell.silence();
         std::mem::take(&mut *lock(&self.queue))
     }
 

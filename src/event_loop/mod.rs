@@ -37,13 +37,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, eventfd};
-
 pub use inbox::LoopMessage;
 pub use poller::Interest;
 pub use several::wait_any_descriptor;
 pub use tokens::{SourceId, Ticket, WorkId};
 
+use crate::kernel::{Bell, LentDescriptor};
 use crate::sync::{lock, recover};
 use inbox::Inbox;
 use state::{Work, with};
@@ -110,7 +109,7 @@ pub struct Runtime {
     inbox: Inbox,
     end: Mutex<Option<Result<(), String>>>,
     ended: Condvar,
-    end_bell: OwnedFd,
+    end_bell: Bell,
     /// Coroutines that still wait never run again.
     leaving: AtomicBool,
 }
@@ -125,11 +124,12 @@ impl Runtime {
             inbox: Inbox::new()?,
             end: Mutex::new(None),
             ended: Condvar::new(),
-            end_bell: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
+            end_bell: Bell::new()?,
             leaving: AtomicBool::new(false),
         });
         // Looked for first: the scheduler of the coroutines panics without.
-        let spare: io::Result<Vec<OwnedFd>> = (0..FIRST_DESCRIPTORS).map(|_| runtime.end_bell.try_clone()).collect();
+        let spare: io::Result<Vec<OwnedFd>> =
+            (0..FIRST_DESCRIPTORS).map(|_| runtime.end_bell.as_fd().try_clone_to_owned()).collect();
         drop(spare.map_err(leader::cannot_start)?);
         leader::spawn_first(host, Arc::clone(&runtime))?;
         Ok(runtime)
@@ -177,7 +177,7 @@ impl Runtime {
     fn ended(&self, how: io::Result<()>) {
         *lock(&self.end) = Some(how.map_err(|error| error.to_string()));
         self.ended.notify_all();
-        let _ = rustix::io::write(&self.end_bell, &1_u64.to_ne_bytes());
+        self.end_bell.ring();
     }
 }
 
@@ -260,11 +260,6 @@ pub fn was_forgotten() -> bool {
     state::is_forgotten()
 }
 
-/// A descriptor known only by its number, for the length of one system call. Not negative.
-pub fn borrow_descriptor<'a>(number: RawFd) -> BorrowedFd<'a> {
-    poller::borrow(number)
-}
-
 /// Runs `action` on what the layers above keep for the work in progress. `None` outside a unit.
 pub fn with_local<R>(action: impl FnOnce(&mut Option<Box<dyn Any>>) -> R) -> Option<R> {
     state::current().map(|unit| action(&mut unit.local.borrow_mut()))
@@ -335,12 +330,10 @@ pub fn wait_stream(source: SourceId, interest: Interest, deadline: Option<Instan
 ///
 /// # Parks
 pub fn wait_descriptor(number: RawFd, interest: Interest, deadline: Option<Instant>) -> io::Result<Wake> {
-    if number < 0 {
-        return Err(rustix::io::Errno::BADF.into());
-    }
+    let descriptor = LentDescriptor::new(number)?;
     let mut failure = None;
     let wake =
-        wait(deadline, |state, ticket| match state.poller.arm_descriptor(poller::borrow(number), interest, ticket) {
+        wait(deadline, |state, ticket| match state.poller.arm_descriptor(descriptor.as_fd(), interest, ticket) {
             Ok(source) => Ok(Some(source)),
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) => Err(Wake::Ready),
             Err(error) => {

@@ -18,6 +18,7 @@ use slab::Slab;
 use super::StreamWatcher;
 use super::timers::TimerKey;
 use super::tokens::{SourceId, Ticket};
+use crate::kernel::{LentDescriptor, timespec};
 
 /// Events taken from the kernel at a time.
 const EVENTS_PER_POLL: usize = 256;
@@ -379,8 +380,8 @@ impl Poller {
             return;
         }
         let number = self.by_descriptor.iter().find(|&(_, &index)| index == id.index()).map(|(&number, _)| number);
-        if let Some(number) = number {
-            let _ = self.rearm(id, borrow(number));
+        if let Some(descriptor) = number.and_then(|number| LentDescriptor::new(number).ok()) {
+            let _ = self.rearm(id, descriptor.as_fd());
         }
     }
 }
@@ -398,16 +399,4 @@ pub fn wait(epoll: &OwnedFd, events: &mut Vec<epoll::Event>, patience: Option<Du
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
     }
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
-}
-
-/// A descriptor known only by its number, for the length of one system call.
-#[expect(unsafe_code, reason = "the application names its descriptors by number")]
-pub fn borrow<'a>(number: RawFd) -> BorrowedFd<'a> {
-    // SAFETY: the value lives for one epoll_ctl(2), which reports EBADF when the number is not open. -1, which
-    // BorrowedFd excludes, is refused where numbers come in (`wait_descriptor`).
-    unsafe { BorrowedFd::borrow_raw(number) }
 }

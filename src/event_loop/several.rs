@@ -1,11 +1,12 @@
 //! A wait for several descriptors at once.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 use std::time::Instant;
 
-use super::poller::{self, Interest};
+use super::poller::Interest;
 use super::{Wake, wait, with};
+use crate::kernel::LentDescriptor;
 
 /// Waits until one of several descriptors of the application's may be ready for its events, which are those of
 /// epoll_ctl(2). One that epoll refuses because it is always ready, or never, is not waited for.
@@ -19,11 +20,10 @@ pub fn wait_any_descriptor(interests: &[(RawFd, u32)], deadline: Option<Instant>
     let mut failure = None;
     let wake = wait(deadline, |state, ticket| {
         for &(number, events) in interests {
-            if number < 0 {
-                failure = Some(rustix::io::Errno::BADF.into());
-                return Err(Wake::Closed);
-            }
-            match state.poller.arm_descriptor(poller::borrow(number), Interest::Events(events), ticket) {
+            let armed_now = LentDescriptor::new(number).map_err(io::Error::from).and_then(|descriptor| {
+                state.poller.arm_descriptor(descriptor.as_fd(), Interest::Events(events), ticket)
+            });
+            match armed_now {
                 Ok(source) => armed.push((source, ticket)),
                 Err(error) if error.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) => {}
                 Err(error) => {

@@ -16,6 +16,11 @@ pub fn os_error(error: Errno) -> PyErr {
     PyOSError::new_err((error.raw_os_error(), message))
 }
 
+/// The Python exception for an error of the kernel, with its number.
+pub fn io_error(error: std::io::Error) -> PyErr {
+    Errno::from_io_error(&error).map_or_else(|| error.into(), os_error)
+}
+
 /// The Python exception for a wait that did not end as its caller hoped.
 pub fn wake_error(wake: Wake) -> PyErr {
     match wake {

@@ -25,7 +25,7 @@ mod waiters;
 mod waits;
 
 pub use context::in_fresh_context;
-pub use errors::{failure_error, os_error, wake_error};
+pub use errors::{failure_error, io_error, os_error, wake_error};
 pub use exceptions::{CoroutineExit, Timeout};
 pub use exit::{arm_exit, disarm_exit};
 pub use give_way::{give_way, give_way_quietly};

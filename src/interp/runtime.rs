@@ -13,6 +13,7 @@ use super::log::{Level, log};
 use super::thread_state::PythonHost;
 use super::{subject, waiter};
 use crate::event_loop::{self, LoopMessage, Runtime, ends};
+use crate::kernel::LentDescriptor;
 use crate::output;
 use crate::sync::{lock, recover};
 
@@ -241,9 +242,9 @@ pub fn descriptor_closes(py: Python<'_>, number: std::os::fd::RawFd) -> bool {
 
 /// Whether a descriptor is that of a regular file. Nobody can wait for one, so the loop need not know that it is closed.
 fn is_on_disk(number: std::os::fd::RawFd) -> bool {
-    number >= 0
-        && rustix::fs::fstat(event_loop::borrow_descriptor(number))
-            .is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile)
+    LentDescriptor::new(number)
+        .and_then(rustix::fs::fstat)
+        .is_ok_and(|status| FileType::from_raw_mode(status.st_mode) == FileType::RegularFile)
 }
 
 /// Whether this process was forked from one whose loop ran.

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use rustix::thread::futex;
-use rustix::time::Timespec;
 
 use super::errors::wake_error;
 use super::waits::SIGNAL_CHECK;
 use crate::event_loop::{self, Wake, Waker, interrupts};
+use crate::kernel::timespec;
 
 const WAITING: u32 = 0;
 const NOTIFIED: u32 = 1;
@@ -262,7 +262,7 @@ fn block(
     loop {
         let soonest = deadline.into_iter().chain(standstill).min();
         let left = soonest.map_or(slice, |soonest| soonest.saturating_duration_since(Instant::now()).min(slice));
-        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        let timeout = timespec(left);
         py.detach(|| {
             let _ = futex::wait(&waiter.state, futex::Flags::PRIVATE, WAITING, Some(&timeout));
         });

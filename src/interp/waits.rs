@@ -9,8 +9,9 @@ use pyo3::prelude::*;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::errors::wake_error;
+use super::errors::{io_error, os_error, wake_error};
 use crate::event_loop::{self, Interest, Wake};
+use crate::kernel::{LentDescriptor, timespec};
 
 /// The longest wait. What is asked for beyond it comes to the same: a hundred years.
 const LONGEST_WAIT: Duration = Duration::from_secs(100 * 366 * 86_400);
@@ -65,15 +66,13 @@ pub fn sleep_until(at: f64) -> PyResult<()> {
 pub fn wait_descriptor(py: Python<'_>, number: RawFd, interest: Interest, timeout: Option<f64>) -> PyResult<bool> {
     let deadline = timeout.map(|seconds| deadline_after("timeout", seconds)).transpose()?;
     if event_loop::can_park() {
-        return match event_loop::wait_descriptor(number, interest, deadline)? {
+        return match event_loop::wait_descriptor(number, interest, deadline).map_err(io_error)? {
             Wake::Ready => Ok(true),
             Wake::TimedOut => Ok(false),
             wake => Err(wake_error(wake)),
         };
     }
-    if number < 0 {
-        return Err(wake_error(Wake::Closed));
-    }
+    let descriptor = LentDescriptor::new(number).map_err(|_| wake_error(Wake::Closed))?;
     let flags = match interest {
         Interest::Read => PollFlags::IN,
         Interest::Write => PollFlags::OUT,
@@ -82,7 +81,7 @@ pub fn wait_descriptor(py: Python<'_>, number: RawFd, interest: Interest, timeou
         Interest::Events(bits) => PollFlags::from_bits_retain(u16::try_from(bits & 0xffff).unwrap_or_default()),
     };
     loop {
-        if block(py, event_loop::borrow_descriptor(number), flags, deadline)? {
+        if block(py, descriptor, flags, deadline)? {
             return Ok(true);
         }
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -101,7 +100,7 @@ pub fn wait_descriptor(py: Python<'_>, number: RawFd, interest: Interest, timeou
 /// # Parks
 pub fn wait_any(interests: &[(RawFd, u32)], seconds: f64) -> PyResult<bool> {
     let deadline = deadline_after("timeout", seconds)?;
-    match event_loop::wait_any_descriptor(interests, Some(deadline))? {
+    match event_loop::wait_any_descriptor(interests, Some(deadline)).map_err(io_error)? {
         Wake::Ready => Ok(true),
         Wake::TimedOut => Ok(false),
         wake => Err(wake_error(wake)),
@@ -113,16 +112,13 @@ pub fn wait_any(interests: &[(RawFd, u32)], seconds: f64) -> PyResult<bool> {
 /// # Errors
 /// OSError where poll(2) has none of its events to report it by.
 pub fn events_now(number: RawFd, events: u16) -> PyResult<u16> {
-    if number < 0 {
-        return Ok(PollFlags::NVAL.bits());
-    }
-    let descriptor = event_loop::borrow_descriptor(number);
-    let mut polled = [PollFd::from_borrowed_fd(descriptor, PollFlags::from_bits_retain(events))];
+    let Ok(descriptor) = LentDescriptor::new(number) else { return Ok(PollFlags::NVAL.bits()) };
+    let mut polled = [PollFd::new(&descriptor, PollFlags::from_bits_retain(events))];
     loop {
         match poll(&mut polled, Some(&Timespec::default())) {
             Ok(_) => return Ok(polled[0].revents().bits()),
             Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(std::io::Error::from(error).into()),
+            Err(error) => return Err(os_error(error)),
         }
     }
 }
@@ -147,28 +143,19 @@ pub fn deadline_after(name: &str, seconds: f64) -> PyResult<Instant> {
 
 /// Blocks the OS thread on a descriptor. False when the deadline has passed, a signal was handled, or it is time to look
 /// for one.
-fn block(
-    py: Python<'_>,
-    descriptor: std::os::fd::BorrowedFd<'_>,
-    flags: PollFlags,
-    deadline: Option<Instant>,
-) -> PyResult<bool> {
+fn block(py: Python<'_>, descriptor: LentDescriptor, flags: PollFlags, deadline: Option<Instant>) -> PyResult<bool> {
     let ready = py.detach(|| {
         let left = deadline.map_or(SIGNAL_CHECK, |deadline| deadline.saturating_duration_since(Instant::now()));
         let left = left.min(SIGNAL_CHECK);
-        let timeout = Some(Timespec {
-            tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        });
-        let mut polled = [PollFd::from_borrowed_fd(descriptor, flags)];
-        poll(&mut polled, timeout.as_ref()).map(|count| (count, polled[0].revents()))
+        let mut polled = [PollFd::new(&descriptor, flags)];
+        poll(&mut polled, Some(&timespec(left))).map(|count| (count, polled[0].revents()))
     });
     py.check_signals()?;
     match ready {
         Ok((_, revents)) if revents.contains(PollFlags::NVAL) => Err(wake_error(Wake::Closed)),
         Ok((count, _)) => Ok(count > 0),
         Err(rustix::io::Errno::INTR) => Ok(false),
-        Err(error) => Err(std::io::Error::from(error).into()),
+        Err(error) => Err(os_error(error)),
     }
 }
 

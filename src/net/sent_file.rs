@@ -4,16 +4,16 @@
 //! keeps a descriptor of its own from the first wait on; a response that need not wait costs none.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Stat, fstat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
-use crate::event_loop;
+use crate::kernel::LentDescriptor;
 
 /// A file known by its number.
 pub struct SentFile {
-    number: RawFd,
+    lent: LentDescriptor,
     device: u64,
     inode: u64,
     own: Option<OwnedFd>,
@@ -21,20 +21,20 @@ pub struct SentFile {
 
 impl SentFile {
     /// The file of which `status` is that of the descriptor `number`.
-    pub fn new(number: RawFd, status: &Stat) -> SentFile {
-        SentFile { number, device: status.st_dev, inode: status.st_ino, own: None }
+    pub fn new(lent: LentDescriptor, status: &Stat) -> SentFile {
+        SentFile { lent, device: status.st_dev, inode: status.st_ino, own: None }
     }
 
     /// Its descriptor, which was valid at the last look.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
-        self.own.as_ref().map_or_else(|| event_loop::borrow_descriptor(self.number), AsFd::as_fd)
+        self.own.as_ref().map_or_else(|| self.lent.as_fd(), AsFd::as_fd)
     }
 
     /// Keeps the file open beyond what the application does; to be called before a wait. Where no descriptor is left, the
     /// number has to do.
     pub fn keep(&mut self) {
         if self.own.is_none() {
-            self.own = fcntl_dupfd_cloexec(event_loop::borrow_descriptor(self.number), 0).ok();
+            self.own = fcntl_dupfd_cloexec(self.lent, 0).ok();
         }
     }
 
@@ -46,7 +46,7 @@ impl SentFile {
         if self.own.is_some() {
             return Ok(());
         }
-        match fstat(event_loop::borrow_descriptor(self.number)) {
+        match fstat(self.lent) {
             Ok(status) if (status.st_dev, status.st_ino) == (self.device, self.inode) => Ok(()),
             _ => Err(Errno::BADF.into()),
         }

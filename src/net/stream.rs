@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
@@ -15,6 +15,7 @@ use super::sent_file::SentFile;
 use super::transport::{Secured, Transport};
 use super::{forks, unacknowledged};
 use crate::event_loop::{self, Interest, SourceId, Wake, streams, turn};
+use crate::kernel::timespec_until;
 
 /// Bytes that one sendfile(2) call may move: it blocks the loop while the file is read from disk.
 const SENDFILE_BYTES: usize = 1024 * 1024;
@@ -509,10 +510,7 @@ impl Stream {
 
     fn block(&self, interest: Interest, deadline: Option<Instant>) -> Result<(), Failure> {
         let flags = if interest == Interest::Read { PollFlags::IN } else { PollFlags::OUT };
-        let timeout = deadline.map(|deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            Timespec { tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
-        });
+        let timeout = deadline.map(timespec_until);
         match poll(&mut [PollFd::new(&self.socket, flags)], timeout.as_ref()) {
             Ok(0) => Err(Failure::TimedOut),
             Ok(_) | Err(Errno::INTR) => Ok(()),

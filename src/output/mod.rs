@@ -13,9 +13,11 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, Mode, OFlags, fstat};
 use rustix::net::SendFlags;
+
+use crate::kernel::timespec;
 
 /// Bytes that a pipe takes whole or not at all (PIPE_BUF), and for which there is room in one that can be written to.
 const PIPE_BYTES: usize = 4096;
@@ -113,10 +115,8 @@ fn piece(lines: &[u8]) -> &[u8] {
 
 /// Whether a descriptor can be written to, within `patience`. A broken one can: writing tells what is wrong.
 fn can_take(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
-    let timeout =
-        Timespec { tv_sec: patience.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: patience.subsec_nanos().into() };
     let mut polled = [PollFd::from_borrowed_fd(descriptor, PollFlags::OUT)];
-    poll(&mut polled, Some(&timeout)).is_ok_and(|count| count > 0)
+    poll(&mut polled, Some(&timespec(patience))).is_ok_and(|count| count > 0)
 }
 
 fn open_anew(descriptor: &OwnedFd) -> io::Result<OwnedFd> {

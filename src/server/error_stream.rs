@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use crate::event_loop::borrow_descriptor;
+use super::given_descriptor::given_descriptor;
 use crate::output::{LogFile, News};
 
 /// A text stream on a duplicate of descriptor `fd` that never waits.
@@ -22,7 +22,8 @@ impl ErrorStream {
     #[new]
     #[pyo3(signature = (fd, /))]
     fn new(fd: RawFd) -> PyResult<ErrorStream> {
-        Ok(ErrorStream { file: LogFile::new(borrow_descriptor(fd).try_clone_to_owned()?, false) })
+        let descriptor = given_descriptor(fd, "the error log", |descriptor| descriptor.try_clone_to_owned())?;
+        Ok(ErrorStream { file: LogFile::new(descriptor, false) })
     }
 
     /// Write whole lines. Returns the number of characters, as text streams do.

@@ -1,7 +1,7 @@
 //! A server's life, seen from the thread that runs it: start the loop, wait for signals, drain, end.
 
 use std::cell::RefCell;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::access_log::AccessLog;
+use super::given_descriptor::given_descriptor;
 use super::settings::Settings;
 use super::shared::Shared;
 use super::stop_signal::StopSignal;
@@ -20,6 +21,7 @@ use super::table::Table;
 use super::tls::Tls;
 use crate::event_loop::{self, LoopMessage, Runtime};
 use crate::interp;
+use crate::kernel::{LentDescriptor, timespec_until};
 use crate::net::Listener;
 use crate::sync::lock;
 use crate::wsgi::Gateway;
@@ -92,10 +94,12 @@ impl Server {
         let gateway = Gateway::new(py, app.unbind(), settings.gateway(py))?;
         let (mut sockets, mut templates) = (Vec::new(), Vec::new());
         for (number, name, port) in listeners {
-            sockets.push(Listener::new(event_loop::borrow_descriptor(number))?);
+            sockets.push(given_descriptor(number, "a listening socket", Listener::new)?);
             templates.push(gateway.template(py, &name, &port, ssl_context.is_some())?);
         }
-        let opened = access_log.map(duplicate).transpose()?;
+        let opened = access_log
+            .map(|number| given_descriptor(number, "the access log", |descriptor| descriptor.try_clone_to_owned()))
+            .transpose()?;
         let access_log = settings
             .access_logfile
             .as_ref()
@@ -179,7 +183,9 @@ impl Server {
     /// With `access_log`, a descriptor, the engine goes on in a duplicate of it instead. Raises OSError if that fails.
     #[pyo3(signature = (access_log = None))]
     fn reopen_logs(&self, access_log: Option<RawFd>) -> PyResult<()> {
-        let opened = access_log.map(duplicate).transpose()?;
+        let opened = access_log
+            .map(|number| given_descriptor(number, "the access log", |descriptor| descriptor.try_clone_to_owned()))
+            .transpose()?;
         if let Some(runtime) = &*lock(&self.runtime) {
             runtime.send(LoopMessage::Control(Box::new(move || {
                 Python::attach(|py| with_table(|table| table.shared().reopen_logs(py, opened)));
@@ -212,6 +218,7 @@ impl Server {
     fn wait(&self, py: Python<'_>, runtime: &Runtime, wakeup_fd: RawFd, exit_status: Option<i32>) -> PyResult<()> {
         let mut is_armed = false;
         let mut next_word = None;
+        let wakeup = LentDescriptor::new(wakeup_fd);
         loop {
             let deadline = self.tell_to_stop(runtime);
             if self.stop_signal.is_drained() || runtime.has_ended() {
@@ -227,17 +234,10 @@ impl Server {
                     PollFd::from_borrowed_fd(self.stop_signal.bell(), PollFlags::IN),
                     PollFd::from_borrowed_fd(runtime.end_bell(), PollFlags::IN),
                 ];
-                if wakeup_fd >= 0 {
-                    let wakeup = event_loop::borrow_descriptor(wakeup_fd);
-                    descriptors.push(PollFd::from_borrowed_fd(wakeup, PollFlags::IN));
+                if let Ok(wakeup) = &wakeup {
+                    descriptors.push(PollFd::new(wakeup, PollFlags::IN));
                 }
-                let timeout = wake_at.map(|at| {
-                    let left = at.saturating_duration_since(Instant::now());
-                    Timespec {
-                        tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
-                        tv_nsec: left.subsec_nanos().into(),
-                    }
-                });
+                let timeout = wake_at.map(timespec_until);
                 let rung = poll(&mut descriptors, timeout.as_ref());
                 // Here, where the interpreter is not needed: something may hold it for ever.
                 if let (Some(status), Some(deadline)) = (exit_status, deadline)
@@ -260,7 +260,7 @@ impl Server {
             if let Err(error) = rung
                 && error != rustix::io::Errno::INTR
             {
-                return Err(std::io::Error::from(error).into());
+                return Err(interp::os_error(error));
             }
             let _ = rustix::io::read(self.stop_signal.bell(), &mut [0_u8; 8]);
             py.check_signals()?;
@@ -312,8 +312,7 @@ fn with_table(action: impl FnOnce(&Table)) {
 /// Numbers of signals that Python has taken note of.
 fn signals_of(wakeup_fd: RawFd) -> Vec<u8> {
     let mut numbers = vec![0; 512];
-    let descriptor = (wakeup_fd >= 0).then(|| event_loop::borrow_descriptor(wakeup_fd));
-    let count = descriptor.map_or(0, |descriptor| rustix::io::read(descriptor, &mut numbers).unwrap_or(0));
+    let count = LentDescriptor::new(wakeup_fd).and_then(|wakeup| rustix::io::read(wakeup, &mut numbers)).unwrap_or(0);
     numbers.truncate(count);
     numbers
 }
@@ -342,8 +341,4 @@ fn install(prepared: Prepared, stop_signal: Arc<StopSignal>, request_limit: usiz
     TABLE.with(|slot| *slot.borrow_mut() = Rc::downgrade(&table));
     event_loop::set_service(Some(Rc::clone(&table) as Rc<dyn event_loop::Service>), request_limit);
     table.begin();
-}
-
-fn duplicate(number: RawFd) -> std::io::Result<OwnedFd> {
-    event_loop::borrow_descriptor(number).try_clone_to_owned()
 }

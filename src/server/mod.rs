@@ -9,6 +9,7 @@
 //! | `episode`      | conditions that the log has one line for                         |
 //! | `settings`     | what Python configured, as Rust values                           |
 //! | `error_stream` | the error log, written without waiting                           |
+//! | `given_descriptor` | descriptors that Python gives by their number                 |
 //! | `exclusive`    | one server at a time in a process                                |
 //! | `lifecycle`    | start, signals, graceful stop; the part that runs in the caller  |
 //! | `table`        | listeners and the table of connections; the loop's service       |
@@ -23,6 +24,7 @@ mod connection_limit;
 mod episode;
 mod error_stream;
 mod exclusive;
+mod given_descriptor;
 mod idle;
 mod lifecycle;
 mod listening;

@@ -1,17 +1,16 @@
 //! What the loop tells the thread that runs the server, and the other way round.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::kernel::Bell;
 use crate::sync::lock;
-use rustix::event::{EventfdFlags, eventfd};
-
 /// Shared by both.
 pub struct StopSignal {
-    bell: OwnedFd,
+    bell: Bell,
     drained: AtomicBool,
     stop: Mutex<StopRequest>,
     failure: Mutex<Option<String>>,
@@ -33,7 +32,7 @@ impl StopSignal {
     /// When the process has no descriptor left.
     pub fn new(grace: Duration) -> io::Result<StopSignal> {
         Ok(StopSignal {
-            bell: eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?,
+            bell: Bell::new()?,
             drained: AtomicBool::new(false),
             stop: Mutex::default(),
             failure: Mutex::default(),
@@ -46,7 +45,7 @@ impl StopSignal {
     /// Every connection is closed.
     pub fn drained(&self) {
         self.drained.store(true, Ordering::Release);
-        self.ring();
+        self.bell.ring();
     }
 
     /// Whether every connection is closed, after a stop.
@@ -60,7 +59,7 @@ impl StopSignal {
             let mut stop = lock(&self.stop);
             stop.deadline = Some(stop.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         }
-        self.ring();
+        self.bell.ring();
     }
 
     /// Asks for a stop because the server is of no more use.
@@ -105,9 +104,5 @@ impl StopSignal {
     /// Becomes readable when there is something new.
     pub fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
-    }
-
-    fn ring(&self) {
-        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
     }
 }

@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 
 use super::start_response::StartResponse;
 use crate::event_loop;
+use crate::kernel::LentDescriptor;
 use crate::net::SentFile;
 
 /// Bytes read at a time from objects that are no files: what wsgiref takes.
@@ -76,15 +77,13 @@ impl FileWrapper {
         ) else {
             return Ok(None);
         };
-        if number < 0 {
-            return Ok(None);
-        }
-        let Ok(status) = rustix::fs::fstat(event_loop::borrow_descriptor(number)) else { return Ok(None) };
+        let Ok(descriptor) = LentDescriptor::new(number) else { return Ok(None) };
+        let Ok(status) = rustix::fs::fstat(descriptor) else { return Ok(None) };
         if rustix::fs::FileType::from_raw_mode(status.st_mode) != rustix::fs::FileType::RegularFile {
             return Ok(None);
         }
         let size = u64::try_from(status.st_size).unwrap_or(0).saturating_sub(position);
-        Ok((size > 0).then(|| (SentFile::new(number, &status), position, size)))
+        Ok((size > 0).then(|| (SentFile::new(descriptor, &status), position, size)))
     }
 
     /// Sends the file with sendfile(2). False if the object is no regular file, and nothing was sent.

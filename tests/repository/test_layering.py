@@ -26,7 +26,7 @@ from rust_source import (
 ROOT = Path(__file__).resolve().parents[2]
 
 LAYERS = (
-    ("sync",),
+    ("sync", "kernel"),
     ("output",),
     ("coroutine",),
     ("event_loop",),
@@ -70,7 +70,6 @@ UNSAFE_DOORS = {
     "src/cooperative/socket_fields.rs": "two fields of socket.socket",
     "src/cooperative/file_methods.rs": "methods in C of buffered files",
     "src/event_loop/leader.rs": "may asks for Send of what never leaves the thread",
-    "src/event_loop/poller.rs": "descriptors that are borrowed from Python by their number",
     "src/interp/context.rs": "entering a context of contextvars",
     "src/interp/exit.rs": "std has no _exit(2)",
     "src/interp/identity.rs": "the number that CPython knows a thread state by",
@@ -78,6 +77,7 @@ UNSAFE_DOORS = {
     "src/interp/recursion.rs": "the recursion counters in CPython's structures",
     "src/interp/subject.rs": "objects noted by their addresses",
     "src/interp/thread_state.rs": "making, attaching and ending thread states",
+    "src/kernel/lent_descriptor.rs": "descriptors that the application names by their number",
     "src/net/forks.rs": "what pthread_atfork(3) calls in a child",
     "src/net/unacknowledged.rs": "a question of ioctl(2) that rustix does not ask",
     "src/wsgi/text.rs": "the hot path: strings of the environ",

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import select
 import socket
 import stat
 import subprocess
@@ -13,16 +14,21 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import rmeinheld
+from rmeinheld import _rmeinheld
 from rmeinheld.addresses import Address, Descriptor, TcpAddress, UnixAddress, address_of, parse_address
 from rmeinheld.listeners import Listener, close_all, open_all, open_listener, systemd_descriptors
 from rmeinheld.meinheld import server
 from rmeinheld.process_state import state
+from rmeinheld.settings import Settings
 from serving import Connection, RunScript, Serve, request
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +49,63 @@ def has_ipv6() -> bool:
 
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
 ANY_PORT = TcpAddress("127.0.0.1", 0)
+
+
+# --- descriptors that are none ---------------------------------------------------------------------------------------
+
+
+def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    start_response("200 OK", [])
+    return []
+
+
+def closed_descriptor() -> int:
+    number = os.dup(0)
+    os.close(number)
+    return number
+
+
+@pytest.mark.parametrize("number", [-1, closed_descriptor(), 2**31 - 1, -(2**31)])
+def test_a_server_on_a_descriptor_that_is_none_names_it(number: int) -> None:
+    with pytest.raises(OSError, match=rf"descriptor {number}, for a listening socket, cannot be used") as raised:
+        _rmeinheld.Server(app, [(number, "host", "1")], Settings())
+    assert raised.value.errno == errno.EBADF
+    settings = Settings(access_logfile="access.log")
+    with pytest.raises(OSError, match=rf"descriptor {number}, for the access log, cannot be used") as raised:
+        _rmeinheld.Server(app, [], settings, access_log=number)
+    assert raised.value.errno == errno.EBADF
+
+
+@pytest.mark.parametrize("number", [-1, closed_descriptor(), 2**31 - 1, -(2**31)])
+def test_every_call_takes_a_descriptor_that_is_none_for_a_bad_one(number: int, script: RunScript) -> None:
+    with pytest.raises(OSError, match=rf"descriptor {number}, for the error log, cannot be used"):
+        _rmeinheld.ErrorStream(number)
+    for wait in (_rmeinheld.wait_readable, _rmeinheld.wait_writable, _rmeinheld.wait_either):
+        with pytest.raises(OSError, match=r"\[Errno 9\]"):
+            wait(number, 0.01)
+    assert _rmeinheld.events_now(number, select.POLLIN) == select.POLLNVAL
+    assert not _rmeinheld.may_wait(number)
+    source = f"""
+from rmeinheld import _rmeinheld
+from rmeinheld.coroutine import spawn
+
+def look():
+    assert not _rmeinheld.may_wait({number})
+    _rmeinheld.descriptor_closes({number})
+    for wait in (_rmeinheld.wait_readable, _rmeinheld.wait_writable, _rmeinheld.wait_either):
+        try:
+            wait({number}, 1)
+        except OSError as error:
+            assert error.errno == 9, error
+        else:
+            raise AssertionError(wait)
+    return True
+
+looking = spawn(look)
+looking.join()
+print(looking.result)
+"""
+    assert script(source) == "True\n"
 
 
 # --- addresses -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,40 @@
+//! Small parts of the kernel's interface that several layers use: durations in its terms, bells, descriptors known by
+//! their number.
+
+mod bell;
+mod lent_descriptor;
+
+pub use bell::Bell;
+pub use lent_descriptor::LentDescriptor;
+
+use std::time::{Duration, Instant};
+
+use rustix::event::Timespec;
+
+/// `duration` in the kernel's terms. The longest one that it knows stands for all that are longer.
+pub fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
+}
+
+/// The time from now until `deadline`, in the kernel's terms; zero if it has passed.
+pub fn timespec_until(deadline: Instant) -> Timespec {
+    timespec(deadline.saturating_duration_since(Instant::now()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_keeps_its_nanoseconds_and_is_cut_at_the_longest_of_the_kernel() {
+        let short = timespec(Duration::new(7, 999_999_999));
+        assert_eq!((short.tv_sec, short.tv_nsec), (7, 999_999_999));
+        assert_eq!(timespec(Duration::MAX).tv_sec, i64::MAX);
+    }
+
+    #[test]
+    fn a_deadline_that_has_passed_leaves_no_time() {
+        let left = timespec_until(Instant::now() - Duration::from_secs(1));
+        assert_eq!((left.tv_sec, left.tv_nsec), (0, 0));
+    }
+}
