@@ -122,6 +122,7 @@ define lints
 	$(CARGO_PYTHON) cargo clippy --locked --all-targets --no-default-features -- -D warnings
 	cd tests/fuzz && cargo fmt --check
 	cd tests/fuzz && $(CARGO_FUZZ) cargo clippy --locked --all-targets --no-default-features -- -D warnings
+	PATH='$(abspath $(BIN))':"$$PATH" cargo deny --locked check licenses bans sources
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/python .ci/plain_english.py

@@ -1,4 +1,4 @@
-"""The lint of English: words and sentence patterns that CONTRIBUTING.md ("English") rules out.
+"""The lint of English: words and sentence patterns that docs/development/style.md rules out.
 
     python .ci/plain_english.py                   check every file that is not listed as unclean
     python .ci/plain_english.py PATH...           check these files and directories, listed or not

@@ -1,6 +1,6 @@
 //! The corpus of requests in `tests/corpus` through the parser alone: whole, byte by byte, and split at every position.
 //!
-//! CONTRIBUTING.md tells what a case is; `tests/http/test_corpus.py` runs the same cases against a live server. What only
+//! docs/development/testing.md describes a case; `tests/http/test_corpus.py` runs the same cases against a live server. What only
 //! the layers above the parser know (the environ, and the path decoded) is not looked at here.
 
 use std::path::Path;

@@ -116,7 +116,7 @@ HANDSHAKE_FIELDS = (
 
 
 def text_of(value: Any) -> str:
-    """A text of the corpus: a string, or a list of parts (see CONTRIBUTING.md)."""
+    """A text of the corpus: a string, or a list of parts (see docs/development/testing.md)."""
     if isinstance(value, str):
         return value
     return "".join(part if isinstance(part, str) else part["repeat"] * part["times"] for part in value)

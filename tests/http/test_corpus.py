@@ -1,6 +1,6 @@
 """The corpus of requests in tests/corpus against a live server: whole, byte by byte, and split at every position.
 
-CONTRIBUTING.md tells what a case is; tests/corpus.rs runs the same cases through the parser alone.
+docs/development/testing.md describes a case; tests/corpus.rs runs the same cases through the parser alone.
 """
 
 from __future__ import annotations
