@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -338,6 +339,67 @@ print(modules == [dict(vars(module)) for module in (_thread, _queue, queue, thre
 
 
 # --- the import lock -------------------------------------------------------------------------------------------------
+
+
+@either
+def test_an_import_waits_for_the_coroutine_that_imports_the_same_module(
+    script: RunScript, patch: str, tmp_path: Path
+) -> None:
+    (tmp_path / "slowly_made.py").write_text(
+        "from rmeinheld.coroutine import sleep\nbegun = True\nsleep(0.3)\nfinished = True\n"
+    )
+    (tmp_path / "needs_it.py").write_text("import slowly_made\nfinished = slowly_made.finished\n")
+    output = script(
+        f"""{BEFORE}{patch}{AFTER}
+sys.path.insert(0, {str(tmp_path)!r})
+def use(how):
+    if how == "from":
+        from slowly_made import finished
+    elif how == "through another":
+        import needs_it as module
+        finished = module.finished
+    else:
+        import slowly_made
+        finished = slowly_made.finished
+    return finished
+
+main(lambda: together(use, ["first", "second", "from", "through another"]))
+"""
+    )
+    assert output == "[True, True, True, True]\n"
+
+
+@either
+def test_an_import_in_a_thread_waits_for_a_coroutine_and_an_endless_circle_of_imports_is_seen(
+    script: RunScript, patch: str, tmp_path: Path
+) -> None:
+    slow = "from rmeinheld.coroutine import sleep\nsleep(0.2)\n"
+    (tmp_path / "left.py").write_text(slow + "import right\nfinished = True\n")
+    (tmp_path / "right.py").write_text(slow + "import left\nfinished = True\n")
+    output = script(
+        f"""
+import threading
+OSThread = threading.Thread
+{BEFORE}{patch}{AFTER}
+sys.path.insert(0, {str(tmp_path)!r})
+found = []
+def use(name):
+    __import__(name)
+    return sys.modules[name].finished
+def in_a_thread():
+    while "left" not in sys.modules:
+        time.sleep(0.001)
+    import left
+    found.append(left.finished)
+
+thread = OSThread(target=in_a_thread)
+thread.start()
+main(lambda: together(use, ["left", "right"]))
+thread.join()
+print(found)
+"""
+    )
+    assert output == "[True, True]\n[True]\n"
 
 
 @either

@@ -65,6 +65,7 @@ UNSAFE_DOORS = {
     "src/coroutine/overflow.rs": "signal handlers and alternate stacks",
     "src/coroutine/room.rs": "mmap(2), to see whether a stack can be had",
     "src/cooperative/builtin.rs": "built-in functions that call Python ones",
+    "src/cooperative/native/call.rs": "functions of CPython's, called by their pointers",
     "src/cooperative/native/method.rs": "methods of CPython's locks, exchanged in place",
     "src/cooperative/classes.rs": "attributes of classes in C",
     "src/cooperative/socket_fields.rs": "two fields of socket.socket",

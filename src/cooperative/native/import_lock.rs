@@ -1,13 +1,18 @@
-//! The import lock, which a finder is called under. It is reentrant, so it would exclude no coroutine, and a fork would
-//! not wait until another coroutine has done.
+//! The locks of imports.
+//!
+//! The import lock is held while finders run. It is reentrant for an OS thread, so it would exclude no coroutine, and a fork
+//! would not wait until another coroutine has released it. The lock of each module is importlib's own (`_ModuleLock`); its
+//! owner is a number of `_thread.get_ident`, which is the same in all coroutines.
 
 use std::cell::Cell;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::types::PyCFunction;
 
+use super::call::NativeCall;
 use super::lines::{self, Claim};
-use super::method::{Exchanged, NativeCall, Wakes, exchanged};
+use super::method::{Exchanged, Wakes, exchanged};
 use crate::event_loop;
 use crate::interp::identity;
 
@@ -45,6 +50,22 @@ fn release(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     let result = call.original()?;
     OWNER.set(if count == 1 { (0, 0) } else { (owner, count - 1) });
     Ok(result)
+}
+
+/// Gives importlib a `get_ident` that tells coroutines apart. Without it, a coroutine that imports a module would get the
+/// unfinished module of another coroutine whose import waits.
+///
+/// # Errors
+/// AttributeError from an importlib unlike that of CPython 3.12 to 3.15.
+pub fn tell_coroutines_apart(py: Python<'_>) -> PyResult<()> {
+    let bootstrap = py.import("_frozen_importlib")?;
+    let original = bootstrap.getattr("_thread")?.cast_into::<PyModule>()?;
+    let replacement = PyModule::new(py, "_thread")?;
+    replacement.dict().update(original.dict().as_mapping())?;
+    let get_ident =
+        PyCFunction::new_closure(py, Some(c"get_ident"), None, |arguments, _| identity::ident(arguments.py()))?;
+    replacement.setattr("get_ident", get_ident)?;
+    bootstrap.setattr("_thread", replacement)
 }
 
 /// Waits until no other coroutine or thread has the import lock: before a fork, which would copy what it has half done.

@@ -3,8 +3,9 @@
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
+use super::call::NativeCall;
 use super::lines::{self, Claim};
-use super::method::{Exchanged, NativeCall, Wakes, exchanged};
+use super::method::{Exchanged, Wakes, exchanged};
 use crate::cooperative::timeouts::AcquireWait;
 use crate::interp;
 

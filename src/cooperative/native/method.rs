@@ -16,24 +16,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pyo3::exceptions::PySystemError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::call::{CFunction, CONVENTION, FAST_KEYWORDS, KEYWORDS, METHOD, NativeCall, RawArguments};
 use super::lines;
 use crate::event_loop;
-
-/// The flags that decide how a function is called.
-const CONVENTION: c_int = ffi::METH_VARARGS
-    | ffi::METH_KEYWORDS
-    | ffi::METH_NOARGS
-    | ffi::METH_O
-    | ffi::METH_CLASS
-    | ffi::METH_STATIC
-    | ffi::METH_FASTCALL
-    | ffi::METH_METHOD;
-const KEYWORDS: c_int = ffi::METH_VARARGS | ffi::METH_KEYWORDS;
-const FAST_KEYWORDS: c_int = ffi::METH_FASTCALL | ffi::METH_KEYWORDS;
-const METHOD: c_int = ffi::METH_METHOD | FAST_KEYWORDS;
 
 thread_local! {
     /// Calls that have come here on this thread while the self-test ran.
@@ -61,7 +48,7 @@ pub struct Method {
     name: &'static str,
     wakes: Wakes,
     here: Option<Here>,
-    original: OnceLock<Original>,
+    original: OnceLock<CFunction>,
 }
 
 impl Method {
@@ -80,8 +67,7 @@ impl Method {
         arguments: &[&Bound<'py, PyAny>],
     ) -> PyResult<Bound<'py, PyAny>> {
         let original = self.original.get().ok_or_else(|| PySystemError::new_err("this method was not exchanged"))?;
-        // SAFETY: attached; the object is of the method's type; a new reference or null with an exception set.
-        unsafe { Bound::from_owned_ptr_or_err(object.py(), original.invoke(object.as_ptr(), arguments)) }
+        original.invoke(object, arguments)
     }
 }
 
@@ -107,209 +93,12 @@ macro_rules! exchanged {
 }
 pub(super) use exchanged;
 
-struct Original {
-    entry: *mut ffi::PyMethodDef,
-    function: ffi::PyMethodDefPointer,
-    convention: c_int,
-    class: *mut ffi::PyTypeObject,
-}
-
-// SAFETY: pointers to static data and functions of the interpreter; used with the interpreter attached.
-unsafe impl Send for Original {}
-// SAFETY: as above; nothing in it changes.
-unsafe impl Sync for Original {}
-
-/// The arguments of a call, as the interpreter has passed them.
-#[derive(Clone, Copy)]
-enum Raw {
-    One(*mut ffi::PyObject),
-    Keywords(*mut ffi::PyObject, *mut ffi::PyObject),
-    Fast(*const *mut ffi::PyObject, ffi::Py_ssize_t),
-    FastKeywords(*const *mut ffi::PyObject, ffi::Py_ssize_t, *mut ffi::PyObject),
-    Method(*mut ffi::PyTypeObject, *const *mut ffi::PyObject, ffi::Py_ssize_t, *mut ffi::PyObject),
-}
-
-impl Original {
-    /// # Safety
-    /// Attached; the arguments are those that the interpreter has passed to the exchanged function.
-    #[inline]
-    unsafe fn call(&self, object: *mut ffi::PyObject, raw: Raw) -> *mut ffi::PyObject {
-        // SAFETY: the convention of the exchanged function is that of the original, and so is that of the arguments.
-        unsafe {
-            match raw {
-                Raw::One(argument) => (self.function.PyCFunction)(object, argument),
-                Raw::Keywords(args, kwargs) => (self.function.PyCFunctionWithKeywords)(object, args, kwargs),
-                Raw::Fast(args, count) => (self.function.PyCFunctionFast)(object, args.cast_mut(), count),
-                Raw::FastKeywords(args, count, names) => {
-                    (self.function.PyCFunctionFastWithKeywords)(object, args, count, names)
-                }
-                Raw::Method(class, args, count, names) => (self.function.PyCMethod)(object, class, args, count, names),
-            }
-        }
-    }
-
-    /// # Safety
-    /// Attached; `object` is of the method's type.
-    unsafe fn invoke(&self, object: *mut ffi::PyObject, arguments: &[&Bound<'_, PyAny>]) -> *mut ffi::PyObject {
-        let pointers: Vec<_> = arguments.iter().map(|argument| argument.as_ptr()).collect();
-        let first = pointers.first().copied().unwrap_or(ptr::null_mut());
-        let count = ffi::Py_ssize_t::try_from(pointers.len()).unwrap_or(0);
-        let in_tuple = self.convention & ffi::METH_VARARGS != 0;
-        let tuple = if in_tuple {
-            // SAFETY: attached; a new tuple, or null with an exception set.
-            unsafe { ffi::PyTuple_New(count) }
-        } else {
-            ptr::null_mut()
-        };
-        if in_tuple && tuple.is_null() {
-            return tuple;
-        }
-        for (index, &pointer) in (0..count).zip(&pointers).filter(|_| in_tuple) {
-            // SAFETY: within the new tuple, which steals the reference.
-            unsafe {
-                ffi::Py_INCREF(pointer);
-                ffi::PyTuple_SetItem(tuple, index, pointer);
-            }
-        }
-        let raw = match self.convention {
-            KEYWORDS => Raw::Keywords(tuple, ptr::null_mut()),
-            ffi::METH_VARARGS => Raw::One(tuple),
-            ffi::METH_FASTCALL => Raw::Fast(pointers.as_ptr(), count),
-            FAST_KEYWORDS => Raw::FastKeywords(pointers.as_ptr(), count, ptr::null_mut()),
-            METHOD => Raw::Method(self.class, pointers.as_ptr(), count, ptr::null_mut()),
-            _ => Raw::One(first),
-        };
-        // SAFETY: the arguments are as the convention has them, and live until the call returns.
-        let result = unsafe { self.call(object, raw) };
-        // SAFETY: the tuple made above, or null.
-        unsafe { ffi::Py_XDECREF(tuple) };
-        result
-    }
-}
-
-/// A call of an exchanged method on the loop thread.
-pub struct NativeCall<'py> {
-    object: Bound<'py, PyAny>,
-    raw: Raw,
-    original: &'static Original,
-}
-
-impl<'py> NativeCall<'py> {
-    /// The object whose method it is.
-    pub fn object(&self) -> &Bound<'py, PyAny> {
-        &self.object
-    }
-
-    /// The interpreter.
-    pub fn py(&self) -> Python<'py> {
-        self.object.py()
-    }
-
-    /// Calls the original with the same arguments.
-    ///
-    /// # Errors
-    /// What it raises.
-    pub fn original(&self) -> PyResult<Py<PyAny>> {
-        // SAFETY: attached; the arguments are those of the call in progress; a new reference or null with an exception.
-        unsafe { Bound::from_owned_ptr_or_err(self.py(), self.original.call(self.object.as_ptr(), self.raw)) }
-            .map(Bound::unbind)
-    }
-
-    /// Whether there are no arguments.
-    pub fn is_bare(&self) -> bool {
-        match self.raw {
-            Raw::One(argument) if self.original.convention == ffi::METH_VARARGS => self.tuple(argument).is_empty(),
-            Raw::One(argument) => argument.is_null(),
-            Raw::Keywords(args, kwargs) => {
-                self.tuple(args).is_empty() && self.dict(kwargs).is_none_or(|kwargs| kwargs.is_empty())
-            }
-            Raw::Fast(_, count) => count == 0,
-            Raw::FastKeywords(_, count, names) | Raw::Method(_, _, count, names) => count == 0 && names.is_null(),
-        }
-    }
-
-    /// The values of the parameters `names`, all of which may be given by position. None for a call that does not fit.
-    ///
-    /// # Errors
-    /// What a dictionary raises.
-    pub fn arguments<const N: usize>(&self, names: [&str; N]) -> PyResult<Option<[Option<Bound<'py, PyAny>>; N]>> {
-        let (positional, keywords) = self.split()?;
-        let mut values: [Option<Bound<'py, PyAny>>; N] = [const { None }; N];
-        if positional.len() > N {
-            return Ok(None);
-        }
-        for (value, given) in values.iter_mut().zip(positional) {
-            *value = Some(given);
-        }
-        for (name, given) in keywords {
-            let index = names.iter().position(|known| *known == name);
-            match index.and_then(|index| values.get_mut(index)) {
-                Some(value) if value.is_none() => *value = Some(given),
-                _ => return Ok(None),
-            }
-        }
-        Ok(Some(values))
-    }
-
-    #[expect(clippy::type_complexity, reason = "positional arguments, then those with names")]
-    fn split(&self) -> PyResult<(Vec<Bound<'py, PyAny>>, Vec<(String, Bound<'py, PyAny>)>)> {
-        match self.raw {
-            Raw::One(argument) if self.original.convention == ffi::METH_VARARGS => {
-                Ok((self.tuple(argument).iter().collect(), Vec::new()))
-            }
-            Raw::One(argument) => {
-                // SAFETY: attached; a borrowed reference or null.
-                let argument = unsafe { Bound::from_borrowed_ptr_or_opt(self.py(), argument) };
-                Ok((argument.into_iter().collect(), Vec::new()))
-            }
-            Raw::Keywords(args, kwargs) => {
-                let keywords = self.dict(kwargs).map(|kwargs| {
-                    kwargs.iter().map(|(name, value)| Ok((name.extract()?, value))).collect::<PyResult<Vec<_>>>()
-                });
-                Ok((self.tuple(args).iter().collect(), keywords.transpose()?.unwrap_or_default()))
-            }
-            Raw::Fast(args, count) => Ok((self.values(args, 0, count), Vec::new())),
-            Raw::FastKeywords(args, count, names) | Raw::Method(_, args, count, names) => {
-                let mut keywords = Vec::new();
-                if !names.is_null() {
-                    let names = self.tuple(names);
-                    let length = ffi::Py_ssize_t::try_from(names.len()).unwrap_or(0);
-                    for (name, value) in names.iter().zip(self.values(args, count, length)) {
-                        keywords.push((name.extract()?, value));
-                    }
-                }
-                Ok((self.values(args, 0, count), keywords))
-            }
-        }
-    }
-
-    fn tuple(&self, tuple: *mut ffi::PyObject) -> Bound<'py, PyTuple> {
-        // SAFETY: attached; the interpreter passes a tuple here, which it keeps for the length of the call.
-        unsafe { Bound::from_borrowed_ptr(self.py(), tuple).cast_into_unchecked() }
-    }
-
-    fn dict(&self, dict: *mut ffi::PyObject) -> Option<Bound<'py, PyDict>> {
-        // SAFETY: attached; the interpreter passes a dictionary or null here, and keeps it for the length of the call.
-        unsafe { Bound::from_borrowed_ptr_or_opt(self.py(), dict).map(|dict| dict.cast_into_unchecked()) }
-    }
-
-    fn values(
-        &self,
-        args: *const *mut ffi::PyObject,
-        from: ffi::Py_ssize_t,
-        count: ffi::Py_ssize_t,
-    ) -> Vec<Bound<'py, PyAny>> {
-        // SAFETY: the interpreter passes an array that has them all, and keeps it for the length of the call.
-        (from..from + count).map(|index| unsafe { Bound::from_borrowed_ptr(self.py(), *args.offset(index)) }).collect()
-    }
-}
-
 /// What the exchanged functions do. Off the loop thread it is the original, and a look whether a coroutine waits.
 ///
 /// # Safety
 /// The interpreter calls it: attached, with arguments in the method's convention.
 #[inline]
-unsafe fn enter<M: Exchanged>(object: *mut ffi::PyObject, raw: Raw) -> *mut ffi::PyObject {
+unsafe fn enter<M: Exchanged>(object: *mut ffi::PyObject, raw: RawArguments) -> *mut ffi::PyObject {
     let method = M::method();
     let Some(original) = method.original.get() else { return ptr::null_mut() };
     let is_here = event_loop::is_loop_thread();
@@ -333,12 +122,14 @@ unsafe fn enter<M: Exchanged>(object: *mut ffi::PyObject, raw: Raw) -> *mut ffi:
 unsafe fn enter_here(
     here: Here,
     object: *mut ffi::PyObject,
-    raw: Raw,
-    original: &'static Original,
+    raw: RawArguments,
+    original: &'static CFunction,
 ) -> *mut ffi::PyObject {
     Python::attach(|py| {
         // SAFETY: attached; the caller holds the object for the length of the call.
-        let call = NativeCall { object: unsafe { Bound::from_borrowed_ptr(py, object) }, raw, original };
+        let object = unsafe { Bound::from_borrowed_ptr(py, object) };
+        // SAFETY: as the caller promises; the interpreter's call returns after this one.
+        let call = unsafe { NativeCall::new(object, raw, original) };
         match here(&call) {
             Ok(result) => result.into_ptr(),
             Err(error) => {
@@ -351,7 +142,7 @@ unsafe fn enter_here(
 
 unsafe extern "C" fn one<M: Exchanged>(object: *mut ffi::PyObject, argument: *mut ffi::PyObject) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls this.
-    unsafe { enter::<M>(object, Raw::One(argument)) }
+    unsafe { enter::<M>(object, RawArguments::One(argument)) }
 }
 
 unsafe extern "C" fn keywords<M: Exchanged>(
@@ -360,7 +151,7 @@ unsafe extern "C" fn keywords<M: Exchanged>(
     kwargs: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls this.
-    unsafe { enter::<M>(object, Raw::Keywords(args, kwargs)) }
+    unsafe { enter::<M>(object, RawArguments::Keywords(args, kwargs)) }
 }
 
 unsafe extern "C" fn fast<M: Exchanged>(
@@ -369,7 +160,7 @@ unsafe extern "C" fn fast<M: Exchanged>(
     count: ffi::Py_ssize_t,
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls this.
-    unsafe { enter::<M>(object, Raw::Fast(args, count)) }
+    unsafe { enter::<M>(object, RawArguments::Fast(args, count)) }
 }
 
 unsafe extern "C" fn fast_keywords<M: Exchanged>(
@@ -379,7 +170,7 @@ unsafe extern "C" fn fast_keywords<M: Exchanged>(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls this.
-    unsafe { enter::<M>(object, Raw::FastKeywords(args, count, names)) }
+    unsafe { enter::<M>(object, RawArguments::FastKeywords(args, count, names)) }
 }
 
 unsafe extern "C" fn method<M: Exchanged>(
@@ -390,7 +181,7 @@ unsafe extern "C" fn method<M: Exchanged>(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     // SAFETY: the interpreter calls this.
-    unsafe { enter::<M>(object, Raw::Method(class, args, count, names)) }
+    unsafe { enter::<M>(object, RawArguments::Method(class, args, count, names)) }
 }
 
 /// The function that takes the place of one with this convention.
@@ -422,7 +213,7 @@ pub fn exchange<M: Exchanged>(owner: &Bound<'_, PyAny>) -> bool {
         return false;
     }
     let class = owner.get_type().as_type_ptr();
-    let original = method.original.get_or_init(|| Original { entry, function, convention, class });
+    let original = method.original.get_or_init(|| CFunction { entry, function, convention, class });
     if original.entry != entry || original.convention != convention {
         return false;
     }

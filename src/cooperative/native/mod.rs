@@ -5,6 +5,7 @@
 //! thread. On every other thread the originals do their work; a release looks whether a coroutine waits. The state of
 //! CPython's objects stays the truth: coroutines and blocked threads compete for them, and no coroutine overtakes another.
 
+mod call;
 mod import_lock;
 mod lines;
 mod lock;
@@ -34,7 +35,11 @@ static STATE: AtomicU8 = AtomicU8::new(UNTRIED);
 pub fn exchange_methods(py: Python<'_>) -> bool {
     if STATE.load(Ordering::Relaxed) == UNTRIED {
         let well = exchange_all(py).unwrap_or(false);
-        if !well {
+        if well {
+            if let Err(error) = import_lock::tell_coroutines_apart(py) {
+                error.write_unraisable(py, None);
+            }
+        } else {
             restore_all(py);
         }
         STATE.store(if well { EXCHANGED } else { FAILED }, Ordering::Relaxed);

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
+use super::call::NativeCall;
 use super::lines::Claim;
 use super::lock::look;
-use super::method::{Exchanged, NativeCall, Wakes, exchanged};
+use super::method::{Exchanged, Wakes, exchanged};
 use crate::interp;
 
 exchanged!(Get, "get", Wakes::Nobody, Some(get));
