@@ -43,6 +43,7 @@ __all__ = [
     "arm_exit",
     "as_builtin",
     "can_park",
+    "check_access_log_format",
     "current",
     "descriptor_closes",
     "detour",
@@ -624,6 +625,12 @@ def give_way_quietly() -> None:
     coroutine.
 
     An exception thrown into the coroutine is raised at its next wait.
+    """
+
+def check_access_log_format(text: str, /) -> None:
+    """Check the format of an access log.
+
+    Raises ValueError, with the part that is not understood.
     """
 
 def descriptor_closes(fd: int, /) -> bool:

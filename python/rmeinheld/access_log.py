@@ -1,14 +1,14 @@
-"""The access log: its format, the atoms a format can name, and what a logger of one's own must offer.
+"""The access log: its default format, the atoms of a format, and the interface of an application's own loggers.
 
-The lines are formatted by the extension; this module holds what has to be known before the server starts. The atoms
-are Gunicorn's, which follow Apache's mod_log_config.
+The engine reads the format and writes the lines. The atoms are Gunicorn's, which follow Apache's mod_log_config.
 """
 
 from __future__ import annotations
 
-import re
 from types import TracebackType
 from typing import Any, Final, Protocol
+
+from ._rmeinheld import check_access_log_format
 
 __all__ = ["ATOMS", "DEFAULT_FORMAT", "AccessLogger", "ErrorLogger", "validate_format"]
 
@@ -36,50 +36,37 @@ ATOMS: Final[dict[str, str]] = {
     "L": "time taken, in seconds with six decimals",
     "p": "process id in angle brackets",
 }
-"""Atoms of a format, written `%(h)s`. Beside them: `%({name}i)s` for a request field, `%({name}o)s` for a response
-field and `%({name}e)s` for a key of the environ; each is '-' when absent."""
-
-_DIRECTIVE = re.compile(r"%(?:%|\((?P<atom>[^()]*)\)s)?")
-_NAMED_ATOM = re.compile(r"\{[^{}]+\}[ioe]")
+"""Atoms of a format, written `%(h)s`. In addition, `%({name}i)s` is a request field, `%({name}o)s` a response field and
+`%({name}e)s` a key of the environ; each is '-' when absent."""
 
 
 class AccessLogger(Protocol):
-    """An access logger of one's own, as Meinheld has it (`set_access_logger`)."""
+    """An application's own access logger, as Meinheld has it (`set_access_logger`)."""
 
     def access(self, environ: dict[str, Any], /) -> object:
-        """Take note of one request, after its response.
+        """Log one request, after its response.
 
-        `environ` is the request's, with `STATUS_CODE` (int), `SEND_BYTES` (int, bytes of the body), `REQUEST_TIME`
-        (int, milliseconds) and `LOCAL_TIME` (str) added to it; and `rmeinheld.status` (str, such as "200 OK"),
-        `rmeinheld.response_headers` (list of pairs of str, as sent) and `rmeinheld.request_time` (float, seconds).
+        `environ` is the request's. The server adds Meinheld's keys to it: `STATUS_CODE` (int), `SEND_BYTES` (int, bytes
+        of the body), `REQUEST_TIME` (int, milliseconds) and `LOCAL_TIME` (str). It also adds `rmeinheld.status` (str,
+        such as "200 OK"), `rmeinheld.response_headers` (list of pairs of str, as sent) and `rmeinheld.request_time`
+        (float, seconds).
         """
 
 
 class ErrorLogger(Protocol):
-    """An error logger of one's own, as Meinheld has it (`set_error_logger`)."""
+    """An application's own error logger, as Meinheld has it (`set_error_logger`)."""
 
     def error(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None, /
     ) -> object:
-        """Take note of an exception that an application has let escape."""
+        """Log an exception that the application did not catch."""
 
 
 def validate_format(text: str) -> str:
-    """Return `text` if it is a usable access log format.
+    """Return `text` if it is a usable access log format, which the engine's parser decides.
 
-    Raises ValueError naming the part that is not understood: an atom that does not exist, or a conversion other than
-    `%(atom)s` and `%%`. Gunicorn finds such a mistake at the first request; here it is found at the start.
+    Raises ValueError naming an unknown atom, or a conversion other than `%(atom)s` and `%%`. Gunicorn finds such a
+    mistake at the first request; here it is found at the start.
     """
-    for directive in _DIRECTIVE.finditer(text):
-        atom = directive["atom"]
-        if directive[0] == "%%" or atom in ATOMS or (atom is not None and _NAMED_ATOM.fullmatch(atom)):
-            continue
-        if atom is None:
-            found = text[directive.start() : directive.start() + 12]
-            raise ValueError(f"the access log format {text!r} has {found!r} where %(atom)s or %% is expected")
-        known = " ".join(ATOMS)
-        raise ValueError(
-            f"the access log format {text!r} has an unknown atom {directive[0]!r}; "
-            f"known are {known} and {{name}}i {{name}}o {{name}}e"
-        )
+    check_access_log_format(text)
     return text

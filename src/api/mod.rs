@@ -46,7 +46,9 @@ mod _rmeinheld {
         socket_recvfrom_into, socket_repeat, socket_send, socket_sendall,
     };
     #[pymodule_export]
-    use super::process::{arm_exit, disarm_exit, end_awaited, end_loop, exclusively, is_killed, set_awaited};
+    use super::process::{
+        arm_exit, check_access_log_format, disarm_exit, end_awaited, end_loop, exclusively, is_killed, set_awaited,
+    };
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

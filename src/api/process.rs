@@ -1,7 +1,8 @@
-//! Functions about the process: its one server, its forks, its end.
+//! Functions about the process: its one server and that server's log, its forks, its end.
 
 use std::time::Duration;
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::cooperative::native;
@@ -17,6 +18,15 @@ use crate::{interp, server};
 #[pyo3(signature = (function, cleanup, /))]
 pub fn exclusively<'py>(function: &Bound<'py, PyAny>, cleanup: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     server::exclusively(function, cleanup)
+}
+
+/// Check the format of an access log.
+///
+/// Raises ValueError, with the part that is not understood.
+#[pyfunction]
+#[pyo3(signature = (text, /))]
+pub fn check_access_log_format(text: &str) -> PyResult<()> {
+    server::parse_access_log_format(text).map(drop).map_err(PyValueError::new_err)
 }
 
 /// Raise CoroutineExit in the requests and in threads other than daemons, and wait two seconds at most for their end.

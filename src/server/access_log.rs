@@ -15,6 +15,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use super::access_log_format::{Piece, parse};
 use crate::http::date::common_log_date;
 use crate::interp::Level;
 use crate::output::{self, LogFile, News};
@@ -30,14 +31,6 @@ pub struct AccessLog {
     format: Arc<[Piece]>,
     offset: (u64, i32),
     date: (u64, String),
-}
-
-enum Piece {
-    Text(String),
-    Atom(char),
-    RequestField(String),
-    ResponseField(String),
-    Environ(String),
 }
 
 impl AccessLog {
@@ -210,57 +203,6 @@ fn open(path: Option<&str>) -> PyResult<LogFile> {
     })
 }
 
-/// Splits a format into text and atoms.
-fn parse(format: &str) -> Result<Vec<Piece>, String> {
-    let mut pieces = Vec::new();
-    let mut text = String::new();
-    let mut rest = format;
-    while let Some(at) = rest.find('%') {
-        let (before, after) = rest.split_at(at);
-        text.push_str(before);
-        if let Some(after) = after.strip_prefix("%%") {
-            text.push('%');
-            rest = after;
-            continue;
-        }
-        let (name, after) = after
-            .strip_prefix("%(")
-            .and_then(|after| after.split_once(')'))
-            .and_then(|(name, after)| after.strip_prefix(['s', 'd']).map(|after| (name, after)))
-            .ok_or_else(|| format!("access_log_format {format:?}: '%' must begin an atom such as %(h)s"))?;
-        if !text.is_empty() {
-            pieces.push(Piece::Text(std::mem::take(&mut text)));
-        }
-        pieces.push(atom(name).ok_or_else(|| format!("access_log_format {format:?}: there is no atom {name:?}"))?);
-        rest = after;
-    }
-    text.push_str(rest);
-    if !text.is_empty() {
-        pieces.push(Piece::Text(text));
-    }
-    Ok(pieces)
-}
-
-fn atom(name: &str) -> Option<Piece> {
-    if let Some((inner, kind)) = name.strip_prefix('{').and_then(|name| name.rsplit_once('}')) {
-        return match kind {
-            "i" => {
-                let key = inner.to_ascii_uppercase().replace('-', "_");
-                let plain = key == "CONTENT_TYPE" || key == "CONTENT_LENGTH";
-                Some(Piece::RequestField(if plain { key } else { format!("HTTP_{key}") }))
-            }
-            "o" => Some(Piece::ResponseField(inner.to_owned())),
-            "e" => Some(Piece::Environ(inner.to_owned())),
-            _ => None,
-        };
-    }
-    let mut characters = name.chars();
-    match (characters.next(), characters.next()) {
-        (Some(atom), None) if "hlutrmUqHsBbfaTDMLp".contains(atom) => Some(Piece::Atom(atom)),
-        _ => None,
-    }
-}
-
 fn add_value(line: &mut Vec<u8>, environ: &Bound<'_, PyDict>, key: &str) -> PyResult<()> {
     add_value_or(line, environ, key, "-")
 }
@@ -360,15 +302,6 @@ mod tests {
         let mut line = Vec::new();
         escape(&mut line, b"a\"b\\c\r\n\x1b[0m\xe9 ~");
         assert_eq!(line, br#"a\"b\\c\x0d\x0a\x1b[0m\xe9 ~"#);
-    }
-
-    #[test]
-    fn a_format_is_text_and_atoms_or_an_error_that_names_the_atom() {
-        assert_eq!(parse("%(h)s 100%% %({x-y}i)s").unwrap().len(), 3);
-        for (format, named) in [("%(Z)s", "Z"), ("%(hh)s", "hh"), ("%({x}z)s", "{x}z"), ("5% of", "must begin an atom")]
-        {
-            assert!(parse(format).err().unwrap().contains(named), "{format}");
-        }
     }
 
     #[test]

@@ -15,10 +15,11 @@
 //! | `table`        | listeners and the table of connections; the loop's service       |
 //! | `connection`   | one connection: reading heads, running requests, closing         |
 //! | `shared`       | what connections share: application, settings, logs, buffers     |
-//! | `access_log`   | Gunicorn's atoms, formatted here                                 |
+//! | `access_log`   | its file, and lines of Gunicorn's atoms (`access_log_format`)    |
 //! | `tls`          | TLS by the `ssl` module                                          |
 
 mod access_log;
+mod access_log_format;
 mod connection;
 mod connection_limit;
 mod episode;
@@ -34,6 +35,7 @@ mod stop_signal;
 mod table;
 mod tls;
 
+pub use access_log_format::parse as parse_access_log_format;
 pub use error_stream::ErrorStream;
 pub use exclusive::{exclusively, forget_in_child};
 pub use lifecycle::Server;

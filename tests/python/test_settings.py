@@ -339,6 +339,13 @@ def test_a_good_format_is_accepted(text: str) -> None:
     assert validate_format(text) == text
 
 
+def test_the_documented_atoms_are_those_of_the_parser() -> None:
+    with pytest.raises(ValueError, match=r"unknown atom '%\(z\)s'") as refused:
+        validate_format("%(z)s")
+    known = str(refused.value).partition("known are ")[2]
+    assert known == " ".join(ATOMS) + " and {name}i {name}o {name}e"
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
