@@ -594,6 +594,40 @@ main(test)
     assert output == "((1,), (1, True))\n"
 
 
+def test_the_timeout_does_not_pass_while_others_compute(script: RunScript) -> None:
+    output = script(
+        f"""{HEADER}
+def compute():
+    while computing:
+        end = time.monotonic() + 0.15
+        while time.monotonic() < end:
+            pass
+        sleep(0)
+
+def transaction():
+    connection = connect(isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    held.set()
+    for _ in range(6):
+        sleep(0.001)
+    connection.execute("COMMIT")
+
+def test():
+    spawn(transaction)
+    held.wait()
+    for _ in range(2):
+        spawn(compute)
+    result, seconds = taken(write, connect(timeout=0.5, isolation_level=None), 1)
+    computing.clear()
+    return type(result).__name__, seconds > 0.5
+
+held, computing = Event(), [True]
+main(test, standstill=2)
+"""
+    )
+    assert output == "('Cursor', True)\n"
+
+
 def test_sqlite3_may_be_left_alone(script: RunScript) -> None:
     output = script(
         """

@@ -32,6 +32,9 @@ LONGEST_PAUSE = 0.02
 PAUSE_FOR_EACH = 0.001
 """Seconds that each waiter for a database adds to the longest pause: many of them must not keep the loop busy."""
 
+MOST_TIMEOUTS = 10
+"""Timeouts of a connection for which a call waits at most, however much other coroutines compute."""
+
 ASK_EVERY = 0.005
 """Seconds between two questions to SQLite, each of which takes a millisecond: see `Timeout._ask`."""
 
@@ -74,6 +77,32 @@ class Waiters:
 
 
 waiters = Waiters()
+
+
+class WaitBudget:
+    """The time for which a call may still wait for a lock.
+
+    Delays of the loop do not count: while other coroutines compute, the holder of the lock cannot go on either. No wait
+    takes longer than `MOST_TIMEOUTS` times the timeout.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        now = monotonic()
+        self._deadline = now + seconds
+        self._last_deadline = now + MOST_TIMEOUTS * seconds
+
+    def left(self) -> float:
+        """Return seconds, which are negative after the end."""
+        return self._deadline - monotonic()
+
+    def wait(self, woken: Event, seconds: float) -> None:
+        """Wait for an event, and clear it. Parks."""
+        started = monotonic()
+        pause = max(0.0, min(seconds, self._deadline - started))
+        woken.wait(pause)
+        woken.clear()
+        delay = max(0.0, monotonic() - started - pause)
+        self._deadline = min(self._deadline + delay, self._last_deadline)
 
 
 class Timeout:
@@ -162,15 +191,14 @@ class Timeout:
         commits: bool = False,
     ) -> T:
         """Repeat a call that has met a lock, until it succeeds or the timeout has passed. Parks."""
-        deadline = monotonic() + (self._milliseconds or 0) / 1000
+        budget = WaitBudget((self._milliseconds or 0) / 1000)
         pause = SHORTEST_PAUSE
         slow_answers = 0
         database = self._name_of_database(connection)
         with waiters.waiting(database, commits) as woken:
             while True:
-                left = deadline - monotonic()
-                woken.wait(max(0.0, min(pause, left)))
-                woken.clear()
+                left = budget.left()
+                budget.wait(woken, pause)
                 # An OS thread may have used the connection meanwhile.
                 self.take(connection)
                 asks = slow_answers < ANSWERS and left > pause and _may_ask()
@@ -178,7 +206,7 @@ class Timeout:
                     result = self._ask(connection, call) if asks else call()
                     break
                 except OperationalError as error:
-                    if not _is_busy(error) or monotonic() >= deadline:
+                    if not _is_busy(error) or budget.left() <= 0:
                         raise
                     if repeatable is not None and not repeatable():
                         raise
