@@ -3,6 +3,7 @@
 //! | module             | what                                                   | clauses                 |
 //! |--------------------|--------------------------------------------------------|-------------------------|
 //! | [`error`]          | the faults of a peer, each with its status code        | RFC 9110 15             |
+//! | [`exchange`]       | how a request and its response proceed and end         | RFC 9112 9              |
 //! | [`head`]           | request line and field section                         | RFC 9112 2, 3, 5        |
 //! | `head_scan`        | its lines, while it is not complete                    | RFC 9112 2.2            |
 //! | [`leniency`]       | what of a head is put right first, where asked for     | RFC 9112 5.1, 5.2       |
@@ -24,6 +25,7 @@ use std::net::Ipv6Addr;
 pub mod chunked;
 pub mod date;
 pub mod error;
+pub mod exchange;
 pub mod forwarded;
 pub mod framing;
 pub mod head;

@@ -107,8 +107,8 @@ pub struct ResponsePlan {
     pub body: ResponseBody,
     /// The Content-Length of the head; `None` sends none. The application's own line must not be sent beside it.
     pub send_content_length: Option<u64>,
-    /// May the connection serve another request after this response?
-    pub keep_alive: bool,
+    /// Does the framing leave the connection usable for another request?
+    pub allows_reuse: bool,
 }
 
 /// Checks the status that an application passes to `start_response` and gives its code, 100 to 999.
@@ -181,7 +181,6 @@ pub fn check_field(name: &[u8], value: &[u8]) -> Result<FieldKind, ResponseError
 ///
 /// * `declared_length`: the application's Content-Length, `None` without one.
 /// * `known_length`: the size of a result that says how large it is, such as a list of one item; `None` otherwise.
-/// * `keep_alive`: what the request and the server's settings allow.
 ///
 /// A declared length that is known to be wrong is kept, since the application's other fields may go with it, and the
 /// connection is closed afterwards.
@@ -191,13 +190,13 @@ pub fn plan(
     status: u16,
     declared_length: Option<u64>,
     known_length: Option<u64>,
-    keep_alive: bool,
 ) -> ResponsePlan {
-    let without_body = |send_content_length| ResponsePlan { body: ResponseBody::None, send_content_length, keep_alive };
+    let without_body =
+        |send_content_length| ResponsePlan { body: ResponseBody::None, send_content_length, allows_reuse: true };
     match (status, declared_length, known_length) {
         // RFC 9110 9.3.6: neither Content-Length nor Transfer-Encoding, whatever the application declares.
         (200..=299, _, _) if method == MethodKind::Connect => {
-            ResponsePlan { body: ResponseBody::Tunnel, send_content_length: None, keep_alive: false }
+            ResponsePlan { body: ResponseBody::Tunnel, send_content_length: None, allows_reuse: false }
         }
         // RFC 9110 8.6: no Content-Length in 1xx and 204.
         (100..=199 | 204, _, _) => without_body(None),
@@ -213,16 +212,16 @@ pub fn plan(
         (_, Some(declared), known) => ResponsePlan {
             body: ResponseBody::Length(declared),
             send_content_length: Some(declared),
-            keep_alive: keep_alive && known.is_none_or(|known| known == declared),
+            allows_reuse: known.is_none_or(|known| known == declared),
         },
         (_, None, Some(known)) => {
-            ResponsePlan { body: ResponseBody::Length(known), send_content_length: Some(known), keep_alive }
+            ResponsePlan { body: ResponseBody::Length(known), send_content_length: Some(known), allows_reuse: true }
         }
         (_, None, None) if request_version == Version::Http11 => {
-            ResponsePlan { body: ResponseBody::Chunked, send_content_length: None, keep_alive }
+            ResponsePlan { body: ResponseBody::Chunked, send_content_length: None, allows_reuse: true }
         }
         (_, None, None) => {
-            ResponsePlan { body: ResponseBody::UntilClose, send_content_length: None, keep_alive: false }
+            ResponsePlan { body: ResponseBody::UntilClose, send_content_length: None, allows_reuse: false }
         }
     }
 }
@@ -248,14 +247,12 @@ pub fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 /// Writes the fields that are the server's: Server and Date unless the application sent its own, Content-Length or
 /// Transfer-Encoding, and Connection. The empty line that ends the head is not written.
 ///
-/// `Connection: close` goes to clients of both versions: the response is an HTTP/1.1 message, whose connection
-/// persists unless it says otherwise (RFC 9112 9.3). `keep-alive` goes to HTTP/1.0 only, and neither of them before a
-/// tunnel, which begins where the response ends.
-/// An empty `server` sends no Server field.
+/// `connection_option` is [`Exchange::connection_option`](super::exchange::Exchange::connection_option). An empty `server`
+/// sends no Server field.
 pub fn write_common(
     out: &mut Vec<u8>,
     plan: &ResponsePlan,
-    request_version: Version,
+    connection_option: Option<&[u8]>,
     has_server: bool,
     has_date: bool,
     date: &[u8; 29],
@@ -274,11 +271,8 @@ pub fn write_common(
     } else if plan.body == ResponseBody::Chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
-    if plan.body == ResponseBody::Tunnel {
-    } else if !plan.keep_alive {
-        out.extend_from_slice(b"Connection: close\r\n");
-    } else if request_version == Version::Http10 {
-        out.extend_from_slice(b"Connection: keep-alive\r\n");
+    if let Some(option) = connection_option {
+        write_field(out, b"Connection", option);
     }
 }
 
@@ -333,12 +327,12 @@ pub fn error_page(status: u16, request: &[u8], date: &[u8; 29], server: &[u8]) -
     let plan = ResponsePlan {
         body: ResponseBody::Length(body.len() as u64),
         send_content_length: Some(body.len() as u64),
-        keep_alive: false,
+        allows_reuse: false,
     };
 
     let mut out = Vec::with_capacity(512);
     write_status_line(&mut out, &title);
-    write_common(&mut out, &plan, Version::Http11, false, false, date, server);
+    write_common(&mut out, &plan, Some(b"close"), false, false, date, server);
     write_field(&mut out, b"Content-Type", b"text/html; charset=utf-8");
     if status == 426 {
         // RFC 9110 7.8, 15.5.22, RFC 6455 4.4: what the client should ask for.
@@ -536,7 +530,7 @@ mod tests {
         use Version::{Http10, Http11};
         type Row = (Version, MethodKind, u16, [Option<u64>; 2], ResponseBody, Option<u64>, bool);
         let table: [Row; 30] = [
-            // version, method, status, [declared, known] -> body, Content-Length, keep-alive
+            // version, method, status, [declared, known] -> body, Content-Length, allows reuse
             (Http11, Other, 200, [Some(5), None], Length(5), Some(5), true),
             (Http11, Other, 200, [Some(5), Some(5)], Length(5), Some(5), true),
             (Http11, Other, 200, [Some(5), Some(4)], Length(5), Some(5), false),
@@ -568,12 +562,10 @@ mod tests {
             (Http11, Connect, 405, [None, Some(5)], Length(5), Some(5), true),
             (Http11, Connect, 502, [None, None], Chunked, None, true),
         ];
-        for (version, method, status, [declared, known], body, send_content_length, keep_alive) in table {
+        for (version, method, status, [declared, known], body, send_content_length, allows_reuse) in table {
             let row = format!("{version:?} {method:?} {status} {declared:?} {known:?}");
-            let expected = ResponsePlan { body, send_content_length, keep_alive };
-            assert_eq!(plan(version, method, status, declared, known, true), expected, "{row}");
-            let expected = ResponsePlan { keep_alive: false, ..expected };
-            assert_eq!(plan(version, method, status, declared, known, false), expected, "{row}");
+            let expected = ResponsePlan { body, send_content_length, allows_reuse };
+            assert_eq!(plan(version, method, status, declared, known), expected, "{row}");
         }
     }
 
@@ -606,32 +598,22 @@ mod tests {
 
     #[test]
     fn the_server_adds_its_own_fields() {
-        let plan = |body, send_content_length, keep_alive| ResponsePlan { body, send_content_length, keep_alive };
-        let common = |plan: ResponsePlan, version, has_server, has_date| {
-            written(|out| write_common(out, &plan, version, has_server, has_date, DATE, b"rmeinheld"))
+        let plan = |body, send_content_length| ResponsePlan { body, send_content_length, allows_reuse: true };
+        let common = |plan: ResponsePlan, option: Option<&[u8]>, has_both| {
+            written(|out| write_common(out, &plan, option, has_both, has_both, DATE, b"rmeinheld"))
         };
         assert_eq!(
-            common(plan(ResponseBody::Length(12), Some(12), true), Version::Http11, false, false),
+            common(plan(ResponseBody::Length(12), Some(12)), None, false),
             "Server: rmeinheld\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 12\r\n"
         );
         assert_eq!(
-            common(plan(ResponseBody::Chunked, None, false), Version::Http11, true, true),
+            common(plan(ResponseBody::Chunked, None), Some(b"close"), true),
             "Transfer-Encoding: chunked\r\nConnection: close\r\n"
         );
-        assert_eq!(
-            common(plan(ResponseBody::None, None, true), Version::Http10, true, true),
-            "Connection: keep-alive\r\n"
-        );
-        assert_eq!(
-            common(plan(ResponseBody::UntilClose, None, false), Version::Http10, true, true),
-            "Connection: close\r\n"
-        );
-        assert_eq!(common(plan(ResponseBody::None, None, true), Version::Http11, true, true), "");
-        for version in [Version::Http10, Version::Http11] {
-            assert_eq!(common(plan(ResponseBody::Tunnel, None, false), version, true, true), "");
-        }
-        let unnamed = plan(ResponseBody::None, None, true);
-        assert_eq!(written(|out| write_common(out, &unnamed, Version::Http11, false, true, DATE, b"")), "");
+        assert_eq!(common(plan(ResponseBody::None, None), Some(b"keep-alive"), true), "Connection: keep-alive\r\n");
+        assert_eq!(common(plan(ResponseBody::Tunnel, None), None, true), "");
+        let unnamed = plan(ResponseBody::None, None);
+        assert_eq!(written(|out| write_common(out, &unnamed, None, false, true, DATE, b"")), "");
     }
 
     #[test]

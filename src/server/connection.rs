@@ -12,6 +12,7 @@ use pyo3::types::PyDict;
 use super::shared::Shared;
 use crate::event_loop::{streams, turn};
 use crate::http::error::RequestError;
+use crate::http::exchange::{Ending, Exchange};
 use crate::http::head::{Head, Parsed};
 use crate::http::proxy_protocol::{self, Addresses, Preface};
 use crate::http::response::error_page;
@@ -160,75 +161,84 @@ impl Connection {
         for _ in 0..PIPELINE_TURN {
             let mut buffer = shared.take_buffer(std::mem::take(&mut self.pending));
             let mut head = self.partial.take().unwrap_or_else(|| shared.take_head());
-            let received = self.receive(py, shared, &mut head, &mut buffer);
-            match received {
-                ReceivedHead::Request => {}
-                ReceivedHead::Nothing if buffer.is_empty() => {
+            let ending = match self.receive(py, shared, &mut head, &mut buffer) {
+                ReceivedHead::Nothing if !buffer.is_empty() => return self.rest_with_part(shared, head, buffer),
+                ReceivedHead::Nothing => {
                     shared.give_buffer(buffer);
                     shared.give_head(head);
                     return self.rest_idle(shared);
                 }
-                ReceivedHead::Nothing => return self.rest_with_part(shared, head, buffer),
                 ReceivedHead::Over => {
                     shared.give_buffer(buffer);
-                    return Next::Close;
+                    Ending::Close
                 }
-                ReceivedHead::Bad(error) => return self.refuse(py, shared, error, &buffer),
-            }
-            self.stage = ConnectionStage::Idle;
-            self.served = self.served.saturating_add(1);
-            self.head_deadline = None;
-            let rest = buffer.get(head.length..).unwrap_or_default().to_vec();
-            let has_sent_more = !rest.is_empty() && !head.body.has_content();
-            let request = Request {
-                head: &head,
-                bytes: &buffer,
-                rest,
-                stream: Arc::clone(&self.stream),
-                remote: &self.remote,
-                template: shared.template(self.listener),
-                disconnected: &self.disconnected,
-                keep_alive: shared.keeps_alive(self.served),
-                is_trusted: self.is_trusted,
+                ReceivedHead::Bad(error) => self.refuse(py, shared, error, &buffer),
+                ReceivedHead::Request => self.run(py, shared, head, buffer),
             };
-            let call = match shared.gateway().prepare(py, request) {
-                Ok(call) => call,
-                Err(Unprepared::Request(error)) => return self.refuse(py, shared, error, &buffer),
-                Err(Unprepared::Python(error)) => {
-                    shared.gateway().report(py, "Error preparing a request", &error);
-                    return Next::Close;
-                }
-            };
-            shared.give_buffer(buffer);
-            shared.give_head(head);
-            let started = shared.logs_access().then(Instant::now);
-            let finished = call.run(py, shared.gateway());
-            if let Some(started) = started {
-                shared.log_access(py, &finished, started.elapsed());
-            }
-            if let Some(fault) = finished.fault {
-                self.log_fault(py, fault);
-            }
-            shared.count(&finished);
-            if finished.needs_reset {
-                self.stream.reset_on_close();
-                return Next::Close;
-            }
-            let Some(next) = finished.next else {
-                // What is received and not read would make the close a reset, which destroys the answer on its way.
-                let is_unread = !finished.is_body_read || has_sent_more || streams::is_readable(self.stream.source());
-                let is_answered = !finished.client_gone && finished.status != 0;
-                return if is_unread && is_answered { self.begin_lingering() } else { Next::Close };
-            };
-            self.pending = next;
-            if self.pending.is_empty() {
-                return self.rest_idle(shared);
+            match ending {
+                Ending::Reuse(left_over) if left_over.is_empty() => return self.rest_idle(shared),
+                Ending::Reuse(left_over) => self.pending = left_over,
+                ending => return self.end(ending),
             }
             if turn::is_spent() {
                 break;
             }
         }
         Next::Queue(self)
+    }
+
+    /// Takes one request, whose head is in `buffer`, through the application.
+    ///
+    /// # Parks
+    fn run(&mut self, py: Python<'_>, shared: &Shared, head: Box<Head>, buffer: Vec<u8>) -> Ending {
+        self.stage = ConnectionStage::Idle;
+        self.served = self.served.saturating_add(1);
+        self.head_deadline = None;
+        let request = Request {
+            head: &head,
+            bytes: &buffer,
+            rest: buffer.get(head.length..).unwrap_or_default().to_vec(),
+            stream: Arc::clone(&self.stream),
+            remote: &self.remote,
+            template: shared.template(self.listener),
+            disconnected: &self.disconnected,
+            keep_alive: shared.keeps_alive(self.served),
+            is_trusted: self.is_trusted,
+        };
+        let call = match shared.gateway().prepare(py, request) {
+            Ok(call) => call,
+            Err(Unprepared::Request(error)) => return self.refuse(py, shared, error, &buffer),
+            Err(Unprepared::Python(error)) => {
+                shared.gateway().report(py, "Error preparing a request", &error);
+                return Ending::Close;
+            }
+        };
+        shared.give_buffer(buffer);
+        shared.give_head(head);
+        let started = shared.logs_access().then(Instant::now);
+        let finished = call.run(py, shared.gateway());
+        if let Some(started) = started {
+            shared.log_access(py, &finished, started.elapsed());
+        }
+        if let Some(fault) = finished.fault {
+            self.log_fault(py, fault);
+        }
+        shared.count(&finished);
+        finished.ending
+    }
+
+    /// Ends the connection as its last exchange says.
+    fn end(mut self: Box<Self>, ending: Ending) -> Next {
+        match ending {
+            Ending::Reuse(left_over) => {
+                self.pending = left_over;
+                return Next::Queue(self);
+            }
+            Ending::Linger => return self.begin_lingering(),
+            Ending::Reset => self.stream.reset_on_close(),
+            Ending::Close => {}
+        }
+        Next::Close
     }
 
     /// Its deadline has passed while it rested.
@@ -240,7 +250,8 @@ impl Connection {
             ConnectionStage::Head if shared.is_stopping() => Next::Close,
             ConnectionStage::Head => {
                 let request = std::mem::take(&mut self.pending);
-                self.refuse(py, shared, RequestError::Timeout, &request)
+                let ending = self.refuse(py, shared, RequestError::Timeout, &request);
+                self.end(ending)
             }
             ConnectionStage::Idle | ConnectionStage::Lingering => Next::Close,
         }
@@ -367,13 +378,11 @@ impl Connection {
     /// a request.
     ///
     /// # Parks
-    fn refuse(self: Box<Self>, py: Python<'_>, shared: &Shared, error: RequestError, request: &[u8]) -> Next {
+    fn refuse(&self, py: Python<'_>, shared: &Shared, error: RequestError, request: &[u8]) -> Ending {
         self.log_fault(py, error);
         let page = error_page(error.status(), request, &wsgi::http_date(), wsgi::SERVER_SOFTWARE.as_bytes());
-        match self.stream.write_all(&[&page], &shared.pace()) {
-            Ok(()) => self.begin_lingering(),
-            Err(_) => Next::Close,
-        }
+        let sent = self.stream.write_all(&[&page], &shared.pace());
+        Exchange::refused(sent.is_ok()).ending(Vec::new(), || true)
     }
 
     fn begin_lingering(mut self: Box<Self>) -> Next {

@@ -62,7 +62,6 @@ pub struct Server {
     request_limit: usize,
     stop_signal: Arc<StopSignal>,
     runtime: Mutex<Option<Arc<Runtime>>>,
-    last_requests: Arc<AtomicBool>,
 }
 
 struct Prepared {
@@ -111,8 +110,7 @@ impl Server {
         Ok(Server {
             graceful_timeout: settings.graceful_timeout(),
             request_limit: settings.worker_connections,
-            last_requests: gateway.last_requests(),
-            stop_signal: Arc::new(StopSignal::new(settings.graceful_timeout())?),
+            stop_signal: Arc::new(StopSignal::new(gateway.stop_flag().clone(), settings.graceful_timeout())?),
             prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log, tls })),
             runtime: Mutex::new(None),
         })
@@ -167,10 +165,7 @@ impl Server {
         let grace = timeout.map_or(self.graceful_timeout, |seconds| {
             Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(self.graceful_timeout)
         });
-        let deadline = Instant::now() + grace;
-        // Not only when the loop hears of it: the request that asks for the stop is to be its connection's last.
-        self.last_requests.store(true, Ordering::Relaxed);
-        self.stop_signal.ask_to_stop(deadline);
+        self.stop_signal.ask_to_stop(Instant::now() + grace);
     }
 
     /// Have `run()` return at once although the loop hangs, in a process that is about to end.

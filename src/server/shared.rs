@@ -1,6 +1,6 @@
 //! What the connections of a server share: the application, settings, logs, and buffers for the next request.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,8 +55,6 @@ pub struct Shared {
     is_one_of_many: bool,
     request_limit: usize,
     connection_limit: ConnectionLimit,
-    /// Once the server stops: how long what has begun to arrive may take.
-    stopping: Cell<Option<Duration>>,
     buffers: RefCell<Vec<Vec<u8>>>,
     #[expect(clippy::vec_box, reason = "connections keep a head that arrives in pieces, boxed")]
     heads: RefCell<Vec<Box<Head>>>,
@@ -92,7 +90,6 @@ impl Shared {
             is_one_of_many: settings.multiprocess,
             request_limit: settings.worker_connections,
             connection_limit: ConnectionLimit::new(settings.max_connections),
-            stopping: Cell::new(None),
             buffers: RefCell::default(),
             heads: RefCell::default(),
             stop_signal,
@@ -138,15 +135,9 @@ impl Shared {
         self.request_limit
     }
 
-    /// From now on connections are not used again.
-    pub fn begin_stop(&self) {
-        let left = self.stop_signal.deadline().map(|at| at.saturating_duration_since(Instant::now()));
-        self.stopping.set(Some(left.unwrap_or_default().min(LAST_HEADS)));
-    }
-
-    /// Whether the server stops.
+    /// Does the server stop? Connections are not used again then.
     pub fn is_stopping(&self) -> bool {
-        self.stopping.get().is_some()
+        self.stop_signal.is_stopping()
     }
 
     /// The last connection is closed.
@@ -187,8 +178,13 @@ impl Shared {
 
     /// When a head that begins to arrive now must be complete.
     pub fn head_deadline(&self) -> Option<Instant> {
-        let patience = self.header_timeout.into_iter().chain(self.stopping.get()).min();
-        patience.map(|patience| Instant::now() + patience)
+        let now = Instant::now();
+        let deadline = self.header_timeout.map(|timeout| now + timeout);
+        if !self.is_stopping() {
+            return deadline;
+        }
+        let end = self.stop_signal.deadline().map_or(now, |end| end.min(now + LAST_HEADS));
+        deadline.into_iter().chain([end]).min()
     }
 
     /// The patience with a client that takes what the server itself answers.

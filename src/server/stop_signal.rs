@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 
 use crate::kernel::Bell;
 use crate::sync::lock;
+use crate::wsgi::StopFlag;
+
 /// Shared by both.
 pub struct StopSignal {
     bell: Bell,
     drained: AtomicBool,
+    flag: StopFlag,
     stop: Mutex<StopRequest>,
     failure: Mutex<Option<String>>,
     grace: Duration,
@@ -30,10 +33,11 @@ impl StopSignal {
     ///
     /// # Errors
     /// When the process has no descriptor left.
-    pub fn new(grace: Duration) -> io::Result<StopSignal> {
+    pub fn new(flag: StopFlag, grace: Duration) -> io::Result<StopSignal> {
         Ok(StopSignal {
             bell: Bell::new()?,
             drained: AtomicBool::new(false),
+            flag,
             stop: Mutex::default(),
             failure: Mutex::default(),
             grace,
@@ -48,6 +52,11 @@ impl StopSignal {
         self.bell.ring();
     }
 
+    /// Was a stop asked for?
+    pub fn is_stopping(&self) -> bool {
+        self.flag.is_set()
+    }
+
     /// Whether every connection is closed, after a stop.
     pub fn is_drained(&self) -> bool {
         self.drained.load(Ordering::Acquire)
@@ -59,6 +68,8 @@ impl StopSignal {
             let mut stop = lock(&self.stop);
             stop.deadline = Some(stop.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         }
+        // At once, instead of when the loop acts on it: the request that asks for the stop is its connection's last.
+        self.flag.set();
         self.bell.ring();
     }
 

@@ -111,15 +111,11 @@ impl Table {
 
     /// Accepts what the kernel has queued, then nothing more; closes idle connections; requests in progress go on.
     pub fn begin_stop(&self, py: Python<'_>) {
-        if self.shared.is_stopping() {
-            return;
-        }
         self.listening.stop();
         for index in 0..self.listening.count() {
             self.accept(py, index, LAST_TURN);
             self.listening.close(index);
         }
-        self.shared.begin_stop();
         streams::stop_stream_watchers();
         let mut idle = Vec::new();
         for (key, slot) in &mut *self.connections.borrow_mut() {
@@ -384,7 +380,8 @@ impl Table {
     }
 
     fn note_if_drained(&self) {
-        if self.shared.is_stopping() && self.connections.borrow().is_empty() {
+        // Until the stop has begun here, the kernel may have connections that are still to be accepted.
+        if self.shared.is_stopping() && self.listening.is_over() && self.connections.borrow().is_empty() {
             self.shared.drained();
         }
     }

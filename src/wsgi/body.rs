@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::start_response::StartResponse;
 use crate::http::chunked::{ChunkLimits, ChunkedDecoder};
 use crate::http::error::RequestError;
 use crate::http::framing::BodyFraming;
@@ -76,10 +77,6 @@ pub struct RequestBody {
     /// Received and not yet decoded; after the end of the body, the start of the next request.
     raw: Vec<u8>,
     raw_start: usize,
-    /// The client waits for "100 Continue" before it sends (RFC 9110 10.1.1).
-    owes_continue: bool,
-    /// A response has begun, and an interim one would end up within it.
-    is_answered: bool,
     /// Bytes that a chunked body may still have; none for no limit.
     allowance: Option<u64>,
     patience: BodyPatience,
@@ -91,12 +88,7 @@ impl RequestBody {
     ///
     /// # Errors
     /// [`RequestError::BodyTooLarge`], [`RequestError::LengthRequired`].
-    pub fn new(
-        framing: BodyFraming,
-        raw: Vec<u8>,
-        owes_continue: bool,
-        limits: &BodyLimits,
-    ) -> Result<RequestBody, RequestError> {
+    pub fn new(framing: BodyFraming, raw: Vec<u8>, limits: &BodyLimits) -> Result<RequestBody, RequestError> {
         let allowance = (limits.bytes > 0).then_some(limits.bytes);
         let framing = match framing {
             BodyFraming::None | BodyFraming::Length(0) => Framing::Finished,
@@ -107,53 +99,18 @@ impl RequestBody {
             BodyFraming::Chunked if !limits.accepts_chunked => return Err(RequestError::LengthRequired),
             BodyFraming::Chunked => Framing::Chunked(Box::new(ChunkedDecoder::new(limits.chunks))),
         };
-        let owes_continue = owes_continue && raw.is_empty();
         let patience = BodyPatience {
             timeout: limits.timeout,
             bytes_per_second: limits.bytes_per_second,
             received: 0,
             waited: Duration::ZERO,
         };
-        Ok(RequestBody {
-            framing,
-            raw,
-            raw_start: 0,
-            owes_continue,
-            is_answered: false,
-            allowance,
-            patience,
-            failed: false,
-        })
+        Ok(RequestBody { framing, raw, raw_start: 0, allowance, patience, failed: false })
     }
 
     /// Whether all of it has been read.
     pub fn is_finished(&self) -> bool {
         matches!(self.framing, Framing::Finished)
-    }
-
-    /// Whether the client may still be waiting for "100 Continue", so that nobody knows whether the body will come.
-    pub fn is_withheld(&self) -> bool {
-        self.owes_continue && !self.is_finished()
-    }
-
-    /// Whether reading has failed.
-    pub fn has_failed(&self) -> bool {
-        self.failed
-    }
-
-    /// The response begins: it is too late for "100 Continue" (RFC 9110 15.2). Clients send after a while without it, too
-    /// (RFC 9110 10.1.1).
-    pub fn begin_response(&mut self) {
-        self.is_answered = true;
-    }
-
-    /// Bytes still to come, where that is known.
-    pub fn known_rest(&self) -> Option<u64> {
-        match self.framing {
-            Framing::Finished => Some(0),
-            Framing::Length(rest) => Some(rest),
-            Framing::Chunked(_) => None,
-        }
     }
 
     /// The bytes that were received beyond the body: the next request's.
@@ -162,38 +119,51 @@ impl RequestBody {
         self.raw
     }
 
-    /// Appends some of the body to `out`, at least one byte; 0 at its end.
+    /// Appends some of the body to `out`, at least one byte; 0 at its end. The exchange of `response` takes note.
     ///
     /// # Errors
     /// See [`BodyFailure`]. After one, every further call reports [`BodyFailure::Incomplete`].
     ///
     /// # Parks
-    pub fn read_some(&mut self, stream: &Stream, out: &mut Vec<u8>) -> Result<usize, BodyFailure> {
+    pub fn read_some(
+        &mut self,
+        stream: &Stream,
+        response: &StartResponse,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, BodyFailure> {
         if self.failed {
             return Err(BodyFailure::Incomplete);
         }
-        let read = self.try_read_some(stream, out);
+        let read = self.try_read_some(stream, response, out);
         self.failed = read.is_err();
         read
     }
 
-    fn try_read_some(&mut self, stream: &Stream, out: &mut Vec<u8>) -> Result<usize, BodyFailure> {
-        loop {
-            if self.is_finished() {
-                return Ok(0);
-            }
+    fn try_read_some(
+        &mut self,
+        stream: &Stream,
+        response: &StartResponse,
+        out: &mut Vec<u8>,
+    ) -> Result<usize, BodyFailure> {
+        while !self.is_finished() {
             if self.raw_start == self.raw.len() {
-                self.fill(stream)?;
+                let sends_continue = response.answer().exchange.await_body();
+                let filled = self.fill(stream, sends_continue);
+                response.answer().exchange.stop_awaiting_body();
+                filled?;
             }
             let decoded = self.decode(out).map_err(BodyFailure::Request)?;
+            // Illegal only where the request has ended meanwhile, and nothing depends on its exchange any more.
+            let _ = response.answer().exchange.take_body(decoded, self.is_finished());
             if decoded > 0 {
                 return Ok(decoded);
             }
         }
+        Ok(0)
     }
 
-    fn fill(&mut self, stream: &Stream) -> Result<(), BodyFailure> {
-        if std::mem::take(&mut self.owes_continue) && !self.is_answered {
+    fn fill(&mut self, stream: &Stream, sends_continue: bool) -> Result<(), BodyFailure> {
+        if sends_continue {
             stream.write_all(&[CONTINUE], &Pace::new(self.patience.timeout, 0)).map_err(BodyFailure::Connection)?;
         }
         self.raw.clear();

@@ -1,14 +1,13 @@
 //! The requests in progress: who is waited for when the server stops, and what of them ends then by itself.
 
 use std::cell::RefCell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use slab::Slab;
 
 use super::start_response::StartResponse;
+use super::stop_flag::StopFlag;
 use crate::event_loop::{WorkId, interrupts, turn};
 
 struct Entry {
@@ -90,13 +89,13 @@ pub fn describe(environ: &Bound<'_, PyDict>) -> String {
 /// next wait once the server stops. One object serves all requests.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct Stopping {
-    stops: Arc<AtomicBool>,
+    stop: StopFlag,
 }
 
 impl Stopping {
     /// True once `stops` is.
-    pub fn new(stops: Arc<AtomicBool>) -> Stopping {
-        Stopping { stops }
+    pub fn new(stop: StopFlag) -> Stopping {
+        Stopping { stop }
     }
 }
 
@@ -104,7 +103,7 @@ impl Stopping {
 impl Stopping {
     #[pyo3(signature = ())]
     fn __call__(&self, py: Python<'_>) -> bool {
-        let stops = self.stops.load(Ordering::Relaxed);
+        let stops = self.stop.is_set();
         if let Some(work) = interrupts::current_work() {
             let own = REQUESTS.with_borrow(|requests| {
                 let own = requests.iter().find(|(_, entry)| entry.work == work);

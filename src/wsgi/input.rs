@@ -7,15 +7,13 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use super::body::{BodyFailure, RequestBody};
+use super::start_response::StartResponse;
 use crate::event_loop::{Wake, turn};
 use crate::http::error::RequestError;
+use crate::http::exchange::DRAIN_BYTES;
 use crate::interp::{self, Lent, failure_error};
 use crate::net::{Failure, Stream};
 use crate::sync::lock;
-
-/// Unread body that is read and thrown away after the response, so that the connection can be used again. Beyond it,
-/// closing is cheaper (Gunicorn 27 drains 64 KiB, Apache any amount).
-const DRAIN_BYTES: u64 = 256 * 1024;
 
 /// The client's fault when its connection ends, in order or by a reset, before its body does.
 const CUT_OFF: RequestError = RequestError::BadRequest("the connection ended within the request body");
@@ -45,38 +43,31 @@ enum InputState {
 pub struct Reader {
     body: RequestBody,
     stream: Arc<Stream>,
+    /// The request's response, whose exchange takes note of what is read.
+    response: Py<StartResponse>,
     ready: Vec<u8>,
     start: usize,
-    fault: Option<RequestError>,
 }
 
 /// What is left when the request has ended.
 pub struct Rest {
-    reader: Option<Box<Reader>>,
+    reader: Box<Reader>,
 }
 
 impl Rest {
-    /// Whether all of the body has been received.
-    pub fn is_read(&self) -> bool {
-        self.reader.as_ref().is_some_and(|reader| reader.body.is_finished())
-    }
-
-    /// Reads the rest of the body, up to a bound. Returns the bytes that follow it, or none if the connection cannot be
-    /// used again.
+    /// Reads the rest of the body, up to [`DRAIN_BYTES`]. Returns the bytes that follow the body; `None` if they are out of
+    /// reach.
     ///
     /// # Parks
     pub fn drain(self) -> Option<Vec<u8>> {
-        let mut reader = self.reader?;
-        if reader.cannot_be_drained() {
-            return None;
-        }
+        let mut reader = self.reader;
         let mut drained = 0;
         while !reader.body.is_finished() {
             if turn::is_spent() && turn::give_way() != Wake::Ready {
                 return None;
             }
             reader.ready.clear();
-            drained += reader.body.read_some(&reader.stream, &mut reader.ready).ok()? as u64;
+            drained += reader.fill().ok()? as u64;
             if drained > DRAIN_BYTES {
                 return None;
             }
@@ -86,9 +77,9 @@ impl Rest {
 }
 
 impl Input {
-    /// The input of a request with this body.
-    pub fn new(body: RequestBody, stream: Arc<Stream>) -> Input {
-        let reader = Reader { body, stream, ready: Vec::new(), start: 0, fault: None };
+    /// The input of a request with this body, which `response` answers.
+    pub fn new(body: RequestBody, stream: Arc<Stream>, response: Py<StartResponse>) -> Input {
+        let reader = Reader { body, stream, response, ready: Vec::new(), start: 0 };
         Input { state: Mutex::new(InputState::Open(Box::new(reader))) }
     }
 
@@ -97,30 +88,10 @@ impl Input {
         Input { state: Mutex::new(InputState::Empty) }
     }
 
-    /// Ends the request: from now on reading raises ValueError.
-    pub fn end(&self) -> Rest {
+    /// Ends the request: from now on reading raises ValueError. `None` where another coroutine or thread still reads.
+    pub fn end(&self) -> Option<Rest> {
         match std::mem::replace(&mut *self.lock(), InputState::Ended) {
-            InputState::Open(reader) => Rest { reader: Some(reader) },
-            InputState::InUse | InputState::Ended | InputState::Empty => Rest { reader: None },
-        }
-    }
-
-    /// The response begins. Returns whether it must announce the end of the connection: nobody knows if the rest of the
-    /// body will come, or it is too long to be read and thrown away.
-    pub fn begin_response(&self) -> bool {
-        match &mut *self.lock() {
-            InputState::Open(reader) => {
-                reader.body.begin_response();
-                reader.cannot_be_drained()
-            }
-            InputState::InUse | InputState::Ended | InputState::Empty => false,
-        }
-    }
-
-    /// The client's fault that a read met, if any.
-    pub fn fault(&self) -> Option<RequestError> {
-        match &*self.lock() {
-            InputState::Open(reader) => reader.fault,
+            InputState::Open(reader) => Some(Rest { reader }),
             InputState::InUse | InputState::Ended | InputState::Empty => None,
         }
     }
@@ -170,9 +141,12 @@ impl Input {
 }
 
 impl Reader {
-    fn cannot_be_drained(&self) -> bool {
-        let body = &self.body;
-        body.has_failed() || body.is_withheld() || body.known_rest().is_some_and(|rest| rest > DRAIN_BYTES)
+    /// Reads and decodes some of the body.
+    ///
+    /// # Parks
+    fn fill(&mut self) -> Result<usize, BodyFailure> {
+        let Reader { body, stream, response, ready, .. } = self;
+        body.read_some(stream, response.get(), ready)
     }
 
     fn ready(&self) -> &[u8] {
@@ -183,34 +157,33 @@ impl Reader {
     fn more(&mut self, py: Python<'_>) -> PyResult<bool> {
         interp::give_way(py)?;
         self.ready.drain(..std::mem::take(&mut self.start));
-        let Reader { body, stream, ready, .. } = self;
-        let read = interp::park_or_detach(py, || body.read_some(stream, ready));
+        let read = interp::park_or_detach(py, || self.fill());
         read.map(|count| count > 0).map_err(|failure| self.error(failure))
     }
 
-    fn error(&mut self, failure: BodyFailure) -> PyErr {
-        match failure {
-            BodyFailure::Request(RequestError::Timeout) => {
-                self.fault = Some(RequestError::Timeout);
-                PyTimeoutError::new_err("the client sent no more of the request body in time")
-            }
-            BodyFailure::Request(error) => {
-                self.fault = Some(error);
-                PyOSError::new_err(format!("request body: {error}"))
-            }
+    fn error(&self, failure: BodyFailure) -> PyErr {
+        let (fault, error) = match failure {
+            BodyFailure::Request(RequestError::Timeout) => (
+                Some(RequestError::Timeout),
+                PyTimeoutError::new_err("the client sent no more of the request body in time"),
+            ),
+            BodyFailure::Request(error) => (Some(error), PyOSError::new_err(format!("request body: {error}"))),
             BodyFailure::Connection(failure) => {
-                self.fault = match failure {
+                let fault = match failure {
                     Failure::Gone(_) => Some(CUT_OFF),
                     Failure::TimedOut => Some(RequestError::Timeout),
                     Failure::Killed | Failure::Interrupted => None,
                 };
-                failure_error(failure)
+                (fault, failure_error(failure))
             }
             BodyFailure::Incomplete => {
-                self.fault = Some(CUT_OFF);
-                PyConnectionResetError::new_err("the client closed the connection within the request body")
+                let message = "the client closed the connection within the request body";
+                (Some(CUT_OFF), PyConnectionResetError::new_err(message))
             }
-        }
+        };
+        // Illegal only where the request has ended meanwhile, and nothing depends on its exchange any more.
+        let _ = self.response.get().answer().exchange.fail_body(fault);
+        error
     }
 
     /// Hands out the first `count` bytes that are ready, or all if there are fewer.

@@ -5,6 +5,7 @@
 //! as a cut connection depends on how much of the response is out already.
 
 mod body;
+mod call;
 mod client_disconnected;
 mod clock;
 mod environ;
@@ -13,24 +14,28 @@ mod forwarding;
 mod gateway;
 mod in_progress;
 mod input;
+mod prepare;
 mod request;
 mod respond;
 mod spool;
 mod start_response;
+mod stop_flag;
 mod text;
 mod upgrade;
 
 pub use body::BodyLimits;
+pub use call::Finished;
 pub use client_disconnected::ClientDisconnected;
 pub use clock::{http_date, unix_seconds};
 pub use file_wrapper::FileWrapper;
 pub use forwarding::{FieldPolicy, TrustedFields, Underscores};
-pub use gateway::{Finished, Gateway, GatewaySettings};
+pub use gateway::{Gateway, GatewaySettings};
 pub use in_progress::{Stopping, Waited, end_streams, waited_for};
 pub use input::Input;
 pub use request::{RemoteAddress, Request, Unprepared};
 pub use spool::SpoolSettings;
 pub use start_response::{EarlyHints, StartResponse, Terms};
+pub use stop_flag::StopFlag;
 pub use text::latin1;
 pub use upgrade::{ClientSocket, ConnectionClosed, WebSocket, WebSocketError, WebSocketSettings};
 

@@ -28,6 +28,7 @@ TARGETS = (
     "chunked",
     "connection",
     "response",
+    "exchange",
     "forwarded",
     "proxy_protocol",
     "handshake",
@@ -165,6 +166,12 @@ def response_seeds(request: bytes) -> Iterator[bytes]:
         yield b"\x0a\x05\x00" + b"".join(bytes([len(text)]) + text for text in texts)
 
 
+def exchange_seeds(request: bytes) -> Iterator[bytes]:
+    """The request's bytes choose the events; before them stand two whole exchanges, one with a body."""
+    yield b"\x08\0" + bytes([7, 0, 8, 5, 9]) + request[:40]
+    yield b"\x0b\x10" + bytes([0, 1, 5, 2, 11, 7, 2, 8, 16, 9]) + request[:40]
+
+
 def forwarded_seeds(request: bytes) -> Iterator[bytes]:
     head, _, _ = request.partition(b"\r\n\r\n")
     values = [line.partition(b":")[2].strip() for line in head.split(b"\r\n") if b"forwarded" in line.lower()]
@@ -217,6 +224,7 @@ SEEDS = {
     "chunked": chunked_seeds,
     "connection": connection_seeds,
     "response": response_seeds,
+    "exchange": exchange_seeds,
     "forwarded": forwarded_seeds,
     "proxy_protocol": proxy_protocol_seeds,
     "handshake": handshake_seeds,

@@ -3,13 +3,16 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 
 use super::super::text;
-use super::{Answer, Framed, StartResponse};
+use super::StartResponse;
+use super::answer::{Answer, illegal};
+use super::sender::Framed;
 use crate::http::Version;
+use crate::http::exchange::ExchangeEvent;
 use crate::http::response::{FieldKind, check_field, write_field, write_status_line};
 
 const SOURCE: &str = "wsgi.early_hints";
@@ -62,6 +65,7 @@ impl StartResponse {
                 return Ok(());
             };
             answer.occupy()?;
+            answer.exchange.apply(ExchangeEvent::InterimSent).map_err(illegal)?;
             Framed { stream, before: Vec::new(), head: 0, data: 0, after: b"" }
         };
         let sent = self.put(py, &framed.stream, &[head]);
@@ -70,17 +74,9 @@ impl StartResponse {
 }
 
 impl Answer {
-    /// Whether the client still waits for the head of the response.
+    /// Does the client still wait for the head of the response?
     fn takes_interim(&self) -> bool {
-        self.stream.is_some() && self.plan.is_none()
-    }
-
-    /// One sends at a time.
-    pub(super) fn occupy(&mut self) -> PyResult<()> {
-        if std::mem::replace(&mut self.sending, true) {
-            return Err(PyRuntimeError::new_err("another coroutine or thread is sending this response"));
-        }
-        Ok(())
+        self.stream.is_some() && self.exchange.takes_interim()
     }
 }
 

@@ -5,10 +5,11 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pyo3::exceptions::PyGeneratorExit;
+use pyo3::exceptions::{PyBaseException, PyGeneratorExit};
 use pyo3::prelude::*;
 
 use super::StartResponse;
+use super::answer::AtStop;
 use crate::event_loop::{WorkId, interrupts, streams};
 use crate::interp::{self, failure_error};
 use crate::net::{Failure, PeerEnd, peer_end};
@@ -18,15 +19,15 @@ impl StartResponse {
     pub fn note_asked(&self, stops: bool) {
         let mut answer = self.answer();
         if stops {
-            answer.knows_stop = true;
-        } else {
-            answer.ends_at_stop = true;
+            answer.at_stop = AtStop::IsInformed;
+        } else if answer.at_stop == AtStop::GoesOn {
+            answer.at_stop = AtStop::Ends;
         }
     }
 
     /// Whether nothing more is to be asked of the application: the server stops, and this response ends with it.
     pub fn is_to_end(&self) -> bool {
-        self.is_last() && self.answer().ends_with_server()
+        self.is_last() && self.answer().at_stop == AtStop::Ends
     }
 
     /// Has GeneratorExit raised at the next wait of the request, which `work` runs, if it ends with the server.
@@ -37,12 +38,14 @@ impl StartResponse {
         let ending = {
             let mut answer = self.answer();
             // What is being sent is sent whole. Whoever sends looks again afterwards.
-            if !answer.ends_with_server() || answer.is_upgraded || answer.sending || answer.ending.is_some() {
+            if answer.at_stop != AtStop::Ends || answer.exchange.is_upgraded() || answer.is_sending {
                 return Ok(());
             }
-            let ending = PyGeneratorExit::new_err("the server stops").into_value(py);
-            answer.ending = Some(ending.clone_ref(py));
-            ending
+            let rare = answer.rare();
+            if rare.ending.is_some() {
+                return Ok(());
+            }
+            rare.ending.insert(PyGeneratorExit::new_err("the server stops").into_value(py)).clone_ref(py)
         };
         interp::throw_at(py, work, ending)
     }
@@ -62,8 +65,7 @@ impl StartResponse {
     /// cut short by it.
     pub fn hold_end(&self, py: Python<'_>) {
         if self.is_last() {
-            let ending = self.answer().ending.as_ref().map(|ending| ending.clone_ref(py));
-            if let Some(ending) = ending {
+            if let Some(ending) = self.ending(py) {
                 interp::take_back(ending.bind(py));
             }
         }
@@ -71,7 +73,12 @@ impl StartResponse {
 
     /// Whether `error` is what [`Self::end_stream`] has raised.
     pub fn was_ended_by(&self, py: Python<'_>, error: &PyErr) -> bool {
-        self.answer().ending.as_ref().is_some_and(|ending| ending.bind(py).is(error.value(py)))
+        self.ending(py).is_some_and(|ending| ending.bind(py).is(error.value(py)))
+    }
+
+    /// The exception that was thrown into the request to end it.
+    fn ending(&self, py: Python<'_>) -> Option<Py<PyBaseException>> {
+        self.answer().rare.as_ref()?.ending.as_ref().map(|ending| ending.clone_ref(py))
     }
 
     /// Looks at the client in place of sending, since there is nothing to send: an application that has nothing to say
@@ -88,21 +95,14 @@ impl StartResponse {
             PeerEnd::None => false,
             PeerEnd::Both => true,
             PeerEnd::Sending => {
-                let since = *self.answer().half_closed_since.get_or_insert_with(Instant::now);
+                let since = *self.answer().rare().half_closed_since.get_or_insert_with(Instant::now);
                 self.terms.send_timeout.is_some_and(|timeout| since.elapsed() >= timeout)
             }
         };
         if !is_gone {
             return Ok(());
         }
-        let mut answer = self.answer();
-        (answer.broken, answer.client_gone) = (true, true);
+        self.lose_client();
         Err(failure_error(Failure::Gone(io::Error::from(io::ErrorKind::ConnectionReset))))
-    }
-}
-
-impl super::Answer {
-    fn ends_with_server(&self) -> bool {
-        self.ends_at_stop && !self.knows_stop
     }
 }

@@ -1,13 +1,13 @@
 //! What a connection needs that speaks another protocol than HTTP from now on.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
 use super::StartResponse;
-use crate::http::response::{ResponseBody, ResponsePlan};
+use super::answer::ResponseHead;
+use crate::http::exchange::ExchangeEvent;
 use crate::net::Stream;
 
 impl StartResponse {
@@ -19,21 +19,19 @@ impl StartResponse {
     pub fn upgrade(&self, head: Vec<u8>) -> PyResult<Arc<Stream>> {
         let mut answer = self.answer();
         let stream = answer.stream.clone().ok_or_else(|| PyRuntimeError::new_err("the request has ended"))?;
-        if answer.is_upgraded {
+        if answer.exchange.is_upgraded() {
             return Err(PyRuntimeError::new_err("the connection has been taken over already"));
         }
-        if answer.plan.is_some() || answer.sending {
+        if answer.is_sending || answer.exchange.apply(ExchangeEvent::Upgraded).is_err() {
             return Err(PyRuntimeError::new_err("the request has been answered with an HTTP response already"));
         }
-        let plan = ResponsePlan { body: ResponseBody::None, send_content_length: None, keep_alive: false };
-        (answer.plan, answer.status, answer.head) = (Some(plan), 101, head);
-        (answer.started, answer.is_upgraded) = (true, true);
+        answer.head = ResponseHead::of_upgrade(head);
         Ok(stream)
     }
 
     /// Whether the connection speaks another protocol.
     pub fn is_upgraded(&self) -> bool {
-        self.answer().is_upgraded
+        self.answer().exchange.is_upgraded()
     }
 
     /// The connection, until the request has ended.
@@ -43,6 +41,6 @@ impl StartResponse {
 
     /// Whether the server stops: this is the connection's last request.
     pub fn is_last(&self) -> bool {
-        self.last_requests.load(Ordering::Relaxed)
+        self.stop.is_set()
     }
 }

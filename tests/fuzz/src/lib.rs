@@ -8,6 +8,7 @@
 pub mod chunked;
 pub mod closing;
 pub mod connection;
+pub mod exchange;
 pub mod forwarded;
 pub mod framing;
 pub mod handshake;

@@ -3,6 +3,8 @@
 
 use _rmeinheld::http::Version;
 use _rmeinheld::http::chunked::{ChunkLimits, ChunkedDecoder};
+use _rmeinheld::http::exchange::Exchange;
+use _rmeinheld::http::framing::BodyFraming;
 use _rmeinheld::http::response::{
     CHUNK_END, FieldKind, LAST_CHUNK, MethodKind, ResponseBody, check_field, error_page, parse_status, plan,
     write_chunk_head, write_common, write_field, write_status_line,
@@ -73,8 +75,12 @@ pub fn run(input: &[u8]) {
         (false, true) => MethodKind::Connect,
         (false, false) => MethodKind::Other,
     };
-    let plan = plan(version, method, code, declared, known, chosen(3));
-    write_common(&mut head, &plan, version, has_server, has_date, DATE, if chosen(4) { b"a" } else { b"" });
+    let plan = plan(version, method, code, declared, known);
+    // CONNECT never leaves its connection to another request.
+    let mut exchange = Exchange::new(BodyFraming::None, false, 0, chosen(3) && method != MethodKind::Connect);
+    exchange.begin_response(code, &plan, false).expect("the first response");
+    let option = exchange.connection_option(version);
+    write_common(&mut head, &plan, option, has_server, has_date, DATE, if chosen(4) { b"a" } else { b"" });
 
     let lines = crlf_lines(&head).expect("CR or LF within a line");
     assert!(lines.iter().all(|line| line.iter().all(|&byte| is_text(byte))), "{}", shown(&head));
@@ -92,7 +98,7 @@ pub fn run(input: &[u8]) {
     assert!(values("date").len() == 1 || has_date);
     if method == MethodKind::Connect && (200..300).contains(&code) {
         let framing = ["content-length", "transfer-encoding", "connection"].map(|name| values(name).len());
-        assert_eq!((plan.body, plan.keep_alive, framing), (ResponseBody::Tunnel, false, [0; 3]));
+        assert_eq!((plan.body, plan.allows_reuse, framing), (ResponseBody::Tunnel, false, [0; 3]));
         return;
     }
     let has_no_body = method == MethodKind::Head || matches!(code, 100..=199 | 204 | 304);
@@ -109,7 +115,8 @@ pub fn run(input: &[u8]) {
         planned => assert_eq!(planned, body),
     }
     let closes = values("connection") == [b"close"];
-    assert_eq!(closes, !plan.keep_alive);
+    assert_eq!(closes, exchange.announces_close());
+    assert!(closes || code == 101 || plan.allows_reuse);
     assert!(closes || body != ResponseBody::UntilClose, "no end to be seen");
 }
 

@@ -1,0 +1,243 @@
+//! One request's way through the application: run it, fail it, end it.
+
+use pyo3::exceptions::PyStopIteration;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyTuple};
+
+use super::gateway::Gateway;
+use super::in_progress::{InProgress, describe};
+use super::input::{Input, Rest};
+use super::respond::respond;
+use super::spool::{Spooled, spool};
+use super::start_response::StartResponse;
+use super::upgrade::{WebSocket, WebSocketError};
+use crate::http::error::RequestError;
+use crate::http::exchange::{Ending, ExchangeEvent, LengthFault};
+use crate::interp::{CoroutineExit, Level, Subject, in_fresh_context, leave_if_forked, log};
+use crate::websocket::close_codes::{GOING_AWAY, INTERNAL_ERROR, NORMAL};
+
+/// What became of a request.
+pub struct Finished<'py> {
+    /// The environ, for loggers.
+    pub environ: Bound<'py, PyDict>,
+    /// The status code; 0 if nothing was sent.
+    pub status: u16,
+    /// The response's fields as sent, status line first.
+    pub fields: Vec<u8>,
+    /// Bytes of the body sent.
+    pub body_bytes: u64,
+    /// The client's fault, where one ended the request.
+    pub fault: Option<RequestError>,
+    /// The client went away before the response was complete.
+    pub client_gone: bool,
+    /// How the connection goes on.
+    pub ending: Ending,
+}
+
+/// A request that is ready to run.
+pub struct ApplicationCall<'py> {
+    pub(super) environ: Bound<'py, PyDict>,
+    pub(super) response: Bound<'py, StartResponse>,
+    /// `wsgi.input` of a request with a body.
+    pub(super) input: Option<Bound<'py, Input>>,
+    /// What was received behind a request without a body.
+    pub(super) next: Vec<u8>,
+    /// The WebSocket of a valid handshake.
+    pub(super) websocket: Option<Bound<'py, WebSocket>>,
+}
+
+impl<'py> ApplicationCall<'py> {
+    /// Takes the request through the application, in a fresh context, and ends it in order whatever happens.
+    ///
+    /// # Parks
+    pub fn run(self, py: Python<'py>, gateway: &Gateway) -> Finished<'py> {
+        let _subject = Subject::set(self.environ.as_any().clone());
+        let in_progress = InProgress::begin(&self.environ, &self.response);
+        let outcome = in_fresh_context(py, || self.call(py, gateway)).and_then(|outcome| outcome);
+        let (mut fault, mut websocket_bytes) = (None, 0);
+        if let Some(websocket) = &self.websocket {
+            websocket.get().forget_environ();
+        }
+        match &self.websocket {
+            Some(websocket) if self.response.get().is_upgraded() || is_taken_over(py, &outcome) => {
+                let code = self.end_upgraded(py, gateway, outcome);
+                websocket_bytes = websocket.get().finish(py, code);
+            }
+            _ => fault = outcome.err().and_then(|error| self.fail(py, gateway, &error)),
+        }
+        drop(in_progress);
+        self.end(py, fault, websocket_bytes)
+    }
+
+    /// Ends the request, and lets the exchange decide how its connection goes on.
+    ///
+    /// # Parks
+    fn end(mut self, py: Python<'py>, fault: Option<RequestError>, websocket_bytes: u64) -> Finished<'py> {
+        let left_over = match (&self.input, &self.websocket) {
+            (Some(input), _) => self.end_input(input.get()),
+            // A handshake that was not accepted: what came behind it is the next request.
+            (None, Some(websocket)) => websocket.get().take_early(),
+            (None, None) => std::mem::take(&mut self.next),
+        };
+        let mut answer = self.response.get().end();
+        if let Some(fault) = answer.exchange.length_fault() {
+            let message = match fault {
+                LengthFault::TooLong => "the body is longer than its Content-Length; it was cut",
+                LengthFault::TooShort => "the body is shorter than its Content-Length",
+            };
+            log(py, Level::Warning, &format!("{}: {message}", self.what()), None);
+        }
+        Finished {
+            environ: self.environ,
+            status: if answer.exchange.is_answered() { answer.head.status } else { 0 },
+            fields: std::mem::take(&mut answer.head.bytes),
+            body_bytes: answer.exchange.sent_bytes() + websocket_bytes,
+            fault,
+            client_gone: answer.exchange.is_client_gone(),
+            ending: answer.ending(left_over),
+        }
+    }
+
+    /// Ends the use of `wsgi.input`. Returns what was received behind the body, if the connection can be used again.
+    ///
+    /// # Parks
+    fn end_input(&self, input: &Input) -> Vec<u8> {
+        let response = self.response.get();
+        let rest = input.end();
+        let is_in_reach = rest.is_some();
+        let should_drain = response.answer().exchange.should_drain();
+        let left_over = rest.filter(|_| should_drain).and_then(Rest::drain);
+        if left_over.is_none() && (should_drain || !is_in_reach) {
+            // Legal at any time once the head has been read.
+            let _ = response.answer().exchange.apply(ExchangeEvent::BodyAbandoned);
+        }
+        left_over.unwrap_or_default()
+    }
+
+    fn call(&self, py: Python<'py>, gateway: &Gateway) -> PyResult<()> {
+        let spooled = self.gather_body(gateway)?;
+        let called = self.call_application(py, gateway);
+        // As with `Input`: reading on after the request has ended is an error.
+        let closed = spooled.map_or(Ok(()), |spooled| spooled.close(py));
+        called.and(closed)
+    }
+
+    /// Gathers the body before the application runs, where the settings say so.
+    ///
+    /// # Parks
+    fn gather_body(&self, gateway: &Gateway) -> PyResult<Option<Spooled>> {
+        let Some(settings) = &gateway.settings.spool else { return Ok(None) };
+        let py = self.environ.py();
+        let spooled = self.input.as_ref().map_or_else(|| Spooled::empty(py), |input| spool(input, settings))?;
+        spooled.install(&self.environ, &gateway.keys)?;
+        Ok(Some(spooled))
+    }
+
+    fn call_application(&self, py: Python<'py>, gateway: &Gateway) -> PyResult<()> {
+        let result = gateway.application.bind(py).call1((&self.environ, &self.response));
+        leave_if_forked(py, result.as_ref().err());
+        let result = result?;
+        // What the handler of a WebSocket returns is nobody's.
+        let is_over = self.websocket.is_some() && self.response.get().is_upgraded();
+        let sent = if is_over { Ok(()) } else { respond(&result, self.response.get(), gateway.settings.use_sendfile) };
+        let closed = close(&result);
+        match (sent, closed) {
+            (Err(error), Err(second)) => {
+                gateway.report(py, &format!("Error in close() after {}", self.what()), &second);
+                Err(error)
+            }
+            (Ok(()), closed) => {
+                if let Err(error) = closed {
+                    // The response is complete.
+                    gateway.report(py, &format!("Error in close() after {}", self.what()), &error);
+                }
+                Ok(())
+            }
+            (sent, Ok(())) => sent,
+        }
+    }
+
+    /// Says how the application has ended that a connection was handed over to: the code to close a WebSocket with.
+    fn end_upgraded(&self, py: Python<'py>, gateway: &Gateway, outcome: PyResult<()>) -> u16 {
+        match outcome {
+            Ok(()) if self.response.get().answer().has_failed => INTERNAL_ERROR,
+            Ok(()) => NORMAL,
+            // Gunicorn's sign of a connection that was taken over; the client is gone.
+            Err(error) if error.is_instance_of::<PyStopIteration>(py) || error.is_instance_of::<WebSocketError>(py) => {
+                NORMAL
+            }
+            Err(error) if error.is_instance_of::<CoroutineExit>(py) => {
+                log(py, Level::Warning, &format!("{} was ended: the server stops", self.what()), None);
+                GOING_AWAY
+            }
+            Err(error) => {
+                gateway.report(py, &format!("Error handling request {}", self.what()), &error);
+                INTERNAL_ERROR
+            }
+        }
+    }
+
+    /// Ends a request that an exception ended. Returns the client's fault, if that is what it comes from.
+    ///
+    /// # Parks
+    fn fail(&self, py: Python<'py>, gateway: &Gateway, error: &PyErr) -> Option<RequestError> {
+        let response = self.response.get();
+        let fault = {
+            let exchange = &response.answer().exchange;
+            if exchange.is_client_gone() {
+                return None;
+            }
+            exchange.fault()
+        };
+        let status = match fault {
+            Some(fault) => fault.status(),
+            None if response.was_ended_by(py, error) => {
+                log(py, Level::Info, &format!("{} was ended: the server stops", self.what()), None);
+                if response.is_head_sent() {
+                    // The client may be gone by now.
+                    let _ = response.finish(py);
+                    return None;
+                }
+                503
+            }
+            None if error.is_instance_of::<CoroutineExit>(py) => {
+                log(py, Level::Warning, &format!("{} was ended: the server stops", self.what()), None);
+                503
+            }
+            None => {
+                gateway.report(py, &format!("Error handling request {}", self.what()), error);
+                500
+            }
+        };
+        if response.is_head_sent() {
+            // Only the end of the connection, without a proper end of the body, can tell the client. Where sending has
+            // failed before, the exchange knows.
+            let _ = response.answer().exchange.apply(ExchangeEvent::ResponseCut);
+        } else {
+            // The client may be gone by now; there is nobody to tell.
+            let _ = response.send_error(py, status, fault.is_some() || status == 503);
+        }
+        fault
+    }
+
+    /// Method and target, for the log.
+    fn what(&self) -> String {
+        describe(&self.environ)
+    }
+}
+
+/// Whether the application says that it has taken the connection over.
+fn is_taken_over(py: Python<'_>, outcome: &PyResult<()>) -> bool {
+    outcome.as_ref().err().is_some_and(|error| error.is_instance_of::<PyStopIteration>(py))
+}
+
+/// Calls the result's `close`, if it has one (PEP 3333, "Specification Details").
+fn close(result: &Bound<'_, PyAny>) -> PyResult<()> {
+    if result.is_exact_instance_of::<PyList>() || result.is_exact_instance_of::<PyTuple>() {
+        return Ok(());
+    }
+    if let Some(close) = result.getattr_opt(pyo3::intern!(result.py(), "close"))? {
+        close.call0()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! From a request on the connection to a call of the application.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use super::body::RequestBody;
+use super::call::ApplicationCall;
+use super::environ;
+use super::gateway::Gateway;
+use super::input::Input;
+use super::request::{Request, Unprepared};
+use super::start_response::{EarlyHints, StartResponse, Terms};
+use super::upgrade::{ClientSocket, WebSocket};
+use crate::http::exchange::Exchange;
+use crate::http::response::MethodKind;
+use crate::websocket::handshake::Handshake;
+
+impl Gateway {
+    /// Makes a request ready to run. Copies all that is needed of the head's buffer, which the caller may use again.
+    ///
+    /// # Errors
+    /// The client's fault if its body is refused before the application runs (nothing has been sent then); MemoryError.
+    pub fn prepare<'py>(&self, py: Python<'py>, request: Request<'_>) -> Result<ApplicationCall<'py>, Unprepared> {
+        let Request { head, bytes, .. } = &request;
+        let handshake =
+            if head.has_upgrade { Handshake::of(head, bytes, self.websocket.origins.as_deref())? } else { None };
+        let environ = environ::build(py, &self.keys, &self.settings.fields, &request)?;
+        let Request { head, bytes, rest, stream, keep_alive, disconnected, .. } = request;
+        environ.set_item(&self.keys.client_disconnected, disconnected)?;
+        let method = MethodKind::of(head.method.of(bytes));
+        let terms = Terms {
+            version: head.version,
+            method,
+            send_timeout: self.settings.send_timeout,
+            min_send_rate: self.settings.min_send_rate,
+        };
+        let is_reusable = keep_alive && head.keep_alive && method != MethodKind::Connect;
+        let exchange = Exchange::new(head.body, head.expects_continue, rest.len(), is_reusable);
+        let respond = |stream| Bound::new(py, StartResponse::new(terms, stream, exchange, self.stop.clone()));
+        let (response, input, mut next) = if head.body.has_content() {
+            let body = RequestBody::new(head.body, rest, &self.settings.body)?;
+            let response = respond(Arc::clone(&stream))?;
+            let input = Bound::new(py, Input::new(body, stream, response.clone().unbind()))?;
+            environ.set_item(&self.keys.input, &input)?;
+            (response, Some(input), Vec::new())
+        } else {
+            (respond(stream)?, None, rest)
+        };
+        environ.set_item(&self.keys.early_hints, Bound::new(py, EarlyHints::new(&response))?)?;
+        let websocket = handshake
+            .map(|handshake| self.add_websocket(handshake, &environ, &response, std::mem::take(&mut next)))
+            .transpose()?;
+        Ok(ApplicationCall { environ, response, input, next, websocket })
+    }
+
+    /// Puts into the environ what a valid handshake makes possible.
+    fn add_websocket<'py>(
+        &self,
+        handshake: Handshake,
+        environ: &Bound<'py, PyDict>,
+        response: &Bound<'py, StartResponse>,
+        early: Vec<u8>,
+    ) -> PyResult<Bound<'py, WebSocket>> {
+        let py = environ.py();
+        let websocket = WebSocket::new(handshake, Arc::clone(&self.websocket), environ, response, early)?;
+        let websocket = Bound::new(py, websocket)?;
+        environ.set_item("gunicorn.socket", Bound::new(py, ClientSocket::new(response, &websocket))?)?;
+        environ.set_item("wsgi.websocket", &websocket)?;
+        Ok(websocket)
+    }
+}

@@ -1,0 +1,227 @@
+//! Sending a response: its framing, its bytes on the connection, and the lock that keeps senders apart.
+
+use std::sync::Arc;
+
+use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use super::StartResponse;
+use super::answer::{Answer, illegal};
+use crate::http::exchange::Writing;
+use crate::http::response::{CHUNK_END, LAST_CHUNK, ResponseBody, error_body, write_chunk_head};
+use crate::interp::{self, failure_error};
+use crate::net::{Failure, Stream};
+
+/// Bodies up to this many bytes are copied behind the head, so that one buffer goes out; larger ones are gathered.
+const COPIED_BYTES: usize = 16 * 1024;
+
+/// Bytes ready to be sent.
+pub(super) struct Framed {
+    pub(super) stream: Arc<Stream>,
+    /// What precedes the data; the first `head` bytes are the response's head.
+    pub(super) before: Vec<u8>,
+    pub(super) head: usize,
+    /// How many bytes of the data go out.
+    pub(super) data: usize,
+    /// What follows the data.
+    pub(super) after: &'static [u8],
+}
+
+impl StartResponse {
+    /// Sends an error page of the server's own, in place of what the application has said so far.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    ///
+    /// # Parks
+    pub fn send_error(&self, py: Python<'_>, status: u16, closes: bool) -> PyResult<()> {
+        let page = error_body(status);
+        self.answer().become_error(status, closes);
+        self.send(&PyBytes::new(py, &page), Some(page.len() as u64))?;
+        self.finish(py)
+    }
+
+    /// Sends an item of the body. `known_length` is the whole body's, where the caller knows it. Empty items send nothing.
+    ///
+    /// # Errors
+    /// PyErr where the application broke a rule or the client is gone (then the exchange knows it).
+    ///
+    /// # Parks
+    pub fn send(&self, data: &Bound<'_, PyBytes>, known_length: Option<u64>) -> PyResult<()> {
+        let bytes = data.as_bytes();
+        if bytes.is_empty() {
+            return self.send_nothing();
+        }
+        let mut framed = self.frame(bytes, known_length)?;
+        let body = bytes.get(..framed.data).unwrap_or_default();
+        let sent = if framed.before.is_empty() {
+            self.put(data.py(), &framed.stream, &[body])
+        } else if framed.before.len() + body.len() <= COPIED_BYTES {
+            framed.before.extend_from_slice(body);
+            framed.before.extend_from_slice(framed.after);
+            self.put(data.py(), &framed.stream, &[&framed.before])
+        } else {
+            self.put(data.py(), &framed.stream, &[&framed.before, body, framed.after])
+        };
+        self.sent(framed, sent).map(drop)
+    }
+
+    /// Sends the head alone, for a body of `known_length` that goes out by other means. Returns the stream and how many
+    /// bytes of the body belong on the wire.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    ///
+    /// # Parks
+    pub fn send_head(&self, py: Python<'_>, known_length: u64) -> PyResult<(Arc<Stream>, u64)> {
+        // Of a longer file, such as one of which a range is sent, only what was announced goes out.
+        let declared_length = self.answer().head.declared_length;
+        let framed = self.frame(&[], Some(declared_length.map_or(known_length, |length| length.min(known_length))))?;
+        let sent = self.put(py, &framed.stream, &[&framed.before]);
+        let stream = self.sent(framed, sent)?;
+        let exchange = &self.answer().exchange;
+        let body = match exchange.framing() {
+            Some(ResponseBody::Length(length)) => length.saturating_sub(exchange.sent_bytes()).min(known_length),
+            Some(ResponseBody::UntilClose | ResponseBody::Tunnel) => known_length,
+            Some(ResponseBody::None | ResponseBody::Chunked) | None => 0,
+        };
+        Ok((stream, body))
+    }
+
+    /// Notes what was sent by other means after [`Self::send_head`].
+    ///
+    /// # Errors
+    /// The failure, as an exception.
+    pub fn sent_file(&self, sent: Result<u64, Failure>) -> PyResult<()> {
+        match sent {
+            Ok(count) => {
+                self.answer().exchange.note_sent(count);
+                Ok(())
+            }
+            Err(failure) => self.failed(failure),
+        }
+    }
+
+    /// Completes the response. Fewer bytes than announced break the connection.
+    ///
+    /// # Errors
+    /// As [`Self::send`]; AssertionError if `start_response` was never called.
+    ///
+    /// # Parks
+    pub fn finish(&self, py: Python<'_>) -> PyResult<()> {
+        let rest = {
+            let mut answer = self.answer();
+            match answer.exchange.framing() {
+                None => None,
+                Some(ResponseBody::Chunked) => {
+                    let stream = answer.sendable_stream()?;
+                    answer.is_sending = true;
+                    Some(Framed { stream, before: LAST_CHUNK.to_vec(), head: 0, data: 0, after: b"" })
+                }
+                Some(_) => return answer.exchange.end_response().map_err(illegal),
+            }
+        };
+        let framed = rest.map_or_else(|| self.frame(&[], Some(0)), Ok)?;
+        let sent = self.put(py, &framed.stream, &[&framed.before]);
+        self.sent(framed, sent)?;
+        self.answer().exchange.end_response().map_err(illegal)
+    }
+
+    /// Puts the framing around `data`, and the head before it if that is still to be sent. Takes the lock on sending.
+    fn frame(&self, data: &[u8], known_length: Option<u64>) -> PyResult<Framed> {
+        let mut answer = self.answer();
+        let stream = answer.sendable_stream()?;
+        if let Some(rare) = &mut answer.rare {
+            rare.half_closed_since = None;
+        }
+        let mut before = match answer.exchange.framing() {
+            Some(_) => Vec::new(),
+            None => answer.complete_head(&self.terms, known_length, self.is_last())?,
+        };
+        let head = before.len();
+        let count = answer.exchange.send_data(data.len()).map_err(illegal)?;
+        let is_chunk = answer.exchange.framing() == Some(ResponseBody::Chunked) && count > 0;
+        if is_chunk {
+            write_chunk_head(&mut before, count);
+        }
+        answer.is_sending = true;
+        Ok(Framed { stream, before, head, data: count, after: if is_chunk { CHUNK_END } else { b"" } })
+    }
+
+    /// Sends `parts`, whole.
+    ///
+    /// # Parks
+    pub(super) fn put(&self, py: Python<'_>, stream: &Stream, parts: &[&[u8]]) -> Result<(), Failure> {
+        interp::park_or_detach(py, || stream.write_all(parts, &self.pace))
+    }
+
+    /// Notes how sending ended, and puts the head's bytes back for the access log. Gives the lock on sending back.
+    pub(super) fn sent(&self, framed: Framed, sent: Result<(), Failure>) -> PyResult<Arc<Stream>> {
+        let Framed { stream, mut before, head, .. } = framed;
+        {
+            let mut answer = self.answer();
+            if head > 0 {
+                before.truncate(head);
+                answer.head.bytes = before;
+            }
+            answer.is_sending = false;
+        }
+        match sent {
+            Ok(()) => Ok(stream),
+            Err(failure) => self.failed(failure).map(|()| stream),
+        }
+    }
+
+    fn failed(&self, failure: Failure) -> PyResult<()> {
+        {
+            let mut answer = self.answer();
+            answer.is_sending = false;
+            let is_client_gone = !matches!(failure, Failure::Killed | Failure::Interrupted);
+            // Illegal only where the request has ended meanwhile, and nothing depends on its exchange any more.
+            let _ = answer.exchange.fail_sending(is_client_gone);
+        }
+        // Outside of the lock: the exception of a `timeout()` may be written in Python.
+        Err(failure_error(failure))
+    }
+}
+
+impl Answer {
+    /// Takes the lock on sending: one sender at a time.
+    pub(super) fn occupy(&mut self) -> PyResult<()> {
+        self.check_unoccupied()?;
+        self.is_sending = true;
+        Ok(())
+    }
+
+    fn check_unoccupied(&self) -> PyResult<()> {
+        if self.is_sending {
+            return Err(PyRuntimeError::new_err("another coroutine or thread is sending this response"));
+        }
+        Ok(())
+    }
+
+    /// The stream, if some of the response may be sent on it now.
+    fn sendable_stream(&self) -> PyResult<Arc<Stream>> {
+        let stream = self
+            .stream
+            .as_ref()
+            .ok_or_else(|| PyValueError::new_err("write() was called after its request had ended"))?;
+        match self.exchange.writing() {
+            Writing::Upgraded => {
+                return Err(PyRuntimeError::new_err("the connection speaks another protocol than HTTP now"));
+            }
+            Writing::Done => {
+                return Err(PyValueError::new_err("write() was called after the response was complete"));
+            }
+            _ if self.head.status == 0 => {
+                return Err(PyAssertionError::new_err(
+                    "the application gave a body before it called start_response (PEP 3333)",
+                ));
+            }
+            _ => {}
+        }
+        self.check_unoccupied()?;
+        Ok(Arc::clone(stream))
+    }
+}
