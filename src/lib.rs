@@ -123,7 +123,7 @@
 //! - The server's own sockets are registered once, edge-triggered, for both directions, and never modified.
 //! - A descriptor of the application's is registered one-shot and armed anew for every wait, for many waiters at once:
 //!   the application may close it and use its number again without telling anybody.
-//! - Where processes share a listening socket, one that has accepted leaves it alone for a moment (`server::table`): the
+//! - Where processes share a listening socket, one that has accepted leaves it alone for a moment (`server::listening`): the
 //!   one that is awake would else take all of a burst, and keep it while the others have nothing to do.
 //! - Other OS threads reach the loop through its inbox, a queue and an eventfd.
 //! - Deadlines that are near are the timeout of `epoll_wait`; later ones, those of idle connections above all, are kept

@@ -14,10 +14,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::access_log::AccessLog;
 use super::given_descriptor::given_descriptor;
+use super::service::LoopService;
 use super::settings::Settings;
 use super::shared::Shared;
 use super::stop_signal::StopSignal;
-use super::table::Table;
 use super::tls::Tls;
 use crate::event_loop::{self, LoopMessage, Runtime};
 use crate::interp;
@@ -183,7 +183,7 @@ impl Server {
             .transpose()?;
         if let Some(runtime) = &*lock(&self.runtime) {
             runtime.send(LoopMessage::Control(Box::new(move || {
-                Python::attach(|py| with_table(|table| table.shared().reopen_logs(py, opened)));
+                Python::attach(|py| with_service(|service| service.shared().reopen_logs(py, opened)));
             })));
         }
         Ok(())
@@ -275,7 +275,7 @@ impl Server {
         }
         let graceful_timeout = self.graceful_timeout;
         runtime.send(LoopMessage::Control(Box::new(move || {
-            Python::attach(|py| with_table(|table| table.say_what_is_waited_for(py, deadline, graceful_timeout)));
+            Python::attach(|py| with_service(|service| service.say_what_is_waited_for(py, deadline, graceful_timeout)));
         })));
         *next.insert(now + NEXT_WORD)
     }
@@ -285,7 +285,7 @@ impl Server {
         let (deadline, is_new) = self.stop_signal.stop_asked()?;
         if is_new {
             runtime.send(LoopMessage::Control(Box::new(|| {
-                Python::attach(|py| with_table(|table| table.begin_stop(py)));
+                Python::attach(|py| with_service(|service| service.begin_stop(py)));
             })));
         }
         Some(deadline)
@@ -293,14 +293,14 @@ impl Server {
 }
 
 thread_local! {
-    /// The table that the loop on this thread serves.
-    static TABLE: RefCell<std::rc::Weak<Table>> = const { RefCell::new(std::rc::Weak::new()) };
+    /// The service that the loop on this thread serves.
+    static SERVICE: RefCell<std::rc::Weak<LoopService>> = const { RefCell::new(std::rc::Weak::new()) };
 }
 
-fn with_table(action: impl FnOnce(&Table)) {
-    let table = TABLE.with(|table| table.borrow().upgrade());
-    if let Some(table) = table {
-        action(&table);
+fn with_service(action: impl FnOnce(&LoopService)) {
+    let service = SERVICE.with(|service| service.borrow().upgrade());
+    if let Some(service) = service {
+        action(&service);
     }
 }
 
@@ -327,13 +327,13 @@ fn abort_unless_in_time() -> Arc<AtomicBool> {
     in_time
 }
 
-/// On the loop thread: makes the table and starts to accept.
+/// On the loop thread: makes the service and starts to accept.
 fn install(prepared: Prepared, stop_signal: Arc<StopSignal>, request_limit: usize) {
     let Prepared { settings, gateway, sockets, templates, access_log, tls } = prepared;
     let access_logger = Python::attach(|py| settings.access_logger.as_ref().map(|logger| logger.clone_ref(py)));
     let shared = Shared::new(&settings, gateway, templates, access_log, access_logger, Arc::clone(&stop_signal));
-    let table = Rc::new(Table::new(shared, sockets, tls));
-    TABLE.with(|slot| *slot.borrow_mut() = Rc::downgrade(&table));
-    event_loop::set_service(Some(Rc::clone(&table) as Rc<dyn event_loop::Service>), request_limit);
-    table.begin();
+    let service = Rc::new(LoopService::new(shared, sockets, tls));
+    SERVICE.with(|slot| *slot.borrow_mut() = Rc::downgrade(&service));
+    event_loop::set_service(Some(Rc::clone(&service) as Rc<dyn event_loop::Service>), request_limit);
+    service.begin();
 }

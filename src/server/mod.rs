@@ -12,16 +12,20 @@
 //! | `given_descriptor` | descriptors that Python gives by their number                 |
 //! | `exclusive`    | one server at a time in a process                                |
 //! | `lifecycle`    | start, signals, graceful stop; the part that runs in the caller  |
-//! | `table`        | listeners and the table of connections; the loop's service       |
+//! | `service`      | the service that the loop calls                                  |
+//! | `accepting`    | when connections are accepted, and how many                      |
+//! | `connections`  | the open connections                                             |
 //! | `connection`   | one connection: reading heads, running requests, closing         |
 //! | `shared`       | what connections share: application, settings, logs, buffers     |
 //! | `access_log`   | its file, and lines of Gunicorn's atoms (`access_log_format`)    |
 //! | `tls`          | TLS by the `ssl` module                                          |
 
+mod accepting;
 mod access_log;
 mod access_log_format;
 mod connection;
 mod connection_limit;
+mod connections;
 mod episode;
 mod error_stream;
 mod exclusive;
@@ -29,10 +33,10 @@ mod given_descriptor;
 mod idle;
 mod lifecycle;
 mod listening;
+mod service;
 mod settings;
 mod shared;
 mod stop_signal;
-mod table;
 mod tls;
 
 pub use access_log_format::parse as parse_access_log_format;

@@ -1,0 +1,295 @@
+//! When connections are accepted, and how many: the policy between the listening sockets and the open connections.
+
+use std::cell::Cell;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+
+use super::connection::Connection;
+use super::connections::Connections;
+use super::episode::Episode;
+use super::listening::{self, ACCEPT_TURN, Attempt, Listening};
+use super::shared::Shared;
+use super::tls::Tls;
+use crate::event_loop::{self, SourceId, streams, turn};
+use crate::interp::{Level, log};
+use crate::net::{Accepted, Listener, Peer, Stream};
+
+/// How long no connection is accepted after the process ran out of descriptors or memory.
+const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(200);
+
+/// A cap that is reached again within this time is the same episode: the log has one line for it.
+const CAPACITY_EPISODE: Duration = Duration::from_secs(10);
+
+/// Connections accepted when the server stops: more than the kernel holds for a process (net.core.somaxconn is 4096), so
+/// that a flood of them has an end.
+const LAST_TURN: usize = 4096;
+
+/// The listening sockets of a server, and the reasons not to accept from them. Lives on the loop thread.
+pub struct Accepting {
+    shared: Rc<Shared>,
+    connections: Rc<Connections>,
+    listening: Listening,
+    tls: Option<Tls>,
+    /// As many connections are open as `max_connections` permits, and none was idle: nothing is accepted.
+    is_full: Cell<bool>,
+    fullness: Episode,
+    lack_of_resources: Episode,
+    refusals: Episode,
+    /// When requests in progress were last fewer than the cap, after they had reached it.
+    left_capacity_at: Cell<Option<Instant>>,
+    capacity_said: Cell<bool>,
+}
+
+impl Accepting {
+    /// Nothing is accepted until [`Self::listen`] is called.
+    pub fn new(
+        shared: Rc<Shared>,
+        connections: Rc<Connections>,
+        listeners: Vec<Listener>,
+        tls: Option<Tls>,
+    ) -> Accepting {
+        Accepting {
+            shared,
+            connections,
+            listening: Listening::new(listeners),
+            tls,
+            is_full: Cell::new(false),
+            fullness: Episode::default(),
+            lack_of_resources: Episode::default(),
+            refusals: Episode::default(),
+            left_capacity_at: Cell::new(None),
+            capacity_said: Cell::new(false),
+        }
+    }
+
+    /// Are all listening sockets closed?
+    pub fn is_over(&self) -> bool {
+        self.listening.is_over()
+    }
+
+    /// Starts to accept connections.
+    pub fn begin(&self) {
+        if let Some(warning) = self.shared.connection_limit().warning() {
+            say(Level::Warning, warning);
+        }
+        self.listen();
+    }
+
+    /// Accepts connections, unless there is a reason not to. Does not park.
+    pub fn listen(&self) {
+        if self.shared.is_stopping() || self.is_full.get() {
+            return;
+        }
+        match self.listening.start() {
+            Attempt::Listens => {}
+            Attempt::ListensAgain => say(Level::Info, "Connections are accepted again.".to_owned()),
+            Attempt::Failed(message) => {
+                if let Some(message) = message {
+                    say(Level::Error, message);
+                }
+                event_loop::resume_service_at(Instant::now() + listening::RETRY);
+            }
+            Attempt::GivenUp(message) => self.end_for_want_of_a_listener(message),
+        }
+    }
+
+    fn end_for_want_of_a_listener(&self, why: String) {
+        say(Level::Error, format!("The server ends: {why}."));
+        self.shared.fail(why);
+    }
+
+    /// The server stops: accepts what the kernel has queued, then nothing more.
+    ///
+    /// # Parks
+    /// Where the transport runs Python code that waits.
+    pub fn accept_the_last(&self, py: Python<'_>) {
+        self.listening.stop();
+        for index in 0..self.listening.count() {
+            self.accept(py, index, LAST_TURN);
+            self.listening.close(index);
+        }
+    }
+
+    /// A listener has something, or its pause is over.
+    ///
+    /// # Parks
+    /// Where the transport runs Python code that waits.
+    pub fn take_turn(&self, py: Python<'_>, source: SourceId, index: usize) {
+        streams::about_to_read(source);
+        if self.shared.is_one_of_many() {
+            let taken = self.accept(py, index, self.listening.shared_turn(index));
+            if taken > 0 {
+                self.listening.pause(index, source);
+            } else if !self.listening.end_pause(index) {
+                self.listen();
+            }
+        } else {
+            self.accept(py, index, ACCEPT_TURN);
+        }
+        streams::rest(source);
+    }
+
+    /// Accepts at most so many connections, and as many as the turn has time for. Returns how many there were.
+    fn accept(&self, py: Python<'_>, index: usize, most: usize) -> usize {
+        for taken in 0..most {
+            if taken > 0 && turn::is_spent() {
+                return taken;
+            }
+            if !self.has_room() {
+                return taken;
+            }
+            match self.listening.accept(index) {
+                Some(Accepted::Connection(socket, peer)) => {
+                    if let Err(error) = self.add(py, socket, peer, index)
+                        && self.refusals.is_new()
+                    {
+                        log(py, Level::Warning, &format!("A connection was not taken: {error}"), None);
+                    }
+                    if self.connections.count() > self.shared.connection_limit().connections {
+                        self.connections.close_longest_idle();
+                    }
+                }
+                Some(Accepted::OutOfResources(error)) => {
+                    if !self.connections.close_longest_idle() {
+                        self.out_of_resources(py, &error);
+                        return taken;
+                    }
+                }
+                Some(Accepted::Over(error)) => {
+                    self.listener_is_over(index, &error);
+                    return taken;
+                }
+                Some(Accepted::Nothing) | None => return taken,
+            }
+        }
+        most
+    }
+
+    /// # Parks
+    /// Where the transport runs Python code that waits.
+    fn add(&self, py: Python<'_>, socket: OwnedFd, peer: Peer, listener: usize) -> PyResult<()> {
+        // Taken before anything that may wait, in which another connection may be accepted.
+        let key = self.connections.reserve();
+        match self.connect(py, key, socket, peer, listener) {
+            Ok(connection) => {
+                let source = connection.stream.source();
+                self.connections.put_back(key, connection);
+                // What came meanwhile was not served.
+                streams::rest_or_queue(source, key);
+                Ok(())
+            }
+            Err(error) => {
+                self.connections.remove(key);
+                Err(error)
+            }
+        }
+    }
+
+    fn connect(
+        &self,
+        py: Python<'_>,
+        key: usize,
+        socket: OwnedFd,
+        peer: Peer,
+        listener: usize,
+    ) -> PyResult<Box<Connection>> {
+        let mut stream = Stream::new(socket, key)?;
+        if let Some(tls) = &self.tls {
+            stream.secure(tls.transport(py)?);
+        }
+        streams::set_deadline(stream.source(), self.shared.head_deadline());
+        Ok(Box::new(Connection::new(py, &self.shared, stream, listener, peer)?))
+    }
+
+    /// Whether a connection may be accepted: there are fewer than `max_connections`, or one of them is idle. If not,
+    /// nothing is accepted until one is closed or idle.
+    fn has_room(&self) -> bool {
+        let limit = self.shared.connection_limit();
+        // Once the server stops, it takes what the kernel has for it, and nothing after that.
+        if self.connections.count() < limit.connections || self.shared.is_stopping() {
+            return true;
+        }
+        if self.connections.has_idle() {
+            return true;
+        }
+        self.is_full.set(true);
+        self.listening.stop();
+        if self.fullness.is_new() {
+            say(Level::Warning, limit.fullness());
+        }
+        false
+    }
+
+    /// A connection was closed or is idle.
+    pub fn note_room(&self) {
+        if self.is_full.replace(false) {
+            event_loop::resume_service();
+        }
+    }
+
+    fn listener_is_over(&self, index: usize, error: &std::io::Error) {
+        let Some(place) = self.listening.close(index) else { return };
+        let why = format!("the listening socket of {place} was shut down by this or another process ({error})");
+        if self.listening.is_over() {
+            self.end_for_want_of_a_listener(why);
+        } else {
+            say(Level::Error, format!("Nothing is accepted there any more: {why}."));
+        }
+    }
+
+    /// Says why clients wait, once for each episode.
+    fn warn_of_the_cap(&self) {
+        let is_new = self.left_capacity_at.take().is_none_or(|left| left.elapsed() >= CAPACITY_EPISODE);
+        if !event_loop::is_at_request_limit() || (self.capacity_said.get() && !is_new) {
+            return;
+        }
+        self.capacity_said.set(true);
+        let message = format!(
+            "{} requests are in progress, as many as worker_connections allows: further clients wait until one has ended. \
+             Raise worker_connections, or look for requests that do not end (WebSockets and streams count).",
+            self.shared.request_limit()
+        );
+        say(Level::Warning, message);
+    }
+
+    /// Leaves the kernel's queue alone for a moment: it would report the same connection again and again.
+    fn out_of_resources(&self, py: Python<'_>, error: &std::io::Error) {
+        self.listening.stop();
+        event_loop::resume_service_at(Instant::now() + OUT_OF_RESOURCES_PAUSE);
+        if self.lack_of_resources.is_new() {
+            let open = self.connections.count();
+            let message = format!(
+                "Connections are not accepted for now: {error} ({open} are open, and none of them is idle). Raise the limit \
+                 of open files (ulimit -n), or lower max_connections."
+            );
+            log(py, Level::Error, &message, None);
+        }
+    }
+
+    /// As many requests are in progress as `worker_connections` permits: nothing is accepted.
+    pub fn pause_at_capacity(&self) {
+        self.listening.stop();
+        self.warn_of_the_cap();
+    }
+
+    /// Fewer requests are in progress than that again.
+    pub fn resume_below_capacity(&self) {
+        self.left_capacity_at.set(Some(Instant::now()));
+        self.listen();
+    }
+
+    /// A connection was closed: sockets that were left to other processes for a moment are accepted from again.
+    pub fn end_pauses(&self) {
+        if !self.listening.end_pauses() {
+            self.listen();
+        }
+    }
+}
+
+/// Logs from a task: a handler of the log may wait, and the leader must not.
+fn say(level: Level, message: String) {
+    event_loop::spawn(Box::new(move || Python::attach(|py| log(py, level, &message, None))));
+}

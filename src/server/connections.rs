@@ -1,0 +1,116 @@
+//! The open connections of a server: those at rest, and those that a coroutine serves.
+
+use std::cell::RefCell;
+
+use slab::Slab;
+
+use super::connection::Connection;
+use super::idle::{Candidate, Idle};
+use super::shared::Shared;
+use crate::event_loop::SourceId;
+
+/// The connections by their keys, which are the owners of their sources in the loop. Lives on the loop thread.
+#[derive(Default)]
+pub struct Connections {
+    slots: RefCell<Slab<ConnectionSlot>>,
+    idle: Idle,
+}
+
+enum ConnectionSlot {
+    Resting(Box<Connection>),
+    /// A coroutine has it.
+    Busy,
+}
+
+impl Connections {
+    /// How many connections are open.
+    pub fn count(&self) -> usize {
+        self.slots.borrow().len()
+    }
+
+    /// Reserves the key of a new connection.
+    pub fn reserve(&self) -> usize {
+        self.slots.borrow_mut().insert(ConnectionSlot::Busy)
+    }
+
+    /// Takes a connection to serve it, if it rests and its source is still this one.
+    pub fn take(&self, source: SourceId, key: usize) -> Option<Box<Connection>> {
+        let mut slots = self.slots.borrow_mut();
+        match slots.get_mut(key) {
+            Some(slot @ ConnectionSlot::Resting(_)) => match std::mem::replace(slot, ConnectionSlot::Busy) {
+                ConnectionSlot::Resting(connection) if connection.stream.source() == source => Some(connection),
+                other => {
+                    *slot = other;
+                    None
+                }
+            },
+            _ => None,
+        }
+    }
+
+    /// Puts a connection to rest, under the key that it was taken or reserved with.
+    pub fn put_back(&self, key: usize, connection: Box<Connection>) {
+        if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
+            *slot = ConnectionSlot::Resting(connection);
+        }
+    }
+
+    /// Closes a connection at rest, or gives the key of another one free.
+    pub fn remove(&self, key: usize) {
+        // Closing may run Python code: nothing is borrowed then.
+        let removed = self.slots.borrow_mut().try_remove(key);
+        drop(removed);
+    }
+
+    /// The server stops: closes every connection at rest that has nothing to wait for.
+    pub fn begin_stop(&self, shared: &Shared) {
+        let mut idle = Vec::new();
+        for (key, slot) in &mut *self.slots.borrow_mut() {
+            if let ConnectionSlot::Resting(connection) = slot
+                && !connection.begin_stop(shared)
+            {
+                idle.push(key);
+            }
+        }
+        for key in idle {
+            self.remove(key);
+        }
+    }
+
+    /// Is a connection idle, so that it can be closed to make room?
+    pub fn has_idle(&self) -> bool {
+        let Some(candidate) = self.longest_idle() else { return false };
+        // It is closed when another connection takes its place.
+        self.idle.put_back(candidate);
+        true
+    }
+
+    /// Closes the connection that has been idle for longest. Returns false if none is idle.
+    pub fn close_longest_idle(&self) -> bool {
+        let candidate = self.longest_idle();
+        if let Some(candidate) = &candidate {
+            self.remove(candidate.key);
+        }
+        candidate.is_some()
+    }
+
+    fn longest_idle(&self) -> Option<Candidate> {
+        let look = || {
+            let slots = self.slots.borrow();
+            let found = slots.iter().filter_map(|(key, slot)| match slot {
+                ConnectionSlot::Resting(connection) if connection.is_kept() => {
+                    Candidate::new(key, connection.stream.source())
+                }
+                _ => None,
+            });
+            found.collect()
+        };
+        let is_idle = |candidate: &Candidate| match self.slots.borrow().get(candidate.key) {
+            Some(ConnectionSlot::Resting(connection)) => {
+                connection.is_kept() && candidate.is_of(connection.stream.source())
+            }
+            _ => false,
+        };
+        self.idle.longest(look, is_idle)
+    }
+}

@@ -1,0 +1,146 @@
+//! The service that the loop calls when something happens on a listening socket or a connection.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+
+use super::accepting::Accepting;
+use super::connection::Next;
+use super::connections::Connections;
+use super::listening::FIRST_LISTENER;
+use super::shared::Shared;
+use super::tls::Tls;
+use crate::event_loop::{Service, SourceId, streams};
+use crate::interp::{Level, log};
+use crate::net::Listener;
+use crate::wsgi::{self, Waited};
+
+/// The server as the loop sees it. Lives on the loop thread.
+pub struct LoopService {
+    shared: Rc<Shared>,
+    connections: Rc<Connections>,
+    accepting: Accepting,
+}
+
+impl LoopService {
+    /// A service that accepts nothing yet.
+    pub fn new(shared: Shared, listeners: Vec<Listener>, tls: Option<Tls>) -> LoopService {
+        let (shared, connections) = (Rc::new(shared), Rc::<Connections>::default());
+        let accepting = Accepting::new(Rc::clone(&shared), Rc::clone(&connections), listeners, tls);
+        LoopService { shared, connections, accepting }
+    }
+
+    /// What the connections share.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Starts to accept connections.
+    pub fn begin(&self) {
+        self.accepting.begin();
+    }
+
+    /// Accepts what the kernel has queued, then nothing more; closes idle connections; requests in progress go on.
+    pub fn begin_stop(&self, py: Python<'_>) {
+        self.accepting.accept_the_last(py);
+        streams::stop_stream_watchers();
+        self.connections.begin_stop(&self.shared);
+        if let Err(error) = wsgi::end_streams(py) {
+            error.write_unraisable(py, None);
+        }
+        self.note_if_drained();
+    }
+
+    /// Says whom the stop waits for, until `deadline`.
+    pub fn say_what_is_waited_for(&self, py: Python<'_>, deadline: Instant, graceful_timeout: Duration) {
+        let Some(Waited { count, oldest, oldest_seconds }) = wsgi::waited_for(py) else { return };
+        let left = deadline.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
+        let message = format!(
+            "The server stops and waits for {count} request{}, the oldest for {oldest_seconds} s: {oldest}. In {left} s \
+             (graceful_timeout is {} s) what is left is ended; Ctrl-C (again) or SIGQUIT ends it now",
+            if count == 1 { "" } else { "s" },
+            graceful_timeout.as_secs_f64(),
+        );
+        log(py, Level::Warning, &message, None);
+    }
+
+    fn take_turn(&self, py: Python<'_>, source: SourceId, index: usize) {
+        self.accepting.take_turn(py, source, index);
+        self.note_if_drained();
+    }
+
+    fn settle(&self, key: usize, next: Next) {
+        match next {
+            Next::Rest(connection) if !self.shared.is_stopping() || !connection.is_idle() || connection.is_new() => {
+                let source = connection.stream.source();
+                let is_kept = connection.is_kept();
+                self.connections.put_back(key, connection);
+                streams::rest_or_queue(source, key);
+                if is_kept {
+                    self.accepting.note_room();
+                }
+            }
+            Next::Queue(connection) => {
+                let source = connection.stream.source();
+                self.connections.put_back(key, connection);
+                streams::serve_later(source, key);
+            }
+            closed @ (Next::Close | Next::Rest(_)) => {
+                self.connections.remove(key);
+                drop(closed);
+                self.accepting.note_room();
+                self.accepting.end_pauses();
+                self.note_if_drained();
+            }
+        }
+    }
+
+    fn note_if_drained(&self) {
+        // Until the stop has begun here, the kernel may have connections that are still to be accepted.
+        if self.shared.is_stopping() && self.accepting.is_over() && self.connections.count() == 0 {
+            self.shared.drained();
+        }
+    }
+}
+
+impl Service for LoopService {
+    fn serve(&self, source: SourceId, owner: usize) {
+        Python::attach(|py| {
+            if let Some(index) = owner.checked_sub(FIRST_LISTENER) {
+                self.take_turn(py, source, index);
+            } else if let Some(connection) = self.connections.take(source, owner) {
+                let next = connection.serve(py, &self.shared);
+                self.settle(owner, next);
+            }
+        });
+    }
+
+    fn expired(&self, source: SourceId, owner: usize) {
+        Python::attach(|py| {
+            if let Some(index) = owner.checked_sub(FIRST_LISTENER) {
+                self.take_turn(py, source, index);
+            } else if let Some(connection) = self.connections.take(source, owner) {
+                // Served and at rest again since, or bytes are waiting: not idle after all.
+                let next = if streams::has_deadline(source) || streams::is_readable(source) {
+                    Next::Rest(connection)
+                } else {
+                    connection.expire(py, &self.shared)
+                };
+                self.settle(owner, next);
+            }
+        });
+    }
+
+    fn at_capacity(&self, reached: bool) {
+        if reached {
+            self.accepting.pause_at_capacity();
+        } else {
+            self.accepting.resume_below_capacity();
+        }
+    }
+
+    fn before_poll(&self) {
+        self.shared.flush_logs();
+    }
+}
