@@ -1,12 +1,11 @@
-//! The chunked transfer coding of a request body (RFC 9112 7.1), as a state machine that may be fed in pieces of any
-//! size, also byte by byte.
+//! The chunked transfer coding of a request body (RFC 9112 7.1), as a state machine that takes pieces of any size.
 //!
-//! It is strict, since a lenient reader and a strict proxy disagree about where the body ends: a size is 1*HEXDIG
-//! that fits 64 bits, lines end in CRLF, chunk extensions follow their grammar, and both they and the trailer section
-//! are bounded. Trailer fields are checked and dropped, which RFC 9110 6.5.1 allows for every field. Only those that frame
-//! a message, name its host or change its connection are refused: a sender of them means to deceive somebody.
+//! The decoder is strict, since a lenient reader and a strict proxy disagree about where the body ends. A size is 1*HEXDIG
+//! that fits 64 bits, lines end in CRLF, and chunk extensions follow their grammar. Extensions and the trailer section are
+//! bounded. Trailer fields are checked and dropped, which RFC 9110 6.5.1 permits for every field. Fields that frame a
+//! message, name its host or change its connection are refused: a client that sends one tries to deceive a proxy.
 //!
-//! The size of the body as a whole is the caller's limit. Chunk extensions have no meaning here.
+//! The caller limits the size of the whole body. Chunk extensions have no meaning here.
 
 use std::ops::Range;
 
@@ -20,16 +19,16 @@ pub const DEFAULT_TRAILER_BYTES: usize = 8192;
 /// Default of [`ChunkLimits::trailer_count`], the same as for fields of a head.
 pub const DEFAULT_TRAILER_COUNT: usize = 128;
 
-/// Bytes of chunk-size lines beyond what a chunk may have for nothing, over the whole body (Go's net/http has the same
-/// rule and number). Extensions that cost more than the data they come with are an attack.
+/// Bytes of chunk-size lines beyond the free ones of each chunk, over the whole body (Go's net/http has the same rule and
+/// number). Extensions that cost more than the data they come with are an attack.
 const EXCESS_BYTES: u64 = 16 * 1024;
-/// What a chunk may have for nothing, besides twice its data: a body of one-byte chunks is in order.
+/// Bytes of a chunk-size line that are free, in addition to twice the data of the chunk. One-byte chunks are permitted.
 const FREE_LINE_BYTES: u64 = 16;
 
 /// Trailer fields that are refused (RFC 9110 6.5.1): framing, routing and the connection. In lower case.
 const FORBIDDEN_TRAILERS: [&[u8]; 5] = [b"connection", b"content-length", b"host", b"transfer-encoding", b"upgrade"];
 
-/// The length of the longest name above: so much of a trailer's name is kept for comparison.
+/// The length of the longest name above. No more of a trailer's name is kept for comparison.
 const KEPT_NAME_BYTES: usize = 17;
 
 const BAD_SIZE: RequestError = RequestError::BadRequest("invalid chunk size (RFC 9112 7.1)");
@@ -39,7 +38,7 @@ const BAD_DATA_END: RequestError = RequestError::BadRequest("chunk data without 
 const BAD_TRAILER: RequestError = RequestError::BadRequest("invalid trailer field (RFC 9112 7.1.2)");
 const FAILED_BEFORE: RequestError = RequestError::BadRequest("chunked body already failed");
 
-/// What a chunked body may cost besides its data. Values above `u32::MAX` count as `u32::MAX`.
+/// The limits of a chunked body in addition to its data. Values above `u32::MAX` count as `u32::MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChunkLimits {
     /// Bytes of a chunk-size line with its extensions, without CRLF. Default 4096; more is 400.
@@ -60,14 +59,14 @@ impl Default for ChunkLimits {
     }
 }
 
-/// What one call of [`ChunkedDecoder::decode`] did.
+/// The outcome of one call of [`ChunkedDecoder::decode`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoded {
-    /// So many bytes of the input are done with, `data` included.
+    /// The bytes of the input that the caller may forget, `data` included.
     pub consumed: usize,
-    /// Where in the input the body data of this call is; may be empty.
+    /// The place of the body data in the input; may be empty.
     pub data: Range<usize>,
-    /// The body is complete; what follows in the input belongs to the next request.
+    /// The body is complete. The rest of the input belongs to the next request.
     pub finished: bool,
 }
 
@@ -91,7 +90,7 @@ pub struct ChunkedDecoder {
     name: [u8; KEPT_NAME_BYTES],
 }
 
-/// What the next byte may be. `Bws` is "bad white space" before or after a delimiter (RFC 9110 5.6.3).
+/// The bytes that may come next. `Bws` is "bad white space" before or after a delimiter (RFC 9110 5.6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ChunkState {
     /// The first digit of a size.
@@ -162,9 +161,9 @@ impl ChunkedDecoder {
     ///
     /// # Errors
     ///
-    /// [`RequestError::BadRequest`] where the grammar is broken, a chunk-size line is over its limit, or all of them
-    /// together are out of proportion to the data,
-    /// [`RequestError::FieldsTooLarge`] where the trailer section is. After an error each further call fails.
+    /// [`RequestError::BadRequest`] where the grammar is broken, a chunk-size line is over its limit, or all lines together
+    /// are out of proportion to the data. [`RequestError::FieldsTooLarge`] where the trailer section is over a limit. After
+    /// an error each further call fails.
     pub fn decode(&mut self, input: &[u8]) -> Result<Decoded, RequestError> {
         let mut decoded = Decoded { consumed: 0, data: 0..0, finished: false };
         while let Some(rest) = input.get(decoded.consumed..)
@@ -240,7 +239,7 @@ impl ChunkedDecoder {
         Ok(())
     }
 
-    /// At the end of a chunk-size line: sets it against the data that it announces.
+    /// Ends a chunk-size line: charges its bytes against the data that it announces.
     fn weigh_line(&mut self) -> Result<(), RequestError> {
         let line_bytes = u64::from(std::mem::take(&mut self.line_bytes));
         let free_bytes = self.remaining.saturating_mul(2).saturating_add(FREE_LINE_BYTES);
@@ -283,7 +282,7 @@ impl ChunkedDecoder {
         match (self.state, byte) {
             (ChunkState::TrailerStart, b'\r') => Ok(ChunkState::LastLf),
             (ChunkState::LastLf, b'\n') => Ok(ChunkState::Finished),
-            // A line that begins with white space (obs-fold) ends up among the errors below.
+            // A line that begins with white space (obs-fold) is one of the errors below.
             (ChunkState::TrailerStart, _) if is_token_byte(byte) => {
                 if self.trailer_count >= self.max_trailer_count {
                     return Err(RequestError::FieldsTooLarge("more trailer fields than the limit"));
@@ -412,11 +411,11 @@ mod tests {
     #[test]
     fn extensions_must_not_outweigh_the_data() {
         let chunk = |extension_bytes: usize| format!("1;{}\r\na\r\n", "x".repeat(extension_bytes)).into_bytes();
-        // 2,000 bytes of extension four times are in order, and ten times are not.
+        // 2,000 bytes of extension are accepted four times, but not ten times.
         let four = [chunk(2000).repeat(4), b"0\r\n\r\n".to_vec()].concat();
         assert_eq!(decode(&four), Ok((b"aaaa".to_vec(), four.len())));
         assert_eq!(decode(&[chunk(2000).repeat(10), b"0\r\n\r\n".to_vec()].concat()), Err(400));
-        // A body of one-byte chunks is in order, also with a word to each.
+        // One-byte chunks are accepted, also with a short extension each.
         let many = [chunk(8).repeat(20_000), b"0\r\n\r\n".to_vec()].concat();
         assert_eq!(feed(&mut ChunkedDecoder::default(), [&many[..]]), Ok((vec![b'a'; 20_000], many.len())));
     }
@@ -522,7 +521,7 @@ mod tests {
         }
         let zeros = [&[b'0'; 4097][..], b"\r\n\r\n"].concat();
         assert_eq!(decode(&zeros), Err(400));
-        // The limit is for each line, not for all of them.
+        // The limit is for each line, not for all lines together.
         let many = [&b"1\r\nx\r\n".repeat(5000)[..], b"0\r\n\r\n"].concat();
         assert_eq!(decode(&many), Ok((vec![b'x'; 5000], many.len())));
     }

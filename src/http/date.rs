@@ -1,8 +1,8 @@
 //! Dates as text: the `Date` field (RFC 9110 5.6.7) and the time of an access log line (Common Log Format).
 //!
-//! Only formatting, only the proleptic Gregorian calendar, no leap seconds (as POSIX time has none). The clock and the
-//! offset of local time are the caller's. Years after 9999 do not fit the formats and are shown as the last second
-//! of 9999.
+//! This module formats dates of the proleptic Gregorian calendar, without leap seconds (as POSIX time has none). The caller
+//! has the clock and the offset of local time. Years after 9999 do not fit the formats: the last second of 9999 stands for
+//! them.
 
 use std::fmt::Write;
 
@@ -32,8 +32,8 @@ pub fn imf_fixdate(unix_seconds: u64) -> [u8; 29] {
 
 /// The time of a Common Log Format line, without its brackets: `23/Nov/2026:08:43:00 +0000`.
 ///
-/// `utc_offset_seconds` is what local time is ahead of UTC; the date is shown in that local time. The format knows
-/// only whole minutes of offset.
+/// `utc_offset_seconds` is how far local time is ahead of UTC. The date is shown in local time. The format knows only whole
+/// minutes of offset.
 pub fn common_log_date(unix_seconds: u64, utc_offset_seconds: i32) -> String {
     let moment = Moment::of(unix_seconds.saturating_add_signed(i64::from(utc_offset_seconds)));
     let sign = if utc_offset_seconds < 0 { '-' } else { '+' };
@@ -67,7 +67,7 @@ struct Moment {
 }
 
 impl Moment {
-    /// The days are turned into a date by the method of H. Hinnant, "chrono-Compatible Low-Level Date Algorithms",
+    /// Turns days into a date by the method of H. Hinnant, "chrono-Compatible Low-Level Date Algorithms",
     /// `civil_from_days`: years start in March, so the leap day is the last day of its year.
     fn of(unix_seconds: u64) -> Self {
         let unix_seconds = unix_seconds.min(LAST_SECOND);
@@ -125,7 +125,7 @@ mod tests {
         }
     }
 
-    // A calendar that only counts, as an independent witness over 500 years.
+    // A calendar that only counts is an independent witness over 500 years.
     #[test]
     fn every_day_until_2470_follows_the_day_before() {
         let (mut year, mut month, mut day) = (1970u64, 0usize, 1u64);

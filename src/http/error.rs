@@ -1,25 +1,25 @@
 //! The faults of a peer: one error type for everything that a request can do wrong.
 //!
 //! Each variant knows the status code that answers it (RFC 9110 15) and prints one line for the log. The line names
-//! the rule that was broken and never repeats bytes of the peer, so it needs no escaping.
+//! the broken rule and never repeats bytes of the peer, so it needs no escaping.
 //!
-//! After any of these errors the connection must be closed: where the request ends is no longer certain, and what
-//! follows must not be taken for a request (RFC 9112 6.3, 11.2).
+//! After any of these errors the connection must be closed. The end of the request is no longer certain, and the bytes
+//! that follow must not be taken for a request (RFC 9112 6.3, 11.2).
 //!
 //! Faults of the application are [`ResponseError`](super::response::ResponseError).
 
 use std::fmt;
 
-/// What the peer did wrong.
+/// A fault of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestError {
     /// 400: the text names the rule.
     BadRequest(&'static str),
-    /// 403: the text names what is not allowed.
+    /// 403: the text names the forbidden thing.
     Forbidden(&'static str),
     /// 408: the request did not arrive in time.
     Timeout,
-    /// 411: a body without a Content-Length, where one is wanted.
+    /// 411: a body without a Content-Length, where the server demands one.
     LengthRequired,
     /// 413: the body is larger than the server takes.
     BodyTooLarge,
@@ -27,11 +27,11 @@ pub enum RequestError {
     UriTooLong,
     /// 417: an `Expect` other than `100-continue`.
     ExpectationFailed,
-    /// 426: the text names what has to be asked for instead.
+    /// 426: the text names the protocol that the client should ask for.
     UpgradeRequired(&'static str),
     /// 431: the text names the limit.
     FieldsTooLarge(&'static str),
-    /// 501: the text names what the server lacks.
+    /// 501: the text names the missing feature.
     NotImplemented(&'static str),
     /// 505: a major version of HTTP other than 1.
     VersionNotSupported,
@@ -74,10 +74,10 @@ impl fmt::Display for RequestError {
 
 impl std::error::Error for RequestError {}
 
-/// The outcome of a check of what the peer sent.
+/// The outcome of a check of the peer's bytes.
 pub type Checked = Result<(), RequestError>;
 
-/// The error, unless the condition is met.
+/// Returns the error unless the condition is met.
 pub fn require(is_met: bool, error: RequestError) -> Checked {
     if is_met { Ok(()) } else { Err(error) }
 }

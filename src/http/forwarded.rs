@@ -1,9 +1,9 @@
-//! Who asked, as the proxies on the way tell it: `X-Forwarded-For`, and `Forwarded` (RFC 7239).
+//! The client as the proxies on the way name it: `X-Forwarded-For`, and `Forwarded` (RFC 7239).
 //!
-//! Each proxy appends what it has seen, so the lists are read from their end: as long as an address is that of a trusted
-//! proxy, the one before it is believed. What stands before the first address that is not trusted was written by anybody,
-//! and is not looked at, except that `Forwarded` as a whole must follow its grammar: a quote that the client leaves open
-//! would swallow what a proxy appends.
+//! Each proxy appends the peer that it has seen, so the lists are read from their end. While an address is that of a trusted
+//! proxy, the address before it is trusted, too. Everything before the first untrusted address is ignored, since any client
+//! may have written it. `Forwarded` as a whole must still follow its grammar: a quote that the client leaves open would
+//! swallow what a proxy appends.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -18,24 +18,24 @@ const BAD_FORWARDED_FOR: RequestError = RequestError::BadRequest("X-Forwarded-Fo
 /// A client or a proxy (RFC 7239 6).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node {
-    /// An address, and its port where it was said.
+    /// An address, and its port where one is named.
     Address(IpAddr, Option<u16>),
     /// `unknown`, or a name that hides the address and begins with an underscore.
     Hidden(String),
 }
 
-/// One element of `Forwarded`: what one proxy has seen.
+/// One element of `Forwarded`: the report of one proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Element<'a> {
-    /// `for`: who has sent the request to the proxy.
+    /// `for`: the sender of the request to the proxy.
     pub client: Option<Cow<'a, [u8]>>,
     /// `host`: the Host field that the proxy received.
     pub host: Option<Cow<'a, [u8]>>,
-    /// `proto`: the scheme by which it did.
+    /// `proto`: the scheme of the request to the proxy.
     pub proto: Option<Cow<'a, [u8]>>,
 }
 
-/// The client that the values of all `X-Forwarded-For` lines tell of, in their order; `None` without any.
+/// The client that the values of all `X-Forwarded-For` lines, in their order, name; `None` without a line.
 ///
 /// # Errors
 ///
@@ -59,8 +59,8 @@ pub fn client_of_x_forwarded_for<'a>(
     Ok(client)
 }
 
-/// The client that the values of all `Forwarded` lines tell of, and the element in which its proxy does so; `None`
-/// without any element.
+/// The client that the values of all `Forwarded` lines name, and the element in which its proxy names it; `None` without an
+/// element.
 ///
 /// # Errors
 ///
@@ -85,7 +85,7 @@ pub fn origin_of_forwarded<'a>(
     Ok(origin)
 }
 
-/// The host, without brackets, and the port of a Host field's value; `None` if it is none.
+/// The host, without brackets, and the port of a Host field's value; `None` if the value is invalid.
 pub fn split_host(value: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     let port = super::port_of(value)?;
     let is_port_said = value.len() > port.len() && value.get(value.len() - port.len() - 1) == Some(&b':');
@@ -127,7 +127,7 @@ fn parse_node(bytes: &[u8]) -> Option<Node> {
     (name.eq_ignore_ascii_case("unknown") || is_hidden(name)).then(|| Node::Hidden(name.to_owned()))
 }
 
-/// `Forwarded = 1#( [ pair ] *( ";" [ pair ] ) )`; empty elements are skipped. `None` where that is not so.
+/// `Forwarded = 1#( [ pair ] *( ";" [ pair ] ) )`; empty elements are skipped. `None` where the grammar is broken.
 fn parse_elements<'a>(value: &'a [u8], elements: &mut Vec<Element<'a>>) -> Option<()> {
     let mut rest = value;
     loop {
@@ -155,8 +155,7 @@ fn parse_elements<'a>(value: &'a [u8], elements: &mut Vec<Element<'a>>) -> Optio
     }
 }
 
-/// `token "=" ( token / quoted-string )`, without white space (RFC 7239 4). Returns what follows. No parameter may occur
-/// twice.
+/// `token "=" ( token / quoted-string )`, without white space (RFC 7239 4). Returns the rest. No parameter may occur twice.
 fn parse_pair<'a>(bytes: &'a [u8], element: &mut Element<'a>) -> Option<&'a [u8]> {
     let (name, after) = bytes.split_at_checked(memchr::memchr(b'=', bytes)?)?;
     let (value, rest) = match after.get(1..)? {
@@ -180,7 +179,7 @@ fn parse_pair<'a>(bytes: &'a [u8], element: &mut Element<'a>) -> Option<&'a [u8]
     Some(rest)
 }
 
-/// The content of a quoted string whose opening quote is behind, and what follows its closing one (RFC 9110 5.6.4).
+/// The content of a quoted string after its opening quote, and the rest after its closing one (RFC 9110 5.6.4).
 fn unquote(bytes: &[u8]) -> Option<(Cow<'_, [u8]>, &[u8])> {
     let end = memchr::memchr2(b'"', b'\\', bytes)?;
     let (plain, mut rest) = bytes.split_at_checked(end)?;
@@ -301,7 +300,7 @@ mod tests {
             (&["for=192.0.2.43, for=198.51.100.17"], is(address("198.51.100.17", None), "", "")),
             (&["for=\"192.0.2.43:47011\""], is(address("192.0.2.43", Some(47011)), "", "")),
             (&["for=\"192.0.2.43:_port\""], is(address("192.0.2.43", None), "", "")),
-            // The element of the proxy that the client has spoken to.
+            // The element of the proxy that the client has connected to.
             (
                 &["for=192.0.2.1;host=a;proto=https, for=10.0.0.1;host=b;proto=http"],
                 is(address("192.0.2.1", None), "a", "https"),
@@ -328,7 +327,7 @@ mod tests {
             "for= a",
             "for=192.0.2.1;for=192.0.2.2",
             "for=\"192.0.2.1",
-            // Left open by a client, before what a proxy has appended.
+            // The client leaves it open, before the element of a proxy.
             "for=\"x, for=192.0.2.1",
             "for=\"x\\\", for=192.0.2.1",
             "for=[::1]",

@@ -1,4 +1,4 @@
-//! The lines of a head that is not complete yet: counted and measured as they come, each byte once.
+//! Scans an incomplete head: counts and measures its lines as they arrive, each byte once.
 
 use memchr::memchr;
 
@@ -12,21 +12,21 @@ pub(super) const LONG_FIELD: RequestError = RequestError::FieldsTooLarge("field 
 const LONG_HEAD: RequestError = RequestError::FieldsTooLarge("head over the limit of bytes");
 pub(super) const TOO_MANY_FIELDS: RequestError = RequestError::FieldsTooLarge("more field lines than the limit");
 
-/// How far the lines of an incomplete head were counted and measured.
+/// The progress of counting and measuring the lines of an incomplete head.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct HeadScan {
-    /// The bytes that were there at the last attempt to parse.
+    /// The bytes present at the last attempt to parse.
     pub(super) attempted: usize,
-    /// The bytes that hold no line end that was not yet counted.
+    /// The bytes whose line ends have all been counted.
     pub(super) scanned: usize,
-    /// Where the line begins whose end is not yet there.
+    /// The start of the first line whose end has not arrived.
     pub(super) line_start: usize,
-    /// The complete lines, the request line among them.
+    /// The number of complete lines, the request line included.
     lines: usize,
 }
 
 impl HeadScan {
-    /// Looks at the bytes that are new. Is the empty line there that ends the head?
+    /// Scans the new bytes. Has the empty line arrived that ends the head?
     pub(super) fn find_end(&mut self, window: &[u8], limits: &HeadLimits) -> Result<bool, RequestError> {
         if self.scanned == 0 {
             let Some(start) = skip_empty_line(window)? else {
@@ -52,7 +52,7 @@ impl HeadScan {
         Ok(false)
     }
 
-    /// What is wrong where the limit of the head is reached.
+    /// The fault of a head that reaches its limit.
     pub(super) fn fault_of_length(&self) -> RequestError {
         if self.lines == 0 { RequestError::UriTooLong } else { LONG_HEAD }
     }
@@ -61,19 +61,18 @@ impl HeadScan {
         if self.lines == 0 {
             return require(line_bytes <= or_unlimited(limits.request_line_bytes), RequestError::UriTooLong);
         }
-        // The request line makes up for the field line that is not yet counted.
+        // `lines` counts the request line but not this field; the two cancel out.
         require(line_bytes == 0 || self.lines <= or_unlimited(limits.field_count), TOO_MANY_FIELDS)?;
         require(line_bytes <= or_unlimited(limits.field_bytes), LONG_FIELD)
     }
 }
 
-/// A limit of 0 is none of its own.
+/// The limit; 0 stands for no limit.
 pub(super) fn or_unlimited(limit: usize) -> usize {
     if limit == 0 { usize::MAX } else { limit }
 }
 
-/// Where the request line begins: one empty line before it is tolerated (RFC 9112 2.2). `None` if that is not yet
-/// known.
+/// The start of the request line: one empty line before it is tolerated (RFC 9112 2.2). `None` until it is known.
 pub(super) fn skip_empty_line(window: &[u8]) -> Result<Option<usize>, RequestError> {
     match window {
         [b'\r', b'\n', b'\r' | b'\n', ..] => Err(EMPTY_LINES),
