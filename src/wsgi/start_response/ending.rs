@@ -64,10 +64,10 @@ impl StartResponse {
     /// Takes the exception back if it has not been raised yet: what follows is the server's own work, which is not to be
     /// cut short by it.
     pub fn hold_end(&self, py: Python<'_>) {
-        if self.is_last() {
-            if let Some(ending) = self.ending(py) {
-                interp::take_back(ending.bind(py));
-            }
+        if self.is_last()
+            && let Some(ending) = self.ending(py)
+        {
+            interp::take_back(ending.bind(py));
         }
     }
 
