@@ -57,7 +57,9 @@ endif
 READY := $(VENV)/.dependencies $(VENV)/.installed
 
 # A few seconds for each layer: `make check` runs these.
-SMOKE := tests/repository/test_layering.py
+SMOKE := -m 'not packaging' tests/repository tests/http/test_http.py tests/websocket/test_websocket.py \
+	tests/wsgi/test_wsgi.py tests/coroutine/test_coroutine.py tests/patch/test_select.py tests/python/test_settings.py \
+	tests/gunicorn/test_gunicorn_options.py
 
 # The fuzz targets are a package of their own, without Python.
 CARGO_FUZZ := CARGO_TARGET_DIR='$(abspath $(BUILD))/fuzz/target'
@@ -93,7 +95,7 @@ build: $(READY) ## Build and install the package, as test does before it begins,
 check: $(VENV)/.dependencies ## Check format, lints, unit tests in Rust and a fast part of the others, on the build of dev.
 	$(lints)
 	$(CARGO_PYTHON) $(CARGO_TEST) --quiet
-	@$(MAKE) --no-print-directory dev PYTHON='$(INTERPRETER)' PYTEST='-q $(SMOKE)'
+	@$(MAKE) --no-print-directory dev PYTHON='$(INTERPRETER)' PYTEST="-q $(SMOKE)"
 
 .PHONY: test
 test: $(READY) ## Build, and run all tests: cargo test, then pytest on the installed package.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 from pathlib import Path
@@ -27,12 +28,14 @@ def rows(page: str) -> list[list[str]]:
     ]
 
 
+@functools.cache
 def functions(module: str) -> set[str]:
     (path,) = TESTS.glob(f"*/{module}")
     tree = ast.parse(path.read_text())
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
+@functools.cache
 def words_of_corpus(file: str) -> set[str]:
     cases = json.loads((TESTS / "corpus" / f"{file}.json").read_text())
     return {case[key] for case in cases for key in ("name", "source")}
