@@ -173,7 +173,7 @@ bench-websocket: $(READY) ## Measure WebSockets, ours and others' (takes BENCH t
 	$(BIN)/python benches/websocket.py $(BENCH)
 
 .PHONY: bench-gunicorn
-bench-gunicorn: $(READY) ## Measure what Gunicorn adds, and two workers beside one (takes BENCH too).
+bench-gunicorn: $(READY) ## Measure what Gunicorn adds, and two workers compared with one (takes BENCH too).
 	$(BIN)/python benches/gunicorn_worker.py $(BENCH)
 
 .PHONY: fuzz
@@ -221,7 +221,7 @@ $(VENV)/.installed: $(VENV)/.build-tools $(PACKAGE_SOURCES)
 	$(CARGO_PYTHON) $(BIN)/python .ci/install.py
 	@touch $@
 
-# What the suites of others need, apart from the tests' own environment.
+# The environment of the suites of others, apart from that of the tests.
 $(SUITES_VENV)/.dependencies: $(VENV)/.interpreter pyproject.toml .ci/constraints.txt
 	rm -rf $(SUITES_VENV) && '$(INTERPRETER)' -m venv $(SUITES_VENV)
 	$(SUITES_VENV)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'

@@ -146,7 +146,7 @@ def of_markdown(lines: Iterable[str], first: int, is_documentation: bool = False
         after_blank = not stripped or is_code
         if is_code:
             continue
-        if not stripped or stripped.startswith(("#", "|", "<!--", "%")):
+        if not stripped or stripped.startswith(("#", "|", "<!--", "%", "> ")) or stripped == ">":
             yield from flush()
             if stripped.startswith("|"):
                 for cell in re.split(r"(?<!\\)\|", stripped)[1:-1]:

@@ -1,7 +1,7 @@
 //! The corpus of requests in `tests/corpus` through the parser alone: whole, byte by byte, and split at every position.
 //!
-//! docs/development/testing.md describes a case; `tests/http/test_corpus.py` runs the same cases against a live server. What only
-//! the layers above the parser know (the environ, and the path decoded) is not looked at here.
+//! docs/development/testing.md describes a case; `tests/http/test_corpus.py` runs the same cases against a live server.
+//! The environ and the decoded path belong to the layers above the parser, so they are not compared here.
 
 use std::path::Path;
 use std::{fs, iter};
@@ -27,10 +27,10 @@ const STEP_BYTES: usize = 97;
 /// The request that shows whether another one would be served.
 const NEXT: &[u8] = b"GET /next HTTP/1.1\r\nHost: test\r\n\r\n";
 
-/// What a connection has seen, the status of the error that ended it, and how it stands.
+/// The requests of a connection, the status of the error that ended it, and its state at the end.
 type Outcome = (Vec<Seen>, Option<u16>, &'static str);
 
-/// What has become of the connection. That it is open is shown by one more request, which is not in the outcome.
+/// The state of the connection. One more request shows that the connection is open; the outcome does not contain it.
 fn outcome(mut receiver: Receiver, is_open: bool) -> Outcome {
     if is_open {
         receiver.feed(NEXT);

@@ -203,7 +203,7 @@ for make in (pipe, terminal, connection):
         (("rb", 0), into),
     ):
         near, far = make(*mode)
-        found = beside(lambda: read(near), lambda: os.write(far, b"line\\n"))
+        found = released(lambda: read(near), lambda: os.write(far, b"line\\n"))
         assert found == b"line\\n", (make, mode, found)
 return "all"
 """
@@ -220,7 +220,7 @@ def read_all(buffering, name):
         sleep(0.01)
         os.write(pipe[1], b"x" * 60_000)
         os.close(pipe[1])
-    return len(beside(getattr(near, name), write))
+    return len(released(getattr(near, name), write))
 return [read_all(-1, "read"), read_all(0, "read"), read_all(0, "readall")]
 """
     assert patched(script, body) == repr([120_000] * 3)
@@ -235,7 +235,7 @@ def write_all(data, *mode):
         left = len(data)
         while left:
             left -= len(os.read(pipe[0], left))
-    return beside(lambda: (far.write(data), far.close()), drain)[0]
+    return released(lambda: (far.write(data), far.close()), drain)[0]
 return [write_all(b"x" * 300_000, "wb"), write_all(b"x" * 300_000, "wb", 0), write_all("x" * 300_000, "w")]
 """
     assert patched(script, body) == repr([300_000] * 3)
@@ -253,7 +253,7 @@ def drain():
     left = 200_000
     while left:
         left -= len(os.read(read, left))
-return beside(lambda: os.write(write, b"x" * 200_000), drain), changed
+return released(lambda: os.write(write, b"x" * 200_000), drain), changed
 """
     assert patched(script, body) == "(200000, [])"
 
@@ -261,7 +261,7 @@ return beside(lambda: os.write(write, b"x" * 200_000), drain), changed
 def test_files_opened_before_the_patch_park(script: RunScript) -> None:
     first = "import os, sys\npipe = os.pipe(); near = os.fdopen(pipe[0], 'r'); also = open(os.dup(pipe[0]), 'rb')"
     body = """
-one = beside(near.readline, lambda: os.write(pipe[1], b"one\\n"))
+one = released(near.readline, lambda: os.write(pipe[1], b"one\\n"))
 first, second = waits(also.readline), waits(also.readline)
 os.write(pipe[1], b"two\\nthree\\n")
 assert first.join(10) and second.join(10)
@@ -279,7 +279,7 @@ def read():
         return near.read(1)
     except OSError as error:
         return error.errno == 9
-return beside(read, near.close)
+return released(read, near.close)
 """
     assert patched(script, body) == "True"
 
@@ -312,7 +312,7 @@ found = []
 for near, far in (os.pipe(), reversed(pty.openpty())):
     os.dup2(near, 0)
     for read in (sys.stdin.readline, input, lambda: input("? "), sys.stdin.buffer.readline):
-        found.append(beside(read, lambda: os.write(far, b"line\\n")))
+        found.append(released(read, lambda: os.write(far, b"line\\n")))
 return found == ["line\\n", "line", "line", b"line\\n"] * 2 or found
 """
     assert patched(script, body).removeprefix("? ").removeprefix("? ") == "True"
@@ -334,7 +334,7 @@ def test_opening_a_fifo_parks_until_the_other_end_is_opened(script: RunScript) -
 os.mkfifo("fifo")
 def meet(one, other):
     opened = []
-    files = beside(one, lambda: opened.append(other())), opened[0]
+    files = released(one, lambda: opened.append(other())), opened[0]
     reader, writer = files if files[0].readable() else reversed(files)
     writer.write("text" if isinstance(writer, io.TextIOBase) else b"text")
     writer.close()
@@ -379,16 +379,16 @@ def drain(left):
     while left:
         left -= len(far.recv(left))
     return "drained"
-sent = beside(lambda: os.sendfile(near.fileno(), source, 0, 3_000_000), lambda: drain(3_000_000))
+sent = released(lambda: os.sendfile(near.fileno(), source, 0, 3_000_000), lambda: drain(3_000_000))
 at_the_end = os.sendfile(near.fileno(), source, 3_000_000, 10)
 results = [sent, at_the_end, os.get_blocking(near.fileno())]
 if hasattr(os, "splice"):
     read, write = os.pipe()
-    results.append(beside(lambda: os.splice(near.fileno(), write, 100), lambda: far.sendall(b"spliced")))
+    results.append(released(lambda: os.splice(near.fileno(), write, 100), lambda: far.sendall(b"spliced")))
     results.append(os.read(read, 100))
     os.write(write, b"x" * 65536)
     far.sendall(b"more")
-    results.append(beside(lambda: os.splice(near.fileno(), write, 100), lambda: os.read(read, 65536)))
+    results.append(released(lambda: os.splice(near.fileno(), write, 100), lambda: os.read(read, 65536)))
     results.append(os.get_blocking(read))
 return results
 """
@@ -449,7 +449,7 @@ found = []
 for lock in {[*OWN_OPEN_FILE.values(), *OWN_PROCESS.values()]}:
     child = subprocess.Popen([sys.executable, "-Sc", holder, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert child.stdout.readline()
-    found.append(beside(lambda: work(lock), child.communicate))
+    found.append(released(lambda: work(lock), child.communicate))
 return found
 """
     assert patched(script, body) == repr(["locked"] * 5)

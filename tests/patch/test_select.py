@@ -12,9 +12,9 @@ def test_an_epoll_object_made_before_the_patch_parks(script: RunScript) -> None:
 read, write = os.pipe()
 early.register(read, select.EPOLLIN)
 assert isinstance(early, select.epoll)
-found = [beside(early.poll, lambda: os.write(write, b"x")), spawn(early.poll).join(10), early.poll(0)]
+found = [released(early.poll, lambda: os.write(write, b"x")), spawn(early.poll).join(10), early.poll(0)]
 os.read(read, 1)
-found.append(beside(early.poll, lambda: os.write(write, b"x")))
+found.append(released(early.poll, lambda: os.write(write, b"x")))
 os.read(read, 1)
 closing = waits(early.poll)
 early.close()
@@ -37,9 +37,9 @@ early.register(read, select.POLLIN)
 selector.register(read, selectors.EVENT_READ)
 """
     body = """
-found = [early.poll(0), early.poll(1), beside(early.poll, lambda: os.write(write, b"x")), early.poll(10)]
+found = [early.poll(0), early.poll(1), released(early.poll, lambda: os.write(write, b"x")), early.poll(10)]
 os.read(read, 1)
-events = beside(selector.select, lambda: os.write(write, b"x"))
+events = released(selector.select, lambda: os.write(write, b"x"))
 return found == [[], [], [(read, 1)], [(read, 1)]] and [(key.fd, event) for key, event in events] == [(read, 1)]
 """
     assert patched(script, body, first) == "True"
@@ -120,7 +120,7 @@ found += [ask(waiting.WAIT_RW), ask(waiting.WAIT_R), ask(waiting.WAIT_W)]
 fill()
 found += [ask(waiting.WAIT_RW), ask(waiting.WAIT_R)]
 near.recv(1)
-found.append(beside(lambda: ask(waiting.WAIT_RW), lambda: far.sendall(b"x")))
+found.append(released(lambda: ask(waiting.WAIT_RW), lambda: far.sendall(b"x")))
 far.close()
 return [*found, ask(waiting.WAIT_RW) in (1, 3)]
 """

@@ -7,7 +7,7 @@ use _rmeinheld::http::framing::BodyFraming;
 use _rmeinheld::http::head::{Head, Parsed, Span};
 use _rmeinheld::http::limits::HeadLimits;
 
-/// What is taken of a peer.
+/// Limits for one peer.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     pub head: HeadLimits,
@@ -16,7 +16,7 @@ pub struct Terms {
     pub body_bytes: u64,
 }
 
-/// What the server sees of a request. Text is latin-1.
+/// A request, as the server sees it. Text is latin-1.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     pub method: String,
@@ -31,14 +31,14 @@ pub enum Stage {
     Length(u64),
     /// With the bytes of body that are still allowed.
     Chunked(ChunkedDecoder, u64),
-    /// Whatever comes is no request.
+    /// Further bytes are no request.
     Over(Option<RequestError>),
 }
 
 /// A connection.
 pub struct Receiver {
     terms: Terms,
-    /// What has come and is not yet done with.
+    /// Bytes that have arrived and are not consumed yet.
     pub buffer: Vec<u8>,
     head: Head,
     pub stage: Stage,

@@ -42,7 +42,7 @@ def words_of_corpus(file: str) -> set[str]:
 
 
 def complaint(row: list[str]) -> str | None:
-    """What is wrong with a row."""
+    """The fault of a row, or None."""
     *said, tests = row
     references = list(REFERENCE.finditer(tests))
     if not references and not said[-1].startswith("not applicable: "):

@@ -36,15 +36,16 @@ LAYERS = (
     ("server",),
     ("api",),
 )
-"""From the bottom to the top. A layer may name itself and what is in the rows below its own, nothing beside it."""
+"""From the bottom to the top. A layer may name itself and the layers in lower rows, but no other layer of its own
+row."""
 
 RANKS = {layer: rank for rank, row in enumerate(LAYERS) for layer in row}
 
 HTTP_CRATES = {"httparse", "memchr"}
-"""What `http` may use beside std: it is bytes in and events out, and knows neither sockets nor Python."""
+"""The crates that `http` may use, apart from std. It turns bytes into events and knows neither sockets nor Python."""
 
 WEBSOCKET_CRATES = {"base64", "sha1", "tungstenite"}
-"""What `websocket` uses beside those."""
+"""The further crates of `websocket`."""
 
 MAY = {
     "may::config",

@@ -1,4 +1,4 @@
-"""What is shipped: the wheel and the source distribution, each installed where nothing else is."""
+"""The wheel and the source distribution, each installed into an empty environment."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Wheel:
 
 
 def output_of(*command: str | Path, directory: Path = ROOT) -> str:
-    """What a command prints, both streams; AssertionError with it when the command fails."""
+    """Both output streams of a command. AssertionError with the output if the command fails."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     # PIP_VERBOSE shows what cargo says.
     environment |= {"CARGO_TARGET_DIR": TARGET, "PYO3_PYTHON": sys.executable, "PIP_VERBOSE": "1"}
@@ -91,7 +91,7 @@ def sdist(checkout: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def unpacked(sdist: Path) -> Path:
-    """What is in the source distribution."""
+    """The unpacked source distribution."""
     directory = BUILD / "unpacked"
     shutil.rmtree(directory, ignore_errors=True)
     with tarfile.open(sdist) as archive:

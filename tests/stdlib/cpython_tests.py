@@ -2,9 +2,9 @@
 
     python tests/stdlib/cpython_tests.py [--jobs 3] [--python PATH] [--under rmeinheld|gevent|nothing] [FILE...]
 
-The files come with the interpreter (Debian: the package libpython3.x-testsuite). What cannot pass is in `skips.txt`,
-one reason a line. A listed test that passes or does not exist is an error, as is one that fails and is not listed, and
-a list that is longer than its own heading says.
+The files come with the interpreter (Debian: the package libpython3.x-testsuite). `skips.txt` lists the tests that
+cannot pass, one reason a line. A listed test that passes or does not exist is an error. Other errors are a test that
+fails without being listed, and a list that is longer than its heading allows.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Skip:
 
 @dataclass
 class Heading:
-    """What the list says of a file: how many tests may be on it, and how many gevent has on its own."""
+    """A heading of the list: the number of tests that a file may have on it, and gevent's number for comparison."""
 
     most: int
     gevent: int
@@ -58,7 +58,7 @@ class Heading:
 
 @dataclass
 class Outcome:
-    """What became of a file."""
+    """The result of one file."""
 
     file: str
     seconds: float = 0.0
@@ -153,7 +153,7 @@ def follow(lines: Iterator[str], outcome: Outcome) -> None:
 
 
 def faults(outcome: Outcome, skips: list[Skip], heading: Heading | None) -> Iterator[str]:
-    """What is not as the list says."""
+    """Deviations from the list."""
     if not outcome.ended:
         where = f"in {outcome.begun}" if outcome.begun else "outside of any test"
         yield f"{outcome.file}: did not end; it was {where}"
@@ -206,8 +206,8 @@ def main() -> int:
         for outcome in pool.map(run, files):
             outcomes[outcome.file] = outcome
             tell(outcome, options.logs)
-    # As CPython's own runner does (`--rerun`): what went wrong beside other files gets a second chance by itself. Many
-    # of these tests have times in them.
+    # As CPython's own runner does (`--rerun`): a file that failed while other files ran gets a second chance by itself.
+    # Many of these tests have times in them.
     for file in [file for file, outcome in outcomes.items() if wrong_in(outcome)]:
         print(f"once more, alone: {file}; it was", *wrong_in(outcomes[file]), sep="\n  ")
         outcomes[file] = run(file)

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# What the tests of this repository stand on, and their applications.
+# Shared modules of the tests, and their applications.
 sys.path[:0] = [str(HERE.parent / "support"), str(HERE.parent / "apps")]
 
 from outcome import Outcome  # noqa: E402
@@ -39,7 +39,7 @@ Results = dict[str, tuple[str, str]]
 
 
 def fault(case: str, behaviour: str, ending: str) -> str | None:
-    """What is wrong with a case, or None."""
+    """The fault of a case, or None."""
     if case.partition(".")[0] in COMPRESSION:
         return None if behaviour == "UNIMPLEMENTED" else behaviour
     fine = ("OK", "INFORMATIONAL")
@@ -64,7 +64,7 @@ def serve(directory: Path) -> tuple[Servers, Server]:
 
 
 def read_index(path: Path) -> Results:
-    """What a fuzzing client has written of one server."""
+    """The report of a fuzzing client on one server."""
     ((_, cases),) = json.loads(path.read_text()).items()
     return {case: (result["behavior"], result["behaviorClose"]) for case, result in cases.items()}
 
@@ -96,7 +96,7 @@ REQUIREMENTS = (
     "unittest2", "pyOpenSSL<22", "cryptography<3.4", "service_identity<22", "attrs<22", "zope.interface<6",
     "wsaccel==0.6.2", "setuptools<45",
 )  # fmt: skip
-"""What it runs with, on the last Python that it runs on."""
+"""The environment of the original, with the last Python that runs it."""
 
 
 def find_python_2() -> str:

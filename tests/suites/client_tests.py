@@ -1,7 +1,7 @@
 """The tests of redis-py and of PyMySQL, in a coroutine of a process whose standard library is patched.
 
-They run a second time without the patch, beside the first and with a server of its own. What fails there as well is not
-the patch's doing: some tests need another version of the server, or one at the default port.
+They run a second time without the patch, at the same time and with a server of its own. A test that fails there as well
+does not fail because of the patch: some tests need another version of the server, or one at the default port.
 
 PyMySQL publishes no tests with its source distributions. They come from its repository, or from the copy of that which
 the environment variable PYMYSQL_SOURCE names; without either they do not run.
@@ -85,7 +85,7 @@ def run_pymysql(work: Path, directory: Path) -> Outcome:
         root = {"user": "root", "password": "", "database": "test1", "use_unicode": True, "local_infile": True}
         user = {"host": "127.0.0.1", "port": server.port, "user": "test2", "password": "some password"}
         found = [{"host": "localhost", "unix_socket": server.socket, **root}, {**user, "database": "test2"}]
-        # They look for it beside themselves.
+        # The tests look for it in their own directory.
         copy = server.directory / "source"
         shutil.copytree(kept, copy, ignore=shutil.ignore_patterns(".git"))
         (copy / "pymysql/tests/databases.json").write_text(json.dumps(found))

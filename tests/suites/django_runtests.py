@@ -32,7 +32,7 @@ SECONDS = 5.0
 
 
 class LiveServer:
-    """What LiveServerThread uses of `ThreadedWSGIServer`."""
+    """The part that LiveServerThread uses of `ThreadedWSGIServer`."""
 
     keep_alive = 5
     running: ClassVar[LiveServer | None] = None

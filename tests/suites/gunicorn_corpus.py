@@ -4,9 +4,9 @@ A case is a file `.http` with bytes, and one `.py` with the requests that a pars
 Gunicorn's raises. Both are read by Gunicorn's own code, of the same source distribution. Cases that set options of
 Gunicorn apply as far as the server has the same options.
 
-Many cases are of HTTP/1.1 and have no Host, which Gunicorn does not miss. RFC 9112 3.2 wants 400 for each of them, and
-what else is in them would go untested. So they are sent twice: as they are, when nothing may be served, and with a
-Host, when they are compared.
+Many cases are of HTTP/1.1 and have no Host, which Gunicorn does not miss. RFC 9112 3.2 wants 400 for each such request,
+and the rest of its contents would go untested. Each is therefore sent twice: as they are, when nothing may be served,
+and with a Host, when they are compared.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rmeinheld.settings import OPTIONS
 from serving import Connection, ConnectionEnded, Option, Response, Server, Servers, request
 
 LIMITS = ("limit_request_line", "limit_request_fields", "limit_request_field_size")
-"""Options of Gunicorn that the server has too. The corpus means Gunicorn's defaults where a case sets none of them."""
+"""Options of Gunicorn that the server has too. The corpus means Gunicorn's defaults where a case sets no option."""
 
 LENIENCY = tuple(option.name for option in OPTIONS.values() if option.group == "Leniency")
 """Options for clients that break rules."""
@@ -71,7 +71,7 @@ EXPECTED: dict[str, tuple[str, str]] = {
 SMUGGLED = request("GET", "/smuggled")
 
 HOST = "added"
-"""What a request without Host is given."""
+"""The field that a request without Host gets."""
 
 HEAD = re.compile(rb"( HTTP/1\.1\r\n)((?:.*\r\n)*?)(?=\r\n|\Z)")
 HAS_HOST = re.compile(rb"^host[ \t]*:", re.I | re.M)
@@ -131,7 +131,7 @@ def import_file(path: Path) -> ModuleType:
 
 
 def fault_of(server: Server, case: Case) -> str | None:
-    """What is wrong with the server's view of a case, or None."""
+    """The fault in the server's view of a case, or None."""
     try:
         if case.requests is None:
             return fault_of_invalid(server, with_host(case.data))
@@ -173,7 +173,7 @@ def fault_of_valid(server: Server, data: bytes, requests: Iterable[dict[str, Any
 
 
 def differences(expected: dict[str, Any], seen: dict[str, Any]) -> Iterable[tuple[str, Any, Any]]:
-    """What the application got, beside what Gunicorn's parser gives: all that differs."""
+    """All differences between the application's view and that of Gunicorn's parser."""
     uri = expected["uri"]
     path = unquote_to_bytes(uri["path"]).decode("latin-1")
     if expected["method"] == "CONNECT":

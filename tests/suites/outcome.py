@@ -1,4 +1,4 @@
-"""What a suite has found."""
+"""The result of a suite."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Outcome:
-    """The result of one suite. `unexpected` are lines for people to read; any of them fails the run."""
+    """The result of one suite. `unexpected` are lines for people to read; a single line fails the run."""
 
     suite: str
     version: str

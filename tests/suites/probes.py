@@ -1,13 +1,14 @@
 """Public probes of HTTP/1.1, as data in `probes/`, sent to a server over TCP.
 
-A case of the data has a `name`, a `source` (the clause that the probe names), what a client is to `send`, step by step
-on one connection, and which answers `fail` it, `pass` it or `warn`. An answer that is in none of these lists fails. The
-lists are read in this order, and the first that fits decides.
+A case of the data has a `name`, a `source` (the clause that the probe names), the steps that a client is to `send` on
+one connection, and lists of answers: `fail`, `pass` and `warn`. The lists are read in this order, and the first match
+decides. An answer that is in no list fails.
 
 An answer is a status (`400`), a class (`2xx`), `any`, or without a response `close` (the server ends the connection) or
-`wait` (it waits for more). Words behind it narrow it: `closed` (the connection ends after it), `once` and `twice` (so
-many final responses, or more), `field=X`, `lacks=X`, `body=X`, `with=X` and `without=X` (a part of it), `imf-date`
-(of its Date). `then` stands before the answer to the next step; without it, later steps do not matter.
+`wait` (it waits for more). Words behind it narrow it: `closed` (the connection ends after it), `once` and `twice` (the
+number of final responses, or more), `field=X`, `lacks=X`, `body=X`. Further words are `with=X` and `without=X` (a part
+of the body), and `imf-date` (the form of its Date). `then` stands before the answer to the next step; without it, later
+steps do not matter.
 
 A step is a text of one byte for each code point, or the parts of a long one, of which `{"repeat": "a{n}", "times": 9}`
 is one, where `{n}` counts.
@@ -93,7 +94,7 @@ IMF_DATE = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d [A-Z][a-z]{2} \d{4} 
 
 @dataclass
 class Answer:
-    """What came of one step: the responses, and whether the connection has ended since."""
+    """The result of one step: the responses, and whether the connection has ended."""
 
     responses: list[Response] = field(default_factory=list)
     is_closed: bool = False
@@ -158,7 +159,7 @@ def read_answer(connection: Connection, bystander: Connection, method: str, case
 
 
 def verdict(case: Mapping[str, Any], answers: list[Answer]) -> str:
-    """What the probe says of these answers: "fail", "pass" or "warn"."""
+    """The probe's verdict on these answers: "fail", "pass" or "warn"."""
     for kind in ("fail", "pass", "warn"):
         if any(fits(rule, answers) for rule in case.get(kind, ())):
             return kind

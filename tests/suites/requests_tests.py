@@ -1,7 +1,7 @@
 """The tests of the library requests, with httpbin served by rmeinheld.
 
-They run a second time with the server that pytest-httpbin brings, which is that of wsgiref. What fails there as well is
-not the server's doing: some tests need a network in which certain addresses cannot be reached.
+They run a second time with the server that pytest-httpbin brings, which is that of wsgiref. A test that fails there as
+well does not fail because of the server: some tests need a network in which certain addresses cannot be reached.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def start(server: str, sdist: Path, directory: Path) -> subprocess.Popen[bytes]:
     report = directory / f"{server}.xml"
     options = ["-p", "no:cacheprovider", f"--junitxml={report}", f"--basetemp={directory / server}"]
     if server != "wsgiref":
-        # The plugin of the package makes way for the one beside this file.
+        # The plugin of the package makes way for the one in this directory.
         options += ["-p", "no:httpbin", "-p", "served_httpbin"]
     environment = os.environ | {
         "SUITES_SERVER": server,

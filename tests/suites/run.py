@@ -1,9 +1,9 @@
 """Suites that others wrote, run against the server: `make suites`.
 
 Their code comes from PyPI at pinned versions, and is not part of this repository; the probes of HTTP are data, in
-`probes/`. Each suite prints a line that can be quoted, and all of them together write `results.json`. Each has a table
-of the failures that are expected, with the reason of each. Whatever differs from it, also for the better, makes the
-exit status 1.
+`probes/`. Each suite prints a line that can be quoted, and `results.json` has all results. Each has a table
+of the failures that are expected, with the reason of each. A result that differs from the table, also for the better,
+makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# What the tests of this repository stand on, and their applications.
+# Shared modules of the tests, and their applications.
 sys.path[:0] = [str(HERE.parent / "support"), str(HERE.parent / "apps")]
 # For the servers, which are processes of their own.
 os.environ["PYTHONPATH"] = str(HERE)
@@ -50,7 +50,7 @@ SUITES: dict[str, Callable[[Path, Path], list[Outcome]]] = {
     "redis": lambda work, directory: [client_tests.run_redis(fetch("redis", work), directory)],
     "pymysql": lambda work, directory: [client_tests.run_pymysql(work, directory)],
 }
-"""By name, what runs a suite with the directory for all of them, and its own."""
+"""The function that runs each suite, by name. It gets the directory of all suites, and its own."""
 
 
 def fetch(package: str, work: Path) -> Path:
@@ -72,7 +72,7 @@ def fetch(package: str, work: Path) -> Path:
 
 
 def run(name: str, work: Path) -> list[Outcome]:
-    """Run one suite. What it prints is in the file `<name>.log`."""
+    """Run one suite. Its output goes to the file `<name>.log`."""
     directory = work / f"run-{name}"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()

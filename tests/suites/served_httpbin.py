@@ -26,7 +26,7 @@ GUNICORN = ["-m", "gunicorn", "--worker-class", "gthread", "--threads", "8", "--
 
 @dataclass
 class Served:
-    """What the tests use of pytest-httpbin's server."""
+    """The part of pytest-httpbin's server that the tests use."""
 
     url: str
 

@@ -1,6 +1,6 @@
 """Applications between two validators of PEP 3333 and the server: wsgiref.validate, and webtest.lint.
 
-What a validator finds wrong is an error in the log, or a warning there.
+A validator's complaint is an error or a warning in the log.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FAULTS = ("Error", "Traceback", "Warning", "Exception", "without being closed")
 
 
 def requests(target: str) -> Iterator[tuple[str, bytes, bytes]]:
-    """What is sent, and what the application reads: the name, the bytes, and the body."""
+    """Requests: the name, the bytes, and the body that the application reads."""
     field = "Content-Type: text/plain"
     yield "GET", request("GET", target), b""
     yield "HEAD", request("HEAD", target), b""
@@ -32,7 +32,7 @@ def requests(target: str) -> Iterator[tuple[str, bytes, bytes]]:
 
 
 def fault_of(server: Server, output: str, target: str, method: str, data: bytes, expected: bytes) -> str | None:
-    """What is wrong with the answer, or what the validator has found; None if nothing is."""
+    """The fault of the answer, or the validator's complaint, or None."""
     start = len(server.log())
     try:
         with server.connect() as connection:

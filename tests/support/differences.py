@@ -55,12 +55,12 @@ STRICTER = (
     refusal(H11, "400: Transfer-Encoding in HTTP/1.0", "the framing is faulty (RFC 9112 6.1)"),
     refusal(H11, "400: more than one Content-Type", "a field that is no list is sent once (RFC 9110 5.3)"),
     refusal(BOTH, "400: trailer field that must not be one", "framing, routing, connection (RFC 9110 6.5.1)"),
-    # Limits are everyone's own (RFC 9110 4.1, 15.5.15; RFC 9112 7.1.1; RFC 6585 5).
+    # Each server sets its own limits (RFC 9110 4.1 and 15.5.15, RFC 9112 7.1.1, RFC 6585 5).
     refusal(BOTH, "400: chunk-size line over the limit", "limits differ (RFC 9112 7.1.1)"),
     refusal(BOTH, "414: ", "limits differ (RFC 9112 3)"),
     refusal(BOTH, "431: ", "limits differ (RFC 6585 5)"),
 )
-"""What this server refuses and others accept."""
+"""Requests that this server refuses and others accept."""
 
 MORE_LENIENT = (
     Known(
@@ -117,7 +117,7 @@ MORE_LENIENT = (
     ),
     Known(GUNICORN, "accepted", "refused LimitRequest", "limits differ (RFC 9112 3, RFC 6585 5)"),
 )
-"""What this server accepts, as it should, and others refuse."""
+"""Requests that this server accepts, as it should, and others refuse."""
 
 ENDS = (
     Known(

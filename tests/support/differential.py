@@ -1,9 +1,9 @@
 """The same bytes read by this server, by h11 and by Gunicorn's parser, and what their differences mean.
 
-Each reader turns a stream, which is the whole input of a connection and its end, into the requests that it accepts and
-the reason for which it takes no more. Two readers are compared up to the first point where they part. That both accept
-a request and see different ones in it is never right: it is how requests are smuggled (RFC 9112 11.2). That only one of
-them accepts has to be among the differences that are known, with the clause that makes it right.
+A stream is the whole input of a connection and its end. Each reader turns it into the requests that it accepts, and the
+reason for which it takes no more. Two readers are compared up to their first difference. Two accepted requests that
+differ are always a fault: so requests are smuggled (RFC 9112 11.2). A request that only one reader accepts has to be
+among the known differences, with the clause that makes it right.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class End(NamedTuple):
 
 @dataclass(frozen=True)
 class Seen:
-    """What a reader saw in a stream."""
+    """The requests that a reader saw in a stream, and the reason for its end."""
 
     requests: list[Request]
     end: End
@@ -202,7 +202,7 @@ def environ_of(fields: Iterable[tuple[str, str]], target: str) -> dict[str, str]
 
 
 class Place(NamedTuple):
-    """Where two readers part: the request that one of them accepts, the one before it, and the stream."""
+    """The place where two readers differ: the request that only one accepts, the one before it, and the stream."""
 
     accepted: Request
     before: Request | None
@@ -234,14 +234,14 @@ class Difference(AssertionError):
 
 
 def verdict(seen: Seen, index: int) -> str:
-    """What a reader makes of the request with this index, of which it has accepted all before."""
+    """The reader's verdict on the request with this index. It has accepted all before."""
     if index < len(seen.requests):
         return "accepted"
     return f"{seen.end.kind} {seen.end.reason}".strip()
 
 
 def compare(peer: str, ours: Seen, theirs: Seen, stream: bytes, known: Sequence[Known]) -> Known | str:
-    """What is known of the first difference, or in what the readers agree. Raises `Difference`."""
+    """The known reason of the first difference, or the reading on which both agree. Raises `Difference`."""
     for index, (our, their) in enumerate(zip(ours.requests, theirs.requests, strict=False)):
         if not is_same(our, their):
             raise Difference(f"request {index} is\n{our}\nand for {peer}\n{their}\nin {stream!r}")

@@ -19,7 +19,7 @@ HANDSHAKE = (
     "Sec-WebSocket-Version: 13",
 )
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-"""What answers that key (RFC 6455 1.3)."""
+"""The answer to that key (RFC 6455 1.3)."""
 
 
 class Frame(NamedTuple):

@@ -23,7 +23,7 @@ FILE_HASH = hashlib.sha256(FILE).hexdigest()
 
 
 def curl(*arguments: str, data: bytes | None = None) -> bytes:
-    """What curl prints; it must not fail."""
+    """The output of curl, which must not fail."""
     program = shutil.which("curl")
     if program is None:
         pytest.skip("curl is not installed")

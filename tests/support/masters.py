@@ -25,7 +25,7 @@ LISTENING = r"Listening at: https?://127\.0\.0\.1:(\d+)\S* \((\d+)\)"
 
 
 def wait_until(what: Callable[[], bool], said: Callable[[], str]) -> None:
-    """Wait (bounded) until something is so; AssertionError with what is `said` otherwise."""
+    """Wait (bounded) until the condition holds. AssertionError with the text of `said` otherwise."""
     deadline = time.monotonic() + TIMEOUT
     while not what():
         assert time.monotonic() < deadline, said()
@@ -39,8 +39,8 @@ class Gunicorn(Process):
         command = [sys.executable, "-m", "gunicorn", "--worker-class", "rmeinheld.gunicorn_worker.Worker"]
         # Gunicorn has a control socket since 25.
         quiet = ["--no-control-socket"] if "control_socket_disable" in make_settings() else []
-        # A worker that is still booting when the master stops misses the signal, whatever its class: the handlers are
-        # the master's until then. The master waits so long for it.
+        # A worker that is still booting when the master stops misses the signal: until then the handlers are the
+        # master's. This limits how long the master waits for it.
         patience = ["--graceful-timeout", "8"]
         command += ["--bind", "127.0.0.1:0", *quiet, *patience, *options, app]
         super().__init__(command, directory, environment_of_child(directory))
@@ -102,7 +102,7 @@ class Gunicorn(Process):
 
 
 class Masters[Kind: Gunicorn]:
-    """Starts masters, and stops all of them with a check of how they end. What the `start` fixtures give."""
+    """Starts masters, and checks when it stops them that each ends in order. The `start` fixtures return one."""
 
     def __init__(self, directory: Path, kind: Callable[[Path, tuple[str, ...], str], Kind]) -> None:
         self._directory, self._kind = directory, kind
@@ -193,7 +193,7 @@ class Client:
 
 
 class Load:
-    """Clients at work, half of them with one connection for each request."""
+    """Clients at work, half with one connection for each request."""
 
     def __init__(self, server: Gunicorn, clients: int = 8) -> None:
         self._server = server
@@ -236,11 +236,11 @@ class Load:
         wait_until(what, lambda: f"{self}: {self.breaks}\n{self._server.log()}")
 
     def wait_for_answers(self, number: int = 50) -> None:
-        """Wait until so many more requests are answered."""
+        """Wait until this number of further requests is answered."""
         until = self.answers + number
         self.wait_for(lambda: self.answers >= until)
 
     def wait_for_workers(self, number: int, seen: set[int]) -> set[int]:
-        """Wait until so many workers have answered that are not among those `seen`; their ids."""
+        """Wait until this number of workers, apart from those in `seen`, has answered. Returns their ids."""
         self.wait_for(lambda: len(self.pids - seen) >= number)
         return self.pids - seen

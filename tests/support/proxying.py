@@ -1,7 +1,7 @@
 """nginx and HAProxy in front of a server, each in the foreground with a configuration of its own.
 
-A proxy inherits the sockets that it listens on: the kernel has chosen their ports, nobody can take them in between, and
-a client that connects before the proxy is ready waits in the socket's queue.
+A proxy inherits the sockets that it listens on. The kernel has chosen their ports, so that no other process can take
+them. A client that connects before the proxy is ready waits in the socket's queue.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def without_tests(code: str) -> str:
 
 
 def module_of(path: Path) -> tuple[str, ...]:
-    """`src/http/head.rs` is ("http", "head"); `src/http/mod.rs` is ("http",); `src/lib.rs` is ()."""
+    """`src/http/head.rs` is ("http", "head"), `src/http/mod.rs` is ("http",), `src/lib.rs` is ()."""
     parts = path.with_suffix("").parts[1:]
     return parts[:-1] if parts[-1] in ("mod", "lib") else parts
 

@@ -38,7 +38,7 @@ def in_a_coroutine(script: RunScript, body: str) -> str:
 
 
 def output_of(script: RunScript, body: str) -> str:
-    """The same, with all that was printed before."""
+    """Run the body of a function as `in_a_coroutine` does, and return the whole output."""
     indented = "\n".join(f"    {line}" for line in body.strip().splitlines())
     return script(IN_A_COROUTINE.format(body=indented)).strip()
 

@@ -1,4 +1,4 @@
-"""What the tests stand on: servers as subprocesses, scripts in fresh processes, and a raw client that detects desync.
+"""Servers as subprocesses, scripts in fresh processes, and a raw client that detects desync.
 
 Every wait in this file is bounded, and none waits for readiness by sleeping: a server is ready when it has printed
 the line that says where it listens.
@@ -69,7 +69,7 @@ class Response:
         return [value for key, value in self.headers if key.lower() == name.lower()]
 
     def header(self, name: str) -> str | None:
-        """Value of the only field line called `name`; None without one; AssertionError if there are several."""
+        """Value of the only field line called `name`, or None. AssertionError if there are several."""
         values = self.all(name)
         assert len(values) <= 1, f"{name} appears {len(values)} times: {values}"
         return values[0] if values else None
@@ -133,9 +133,9 @@ def framing_of(method: str, status: int, headers: Iterable[tuple[str, str]]) -> 
 
 
 class Connection:
-    """A raw client connection with a strict reader. `buffer` holds bytes received and not yet consumed.
+    """A raw client connection with a strict reader. `buffer` holds bytes that are received but not consumed yet.
 
-    `source` is the address that the connection comes from; any of 127.0.0.0/8 will do.
+    `source` is the address that the connection comes from; any address in 127.0.0.0/8 is allowed.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Connection:
         self.socket.close()
 
     def abort(self) -> None:
-        """Close the connection with a reset (RST), as a client that vanishes."""
+        """Close the connection with a reset (RST), as a client does that vanishes."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
@@ -295,7 +295,7 @@ class Connection:
 
 
 class Log:
-    """What a process writes to a pipe, collected by a thread so that the process never blocks on it."""
+    """Output of a process through a pipe. A thread collects it, so that the process never blocks on the pipe."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -444,8 +444,8 @@ class Server(Process):
     def exchange(self, data: bytes, methods: Sequence[str] = ("GET",), step: int | None = None) -> list[Response]:
         """Send `data` on a new connection and return one response for each of `methods`.
 
-        Then half-closes and asserts that the server ends the connection without another byte. `step` sends the data
-        in pieces of so many bytes.
+        Then half-closes and asserts that the server ends the connection without another byte. `step` sends the data in
+        pieces of this number of bytes.
         """
         with self.connect() as connection:
             if step is None:
@@ -503,7 +503,7 @@ def option_arguments(options: dict[str, Option]) -> list[str]:
 
 
 class Servers:
-    """Starts servers, and stops all of them with a check of how they end. What the `serve` fixtures give."""
+    """Starts servers, and checks when it stops them that each ends in order. The `serve` fixtures return one."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -1,4 +1,4 @@
-"""What tests of waiting stand on, for scripts in fresh processes: functions that run in coroutines or OS threads."""
+"""For scripts that test waiting: functions that run in coroutines or OS threads."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Strand:
         self._ended.set()
 
     def until_it_waits(self) -> Strand:
-        """Return when it has nothing more to do until somebody else does something, or has ended."""
+        """Return when the function waits for another one, or has ended."""
         if self.kind == "coroutine":
             # It had its turn before this one.
             assert spawn(int).join(PATIENCE)
@@ -80,6 +80,6 @@ class Strand:
         return self
 
     def result(self) -> Any:
-        """What the function returned, or the name of the exception that it raised, as soon as it has."""
+        """The function's result, or the name of the exception that it raised. Waits for its end."""
         assert self._ended.wait(PATIENCE), f"the {self.kind} hangs"
         return self.outcome

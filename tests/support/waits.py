@@ -18,7 +18,7 @@ def waits(function, *arguments):
     assert not coroutine.join(0), "it did not wait"
     return coroutine
 
-def beside(function, release):
+def released(function, release):
     coroutine = waits(function)
     release()
     assert coroutine.join(10), "it goes on waiting"
