@@ -201,10 +201,10 @@ class Coroutine[T]:
         Does not wait for the end; `join()` does.
         """
 
-class CoroutineExit(BaseException):
+class CoroutineExit(SystemExit):
     """Raised in a coroutine that is killed, and once in each coroutine that still runs when its server stops.
 
-    Let it pass, and clean up in `finally`.
+    Let it pass, and clean up in `finally`. It is a SystemExit, which libraries let pass as the end of a thread.
     """
 
 class Timeout(BaseException):
@@ -1073,6 +1073,9 @@ class ClientSocket:
 
     Its calls park coroutines and block OS threads, patched or not. The first use takes the connection over: from then
     on the server sends nothing on it, and closes it when the application returns or raises StopIteration.
+
+    When the server stops, `recv` returns what has arrived and then `b""`. Sending a close frame is up to the library:
+    the server does not know its protocol.
     """
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:

@@ -1,15 +1,15 @@
 //! The exceptions of `rmeinheld.coroutine`.
 
-use pyo3::exceptions::{PyBaseException, PyTypeError};
+use pyo3::exceptions::{PyBaseException, PySystemExit, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 pyo3::create_exception!(
     rmeinheld.coroutine,
     CoroutineExit,
-    PyBaseException,
+    PySystemExit,
     "Raised in a coroutine that is killed, and once in each coroutine that still runs when its server stops.\n\n\
-     Let it pass, and clean up in `finally`."
+     Let it pass, and clean up in `finally`. It is a SystemExit, which libraries let pass as the end of a thread."
 );
 
 pyo3::create_exception!(

@@ -130,6 +130,27 @@ except CoroutineExit:
     assert in_a_coroutine(script, body) == "gone"
 
 
+def test_an_exit_passes_code_that_logs_unknown_exceptions_and_goes_on(script: RunScript) -> None:
+    # As the service task of engineio does; it would go on until it is abandoned.
+    body = """
+seen = []
+def service():
+    while True:
+        try:
+            sleep(30)
+        except (SystemExit, KeyboardInterrupt):
+            seen.append("ends")
+            return
+        except:
+            seen.append("unknown exception")
+coroutine = spawn(service)
+sleep(0)
+coroutine.kill()
+return coroutine.join(5), seen
+"""
+    assert in_a_coroutine(script, body) == "(True, ['ends'])"
+
+
 def test_only_exceptions_can_be_thrown(script: RunScript) -> None:
     body = """
 coroutine = spawn(sleep, 0.1)

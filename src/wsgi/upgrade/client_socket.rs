@@ -23,6 +23,9 @@ const READ_BYTES: usize = 64 * 1024;
 ///
 /// Its calls park coroutines and block OS threads, patched or not. The first use takes the connection over: from then
 /// on the server sends nothing on it, and closes it when the application returns or raises StopIteration.
+///
+/// When the server stops, `recv` returns what has arrived and then `b""`. Sending a close frame is up to the library:
+/// the server does not know its protocol.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct ClientSocket {
     response: Py<StartResponse>,
