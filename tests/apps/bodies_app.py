@@ -15,7 +15,7 @@ KEPT: list[object] = []
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Below /unread the body is left alone; below /kept its file is kept for the next request; /after reads it then."""
+    """Below /unread the body is not read. Below /kept its file is kept for the next request; /after reads it then."""
     source = environ["wsgi.input"]
     errors = environ["wsgi.errors"]
     errors.write(f"served {environ['PATH_INFO']}\n")

@@ -77,7 +77,7 @@ def asked_before(environ: WSGIEnvironment, start_response: StartResponse) -> Ite
 
 
 def asked_elsewhere(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
-    """Asks in a coroutine and in a thread beside the request: that says nothing of the request."""
+    """Asks in a coroutine and in a thread apart from the request: the answer does not concern the request."""
     start_response("200 OK", PLAIN)
     stopping: Callable[[], bool] = environ["rmeinheld.stopping"]
     beside = spawn(stopping)
@@ -87,7 +87,7 @@ def asked_elsewhere(environ: WSGIEnvironment, start_response: StartResponse) -> 
     yield b" whole"
 
 
-def told(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+def asked_late(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
     """Asks for the first time when the server stops already."""
     start_response("200 OK", PLAIN)
     yield b"started"

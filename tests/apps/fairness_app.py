@@ -18,7 +18,7 @@ ENDLESS_SECONDS = 20.0
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """/busy computes for 20 ms; /lines and /blocks read the body; /items and /write answer until the client leaves."""
+    """/busy computes for 20 ms. /lines and /blocks read the body. /items and /write answer until the client leaves."""
     path = environ["PATH_INFO"]
     source = environ["wsgi.input"]
     end = time.monotonic() + ENDLESS_SECONDS

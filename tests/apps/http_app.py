@@ -36,7 +36,7 @@ class Flood:
 
 
 def events(count: int) -> Iterator[bytes]:
-    """So many events, 50 ms apart."""
+    """This number of events, 50 ms apart."""
     for number in range(count):
         yield b"data: %d\n\n" % number
         rmeinheld.coroutine.sleep(0.05)

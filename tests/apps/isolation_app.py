@@ -28,7 +28,7 @@ PATIENCE = 30.0
 
 
 class Meeting:
-    """Lets a number of requests wait until all of them are there."""
+    """Lets a number of requests wait until all have arrived."""
 
     def __init__(self) -> None:
         self.arrived: dict[str, int] = {}
@@ -46,7 +46,7 @@ MEETING = Meeting()
 
 
 class Kept:
-    """What a request leaves in a `threading.local`. It ends with the thread state that it is in."""
+    """The value that a request leaves in a `threading.local`. It ends with the thread state that it is in."""
 
     ended = 0
 
@@ -57,7 +57,7 @@ class Kept:
 
 
 KEPT = Lock()
-"""Taken when a kept value ends. Held meanwhile, if the application has been told so."""
+"""Taken when a kept value ends. Held meanwhile, if the request asks for it."""
 
 
 def keep(total: int) -> dict[str, Any]:

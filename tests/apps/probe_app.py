@@ -1,6 +1,6 @@
 """The application behind the public probes of HTTP: it echoes bodies, and does what a careful origin server does.
 
-The probes judge the whole of a server. What is the application's part of that is done here: methods that it does not
+The probes judge the whole of a server. This application does its part of that: methods that it does not
 know, OPTIONS, TRACE, cookies, validators and conditional requests.
 """
 

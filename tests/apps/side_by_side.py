@@ -1,4 +1,4 @@
-"""What tests of the patched standard library run their functions with, in a process of their own."""
+"""Runs functions in coroutines side by side, for tests of the patched standard library."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ PIECE = 50_000
 """Bytes of an item of a body that is sent in items."""
 
 PACKED = gzip.compress(b"the same again " * 1000, mtime=0)
-"""What /gzip answers with."""
+"""The answer of /gzip."""
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""What the tests of WebSockets ask for, by path."""
+"""Applications for the tests of WebSockets, by path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def echo(websocket: WebSocket) -> None:
 
 
 def attributes(websocket: WebSocket) -> None:
-    """What the object says of itself."""
+    """The object's own attributes."""
     before = (websocket.closed, websocket.close_code, websocket.close_reason)
     environ = websocket.environ
     assert environ is not None and environ["wsgi.websocket"] is websocket
@@ -32,7 +32,7 @@ def attributes(websocket: WebSocket) -> None:
 
 
 def note(websocket: WebSocket) -> None:
-    """What has been noted, and then nothing."""
+    """Sends the notes, and deletes them."""
     websocket.send(repr(noted))
     noted.clear()
 

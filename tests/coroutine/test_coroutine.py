@@ -269,7 +269,7 @@ def test_arguments_of_a_wrong_type_are_refused(script: RunScript, call: str) -> 
     assert output.startswith("TypeError")
 
 
-def test_sleep_takes_the_time_it_is_told(script: RunScript) -> None:
+def test_sleep_takes_its_time(script: RunScript) -> None:
     script(
         """
         import time
@@ -893,7 +893,7 @@ def test_a_script_can_be_interrupted_while_it_joins(script: RunScript) -> None:
     assert output == "interrupted\n"
 
 
-def test_an_error_that_nobody_asks_for_is_reported(script: RunScript) -> None:
+def test_an_error_that_is_never_asked_for_is_reported(script: RunScript) -> None:
     output = script(
         """
         from rmeinheld.coroutine import sleep, spawn

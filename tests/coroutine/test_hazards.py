@@ -1,8 +1,9 @@
-"""What several thread states on one OS thread could break: each hazard with the test that would show it.
+"""Hazards of several thread states on one OS thread, each with the test that would show it.
 
-Others are tested where they belong: a descriptor's many waiters, closing and reuse in `test_coroutine.py` and
-`test_patch.py`, deep recursion in `test_isolation.py`, the end with coroutines parked in `test_server_api.py`, forks in
-`test_processes.py`, exceptions in the middle of a query in `test_databases.py`, debuggers in `test_without_patch.py`.
+Other files test further hazards: a descriptor's many waiters, closing and reuse in `test_coroutine.py` and
+`test_patch.py`; deep recursion in `test_isolation.py`. The end with coroutines parked is in `test_server_api.py`, forks
+are in `test_processes.py`, exceptions in the middle of a query in `test_databases.py`, debuggers in
+`test_without_patch.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Locks, conditions, events, semaphores, barriers and queues, between coroutines and OS threads in both directions.
 
-The table says how to wait for each of them and how to end that wait; the tests walk through it with every pair of a
+The table has for each primitive a way to wait and a way to end the wait. The tests walk through it with every pair of a
 coroutine and an OS thread. Each row runs in a process of its own.
 """
 
@@ -132,7 +132,7 @@ def walk(script: RunScript, row: str, body: str, timeout: float = 30.0) -> str:
 
 
 @each_row
-def test_whoever_waits_is_woken_by_whoever_wakes(script: RunScript, row: str) -> None:
+def test_each_kind_of_waiter_is_woken_by_each_kind_of_waker(script: RunScript, row: str) -> None:
     body = """
 for waiting, waking in PAIRS:
     for timeout in (None, PATIENCE):
@@ -590,7 +590,7 @@ def test_the_standard_librarys_own_tests_of_locks_hold(script: RunScript, kind: 
     assert script(source, timeout=120.0).splitlines()[-1] == "well"
 
 
-def test_a_timeout_that_is_not_a_number_is_refused_and_leaves_nobody_waiting(script: RunScript) -> None:
+def test_a_timeout_that_is_not_a_number_is_refused_and_leaves_no_waiter(script: RunScript) -> None:
     body = """
 from rmeinheld.coroutine import *
 nan = float("nan")

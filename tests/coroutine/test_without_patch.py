@@ -1,4 +1,5 @@
-"""What is a coroutine's own because it is a thread to the interpreter, without any patch: see docs/libraries.md."""
+"""State that each coroutine has for itself, because it is a thread to the interpreter. No patch is needed: see
+docs/libraries.md."""
 
 from __future__ import annotations
 

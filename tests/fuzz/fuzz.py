@@ -42,10 +42,10 @@ LONGEST_SEED_BYTES = 3072
 HANG_SECONDS = 10
 MEMORY_MB = 1024
 GRACE_SECONDS = 120
-"""A target that runs so much longer than it was told to has hung."""
+"""A target that runs this much longer than its limit hangs."""
 
 SHOWN_LINES = 20
-"""Of what a target says when it fails."""
+"""The first lines of a target's output when it fails."""
 
 RUST_FLAGS = (
     "--cfg=fuzzing",
@@ -55,12 +55,12 @@ RUST_FLAGS = (
     "-Cllvm-args=-sanitizer-coverage-pc-table",
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
 )
-"""What cargo-fuzz passes, but for the sanitizers, which need a nightly compiler; what is fuzzed has no unsafe code
-of its own."""
+"""The flags of cargo-fuzz without the sanitizers, which need a nightly compiler. The fuzzed code has no unsafe code of
+its own."""
 
 
 class Result(NamedTuple):
-    """What one target has done."""
+    """The result of one target."""
 
     executions: int
     per_second: int
@@ -71,7 +71,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Places:
-    """Where a target's files are."""
+    """The directories of a target."""
 
     target: str
     build: Path
@@ -345,7 +345,7 @@ def report_failure(program: Path, places: Places, result: Result) -> None:
 
 
 def fault(program: Path, path: Path) -> str:
-    """What the target says of an input, without the backtrace."""
+    """The target's message about an input, without the backtrace."""
     command = [str(program), f"-timeout={HANG_SECONDS}", f"-rss_limit_mb={MEMORY_MB}", str(path)]
     environment = {**os.environ, "RUST_BACKTRACE": "0"}
     ended = subprocess.run(

@@ -108,7 +108,7 @@ class Curl(Client):
 
 
 def curl(*arguments: str, data: bytes | None = None) -> bytes:
-    """What curl prints; CalledProcessError if it fails."""
+    """The output of curl. CalledProcessError if it fails."""
     program = shutil.which("curl")
     if program is None:
         pytest.skip("curl is not installed (Debian: apt-get install curl)")

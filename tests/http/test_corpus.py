@@ -99,7 +99,7 @@ class Run:
         self._connection = connections.pop() if connections else server.connect()
 
     def send(self, number: int) -> None:
-        """Send a piece, if there are so many and the server still listens."""
+        """Send the piece with this number, if there is one and the server still listens."""
         if number < len(self.pieces):
             with suppress(OSError):
                 self._connection.send(self.pieces[number])

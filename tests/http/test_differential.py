@@ -1,8 +1,8 @@
 """The same streams of requests read by this server, by h11 and by Gunicorn: those of the corpus, and generated ones.
 
-What a difference means is in differential.py, and which are known in differences.py. The generated streams are the same
-in each run. More and other ones: RMEINHELD_DIFFERENTIAL_STREAMS=100000, perhaps with --hypothesis-seed; -rP shows the
-counts.
+differential.py says what a difference means, and differences.py lists the known ones. The generated streams are the
+same in each run. More and other ones: RMEINHELD_DIFFERENTIAL_STREAMS=100000, perhaps with --hypothesis-seed; -rP shows
+the counts.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ RARELY = st.sampled_from((False, False, False, False, True))
 
 
 class Draw(Protocol):
-    """What Hypothesis gives a composite strategy."""
+    """The function that Hypothesis gives to a composite strategy."""
 
     def __call__[T](self, strategy: st.SearchStrategy[T], /) -> T: ...
 

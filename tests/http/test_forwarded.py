@@ -1,4 +1,5 @@
-"""What proxies say of their clients: X-Forwarded-*, Forwarded, the PROXY protocol; and names with underscores."""
+"""The statements of proxies about their clients: X-Forwarded-*, Forwarded, the PROXY protocol; and names with
+underscores."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
 
 def environ_of(server: Server, *fields: str, target: str = "/", preface: bytes = b"") -> dict[str, Any]:
-    """What the application gets of a request with these fields."""
+    """The environ of a request with these fields."""
     with server.connect() as connection:
         response = connection.request(preface + request("GET", target, *fields))
         assert response.status == 200, response
@@ -41,7 +42,7 @@ def refused(server: Server, *fields: str, target: str = "/", preface: bytes = b"
 
 @pytest.fixture(scope="module")
 def plain(serve_module: Serve) -> Server:
-    """A server that trusts nobody: the default."""
+    """A server that trusts no proxy: the default."""
     return serve_module(APPLICATION)
 
 
@@ -64,7 +65,7 @@ ALL_FIELDS = (
 )
 
 
-def test_by_default_nobody_is_believed_and_everything_is_passed_on(plain: Server) -> None:
+def test_by_default_no_proxy_is_trusted_and_everything_is_passed_on(plain: Server) -> None:
     environ = environ_of(plain, *ALL_FIELDS, "SCRIPT_NAME: /app", target="/app/x")
     assert environ["REMOTE_ADDR"] == "127.0.0.1"
     assert environ["REMOTE_PORT"].isdigit()
@@ -169,7 +170,7 @@ def test_the_word_of_others_is_taken_out(serve: Serve) -> None:
     assert environ["wsgi.url_scheme"] == "http"
     assert (environ["SCRIPT_NAME"], environ["PATH_INFO"]) == ("", "/app/x")
     assert not {"HTTP_X_FORWARDED_FOR", "HTTP_X_FORWARDED_PROTO", "HTTP_SCRIPT_NAME"} & environ.keys()
-    # Not listened to, so nobody's to remove.
+    # No proxy listens to this field, so none removes it.
     assert environ["HTTP_X_FORWARDED_HOST"] == "public.example"
 
 
@@ -221,7 +222,7 @@ def test_forwarded_says_it_all(standard: Server) -> None:
     assert (environ["SERVER_NAME"], environ["SERVER_PORT"]) == ("a.example", "444")
 
 
-def test_beside_forwarded_nothing_else_counts(standard: Server) -> None:
+def test_with_forwarded_no_other_field_counts(standard: Server) -> None:
     environ = environ_of(standard, *ALL_FIELDS[:4])
     assert (environ["REMOTE_ADDR"], environ["wsgi.url_scheme"]) == ("127.0.0.1", "http")
     assert environ["HTTP_HOST"] == "test"
@@ -385,7 +386,7 @@ def test_the_client_that_a_header_names_is_the_one_to_be_trusted_or_not(proxied:
     field = "X-Forwarded-For: 203.0.113.5"
     assert environ_of(proxied, field, preface=HEADERS["version 1, IPv4"][0])["REMOTE_ADDR"] == "203.0.113.5"
     assert environ_of(proxied, field)["REMOTE_ADDR"] == "203.0.113.5"
-    # Through a trusted machine, but from somebody else.
+    # Through a trusted machine, but from another client.
     stranger = environ_of(proxied, field, preface=HEADERS["version 1, IPv6"][0])
     assert stranger["REMOTE_ADDR"] == "2001:db8::1"
     assert "HTTP_X_FORWARDED_FOR" not in stranger

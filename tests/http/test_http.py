@@ -714,7 +714,7 @@ def test_a_malformed_chunk_ends_the_connection_and_nothing_after_it_is_served(se
 
 
 @pytest.mark.parametrize("name", BAD_CHUNKS)
-def test_a_malformed_chunk_that_nobody_reads_ends_the_connection(server: Server, name: str) -> None:
+def test_a_malformed_chunk_that_is_not_read_ends_the_connection(server: Server, name: str) -> None:
     start = log_start(server)
     with server.connect() as connection:
         connection.send(CHUNKED_POST.replace(b"/count", b"/ignored") + BAD_CHUNKS[name] + NEXT)
@@ -1015,7 +1015,7 @@ def test_pipelined_requests_are_repaired_one_by_one(serve: Serve) -> None:
     lenient = serve(APPLICATION, permit_obsolete_folding=True, strip_header_spaces=True)
     first = request("POST", "/echo", "X-A : b\r\n c", body=b"X : y\r\n z")
     responses = lenient.exchange(first + request("GET", "/environ", "X-A : b\r\n c"), ["POST", "GET"])
-    # What is not a head stays as it is.
+    # Bytes that are no head stay as they are.
     assert responses[0].body == b"X : y\r\n z"
     assert environ(responses[1])["HTTP_X_A"] == "b c"
 
@@ -1440,7 +1440,7 @@ def descriptors() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_ten_thousand_idle_connections_cost_little_and_hinder_nobody(serve: Serve, descriptors: int) -> None:
+def test_ten_thousand_idle_connections_cost_little_and_hinder_no_client(serve: Serve, descriptors: int) -> None:
     server = serve(APPLICATION, keep_alive=60)
     server.get("/")
     before = server.resident_kib()

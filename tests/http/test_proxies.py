@@ -30,7 +30,7 @@ STREAMED = KEPT + "proxy_request_buffering off; proxy_buffering off; "
 NGINX = {
     "buffered": KEPT.format("tcp"),
     "streamed": STREAMED.format("tcp"),
-    # What nginx does when it is told nothing: HTTP/1.0 and a connection for each request.
+    # nginx without further settings: HTTP/1.0 and a connection for each request.
     "1.0": TO_SERVER.format("tcp"),
     "1.0 streamed": TO_SERVER.format("tcp") + "proxy_request_buffering off; proxy_buffering off; ",
     "unix": STREAMED.format("unix"),
@@ -217,7 +217,7 @@ def test_a_thousand_requests_at_once_by_twenty(front: Front) -> None:
 
 
 def digest(response: Response) -> dict[str, Any]:
-    """What /digest found."""
+    """The digest that /digest computed."""
     assert response.status == 200
     result: dict[str, Any] = json.loads(response.body)
     return result
@@ -247,7 +247,7 @@ def test_an_upload_after_100_continue_arrives_whole(front: Front) -> None:
 
 @through(ALL)
 @pytest.mark.parametrize("size", [100_000, len(UPLOAD)])
-def test_an_upload_that_nobody_reads_is_answered(front: Front, size: int) -> None:
+def test_an_upload_that_is_not_read_is_answered(front: Front, size: int) -> None:
     for _ in range(3):
         with front.connect() as connection:
             response = connection.request(request("POST", "/unread", body=UPLOAD[:size]), "POST")
@@ -362,7 +362,7 @@ def test_an_application_that_fails_in_its_body_is_never_a_whole_response(front: 
 # --- stops and starts of the server ----------------------------------------------------------------------------------
 
 RETRYING = ["http-reuse always", "retry-on conn-failure empty-response"]
-"""What HAProxy needs in order to try once more when a kept connection has ended, which nginx does by itself."""
+"""Settings with which HAProxy tries again when a kept connection has ended, which nginx does by itself."""
 
 
 def before(program: str, directory: Path, address: str, lines: list[str]) -> AbstractContextManager[Proxy]:
@@ -428,7 +428,7 @@ def test_a_server_that_stops_finishes_what_a_proxy_has_asked_for(serve: Serve, t
         connection.send(request("POST", "/digest", f"Content-Length: {len(UPLOAD)}") + UPLOAD[:100_000])
         server.wait_for_log("reading /digest")
         server.signal(signal.SIGTERM)
-        with suppress(OSError):  # nobody is let in any more
+        with suppress(OSError):  # no further client is accepted
             while True:
                 server.connect().close()
         assert digest(connection.request(UPLOAD[100_000:], "POST"))["sha256"] == DIGEST

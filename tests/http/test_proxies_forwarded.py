@@ -1,4 +1,5 @@
-"""What a server behind HAProxy or nginx learns of the client: the PROXY protocol, and X-Forwarded-* from nginx."""
+"""The client's address and scheme as a server behind HAProxy or nginx sees them: the PROXY protocol, and X-Forwarded-*
+from nginx."""
 
 from __future__ import annotations
 
@@ -102,7 +103,7 @@ def test_the_access_log_has_the_address_of_the_client(front: Front, server: Serv
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_health_checks_speak_for_nobody_and_are_answered(
+def test_health_checks_speak_for_no_client_and_are_answered(
     serve: Serve, tmp_path_factory: pytest.TempPathFactory, version: str
 ) -> None:
     # Version 1 says UNKNOWN, version 2 LOCAL: the address stays that of the connection.
@@ -120,7 +121,7 @@ def test_health_checks_speak_for_nobody_and_are_answered(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_proxy_that_is_not_allowed_is_not_believed(
+def test_a_proxy_that_is_not_allowed_is_not_trusted(
     serve: Serve, tmp_path_factory: pytest.TempPathFactory, version: str
 ) -> None:
     server = serve_with(serve, proxy_protocol="auto", proxy_allow_ips="10.0.0.1")
@@ -166,7 +167,7 @@ def test_scheme_and_address_are_taken_from_a_proxy_that_is_trusted(forwarded: tu
         assert environment["REMOTE_ADDR"] == (CLIENT if is_trusted else "127.0.0.1")
 
 
-def test_what_the_client_says_of_itself_is_not_believed(forwarded: tuple[Front, bool]) -> None:
+def test_a_clients_statements_about_itself_are_not_trusted(forwarded: tuple[Front, bool]) -> None:
     front, is_trusted = forwarded
     headers = ["X-Forwarded-For: 192.0.2.1", "X-Forwarded-Proto: http", "Forwarded: for=192.0.2.1"]
     with front.connect(source=CLIENT) as connection:

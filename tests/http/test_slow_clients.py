@@ -1,4 +1,4 @@
-"""slowhttptest against a live server: whoever takes too long is given up, and everybody else is served meanwhile."""
+"""slowhttptest against a live server: a client that takes too long is given up, and others are served meanwhile."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ATTACKS = {
     "body in drops": Attack(
         ["-B", "-i", "1", "-s", "8192", "-x", "10"], "/digest", "408 from 127.0.0.1: the request did not arrive in time"
     ),
-    # A window of 10 to 20 bytes. What the kernel takes of a response before that counts is megabytes.
+    # A window of 10 to 20 bytes. The kernel takes megabytes of a response before the limit counts.
     "slow read": Attack(["-X", "-w", "10", "-y", "20", "-n", "60", "-z", "32"], "/endless", "closed /endless$", 40),
     # Thousands of ranges in one field line (CVE-2011-3192).
     "ranges": Attack(["-R", "-a", "1", "-b", "3000"], "/slow", "431 from 127.0.0.1: field line over the limit"),

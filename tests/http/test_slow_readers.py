@@ -1,4 +1,4 @@
-"""Clients that take slowly what they are sent: one that goes on taking is alive, one that drips is given up."""
+"""Clients that read slowly: one that goes on reading is served to the end, and one that drips is given up."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def begin(server: Server, path: str) -> socket.socket:
 
 
 def take_slowly(connections: list[socket.socket], size: int, pause: float, until: Callable[[], bool]) -> list[int]:
-    """Take so many bytes of each at a time. Returns how many there were."""
+    """Take this number of bytes of each response at a time. Returns how many there were."""
     taken = [0] * len(connections)
     while not until():
         for index, connection in enumerate(connections):

@@ -1,6 +1,6 @@
 """How the work of a process ends whose interpreter ends too, or goes on: daemon threads, what computes, late starts.
 
-What a server does at its end, the same on every Python, is in `test_ends_of_servers.py`.
+The end of a server, which is the same on every Python, is in `test_ends_of_servers.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a server does at its end: background work of requests is finished, and what computes is named.
+"""The end of a server: background work of requests is finished, and what computes is named.
 
 Kinds of process are tried where they differ: the command line and Gunicorn's worker, whose process ends with the
 server, and `run()` in a program that goes on.

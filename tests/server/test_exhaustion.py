@@ -1,4 +1,4 @@
-"""What a server does when the kernel has no more to give: address space for stacks, descriptors, places in epoll.
+"""A server when the kernel has no more to give: address space for stacks, descriptors, places in epoll.
 
 Each test lowers a limit in the server's own process, so that small numbers reach it.
 """
@@ -394,7 +394,7 @@ def test_connections_that_are_accepted_while_another_is_prepared_are_kept_apart(
         first.secure()
         assert first.ask("/wait")[0] == "/wait"
         others = [stack.enter_context(TlsConnection(address)) for _ in range(4)]
-        # Their context waits while it is asked for each: in one turn, and in others beside it.
+        # Their context waits while each is looked up, in one turn or in several.
         for connection in others:
             connection.secure()
         for number, connection in enumerate([first, *others]):
@@ -414,5 +414,5 @@ def test_a_flood_of_new_connections_gives_way_to_those_that_are_there(slow_to_ac
             stack.enter_context(TlsConnection(address))
         assert blocker.socket.gettimeout() and not blocker.has_input(0), "the machine is too slow for this test"
         _, taken = other.ask("/")
-        # Accepting all of them takes 25 budgets of a turn.
+        # Accepting all connections takes 25 budgets of a turn.
         assert taken < 2 + count / 2

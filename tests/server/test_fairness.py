@@ -18,7 +18,7 @@ from serving import Connection, ConnectionEnded, RunScript, Serve, Server, reque
 APPLICATION = "fairness_app:app"
 
 PATIENT_SECONDS = 0.5
-"""How long a short request may take beside one that never waits, in the median."""
+"""The longest median of a short request while another request never waits."""
 
 LOOPS = {
     "select": "select.select([a], [], [], 5)",
@@ -54,7 +54,7 @@ LOOPS = {
     "time.sleep(0)": "time.sleep(0)",
     "asyncio": "asyncio.run(some())",
 }
-"""What a coroutine may do without ever having to wait."""
+"""Calls that a coroutine may repeat without ever having to wait."""
 
 SCRIPT = f"""
 from rmeinheld.patch import patch_all

@@ -1,7 +1,7 @@
 """Children that are forked in a request and never call exec: what of the server's own they hold, which is nothing.
 
-A child inherits every descriptor, close-on-exec or not. What children do with the
-application's is in `test_processes.py`.
+A child inherits every descriptor, close-on-exec or not. Children and the application's descriptors are in
+`test_processes.py`.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def test_a_clients_connection_ends_although_something_else_holds_its_socket(serv
 
 
 @pytest.mark.parametrize("holder", ["hold", "fork"])
-def test_a_response_that_is_cut_off_ends_in_a_reset_whoever_holds_the_socket(
+def test_a_response_that_is_cut_off_ends_in_a_reset_although_a_child_holds_the_socket(
     server: Server, children: list[int], holder: str
 ) -> None:
     with server.connect() as connection:

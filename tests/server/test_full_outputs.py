@@ -1,4 +1,4 @@
-"""Standard streams and logs that are closed, broken, full or read by nobody: requests are served all the same."""
+"""Standard streams and logs that are closed, broken, full or not read: requests are served all the same."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_standard_streams_that_are_closed_are_no_listeners_either(script: RunScr
 # --- the access log --------------------------------------------------------------------------------------------------
 
 
-def test_an_access_log_that_nobody_reads_holds_no_request_up(start: Start) -> None:
+def test_an_access_log_that_is_not_read_holds_no_request_up(start: Start) -> None:
     requests = 150
     with small_pipe() as (reader, writer):
         server = start("--access-logfile", "-", "--access-logformat", "%(r)s", stdout=writer)
@@ -228,7 +228,7 @@ def test_an_access_log_may_be_a_fifo_that_is_read_later(serve: Serve, tmp_path: 
 
 
 @pytest.mark.parametrize("is_broken", [False, True])
-def test_a_standard_error_that_nobody_reads_holds_no_request_up(start: Start, is_broken: bool) -> None:
+def test_a_standard_error_that_is_not_read_holds_no_request_up(start: Start, is_broken: bool) -> None:
     with small_pipe() as (reader, writer):
         if is_broken:
             null = os.open(os.devnull, os.O_RDONLY)

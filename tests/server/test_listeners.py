@@ -1,4 +1,4 @@
-"""Addresses, and the sockets that are made of them: TCP v4 and v6, Unix, abstract, inherited."""
+"""Addresses, and the sockets made from addresses: TCP v4 and v6, Unix, abstract, inherited."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def test_an_ipv4_client_of_the_ipv6_wildcard_goes_by_its_ipv4_address(serve: Ser
 
 @needs_ipv6
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "127.0.0.1", "localhost"])
-def test_the_ipv6_wildcard_beside_ipv4_of_the_same_port_is_for_ipv6_only(host: str) -> None:
+def test_the_ipv6_wildcard_next_to_ipv4_of_the_same_port_is_for_ipv6_only(host: str) -> None:
     with listening(TcpAddress(host, 0)) as (taken,):
         port = int(taken.server_port)
     first, wildcard = TcpAddress(host, port), TcpAddress("::", port)
@@ -290,7 +290,7 @@ def test_the_ipv6_wildcard_beside_ipv4_of_the_same_port_is_for_ipv6_only(host: s
 
 
 @needs_ipv6
-def test_the_ipv6_wildcard_beside_an_inherited_ipv4_socket_is_for_ipv6_only() -> None:
+def test_the_ipv6_wildcard_next_to_an_inherited_ipv4_socket_is_for_ipv6_only() -> None:
     with closing(open_listener(TcpAddress("0.0.0.0", 0))) as parent:
         inherited = Descriptor(parent.socket.fileno())
         with listening(TcpAddress("::", int(parent.server_port)), inherited) as (listener, _):
@@ -386,7 +386,7 @@ def test_a_path_that_a_dead_server_has_left_is_taken_over(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("backlog", [5, 0])
-def test_a_path_on_which_somebody_listens_stays_theirs(tmp_path: Path, backlog: int) -> None:
+def test_a_path_on_which_another_server_listens_stays_its_own(tmp_path: Path, backlog: int) -> None:
     path = tmp_path / "app.sock"
     with socket.socket(socket.AF_UNIX) as living, socket.socket(socket.AF_UNIX) as client:
         living.bind(str(path))

@@ -105,7 +105,7 @@ def test_djangos_sessions_are_kept_apart(django: Server) -> None:
     assert not faults, faults
 
 
-def test_djangos_transactions_wait_for_each_other_and_hold_up_nobody(
+def test_djangos_transactions_wait_for_each_other_and_hold_up_no_other_request(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twenty requests hold a transaction for 50 ms each, and write their sessions, in one sqlite database."""

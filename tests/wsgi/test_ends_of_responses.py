@@ -25,7 +25,7 @@ def rest_of_chunks(connection: Connection) -> bytes:
 
 
 def wait_until_it_stops(server: Server) -> None:
-    """Wait until nobody accepts connections any more."""
+    """Wait until the server accepts no more connections."""
     deadline = time.monotonic() + TIMEOUT
     with suppress(OSError):
         while time.monotonic() < deadline:
@@ -105,10 +105,10 @@ def test_a_request_that_has_asked_and_not_answered_gets_a_503(serve: Serve) -> N
         assert server.wait() == 0
 
 
-def test_an_application_that_was_told_of_the_stop_ends_as_it_likes(serve: Serve) -> None:
+def test_an_application_that_asked_about_the_stop_ends_as_it_likes(serve: Serve) -> None:
     server = serve("ends_app:app", graceful_timeout=60)
     with server.connect() as connection:
-        open_response(connection, server, "/told", b"started")
+        open_response(connection, server, "/asked_late", b"started")
         server.signal(signal.SIGTERM)
         assert rest_of_chunks(connection) == b"True goodbye at length"
         assert server.wait() == 0

@@ -96,7 +96,7 @@ def taken(server: Server, path: str, early: bytes = b"") -> Connection:
 
 
 def results(server: Server, path: str) -> Iterator[str]:
-    """What the application prints, line by line."""
+    """The lines that the application prints."""
     number = 0
     while True:
         yield server.wait_for_log(rf"^{path} {number} (.*)\n")[1]

@@ -676,7 +676,7 @@ def test_wsgi_errors_writes_text_to_the_log(server: Server) -> None:
 
 @pytest.fixture(scope="module")
 def content() -> bytes:
-    """What is in the file that is served: 300,000 bytes."""
+    """The contents of the file that is served: 300,000 bytes."""
     return b"".join(b"%07d\n" % number for number in range(37_500))
 
 
@@ -913,7 +913,7 @@ def test_a_file_over_2_gib_is_sent_whole(file_server: Server, tmp_path: Path) ->
     assert head.header("Content-Length") == str(size)
 
 
-def test_a_file_for_a_client_that_stops_reading_holds_nobody_up(file_server: Server, tmp_path: Path) -> None:
+def test_a_file_for_a_client_that_stops_reading_holds_no_other_client_up(file_server: Server, tmp_path: Path) -> None:
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(50_000_000)

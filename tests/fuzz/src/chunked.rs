@@ -1,5 +1,5 @@
-//! A chunked body: the limits, the cuts, one byte that chooses, then either what the peer sends (even) or data that is
-//! sent in chunks, which has to come back (odd).
+//! A chunked body: the limits, the cuts, and one byte that chooses. If the byte is even, the bytes of the peer follow.
+//! If it is odd, data follows that is sent in chunks and has to come back.
 
 use _rmeinheld::http::chunked::{ChunkLimits, ChunkedDecoder};
 
@@ -7,10 +7,10 @@ use crate::input::{Cuts, Input};
 use crate::reference::{Chunks, chunks, is_text};
 use crate::shown;
 
-/// What follows the body on the connection.
+/// Bytes after the body on the connection.
 const NEXT: &[u8] = b"GET /next HTTP/1.1\r\n";
 
-/// Extensions between which quoted ones are strewn.
+/// Extensions, with quoted ones in between.
 const EXTENSIONS: [&[u8]; 7] = [b"", b"", b";a", b";a=b", b" \t; \ta \t= \tb", b";a;b=\"\"", b";a=\"\\\"\\\\ \t\""];
 const TRAILERS: [&[u8]; 4] = [b"", b"X:\r\n", b"Te-: a\r\nX-Y: \t\xff \r\n", b"content-lengths: 5\r\n"];
 
@@ -32,7 +32,7 @@ fn compare(message: &[u8], limits: ChunkLimits, cuts: &Cuts) {
     let outcomes = [&whole, &feed(limits, cuts.pieces(message)), &feed(limits, message.chunks(1))];
     for (seen, end) in outcomes {
         assert_eq!(*end, whole.1, "{cuts:?} {}", shown(message));
-        // What precedes an error is not handed out when both come in one piece.
+        // Data that precedes an error is not handed out when both come in one piece.
         let is_right = if end.is_ok() { *seen == data } else { data.starts_with(seen) };
         assert!(is_right, "{}, not {}: {cuts:?} {}", shown(seen), shown(&data), shown(message));
     }

@@ -1,6 +1,7 @@
-//! The closing of a WebSocket, in any order of what the two sides do. One byte chooses each step, another its details.
+//! The closing of a WebSocket, with the events of both sides in any order. One byte chooses each step, another its
+//! details.
 //!
-//! Beside [`Protocol`] runs a plain model: the facts of the connection, from which every answer is derived anew.
+//! [`Protocol`] is compared with a plain model: the facts of the connection, from which every answer is derived.
 
 use _rmeinheld::websocket::closing::{Close, ClosingAction, ClosingEvent, Violation};
 use _rmeinheld::websocket::protocol::{Message, Protocol};
@@ -96,7 +97,7 @@ struct Facts {
     first_code: Option<u16>,
     sent: Vec<u8>,
     messages: Vec<Message>,
-    /// What the last event asked of the stream.
+    /// The demand of the last event on the stream.
     action: Option<ClosingAction>,
 }
 
@@ -113,7 +114,7 @@ impl Facts {
         self.is_reading() && self.own_close.is_none()
     }
 
-    /// The client broke a rule before any close, and has not been told.
+    /// The client broke a rule before any close, and the server has not answered yet.
     fn is_failing(&self) -> bool {
         let is_first = self.own_close.is_none() && !self.client_knows_violation && !self.is_over();
         self.broken_code.is_some() && is_first

@@ -10,7 +10,7 @@ use crate::receiver::{Receiver, Seen, Stage, Terms};
 use crate::reference::{Chunks, chunks, head};
 use crate::{HEAD_STATUSES, shown};
 
-/// A request that would be served if it were taken for one.
+/// Bytes that would be served if they were read as a request.
 const SMUGGLED: &[u8] = b"GET /smuggled HTTP/1.0\r\n\r\n";
 
 pub fn run(input: &[u8]) {
@@ -59,7 +59,7 @@ fn assert_alike(whole: &Receiver, pieces: &Receiver, terms: &Terms, stream: &[u8
     assert!(is_alike, "{cuts:?} {}", shown(stream));
 }
 
-/// After an error, and after the last request, nothing is taken for a request.
+/// After an error, and after the last request, nothing is read as a request.
 fn assert_is_over(mut receiver: Receiver) {
     let Stage::Over(error) = receiver.stage else { return };
     if let Some(error) = error {
@@ -70,7 +70,7 @@ fn assert_is_over(mut receiver: Receiver) {
     assert!(receiver.seen.len() == count && matches!(receiver.stage, Stage::Over(_)));
 }
 
-/// The requests of a stream as the reference sees them. Has the last of them ended the connection?
+/// The requests of a stream as the reference sees them. Has the last request ended the connection?
 fn requests(stream: &[u8], limits: &HeadLimits, chunk_limits: &ChunkLimits, body_bytes: u64) -> (Vec<Seen>, bool) {
     let mut seen = Vec::new();
     let mut rest = stream;

@@ -1,7 +1,7 @@
 //! The events of an exchange in any order: one byte for the request, one for its length, then one for each event, some with
 //! another byte behind them.
 //!
-//! The model beside it keeps no states. It keeps the list of what has happened, and answers each question from that.
+//! The model keeps no states. It keeps the list of events, and answers each question from that.
 
 use _rmeinheld::http::Version;
 use _rmeinheld::http::exchange::{DRAIN_BYTES, Ending, Exchange, ExchangeEvent, LengthFault};
@@ -10,7 +10,7 @@ use _rmeinheld::http::response::{ResponseBody, ResponsePlan};
 
 use crate::input::Input;
 
-/// What has happened, in order. Only what was permitted is noted.
+/// The permitted events, in order.
 #[derive(Clone, Debug, PartialEq)]
 enum Fact {
     Awaits,

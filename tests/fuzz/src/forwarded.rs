@@ -6,7 +6,7 @@ use _rmeinheld::http::forwarded::{Node, client_of_x_forwarded_for, origin_of_for
 
 use crate::input::Input;
 
-/// What the proxy has seen.
+/// The address that the proxy has seen.
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 pub fn run(input: &[u8]) {

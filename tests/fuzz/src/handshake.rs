@@ -1,5 +1,5 @@
-//! A handshake: one byte that chooses, an origin after one byte for its length, then either what the peer sends (even),
-//! or sixteen bytes of a key and the fields that are sent beside those of a valid handshake (odd).
+//! A handshake: one byte that chooses, then an origin after one byte for its length. If the first byte is even, the
+//! bytes of the peer follow. If it is odd, sixteen bytes of a key follow, and fields to add to a valid handshake.
 
 use _rmeinheld::http::head::{Head, Parsed};
 use _rmeinheld::http::limits::HeadLimits;
@@ -25,7 +25,7 @@ pub fn run(input: &[u8]) {
     }
     let plain = reference::head(&request, &LIMITS).expect("a head that the reference does not accept");
     let without = judge(&head, &request, &plain, None);
-    // What is sent is an origin, too: a list that has it all refuses nothing.
+    // The field that is sent may hold several origins: a list with all these origins refuses nothing.
     let sent = plain.fields.iter().filter(|field| field.0.eq_ignore_ascii_case(b"origin"));
     let sent: Option<Vec<String>> = sent.map(|field| String::from_utf8(field.1.to_vec()).ok()).collect();
     if let Some(sent) = &sent {
@@ -55,7 +55,7 @@ fn judge(
     origins: Option<&[String]>,
 ) -> Result<Option<Handshake>, u16> {
     let seen = Handshake::of(head, request, origins);
-    // What follows the head plays no part.
+    // Bytes after the head play no part.
     assert_eq!(Handshake::of(head, &request[..head.length], origins), seen, "{}", shown(request));
     match (&seen, handshake(plain, origins)) {
         (Ok(None), None) => {}

@@ -1,4 +1,4 @@
-//! A request head: the limits, the cuts, then what the peer sends.
+//! A request head: the limits, the cuts, then the bytes of the peer.
 
 use _rmeinheld::http::head::{Head, Parsed, Span};
 use _rmeinheld::http::limits::HeadLimits;
@@ -6,7 +6,7 @@ use _rmeinheld::http::limits::HeadLimits;
 use crate::input::{Cuts, Input};
 use crate::{HEAD_STATUSES, reference, shown};
 
-/// What became of the bytes.
+/// The reading of the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome<'a> {
     Complete(reference::Head<'a>),
@@ -24,7 +24,7 @@ pub fn run(input: &[u8]) {
     match (&whole, reference::head(message, &limits)) {
         (Outcome::Complete(head), expected) => {
             assert_eq!(Some(head), expected.as_ref(), "{}", shown(message));
-            // What follows the head plays no part.
+            // Bytes after the head play no part.
             let alone = grow(&mut Head::new(), &message[..head.length], &limits, [head.length]);
             assert_eq!(alone, whole, "{}", shown(message));
         }
@@ -76,7 +76,7 @@ fn grow<'a>(
     Outcome::Partial
 }
 
-/// What the head says, once each span is known to lie within it.
+/// The contents of the head, once each span is known to lie within it.
 fn content<'a>(head: &Head, bytes: &'a [u8]) -> reference::Head<'a> {
     let of = |span: Span| {
         let (start, end) = (span.start as usize, span.end as usize);

@@ -1,4 +1,4 @@
-//! The first bytes of an input choose limits and pieces; the rest is what a peer sends.
+//! The first bytes of an input choose limits and pieces; the rest comes from the peer.
 //!
 //! `fuzz.py` makes seeds of the requests in `tests/corpus` by putting such bytes before them, so a change here is one
 //! there, too. All integers are little-endian; bytes that are missing count as 0.
@@ -18,7 +18,7 @@ impl<'a> Input<'a> {
         u16::from(self.byte()) | u16::from(self.byte()) << 8
     }
 
-    /// So many bytes, or what is left.
+    /// This number of bytes, or the rest.
     pub fn take(&mut self, count: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;
@@ -26,7 +26,8 @@ impl<'a> Input<'a> {
     }
 
     /// Five bytes: request line in steps of 2 bytes, field lines, one field line in steps of 2 bytes, the whole head
-    /// (two bytes). 255 (in the last: 0) chooses the server's default, and 0 in the others is no limit.
+    /// (two bytes). The value 255 chooses the server's default, and 0 is no limit. For the whole head, 0 chooses the
+    /// default.
     pub fn limits(&mut self) -> HeadLimits {
         let mut limit = |unit: usize, default: usize| match self.byte() {
             u8::MAX => default,

@@ -1,9 +1,9 @@
 //! Fuzz targets for `rmeinheld::http` and `rmeinheld::websocket`: each module's `run` takes arbitrary bytes and panics
 //! where a promise is broken.
 //!
-//! The binaries in `fuzz_targets` hand them to libFuzzer; `make fuzz` builds and runs them. What is accepted is
-//! compared with [`reference`], a second and much plainer reading of the RFCs; what arrives in pieces, with what
-//! arrives whole. How the first bytes of an input choose limits and pieces is in [`input`].
+//! The binaries in `fuzz_targets` hand them to libFuzzer; `make fuzz` builds and runs them. Accepted input is compared
+//! with [`reference`], a second and much plainer reading of the RFCs. Input in pieces is compared with the same input
+//! as a whole. [`input`] reads the first bytes, which choose limits and pieces.
 
 pub mod chunked;
 pub mod closing;

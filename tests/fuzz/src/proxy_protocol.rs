@@ -1,4 +1,4 @@
-//! The PROXY protocol: what is decided early stays so, and what a proxy encodes is what is read.
+//! The PROXY protocol: an early decision is final, and a proxy's statement is read as it was encoded.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,7 +1,7 @@
 //! A second reading of RFC 9110 and RFC 9112, to compare the first with: over complete input, by splitting it at its
 //! delimiters, without a thought for speed. It uses nothing of the code that it checks but the types of its answers.
 //!
-//! It says what is accepted and how. What is not accepted may be refused or unfinished.
+//! It returns accepted messages and their reading. A message that is not accepted may be refused or unfinished.
 
 use _rmeinheld::http::Version;
 use _rmeinheld::http::chunked::ChunkLimits;
@@ -14,7 +14,7 @@ const TOKEN_MARKS: &[u8] = b"!#$%&'*+-.^_`|~";
 /// unreserved and sub-delims of RFC 3986 2, but for letters and digits.
 const HOST_MARKS: &[u8] = b"-._~!$&'()*+,;=";
 
-/// What an accepted head says.
+/// The contents of an accepted head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head<'a> {
     pub method: &'a [u8],
@@ -135,18 +135,18 @@ pub fn body_framing(version: Version, lengths: &[&[u8]], codings: &[&[u8]]) -> R
     }
 }
 
-/// How a chunked body stands.
+/// The state of a chunked body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Chunks {
-    /// So many bytes of input are the body.
+    /// The number of bytes of input that are the body.
     Complete(usize),
-    /// A complete line is wrong, or what follows data is not CRLF.
+    /// A complete line is wrong, or data is followed by other bytes than CRLF.
     Refused,
-    /// Up to the last complete line all is right. What follows may already be wrong.
+    /// Up to the last complete line all is right. The rest may already be wrong.
     Unfinished,
 }
 
-/// The data of a chunked body as far as it is there, and how the body stands.
+/// The data of a chunked body that has arrived, and the state of the body.
 pub fn chunks(bytes: &[u8], limits: &ChunkLimits) -> (Vec<u8>, Chunks) {
     let mut data = Vec::new();
     let mut rest = bytes;
@@ -301,7 +301,7 @@ fn authority_port(bytes: &[u8]) -> Option<&[u8]> {
 /// Eight groups of hexadecimal digits, of which `::` stands for one or more, and of which an IPv4 address may be the last
 /// two (RFC 3986 3.2.2).
 fn is_ipv6_address(text: &str) -> bool {
-    // The number of groups, if all of them are right. An IPv4 address may stand at the end.
+    // The number of groups, if all groups are right. An IPv4 address may stand at the end.
     let groups = |part: &str, ends: bool| -> Option<usize> {
         if part.is_empty() {
             return Some(0);
@@ -359,7 +359,7 @@ fn chunk_size(line: &[u8]) -> Option<u64> {
     u64::from_str_radix(&format!("0{}", digits.trim_start_matches('0')), 16).ok()
 }
 
-/// What follows one `BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ]` (RFC 9112 7.1.1).
+/// The text after one `BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ]` (RFC 9112 7.1.1).
 fn chunk_extension(line: &[u8]) -> Option<&[u8]> {
     let rest = after_spaces(after_spaces(line).strip_prefix(b";")?);
     let rest = after_token(rest)?;

@@ -1,5 +1,5 @@
-//! An answer of an application: one byte that chooses, two for the known length, then texts after one byte for their
-//! length each: the status, and names and values in turn. The values are the items of the body, too.
+//! An answer of an application: one byte that chooses, and two for the known length. Then come texts, each after one
+//! byte for its length: the status, and names and values in turn. The values are the items of the body, too.
 
 use _rmeinheld::http::Version;
 use _rmeinheld::http::chunked::{ChunkLimits, ChunkedDecoder};
@@ -90,7 +90,7 @@ pub fn run(input: &[u8]) {
     let seen: Vec<_> = lines[1..].iter().map(|line| field(line).expect("not a field line")).collect();
     assert_eq!(seen[..expected.len()], expected, "{}", shown(&head));
 
-    // What a client makes of it (RFC 9112 6.3).
+    // A client's reading of the response (RFC 9112 6.3).
     let values = |name: &str| -> Vec<&[u8]> {
         let is_name = |field: &&(&'_ [u8], &'_ [u8])| field.0.eq_ignore_ascii_case(name.as_bytes());
         seen.iter().filter(is_name).map(|field| field.1).collect()
@@ -145,7 +145,7 @@ fn check_error_page(status: u16) {
     );
 }
 
-/// What is sent in chunks can be read by a strict recipient.
+/// A strict recipient can read the chunks that are sent.
 fn check_chunks(fields: &[(&[u8], &[u8])]) {
     let mut message = Vec::new();
     let mut data = Vec::new();

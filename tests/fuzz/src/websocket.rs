@@ -1,5 +1,6 @@
-//! An open WebSocket: one byte that chooses, two for the longest message, the cuts, then either what the peer sends, or
-//! four bytes of a mask and what frames are made of, right and wrong, or the same of messages that have to arrive.
+//! An open WebSocket: one byte that chooses, two for the longest message, and the cuts. The choice is between the bytes
+//! of the peer, the contents of right and wrong frames, and messages that have to arrive. The last two begin with four
+//! bytes of a mask.
 
 use _rmeinheld::websocket::closing::{Close, ClosingEvent};
 use _rmeinheld::websocket::protocol::{CONTROL_BYTES, Message, MessageKind, Protocol, write_message, write_ping};
@@ -8,13 +9,13 @@ use crate::input::{Cuts, Input};
 use crate::reference::websocket::{Conversation, End, conversation, frames};
 use crate::shown;
 
-/// What would be answered or delivered if it were looked at: text, a ping and a close, with a mask of zeros.
+/// Frames that would be answered or delivered: text, a ping and a close, with a mask of zeros.
 const LATE: &[u8] = b"\x81\x81\0\0\0\0a\x89\x80\0\0\0\0\x88\x80\0\0\0\0";
 
 /// The code of a server that closes first.
 const OWN_CODE: u16 = 3000;
 
-/// More of them find nothing more, and take long.
+/// More frames find no further faults, and take long.
 const MOST_FRAGMENTS: usize = 16;
 
 pub fn run(input: &[u8]) {
@@ -27,7 +28,7 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// Does the same come of the bytes, however they are cut, as the reference says?
+/// Do the bytes lead to the result of the reference, however they are cut?
 fn compare(stream: &[u8], limit: usize, cuts: &Cuts) -> Conversation {
     let expected = conversation(stream, limit);
     // Byte by byte, the end comes with the byte that shows it: nothing is kept beyond it, and nothing over the limit.
@@ -51,7 +52,7 @@ fn compare(stream: &[u8], limit: usize, cuts: &Cuts) -> Conversation {
     expected
 }
 
-/// What holds of every conversation, whatever the reference says.
+/// Properties of every conversation, independent of the reference.
 fn check(seen: &Conversation, limit: usize) {
     assert!(seen.messages.iter().all(|message| message.size() <= limit));
     for frame in frames(&seen.replies) {
@@ -174,7 +175,7 @@ fn there_and_back(mut input: Input, cuts: &Cuts) {
     assert_eq!(compare(&stream, limit, cuts), expected, "{}", shown(&stream));
 }
 
-/// What the server writes is one whole frame without a mask.
+/// The server writes one whole frame without a mask.
 fn check_writing(is_text: bool, payload: &[u8]) {
     let mut out = Vec::new();
     write_message(&mut out, if is_text { MessageKind::Text } else { MessageKind::Binary }, payload);

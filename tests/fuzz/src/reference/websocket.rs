@@ -14,9 +14,9 @@ const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 /// A request for a WebSocket.
 #[derive(Debug)]
 pub struct Handshake<'a> {
-    /// The statuses of its faults. It is refused with one of them, unless there are none.
+    /// The statuses of its faults. A handshake with faults is refused with one of these.
     pub faults: Vec<u16>,
-    /// Of a faultless one, what Sec-WebSocket-Accept must say.
+    /// The value of Sec-WebSocket-Accept for a handshake without faults.
     pub accept: String,
     pub subprotocols: Vec<&'a [u8]>,
 }
@@ -163,7 +163,7 @@ fn next_array<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     Some(*array)
 }
 
-/// How a conversation stands.
+/// The state of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     Open,
@@ -172,13 +172,13 @@ pub enum End {
     Violated(u16),
 }
 
-/// What comes of the bytes of a client.
+/// The result of a client's bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conversation {
     pub messages: Vec<Message>,
     pub replies: Vec<u8>,
     pub end: End,
-    /// So many bytes have shown the end; all of them if it is open.
+    /// The number of bytes that showed the end, or the number of all bytes if the conversation is open.
     pub read: usize,
 }
 
@@ -237,7 +237,7 @@ pub fn conversation(bytes: &[u8], limit: usize) -> Conversation {
     seen
 }
 
-/// What a header says wrongly, after so many bytes of a message.
+/// The fault of a header, after this number of bytes of a message.
 fn header_fault(frame: &Frame, begun: Option<usize>, limit: usize) -> Option<u16> {
     let opcode = frame.first & 0x0F;
     let is_allowed = match opcode {
@@ -260,7 +260,7 @@ fn text_fault(text: &[u8], is_whole: bool) -> Option<usize> {
     (start..=text.len()).find(is_wrong).or(is_whole.then_some(text.len()))
 }
 
-/// What the payload of a close says, or the code that refuses it (RFC 6455 7.4, and IANA's registry).
+/// The code in the payload of a close, or the code that refuses it (RFC 6455 7.4, and IANA's registry).
 fn close(payload: &[u8]) -> Result<Close, u16> {
     let [high, low, reason @ ..] = payload else {
         return if payload.is_empty() { Ok(Close { code: NO_CODE, reason: String::new() }) } else { Err(1002) };
