@@ -12,20 +12,17 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 from gunicorn.config import Config
 
 from frames import Client, text
-from pages import ROOT, Block, all_blocks, blocks, commands, links, pages
+from pages import PROJECT_URL, ROOT, Block, all_blocks, blocks, commands, links, pages
 from proxying import program
 from rmeinheld.cli import build_parser
 from rmeinheld.settings import OPTIONS
 from serving import RunScript, Serve, request
-
-PROJECT_URL = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
 
 NAMES = [page.relative_to(ROOT).as_posix() for page in pages()]
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from pages import PROJECT_URL
+
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = (ROOT / os.environ.get("BUILD", ".build")).resolve() / f"packaging-{sys.version_info[0]}.{sys.version_info[1]}"
 """Kept between runs, so that cargo compiles again only what changed."""
@@ -164,6 +166,8 @@ def test_the_wheel_says_what_it_is(wheel: Wheel) -> None:
     assert set(metadata["Requires-Python"].split(",")) == {">=3.12", "<3.16"}
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["License-File"] == "LICENSE"
+    # README.md links to this address, and test_docs.py holds it to that.
+    assert metadata.get_all("Project-URL") == [f"Source, {PROJECT_URL}"]
     assert metadata.get_all("Requires-Dist") is None
     entry_points = wheel.read("entry_points.txt")
     assert "rmeinheld = rmeinheld.cli:main" in entry_points

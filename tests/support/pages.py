@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -10,6 +11,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+
+PROJECT_URL: str = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Source"]
+"""The one address of the project."""
 
 FENCE = re.compile(r"^(?P<fence>```+|~~~+)(?P<language>[\w-]*)\n(?P<text>.*?)^(?P=fence)$", re.M | re.S)
 LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
