@@ -27,15 +27,15 @@ __all__ = [
 ]
 
 DEFAULT_HOST: Final = "127.0.0.1"
-"""Where a server listens unless told otherwise: not reachable from other machines, as for Gunicorn."""
+"""Default host, as for Gunicorn. Other machines cannot reach it."""
 
 DEFAULT_PORT: Final = 8000
-"""Port of an address that names none, as for Gunicorn and Meinheld."""
+"""Port of an address without one, as for Gunicorn and Meinheld."""
 
 
 @dataclass(frozen=True)
 class TcpAddress:
-    """A host name or literal address (empty: every IPv4 address) and a port (0: a free one)."""
+    """A host name or literal address (empty: all IPv4 addresses) and a port (0: a free one)."""
 
     host: str
     port: int
@@ -46,13 +46,13 @@ class TcpAddress:
 
 @dataclass(frozen=True)
 class UnixAddress:
-    """The path of a Unix socket; an abstract one (Linux) begins with a NUL character."""
+    """The path of a Unix socket. An abstract one (Linux) begins with a NUL character."""
 
     path: str
 
     @property
     def is_abstract(self) -> bool:
-        """Is it a name of Linux's abstract namespace, and no file?"""
+        """Is it a name in Linux's abstract namespace instead of a file?"""
         return self.path.startswith("\0")
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class UnixAddress:
 
 @dataclass(frozen=True)
 class Descriptor:
-    """A descriptor that this process has inherited, of a socket that listens already."""
+    """An inherited descriptor of a socket that is already listening."""
 
     number: int
 
@@ -75,7 +75,7 @@ type Address = TcpAddress | UnixAddress | Descriptor
 def parse_address(text: str) -> Address:
     """Read an address in one of the forms of this module's description.
 
-    Raises ValueError that names the address and what is wrong with it.
+    Raises ValueError naming the address and its fault.
 
     >>> parse_address("[::1]:8080")
     TcpAddress(host='::1', port=8080)
@@ -94,7 +94,7 @@ def parse_address(text: str) -> Address:
             refuse("has no descriptor number after fd://")
         return Descriptor(int(number))
     if text.startswith(("unix:", "/", "@")):
-        # "unix://" as well as "unix:", as for Gunicorn: "unix:///run/app.sock" is "/run/app.sock".
+        # As for Gunicorn, "unix://" means "unix:": "unix:///run/app.sock" is "/run/app.sock".
         path = text.removeprefix("unix:")
         path = path.removeprefix("//") if text.startswith("unix:") else path
         if path in ("", "@"):
@@ -113,7 +113,7 @@ def parse_address(text: str) -> Address:
     elif ":" in rest:
         host, port = rest.split(":")
     elif rest.isascii() and rest.isdigit():
-        # Only the port of the default address is replaced; every address of the machine is ":8000" or "0.0.0.0:8000".
+        # A number replaces the port of the default address. All addresses of the machine are ":8000" or "0.0.0.0:8000".
         host, port = DEFAULT_HOST, rest
     else:
         host, port = rest, None
@@ -129,10 +129,10 @@ def parse_address(text: str) -> Address:
 
 
 def address_of(host: object, port: object = DEFAULT_PORT) -> Address:
-    """Return the address that `host` and `port` of `run` or of a tuple mean.
+    """Return the address of the arguments `host` and `port` of `run`, or of a tuple.
 
-    `host` is a name, a literal address (IPv6 with or without brackets) or, with `port` ignored, a Unix socket or an
-    inherited descriptor as in `parse_address`. `port` is an integer from 0 to 65535; 0 takes a free one.
+    `host` is a name or a literal address (IPv6 with or without brackets). It can also be a Unix socket or an inherited
+    descriptor as in `parse_address`; `port` is then ignored. `port` is an integer from 0 to 65535; 0 takes a free one.
 
     Raises TypeError or ValueError naming the value.
     """
@@ -151,7 +151,7 @@ def address_of(host: object, port: object = DEFAULT_PORT) -> Address:
 
 
 def unix_address(path: str | bytes) -> UnixAddress:
-    """Return the address of a Unix socket given by its path; a leading NUL means an abstract one.
+    """Return the address of a Unix socket with this path. A leading NUL means an abstract one.
 
     Raises ValueError if it is empty.
     """

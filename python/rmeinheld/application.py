@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = ["StartError", "load_application"]
 
 DEFAULT_ATTRIBUTES: Final = ("application", "app")
-"""Names under which the application is looked for if the command line names none: Gunicorn's, then Flask's."""
+"""Names of the application that are tried if the command line gives none: Gunicorn's, then Flask's."""
 
 
 class StartError(Exception):
-    """What keeps the server from starting, as one line. `cause_shown` holds the traceback to print before it."""
+    """The reason why the server cannot start, as one line. `cause_shown` holds the traceback to print before it."""
 
     def __init__(self, message: str, cause_shown: BaseException | None = None) -> None:
         super().__init__(message)
@@ -33,10 +33,10 @@ class StartError(Exception):
 def load_application(target: str) -> WSGIApplication:
     """Import the application that `target` names: `module:name`, `module:object.name` or `module:factory("x", n=1)`.
 
-    Without a name it is `application` or `app`. Arguments of a factory are literals.
+    The default name is `application` or `app`. Arguments of a factory are literals.
 
-    Raises StartError naming what is missing or wrong. If the application's own code raises, `cause_shown` is its
-    exception with a traceback that begins in that code.
+    Raises StartError naming the missing or wrong part. If the application's own code raises, `cause_shown` is that
+    exception, with a traceback that begins in that code.
     """
     name, _, expression = target.partition(":")
     module = _import(name)
@@ -97,7 +97,7 @@ def _outside_of_import(tb: TracebackType | None) -> TracebackType | None:
 
 
 def _parse_expression(expression: str) -> tuple[str, tuple[list[Any], dict[str, Any]] | None]:
-    """Split `a.b` or `a.b("x", n=1)` into the dotted name and the arguments, which are None without a call."""
+    """Split `a.b` or `a.b("x", n=1)` into the dotted name and the arguments. Without a call, the arguments are None."""
     wrong = StartError(f"{expression!r} is neither a name nor a call with literal arguments")
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
@@ -150,7 +150,7 @@ def _check_call(name: str, factory: Callable[..., object], positional: list[Any]
     try:
         signature = inspect.signature(factory)
     except (ValueError, TypeError):
-        return  # A callable written in C may not tell; the call itself will.
+        return  # A callable written in C may have no signature. The call itself will check the arguments.
     try:
         signature.bind(*positional, **named)
     except TypeError as error:

@@ -1,8 +1,8 @@
 """The command line: `rmeinheld MODULE:APP`, or `python -m rmeinheld MODULE:APP`.
 
-Options are Gunicorn's where Gunicorn has them; they come from the table in `rmeinheld.settings`. Everything that keeps
-the server from starting is one line on standard error and exit status 1; an application that raises while it is
-imported shows its traceback first.
+Options have Gunicorn's names where Gunicorn has them. They come from the table in `rmeinheld.settings`. A failure to
+start is one line on standard error and exit status 1. If the application raises while it is imported, its traceback
+comes first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .settings import GROUPS, OPTIONS, Option, Settings, suggestion
 __all__ = ["StartError", "load_application", "main"]
 
 FAILURE: Final = 1
-"""Exit status when the server has not started, whatever the reason."""
+"""Exit status of a server that could not start."""
 
 DESCRIPTION: Final = "Serve a WSGI application. Each request runs in a coroutine with a Python thread state of its own."
 
@@ -38,21 +38,21 @@ examples:
   rmeinheld --bind 0.0.0.0:80 --bind unix:/run/shop.sock 'shop:create_app("production")'
 
 signals:
-  SIGTERM, SIGINT   stop; requests in progress have the graceful timeout to end
+  SIGTERM, SIGINT   stop; requests in progress have the graceful timeout to finish
   SIGQUIT           stop at once, as does a second SIGINT
-  SIGUSR1           open the log files anew
+  SIGUSR1           reopen the log files
 """
 
 
 class _Hang(Exception):
-    """Something computes on, so that the process cannot end in order."""
+    """A request or thread goes on computing, so the process cannot end in order."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line with `arguments` (None: those of the process) and return the exit status.
 
-    0: stopped in order, or `--check-config` found nothing wrong. 1: not started; one line on standard error says why.
-    Or the process has ended although a request or a thread computes on.
+    0: the server stopped in order, or `--check-config` found no fault. 1: the server could not start, and one line on
+    standard error says why. The status is also 1 if the process ended while a request or thread was computing.
     """
     stdio.fill_standard_descriptors()
     try:
@@ -76,13 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with _as_hang():
                 serve(engine, listeners, settings, exit_status=FAILURE)
     except _Hang as error:
-        logging.getLogger(error_log.LOGGER_NAME).error("%s; the process ends all the same", error)
+        logging.getLogger(error_log.LOGGER_NAME).error("%s; the process ends anyway", error)
         ends.leave(FAILURE)
         return FAILURE
     except StartError as error:
         if error.cause_shown is not None:
             traceback.print_exception(error.cause_shown)
-        # A message may quote what holds line ends; it is one line all the same.
+        # A message may quote text with line ends. It is printed as one line.
         print("rmeinheld: error:", " ".join(str(error).splitlines()), file=sys.stderr)
         return FAILURE
     return 0
@@ -101,14 +101,14 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=30, **options)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        # "-b, --bind ADDRESS" in place of "-b ADDRESS, --bind ADDRESS".
+        # "-b, --bind ADDRESS" instead of "-b ADDRESS, --bind ADDRESS".
         if not action.option_strings or action.nargs == 0:
             return super()._format_action_invocation(action)
         return f"{', '.join(action.option_strings)} {action.metavar}"
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line from the table of options. Values stay texts."""
+    """Make the parser of the command line from the table of options. Values stay strings."""
     parser = _Parser(
         prog="rmeinheld",
         usage="rmeinheld [OPTIONS] MODULE:APP",
@@ -207,7 +207,7 @@ def _prepare_process(settings: Settings) -> None:
     for assignment in settings.env:
         name, _, value = assignment.partition("=")
         os.environ[name] = value
-    # The script of an installed command has its own directory on the path, not the one it is called in.
+    # An installed command has the directory of its script on the path instead of the current one.
     front = [os.getcwd()]
     if settings.pythonpath is not None:
         front = [os.path.abspath(directory) for directory in settings.pythonpath.split(",")] + front
@@ -222,11 +222,11 @@ def _addresses(settings: Settings, given: frozenset[str]) -> list[Address]:
 
 @contextmanager
 def _pid_file(path: str) -> Iterator[None]:
-    """Keep this process's id in the file `path` while the block runs. Raises StartError if it cannot be written."""
+    """Keep the process id in the file `path` while the block runs. Raises StartError if it cannot be written."""
     path = os.path.abspath(path)
     _refuse_living_owner(path)
     try:
-        # Written under another name first: nobody ever reads half a number.
+        # Written under another name first, so that no reader sees half a number.
         descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path))
         try:
             with os.fdopen(descriptor, "w") as file:
@@ -253,7 +253,7 @@ def _refuse_living_owner(path: str) -> None:
     try:
         os.kill(owner, 0)
     except ProcessLookupError:
-        return  # Left over from a process that did not end in order.
+        return  # The file is left over from a process that did not end in order.
     except PermissionError:
         pass
     raise StartError(f"--pid: {path!r} belongs to process {owner}, which is running; remove the file if it is stale")

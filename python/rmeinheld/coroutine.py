@@ -1,8 +1,8 @@
-"""Coroutines: plain blocking functions, thousands of which run side by side on one OS thread.
+"""Coroutines: plain blocking functions that run by the thousand on one OS thread.
 
-Every request runs in a coroutine, and an application can start more of them. Each has its own Python thread state, so
-context variables, `threading.local` and the exception being handled are its own, as in a thread. One that waits (here,
-in `sleep`) lets the others run; one that computes does not.
+Every request runs in a coroutine, and an application can start more. Each has its own Python thread state, so context
+variables, `threading.local` and the exception being handled are its own, as in a thread. A coroutine that waits (here,
+in `sleep`) lets the others run. A coroutine that computes does not.
 
     from rmeinheld.coroutine import sleep, spawn
 
@@ -17,7 +17,7 @@ in `sleep`) lets the others run; one that computes does not.
         start_response("200 OK", [("Content-Type", "text/plain")])
         return [" ".join(each.result for each in fetches).encode()]
 
-The three fetches take a tenth of a second together.
+Together the three fetches take a tenth of a second.
 """
 
 from __future__ import annotations

@@ -1,8 +1,13 @@
-"""The end of a server: what requests have started is finished within `graceful_timeout`, and what is not is named.
+"""The end of a server: it waits `graceful_timeout` for the work that requests have started, and names the unfinished.
 
-Threads that are no daemons, and the jobs of a `ThreadPoolExecutor`, are the requests' unfinished work. As coroutines
-(`patch_all()`) they end with the loop, so the loop waits for them. Where the process ends too (the command line, a
-worker of Gunicorn), the hooks run that CPython runs before it waits for its threads, and OS threads are waited for.
+Such work is the threads other than daemons, and the jobs of each `ThreadPoolExecutor`. As coroutines (`patch_all()`)
+they end with the loop, so the loop waits for them. If the process ends too (the command line, a Gunicorn worker), the
+server also does the part of CPython: it runs the hooks of `threading._register_atexit` and waits for OS threads.
+
+Three differences from the end of a CPython process are deliberate. A coroutine that is ended runs its `finally` blocks,
+because CoroutineExit is raised in it; CPython stops a daemon thread without them. A daemon thread that computes keeps
+the loop until the deadline, because it is a coroutine there and coroutines switch only when they wait. Unfinished work
+is logged, where CPython waits for ever or says nothing.
 """
 
 from __future__ import annotations
@@ -22,13 +27,13 @@ from . import _rmeinheld, error_log
 __all__ = ["EXIT_SECONDS", "Grace", "finish", "leave", "leave_now", "name_loop_thread"]
 
 EXIT_SECONDS: Final = 2.0
-"""Time for the handlers at exit of a process in which something computes on."""
+"""Time for the exit handlers of a process in which a request or thread still computes."""
 
 LONGEST_LOOK: Final = 0.02
-"""Seconds between two looks whether the last thread has ended, at most."""
+"""Most seconds between two checks for the end of the last thread."""
 
 SIGNAL_LOOK: Final = 0.25
-"""Seconds after which a signal that shortens the time is noticed, at most."""
+"""Most seconds until a signal that shortens the time is noticed."""
 
 _logger: Final = logging.getLogger(error_log.LOGGER_NAME)
 _is_leaving = False
@@ -56,15 +61,15 @@ class Grace:
 
 
 def finish(engine: _rmeinheld.Server, grace: Grace, *, process_ends: bool) -> None:
-    """Wait, after `engine.run`, for the unfinished work of requests, until their time is over; then end it.
+    """Wait, after `engine.run`, for the unfinished work of requests; when the time is over, end it.
 
     With `process_ends`, first run the hooks of `threading._register_atexit`, and wait for OS threads too. The loop goes
-    on, for the sake of handlers at exit and of daemon threads. Raises RuntimeError naming what computes on the loop's
-    thread, so that nothing there can be ended.
+    on for exit handlers and daemon threads. Raises RuntimeError naming the coroutine that computes on the loop's thread
+    and keeps the others from ending.
     """
     is_done = threading.Event()
     if process_ends or next(_unfinished(process_ends), None) is not None:
-        # On a thread of its own: this one has to handle signals.
+        # It needs a thread of its own, because this one handles signals.
         helper = threading.Thread(target=_work_off, args=(process_ends, is_done), name="rmeinheld-end", daemon=True)
         with suppress(RuntimeError):
             helper.start()
@@ -80,9 +85,9 @@ def finish(engine: _rmeinheld.Server, grace: Grace, *, process_ends: bool) -> No
 
 
 def leave(status: int) -> None:
-    """End the process with `status` although something computes: run the handlers at exit, two seconds long, and flush.
+    """End the process with `status` while a request or thread computes. May be an exit handler itself.
 
-    Also as a handler at exit itself.
+    It runs the other exit handlers, for two seconds at most, and flushes the standard streams.
     """
     global _is_leaving
     if _is_leaving:
@@ -94,21 +99,22 @@ def leave(status: int) -> None:
 
 
 def leave_now(status: int) -> None:
-    """End the process at its last moment: CPython would end a thread that computes in the middle of Rust code."""
+    """End the process at its last moment, before CPython ends a computing thread in the middle of Rust code."""
     if not _is_leaving:
         _leave(status)
 
 
 def name_loop_thread() -> None:
-    """Have threads that requests start be no daemons: CPython takes the loop's OS thread for a foreign, daemon one.
+    """Make the loop's OS thread a thread that is no daemon, so that threads which requests start are none either.
 
-    Runs in a coroutine. Under `patch_all()` each coroutine has an object of its own in its stead.
+    CPython knows it only as a foreign thread, which counts as a daemon. Runs in a coroutine. Under `patch_all()` each
+    coroutine has a thread object of its own instead.
     """
     thread: Any = threading.current_thread()
     if not thread.daemon:
         return
     thread._daemonic = False
-    # Python 3.13 and later forget it with the thread state that has asked first.
+    # Python 3.13 and later forget the object with the thread state that asked for it first.
     with suppress(AttributeError):
         del threading._thread_local_info._track_dummy_thread_ref  # type: ignore[attr-defined]
     threading._active[thread.ident] = thread  # type: ignore[attr-defined]
@@ -130,7 +136,7 @@ def _end_the_rest(grace: Grace, process_ends: bool) -> None:
         _logger.warning("after %s, unfinished threads are ended by CoroutineExit: %s", grace, ", ".join(coroutines))
     _rmeinheld.end_awaited()
     if process_ends:
-        # Nothing is left to wait for that would end.
+        # CPython would wait for threads that do not end.
         threading._shutdown = _nothing  # type: ignore[attr-defined]
         if others:
             _logger.warning("after %s, unfinished OS threads are left behind: %s", grace, ", ".join(others))
@@ -150,7 +156,7 @@ def _work_off(process_ends: bool, is_done: threading.Event) -> None:
     interval = 0.001
     while True:
         if next(_unfinished(process_ends), None) is None:
-            # A worker that has been given a job may not have begun it.
+            # A worker may have a job that it has not begun.
             _rmeinheld.spawn(_nothing).join()
             if next(_unfinished(process_ends), None) is None:
                 break
@@ -160,7 +166,7 @@ def _work_off(process_ends: bool, is_done: threading.Event) -> None:
 
 
 def _take_hooks() -> list[Callable[[], object]]:
-    """The hooks that CPython runs before it waits for threads; it does not run them again."""
+    """Take the hooks that CPython runs before it waits for threads, so that it does not run them again."""
     module: Any = threading
     module._SHUTTING_DOWN = True
     hooks: list[Callable[[], object]] = module._threading_atexits
@@ -170,7 +176,7 @@ def _take_hooks() -> list[Callable[[], object]]:
 
 
 def _unfinished(process_ends: bool) -> Iterator[threading.Thread]:
-    """Threads that the end waits for; OS threads only where the process ends, since otherwise they go on."""
+    """Threads that the end waits for. OS threads count only if the process ends, because otherwise they go on."""
     idle = getattr(sys.modules.get("rmeinheld.patch._futures"), "idle", ())
     jobs = _has_jobs()
     for thread in threading.enumerate():
@@ -181,7 +187,7 @@ def _unfinished(process_ends: bool) -> Iterator[threading.Thread]:
 
 
 def _has_jobs() -> bool:
-    """Whether an executor whose workers are coroutines has jobs in its queue."""
+    """Does an executor whose workers are coroutines have jobs in its queue?"""
     pools: Any = sys.modules.get("concurrent.futures.thread")
     queues = [] if pools is None else list(pools._threads_queues.items())
     return any(queue.qsize() for thread, queue in queues if _is_coroutine(thread))

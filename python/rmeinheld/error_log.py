@@ -1,4 +1,4 @@
-"""The error log: where the logger `rmeinheld.error` writes to, and how a rotated file is opened anew."""
+"""The error log: the handlers of the logger `rmeinheld.error`, and reopening a rotated file."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ DATE_FORMAT: Final = "%Y-%m-%d %H:%M:%S %z"
 
 
 class ReopeningFileHandler(logging.FileHandler):
-    """A file handler that can open its file anew, after a tool such as logrotate has moved it."""
+    """A file handler that can reopen its file, after a tool such as logrotate has moved it."""
 
     def reopen(self) -> None:
-        """Open the file of the same name and close the old one. Raises OSError and keeps the old one if it cannot."""
+        """Open the file of the same name and close the old one. If that raises OSError, the old one stays in use."""
         fresh = self._open()
         self.acquire()
         try:
@@ -38,11 +38,11 @@ class ReopeningFileHandler(logging.FileHandler):
 
 
 class StandardErrorHandler(logging.StreamHandler[Any]):
-    """Writes to standard error and never waits for it: a pipe that nobody reads would hold up every request."""
+    """Writes to standard error without waiting: a pipe without a reader would hold up every request."""
 
     def __init__(self) -> None:
         stream: Any = sys.stderr
-        # Not a file: replaced by a program that collects it, or closed.
+        # Standard error is closed, or a program has replaced it by an object without a descriptor.
         with suppress(OSError, ValueError, AttributeError):
             stream = self._own = _rmeinheld.ErrorStream(sys.stderr.fileno())
         super().__init__(stream)
@@ -50,7 +50,7 @@ class StandardErrorHandler(logging.StreamHandler[Any]):
     _own: _rmeinheld.ErrorStream | None = None
 
     def close(self) -> None:
-        """Write what is left, within a second."""
+        """Write the pending text, for at most a second."""
         if self._own is not None:
             self._own.close()
         super().close()
@@ -60,7 +60,7 @@ class StandardErrorHandler(logging.StreamHandler[Any]):
 def configured(level: str, path: str) -> Iterator[None]:
     """Write records of `level` and above to the file `path` (`-`: standard error) while the block runs.
 
-    Records then go nowhere else. Raises OSError if the file cannot be opened.
+    No other handler gets the records. Raises OSError if the file cannot be opened.
     """
     handler = StandardErrorHandler() if path == "-" else ReopeningFileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT, DATE_FORMAT))
@@ -68,7 +68,7 @@ def configured(level: str, path: str) -> Iterator[None]:
     level_before, propagate_before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(level.upper())
-    # The records have a place now; handlers of the root logger would write them a second time.
+    # Handlers of the root logger would write the records a second time.
     logger.propagate = False
     try:
         yield
@@ -80,7 +80,7 @@ def configured(level: str, path: str) -> Iterator[None]:
 
 
 def reopen() -> None:
-    """Open the files of the error log anew. Raises OSError if one cannot be opened; the old one then stays in use."""
+    """Reopen the files of the error log. Raises OSError if one cannot be opened; the old file then stays in use."""
     for handler in logging.getLogger(LOGGER_NAME).handlers:
         if isinstance(handler, ReopeningFileHandler):
             handler.reopen()

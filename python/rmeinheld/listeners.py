@@ -26,22 +26,22 @@ if not TYPE_CHECKING:
 __all__ = ["Listener", "close_all", "open_all", "open_listener", "systemd_descriptors"]
 
 UNIX_PATH_MAX_BYTES: Final = 107
-"""Longest path of a Unix socket: `sun_path` of unix(7) holds 108 bytes, one of them for the final NUL."""
+"""Longest path of a Unix socket: `sun_path` of unix(7) holds 108 bytes, with the final NUL."""
 
 SYSTEMD_FIRST_DESCRIPTOR: Final = 3
-"""First descriptor that systemd passes: SD_LISTEN_FDS_START of sd_listen_fds(3)."""
+"""The first descriptor that systemd passes: SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
 UNIX_SERVER_NAME: Final = "localhost"
 UNIX_SERVER_PORT: Final = "80"
-# PEP 3333: SERVER_NAME and SERVER_PORT can never be empty. A Unix socket has neither; these are the ones that make the
-# PEP's reconstruction of the URL yield http://localhost/path when a request has no Host field.
+# SERVER_NAME and SERVER_PORT can never be empty (PEP 3333), but a Unix socket has neither. For a request without a Host
+# field, these values make the PEP's reconstruction of the URL yield http://localhost/path.
 
 
 class Listener:
-    """A socket that listens, with the names that a request sees it under.
+    """A listening socket, and its names for requests.
 
-    `server_name` and `server_port` are the request's SERVER_NAME and SERVER_PORT; `url` says in the start line where
-    the server listens. `is_inherited` is true for a socket that was made elsewhere.
+    `server_name` and `server_port` are a request's SERVER_NAME and SERVER_PORT. The start line shows `url`.
+    `is_inherited` is true for a socket that another process made.
     """
 
     def __init__(self, sock: socket.socket, address: Address) -> None:
@@ -52,7 +52,7 @@ class Listener:
         self._identity: tuple[int, int] | None = None
         self._owner = os.getpid()
         if isinstance(address, UnixAddress) and not address.is_abstract:
-            # Absolute, since the application may change the directory before the socket is closed.
+            # Absolute, because the application may change the directory before the socket is closed.
             self._path = os.path.abspath(address.path)
             self._identity = _identity(self._path)
 
@@ -60,15 +60,15 @@ class Listener:
         return f"<Listener {self.url}>"
 
     def set_backlog(self, backlog: int) -> None:
-        """Set how many connections wait in the kernel; nothing happens to an inherited socket."""
+        """Set how many connections wait in the kernel. An inherited socket keeps its own number."""
         if not self.is_inherited:
             self.socket.listen(backlog)
 
     def close(self) -> None:
-        """Close the socket, and remove its path if that is still this socket's. May be repeated.
+        """Close the socket, and remove its path if it still belongs to this socket. May be repeated.
 
-        An inherited descriptor stays open: only this object's duplicate of it is closed. In a forked child the path
-        stays, since the parent and other children go on listening there.
+        An inherited descriptor stays open: only this object's duplicate is closed. In a forked child the path stays,
+        because the parent and other children still listen there.
         """
         if self.socket.fileno() < 0:
             return
@@ -87,14 +87,14 @@ def open_listener(
     umask: int | None = None,
     only_ipv6: bool = False,
 ) -> Listener:
-    """Make (or, for a descriptor, take over) the listening socket of `address`. The socket does not block.
+    """Make the listening socket of `address`, or take over that of a descriptor. The socket does not block.
 
-    `backlog` is the number of connections that wait in the kernel; `reuse_port` sets SO_REUSEPORT; `umask` is the mask
-    of permissions of a Unix socket's path (None: that of the process); `only_ipv6` leaves the IPv4 addresses out of
-    `[::]`, which stands for them too otherwise. None of them applies to a descriptor.
+    `backlog` is the number of connections that wait in the kernel. `reuse_port` sets SO_REUSEPORT. `umask` is the mask
+    of permissions of a Unix socket's path (None: that of the process). `only_ipv6` leaves the IPv4 addresses out of
+    `[::]`, which includes them otherwise. A descriptor ignores all four options.
 
-    Raises OSError, whose `strerror` names the address: in use, forbidden, no such host, path that is no socket,
-    descriptor that is no listening stream socket.
+    Raises OSError, whose `strerror` names the address and the fault. The address may be in use, forbidden or unknown,
+    its path may be another kind of file, and its descriptor may be no listening stream socket.
     """
     if isinstance(address, Descriptor):
         sock = _take_over(address)
@@ -112,15 +112,15 @@ def open_listener(
 def open_all(
     addresses: Iterable[Address], *, backlog: int = 2048, reuse_port: bool = False, umask: int | None = None
 ) -> list[Listener]:
-    """Open a listener for each address, or none: if one fails, those before it are closed. See `open_listener`.
+    """Open a listener for each address. If one fails, the others are closed. See `open_listener`.
 
-    `[::]` stands for the IPv4 addresses too, unless one of them is in the list with the same port, also by its name or
-    as a descriptor: both can then be bound, in either order.
+    `[::]` includes the IPv4 addresses, unless the list has an IPv4 address with the same port. That address may also be
+    given by a name or as a descriptor. Both can then be bound, in either order.
     """
     wanted = list(addresses)
     opened: dict[int, Listener] = {}
     try:
-        # The wildcards come last, when the ports that IPv4 has are known.
+        # The wildcards come last, when the ports of the IPv4 sockets are known.
         for index, address in sorted(enumerate(wanted), key=lambda entry: _is_ipv6_wildcard(entry[1])):
             only_ipv6 = isinstance(address, TcpAddress) and address.port in _ipv4_ports(opened.values())
             opened[index] = open_listener(
@@ -141,8 +141,8 @@ def close_all(listeners: Iterable[Listener]) -> None:
 def systemd_descriptors(environ: MutableMapping[str, str]) -> list[Descriptor]:
     """Return the descriptors that systemd has passed to this process (sd_listen_fds(3)), or an empty list.
 
-    They count only if LISTEN_PID is this process; then LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES are removed from
-    `environ`, so that no child takes them for its own. Raises ValueError if LISTEN_FDS is not a number.
+    They count only if LISTEN_PID is this process. Then LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES are removed from
+    `environ`, so that no child acts on them. Raises ValueError if LISTEN_FDS is not a number.
     """
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
@@ -153,7 +153,7 @@ def systemd_descriptors(environ: MutableMapping[str, str]) -> list[Descriptor]:
         environ.pop(name, None)
     passed = [Descriptor(SYSTEMD_FIRST_DESCRIPTOR + index) for index in range(int(count))]
     for descriptor in passed:
-        # As sd_listen_fds(3) does: programs that the application starts have no business with them.
+        # As sd_listen_fds(3) does: programs that the application starts must not inherit them.
         with suppress(OSError):
             os.set_inheritable(descriptor.number, False)
     return passed
@@ -164,7 +164,7 @@ def systemd_descriptors(environ: MutableMapping[str, str]) -> list[Descriptor]:
 
 @contextmanager
 def _naming(address: Address) -> Iterator[None]:
-    """Put the address into the text of an OSError."""
+    """Add the address to the text of an OSError."""
     try:
         yield
     except socket.gaierror as error:
@@ -200,14 +200,14 @@ def _listen_tcp(address: TcpAddress, backlog: int, reuse_port: bool, only_ipv6: 
                 with ExitStack() as stack:
                     sock = stack.enter_context(socket.socket(family, kind, protocol))
                     if _is_ipv6_wildcard(address):
-                        # Whatever net.ipv6.bindv6only says (RFC 3493 5.3).
+                        # Set in either case, because net.ipv6.bindv6only decides the default (RFC 3493 5.3).
                         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_ipv6)
                     _listen_inet(sock, name, backlog, reuse_port)
                     stack.pop_all()
                     return sock
             except OSError as error:
-                # Only where the address does not exist here is the next one a substitute. A port in use on one of
-                # them is reported: half of the clients would reach the other server.
+                # The next address is a substitute only if this one does not exist here. A port in use is an error:
+                # half of the clients would reach the other server.
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT):
                     raise
                 unavailable = unavailable or error
@@ -218,7 +218,7 @@ def _listen_inet(sock: socket.socket, name: tuple[object, ...], backlog: int, re
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if reuse_port:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    # Accepted sockets inherit it on Linux, which saves a system call per connection.
+    # Accepted sockets inherit it on Linux, so it costs no system call per connection.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.bind(name)
     sock.listen(backlog)
@@ -233,7 +233,7 @@ def _listen_unix(address: UnixAddress, backlog: int, umask: int | None) -> socke
             _remove_stale_socket(address.path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            # The permissions have to be right from the start, and bind() offers no other way to give them.
+            # The permissions must be right from the start, and bind() has no other way to set them.
             before = os.umask(umask) if umask is not None else None
             try:
                 sock.bind(os.fsencode(address.path))
@@ -249,7 +249,7 @@ def _listen_unix(address: UnixAddress, backlog: int, umask: int | None) -> socke
 
 
 def _remove_stale_socket(path: str) -> None:
-    """Remove what a dead server has left at `path`. Raises OSError if it is something else, or alive."""
+    """Remove the socket of a dead server at `path`. Raises OSError for another kind of file or a live socket."""
     try:
         status = os.lstat(path)
     except FileNotFoundError:
@@ -263,11 +263,11 @@ def _remove_stale_socket(path: str) -> None:
         except FileNotFoundError:
             return
         except ConnectionRefusedError:
-            # Nobody listens: the file is left over.
+            # No process listens: the file is left over.
             os.unlink(path)
             return
         except BlockingIOError:
-            # Its queue is full, so somebody listens.
+            # Its queue is full, so a process listens.
             pass
         raise OSError(errno.EADDRINUSE, "another process listens there")
 
@@ -275,7 +275,7 @@ def _remove_stale_socket(path: str) -> None:
 def _take_over(address: Descriptor) -> socket.socket:
     with _naming(address):
         try:
-            # A duplicate, so that closing ours leaves the caller's open.
+            # A duplicate: closing it leaves the caller's descriptor open.
             sock = socket.socket(fileno=os.dup(address.number))
         except OSError as error:
             if error.errno == errno.EBADF:
@@ -308,7 +308,7 @@ def _names(sock: socket.socket, address: Address) -> tuple[str, str, str]:
         path = os.fsdecode(bound)
         url = str(UnixAddress(path)) if path else str(address)
         return UNIX_SERVER_NAME, UNIX_SERVER_PORT, url
-    # RFC 3875 4.1.14 wants an IPv6 address in brackets, and so does the URL that is made of it.
+    # An IPv6 address has brackets in SERVER_NAME (RFC 3875 4.1.14) and in the URL that is made of it.
     text = f"[{bound[0]}]" if ":" in bound[0] else str(bound[0])
     given = address.host if isinstance(address, TcpAddress) else ""
     name = given if given and ":" not in given else text

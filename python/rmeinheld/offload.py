@@ -1,4 +1,4 @@
-"""Functions that block in C, run on OS threads while the coroutine that calls them parks."""
+"""Runs functions that block in C on OS threads, while the calling coroutine parks."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ._rmeinheld import Jobs, Lock, can_park
 __all__ = ["get_offload_threads", "offload", "set_offload_threads"]
 
 DEFAULT_THREADS = min(32, (os.cpu_count() or 1) + 4)
-"""OS threads at most, as in `concurrent.futures.ThreadPoolExecutor`."""
+"""Most OS threads, as in `concurrent.futures.ThreadPoolExecutor`."""
 
 IDLE_SECONDS = 10.0
-"""How long a thread without work stays."""
+"""Time after which a thread without work ends."""
 
-# The real one: this module is imported before anything is patched.
+# The unpatched function: this module is imported before patches are installed.
 _start_new_thread = _thread.start_new_thread
 
 
 class _Job:
-    """One call."""
+    """One call on an OS thread."""
 
     __slots__ = ("_call", "_context", "done", "error", "result")
 
@@ -36,7 +36,7 @@ class _Job:
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Call, in the context of the caller; what it held on to ends here."""
+        """Run the call in the context of the caller, then release its references."""
         try:
             if self._call is not None:
                 self.result = self._context.run(self._call)
@@ -48,7 +48,7 @@ class _Job:
 
 
 def _submit(job: _Job) -> None:
-    """Have it run as soon as there is a thread. Raises RuntimeError when none can be started."""
+    """Run `job` as soon as there is a thread. Raises RuntimeError if none can be started."""
     if _jobs.put(job):
         _start(job)
 
@@ -71,14 +71,14 @@ _jobs = Jobs(DEFAULT_THREADS)
 
 
 def offload[**P, T](func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `func(*args, **kwargs)` on an OS thread and return what it returns; the coroutine parks meanwhile.
+    """Run `func(*args, **kwargs)` on an OS thread and return its result. The coroutine parks in the meantime.
 
-    For what blocks in C: DNS, database drivers, compression, files on slow disks. The call sees a copy of the caller's
-    context variables, and its exceptions are raised here. Outside of a coroutine, `func` is just called. At most
-    `get_offload_threads()` run at once; the others wait for their turn. If the waiting coroutine is interrupted
-    (`kill`, `timeout`), the function runs to its end, and its result is dropped.
+    It is for functions that block in C: DNS, database drivers, compression, files on slow disks. The call sees a copy
+    of the caller's context variables, and its exceptions are raised here. Outside a coroutine, `func` is just called.
+    At most `get_offload_threads()` calls run at once; the others wait for their turn. If the waiting coroutine is
+    interrupted (`kill`, `timeout`), the function runs to its end and its result is dropped.
 
-    Raises what `func` raises, RuntimeError when no thread can be started.
+    Raises the exception of `func`, and RuntimeError if no thread can be started.
     """
     if not can_park():
         return func(*args, **kwargs)
@@ -96,9 +96,9 @@ def offload[**P, T](func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
 
 
 def set_offload_threads(number: int) -> None:
-    """Set how many OS threads `offload` uses at most (default: processors + 4, 32 at most).
+    """Set the most OS threads that `offload` uses (default: processors + 4, but at most 32).
 
-    Those that run go on. Raises ValueError for less than 1, TypeError for what is no whole number.
+    Running threads go on. Raises ValueError below 1, and TypeError if `number` is not an int.
     """
     if not isinstance(number, int) or isinstance(number, bool):
         raise TypeError(f"offload threads must be a whole number, not {number!r}")
@@ -109,12 +109,12 @@ def set_offload_threads(number: int) -> None:
 
 
 def get_offload_threads() -> int:
-    """How many OS threads `offload` uses at most."""
+    """Return the most OS threads that `offload` uses."""
     return _jobs.limit
 
 
 def number_of_threads() -> int:
-    """How many OS threads there are now, those without work included."""
+    """Return the number of OS threads of `offload`, including those without work."""
     return _jobs.threads
 
 

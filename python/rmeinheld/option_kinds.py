@@ -1,4 +1,4 @@
-"""The kinds of values that options take: how each is checked, and read from the command line."""
+"""The kinds of option values, with the check of each and its form on the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 from .access_log import validate_format
 
 YEAR_SECONDS: Final = 31_536_000.0
-"""Longest time that an option takes. Longer is a mistake of the unit, and "no limit" is 0."""
+"""Longest time that an option takes. A longer one is a mistake of the unit; "no limit" is 0."""
 
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
@@ -19,14 +19,14 @@ GIB: Final = 1024 * MIB
 
 
 class Kind:
-    """What values an option takes: how they are checked, and read from the command line."""
+    """A kind of option value: its check, and its form on the command line."""
 
     metavar: ClassVar[str] = ""
     repeatable: ClassVar[bool] = False
 
     @property
     def expected(self) -> str:
-        """What a value must be, as the middle of the sentence "keep_alive must be ...": also shown in the help."""
+        """The middle of the sentence "keep_alive must be ...". The help shows it, too."""
         raise NotImplementedError
 
     def check(self, label: str, value: object) -> object:
@@ -34,7 +34,7 @@ class Kind:
         raise NotImplementedError
 
     def parse(self, label: str, text: str) -> object:
-        """Read a value as it is written on the command line. Raises ValueError that starts with `label`."""
+        """Read a value from its form on the command line. Raises ValueError that starts with `label`."""
         return self.check(label, text)
 
     def _wrong_type(self, label: str, value: object) -> TypeError:
@@ -94,7 +94,7 @@ class Count(Kind):
 
     def parse(self, label: str, text: str) -> int:
         """See `Kind.parse`."""
-        # int() would also take "1_000", " 5" and the digits of other scripts. Twenty digits are more than any maximum.
+        # int() would also take "1_000", " 5" and digits of other scripts. Every maximum has fewer than 20 digits.
         if not re.fullmatch(r"[+-]?\d{1,20}", text, re.ASCII):
             raise self._bad_value(label, text)
         return self.check(label, int(text))
@@ -102,7 +102,7 @@ class Count(Kind):
 
 @dataclass(frozen=True)
 class Size(Count):
-    """A number of bytes; the command line also takes it with K, M or G (powers of 1024)."""
+    """A number of bytes. The command line also takes K, M or G after it (powers of 1024)."""
 
     metavar: ClassVar[str] = "BYTES"
     factors: ClassVar[dict[str, int]] = {"": 1, "K": KIB, "M": MIB, "G": GIB}
@@ -125,7 +125,7 @@ class Size(Count):
 
 @dataclass(frozen=True)
 class Switch(Kind):
-    """True or False. On the command line it is a flag without a value; a variable of the environment has one."""
+    """True or False. On the command line it is a flag without a value; an environment variable has one."""
 
     WORDS: ClassVar[Mapping[str, bool]] = {
         **dict.fromkeys(("1", "true", "yes", "on"), True),
@@ -144,7 +144,7 @@ class Switch(Kind):
         return value
 
     def parse(self, label: str, text: str) -> bool:
-        """Read what an environment variable says. Raises ValueError that starts with `label`."""
+        """Read the value of an environment variable. Raises ValueError that starts with `label`."""
         word = text.strip().lower()
         if word not in self.WORDS:
             raise ValueError(f"{label} must be 1 or 0, not {text!r}")
@@ -153,7 +153,7 @@ class Switch(Kind):
 
 @dataclass(frozen=True)
 class Text(Kind):
-    """A text that is not empty."""
+    """A string that is not empty."""
 
     what: str = "a text"
     metavar: ClassVar[str] = "TEXT"
@@ -190,7 +190,7 @@ class Directory(Text):
 
 @dataclass(frozen=True)
 class Directories(Text):
-    """Directories, separated by commas as for Gunicorn."""
+    """Directories, separated by commas as in Gunicorn."""
 
     what: str = "directories separated by commas"
     metavar: ClassVar[str] = "DIRS"
@@ -224,8 +224,8 @@ class LogFormat(Text):
 class Choice(Kind):
     """One of a few words, in any case.
 
-    `switch` has the words that True and False stand for, where they stand for one; then the first of them is also what
-    the flag means without a value.
+    `switch` has the words for True and False, if the option also is a switch. The flag without a value then means the
+    word for True.
     """
 
     words: tuple[str, ...] = ()
@@ -255,7 +255,7 @@ class Choice(Kind):
 
 @dataclass(frozen=True)
 class Mask(Kind):
-    """A mask of permission bits; octal on the command line, as for umask(1)."""
+    """A mask of permission bits, in octal on the command line, as for umask(1)."""
 
     metavar: ClassVar[str] = "OCTAL"
 
@@ -274,7 +274,7 @@ class Mask(Kind):
 
     def parse(self, label: str, text: str) -> int:
         """See `Kind.parse`."""
-        # Gunicorn reads "22" as decimal and "022" as octal; nobody means the former.
+        # Gunicorn reads "22" as decimal and "022" as octal. Here both are octal, as for umask(1).
         if not re.fullmatch(r"(0o)?[0-7]{1,4}", text, re.ASCII):
             raise ValueError(f"{label} must be an octal {self.expected.removeprefix('a ')}, not {text!r}")
         return self.check(label, int(text, 8))
@@ -282,7 +282,7 @@ class Mask(Kind):
 
 @dataclass(frozen=True)
 class Texts(Kind):
-    """Several texts. On the command line the flag is repeated."""
+    """Several strings. The command line repeats the flag."""
 
     what: str = "a sequence of texts"
     metavar: ClassVar[str] = "TEXT"
@@ -302,19 +302,19 @@ class Texts(Kind):
         return tuple(self.check_item(label, item) for item in value)
 
     def check_item(self, label: str, item: object) -> str:
-        """Check one of the texts."""
+        """Check one string."""
         if not isinstance(item, str):
             raise self._wrong_type(label, item)
         return item
 
     def parse(self, label: str, text: str) -> str:
-        """Read one of the texts."""
+        """Read one string."""
         return self.check_item(label, text)
 
 
 @dataclass(frozen=True)
 class Addresses(Texts):
-    """Addresses to listen on; `rmeinheld.addresses.parse_address` knows their forms."""
+    """Addresses to listen on, in the forms of `rmeinheld.addresses.parse_address`."""
 
     what: str = "an address or a sequence of addresses"
     metavar: ClassVar[str] = "ADDRESS"
@@ -344,7 +344,7 @@ class Assignments(Texts):
 
 @dataclass(frozen=True)
 class Caller(Kind):
-    """An object of which one method is called."""
+    """An object with a method that the server calls."""
 
     method: str
 
@@ -366,7 +366,7 @@ class Caller(Kind):
 
 @dataclass(frozen=True)
 class Listed(Kind):
-    """Several short texts: a sequence, or one text in which commas separate them."""
+    """Several short strings: a sequence, or one string with commas between them."""
 
     metavar: ClassVar[str] = "LIST"
 
@@ -382,7 +382,7 @@ class Listed(Kind):
         return tuple(self.check_item(label, item.strip()) for item in value if item.strip())
 
     def check_item(self, label: str, item: str) -> str:
-        """Return one of the texts in its final form."""
+        """Return one string in its final form."""
         raise NotImplementedError
 
 
@@ -410,7 +410,7 @@ class Networks(Listed):
 
 @dataclass(frozen=True)
 class FieldNames(Listed):
-    """Names of fields. With `known`, in lower case and some of these; else in capitals, or `*` for all."""
+    """Names of fields in capitals, or `*` for all. With `known`, a choice of these, in lower case."""
 
     known: tuple[str, ...] = ()
     metavar: ClassVar[str] = "NAMES"
@@ -430,7 +430,7 @@ class FieldNames(Listed):
 
 @dataclass(frozen=True)
 class Origins(Listed):
-    """Origins as browsers send them: scheme, host, and a port that is not the scheme's (RFC 6454 6.2)."""
+    """Origins as browsers send them: scheme, host, and the port if it is not the scheme's default (RFC 6454 6.2)."""
 
     metavar: ClassVar[str] = "ORIGINS"
 
@@ -448,12 +448,12 @@ class Origins(Listed):
 
 @dataclass(frozen=True)
 class SchemeFields(Kind):
-    """A dictionary of field names, each with the value that means https."""
+    """A dictionary from field names to the values that mean https."""
 
     @property
     def expected(self) -> str:
         """See `Kind.expected`."""
-        return "a dictionary of field names and the value of each that means https"
+        return "a dictionary from field names to the values that mean https"
 
     def check(self, label: str, value: object) -> tuple[tuple[str, str], ...]:
         """See `Kind.check`."""

@@ -1,4 +1,4 @@
-"""Many coroutines at once: groups, pools, and what waits for them."""
+"""Groups and pools of coroutines, and the priority queue and barrier for coroutines and OS threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Comparable(Protocol):
 
 
 class PriorityQueue[T: _Comparable](queue.PriorityQueue[T]):
-    """What `queue.PriorityQueue` is, for coroutines and OS threads."""
+    """A `queue.PriorityQueue` for coroutines and OS threads."""
 
     def __init__(self, maxsize: int = 0) -> None:
         super().__init__(maxsize)
@@ -29,7 +29,7 @@ class PriorityQueue[T: _Comparable](queue.PriorityQueue[T]):
 
 
 class Barrier(threading.Barrier):
-    """What `threading.Barrier` is, for coroutines and OS threads."""
+    """A `threading.Barrier` for coroutines and OS threads."""
 
     def __init__(self, parties: int, action: Callable[[], None] | None = None, timeout: float | None = None) -> None:
         super().__init__(parties, action, timeout)
@@ -37,7 +37,7 @@ class Barrier(threading.Barrier):
 
 
 class Group:
-    """Coroutines that belong together: they are waited for, or killed, at once."""
+    """Coroutines that are joined, or killed, together."""
 
     def __init__(self) -> None:
         self._members: dict[int, Coroutine[Any]] = {}
@@ -63,7 +63,7 @@ class Group:
         self._members.pop(member.ident, None)
 
     def join(self, timeout: float | None = None) -> bool:
-        """Wait until all have ended, at most `timeout` seconds (None: for ever). Returns whether they have."""
+        """Wait until all have ended, at most `timeout` seconds (None: for ever). Returns whether they have ended."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while self._members:
             ident, coroutine = next(iter(self._members.items()))
@@ -73,13 +73,13 @@ class Group:
         return True
 
     def kill(self) -> None:
-        """Raise CoroutineExit in all of them. Does not wait: `join()` does."""
+        """Raise CoroutineExit in each coroutine of the group. Use `join()` to wait for their end."""
         for coroutine in self:
             coroutine.kill()
 
 
 class _Member:
-    """A call of a group's, which leaves the group when it is over, or is dropped before it has begun."""
+    """A call in a group. It leaves the group when it is over, or when it is dropped before it has begun."""
 
     __slots__ = ("_call", "_leave", "has_left", "ident")
 
@@ -87,7 +87,7 @@ class _Member:
         self._leave: Callable[[_Member], None] | None = leave
         self._call = call
         self.has_left = False
-        # The coroutine's, once it is known. It may have ended by then.
+        # The number of the coroutine, which is known only after spawn(). It may have ended by then.
         self.ident = 0
 
     def __del__(self) -> None:
@@ -96,7 +96,7 @@ class _Member:
             leave(self)
 
     def run(self) -> Any:
-        """Call, and leave."""
+        """Run the call and leave the group."""
         try:
             return self._call()
         finally:
@@ -104,7 +104,7 @@ class _Member:
 
 
 class _Delivery:
-    """A call whose outcome goes into a queue: that it was killed, if it is dropped before it has begun."""
+    """A call whose outcome goes into a queue. If it is dropped before it has begun, that is CoroutineExit."""
 
     __slots__ = ("_call", "_done")
 
@@ -116,7 +116,7 @@ class _Delivery:
         self._deliver(False, CoroutineExit())
 
     def run(self) -> None:
-        """Call, and deliver."""
+        """Run the call and deliver its outcome."""
         try:
             self._deliver(True, self._call())
         except BaseException as error:
@@ -131,7 +131,7 @@ class _Delivery:
 
 
 class Pool(Group):
-    """A group of at most `size` coroutines at once: who spawns more waits until one has ended.
+    """A group of at most `size` coroutines at once. `spawn` waits until there is room.
 
     Raises ValueError for a size below 1.
     """
@@ -144,7 +144,7 @@ class Pool(Group):
         self._room = Semaphore(size)
 
     def spawn[**P, T](self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[T]:
-        """Run `func(*args, **kwargs)` in a coroutine of the pool, when there is room. Parks until then."""
+        """Run `func(*args, **kwargs)` in a coroutine of the pool. Parks until there is room."""
         self._room.acquire()
         return super().spawn(func, *args, **kwargs)
 
@@ -153,11 +153,11 @@ class Pool(Group):
         self._room.release()
 
     def map[A, T](self, func: Callable[[A], T], items: Iterable[A]) -> list[T]:
-        """`[func(item) for item in items]`, `size` at once. Raises what the first failed call raised."""
+        """Return `[func(item) for item in items]`, with `size` calls at once. Raises the first exception of a call."""
         return list(self.imap(func, items))
 
     def imap[A, T](self, func: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
-        """The results in the order of the items, each as soon as it and those before it are there."""
+        """Yield the results in the order of the items, each as soon as it and all before it are there."""
         pending: Queue[Coroutine[T] | BaseException | None] = Queue(self.size)
         feeder = spawn(self._feed, func, items, pending)
         try:
@@ -180,7 +180,7 @@ class Pool(Group):
         pending.put(None)
 
     def imap_unordered[A, T](self, func: Callable[[A], T], items: Iterable[A]) -> Iterator[T]:
-        """The results in the order in which they come."""
+        """Yield the results in the order in which the calls end."""
         done: Queue[tuple[bool, Any]] = Queue()
 
         def feed() -> None:

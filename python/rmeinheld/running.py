@@ -50,8 +50,8 @@ def run(
 
     `silent=False` raises KeyboardInterrupt at the end if SIGINT ended the server, as Meinheld does.
 
-    Raises TypeError if `app` is not callable or an option is unknown; ValueError or TypeError naming an option and its
-    bad value; OSError naming an address that cannot be listened on; RuntimeError if a server is already running.
+    Raises TypeError if `app` is not callable or an option is unknown. Raises ValueError or TypeError naming an option
+    and its bad value, OSError naming an address that it cannot listen on, and RuntimeError if a server already runs.
     """
     check_application(app)
     settings = Settings.from_options(options, defaults)
@@ -121,8 +121,8 @@ def serve(
     With `exit_status` the process is about to end, and the loop runs until then: see `rmeinheld.ends`. The process ends
     with that status if it cannot end in order.
 
-    Raises RuntimeError if a server is already running; RuntimeError naming the request that computes and keeps the
-    server from ending; KeyboardInterrupt after SIGINT unless `silent`.
+    Raises RuntimeError if a server already runs, or if a request computes and keeps the server from ending; the message
+    names that request. Raises KeyboardInterrupt after SIGINT unless `silent`.
     """
     clean_up = _clean_up if exit_status is None else _put_back
     _rmeinheld.exclusively(lambda: _serve(engine, listeners, settings, silent, exit_status), clean_up)

@@ -1,4 +1,4 @@
-"""The standard descriptors 0 to 2 and what stands in for standard error where there is none."""
+"""The standard descriptors 0 to 2, and a substitute for a closed standard error."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _STANDARD: Final = (0, 1, 2)
 
 
 def fill_standard_descriptors() -> None:
-    """Open /dev/null on those of the descriptors 0, 1 and 2 that are closed.
+    """Open /dev/null on each closed descriptor from 0 to 2.
 
-    A service may be started without them. A client's connection would then get the number, and whatever the application
-    or a child writes to standard output or standard error would go to that client.
+    A service may be started without them. A client's connection would then get the number, and output of the
+    application or a child to standard output or standard error would go to that client.
     """
     for number in _STANDARD:
         try:
@@ -34,7 +34,7 @@ def fill_standard_descriptors() -> None:
 
 
 def standard_error() -> TextIO | LoggedText:
-    """Return what `wsgi.errors` is: `sys.stderr`, or the error log if that is closed."""
+    """Return the default of `wsgi.errors`: `sys.stderr`, or the error log if that is closed."""
     if sys.stderr is None or sys.stderr.closed:
         return LoggedText()
     return sys.stderr
@@ -47,7 +47,7 @@ class LoggedText:
         self._part = ""
 
     def write(self, text: str) -> int:
-        """Log the lines that are complete. Raises TypeError if `text` is no str."""
+        """Log the complete lines. Raises TypeError if `text` is not a str."""
         if not isinstance(text, str):
             raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         *lines, self._part = (self._part + text).split("\n")
@@ -61,6 +61,6 @@ class LoggedText:
             self.write(line)
 
     def flush(self) -> None:
-        """Log a line that is not complete."""
+        """Log the incomplete line."""
         if self._part:
             self.write("\n")

@@ -5,10 +5,9 @@
     server.listen(("127.0.0.1", 8000))
     server.run(app)
 
-As in Meinheld, the names of `server` are here as well. Three of them differ from the names of `rmeinheld.coroutine`:
-`spawn(func, args, kwargs)` takes a tuple and a dict; `get_ident()` is the coroutine's object where
-`coroutine.get_ident()` is its number; `schedule_call` starts the `Timer` that it returns. `sleep`, `timeout` and
-`Timer` are the same in both places.
+As in Meinheld, the names of `server` are here as well. Two functions differ from those of `rmeinheld.coroutine`.
+`spawn(func, args, kwargs)` takes the arguments as a tuple and a dict. `get_ident()` returns the coroutine's object,
+where `coroutine.get_ident()` returns its number. `sleep`, `timeout` and `Timer` are the same in both places.
 
 | module         | contents                                                       |
 |----------------|----------------------------------------------------------------|

@@ -1,4 +1,4 @@
-"""Meinheld's continuations: a request that is suspended until another one, or anybody else, resumes it.
+"""Meinheld's continuations: a request is suspended until another request, coroutine or OS thread resumes it.
 
     from rmeinheld.meinheld.middleware import CONTINUATION_KEY, ContinuationMiddleware
 
@@ -10,7 +10,7 @@
 
     app = ContinuationMiddleware(app)
 
-New code is better served by `rmeinheld.coroutine`: its queues and locks wait in the same way.
+In new code, use the queues and locks of `rmeinheld.coroutine`, which wait in the same way.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ CLIENT_KEY: Final = "meinheld.client"
 CONTINUATION_KEY: Final = "meinheld.continuation"
 
 CLIENT_CHECK_SECONDS: Final = 1.0
-"""How often the clients of suspended requests are looked at: one coroutine looks at all of them."""
+"""Interval at which one coroutine checks the clients of all suspended requests."""
 
 
 class Client:
-    """The client of one request, whose state of suspension it holds. `has_gone` tells whether it has gone away."""
+    """The client of one request, with the state of its suspension. `has_gone` returns whether it has disconnected."""
 
     __slots__ = ("_has_gone", "_suspended", "_suspension")
 
     def __init__(self, has_gone: Callable[[], bool] | None = None) -> None:
         self._has_gone = has_gone
         self._suspended = Lock()
-        # At most one; whoever takes it out is the one who ends it.
+        # At most one. The coroutine or thread that takes it out ends it.
         self._suspension: list[_Suspension] = []
 
     def suspend(self, seconds: float | None) -> Any:
@@ -67,7 +67,7 @@ class Client:
         suspension.end(value)
 
     def look(self) -> None:
-        """End the suspension with an exception if the client has gone away."""
+        """End the suspension with an exception if the client has disconnected."""
         if self._has_gone is not None and self._has_gone() and (suspension := self._take()) is not None:
             suspension.fail(ConnectionAbortedError("the client has gone away"))
 
@@ -89,21 +89,21 @@ class Continuation:
         self.client = client
 
     def suspend(self, timeout: float | None = 0) -> Any:
-        """Park until `resume` is called, and return what it was given; at most `timeout` seconds (0, None: for ever).
+        """Park until `resume` is called, and return its arguments; at most `timeout` seconds (0, None: for ever).
 
-        `resume()` gives `()`; one positional argument is returned as it is, several as a tuple, keyword arguments as a
-        dict, and both as `(args, kwargs)`.
+        `resume()` returns `()`. One positional argument is returned as it is, several as a tuple, keyword arguments as
+        a dict, and both as `(args, kwargs)`.
 
-        Raises `rmeinheld.timeout`, ConnectionAbortedError (an OSError) soon after the client has gone away,
-        OSError if the request is suspended already, TypeError or ValueError for a bad timeout.
+        Raises `rmeinheld.timeout` when the time is up, and ConnectionAbortedError (an OSError) soon after the client
+        has disconnected. Raises OSError if the request is suspended already, TypeError or ValueError for a bad timeout.
         """
         seconds = Seconds().check("timeout", timeout or 0)
         return self.client.suspend(seconds or None)
 
     def resume(self, *args: Any, **kwargs: Any) -> None:
-        """Let the suspended request go on. From anywhere, also another OS thread.
+        """Let the suspended request go on. May be called from anywhere, also from another OS thread.
 
-        Raises OSError if it is not suspended: not yet, or not any more.
+        Raises OSError if the request is not suspended: not yet, or no longer.
         """
         value: Any = args
         if kwargs:
@@ -136,7 +136,7 @@ class _Suspension:
         if not self._bell.acquire(timeout=-1 if seconds is None else seconds):
             if take() is not None:
                 raise _Timeout("timeout")
-            # Somebody has just taken it, and is about to ring.
+            # Another coroutine or thread has just taken it, and is about to ring.
             self._bell.acquire()
         if self._error is not None:
             raise self._error
@@ -144,7 +144,7 @@ class _Suspension:
 
 
 class _Watcher:
-    """The coroutine that looks at the clients of suspended requests, while there are any."""
+    """The coroutine that checks the clients of suspended requests. It runs while there are any."""
 
     def __init__(self) -> None:
         self._clients: set[Client] = set()
@@ -152,7 +152,7 @@ class _Watcher:
 
     def add(self, client: Client) -> None:
         self._clients.add(client)
-        # It has ended without having begun where a server stopped meanwhile.
+        # If a server stopped in the meantime, the coroutine ended before it began.
         if self._coroutine is None or self._coroutine.done:
             self._coroutine = spawn(self._run)
 

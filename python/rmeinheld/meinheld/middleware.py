@@ -16,7 +16,7 @@ __all__ = ["CLIENT_KEY", "CONTINUATION_KEY", "ContinuationMiddleware", "WebSocke
 class ContinuationMiddleware:
     """Gives `app` a `Continuation` of each request, as `environ["meinheld.continuation"]`.
 
-    That its client goes away while it is suspended is noticed where no other middleware around this one replaces
+    A suspended request ends when its client disconnects, unless another middleware around this one replaces
     `start_response`.
     """
 
@@ -32,10 +32,10 @@ class ContinuationMiddleware:
 
 
 class WebSocketMiddleware:
-    """Calls `app`: for programs written for Meinheld, whose WebSockets needed it.
+    """Accepts the WebSocket handshake and calls `app`, as Meinheld does.
 
-    `environ["wsgi.websocket"]` is there without it, and as there it is missing from requests that are no handshake. The
-    connection is closed when the application returns; what it returns is not sent.
+    `environ["wsgi.websocket"]` exists without it, too. As in Meinheld, requests other than handshakes do not have it.
+    The connection is closed when the application returns; its return value is ignored.
     """
 
     def __init__(self, app: WSGIApplication) -> None:
@@ -47,7 +47,7 @@ class WebSocketMiddleware:
         # Meinheld accepts every handshake before the application runs.
         environ["wsgi.websocket"].accept()
         result = self.app(environ, start_response)
-        # Nobody else can close what is not passed on (PEP 3333, "Specification Details").
+        # The result is not passed on, so it is closed here (PEP 3333, "Specification Details").
         close = getattr(result, "close", None)
         if close is not None:
             close()

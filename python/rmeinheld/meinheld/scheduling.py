@@ -1,7 +1,8 @@
-"""Meinheld's functions that start something or wait, for `rmeinheld.server`; `rmeinheld.coroutine` has more of them.
+"""Meinheld's functions that start coroutines or wait, for `rmeinheld.meinheld.server`.
 
-What Meinheld's do, without their faults: times may have fractions, calls run in the order in which they were scheduled
-and in coroutines of their own, a timeout is always raised, and a wait that is cancelled ends.
+They work as in Meinheld, without its faults. Times may have fractions. Calls run in the order in which they were
+scheduled, each in a coroutine of its own. A timeout is always raised, and a cancelled wait ends.
+`rmeinheld.coroutine` has more functions of this kind.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ __all__ = ["cancel_wait", "get_ident", "schedule_call", "spawn", "trampoline"]
 def schedule_call(seconds: float, callback: Callable[..., object], /, *args: Any, **kwargs: Any) -> Timer:
     """Call `callback(*args, **kwargs)` after `seconds`, 0 or more, in a coroutine of its own; returns its `Timer`.
 
-    Calls for the same time run in the order in which they were scheduled. What one raises goes to the error logger. The
-    end of the server, or of the process, forgets what has not been called.
+    The timer has been started. Calls for the same time run in the order in which they were scheduled. Their exceptions
+    go to the error logger. The end of the server, or of the process, drops calls that have not begun.
 
     Raises TypeError or ValueError naming a bad argument.
     """
@@ -42,8 +43,8 @@ def spawn(
 ) -> Coroutine[Any]:
     """Run `func(*args, **kwargs)` in a coroutine of its own; returns its `Coroutine`, where Meinheld returns None.
 
-    What it raises goes to the error logger. `rmeinheld.coroutine.spawn` takes the arguments as they are. Raises
-    TypeError naming a bad argument.
+    Its exceptions go to the error logger. `rmeinheld.spawn(func, *args, **kwargs)` takes the arguments as they are.
+    Raises TypeError naming a bad argument.
     """
     if args is not None and not isinstance(args, tuple | list):
         raise TypeError(f"args must be a tuple, not {type(args).__name__} {args!r}")
@@ -55,9 +56,9 @@ def spawn(
 def trampoline(fileno: int, read: object = None, write: object = None, timeout: float = 0) -> None:
     """Wait until the descriptor can be read (`read` true), or written (`write`), or either.
 
-    At most for `timeout` seconds, 0 meaning for ever; then `rmeinheld.server.timeout` is raised. With neither `read`
-    nor `write` that is all there is to wait for, and `timeout` has to be positive. Raises OSError for a bad descriptor,
-    and with ECANCELED after `cancel_wait`; TypeError or ValueError naming a bad argument.
+    After `timeout` seconds it raises `rmeinheld.timeout`; 0 waits for ever. With neither `read` nor `write` it waits
+    for the time alone, and `timeout` must be positive. Raises OSError for a bad descriptor, OSError with ECANCELED
+    after `cancel_wait`, and TypeError or ValueError naming a bad argument.
     """
     seconds = Seconds().check("timeout", timeout)
     limit = seconds or None
@@ -78,7 +79,7 @@ def trampoline(fileno: int, read: object = None, write: object = None, timeout: 
 
 
 def cancel_wait(fileno: int) -> None:
-    """End every wait for a descriptor, which raises OSError in those who wait (Meinheld lets them wait for ever)."""
+    """End every wait for a descriptor: each raises OSError. (In Meinheld they last for ever.)"""
     if not isinstance(fileno, int):
         raise TypeError(f"fileno must be an int, not {type(fileno).__name__} {fileno!r}")
     if can_park():
@@ -88,18 +89,21 @@ def cancel_wait(fileno: int) -> None:
 
 
 def get_ident() -> Coroutine[Any] | int:
-    """The caller's `Coroutine`, which can be the key of a dict, or the number of the OS thread outside of one."""
+    """Return the caller's `Coroutine`, or the number of the OS thread outside a coroutine. Either can be a dict's key.
+
+    `rmeinheld.coroutine.get_ident` returns a number in both cases.
+    """
     return current() or _rmeinheld.get_ident()
 
 
 error_logger: ErrorLogger | None = None
-"""What `rmeinheld.server.set_error_logger` was given."""
+"""The argument of `set_error_logger`."""
 
 
 def _reported(
     func: Callable[..., Any], what: str, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> Callable[[], object]:
-    """A call of `func` whose exceptions go to the error logger; without one, the coroutine logs them itself."""
+    """Return a call of `func` whose exceptions go to the error logger. Without one, the coroutine logs them itself."""
     if not callable(func):
         raise TypeError(f"{what} must be callable, not {type(func).__name__} {func!r}")
 

@@ -70,15 +70,15 @@ def listen(
     """Make the socket that the next `run` serves.
 
     `address` is a tuple `(host, port)`, the path of a Unix socket as bytes, or a str as for `--bind`: `"host:port"`,
-    `"unix:/path"`, `"/path"`, `"unix:@name"`, `"fd://3"`. `socket_fd` is the descriptor of a socket that listens
-    already, or several; such descriptors stay open after `run`. Exactly one of the two is given; beyond that,
-    `listen("0.0.0.0", 8000)`, which Meinheld never took, means the tuple.
+    `"unix:/path"`, `"/path"`, `"unix:@name"`, `"fd://3"`. `socket_fd` is the descriptor of a listening socket, or
+    several descriptors; they stay open after `run`. Give one of the two arguments. As an exception,
+    `listen("0.0.0.0", 8000)`, which Meinheld refuses, means the tuple.
 
-    `backlog` (connections; default: `set_backlog`), `reuse_port` (SO_REUSEPORT) and `umask` (mask of permissions of a
-    Unix socket; None: that of the process) apply to the socket that is made.
+    Three options apply to a new socket. `backlog` is the number of connections that wait (default: `set_backlog`).
+    `reuse_port` sets SO_REUSEPORT. `umask` is the mask of permissions of a Unix socket (None: that of the process).
 
-    Raises RuntimeError if there is a socket that no `run` has served yet, OSError naming the address if it cannot be
-    listened on, TypeError or ValueError naming an argument that is not understood.
+    Raises RuntimeError if there is a socket that no `run` has served yet. Raises OSError naming an address that it
+    cannot listen on, and TypeError or ValueError naming a bad argument.
     """
     addresses = _addresses(address, socket_fd)
     options: dict[str, object] = {"reuse_port": reuse_port, "umask": umask}
@@ -90,9 +90,9 @@ def listen(
 
 
 def set_listen_socket(socket_fd: int | Sequence[int]) -> None:
-    """Serve, in the next `run`, the socket of this descriptor or these, as `listen(socket_fd=...)` does.
+    """Make the next `run` serve the listening sockets of these descriptors, as `listen(socket_fd=...)` does.
 
-    Raises TypeError if it is neither an int nor a sequence of ints, otherwise what `listen` raises.
+    Raises TypeError if it is neither an int nor a sequence of ints, and the exceptions of `listen`.
     """
     listen(socket_fd=_descriptors(socket_fd))
 
@@ -114,20 +114,20 @@ def set_keepalive(seconds: float) -> None:
 
 
 def get_keepalive() -> float:
-    """Return what `set_keepalive` has set, in seconds."""
+    """Return the value of `set_keepalive`, in seconds."""
     return cast(float, _get("keep_alive"))
 
 
 def set_max_content_length(size_bytes: int) -> None:
     """Set the longest request body (option `limit_request_body`; default 16 MiB). 0: no limit. ValueError if negative.
 
-    A longer one is answered with 413.
+    The answer to a longer body is 413.
     """
     _set("limit_request_body", size_bytes)
 
 
 def get_max_content_length() -> int:
-    """Return what `set_max_content_length` has set, in bytes."""
+    """Return the value of `set_max_content_length`, in bytes."""
     return cast(int, _get("limit_request_body"))
 
 
@@ -137,41 +137,41 @@ def set_backlog(connections: int) -> None:
 
 
 def get_backlog() -> int:
-    """Return what `set_backlog` has set."""
+    """Return the value of `set_backlog`."""
     return cast(int, _get("backlog"))
 
 
 def set_client_body_buffer_size(size_bytes: int) -> None:
-    """Set how long a body may be that stays in memory where bodies are gathered; a longer one goes to a file.
+    """Set the longest buffered body that stays in memory; a longer one goes to a file.
 
-    It has an effect with the option `request_buffering` only: without it, bodies are streamed to the application.
-    TypeError or ValueError for a bad value.
+    It has an effect only with the option `request_buffering`. Without it, bodies are streamed to the application.
+    Raises TypeError or ValueError for a bad value.
     """
     _set("client_body_buffer_size", size_bytes)
 
 
 def get_client_body_buffer_size() -> int:
-    """Return what `set_client_body_buffer_size` has set, in bytes (default 512000, as Meinheld)."""
+    """Return the value of `set_client_body_buffer_size`, in bytes (default 512000, as Meinheld)."""
     return cast(int, _get("client_body_buffer_size"))
 
 
 def set_picoev_max_fd(number: int) -> None:
-    """Keep a number for `get_picoev_max_fd`. It has no effect: there is no table of descriptors to outgrow.
+    """Keep a number for `get_picoev_max_fd`. It has no effect: no table of descriptors limits the server.
 
-    What limits the requests in progress is the option `worker_connections`. ValueError if < 1.
+    The option `worker_connections` limits the requests in progress. Raises ValueError if < 1.
     """
     _inert["picoev_max_fd"] = Count(1, 2**31 - 1).check("picoev_max_fd", number)
 
 
 def get_picoev_max_fd() -> int:
-    """Return what `set_picoev_max_fd` has set (default 4096, as Meinheld)."""
+    """Return the value of `set_picoev_max_fd` (default 4096, as Meinheld)."""
     return _inert["picoev_max_fd"]
 
 
 def set_access_logger(logger: AccessLogger | None) -> None:
     """Call `logger.access(environ)` after each response (option `access_logger`). None, the default, calls nothing.
 
-    Raises AttributeError if there is no `access`, TypeError if it cannot be called.
+    Raises AttributeError if `logger` has no `access`, TypeError if that cannot be called.
     """
     _set("access_logger", logger)
 
@@ -179,8 +179,8 @@ def set_access_logger(logger: AccessLogger | None) -> None:
 def set_error_logger(logger: ErrorLogger | None) -> None:
     """Call `logger.error(exc_type, exc, tb)` for errors of the application (option `error_logger`).
 
-    None, the default, logs them to the logger `rmeinheld.error`. Raises AttributeError if there is no `error`,
-    TypeError if it cannot be called.
+    None, the default, logs them to the logger `rmeinheld.error`. Raises AttributeError if `logger` has no `error`,
+    TypeError if that cannot be called.
     """
     _set("error_logger", logger)
     scheduling.error_logger = logger
@@ -189,7 +189,7 @@ def set_error_logger(logger: ErrorLogger | None) -> None:
 def set_watchdog(callback: Callable[[], object] | None) -> None:
     """Call `callback()` once a second while the loop of a later `run` turns. None, the default, calls nothing.
 
-    It runs in a coroutine. What it raises is logged, and it is called again. Raises TypeError if it cannot be called.
+    It runs in a coroutine. Its exceptions are logged, and the calls go on. Raises TypeError if it cannot be called.
     """
     if callback is not None and not callable(callback):
         raise TypeError(f"the watchdog must be callable, not {type(callback).__name__} {callback!r}")
@@ -197,11 +197,11 @@ def set_watchdog(callback: Callable[[], object] | None) -> None:
 
 
 def set_fastwatchdog(fd: int, ppid: int, timeout: float) -> None:
-    """Once a second while the loop of a later `run` turns, tell a supervising parent so, and see that it is there.
+    """Send a heartbeat to a supervising parent, and stop with it: once a second while the loop of a later `run` turns.
 
-    The time of modification of the file `fd` (-1: none) is set to `time.monotonic()`, which Gunicorn reads since its
-    version 22. (Meinheld changed the file's mode, which no Gunicorn looks at any more.) Once the process `ppid` is not
-    the parent, the server is stopped, with `timeout` seconds for the requests in progress.
+    The modification time of the file `fd` (-1: none) is set to `time.monotonic()`, which Gunicorn reads since version
+    22. (Meinheld changed the file's mode, which later Gunicorns ignore.) When the process `ppid` is no longer the
+    parent, the server stops, with `timeout` seconds for the requests in progress.
 
     Raises TypeError or ValueError naming an argument and its bad value.
     """

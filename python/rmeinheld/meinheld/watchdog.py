@@ -1,7 +1,7 @@
-"""What is called once a second while the loop of a server turns: Meinheld's `set_watchdog` and `set_fastwatchdog`.
+"""Calls once a second while the loop of a server turns: Meinheld's `set_watchdog` and `set_fastwatchdog`.
 
-The calls come from a coroutine of their own, so they stop where the loop stops: a request that computes for a minute
-leaves a minute without a call. A supervisor that misses them knows that the process hangs.
+The calls come from a coroutine of their own, so they stop when the loop stops. A request that computes for a minute
+causes a minute without a call, by which a supervisor sees that the process hangs.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ..option_kinds import Count, Seconds
 __all__ = ["INTERVAL_SECONDS", "ParentWatch", "Watchdog"]
 
 INTERVAL_SECONDS: Final = 1.0
-"""Between two calls, as in Meinheld."""
+"""Time between two calls, as in Meinheld."""
 
 
 @dataclass(frozen=True)
 class ParentWatch:
     """A heartbeat for a parent process that supervises this one.
 
-    `descriptor` is a file whose time of modification is set to the monotonic clock, which Gunicorn reads since
-    its version 22; -1 for none. When `parent` (a process id) is not the parent any more, the server is stopped, and
-    requests in progress have `timeout` seconds.
+    `descriptor` is a file whose modification time is set to the monotonic clock; -1 is none. Gunicorn reads it since
+    version 22. When `parent` (a process id) is no longer the parent, the server stops, and requests in progress have
+    `timeout` seconds.
     """
 
     descriptor: int
@@ -38,7 +38,7 @@ class ParentWatch:
 
     @classmethod
     def checked(cls, descriptor: object, parent: object, timeout: object) -> ParentWatch:
-        """Make one of what a caller gave. Raises TypeError or ValueError naming the argument and the value."""
+        """Make one from a caller's arguments. Raises TypeError or ValueError naming the argument and its value."""
         return cls(
             Count(-1, 2**31 - 1).check("fd", descriptor),
             Count(1, 2**31 - 1).check("ppid", parent),
@@ -47,25 +47,25 @@ class ParentWatch:
 
     @property
     def is_orphan(self) -> bool:
-        """Is the parent gone?"""
+        """Has the parent ended?"""
         return os.getppid() != self.parent
 
     def beat(self) -> None:
-        """Tell the parent that the loop turns. Raises OSError for a bad descriptor."""
+        """Show the parent that the loop turns. Raises OSError for a bad descriptor."""
         if self.descriptor >= 0:
             now = time.monotonic()
             os.utime(self.descriptor, (now, now))
 
 
 class Watchdog:
-    """Both of them. Nothing runs, and nothing wakes the process up, unless one is set."""
+    """The watchdog and the fast watchdog. Unless one is set, nothing runs and nothing wakes the process."""
 
     def __init__(self) -> None:
         self.callback: Callable[[], object] | None = None
         self.parent: ParentWatch | None = None
 
     def start(self, stop: Callable[[float], None]) -> None:
-        """Begin to watch, if there is anything to watch, until the server ends (`CoroutineExit` ends the coroutine)."""
+        """Watch until the server ends, if a watchdog is set. CoroutineExit then ends the coroutine."""
         if self.callback is not None or self.parent is not None:
             spawn(self._watch, stop)
 
