@@ -4,10 +4,10 @@ Such work is the threads other than daemons, and the jobs of each `ThreadPoolExe
 they end with the loop, so the loop waits for them. If the process ends too (the command line, a Gunicorn worker), the
 server also does the part of CPython: it runs the hooks of `threading._register_atexit` and waits for OS threads.
 
-Three differences from the end of a CPython process are deliberate. A coroutine that is ended runs its `finally` blocks,
-because CoroutineExit is raised in it; CPython stops a daemon thread without them. A daemon thread that computes keeps
-the loop until the deadline, because it is a coroutine there and coroutines switch only when they wait. Unfinished work
-is logged, where CPython waits for ever or says nothing.
+Three differences from the end of a CPython process are deliberate. A daemon thread that is a coroutine runs its
+`finally` blocks, because CoroutineExit is raised in it; CPython stops it without them. A daemon thread that computes
+holds up the other coroutines, and code that waits for one, as any computing coroutine does. Work that is left behind is
+logged; CPython waits for it for ever, or drops a daemon without a word.
 """
 
 from __future__ import annotations

@@ -114,8 +114,8 @@ def open_all(
 ) -> list[Listener]:
     """Open a listener for each address. If one fails, the others are closed. See `open_listener`.
 
-    `[::]` includes the IPv4 addresses, unless the list has an IPv4 address with the same port. That address may also be
-    given by a name or as a descriptor. Both can then be bound, in either order.
+    `[::]` includes the IPv4 addresses, unless the list has an IPv4 address with the same port. A name or a
+    descriptor may stand for that address. Both can then be bound, in either order.
     """
     wanted = list(addresses)
     opened: dict[int, Listener] = {}
