@@ -193,7 +193,7 @@ sdist: $(VENV)/.dependencies ## Build the source distribution into dist/.
 .PHONY: clean
 clean: ## Remove everything that was built.
 	rm -rf .build build dist target python/rmeinheld.egg-info .mypy_cache .ruff_cache .pytest_cache
-	find python gunicorn_worker tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find python gunicorn_worker tests benches examples docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A virtual environment belongs to one interpreter. The file changes only when that does.
 $(VENV)/.interpreter: FORCE
