@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -18,13 +19,14 @@ import pytest
 from gunicorn.config import Config
 
 from frames import Client, text
-from pages import PROJECT_URL, ROOT, Block, all_blocks, blocks, commands, links, pages
+from pages import PROJECT_URL, ROOT, Block, all_blocks, blocks, commands, links, other_pages, pages
 from proxying import program
 from rmeinheld.cli import build_parser
 from rmeinheld.settings import OPTIONS
 from serving import RunScript, Serve, request
 
 NAMES = [page.relative_to(ROOT).as_posix() for page in pages()]
+OTHER_NAMES = [page.relative_to(ROOT).as_posix() for page in other_pages()]
 
 # Programs whose arguments no test here looks at.
 OTHER_PROGRAMS = {*"apt curl docker gdb git haproxy kill nginx openssl pip py-spy python".split(), "seq", "sysctl"}
@@ -153,6 +155,13 @@ def test_commands_of_a_page_have_options_that_exist(name: str) -> None:
                     check_command(part)
 
 
+@pytest.mark.parametrize("name", [*NAMES, *OTHER_NAMES])
+def test_targets_of_make_that_a_page_names_exist(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for command in re.findall(r"(?:^    |`)(make [a-z][^#\n`]*)", text, re.M):
+        check_command(command)
+
+
 # --- configuration ---------------------------------------------------------------------------------------------------
 
 
@@ -230,7 +239,7 @@ def headings(page: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("name", [*NAMES[1:], *OTHER_NAMES])
 def test_links_of_a_page_lead_to_files_that_exist(name: str) -> None:
     page = ROOT / name
     for link in links(page):
@@ -287,3 +296,28 @@ def test_figures_of_the_comparison_are_those_that_were_measured() -> None:
     )
     assert len(quoted) > 20
     assert [number for number in quoted if number.rstrip(",") not in known] == []
+
+
+# --- generated text --------------------------------------------------------------------------------------------------
+
+
+def test_text_for_the_generated_parts_is_made_without_sphinx(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_extensions")
+    options, api, figures = (importlib.import_module(name) for name in ("options", "api", "figures"))
+    settings = options.settings()
+    for name in OPTIONS:
+        assert f"### `{name}`\n" in settings
+        assert f"[`{name}`](#setting-{name.replace('_', '-')})" in options.by_name()
+    for make in (figures.http, figures.websocket, figures.cooperation, figures.gunicorn, options.access_log_atoms):
+        assert "| --- |" in make()
+    for page in (ROOT / "docs" / "api").glob("*.md"):
+        for arguments in re.findall(r"<!-- generated: api (.*) -->", page.read_text(encoding="utf-8")):
+            assert "{py:module}" in api.module(*arguments.split())
+
+
+def test_the_api_has_each_public_name_with_its_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_extensions")
+    text = importlib.import_module("api").module("rmeinheld.coroutine")
+    for name in importlib.import_module("rmeinheld.coroutine").__all__:
+        assert re.search(rf"^:+\{{py:\w+\}} {name}\b", text, re.M), name
+    assert "{py:method} join(timeout: float | None=None) -> bool\n" in text

@@ -38,6 +38,12 @@ def pages() -> list[Path]:
     return [ROOT / "README.md", *sorted(found)]
 
 
+def other_pages() -> list[Path]:
+    """Markdown files for developers outside of docs/."""
+    top = (ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"))
+    return [*top, *(ROOT / "tests").glob("*.md"), ROOT / "benches" / "README.md", *(ROOT / "examples").rglob("*.md")]
+
+
 @cache
 def blocks(page: Path) -> list[Block]:
     """The code blocks of the page, in their order."""
