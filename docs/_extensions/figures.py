@@ -16,8 +16,6 @@ LABELS = {
     "uwsgi": "uWSGI",
     "granian": "Granian (ASGI)",
 }
-# Names of the packages whose version a reader wants, by the label above.
-PACKAGES = ("rmeinheld", "gunicorn", "gevent", "gevent-websocket", "websockets", "uwsgi", "uWSGI", "granian")
 
 
 def http() -> str:
@@ -41,7 +39,7 @@ def websocket() -> str:
         rows.append([LABELS[name], f"{value:,.0f}", *cells, f"{idle:.1f}"])
     head = ["", "echo: messages for each CPU second", "broadcast: CPU of a delivery, us", "ms to the last client",
             "KiB of an idle connection"]  # fmt: skip
-    return f"{_table(head, rows)}\n\n{_notes(data)}"
+    return f"{_table(head, rows)}\n\n{_notes(data, 'gevent-websocket', 'websockets', 'uWSGI', 'granian')}"
 
 
 def cooperation() -> str:
@@ -49,7 +47,7 @@ def cooperation() -> str:
     data = _load("cooperation")
     cases = [value for value in data.values() if isinstance(value, dict) and "meaning" in value]
     rows = [[each["meaning"], *(f"{each['medians'][name]:g}" for name in ("rmeinheld", "gevent"))] for each in cases]
-    return f"{_table(['', '**rmeinheld**', 'gevent'], rows)}\n\n{_notes(data)}"
+    return f"{_table(['', '**rmeinheld**', 'gevent'], rows)}\n\n{_notes(data, 'gevent')}"
 
 
 def gunicorn() -> str:
@@ -62,7 +60,7 @@ def gunicorn() -> str:
     }
     rows = [[text, f"{data['ratios'][name]:.2f}", f"{bound} {data['wanted'][name]:g}"]
             for name, (text, bound) in texts.items()]  # fmt: skip
-    return f"{_table(['', 'measured', 'target'], rows)}\n\n{_notes(data)}"
+    return f"{_table(['', 'measured', 'target'], rows)}\n\n{_notes(data, 'gunicorn', 'gevent')}"
 
 
 def _load(name: str) -> dict[str, Any]:
@@ -74,10 +72,10 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
 
 
-def _notes(data: dict[str, Any]) -> str:
+def _notes(data: dict[str, Any], *packages: str) -> str:
     machine = data["machine"]
     versions = {**data["versions"].get("peers", {}), "rmeinheld": data["versions"]["project"]["rmeinheld"]}
-    named = ", ".join(f"{name} {versions[name]}" for name in PACKAGES if name in versions)
+    named = ", ".join(f"{name} {versions[name]}" for name in ("rmeinheld", *packages))
     return (
         f"Medians of the rounds of `python {' '.join(data['command'])}`. {machine['cpu']}, {machine['cores']} cores; "
         f"Linux {machine['kernel']}, Python {machine['python']}; {named}."
