@@ -1,4 +1,4 @@
-"""The tables of a run in Markdown, ready for the documentation. `python benches/report.py FILE.json` makes them again."""
+"""The tables of a run in Markdown, for the documentation. `python benches/report.py FILE.json` makes them again."""
 
 from __future__ import annotations
 
