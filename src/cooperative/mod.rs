@@ -33,3 +33,6 @@ pub use lock::Lock;
 pub use queue::{LifoQueue, Queue, ShutDown, SimpleQueue};
 pub use rlock::RLock;
 pub use semaphore::{BoundedSemaphore, Semaphore};
+
+#[cfg(test)]
+mod tests;

@@ -41,3 +41,8 @@ pub use timeout::TimeoutContext;
 pub use waiter::{Line, Waiter, insist, take, wait};
 pub use waiters::Waiters;
 pub use waits::{deadline_after, events_now, park_or_detach, sleep, sleep_until, wait_any, wait_descriptor};
+
+#[cfg(test)]
+pub mod testing;
+#[cfg(test)]
+mod tests;

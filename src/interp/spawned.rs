@@ -274,19 +274,15 @@ fn call_now(py: Python<'_>, coroutine: &Bound<'_, Coroutine>, call: FunctionCall
     let kwargs = kwargs.as_ref().map(|kwargs| kwargs.bind(py));
     let outcome = function.bind(py).call(args.bind(py), kwargs).map(Bound::unbind);
     runtime::leave_if_forked(py, outcome.as_ref().err());
+    // SystemExit ends a thread silently (`threading.excepthook`, `_thread.start_new_thread`), and so it does a coroutine.
+    // CoroutineExit is one.
     if let Err(error) = &outcome
-        && !is_an_ordinary_end(py, error)
+        && !error.is_instance_of::<PySystemExit>(py)
     {
         let message = format!("Exception in {}", coroutine.get().__repr__());
         log(py, Level::Error, &message, Some(error));
     }
     outcome
-}
-
-/// Whether an exception ends a coroutine without a log entry. `sys.exit()` ends a thread silently
-/// (`threading.excepthook`, `_thread.start_new_thread`), and so it does a coroutine.
-fn is_an_ordinary_end(py: Python<'_>, error: &PyErr) -> bool {
-    error.is_instance_of::<CoroutineExit>(py) || error.is_instance_of::<PySystemExit>(py)
 }
 
 impl Drop for SpawnedCall {

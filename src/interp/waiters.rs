@@ -26,6 +26,12 @@ impl<T> Waiters<T> {
         }
     }
 
+    /// The number of waiters, including those whose wait has just ended otherwise.
+    #[cfg(test)]
+    pub fn count(&self) -> usize {
+        self.line.len()
+    }
+
     /// Removes a waiter.
     pub fn leave(&mut self, waiter: &Arc<Waiter>) {
         self.line.retain(|(other, _)| !Arc::ptr_eq(other, waiter));
