@@ -4,26 +4,15 @@
 //! never freed, as CPython does with daemon threads. One that computes cannot be left behind, and the loop cannot end.
 
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::state::{self, State, with};
+use super::current;
+pub use super::current::{running_subject, set_subject};
+use super::inbox::LoopMessage;
+use super::runtime::Runtime;
+use super::state::{LoopState, with};
 use super::tokens::Ticket;
-use super::unit::Unit;
-use super::{LoopMessage, Runtime, Wake};
-
-/// What the unit works for that runs on the loop thread; see [`set_subject`].
-static RUNNING: AtomicUsize = AtomicUsize::new(0);
-
-/// Work that has not ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unfinished {
-    /// What it works for: see [`set_subject`].
-    pub subject: usize,
-    /// The end waits for it: see [`set_awaited`].
-    pub is_awaited: bool,
-    /// It serves a source of the service's.
-    pub is_request: bool,
-}
+use super::unit::{Unfinished, Unit};
+use super::wake::Wake;
 
 impl Runtime {
     /// Asks every unit to end, at its present or next wait, and the loop to end when the last one has. Work that has not
@@ -59,34 +48,14 @@ pub fn unfinished() -> Vec<Unfinished> {
 
 /// The end of the process waits for the current work, as it does for requests.
 pub fn set_awaited() {
-    if let Some(unit) = state::current() {
+    if let Some(unit) = current::current() {
         unit.awaited.set(true);
     }
 }
 
 /// Whether the current work has been asked to end, by the end of the loop or of what is awaited.
 pub fn is_killed() -> bool {
-    state::with_current(|unit| unit.killed.get()).unwrap_or(false)
-}
-
-/// Notes what the current unit works for, a number that means something to the layers above; 0 for nothing. Returns the
-/// one before.
-pub fn set_subject(subject: usize) -> usize {
-    let replaced = state::with_current(|unit| unit.subject.replace(subject));
-    if replaced.is_some() {
-        RUNNING.store(subject, Ordering::Relaxed);
-    }
-    replaced.unwrap_or(0)
-}
-
-/// What the unit works for that ran last on the loop thread. From any thread.
-pub fn running_subject() -> usize {
-    RUNNING.load(Ordering::Relaxed)
-}
-
-/// Notes that `unit` runs from now on.
-pub(super) fn note_running(unit: Option<&Rc<Unit>>) {
-    RUNNING.store(unit.map_or(0, |unit| unit.subject.get()), Ordering::Relaxed);
+    current::with_current(|unit| unit.killed.get()).unwrap_or(false)
 }
 
 /// Forgets the units that still wait, and everything that they have: the loop ends without them.
@@ -103,7 +72,7 @@ pub(super) fn forget_waiting() {
     }
 }
 
-impl State {
+impl LoopState {
     fn busy(&self) -> impl Iterator<Item = &Rc<Unit>> {
         self.units.iter().map(|(_, unit)| unit).filter(|unit| unit.busy.get())
     }

@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 
-use super::Wake;
 use super::tokens::Ticket;
+use super::wake::Wake;
 use crate::kernel::Bell;
 use crate::sync::lock;
 
@@ -15,7 +15,8 @@ pub enum LoopMessage {
     Wake(Ticket, Wake),
     /// Runs in a coroutine of its own; may park.
     Task(Box<dyn FnOnce() + Send>),
-    /// Runs in the leader between two polls; must not park and must not run Python.
+    /// Runs in the leader between two pieces of work. Must not park: everything waits for it. The interpreter is attached,
+    /// but Python code that may wait (a handler of the log, say) belongs into a task.
     Control(Box<dyn FnOnce() + Send>),
 }
 

@@ -6,14 +6,17 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::current;
 use super::inbox::LoopMessage;
-use super::state::{self, with};
+use super::runtime::Runtime;
+use super::state::with;
 use super::timers::{Target, TimerKey};
-use super::{Runtime, Wake, WorkId};
+use super::tokens::WorkId;
+use super::wake::Wake;
 
 /// The piece of work that the caller runs in. `None` outside a unit, and in one that may not park.
 pub fn current_work() -> Option<WorkId> {
-    state::with_current(|unit| unit.may_park.get().then(|| WorkId { unit: unit.slot, number: unit.work.get() }))
+    current::with_current(|unit| unit.may_park.get().then(|| WorkId { unit: unit.slot, number: unit.work.get() }))
         .flatten()
 }
 
@@ -28,14 +31,14 @@ pub fn interrupt(runtime: &Runtime, work: WorkId) {
 
 /// The current unit's next wait ends at once with `wake`: it was told of it when it had something else to end with.
 pub fn postpone(wake: Wake) {
-    if let Some(unit) = state::current() {
+    if let Some(unit) = current::current() {
         unit.postponed.set(Some(wake));
     }
 }
 
 /// Takes back what [`interrupt`] or [`postpone`] have left for the current unit's next wait.
 pub fn forget() {
-    if let Some(unit) = state::current()
+    if let Some(unit) = current::current()
         && unit.postponed.get() == Some(Wake::Interrupted)
     {
         unit.postponed.set(None);
@@ -59,7 +62,7 @@ impl Alarm {
     /// Takes it back, gone off or not.
     pub fn cancel(&self) {
         with(|state| state.timers.remove(self.key));
-        if let Some(unit) = state::current() {
+        if let Some(unit) = current::current() {
             unit.alarms.borrow_mut().retain(|&number| number != self.number);
         }
     }
@@ -67,14 +70,14 @@ impl Alarm {
 
 /// Takes the number of the first alarm that has gone off for the current work.
 pub fn take_alarm() -> Option<u64> {
-    let unit = state::current()?;
+    let unit = current::current()?;
     let mut alarms = unit.alarms.borrow_mut();
     (!alarms.is_empty()).then(|| alarms.remove(0))
 }
 
 /// Whether an alarm has gone off that nobody has taken.
 pub fn has_alarm() -> bool {
-    state::with_current(|unit| !unit.alarms.borrow().is_empty()).unwrap_or(false)
+    current::with_current(|unit| !unit.alarms.borrow().is_empty()).unwrap_or(false)
 }
 
 /// The loop that runs the caller's coroutine.

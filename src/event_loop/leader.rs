@@ -3,17 +3,24 @@
 //! One unit at a time leads: it polls and runs ready work inline, on its own warm stack. When that work has to wait,
 //! the unit hands leadership to an idle follower and parks; when the work is done, it is a follower itself.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::budget;
+use super::current;
 use super::ends;
 use super::poller::{self, Poller};
+use super::roles::{Host, Service};
+use super::runtime::Runtime;
 use super::schedule::Step;
-use super::state::{self, State, Work, with};
+use super::state::{self, LoopState, Work, with};
 use super::unit::{Command, Unit};
-use super::{Host, Runtime, Service};
+use super::waits::{park, released};
+use super::wake::Wake;
 use crate::coroutine::{self, StackBounds};
 use crate::output;
 
@@ -23,15 +30,35 @@ const NO_FOLLOWER_RETRY: Duration = Duration::from_millis(50);
 /// How long no follower may have failed to be made before the next failure is news.
 const EPISODE_END: Duration = Duration::from_secs(10);
 
+/// Descriptors that must be left when a loop starts: the coroutine scheduler's epoll and eventfd, the loop's epoll and
+/// timerfd, and a few for the first client and its request.
+const FIRST_DESCRIPTORS: usize = 8;
+
+impl Runtime {
+    /// Starts a loop on the process's loop thread. Call it after any fork.
+    ///
+    /// # Errors
+    /// When there is no memory for the first stack or no descriptor left.
+    pub fn start(host: Arc<dyn Host>) -> io::Result<Arc<Runtime>> {
+        let runtime = Arc::new(Runtime::new()?);
+        // Looked for first: the scheduler of the coroutines panics without.
+        let spare: io::Result<Vec<OwnedFd>> =
+            (0..FIRST_DESCRIPTORS).map(|_| runtime.end_bell().try_clone_to_owned()).collect();
+        drop(spare.map_err(cannot_start)?);
+        spawn_first(host, Arc::clone(&runtime))?;
+        Ok(runtime)
+    }
+}
+
 /// Starts the first unit of a loop. It leads.
 ///
 /// # Errors
 /// When there is no memory for its stack.
-pub fn spawn_first(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> std::io::Result<()> {
+fn spawn_first(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<()> {
     coroutine::remember_handlers();
     let body = move || {
         coroutine::install_overflow_handler();
-        match State::new(Arc::clone(&host), Arc::clone(&runtime)) {
+        match LoopState::new(Arc::clone(&host), Arc::clone(&runtime)) {
             Ok(mut state) => {
                 let unit = Unit::new(state.units.vacant_key());
                 let _ = unit.handle.set(coroutine::current());
@@ -48,15 +75,15 @@ pub fn spawn_first(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> std::io::Resul
 }
 
 /// Says what to do about a loop for which the process has no descriptors.
-pub fn cannot_start(error: std::io::Error) -> std::io::Error {
-    std::io::Error::new(
+fn cannot_start(error: io::Error) -> io::Error {
+    io::Error::new(
         error.kind(),
         format!("the loop cannot start: {error}. Raise the limit of open files (ulimit -n) or of memory"),
     )
 }
 
 /// Spawns a follower; it counts as idle at once.
-fn spawn_follower() -> std::io::Result<()> {
+fn spawn_follower() -> io::Result<()> {
     let Some((slot, host)) = with(|state| (state.units.vacant_key(), Arc::clone(&state.host))) else {
         return Ok(());
     };
@@ -78,7 +105,7 @@ fn spawn_follower() -> std::io::Result<()> {
 ///
 /// # Errors
 /// OutOfMemory where there is no room for its stack.
-pub fn make_room() -> std::io::Result<()> {
+pub fn make_room() -> io::Result<()> {
     // One follower leads while the caller waits, and needs another before it may run the task.
     while with(|state| state.idle.len()).is_some_and(|idle| idle < 2) {
         spawn_follower()?;
@@ -97,7 +124,7 @@ unsafe impl Send for Carrier {}
 /// A unit's life, from its first instruction to its last.
 fn live(unit: &Rc<Unit>, host: &dyn Host) {
     unit.stack.set(Some(StackBounds::of_caller(coroutine::stack_bytes())));
-    state::set_current(Some(unit));
+    current::set_current(Some(unit));
     let lived = catch_unwind(AssertUnwindSafe(|| host.enter(&mut || follow(unit))));
     if lived.is_err() {
         // The panic's message is on stderr already. What it left behind cannot be trusted.
@@ -115,7 +142,7 @@ fn live(unit: &Rc<Unit>, host: &dyn Host) {
         }
         state.units.is_empty().then(|| Arc::clone(&state.runtime))
     });
-    state::set_current(None);
+    current::set_current(None);
     // The leader goes last, whichever unit that is: nothing of the host is left when the end is told.
     if let Some(runtime) = over.flatten() {
         state::install(None);
@@ -134,7 +161,7 @@ fn follow(unit: &Rc<Unit>) {
                 with(|state| state.idle.push(Rc::clone(unit)));
             }
             Some(Command::End) => return,
-            None => super::park(unit),
+            None => park(unit),
         }
     }
 }
@@ -157,8 +184,8 @@ fn lead(unit: &Rc<Unit>) -> Lead {
         may_yield = !matches!(step, Step::Yield);
         match step {
             Step::Yield => {
-                super::released(coroutine::yield_now);
-                state::set_current(Some(unit));
+                released(coroutine::yield_now);
+                current::set_current(Some(unit));
             }
             Step::Control(controls) => controls.into_iter().for_each(|control| control()),
             Step::MakeFollower => {
@@ -184,7 +211,7 @@ fn lead(unit: &Rc<Unit>) -> Lead {
 /// Runs a piece of work. Returns whether another unit leads afterwards.
 fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<bool> {
     with(|state| state.begin_work(unit));
-    super::turn::begin();
+    budget::begin();
     unit.busy.set(true);
     unit.may_park.set(true);
     let mut requests = 0;
@@ -192,7 +219,7 @@ fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<
         Work::Task(task) => {
             if with(|state| state.ending) == Some(true) {
                 unit.killed.set(true);
-                unit.postponed.set(Some(super::Wake::Killed));
+                unit.postponed.set(Some(Wake::Killed));
             }
             task();
         }
@@ -202,7 +229,7 @@ fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<
             }
         }
         Work::Resume(ticket) => {
-            with(|state| state.wake(ticket, super::Wake::Ready));
+            with(|state| state.wake(ticket, Wake::Ready));
         }
         Work::Serve(source, owner) => {
             requests = 1;
@@ -252,7 +279,7 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
     }) else {
         return;
     };
-    super::released(|| {
+    released(|| {
         if let Err(error) = poller::wait(&epoll, events, patience) {
             output::say(&format!("epoll_wait: {error}"));
             std::process::abort();
@@ -298,14 +325,14 @@ fn end_followers(leader: &Rc<Unit>) {
         if left.is_none_or(|left| left <= 1) {
             return;
         }
-        super::park(leader);
+        park(leader);
     }
 }
 
-impl State {
+impl LoopState {
     /// Notes how making a follower went. Where it failed, nothing that needs one is begun for a moment; the first failure
     /// of an episode is said.
-    fn follower_made(&mut self, failure: Option<&std::io::Error>) {
+    fn follower_made(&mut self, failure: Option<&io::Error>) {
         let Some(error) = failure else { return };
         let now = Instant::now();
         let is_new = self.last_follower_failure.is_none_or(|last| now.duration_since(last) > EPISODE_END);

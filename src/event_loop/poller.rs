@@ -15,7 +15,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use slab::Slab;
 
-use super::StreamWatcher;
+use super::roles::StreamWatcher;
 use super::timers::TimerKey;
 use super::tokens::{SourceId, Ticket};
 use crate::kernel::{LentDescriptor, timespec};
@@ -61,7 +61,7 @@ impl Interest {
 
 /// Whom a source's events concern when no coroutine waits for them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owner {
+pub enum SourceOwner {
     /// The server's service, which knows it by this number.
     Service(usize),
     /// Nobody: only waits matter.
@@ -71,7 +71,7 @@ pub enum Owner {
 /// One registration.
 pub struct Source {
     generation: u32,
-    pub(super) owner: Owner,
+    pub(super) owner: SourceOwner,
     /// The owner wants to be told of the next event.
     pub(super) at_rest: bool,
     /// An edge says that there is something to read, and no read has come up short since.
@@ -170,7 +170,7 @@ impl Poller {
     /// What epoll_ctl(2) reports: no memory, the limit of watches.
     pub fn add_stream(&mut self, descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
-        self.add(descriptor, Owner::Service(owner), flags)
+        self.add(descriptor, SourceOwner::Service(owner), flags)
     }
 
     /// Registers a listening socket.
@@ -178,7 +178,7 @@ impl Poller {
     /// # Errors
     /// What epoll_ctl(2) reports.
     pub fn add_listener(&mut self, descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
-        self.add(descriptor, Owner::Service(owner), LISTENER)
+        self.add(descriptor, SourceOwner::Service(owner), LISTENER)
     }
 
     /// Leaves a listening socket to other processes. Its source stays.
@@ -199,7 +199,12 @@ impl Poller {
         }
     }
 
-    fn add(&mut self, descriptor: BorrowedFd<'_>, owner: Owner, flags: epoll::EventFlags) -> io::Result<SourceId> {
+    fn add(
+        &mut self,
+        descriptor: BorrowedFd<'_>,
+        owner: SourceOwner,
+        flags: epoll::EventFlags,
+    ) -> io::Result<SourceId> {
         // A number that the application waited on and closed since is the server's now.
         // Waits that are still on it end by their deadline; nothing will be ready for them.
         if let Some(stale) = self.by_descriptor.remove(&descriptor.as_raw_fd())
@@ -215,7 +220,7 @@ impl Poller {
         Ok(id)
     }
 
-    fn insert(&mut self, owner: Owner) -> SourceId {
+    fn insert(&mut self, owner: SourceOwner) -> SourceId {
         self.generation = self.generation.wrapping_add(1) & 0x7fff_ffff;
         let index = self.sources.insert(Source {
             generation: self.generation,
@@ -276,7 +281,7 @@ impl Poller {
         let id = match self.by_descriptor.get(&number) {
             Some(&index) => SourceId::new(index, self.sources[index].generation),
             None => {
-                let id = self.insert(Owner::Waits);
+                let id = self.insert(SourceOwner::Waits);
                 self.by_descriptor.insert(number, id.index());
                 id
             }
@@ -365,7 +370,7 @@ impl Poller {
                 self.rearm_rest(id);
             } else if source.at_rest
                 && source.readable
-                && let Owner::Service(number) = source.owner
+                && let SourceOwner::Service(number) = source.owner
             {
                 source.at_rest = false;
                 notice(Notice::Serve(id, number));
@@ -376,7 +381,7 @@ impl Poller {
     /// A one-shot registration that fired for one direction is armed again for the waits on the other.
     fn rearm_rest(&mut self, id: SourceId) {
         let Some(source) = self.source(id) else { return };
-        if source.owner != Owner::Waits || source.waits.is_empty() {
+        if source.owner != SourceOwner::Waits || source.waits.is_empty() {
             return;
         }
         let number = self.by_descriptor.iter().find(|&(_, &index)| index == id.index()).map(|(&number, _)| number);

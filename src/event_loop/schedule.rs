@@ -2,8 +2,10 @@
 
 use std::rc::Rc;
 
-use super::state::{State, Work};
-use super::{Service, Wake, turn};
+use super::budget;
+use super::roles::Service;
+use super::state::{LoopState, Work};
+use super::wake::Wake;
 
 /// What the leader does next.
 pub enum Step {
@@ -21,7 +23,7 @@ pub enum Step {
     End,
 }
 
-impl State {
+impl LoopState {
     /// What the leader does next. Work is taken only if there is a follower to hand leadership to.
     pub fn next_step(&mut self, may_yield: bool) -> Step {
         if may_yield && std::mem::take(&mut self.woken) > 0 {
@@ -67,8 +69,8 @@ impl State {
     /// The next turn that was cut off, while there is time for such before the next poll.
     fn next_of_later(&mut self) -> Option<Step> {
         while self.later_budget > 0 {
-            let end = *self.later_end.get_or_insert_with(|| turn::end_of_budget().unwrap_or(u64::MAX));
-            if turn::has_passed(end) {
+            let end = *self.later_end.get_or_insert_with(|| budget::end_of_budget().unwrap_or(u64::MAX));
+            if budget::has_passed(end) {
                 return None;
             }
             // A coroutine that goes on needs no follower; everything else does.

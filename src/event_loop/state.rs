@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::current;
 use super::inbox::LoopMessage;
 use super::poller::{Notice, Poller};
+use super::roles::{Host, Service, StreamWatcher};
+use super::runtime::Runtime;
 use super::timers::{Target, Timers};
 use super::tokens::{SourceId, Ticket, WorkId};
 use super::unit::{Command, Unit};
-use super::{Host, Runtime, Service, StreamWatcher, Wake};
+use super::wake::Wake;
 
 /// Idle units kept whatever happens: enough for the ordinary ups and downs of a small site.
 const IDLE_UNITS_KEPT: usize = 16;
@@ -37,7 +40,7 @@ pub enum Work {
 }
 
 /// Everything the leader looks after.
-pub struct State {
+pub struct LoopState {
     /// The process whose loop it is.
     pub process: rustix::process::Pid,
     pub host: Arc<dyn Host>,
@@ -66,7 +69,7 @@ pub struct State {
     pub later: VecDeque<Work>,
     /// Pieces of `later` to run before the next poll.
     pub later_budget: usize,
-    /// When, on the coarse clock of [`turn`], the time for `later` is up; none before the first of them.
+    /// When, on the coarse clock of [`turn`](super::turn), the time for `later` is up; none before the first of them.
     pub later_end: Option<u64>,
     /// Coroutines made runnable since the leader last let them run.
     pub woken: usize,
@@ -89,10 +92,7 @@ pub struct State {
 }
 
 thread_local! {
-    static STATE: RefCell<Option<State>> = const { RefCell::new(None) };
-    static CURRENT: RefCell<Option<Rc<Unit>>> = const { RefCell::new(None) };
-    static PARKS: Cell<u64> = const { Cell::new(0) };
-    static KEPT_IDENT: Cell<Option<u64>> = const { Cell::new(None) };
+    static STATE: RefCell<Option<LoopState>> = const { RefCell::new(None) };
     /// There is a state on this thread. Needs no destructor, so it can be asked for at any time of a thread's life.
     static HERE: Cell<bool> = const { Cell::new(false) };
     static FORGOTTEN: Cell<bool> = const { Cell::new(false) };
@@ -102,35 +102,8 @@ thread_local! {
 ///
 /// # Panics
 /// When called from within another `with`: a bug, since no action calls out.
-pub fn with<R>(action: impl FnOnce(&mut State) -> R) -> Option<R> {
+pub fn with<R>(action: impl FnOnce(&mut LoopState) -> R) -> Option<R> {
     STATE.with(|state| state.borrow_mut().as_mut().map(action))
-}
-
-/// Parks on this thread so far.
-pub fn number_of_parks() -> u64 {
-    PARKS.get()
-}
-
-/// Counts one.
-pub fn count_park() {
-    PARKS.set(PARKS.get().wrapping_add(1));
-}
-
-/// The unit that runs on this thread now, if this is the loop thread.
-pub fn current() -> Option<Rc<Unit>> {
-    CURRENT.with(|current| current.borrow().clone())
-}
-
-/// Looks at the unit that runs on this thread now, if this is the loop thread. `look` neither switches nor calls out.
-pub fn with_current<R>(look: impl FnOnce(&Unit) -> R) -> Option<R> {
-    CURRENT.with(|current| current.borrow().as_deref().map(look))
-}
-
-/// Notes which unit runs from now on.
-pub fn set_current(unit: Option<&Rc<Unit>>) {
-    crate::coroutine::set_current_stack(unit.and_then(|unit| unit.stack.get()));
-    super::ends::note_running(unit);
-    CURRENT.with(|current| *current.borrow_mut() = unit.cloned());
 }
 
 /// Whether this is the loop's thread.
@@ -139,7 +112,7 @@ pub fn is_here() -> bool {
 }
 
 /// Puts a new state in place, or takes it away.
-pub fn install(state: Option<State>) {
+pub fn install(state: Option<LoopState>) {
     HERE.set(state.is_some());
     // Dropped outside the borrow: streams that are dropped look for the state.
     let previous = STATE.with(|slot| slot.replace(state));
@@ -148,16 +121,10 @@ pub fn install(state: Option<State>) {
 
 /// Takes the state away without giving anything back: descriptors and stacks are shared with another process.
 pub fn forget() {
-    KEPT_IDENT.set(current().map(|unit| unit.ident.get()));
-    set_current(None);
+    current::forget();
     FORGOTTEN.with(|forgotten| forgotten.set(with(|_| ()).is_some()));
     HERE.set(false);
     std::mem::forget(STATE.with(|slot| slot.borrow_mut().take()));
-}
-
-/// The number of what ran when the state was taken away.
-pub fn kept_ident() -> Option<u64> {
-    KEPT_IDENT.get()
 }
 
 /// Whether the state was taken away by [`forget`].
@@ -165,12 +132,12 @@ pub fn is_forgotten() -> bool {
     FORGOTTEN.with(Cell::get)
 }
 
-impl State {
+impl LoopState {
     /// # Errors
     /// When the process has no descriptor left.
-    pub fn new(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<State> {
+    pub fn new(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<LoopState> {
         let poller = Poller::new(runtime.inbox.bell())?;
-        Ok(State {
+        Ok(LoopState {
             process: rustix::process::getpid(),
             host,
             runtime,
@@ -379,7 +346,7 @@ impl State {
                 source.deadline = None;
                 if let Some(watcher) = source.watcher.clone() {
                     self.tasks.push_back(Work::Task(Box::new(move || watcher.expired())));
-                } else if let super::poller::Owner::Service(owner) = source.owner {
+                } else if let super::poller::SourceOwner::Service(owner) = source.owner {
                     self.tasks.push_back(Work::Expired(id, owner));
                 }
             }

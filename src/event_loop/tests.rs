@@ -1,11 +1,13 @@
 //! The loop without Python: units, waits, timers, the cap, the inbox.
 
-use super::*;
-use crate::sync::lock;
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use super::*;
+use crate::sync::lock;
 
 /// A host that has nothing to release, and counts the units that live.
 #[derive(Default)]
@@ -261,7 +263,7 @@ fn a_loop_has_not_ended_before_its_last_unit_whichever_that_is() {
         // The first unit parks, so that another one leads from now on.
         in_a_loop(|| {
             assert_eq!(sleep(after(1)), Wake::TimedOut);
-            assert_ne!(with(|state| state.leader), state::current().map(|unit| unit.slot));
+            assert_ne!(with(|state| state.leader), current::current().map(|unit| unit.slot));
         });
     }
 }

@@ -4,8 +4,7 @@ use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
-use super::Wake;
-use super::ends::Unfinished;
+use super::wake::Wake;
 use crate::coroutine::{Handle, StackBounds};
 
 /// What an idle unit is woken for.
@@ -15,6 +14,17 @@ pub enum Command {
     Lead,
     /// Give everything back.
     End,
+}
+
+/// Work that has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// What it works for: see `current::set_subject`.
+    pub subject: usize,
+    /// The end waits for it: see `ends::set_awaited`.
+    pub is_awaited: bool,
+    /// It serves a source of the service's.
+    pub is_request: bool,
 }
 
 /// One pooled coroutine.

@@ -35,10 +35,10 @@ pub enum News {
 
 /// A log file. Nothing here waits, except [`LogFile::finish`].
 pub struct LogFile {
-    shared: Arc<Mutex<State>>,
+    shared: Arc<Mutex<Backlog>>,
 }
 
-struct State {
+struct Backlog {
     output: Output,
     /// Whole lines, but that the first may be the rest of one.
     lines: Vec<u8>,
@@ -59,7 +59,7 @@ impl LogFile {
     /// Lines go to `descriptor`; for `is_own` see [`Output::new`].
     pub fn new(descriptor: OwnedFd, is_own: bool) -> LogFile {
         LogFile {
-            shared: Arc::new(Mutex::new(State {
+            shared: Arc::new(Mutex::new(Backlog {
                 output: Output::new(descriptor, is_own),
                 lines: Vec::new(),
                 has_begun: false,
@@ -75,63 +75,63 @@ impl LogFile {
 
     /// Adds whole lines, to be written with others.
     pub fn add(&self, lines: &[u8]) {
-        let mut state = self.lock();
-        if state.is_stuck && state.lines.len() + lines.len() > KEPT_BYTES {
-            state.lose(count(lines), "it is full and is not read");
+        let mut backlog = self.lock();
+        if backlog.is_stuck && backlog.lines.len() + lines.len() > KEPT_BYTES {
+            backlog.lose(count(lines), "it is full and is not read");
             return;
         }
-        state.lines.extend_from_slice(lines);
-        if state.lines.len() >= FULL_BYTES {
-            self.write(&mut state);
+        backlog.lines.extend_from_slice(lines);
+        if backlog.lines.len() >= FULL_BYTES {
+            self.write(&mut backlog);
         }
     }
 
     /// Writes what has been gathered, as far as that can be done now. Returns what is to be said, once.
     pub fn flush(&self) -> Option<News> {
-        let mut state = self.lock();
-        if !state.lines.is_empty() {
-            self.write(&mut state);
+        let mut backlog = self.lock();
+        if !backlog.lines.is_empty() {
+            self.write(&mut backlog);
         }
-        state.news.take()
+        backlog.news.take()
     }
 
     /// Writes what is left, and waits a second at most. Returns how many lines are lost.
     pub fn finish(&self) -> u64 {
         let deadline = Instant::now() + LAST_PATIENCE;
-        let mut state = self.lock();
-        while !state.lines.is_empty() {
+        let mut backlog = self.lock();
+        while !backlog.lines.is_empty() {
             let left = deadline.saturating_duration_since(Instant::now());
-            if state.write_now().is_err() && (left.is_zero() || !state.output.wait(left)) {
+            if backlog.write_now().is_err() && (left.is_zero() || !backlog.output.wait(left)) {
                 break;
             }
         }
-        let lost = state.lost + count(&state.lines);
-        state.lines = Vec::new();
+        let lost = backlog.lost + count(&backlog.lines);
+        backlog.lines = Vec::new();
         lost
     }
 
-    fn write(&self, state: &mut State) {
-        if state.is_stuck {
+    fn write(&self, backlog: &mut Backlog) {
+        if backlog.is_stuck {
             return;
         }
-        let Err(error) = state.write_now() else { return };
-        state.note_failure(&error);
-        if !std::mem::replace(&mut state.is_attended, true) {
+        let Err(error) = backlog.write_now() else { return };
+        backlog.note_failure(&error);
+        if !std::mem::replace(&mut backlog.is_attended, true) {
             let shared = Arc::clone(&self.shared);
             let attendant = std::thread::Builder::new().name("log".into()).spawn(move || attend(&shared));
             if attendant.is_err() {
                 // Without a thread the next line tries again.
-                (state.is_attended, state.is_stuck) = (false, false);
+                (backlog.is_attended, backlog.is_stuck) = (false, false);
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Backlog> {
         lock(&self.shared)
     }
 }
 
-impl State {
+impl Backlog {
     /// Writes until nothing is left or nothing is taken.
     fn write_now(&mut self) -> io::Result<()> {
         let mut written = 0;
@@ -178,29 +178,29 @@ impl State {
 }
 
 /// Looks after a file in trouble, on a thread of its own that may wait, until it is good again.
-fn attend(shared: &Arc<Mutex<State>>) {
+fn attend(shared: &Arc<Mutex<Backlog>>) {
     // With the last log file that shares it, the file is over.
     while Arc::strong_count(shared) > 1 {
-        let mut state = lock(shared);
-        let tried = if state.is_stuck { state.write_now() } else { Ok(()) };
+        let mut backlog = lock(shared);
+        let tried = if backlog.is_stuck { backlog.write_now() } else { Ok(()) };
         match tried {
-            Ok(()) if state.last_trouble.elapsed() >= CALM => return state.note_calm(),
+            Ok(()) if backlog.last_trouble.elapsed() >= CALM => return backlog.note_calm(),
             Ok(()) => {
-                state.is_stuck = false;
-                drop(state);
+                backlog.is_stuck = false;
+                drop(backlog);
                 std::thread::sleep(RETRY);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // A duplicate, so that the lock is free meanwhile.
-                let waiting = state.output.duplicate();
-                drop(state);
+                let waiting = backlog.output.duplicate();
+                drop(backlog);
                 waiting.map(|output| output.wait(RETRY));
                 // A reader that takes little at a time is not worth a look each time.
                 std::thread::sleep(Duration::from_millis(1));
             }
             Err(error) => {
-                state.note_failure(&error);
-                drop(state);
+                backlog.note_failure(&error);
+                drop(backlog);
                 std::thread::sleep(RETRY);
             }
         }

@@ -182,7 +182,8 @@ impl Server {
             .map(|number| given_descriptor(number, "the access log", |descriptor| descriptor.try_clone_to_owned()))
             .transpose()?;
         if let Some(runtime) = &*lock(&self.runtime) {
-            runtime.send(LoopMessage::Control(Box::new(move || {
+            // A task, since a handler of the log may wait.
+            runtime.send(LoopMessage::Task(Box::new(move || {
                 Python::attach(|py| with_service(|service| service.shared().reopen_logs(py, opened)));
             })));
         }
@@ -257,7 +258,7 @@ impl Server {
             {
                 return Err(interp::os_error(error));
             }
-            let _ = rustix::io::read(self.stop_signal.bell(), &mut [0_u8; 8]);
+            self.stop_signal.silence_bell();
             py.check_signals()?;
             if may_end && self.stop_signal.deadline().is_none() {
                 // The application's own handlers.
@@ -274,7 +275,8 @@ impl Server {
             return at;
         }
         let graceful_timeout = self.graceful_timeout;
-        runtime.send(LoopMessage::Control(Box::new(move || {
+        // A task, since a handler of the log may wait.
+        runtime.send(LoopMessage::Task(Box::new(move || {
             Python::attach(|py| with_service(|service| service.say_what_is_waited_for(py, deadline, graceful_timeout)));
         })));
         *next.insert(now + NEXT_WORD)

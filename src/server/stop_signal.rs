@@ -112,6 +112,11 @@ impl StopSignal {
         self.clients_gone.load(Ordering::Relaxed)
     }
 
+    /// Makes the bell unreadable, until there is more news.
+    pub fn silence_bell(&self) {
+        self.bell.silence();
+    }
+
     /// Becomes readable when there is something new.
     pub fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()

@@ -1,0 +1,104 @@
+//! The unit that runs on this thread now.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::unit::Unit;
+use crate::coroutine::{self, StackBounds};
+
+/// What the unit works for that runs on the loop thread; see [`set_subject`].
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Unit>>> = const { RefCell::new(None) };
+    static PARKS: Cell<u64> = const { Cell::new(0) };
+    static KEPT_IDENT: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Whether the caller runs in a unit that may park.
+pub fn can_park() -> bool {
+    with_current(|unit| unit.may_park.get()).unwrap_or(false)
+}
+
+/// Runs `action`, in which the current unit may not park: waits in it take their blocking path.
+pub fn without_parking<R>(action: impl FnOnce() -> R) -> R {
+    let unit = current();
+    let could = unit.as_ref().is_some_and(|unit| unit.may_park.replace(false));
+    let result = action();
+    if let Some(unit) = unit {
+        unit.may_park.set(could);
+    }
+    result
+}
+
+/// The number of what the current unit runs. `None` in other threads. A forked child keeps that of the unit that forked.
+pub fn ident() -> Option<u64> {
+    with_current(|unit| unit.ident.get()).or_else(|| KEPT_IDENT.get())
+}
+
+/// Gives what the current unit runs a number.
+pub fn set_ident(ident: u64) {
+    if let Some(unit) = current() {
+        unit.ident.set(ident);
+    }
+}
+
+/// Where the current unit's stack lies.
+pub fn current_stack() -> Option<StackBounds> {
+    current().and_then(|unit| unit.stack.get())
+}
+
+/// Runs `action` on what the layers above keep for the work in progress. `None` outside a unit.
+pub fn with_local<R>(action: impl FnOnce(&mut Option<Box<dyn Any>>) -> R) -> Option<R> {
+    current().map(|unit| action(&mut unit.local.borrow_mut()))
+}
+
+/// Notes what the current unit works for, a number that means something to the layers above; 0 for nothing. Returns the
+/// one before.
+pub fn set_subject(subject: usize) -> usize {
+    let replaced = with_current(|unit| unit.subject.replace(subject));
+    if replaced.is_some() {
+        RUNNING.store(subject, Ordering::Relaxed);
+    }
+    replaced.unwrap_or(0)
+}
+
+/// What the unit works for that ran last on the loop thread. From any thread.
+pub fn running_subject() -> usize {
+    RUNNING.load(Ordering::Relaxed)
+}
+
+/// How often a unit has parked or been resumed on the loop thread so far: while it stays the same, the same unit runs.
+pub fn number_of_parks() -> u64 {
+    PARKS.get()
+}
+
+/// Counts a park.
+pub(super) fn count_park() {
+    PARKS.set(PARKS.get().wrapping_add(1));
+}
+
+/// The unit that runs on this thread now, if this is the loop thread.
+pub(super) fn current() -> Option<Rc<Unit>> {
+    CURRENT.with(|current| current.borrow().clone())
+}
+
+/// Looks at the unit that runs on this thread now, if this is the loop thread. `look` neither switches nor calls out.
+pub(super) fn with_current<R>(look: impl FnOnce(&Unit) -> R) -> Option<R> {
+    CURRENT.with(|current| current.borrow().as_deref().map(look))
+}
+
+/// Notes which unit runs from now on.
+pub(super) fn set_current(unit: Option<&Rc<Unit>>) {
+    coroutine::set_current_stack(unit.and_then(|unit| unit.stack.get()));
+    RUNNING.store(unit.map_or(0, |unit| unit.subject.get()), Ordering::Relaxed);
+    CURRENT.with(|current| *current.borrow_mut() = unit.cloned());
+}
+
+/// Forgets which unit runs, in a forked child. Its ident stays.
+pub(super) fn forget() {
+    KEPT_IDENT.set(current().map(|unit| unit.ident.get()));
+    set_current(None);
+}

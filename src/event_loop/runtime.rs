@@ -1,0 +1,81 @@
+//! A running loop as other threads see it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex};
+use std::time::Duration;
+
+use super::inbox::{Inbox, LoopMessage};
+use crate::kernel::Bell;
+use crate::sync::{lock, recover};
+
+/// A running loop, as other threads see it.
+pub struct Runtime {
+    pub(super) inbox: Inbox,
+    end: Mutex<Option<Result<(), String>>>,
+    ended: Condvar,
+    end_bell: Bell,
+    /// Coroutines that still wait never run again.
+    leaving: AtomicBool,
+}
+
+impl Runtime {
+    /// A loop that has not started.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn new() -> io::Result<Runtime> {
+        Ok(Runtime {
+            inbox: Inbox::new()?,
+            end: Mutex::new(None),
+            ended: Condvar::new(),
+            end_bell: Bell::new()?,
+            leaving: AtomicBool::new(false),
+        })
+    }
+
+    /// Sends a message to the loop, from any thread.
+    pub fn send(&self, message: LoopMessage) {
+        self.inbox.push(message);
+    }
+
+    /// Whether the loop is over.
+    pub fn has_ended(&self) -> bool {
+        lock(&self.end).is_some()
+    }
+
+    /// Why the loop is over, if it could not go on or did not begin.
+    pub fn failure(&self) -> Option<String> {
+        lock(&self.end).as_ref()?.as_ref().err().cloned()
+    }
+
+    /// Blocks the calling OS thread until the loop is over, at most for `timeout`. Returns whether it is.
+    pub fn wait_ended(&self, timeout: Duration) -> bool {
+        let end = lock(&self.end);
+        let (end, _) = recover(self.ended.wait_timeout_while(end, timeout, |end| end.is_none()));
+        end.is_some()
+    }
+
+    /// Becomes readable when the loop is over.
+    pub fn end_bell(&self) -> BorrowedFd<'_> {
+        self.end_bell.as_fd()
+    }
+
+    /// The loop ends without the coroutines that still wait.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    /// Whether coroutines that still wait never run again.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// The loop is over.
+    pub(super) fn ended(&self, how: io::Result<()>) {
+        *lock(&self.end) = Some(how.map_err(|error| error.to_string()));
+        self.ended.notify_all();
+        self.end_bell.ring();
+    }
+}

@@ -1,0 +1,227 @@
+//! The waits of a coroutine, and the one place that parks it.
+
+use std::io;
+use std::os::fd::{AsFd, RawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::budget;
+use super::current;
+use super::inbox::LoopMessage;
+use super::poller::Interest;
+use super::runtime::Runtime;
+use super::state::{LoopState, with};
+use super::timers::Target;
+use super::tokens::{SourceId, Ticket};
+use super::unit::Unit;
+use super::wake::Wake;
+use crate::coroutine;
+use crate::kernel::LentDescriptor;
+
+/// Waits until `source`, a stream of the server's, may be ready.
+///
+/// # Parks
+pub fn wait_stream(source: SourceId, interest: Interest, deadline: Option<Instant>) -> Wake {
+    wait(
+        deadline,
+        |state, ticket| {
+            if state.poller.add_wait(source, interest, ticket) { Ok(Some(source)) } else { Err(Wake::Closed) }
+        },
+    )
+}
+
+/// Waits until a descriptor of the application's may be ready. Many coroutines may wait on one.
+///
+/// # Errors
+/// What epoll_ctl(2) reports, EBADF above all. A descriptor that epoll refuses because it is always ready is ready.
+///
+/// # Parks
+pub fn wait_descriptor(number: RawFd, interest: Interest, deadline: Option<Instant>) -> io::Result<Wake> {
+    let descriptor = LentDescriptor::new(number)?;
+    let mut failure = None;
+    let wake =
+        wait(deadline, |state, ticket| match state.poller.arm_descriptor(descriptor.as_fd(), interest, ticket) {
+            Ok(source) => Ok(Some(source)),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) => Err(Wake::Ready),
+            Err(error) => {
+                failure = Some(error);
+                Err(Wake::Closed)
+            }
+        });
+    failure.map_or(Ok(wake), Err)
+}
+
+/// Waits until one of several descriptors of the application's may be ready for its events, which are those of
+/// epoll_ctl(2). One that epoll refuses because it is always ready, or never, is not waited for.
+///
+/// # Errors
+/// What epoll_ctl(2) reports. EBADF also for a descriptor of the server's own.
+///
+/// # Parks
+pub fn wait_any_descriptor(interests: &[(RawFd, u32)], deadline: Option<Instant>) -> io::Result<Wake> {
+    let mut armed = Vec::with_capacity(interests.len());
+    let mut failure = None;
+    let wake = wait(deadline, |state, ticket| {
+        for &(number, events) in interests {
+            let armed_now = LentDescriptor::new(number).map_err(io::Error::from).and_then(|descriptor| {
+                state.poller.arm_descriptor(descriptor.as_fd(), Interest::Events(events), ticket)
+            });
+            match armed_now {
+                Ok(source) => armed.push((source, ticket)),
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) => {}
+                Err(error) => {
+                    failure = Some(error);
+                    return Err(Wake::Closed);
+                }
+            }
+        }
+        Ok(None)
+    });
+    with(|state| {
+        for (source, ticket) in armed {
+            state.poller.remove_wait(source, ticket);
+        }
+    });
+    failure.map_or(Ok(wake), Err)
+}
+
+/// Ends every wait on a descriptor of the application's with [`Wake::Closed`]. To be called before it is closed. `false`
+/// on another thread than the loop's; [`Runtime::descriptor_closes`] is for those.
+pub fn descriptor_closes(number: RawFd) -> bool {
+    with(|state| state.end_waits(number, Wake::Closed)).is_some()
+}
+
+impl Runtime {
+    /// Has every coroutine that waits on a descriptor look again: another thread is about to close it. By the time at
+    /// which they look, the number may be another descriptor's.
+    pub fn descriptor_closes(&self, number: RawFd) {
+        self.send(LoopMessage::Control(Box::new(move || {
+            with(|state| state.end_waits(number, Wake::Ready));
+        })));
+    }
+}
+
+/// Waits until `deadline`.
+///
+/// # Parks
+pub fn sleep(deadline: Instant) -> Wake {
+    wait(Some(deadline), |_, _| Ok(None))
+}
+
+/// Ends one wait, from any thread. A second use, or a late one, does nothing.
+#[derive(Clone)]
+pub struct Waker {
+    ticket: Ticket,
+    runtime: Arc<Runtime>,
+}
+
+impl Waker {
+    /// Whether the wait will never end: its loop has left it behind.
+    pub fn is_lost(&self) -> bool {
+        self.runtime.is_leaving()
+    }
+
+    /// Ends the wait with `wake`.
+    pub fn wake(&self, wake: Wake) {
+        let here = with(|state| {
+            if Arc::ptr_eq(&state.runtime, &self.runtime) {
+                state.wake(self.ticket, wake);
+            }
+        });
+        if here.is_none() {
+            self.runtime.send(LoopMessage::Wake(self.ticket, wake));
+        }
+    }
+}
+
+/// Waits until the waker that `register` was given is used. `register` returns `false` if there is nothing to wait for.
+///
+/// # Parks
+pub fn wait_for_wake(deadline: Option<Instant>, register: impl FnOnce(Waker) -> bool) -> Wake {
+    let mut register = Some(register);
+    wait_with(deadline, |unit| {
+        let opened = with(|state| (state.open_wait(unit), Arc::clone(&state.runtime)));
+        let (ticket, runtime) = opened.ok_or(Wake::Closed)?;
+        match register.take().map(|register| register(Waker { ticket, runtime })) {
+            Some(true) => Ok((ticket, None)),
+            _ => Err(Wake::Ready),
+        }
+    })
+}
+
+pub(super) fn wait(
+    deadline: Option<Instant>,
+    register: impl FnOnce(&mut LoopState, Ticket) -> Result<Option<SourceId>, Wake>,
+) -> Wake {
+    wait_with(deadline, |unit| {
+        with(|state| {
+            let ticket = state.open_wait(unit);
+            register(state, ticket).map(|source| (ticket, source))
+        })
+        .unwrap_or(Err(Wake::Closed))
+    })
+}
+
+fn wait_with(
+    deadline: Option<Instant>,
+    register: impl FnOnce(&Unit) -> Result<(Ticket, Option<SourceId>), Wake>,
+) -> Wake {
+    let Some(unit) = current::current() else { return Wake::Closed };
+    debug_assert!(unit.may_park.get(), "a wait of a unit that leads, is idle or ends");
+    if let Some(wake) = unit.postponed.take() {
+        return wake;
+    }
+    let (ticket, source) = match register(&unit) {
+        Ok(registered) => registered,
+        Err(wake) => {
+            unit.waiting.set(0);
+            return wake;
+        }
+    };
+    let timer = deadline.and_then(|at| with(|state| state.timers.insert(at, Target::Wait(ticket))));
+    let wake = loop {
+        if let Some(wake) = unit.wake.take() {
+            break wake;
+        }
+        with(|state| state.hand_over(&unit));
+        park(&unit);
+    };
+    unit.waiting.set(0);
+    with(|state| {
+        if let Some(timer) = timer {
+            state.timers.remove(timer);
+        }
+        if let Some(source) = source
+            && wake != Wake::Ready
+        {
+            state.poller.remove_wait(source, ticket);
+        }
+    });
+    wake
+}
+
+/// The one place that parks.
+pub(super) fn park(unit: &Rc<Unit>) {
+    current::count_park();
+    let thread = cfg!(debug_assertions).then(rustix::thread::gettid);
+    released(coroutine::park);
+    debug_assert_eq!(thread, Some(rustix::thread::gettid()), "resumed on another thread");
+    current::set_current(Some(unit));
+    budget::begin();
+}
+
+/// Runs `blocking` with the interpreter released.
+pub(super) fn released(blocking: impl FnOnce()) {
+    let host = with(|state| Arc::clone(&state.host));
+    let mut blocking = Some(blocking);
+    let mut once = || {
+        if let Some(blocking) = blocking.take() {
+            blocking();
+        }
+    };
+    match host {
+        Some(host) => host.released(&mut once),
+        None => once(),
+    }
+}

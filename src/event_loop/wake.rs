@@ -1,0 +1,16 @@
+//! The ways in which a wait ends.
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// What was waited for has happened, or may have: look again.
+    Ready,
+    /// The deadline passed first.
+    TimedOut,
+    /// The descriptor was closed meanwhile.
+    Closed,
+    /// The coroutine is asked to end.
+    Killed,
+    /// Somebody wants the coroutine to look up from its wait; see [`interrupts`](super::interrupts).
+    Interrupted,
+}
