@@ -10,14 +10,18 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from frames import HANDSHAKE, frame
 from masters import Gunicorn, Load, Masters, wait_until
-from serving import request
+from serving import TIMEOUT, request
 
 RELOADS, UPGRADES, RECYCLES, KILLS = (int(size) for size in os.environ.get("GUNICORN_LOAD", "20 5 50 20").split())
 """How often each is done: all that is meant, in well under a minute; GUNICORN_LOAD="4 1 10 4" is shorter."""
@@ -198,6 +202,75 @@ def test_a_worker_that_hangs_is_replaced_and_its_stack_is_in_the_log(
     # Else the master would have seen to it a second later.
     assert "was sent SIGKILL" not in server.log()
     server.wait_for_log(rf'File "\S*hanging_app.py", line \d+ in {function}$')
+
+
+BUSY_APP = """
+import json, os
+def app(environ, start_response):
+    if websocket := environ.get("wsgi.websocket"):
+        for message in websocket:
+            pass
+        return []
+    start_response("200 OK", [])
+    if environ["PATH_INFO"] == "/download":
+        return iter(lambda: b"x" * 8192, None)
+    source = environ["wsgi.input"]
+    while source.read(8192):
+        pass
+    return [json.dumps({"pid": os.getpid()}).encode()]
+"""
+
+FLOODS = {
+    "messages": (request("GET", "/", *HANDSHAKE), frame(0x81) * 4000),
+    "pings": (request("GET", "/", *HANDSHAKE), frame(0x89) * 4000),
+    "an upload": (request("POST", "/upload", "Transfer-Encoding: chunked"), b"1\r\nx\r\n" * 4000),
+    "a download": (request("GET", "/download"), b""),
+}
+"""Requests that keep a worker busy, each with the data that its client sends again and again."""
+
+
+def flood(server: Gunicorn, head: bytes, data: bytes, end: threading.Event, fault: list[str]) -> None:
+    """Send `data` again and again, and drop all answers, until `end` is set."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT) as sock:
+        try:
+            sock.sendall(head)
+            reader = threading.Thread(target=drain, args=(sock,))
+            reader.start()
+            while not end.is_set():
+                sock.sendall(data) if data else end.wait(0.1)
+            sock.shutdown(socket.SHUT_RDWR)
+            reader.join()
+        except OSError as error:
+            fault.append(f"the client of {head[:20]!r} lost its connection: {error!r}")
+
+
+def drain(sock: socket.socket) -> None:
+    with suppress(OSError):
+        while sock.recv(1 << 18):
+            pass
+
+
+def test_clients_that_keep_a_worker_busy_do_not_get_it_killed(start: Start, tmp_path: Path) -> None:
+    """Each always has work for the worker, for longer than `--timeout`. The heartbeat still gets its turn."""
+    (tmp_path / "busy_app.py").write_text(BUSY_APP)
+    server = start("--timeout", "2", conf=CONF, app="busy_app:app")
+    first = server.get("/")["pid"]
+    end = threading.Event()
+    faults: list[str] = []
+    clients = [threading.Thread(target=flood, args=(server, *flood_of, end, faults)) for flood_of in FLOODS.values()]
+    for client in clients:
+        client.start()
+    try:
+        deadline = time.monotonic() + 3.5
+        while time.monotonic() < deadline:
+            assert server.get("/")["pid"] == first
+            time.sleep(0.1)
+    finally:
+        end.set()
+        for client in clients:
+            client.join()
+    assert faults == []
+    assert "WORKER TIMEOUT" not in server.log()
 
 
 # --- CPUs ------------------------------------------------------------------------------------------------------------
