@@ -1,4 +1,4 @@
-"""All examples in one process, each under its own path; `make run` serves it."""
+"""All examples in one process, each under its own path. `make run` serves them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PARTS: dict[str, WSGIApplication] = {"chat": chat, "events": events}
 
 
 def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """The part that the path begins with; the demo is everything else."""
+    """Call the example that the first segment of the path names, the demo by default."""
     part = PARTS.get(environ["PATH_INFO"].split("/")[1] if "/" in environ["PATH_INFO"] else "")
     if part is not None:
         shift_path_info(environ)

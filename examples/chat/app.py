@@ -1,4 +1,4 @@
-"""A chat in plain WSGI: rooms, names, history, and who is there.
+"""A chat in plain WSGI: rooms, names, history and presence.
 
     rmeinheld --chdir examples/chat app:app                         (or: make run, and http://127.0.0.1:8000/chat/)
 
@@ -7,22 +7,22 @@ In one process it needs nothing else. With REDIS_URL, any number of processes an
     REDIS_URL=redis://localhost gunicorn --workers 4 --worker-class rmeinheld.gunicorn_worker.Worker \\
         --worker-connections 10000 --chdir examples/chat app:app
 
-A client opens a WebSocket at socket?room=ROOM&name=NAME and sends {"say": TEXT}. It is sent {"kind": ...}:
+A client opens a WebSocket at socket?room=ROOM&name=NAME and sends {"say": TEXT}. It receives {"kind": ...}:
 
-    welcome   the members of the room, its last messages, and the number that it has come to
+    welcome   the members of the room, its last messages, and its last number
     message   number, name, text and time; the numbers of a room have no gaps unless messages were lost
     members   who is in the room now
-    gap       messages may have been lost, because Redis was away; and the number that the room has come to
-    error     why something that it sent was not taken
+    gap       messages may have been lost while Redis was away; and the last number of the room
+    error     the reason why a message was refused
 
-A name that is taken or not allowed closes with 4001 or 4000; a client that takes its messages too slowly with 1013.
+The server closes with 4001 if the name is taken, 4000 if it is not allowed, and 1013 if the client reads too slowly.
 """
 
 from __future__ import annotations
 
 from rmeinheld import patch
 
-patch.patch_all()  # redis-py waits in its coroutine
+patch.patch_all()  # makes redis-py park
 
 import json
 import logging
@@ -42,22 +42,22 @@ from rmeinheld.coroutine import sleep, spawn
 from rmeinheld.websocket import ConnectionClosed, WebSocket
 
 HISTORY = 50
-"""Messages of each room that are kept for those who come later."""
+"""Messages of each room that are kept for clients who join later."""
 
 HISTORY_BYTES = 32 * 1024
-"""So much of it is sent in a welcome. With the members less than SLOW_BYTES: a welcome makes nobody too slow."""
+"""Bytes of history in a welcome. With the members it stays below SLOW_BYTES, so a welcome makes no client too slow."""
 
 LEFT_ROOMS = 100
-"""Rooms whose history one process remembers after everybody has left."""
+"""Empty rooms whose history one process remembers."""
 
 LEFT_SECONDS = 24 * 60 * 60
-"""With Redis: how long a room is remembered after everybody has left."""
+"""Time for which Redis remembers an empty room."""
 
 TEXT_CHARACTERS = 2000
-"""Longer texts are not taken."""
+"""Longer texts are refused."""
 
 SLOW_BYTES = 48 * 1024
-"""A client for which so much waits is closed. Less than websocket_max_queue_size, beyond which others would wait."""
+"""Unsent bytes at which a client is closed. From websocket_max_queue_size on, which is larger, senders would wait."""
 
 NAME = re.compile(r"\w(?:[\w .-]{0,28}\w)?")
 """Names of rooms and members."""
@@ -65,7 +65,7 @@ NAME = re.compile(r"\w(?:[\w .-]{0,28}\w)?")
 REDIS_URL = os.environ.get("REDIS_URL")
 PREFIX = os.environ.get("REDIS_PREFIX", "chat")
 LEASE_SECONDS = float(os.environ.get("CHAT_LEASE_SECONDS", "15"))
-"""Members of a process that was killed are gone after this time."""
+"""Time after which members of a killed process are removed."""
 
 logger = logging.getLogger("chat")
 
@@ -73,19 +73,20 @@ Event = dict[str, Any]
 
 
 def pack(event: Event) -> str:
-    """An event as JSON, in which a letter of any alphabet is itself."""
+    """Return an event as JSON, without escapes for letters of other alphabets."""
     return json.dumps(event, ensure_ascii=False)
 
 
 def first_number() -> int:
-    """Before the first number of a room: the time. So numbers never begin anew, whatever has been forgotten."""
+    """Return the number before the first one of a room: the time, so that a forgotten room never reuses a number."""
     return int(time.time() * 1000)
 
 
 class Member:
-    """Somebody in a room. What comes before the welcome is kept until then.
+    """A client in a room. Events that come before its welcome are kept until then.
 
-    Sending may switch to other coroutines, so events are queued first, in the same order for all, and then sent.
+    Sending may switch to other coroutines. For that reason events are first queued, in the same order for all members,
+    and then sent.
     """
 
     def __init__(self, websocket: WebSocket, name: str) -> None:
@@ -113,7 +114,7 @@ class Member:
         self.queued.append(event)
 
     def send_queued(self) -> None:
-        """Send what is queued, one coroutine at a time."""
+        """Send the queued events. Only one coroutine sends at a time."""
         if self.is_sending:
             return
         self.is_sending = True
@@ -125,17 +126,17 @@ class Member:
             self.is_sending = False
 
     def send_now(self, event: Event) -> None:
-        """Send an event. A slow client is not waited for, so that it holds up nobody else."""
+        """Send an event, or close a slow client, which would hold up the others."""
         if self.websocket.buffered < SLOW_BYTES:
             try:
                 self.websocket.send(pack(event))
             except ConnectionClosed:
-                pass  # its own coroutine notices
+                pass  # the coroutine of this client notices
         else:
             self.websocket.close(1013, "too slow")
 
     def welcome(self, members: list[str], history: list[Event], number: int) -> None:
-        """Send the welcome, with as much of the history as goes into it, then what has happened since."""
+        """Send the welcome, with as much history as fits, then the events since."""
         size, newest = 0, deque[Event]()
         for event in reversed(history):
             size += len(pack(event).encode())
@@ -149,15 +150,15 @@ class Member:
         self.send_queued()
 
     def look_for_gap(self, history: list[Event], number: int) -> None:
-        """Say so if the history has not all that was missed."""
+        """Send a gap if the history lacks messages that this client missed."""
         if number != self.seen + sum(event["number"] > self.seen for event in history):
-            # More was said than is kept; or Redis has gone back, to nothing or to what a replica had.
+            # There were more messages than are kept; or Redis has lost its data, or fell back to an older replica.
             self.seen = min(self.seen, number)
             self.send({"kind": "gap", "number": number})
 
 
 class Rooms:
-    """The rooms of one process, and who of its clients is in them."""
+    """The rooms of one process, with their members among its clients."""
 
     def __init__(self) -> None:
         self.members: defaultdict[str, dict[str, Member]] = defaultdict(dict)
@@ -165,33 +166,33 @@ class Rooms:
         self.numbers: defaultdict[str, int] = defaultdict(first_number)
 
     def join(self, room: str, member: Member) -> bool:
-        """Let somebody in. False if the name is taken."""
+        """Add a member. Returns False if the name is taken."""
         if member.name in self.members[room]:
             return False
         self.members[room][member.name] = member
         member.welcome(sorted(self.members[room]), list(self.history[room]), self.numbers[room])
-        self.tell_members(room)
+        self.announce_members(room)
         return True
 
     def leave(self, room: str, member: Member) -> None:
-        """Take somebody out."""
+        """Remove a member."""
         del self.members[room][member.name]
         if self.members[room]:
-            return self.tell_members(room)
+            return self.announce_members(room)
         del self.members[room]
-        self.history[room] = self.history.pop(room)  # the last that was left
+        self.history[room] = self.history.pop(room)  # now the room that was left last
         for old in [one for one in self.history if one not in self.members][:-LEFT_ROOMS]:
             del self.history[old], self.numbers[old]
 
     def say(self, room: str, name: str, text: str) -> None:
-        """Pass on what somebody says."""
+        """Deliver a message of a member."""
         self.numbers[room] += 1
         event = {"kind": "message", "number": self.numbers[room], "name": name, "text": text, "at": time.time()}
         self.history[room].append(event)
         self.deliver(room, event)
 
-    def tell_members(self, room: str) -> None:
-        """Tell everybody who is there."""
+    def announce_members(self, room: str) -> None:
+        """Send the list of members to all members."""
         self.deliver(room, {"kind": "members", "members": sorted(self.members[room])})
 
     def deliver(self, room: str, event: Event) -> None:
@@ -206,8 +207,8 @@ class Rooms:
 class SharedRooms(Rooms):
     """Rooms that processes share by Redis.
 
-    One script numbers a message, keeps it and publishes it, so that all see the same order. Each process has one
-    subscription. Who is there is a sorted set of names, each with the time until which its process answers for it.
+    One script numbers a message, keeps it and publishes it, so that all clients see the same order. Each process has
+    one subscription. The members are a sorted set of names, each with the time at which the lease of its process ends.
     """
 
     SAY = """
@@ -230,7 +231,7 @@ class SharedRooms(Rooms):
         redis.call('SET', KEYS[2], ARGV[4], 'NX', 'EX', ARGV[5])
         return 1
     """
-    TELL = """
+    ANNOUNCE = """
         local names = redis.call('ZRANGE', KEYS[1], 0, -1)
         table.sort(names)
         if #names > 0 then
@@ -244,7 +245,7 @@ class SharedRooms(Rooms):
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
-        # Some connections for all, which are waited for. Not tried twice: what was said would be said twice.
+        # Coroutines share the connections, and wait for a free one. Without retries no message is published twice.
         pool = redis.BlockingConnectionPool.from_url(
             url, max_connections=20, timeout=10, decode_responses=True, protocol=2, retry=Retry(NoBackoff(), 0)
         )
@@ -252,16 +253,16 @@ class SharedRooms(Rooms):
         self.failure = redis.RedisError
         self.script_say = self.redis.register_script(self.SAY)
         self.script_join = self.redis.register_script(self.JOIN)
-        self.script_tell = self.redis.register_script(self.TELL)
+        self.script_announce = self.redis.register_script(self.ANNOUNCE)
         self.is_started = False
         self.is_listening = Signal()
 
     def key(self, *parts: str) -> str:
-        """A key of ours."""
+        """Return a key of this application."""
         return ":".join((PREFIX, *parts))
 
     def start(self) -> None:
-        """Begin to listen; with the first client, and so after any fork. Returns when nothing is missed any more."""
+        """Begin to listen, with the first client and so after any fork. Return once the subscription is complete."""
         if not self.is_started:
             self.is_started = True
             spawn(self.listen)
@@ -270,7 +271,7 @@ class SharedRooms(Rooms):
             raise TimeoutError("Redis is away")
 
     def read(self, room: str) -> tuple[list[Event], int, list[str]]:
-        """The history of a room, the number that it has come to, and its members, all of one moment."""
+        """Return the history, the last number and the members of a room, all of one moment."""
         pipeline = self.redis.pipeline()
         pipeline.lrange(self.key("history", room), 0, -1)
         pipeline.get(self.key("number", room))
@@ -279,45 +280,45 @@ class SharedRooms(Rooms):
         return [json.loads(text) for text in history], int(number or 0), sorted(names)
 
     def join(self, room: str, member: Member) -> bool:
-        """Let somebody in. False if the name is taken anywhere."""
+        """Add a member. Returns False if the name is taken in any process."""
         self.start()
         now = time.time()
         keys = [self.key("members", room), self.key("number", room)]
         if not self.script_join(keys, [member.name, now, now + LEASE_SECONDS, first_number(), LEFT_SECONDS]):
             return False
         if member.name in self.members[room]:
-            return False  # Redis had forgotten
-        # First in the room, then the history: nothing can come between them unseen.
+            return False  # Redis has lost the name
+        # The member joins before the history is read, so no message falls between the two.
         self.members[room][member.name] = member
         try:
             history, number, names = self.read(room)
             member.welcome(names, history, number)
-            self.tell_members(room)
+            self.announce_members(room)
         except BaseException:
             self.leave(room, member)
             raise
         return True
 
     def leave(self, room: str, member: Member) -> None:
-        """Take somebody out."""
+        """Remove a member."""
         del self.members[room][member.name]
         if not self.members[room]:
             del self.members[room]
         self.redis.zrem(self.key("members", room), member.name)
-        self.tell_members(room)
+        self.announce_members(room)
 
     def say(self, room: str, name: str, text: str) -> None:
-        """Pass on what somebody says, to all processes."""
+        """Deliver a message of a member through all processes."""
         event = pack({"kind": "message", "name": name, "text": text, "at": time.time()})
         keys = [self.key("number", room), self.key("history", room), self.key("room", room)]
         self.script_say(keys, [event, HISTORY, first_number(), LEFT_SECONDS])
 
-    def tell_members(self, room: str) -> None:
-        """Tell everybody who is there; in one step, or an older list could come after a newer one."""
-        self.script_tell([self.key("members", room), self.key("room", room)])
+    def announce_members(self, room: str) -> None:
+        """Send the list of members to all members. One script does it, so that no older list follows a newer one."""
+        self.script_announce([self.key("members", room), self.key("room", room)])
 
     def listen(self) -> None:
-        """Deliver what any process publishes, for ever; say so where something may have been lost."""
+        """Deliver the messages of all processes, without end. Send a gap where messages may have been lost."""
         is_away = False
         while True:
             try:
@@ -325,7 +326,7 @@ class SharedRooms(Rooms):
                     subscription.psubscribe(self.key("room", "*"))
                     for message in subscription.listen():
                         if message["type"] == "psubscribe":
-                            # From now on nothing is missed.
+                            # From now on no message is missed.
                             self.catch_up()
                             self.is_listening.set()
                             is_away = False
@@ -339,9 +340,9 @@ class SharedRooms(Rooms):
                 sleep(0.2)
 
     def catch_up(self) -> None:
-        """Deliver what was said while Redis could not be heard, or say that there is a gap."""
+        """Deliver the messages that came while Redis was away, or send a gap."""
         for room, members in list(self.members.items()):
-            # Who comes in while this waits may know more than what is read here.
+            # A member who joins during this wait may have a newer history than the one read here.
             present = [member for member in members.values() if member.early is None]
             history, number, _ = self.read(room)
             for member in present:
@@ -349,10 +350,10 @@ class SharedRooms(Rooms):
             for event in history:
                 self.deliver(room, event)
             self.renew(room)
-            self.tell_members(room)
+            self.announce_members(room)
 
     def renew(self, room: str) -> None:
-        """Answer for the members of this process for another while."""
+        """Renew the lease of the members of this process."""
         names = list(self.members.get(room, {}))
         if not names:
             return
@@ -361,23 +362,23 @@ class SharedRooms(Rooms):
         for kind in ("members", "number", "history"):
             pipeline.expire(self.key(kind, room), LEFT_SECONDS)
         was_lapsed = pipeline.execute()[0]
-        # Who left while this waited must not be back.
+        # A member who left during this wait must not come back.
         if gone := [name for name in names if name not in self.members.get(room, {})]:
             self.redis.zrem(self.key("members", room), *gone)
-        # This process was stopped for a while, and others have taken them out.
+        # This process was suspended, and others have removed its members.
         if was_lapsed:
-            self.tell_members(room)
+            self.announce_members(room)
 
     def keep_leases(self) -> None:
-        """Renew them, and take out those whose process is gone."""
+        """Renew leases, and remove the members of dead processes."""
         while True:
             sleep(LEASE_SECONDS / 3)
             try:
                 for room in list(self.members):
                     self.renew(room)
-                    # One of the processes takes them out, and tells.
+                    # One of the processes removes them, and sends the new list.
                     if self.redis.zremrangebyscore(self.key("members", room), 0, time.time()):
-                        self.tell_members(room)
+                        self.announce_members(room)
             except (self.failure, OSError) as error:
                 logger.debug("leases were not renewed: %s", error)
 
@@ -394,7 +395,7 @@ def chat(websocket: WebSocket, room: str, name: str) -> None:
     try:
         is_in = rooms.join(room, member)
     except Exception as error:
-        logger.warning("nobody can come in: %r", error)
+        logger.warning("%s cannot join %s: %r", name, room, error)
         return websocket.close(1013, "try again later")
     if not is_in:
         return websocket.close(4001, "this name is taken")
@@ -406,11 +407,11 @@ def chat(websocket: WebSocket, room: str, name: str) -> None:
         try:
             rooms.leave(room, member)
         except Exception as error:
-            logger.warning("%s could not be taken out: %s", name, error)
+            logger.warning("%s could not be removed from %s: %s", name, room, error)
 
 
 def take(room: str, name: str, message: str | bytes) -> str | None:
-    """Take what a client sends. Returns what is wrong with it."""
+    """Take a message of a client. Returns the reason if it is refused."""
     try:
         text = json.loads(message)["say"]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -419,18 +420,18 @@ def take(room: str, name: str, message: str | bytes) -> str | None:
         return "there is nothing in it"
     if len(text) > TEXT_CHARACTERS:
         return f"it has over {TEXT_CHARACTERS} characters"
-    # Half of a surrogate pair is a str, but no text that could be sent.
+    # Half of a surrogate pair can be in a str, but not in UTF-8.
     text = text.encode(errors="replace").decode()
     try:
         rooms.say(room, name, text)
     except Exception as error:
-        logger.warning("not sent: %s", error)
+        logger.warning("a message of %s may not have been sent: %s", name, error)
         return "it may not have been sent: try again later"
     return None
 
 
 def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """The page, and the WebSocket beside it."""
+    """The page and its WebSocket."""
     path = environ["PATH_INFO"]
     if path == "/socket" and "wsgi.websocket" in environ:
         query = parse_qs(environ["QUERY_STRING"])
@@ -441,7 +442,7 @@ def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[byte
         start_response("200 OK", [("Content-Type", "text/html; charset=utf-8"), ("Content-Length", str(len(page)))])
         return [page]
     if path == "":
-        # The page's addresses are relative.
+        # The addresses in the page are relative.
         start_response("308 Permanent Redirect", [("Location", environ.get("SCRIPT_NAME", "") + "/")])
         return []
     status = "426 Upgrade Required" if path == "/socket" else "404 Not Found"

@@ -9,7 +9,7 @@ Then open http://127.0.0.1:8000/, or use curl:
     curl -T README.md http://127.0.0.1:8000/upload                 # size and SHA-256, computed while it arrives
     curl -X POST http://127.0.0.1:8000/burst                       # 500 requests at once, two seconds together
     seq 500 | xargs -P 500 -I{} curl -s http://127.0.0.1:8000/slow # the same from outside
-    curl http://127.0.0.1:8000/counter                             # how many of them run, and on which OS threads
+    curl http://127.0.0.1:8000/counter                             # how many run now, and on which OS threads
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ import rmeinheld
 from rmeinheld.coroutine import sleep, wait_readable, wait_writable
 
 BURST = 500
-"""Requests that one burst sends at once. The server runs 1,000 at once unless told otherwise (worker_connections)."""
+"""Requests that one burst sends at once. The server runs 1,000 at once by default (worker_connections)."""
 
 SLOW_SECONDS = 2.0
-"""How long a request to /slow waits."""
+"""The time that a request to /slow waits."""
 
 PATIENCE_SECONDS = 30.0
-"""How long a burst waits for any of its answers."""
+"""The longest wait of a burst for one answer."""
 
 app = Flask(__name__)
 
@@ -43,7 +43,7 @@ app = Flask(__name__)
 class Counter:
     """Counts the requests that are in /slow right now.
 
-    No lock: the requests take turns on one thread, and only give way where they wait.
+    It needs no lock: the requests take turns on one thread, and give way only where they wait.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Counter:
         self.threads = set()
 
     def as_dict(self) -> dict[str, object]:
-        """What /counter answers."""
+        """The answer of /counter."""
         return {
             "running": self.running,
             "most_at_once": self.most,
@@ -79,7 +79,7 @@ counter = Counter()
 
 @app.get("/")
 def index() -> ResponseReturnValue:
-    """The page that shows the rest."""
+    """The page with the buttons."""
     return send_file(Path(__file__).with_name("index.html"))
 
 
@@ -93,7 +93,7 @@ def hello() -> ResponseReturnValue:
 
 @app.get("/stream")
 def stream() -> ResponseReturnValue:
-    """Ten lines, one every half second: each is sent when the generator yields it."""
+    """Ten lines, one every half second. Each line is sent when the generator yields it."""
 
     def lines() -> Iterator[str]:
         for number in range(1, 11):
@@ -106,7 +106,7 @@ def stream() -> ResponseReturnValue:
 @app.route("/upload", methods=["POST", "PUT"], defaults={"name": ""})
 @app.put("/upload/<name>")
 def upload(name: str) -> ResponseReturnValue:
-    """Size and SHA-256 of the request body, which is never in memory as a whole."""
+    """Size and SHA-256 of the request body, which is read in blocks."""
     digest = hashlib.sha256()
     size = reads = 0
     started = time.monotonic()
@@ -128,15 +128,15 @@ def slow() -> ResponseReturnValue:
 
 @app.get("/counter")
 def count() -> ResponseReturnValue:
-    """How many requests are in /slow right now."""
+    """The number of requests that are in /slow right now."""
     return jsonify(counter.as_dict())
 
 
 @app.post("/burst")
 def burst() -> ResponseReturnValue:
-    """Send requests for /slow to this very server, all at once: a browser opens no more than six connections.
+    """Send requests for /slow to this same server, all at once. A browser opens six connections at most.
 
-    This is one request too, and it waits for its answers on ordinary non-blocking sockets.
+    This request too is a coroutine. It waits for the answers on ordinary non-blocking sockets.
     """
     counter.reset()
     address = (request.environ["SERVER_NAME"], int(request.environ["SERVER_PORT"] or 0))
@@ -156,7 +156,7 @@ def burst() -> ResponseReturnValue:
 
 
 class Client:
-    """One HTTP request over a non-blocking socket; the coroutine that uses it waits, and the server does not."""
+    """One HTTP request over a non-blocking socket. Only the coroutine that uses it waits."""
 
     def __init__(self, address: tuple[str, int], path: str) -> None:
         family, kind, protocol, _, place = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
@@ -169,7 +169,7 @@ class Client:
         """Finish the connection and send the request."""
         if not wait_writable(self._socket.fileno(), PATIENCE_SECONDS):
             raise TimeoutError("the connection was not accepted")
-        # So few bytes always fit into the buffer of a new connection.
+        # A request this short always fits into the buffer of a new connection.
         self._socket.send(self._request)
 
     def receive(self) -> bytes:

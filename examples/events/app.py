@@ -1,10 +1,10 @@
-"""Server-sent events in plain WSGI: a page that follows a count, and goes on where it was after a pause.
+"""Server-sent events in plain WSGI: a page that follows a count, and resumes after a lost connection.
 
     rmeinheld --chdir examples/events app:app                     (or: make run, and http://127.0.0.1:8000/events/)
     curl -N http://127.0.0.1:8000/feed
 
-The application yields, the client reads: no WebSocket and no library is needed where only the server has news. Each
-client costs one coroutine. (https://html.spec.whatwg.org/multipage/server-sent-events.html)
+The application yields and the client reads. Where only the server has news, neither a WebSocket nor a library is
+needed. Each client costs one coroutine. (https://html.spec.whatwg.org/multipage/server-sent-events.html)
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from wsgiref.types import StartResponse
 from rmeinheld.coroutine import Condition, sleep, spawn
 
 INTERVAL_SECONDS = 1.0
-"""Between two events."""
+"""The time between two events."""
 
 KEPT = 100
-"""Events that a client finds when it comes back."""
+"""Events kept for clients that come back."""
 
 QUIET_SECONDS = 15.0
-"""A comment is sent after so long without an event: proxies end connections on which nothing comes."""
+"""Time without an event after which a comment is sent, because proxies end silent connections."""
 
 
 class Feed:
-    """Numbered events, and those who wait for the next one."""
+    """Numbered events, and the clients that wait for the next one."""
 
     def __init__(self) -> None:
         self.events: list[tuple[int, str]] = []
@@ -39,13 +39,13 @@ class Feed:
         self.readers = 0
 
     def start(self) -> None:
-        """Begin with the first reader, and so after any fork."""
+        """Start the count with the first reader, which comes after any fork."""
         if not self.is_started:
             self.is_started = True
             spawn(self.count)
 
     def count(self) -> None:
-        """One event a second, for ever."""
+        """Add one event a second, without end."""
         number = 0
         while True:
             number += 1
@@ -56,18 +56,18 @@ class Feed:
             sleep(INTERVAL_SECONDS)
 
     def follow(self, last: int) -> Iterator[bytes]:
-        """What comes after event `last`, as it comes. Ends when the client does: the server closes the generator."""
+        """Yield the events after `last` as they come. When the client leaves, the server closes the generator."""
         self.start()
         self.readers += 1
         try:
-            # For browsers: try again after two seconds.
+            # Browsers reconnect after two seconds.
             yield b"retry: 2000\n\n"
             while True:
                 with self.changed:
                     if not self.events or self.events[-1][0] == last:
                         self.changed.wait(QUIET_SECONDS)
                     newest = self.events[-1][0] if self.events else last
-                    # A number from before a restart means nothing any more.
+                    # A number from before a restart no longer counts.
                     news = [event for event in self.events if event[0] > last or newest < last]
                 if not news:
                     yield b": still here\n\n"
@@ -85,9 +85,9 @@ def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[byte
     """The page, and its feed."""
     path = environ["PATH_INFO"]
     if path == "/feed":
-        # Where the browser was when the connection broke.
+        # The last event that the browser received before the connection broke.
         last = re.fullmatch("[0-9]{1,15}", environ.get("HTTP_LAST_EVENT_ID", ""))
-        # X-Accel-Buffering: nginx passes each event on at once.
+        # With X-Accel-Buffering nginx passes each event on at once.
         headers = [("Content-Type", "text/event-stream"), ("Cache-Control", "no-store"), ("X-Accel-Buffering", "no")]
         start_response("200 OK", headers)
         return feed.follow(int(last[0]) if last else 0)

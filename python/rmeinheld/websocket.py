@@ -9,8 +9,8 @@
             websocket.send(message)
         return []
 
-It is there for every valid handshake. The first thing done with it accepts it; an application that does not want it
-answers the request in the ordinary way. `rmeinheld.settings` has the limits, all of which begin with `websocket_`.
+Every valid handshake has it. The first call of a method accepts the connection; an application that does not want it
+answers the request in the ordinary way. The limits are settings whose names begin with `websocket_`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ __all__ = ["ConnectionClosed", "WebSocket", "WebSocketError", "WebSocketWSGI"]
 
 
 class WebSocketWSGI:
-    """Make a WSGI application of `handler(websocket)`, which serves one WebSocket until it returns. A decorator.
+    """A decorator: makes a WSGI application of `handler(websocket)`, which serves one WebSocket until it returns.
 
         @WebSocketWSGI
         def echo(websocket):
             for message in websocket:
                 websocket.send(message)
 
-    Requests that are no valid handshake get 400, as in Meinheld and eventlet; those of another version never come here.
+    A request that is not a valid handshake gets 400, as in Meinheld and eventlet.
     """
 
     def __init__(self, handler: Callable[[WebSocket], object]) -> None:
