@@ -111,7 +111,7 @@ def passages_of(path: str, source: str) -> Iterator[Passage]:
         yield from of_comments(
             (number, found[2], "after code" if found[1].strip() else "")
             for number, line in enumerate(source.splitlines(), 1)
-            if (found := re.match(r"(\s*|[^'\"#]*\s)##?(?!!)(?:\s(.*)|$)", line)) and found[2]
+            if (found := re.match(r"(\s*|[^'\"#]*\s)##?(\s.*|$)", line)) and found[2]
         )
 
 
@@ -142,7 +142,9 @@ def of_markdown(lines: Iterable[str], first: int, is_documentation: bool = False
                 "" if re.match(r"(:{3,}|`{3,}\{(?:note|tip|warning|important|admonition))", stripped) else opening[1]
             )
             continue
-        is_code = after_blank and line.startswith(("    ", "\t")) and not text
+        is_code = (
+            after_blank and line.startswith(("  ", "\t")) and not text and not re.match(r"\s+(?:[-*+]|\d+\.)\s", line)
+        )
         after_blank = not stripped or is_code
         if is_code:
             continue
@@ -191,7 +193,7 @@ def of_rust(source: str, has_messages: bool) -> Iterator[Passage]:
             comments.append((line, found[0][2:], "" if is_alone else "after code"))
         elif found["block"]:
             lines = found[0][2:-2].splitlines()
-            comments += [(line + offset, text.strip().lstrip("* "), "block") for offset, text in enumerate(lines)]
+            comments += [(line + offset, re.sub(r"^\s*\*?", "", text), "block") for offset, text in enumerate(lines)]
         elif found["string"] and has_messages:
             yield from of_message(line, re.sub(r"\\\n\s*", "", found[0].strip('"')))
     yield from of_comments(comments)

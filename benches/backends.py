@@ -1,4 +1,4 @@
-"""What a request costs that waits for Redis and for a backend, under Gunicorn's workers: ours and gevent's.
+"""The cost of a request that waits for Redis and for a backend, under Gunicorn's workers: ours and gevent's.
 
 `python benches/backends.py`, or with other numbers: see --help. Each request is a GET with redis-py and a request with
 urllib3 that the backend answers after 20 ms; 500 clients send one after the other. The worker has a core of its own;

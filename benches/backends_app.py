@@ -1,6 +1,6 @@
 """An application that waits for a Redis GET and an HTTP request of a backend; for `backends.py`.
 
-With the patched standard library of whoever serves it: gevent's worker patches by itself.
+It uses the patched standard library of its server: gevent's worker patches by itself.
 """
 
 from __future__ import annotations

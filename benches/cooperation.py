@@ -1,4 +1,4 @@
-"""What waiting costs between coroutines: rmeinheld's and gevent's, in turns, each in fresh processes on one core.
+"""The cost of waiting between coroutines, rmeinheld's and gevent's, in turns, each in fresh processes on one core.
 
 `python benches/cooperation.py`, or with other numbers: see --help. CPU time of the process, user and system; memory is
 the resident set's. Writes the medians and the rounds to results/cooperation.json.

@@ -1,11 +1,11 @@
-"""What Gunicorn adds to our server, and what its gevent worker costs; and what a second worker on a second core gives.
+"""The cost of Gunicorn compared with our server alone and with its gevent worker, and the gain of a second worker.
 
 `python benches/gunicorn_worker.py`, or with other numbers: see --help. Hello world over 64 kept connections, without an
 access log. Writes the rounds and the ratios to results/gunicorn_worker.json.
 
 Alone, under Gunicorn with one worker, and with gevent's worker: each on a core of its own, the client on another. Then
-half of two cores and all of them: one worker and one thread of the client with 64 connections on one core, and twice
-all that on two. The client has the same share of both, so the ratio of requests per second is that of the workers.
+one core and two: one worker and one thread of the client with 64 connections on one core, and twice all that on two.
+The client has the same share of both, so the ratio of requests per second is that of the workers.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class LoadError(Exception):
 
 @dataclass(frozen=True)
 class WrkResult:
-    """What wrk counted; latencies in milliseconds."""
+    """The counts of wrk; latencies in milliseconds."""
 
     requests: int
     seconds: float
@@ -72,7 +72,7 @@ def parse_wrk(output: str) -> WrkResult:
 def run_wrk(
     wrk: str, port: int, connections: int, seconds: int, core: int | None, patience_seconds: int = 2, threads: int = 1
 ) -> WrkResult:
-    """One run of wrk with so many threads on `core` (None: on any); raises LoadError as `parse_wrk` does.
+    """One run of wrk with this number of threads on `core` (None: on any); raises LoadError as `parse_wrk` does.
 
     An answer that takes more than `patience_seconds` is an error.
     """

@@ -64,7 +64,7 @@ def _cpu_model() -> str:
 
 
 def facts() -> dict[str, str | int | float]:
-    """What a reader needs to know to compare figures with those of another machine."""
+    """Facts that a reader needs to compare figures with those of another machine."""
     server_core, client_core = choose_cores()
     return {
         "cpu": _cpu_model(),

@@ -1,4 +1,4 @@
-"""What the kernel says about a server: CPU time, memory and context switches of a process and all its descendants.
+"""The kernel's figures about a server: CPU time, memory and context switches of a process and all its descendants.
 
 Everything is read from /proc (see proc(5)); a process that ended while it was read counts as nothing.
 """
@@ -88,7 +88,7 @@ def memory(root: int) -> Memory:
 
 
 def context_switches(root: int) -> dict[tuple[int, int], int]:
-    """Context switches so far, voluntary and not, of each thread (process id, thread id) of the process tree."""
+    """Voluntary and involuntary context switches so far, of each thread (process id, thread id) of the process tree."""
     switches: dict[tuple[int, int], int] = {}
     for pid in process_tree(root):
         try:

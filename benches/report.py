@@ -75,7 +75,7 @@ SECTIONS = {
 
 @dataclass(frozen=True)
 class Target:
-    """What rmeinheld is to reach: at most `limit` (at least, if more is better), as it is or as a ratio to a server."""
+    """A target of rmeinheld: at most `limit` (at least, if more is better), as it is or as a ratio to a server."""
 
     text: str
     case: str

@@ -1,4 +1,4 @@
-"""The results of a run: every measurement of every round, and the medians and ratios made of them."""
+"""The results of a run: every measurement of every round, and the medians and ratios."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Measure rmeinheld against a bare epoll loop and its peers: `make bench`, or `python benches/run.py`.
 
 Servers run on one core and the client on another, in turn within one run, each round in a rotated order. Every round is
-written to a JSON file; the tables are made of medians. See README.md beside this file.
+written to a JSON file; the tables are made of medians. See README.md in this directory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from scenarios import WARM_UP_SECONDS, Scenario, Setup, all_scenarios
 from servers import FLOOR, PEERS, RMEINHELD, Contender, StartError, rmeinheld_problem, running_server
 
 GROUPS = ("hello", "nolength", "parked", "memory", "idle", "burst")
-# Descriptors that a server and the client need beside the connections.
+# Descriptors that a server and the client need in addition to the connections.
 SPARE_OPEN_FILES = 256
 
 
@@ -110,7 +110,7 @@ def _takes_part(scenario: Scenario, contender: Contender) -> bool:
 
 
 def _measure(scenario: Scenario, contender: Contender, number: int, setup: Setup, results: Results) -> None:
-    """All cases of one scenario from one start of one server. What fails is recorded and does not end the run."""
+    """All cases of one scenario from one start of one server. A failure is recorded and does not end the run."""
     server_core = int(results.machine["server_core"])
     names = [case.name for case in scenario.cases]
     try:
@@ -119,7 +119,7 @@ def _measure(scenario: Scenario, contender: Contender, number: int, setup: Setup
             results.commands.setdefault(f"{scenario.cases[0].name}: {contender.name}", command)
             results.answer_heads.setdefault(contender.name, server.answer_head)
             if scenario.warm_up_connections:
-                # What goes wrong while warming up goes wrong again, and is then told, while measuring.
+                # A failure while warming up comes again while measuring, and is reported then.
                 try:
                     run_wrk(setup.wrk, server.port, scenario.warm_up_connections, WARM_UP_SECONDS, setup.client_core)
                 except LoadError as error:

@@ -1,4 +1,4 @@
-"""What is measured: each scenario starts a server for one task and takes one or more cases from it."""
+"""The scenarios: each starts a server for one task and takes one or more cases from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from load import LoadError, run_wrk, running_client
 from measure import context_switches, cpu_seconds, memory, switches_between
 from servers import Running, Task, get
 
-# What happens after one load and before the next measurement: closed connections and sleeping requests come to an end.
+# The time for work after one load and before the next measurement: closed connections and sleeping requests come to an
+# end.
 SETTLE_SECONDS = 0.5
 WARM_UP_SECONDS = 1
 # How long the requests sleep whose memory is measured, and the part of it they have to be all asleep.
@@ -204,6 +205,6 @@ def all_scenarios(idle_connections: int, parked_requests: int) -> list[Scenario]
             needs_sleep=True,
             has_floor=False,
         ),
-        # A window of 10 s is a mean already; three of them show whether it holds.
+        # A window of 10 s is a mean already; three windows show whether it holds.
         Scenario("idle", Task(), (Case("idle", _idle_switches),), rounds_at_most=3),
     ]

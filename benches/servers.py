@@ -19,7 +19,7 @@ from machine import pinned_to
 from measure import process_tree, start_time
 from toolchain import BENCHES, PROGRAMS, peers_python
 
-START_ATTEMPTS = 3  # a free port can be taken by somebody else before the server binds it
+START_ATTEMPTS = 3  # another process can take a free port before the server binds it
 READY_SECONDS = 20.0
 POLL_SECONDS = 0.05
 STOP_SECONDS = 10.0
@@ -34,7 +34,7 @@ class StartError(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """What a server is to serve. The rest of its settings stay at their defaults."""
+    """The task of a server. The rest of its settings stay at their defaults."""
 
     app: str = "hello"  # of apps.py; for Gunicorn also "module:app"
     sleep_seconds: float = 0.1
@@ -100,7 +100,7 @@ def _granian(port: int, task: Task) -> list[str]:
 
 
 def gunicorn(python: str, worker: str, workers: int = 1) -> Callable[[int, Task], list[str]]:
-    """The command of Gunicorn with so many workers of this class."""
+    """The command of Gunicorn with this number of workers of this class."""
 
     def command(port: int, task: Task) -> list[str]:
         options = ["--worker-class", worker, "--workers", str(workers), "--bind", f"127.0.0.1:{port}"]

@@ -1,7 +1,7 @@
-"""What thousands of clients cost that send one byte of a head a second and never end it (slowloris).
+"""The cost of thousands of clients that send one byte of a head a second and never end it (slowloris).
 
 `python benches/slow_heads.py`, or with other numbers: see --help. Prints the memory of each such connection, the
-latency of an ordinary client beside them and without them, and how many are left after the head deadline. Needs two
+latency of an ordinary client with and without them, and how many are left after the head deadline. Needs two
 descriptors for each connection (`ulimit -n`).
 """
 
@@ -37,7 +37,7 @@ def arguments() -> argparse.Namespace:
 
 
 def trickle(port: int, count: int, opened: multiprocessing.Queue[int], until: float) -> None:
-    """Open `count` connections and send a byte on each of them once a second, in small groups, until time is up."""
+    """Open `count` connections and send a byte on each once a second, in small groups, until time is up."""
     os.nice(10)  # the ordinary client shares the core
     slow = []
     for _ in range(count):

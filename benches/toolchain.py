@@ -1,4 +1,4 @@
-"""What has to be there before anything is measured: compiled C programs, wrk, and an environment with the peers."""
+"""The tools of the measurements: compiled C programs, wrk, and an environment with the peers."""
 
 from __future__ import annotations
 

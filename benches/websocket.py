@@ -1,6 +1,6 @@
-"""What WebSockets cost: messages to and fro, one message to many, and connections on which nothing happens.
+"""The cost of WebSockets: messages to and fro, one message to many, and connections on which nothing happens.
 
-`python benches/websocket.py`, or with other numbers: see --help. Beside rmeinheld: gevent-websocket under gevent, the
+`python benches/websocket.py`, or with other numbers: see --help. The peers are gevent-websocket under gevent, the
 `websockets` library on asyncio, uWSGI in its gevent mode, and Granian with ASGI. Server and client have a core each.
 Writes the rounds and the ratios to results/websocket.json.
 """

@@ -73,7 +73,7 @@ static void send_message(struct connection *connection) {
         errors++;
 }
 
-/* Opens a WebSocket, blocking; the answer to the handshake is read to its end and not a byte further. */
+/* Opens a WebSocket, blocking. Reads the answer to the handshake exactly to its end. */
 static void open_connection(struct connection *connection, int port, const char *path) {
     char request[512], answer[4096];
     connection->descriptor = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);

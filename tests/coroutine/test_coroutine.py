@@ -1,4 +1,4 @@
-"""Coroutines: spawn, join, result, sleep and waiting for descriptors; in requests, in scripts, beside real threads."""
+"""Coroutines: spawn, join, result, sleep and waiting for descriptors; in requests, in scripts, next to real threads."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_early_hints_are_sent(start: Start, tmp_path: Path, worker: str) -> None
 
 
 def ask(path: Path, data: bytes, context: ssl.SSLContext | None = None) -> dict[str, Any]:
-    """What the application saw of a request that ends its connection, through the Unix socket."""
+    """The application's view of a request that ends its connection, through the Unix socket."""
     with socket.socket(socket.AF_UNIX) as plain:
         plain.settimeout(TIMEOUT)
         plain.connect(str(path))
@@ -152,7 +152,7 @@ REQUESTS = {
 
 
 def seen_by(start: Start, path: Path, worker: str, *options: str, before: bytes = b"", tls: Path | None = None) -> Any:
-    """What an application behind a worker class sees of each of REQUESTS."""
+    """An application's view of each of REQUESTS, under a worker class."""
     context = None
     if tls is not None:
         options += ("--certfile", str(tls), "--keyfile", str(tls))
@@ -178,7 +178,8 @@ def test_a_unix_socket_is_as_with_gunicorns_own_worker(
         case "tls":
             more = {"tls": certificate}
         case "proxy protocol":
-            # This worker judges whom the header names, and Gunicorn's the peer on the socket: here both are believed.
+            # This worker checks the address in the header, and Gunicorn's the peer on the socket: here both are
+            # trusted.
             options = ("--proxy-protocol", "--forwarded-allow-ips", "*")
             more = {"before": b"PROXY TCP4 192.0.2.7 192.0.2.2 1 2\r\n"}
     ours = seen_by(start, tmp_path / "ours.sock", OURS, *options, **more)
@@ -227,7 +228,7 @@ def test_nginx_in_front(start: Start, tmp_path: Path, peers: tuple[str, ...], is
             assert (seen["REMOTE_ADDR"], seen.get("REMOTE_PORT")) == ("", None)
             assert seen["HTTP_X_FORWARDED_FOR"] == "192.0.2.66, 127.0.0.1"
             assert (seen["wsgi.url_scheme"], seen["SERVER_NAME"], seen["SERVER_PORT"]) == ("http", "test", "80")
-        # Who is on a Unix socket is believed whatever forwarded_allow_ips says, as in Gunicorn.
+        # A peer on a Unix socket is trusted whatever forwarded_allow_ips says, as in Gunicorn.
         seen = proxied(proxy, "unix https")
         assert (seen["wsgi.url_scheme"], seen["SERVER_NAME"], seen["SERVER_PORT"]) == ("https", "test", "443")
         seen = proxied(proxy, "tcp https")

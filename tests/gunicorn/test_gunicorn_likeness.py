@@ -1,4 +1,4 @@
-"""What applications, hooks and loggers find under Gunicorn's own workers they find under ours: each asked of both."""
+"""Applications, hooks and loggers find under our worker the same as under Gunicorn's own: each test asks both."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_last_request_of_a_worker_is_its_connections_last(start: Start) -> N
         connection.expect_end()
 
 
-def test_what_a_stranger_says_of_the_scheme_is_passed_on_and_not_believed(start: Start) -> None:
+def test_the_scheme_that_a_stranger_names_is_passed_on_but_not_trusted(start: Start) -> None:
     server = start("--forwarded-allow-ips", "192.0.2.1")
     seen = server.get("/", "X-Forwarded-Proto: https")
     assert (seen["wsgi.url_scheme"], seen["HTTP_X_FORWARDED_PROTO"]) == ("http", "https")

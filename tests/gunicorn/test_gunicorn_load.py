@@ -1,6 +1,6 @@
 """Gunicorn's worker while clients ask without a pause: reloads, upgrades, recycled, killed and hanging workers.
 
-What is Gunicorn's own is seen with its own worker, which passes all but what is said of hanging:
+Gunicorn's own behaviour is seen with its own worker, which passes all tests but those of hanging workers:
 
     GUNICORN_LOAD_WORKER=gthread pytest -k "not hangs" tests/gunicorn/test_gunicorn_load.py
 """
@@ -38,7 +38,7 @@ def post_worker_init(worker):
 """
 
 
-class Told(Gunicorn):
+class Announcing(Gunicorn):
     """A master whose workers say when they heed signals. One that is booting misses them, whatever its class."""
 
     def ready(self) -> int:
@@ -49,12 +49,12 @@ class Told(Gunicorn):
         super().end()
 
 
-type Start = Masters[Told]
+type Start = Masters[Announcing]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    masters = Masters(tmp_path, Told)
+    masters = Masters(tmp_path, Announcing)
     yield masters
     masters.stop()
 
@@ -82,7 +82,7 @@ def test_recycled_workers(start: Start) -> None:
     assert load.breaks == []
 
 
-def upgrade(server: Told, load: Load) -> int:
+def upgrade(server: Announcing, load: Load) -> int:
     """Have the master make another, and wait until its workers are there and one has answered; its id."""
     seen, masters, ready = load.pids, server.masters(), server.ready()
     os.kill(masters[0], signal.SIGUSR2)
@@ -146,7 +146,7 @@ def test_killed_workers_break_their_own_connections_only(start: Start) -> None:
             ready = server.ready()
             load.wait_for(lambda client=client: server.has(client.pids[-1]))  # type: ignore[misc]
             victim = client.pids[-1]
-            # Stopped, to see what it has open beside the listening socket.
+            # Stopped, to see its descriptors apart from the listening socket.
             os.kill(victim, signal.SIGSTOP)
             load.wait_for(lambda pid=victim: is_stopped(pid))  # type: ignore[misc]
             opened += len(sockets_of(victim) - sockets_of(server.pid))
@@ -156,7 +156,7 @@ def test_killed_workers_break_their_own_connections_only(start: Start) -> None:
             load.wait_for_answers()
     print(f"{opened} connections were open on the {KILLS} workers")
     assert len(load.breaks) + load.resent <= opened, load.breaks
-    # Whose it was is not known of a connection without an answer.
+    # The worker of a connection without an answer is unknown.
     assert {each.pid for each in load.breaks} <= {None, *killed}, load.breaks
     assert server.log().count("was sent SIGKILL") == KILLS
 

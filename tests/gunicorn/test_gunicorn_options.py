@@ -117,7 +117,7 @@ def test_errorlog_accesslog_and_access_log_format(tmp_path: Path) -> None:
 
 @pytest.fixture
 def syslog() -> Iterator[socket.socket]:
-    """What listens for syslog's datagrams."""
+    """A socket that receives syslog's datagrams."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))
         receiver.settimeout(TIMEOUT)

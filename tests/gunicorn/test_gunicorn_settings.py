@@ -435,7 +435,7 @@ def test_tls_is_served(start_tls: StartTls) -> None:
         assert received.count(b"HTTP/1.1 200 OK\r\n") == 2
 
 
-def test_a_client_that_speaks_no_tls_hinders_nobody(start_tls: StartTls) -> None:
+def test_a_client_that_speaks_no_tls_hinders_no_other_client(start_tls: StartTls) -> None:
     server = start_tls()
     with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as silent:
         with socket.create_connection(("127.0.0.1", server.port), TIMEOUT) as plain:

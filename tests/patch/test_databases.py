@@ -1,7 +1,7 @@
 """Real servers, and the clients for them that people use, in hundreds of coroutines of a patched process.
 
-That the loop goes on while a client waits is checked in each test: see tests/apps/side_by_side.py. That a client which
-waits does nothing else wrong shows in what it is answered: each answer bears the number of its question.
+Each test checks that the loop goes on while a client waits: see tests/apps/side_by_side.py. Each answer bears the
+number of its question, so that a mix-up of two clients shows.
 """
 
 from __future__ import annotations

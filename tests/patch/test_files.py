@@ -397,7 +397,7 @@ return results
 
 
 def sys_splice() -> list[object]:
-    """What the test above finds where Python has `os.splice`."""
+    """The results of the test above, where Python has `os.splice`."""
     import os
 
     return [7, b"spliced", 4, True] if hasattr(os, "splice") else []

@@ -575,7 +575,7 @@ main(test)
 
 
 def warnings_of(script: RunScript, directory: Path, module: str, before: bool) -> str:
-    """What the log says of a module of this name, imported before the patch or after it."""
+    """The log's lines about a module of this name, imported before the patch or after it."""
     path = directory.joinpath(*module.split("."))
     path.parent.mkdir(parents=True, exist_ok=True)
     for parent in path.relative_to(directory).parents:
@@ -588,7 +588,7 @@ def warnings_of(script: RunScript, directory: Path, module: str, before: bool) -
 
 @pytest.mark.parametrize("before", [True, False], ids=["imported before", "imported after"])
 @pytest.mark.parametrize("module", sorted({**BLOCKING, **GREENLETS}))
-def test_a_library_that_blocks_is_told_of_with_the_cure(
+def test_a_library_that_blocks_is_reported_with_the_cure(
     script: RunScript, tmp_path: Path, module: str, before: bool
 ) -> None:
     output = warnings_of(script, tmp_path, module, before)

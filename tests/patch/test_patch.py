@@ -1,6 +1,6 @@
 """The patches as such: what is patched, what was too late, what threads and forked children get, closing under waiters.
 
-That the patched standard library does what it did is shown by CPython's own tests; see `tests/stdlib`.
+CPython's own tests show that the patched standard library still works; see `tests/stdlib`.
 """
 
 from __future__ import annotations
@@ -622,7 +622,7 @@ return nothing, at_once, received, left.recv(0)
     assert patched(script, body) == "((b'', 0, b'', b'', 0), True, b'whole', b'')"
 
 
-def test_a_tls_socket_that_nobody_has_any_more_is_closed_without_a_collection(script: RunScript) -> None:
+def test_a_tls_socket_without_references_is_closed_without_a_collection(script: RunScript) -> None:
     body = """
 import gc
 context = ssl.create_default_context()

@@ -130,8 +130,8 @@ if __name__ == "__main__":
 RELEASED = "(it.release(), it.acquire(timeout=5))"
 PUT = "(it.put(1), it.get(timeout=5))"
 
-# What there is; how one waits for it; what a child does that would serve the one who waits, and what it finds then; how
-# the parent serves it, and with what.
+# The object, and the wait for it. The child's action that would end the wait, and its result. The parent's action that
+# ends the wait, and the result of the wait.
 ROWS = {
     "Lock": ("taken(Lock())", "it.acquire()", RELEASED, (None, True), "it.release()", True),
     "RLock": ("taken(RLock())", "it.acquire()", RELEASED, (None, True), "it.release()", True),

@@ -53,7 +53,9 @@ connection.close()
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal"])
-def test_twenty_transactions_that_wait_inside_are_all_done_and_hold_up_nobody(script: RunScript, mode: str) -> None:
+def test_twenty_transactions_that_wait_inside_are_all_done_and_hold_up_no_other_coroutine(
+    script: RunScript, mode: str
+) -> None:
     output = script(
         f"""{HEADER}
 connect(isolation_level=None).execute("PRAGMA journal_mode = {mode}").close()

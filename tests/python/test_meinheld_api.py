@@ -491,7 +491,7 @@ def test_a_server_that_stops_ends_suspended_requests(suspending: Server) -> None
 
 
 def test_the_long_polling_chat(serve: Serve) -> None:
-    """The chat of Meinheld's examples: each client waits for the next messages, and whoever posts resumes all."""
+    """The chat of Meinheld's examples: each client waits for the next messages, and a client that posts resumes all."""
     chat = serve(
         """
         import json

@@ -472,7 +472,7 @@ def test_a_unix_socket_is_served(script: RunScript, tmp_path: Path) -> None:
 # --- loggers ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_access_logger_is_told_of_each_response(serve: Serve) -> None:
+def test_an_access_logger_is_called_for_each_response(serve: Serve) -> None:
     server = serve.script(
         hello("""
         def various(environ, start_response):
@@ -509,7 +509,7 @@ def test_an_access_logger_is_told_of_each_response(serve: Serve) -> None:
     assert server.wait_for_log(pattern, start=start)[3] == "500"
 
 
-def test_a_failing_access_logger_harms_nobody(serve: Serve) -> None:
+def test_a_failing_access_logger_harms_no_request(serve: Serve) -> None:
     server = serve.script(
         hello("""
         class Logger:
@@ -524,7 +524,7 @@ def test_a_failing_access_logger_harms_nobody(serve: Serve) -> None:
     server.wait_for_log("the logger failed")
 
 
-def test_an_error_logger_is_told_of_the_errors_of_the_application(serve: Serve) -> None:
+def test_an_error_logger_is_called_for_errors_of_the_application(serve: Serve) -> None:
     server = serve.script(
         hello("""
         def failing(environ, start_response):
@@ -556,7 +556,7 @@ LOGGED = """
 
 
 def lines_of(server: Server, path: Path, number: int) -> list[str]:
-    """The lines of an access log, once there are `number` of them."""
+    """The lines of an access log, once it has this `number` of lines."""
     deadline = time.monotonic() + TIMEOUT
     while True:
         text = path.read_bytes().decode("utf-8", "surrogateescape") if path.exists() else ""
@@ -662,7 +662,7 @@ def test_a_signal_opens_the_log_files_anew(serve: Serve, tmp_path: Path) -> None
 
 
 def test_a_logging_handler_that_waits_does_not_stop_the_server(serve: Serve, tmp_path: Path) -> None:
-    # What is logged between two requests is logged by the coroutine that polls, with none to poll in its place.
+    # The coroutine that polls also logs between two requests, and no other coroutine polls in its place.
     directory = tmp_path / "logs"
     directory.mkdir()
     server = serve(

@@ -1,8 +1,8 @@
 """Public probes of HTTP/1.1, as data in `probes/`, sent to a server over TCP.
 
-A case of the data has a `name`, a `source` (the clause that the probe names), the steps that a client is to `send` on
-one connection, and lists of answers: `fail`, `pass` and `warn`. The lists are read in this order, and the first match
-decides. An answer that is in no list fails.
+A case of the data has a `name`, a `source` (the clause that the probe names), and the steps to `send` on one
+connection. It also has lists of answers: `fail`, `pass` and `warn`. The lists are read in this order, and the first
+match decides. An answer that is in no list fails.
 
 An answer is a status (`400`), a class (`2xx`), `any`, or without a response `close` (the server ends the connection) or
 `wait` (it waits for more). Words behind it narrow it: `closed` (the connection ends after it), `once` and `twice` (the

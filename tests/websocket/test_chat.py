@@ -34,7 +34,7 @@ CLIENTS, ROOMS, MESSAGES = (int(number) for number in os.environ.get("CHAT_LOAD"
 
 
 class Guest(Client):
-    """Somebody in a room."""
+    """A member of a room."""
 
     def __init__(self, server: Server, name: str, room: str = "lobby", receive_buffer: int | None = None) -> None:
         target = "/socket?" + urlencode({"room": room, "name": name})
@@ -98,7 +98,7 @@ def test_who_comes_later_gets_the_history(chat: Server) -> None:
             assert numbers == list(range(welcome["number"] - 49, welcome["number"] + 1))
 
 
-def test_a_long_history_makes_nobody_too_slow(chat: Server) -> None:
+def test_a_long_history_makes_no_client_too_slow(chat: Server) -> None:
     with Guest(chat, "Ann") as ann:
         for letter in "xyz":
             for _ in range(15):
@@ -170,7 +170,7 @@ def test_what_is_no_message_is_answered_with_the_reason(chat: Server) -> None:
         assert ann.hear("message")["text"] == "still ? here"
 
 
-def test_one_who_is_too_slow_is_put_out_and_holds_up_nobody(chat: Server) -> None:
+def test_a_client_that_is_too_slow_is_put_out_and_holds_up_no_other(chat: Server) -> None:
     with Guest(chat, "Ann") as ann, Guest(chat, "Slow", receive_buffer=4096) as slow:
         while ann.hear("members")["members"] != ["Ann", "Slow"]:
             pass
@@ -195,7 +195,7 @@ def test_one_who_is_too_slow_is_put_out_and_holds_up_nobody(chat: Server) -> Non
         assert numbers == list(range(begun + 1, begun + 1 + len(numbers)))
 
 
-def test_one_who_floods_a_room_holds_up_nobody_and_hides_nothing(chat: Server) -> None:
+def test_a_client_that_floods_a_room_holds_up_no_other_and_hides_nothing(chat: Server) -> None:
     with Guest(chat, "Flood") as flood, Guest(chat, "Ann") as ann, Guest(chat, "Bob", "elsewhere") as bob:
         is_over = threading.Event()
 
@@ -367,7 +367,7 @@ class Talker:
                 await self.changed.wait()
 
     def texts(self) -> list[tuple[str, str]]:
-        """Who has said what."""
+        """The sender and text of each message."""
         return [(event["name"], event["text"]) for event in self.heard if event["kind"] == "message"]
 
     @property
@@ -441,7 +441,7 @@ class Line:
                 one.shutdown(socket.SHUT_RDWR)
 
     def lose_subscriptions(self) -> None:
-        """Cut them off, and let nobody subscribe until `refused` is empty again."""
+        """Cut the subscriptions, and refuse further ones until `refused` is empty again."""
         self.refused = b"PSUBSCRIBE"
         self.cut(*self.subscriptions)
 
@@ -462,7 +462,7 @@ def line(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
     line.listener.close()
 
 
-def test_who_comes_in_while_a_message_is_on_its_way_takes_it_from_nobody(line: Line, chat: Server) -> None:
+def test_a_client_that_comes_in_takes_no_message_from_the_others(line: Line, chat: Server) -> None:
     with Guest(chat, "Ann") as ann:
         ann.say("one")
         assert ann.hear("message")["text"] == "one"
@@ -504,7 +504,7 @@ def test_who_cannot_be_announced_is_not_in(line: Line, chat: Server) -> None:
             assert eve.hear()["members"] == ["Bob", "Eve"]
 
 
-def test_who_is_there_is_never_told_from_before(line: Line, chat: Server) -> None:
+def test_the_members_are_never_announced_from_old_knowledge(line: Line, chat: Server) -> None:
     with Guest(chat, "Ann") as ann:
         ann.hear("members")
         line.awaited = b"chat:room:lobby"
@@ -516,7 +516,7 @@ def test_who_is_there_is_never_told_from_before(line: Line, chat: Server) -> Non
                 assert ann.hear()["members"] == ["Ann", "Bob", "Eve"]
 
 
-def test_nobody_is_in_before_messages_can_be_heard(line: Line, chat: Server) -> None:
+def test_no_client_is_in_until_messages_can_be_heard(line: Line, chat: Server) -> None:
     line.awaited = b"PSUBSCRIBE"
     with Guest(chat, "Ann") as ann:
         assert line.waits.wait(TIMEOUT)
@@ -624,7 +624,8 @@ def test_redis_does_not_keep_for_ever_what_all_have_left(line: Line, chat: Serve
 
 
 async def say_in_turns(talkers: list[Talker], word: str) -> None:
-    """Everybody says so many messages, all at once, and hears what was said in the room: once, in order per sender."""
+    """All talkers send this number of messages at once. Each hears every message of its room once, in order per
+    sender."""
     before = {talker: len(talker.texts()) for talker in talkers}
 
     async def say(talker: Talker) -> None:
@@ -654,7 +655,7 @@ def test_four_workers_share_rooms_by_redis(tmp_path: Path, redis: Redis) -> None
         numbers = [event["number"] for event in talkers[0].heard if event["kind"] == "message"]
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
-        # Redis forgets everything. Nobody is cut off, everybody is told, and it goes on.
+        # Redis forgets everything. No client is cut off, every client is notified, and the chat goes on.
         redis.restart()
         for talker in talkers:
             await talker.until(lambda talker: any(event["kind"] == "gap" for event in talker.heard))
@@ -693,7 +694,7 @@ def test_four_workers_share_rooms_by_redis(tmp_path: Path, redis: Redis) -> None
 
 
 def members(talker: Talker) -> Iterator[list[str]]:
-    """Who was there, each time that it was said."""
+    """The members, each time that they were announced."""
     for event in talker.heard:
         if event["kind"] in ("welcome", "members"):
             yield event["members"]

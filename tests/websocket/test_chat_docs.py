@@ -36,7 +36,7 @@ def test_the_echo(serve: Serve) -> None:
         assert client.text() == "hello"
 
 
-def test_in_the_room_a_slow_client_holds_up_nobody(serve: Serve) -> None:
+def test_in_the_room_a_slow_client_holds_up_no_other(serve: Serve) -> None:
     server = serve(blocks("python")[1])
     said = "x" * 10_000
     with Client(server) as reader, Client(server, receive_buffer=4096) as slow:

@@ -31,7 +31,7 @@ def release(server: Server) -> None:
 
 
 def noted(server: Server, until: Callable[[list[Any]], bool] = bool) -> list[Any]:
-    """What handlers have noted since it was asked for last, which may be a moment after their client saw the end."""
+    """The handlers' notes since the last call. A note may come a moment after the client saw the end."""
     notes: list[Any] = []
     deadline = time.monotonic() + 10
     while not until(notes):
@@ -161,7 +161,7 @@ def test_mistakes_of_the_application_name_themselves(server: Server) -> None:
 # --- control frames and closing --------------------------------------------------------------------------------------
 
 
-def test_pings_are_answered_while_nobody_receives(server: Server) -> None:
+def test_pings_are_answered_while_the_handler_does_not_receive(server: Server) -> None:
     with Client(server, "/silent") as client:
         client.send(frame(FIN | PING, b"1") + frame(FIN | PONG, b"unasked") + frame(FIN | PING, b"2"))
         assert [client.frame(), client.frame()] == [(FIN | PONG, b"1"), (FIN | PONG, b"2")]
@@ -484,7 +484,7 @@ def test_a_server_that_stops_reads_the_close_behind_much_that_is_unread(serve: S
     with Client(server, "/silent") as client:
         client.send(frame(FIN | PING) + text("x" * 1000) * 100 + close())
         assert client.frame() == (FIN | PONG, b"")
-        # What has arrived could still be taken and answered; nobody does.
+        # The handler could still take and answer the messages that have arrived; it does neither.
         server.signal(15)
         assert client.frame() == (FIN | CLOSE, struct.pack("!H", 1001) + b"the server stops")
         client.connection.expect_end()

@@ -118,7 +118,7 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-def test_a_client_that_never_pauses_starves_nobody(serve: Serve, kind: str) -> None:
+def test_a_client_that_never_pauses_starves_no_other(serve: Serve, kind: str) -> None:
     server = serve(APPLICATION, websocket_max_message_size=20_000_000)
     times = []
     with flooded(server, *FLOODS[kind]), Client(server, "/echo") as other:
@@ -190,7 +190,7 @@ def test_a_handshake_in_a_list_of_protocols_is_accepted(server: Server) -> None:
 
 @pytest.mark.parametrize("size", [10, 1000])
 def test_what_had_arrived_at_a_stop_is_handed_out_and_answered(serve: Serve, size: int) -> None:
-    # The long ones are more than is read ahead: the kernel holds some of them.
+    # The long messages are more than is read ahead: the kernel holds some.
     server = serve(APPLICATION)
     count = 100
     with Client(server, "/slow") as client:
