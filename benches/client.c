@@ -4,12 +4,14 @@
  * Usage: client idle|burst PORT CONNECTIONS
  *
  *   idle   opens the connections, at most WINDOW at a time, with one request and its answer on each, and then holds
- *          them all. Prints "ready" and waits for a line on stdin. Checks that every connection is still open and
- silent. *   burst  opens all connections, prints "ready", waits for a line on stdin, sends one request on each as fast
- as it *          can, prints "sent", and waits until all answers are in. * * The last line is JSON: {"answers": N,
- "errors": N, "seconds": S}. `seconds` runs from the first send to the last * answer of a burst. An error is a
- connection that was refused or closed, an answer that is not 200, or one that did * not end within DEADLINE_SECONDS.
- Source addresses are 127.0.0.1, 127.0.0.2, ... so that local ports never run short. */
+ *          them all. Prints "ready" and waits for a line on stdin. Checks that every connection is still open and silent.
+ *   burst  opens all connections, prints "ready", waits for a line on stdin, sends one request on each as fast as it
+ *          can, prints "sent", and waits until all answers are in.
+ *
+ * The last line is JSON: {"answers": N, "errors": N, "seconds": S}. `seconds` runs from the first send to the last
+ * answer of a burst. An error is a connection that was refused or closed, an answer that is not 200, or one that did
+ * not end within DEADLINE_SECONDS. Source addresses are 127.0.0.1, 127.0.0.2, ... so that local ports never run short.
+ */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
