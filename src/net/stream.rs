@@ -1,27 +1,20 @@
 //! A connected stream socket, non-blocking, registered with the loop for its whole life.
 
-use std::io::{self, IoSlice};
-use std::ops::Range;
+mod writing;
+
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::net::{RecvFlags, Shutdown};
 
-use super::pace::Pace;
-use super::sent_file::SentFile;
 use super::transport::{Secured, Transport};
 use super::{forks, unacknowledged};
-use crate::event_loop::{self, Interest, SourceId, Wake, streams, turn};
+use crate::event_loop::{self, Interest, SourceId, Wake, streams};
 use crate::kernel::timespec_until;
-
-/// Bytes that one sendfile(2) call may move: it blocks the loop while the file is read from disk.
-const SENDFILE_BYTES: usize = 1024 * 1024;
-
-/// Bytes of a file that are read at a time, to be enciphered.
-const FILE_BYTES: usize = 64 * 1024;
 
 /// How long to wait before looking again whether another coroutine or thread has done with the transport: it is in Python
 /// code that waits, which is rare.
@@ -212,81 +205,6 @@ impl Stream {
         }
     }
 
-    /// Writes all of `parts`, to a peer that is waited for as `pace` says.
-    ///
-    /// # Errors
-    /// See [`Failure`]; [`Failure::TimedOut`] when the patience of `pace` is over.
-    ///
-    /// # Parks
-    pub fn write_all(&self, parts: &[&[u8]], pace: &Pace) -> Result<(), Failure> {
-        if let Some(secured) = &self.secured {
-            return self.write_secured(secured, parts, pace);
-        }
-        let total: usize = parts.iter().map(|part| part.len()).sum();
-        let mut sent = 0;
-        while sent < total {
-            give_way(sent > 0)?;
-            match self.write_from(parts, sent) {
-                Ok(written) => sent += written,
-                Err(Errno::AGAIN) => self.wait_to_write(pace)?,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(Failure::Gone(error.into())),
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes some of `data`, at least a byte, by `deadline`; none: whenever it comes. Returns how much.
-    ///
-    /// # Errors
-    /// See [`Failure`].
-    ///
-    /// # Parks
-    pub fn write_some(&self, data: &[u8], deadline: Option<Instant>) -> Result<usize, Failure> {
-        while !data.is_empty() {
-            let taken = self.give_now(data).map_err(Failure::Gone)?;
-            if self.has_work() {
-                self.work(false);
-            }
-            if taken > 0 {
-                return Ok(taken);
-            }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(Failure::TimedOut);
-            }
-            if self.is_worked_on() { self.pause(deadline)? } else { self.wait(Interest::Write, deadline)? }
-        }
-        Ok(0)
-    }
-
-    /// Sends what can be sent now of `data`, or, where the stream is enciphered, keeps it for [`Self::work`]. Returns how
-    /// much it took, 0 for nothing now. Runs no Python.
-    ///
-    /// # Errors
-    /// What send(2) reports; the connection is then of no more use.
-    pub fn give_now(&self, data: &[u8]) -> io::Result<usize> {
-        if let Some(secured) = &self.secured {
-            return if secured.flush(&self.socket)? { secured.give(data) } else { Ok(0) };
-        }
-        loop {
-            match rustix::net::send(&self.socket, data, SendFlags::NOSIGNAL) {
-                Ok(sent) => return Ok(sent),
-                Err(Errno::AGAIN) => return Ok(0),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    /// Sends what [`Self::give_now`] has taken, [`Self::work`] enciphered, and the socket not taken. Whether nothing is left.
-    /// Runs no Python.
-    ///
-    /// # Errors
-    /// What send(2) reports.
-    pub fn flush_now(&self) -> io::Result<bool> {
-        self.secured.as_ref().map_or(Ok(true), |secured| secured.flush(&self.socket))
-    }
-
     /// Bytes that have arrived and are not yet read, enciphered ones where the stream is.
     pub fn unread_bytes(&self) -> u64 {
         rustix::io::ioctl_fionread(&self.socket).unwrap_or(0)
@@ -296,110 +214,6 @@ impl Stream {
     /// no measure of what has arrived. Enciphered ones, where the stream is.
     pub fn unacknowledged_bytes(&self) -> u32 {
         unacknowledged::unacknowledged_bytes(self.socket.as_fd())
-    }
-
-    fn write_secured(&self, secured: &Secured, parts: &[&[u8]], pace: &Pace) -> Result<(), Failure> {
-        for part in parts {
-            let mut rest = *part;
-            loop {
-                give_way(true)?;
-                let taken = if rest.is_empty() { 0 } else { secured.give(rest).map_err(Failure::Gone)? };
-                rest = rest.get(taken..).unwrap_or_default();
-                if secured.has_work() {
-                    secured.work(&self.socket, false, false);
-                }
-                if secured.flush(&self.socket).map_err(Failure::Gone)? {
-                    if rest.is_empty() {
-                        break;
-                    }
-                } else if self.is_worked_on() {
-                    self.pause(None)?;
-                } else {
-                    self.wait_to_write(pace)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// One system call's worth of `parts` beyond the first `skip` bytes.
-    fn write_from(&self, parts: &[&[u8]], mut skip: usize) -> Result<usize, Errno> {
-        if let [only] = parts {
-            return rustix::net::send(&self.socket, only.get(skip..).unwrap_or_default(), SendFlags::NOSIGNAL);
-        }
-        let mut slices = Vec::with_capacity(parts.len());
-        for part in parts {
-            let left = part.get(skip.min(part.len())..).unwrap_or_default();
-            skip -= part.len() - left.len();
-            if !left.is_empty() {
-                slices.push(IoSlice::new(left));
-            }
-        }
-        // Python ignores SIGPIPE, so writev(2), which knows no MSG_NOSIGNAL, reports EPIPE as well.
-        rustix::io::writev(&self.socket, &slices)
-    }
-
-    /// Sends `length` bytes of `file` from `offset`. Returns how many there were: fewer when the file is shorter.
-    ///
-    /// # Errors
-    /// See [`Failure`].
-    ///
-    /// # Parks
-    pub fn send_file(&self, file: &mut SentFile, offset: u64, length: u64, pace: &Pace) -> Result<u64, Failure> {
-        let mut at = offset;
-        let end = offset.saturating_add(length);
-        if let Some(secured) = &self.secured {
-            return self.send_file_secured(secured, file, offset..end, pace);
-        }
-        while at < end {
-            if at > offset && turn::is_spent() {
-                file.keep();
-                give_way(true)?;
-                file.check().map_err(Failure::Gone)?;
-            }
-            let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(SENDFILE_BYTES);
-            match rustix::fs::sendfile(&self.socket, file.descriptor(), Some(&mut at), count) {
-                Ok(0) => break,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => {
-                    file.keep();
-                    self.wait_to_write(pace)?;
-                    file.check().map_err(Failure::Gone)?;
-                }
-                Err(error) => return Err(Failure::Gone(error.into())),
-            }
-        }
-        Ok(at - offset)
-    }
-
-    fn send_file_secured(
-        &self,
-        secured: &Secured,
-        file: &mut SentFile,
-        range: Range<u64>,
-        pace: &Pace,
-    ) -> Result<u64, Failure> {
-        let mut at = range.start;
-        let mut bytes = vec![0; FILE_BYTES];
-        while at < range.end {
-            let count = usize::try_from(range.end - at).unwrap_or(usize::MAX).min(FILE_BYTES);
-            let read = match rustix::io::pread(file.descriptor(), &mut bytes[..count], at) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(Failure::Gone(error.into())),
-            };
-            at += read as u64;
-            if at < range.end {
-                // The write may wait, and the rest is read after it.
-                file.keep();
-            }
-            self.write_secured(secured, &[&bytes[..read]], pace)?;
-            if at < range.end {
-                file.check().map_err(Failure::Gone)?;
-            }
-        }
-        Ok(at - range.start)
     }
 
     /// Says that nothing more will be sent, so that the peer sees the end even if it still sends.
@@ -451,28 +265,6 @@ impl Stream {
         self.shutdown_both();
     }
 
-    /// Waits until the peer may take more: as long as it takes what was sent before, however slowly the socket's buffer
-    /// empties, and `pace` has patience with it.
-    fn wait_to_write(&self, pace: &Pace) -> Result<(), Failure> {
-        let (mut since, mut unacknowledged) = (Instant::now(), self.unacknowledged_bytes());
-        // A kernel that says that nothing waits, although the buffer is full, does not say what is taken.
-        let is_known = unacknowledged > 0;
-        loop {
-            let waited = self.wait(Interest::Write, pace.next_look().map(|patience| since + patience));
-            let (now, left) = (Instant::now(), self.unacknowledged_bytes());
-            if waited.is_ok() && !is_known {
-                pace.refresh();
-            } else {
-                let taken = unacknowledged.saturating_sub(left).max(waited.is_ok().into());
-                pace.note(now - since, taken.into());
-            }
-            match waited {
-                Err(Failure::TimedOut) if !pace.is_over() => (since, unacknowledged) = (now, left),
-                other => return other,
-            }
-        }
-    }
-
     /// Whether another coroutine or thread is in Python code of the transport.
     fn is_worked_on(&self) -> bool {
         self.secured.as_ref().is_some_and(Secured::is_working)
@@ -516,20 +308,6 @@ impl Stream {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(Failure::Gone(error.into())),
         }
-    }
-}
-
-/// A chance to switch within a transfer that has begun: a peer that takes all at once must not keep the loop for itself.
-///
-/// # Parks
-fn give_way(has_begun: bool) -> Result<(), Failure> {
-    if !has_begun || !turn::is_spent() {
-        return Ok(());
-    }
-    match turn::give_way() {
-        Wake::Killed => Err(Failure::Killed),
-        Wake::Interrupted => Err(Failure::Interrupted),
-        Wake::Ready | Wake::TimedOut | Wake::Closed => Ok(()),
     }
 }
 
