@@ -16,13 +16,13 @@ noted: list[Any] = []
 
 
 def echo(websocket: WebSocket) -> None:
-    """Every message comes back."""
+    """Sends every message back."""
     for message in websocket:
         websocket.send(message)
 
 
 def attributes(websocket: WebSocket) -> None:
-    """The object's own attributes."""
+    """Sends the attributes of the WebSocket."""
     before = (websocket.closed, websocket.close_code, websocket.close_reason)
     environ = websocket.environ
     assert environ is not None and environ["wsgi.websocket"] is websocket
@@ -38,13 +38,13 @@ def note(websocket: WebSocket) -> None:
 
 
 def subprotocol(websocket: WebSocket) -> None:
-    """The client's last subprotocol is taken, and a header is added."""
+    """Accepts with the client's last subprotocol and one more header."""
     websocket.accept(websocket.subprotocols[-1], [("X-Room", "1")])
     websocket.send(repr((websocket.subprotocol, websocket.protocol)))
 
 
 def wrong(websocket: WebSocket) -> None:
-    """Errors of the caller's, none of which harms the connection."""
+    """Makes mistakes, after which the connection is still usable."""
     calls: list[Callable[[], object]] = [
         lambda: websocket.accept("chat"),
         lambda: websocket.accept(None, [("Sec-WebSocket-Accept", "x")]),
@@ -80,13 +80,13 @@ def silent(websocket: WebSocket) -> None:
 
 
 def raises(websocket: WebSocket) -> None:
-    """An error of the application's."""
+    """Raises an error."""
     websocket.send("before")
     raise LookupError("the application's own fault")
 
 
 def closes(websocket: WebSocket) -> None:
-    """Another coroutine closes while this one receives."""
+    """Receives while another coroutine closes."""
 
     def close() -> None:
         sleep(0.02)
@@ -103,7 +103,7 @@ def closes(websocket: WebSocket) -> None:
 
 
 def many(websocket: WebSocket) -> None:
-    """Ten coroutines and threads send a hundred long messages each."""
+    """Has ten coroutines and threads send a hundred long messages each."""
 
     def send(number: int) -> None:
         for count in range(100):
@@ -118,7 +118,7 @@ def many(websocket: WebSocket) -> None:
 
 
 def flood(websocket: WebSocket) -> None:
-    """One coroutine sends to a client that takes nothing; another one receives meanwhile."""
+    """Sends to a client that reads nothing, while another coroutine receives."""
     sent = [0]
 
     def send() -> None:
@@ -136,7 +136,7 @@ def flood(websocket: WebSocket) -> None:
 
 
 def impatient(websocket: WebSocket) -> None:
-    """Times out twice: by the argument, and by a timeout around."""
+    """Times out twice: by the argument, and by an enclosing `timeout`."""
     try:
         websocket.receive(timeout=0.01)
     except TimeoutError:
@@ -150,7 +150,7 @@ def impatient(websocket: WebSocket) -> None:
 
 
 def threaded(websocket: WebSocket) -> None:
-    """An OS thread does everything, the accepting too."""
+    """Does everything in an OS thread, accepting too."""
 
     def work() -> None:
         for message in websocket:
@@ -175,7 +175,7 @@ def slow(websocket: WebSocket) -> None:
 
 
 def large(websocket: WebSocket) -> None:
-    """Sends one message of as many bytes as asked for, then echoes."""
+    """Sends one message of the requested size, then echoes."""
     environ = websocket.environ
     assert environ is not None
     websocket.send(bytes(int(environ["QUERY_STRING"])))
@@ -199,13 +199,13 @@ HANDLERS: dict[str, Callable[[WebSocket], None]] = {
 
 
 def answered(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """A refusal in the ordinary way."""
+    """Answers with an ordinary response."""
     start_response("401 Unauthorized", [("Content-Type", "text/plain")])
     return [b"who are you?"]
 
 
 def answered_after(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """A framework that answers whatever its handler did."""
+    """A framework that answers after its handler has used the WebSocket."""
     environ["wsgi.websocket"].send("hello")
     write = start_response("200 OK", [("Content-Type", "text/plain")])
     try:
@@ -216,20 +216,20 @@ def answered_after(environ: dict[str, Any], start_response: StartResponse) -> It
 
 
 def failed_after(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """A framework that turns its handler's error into a page."""
+    """A framework that turns the error of its handler into a page."""
     environ["wsgi.websocket"].send("hello")
     start_response("500 Internal Server Error", [])
     return [b"sorry"]
 
 
 def generated(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """A generator, which runs when its result is asked for."""
+    """A generator, which runs when the server iterates over it."""
     echo(environ["wsgi.websocket"])
     yield b""
 
 
 def taken(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """A library that speaks the protocol itself, on the socket that it finds where Gunicorn has it."""
+    """A library that speaks the protocol itself, on the socket in `environ["gunicorn.socket"]`."""
     socket = environ["gunicorn.socket"]
     socket.sendall(b"HTTP/1.1 101 Mine\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
     assert socket.getpeername()[0] == "127.0.0.1" and socket.fileno() > 2
@@ -245,7 +245,7 @@ def taken(environ: dict[str, Any], start_response: StartResponse) -> Iterable[by
 
 
 def given_up(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """Taken over, as Gunicorn's workers understand it, and nothing done."""
+    """Takes the connection over in the way of Gunicorn's workers, and does nothing."""
     raise StopIteration
 
 
@@ -253,7 +253,7 @@ APPLICATIONS = {f"/{app.__name__}": app for app in (answered, answered_after, fa
 
 
 def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """Handlers and applications by path. A plain request releases those who wait."""
+    """Calls the handler or application of the path. A plain request releases the waiting handlers."""
     path = environ["PATH_INFO"]
     websocket = environ.get("wsgi.websocket")
     if websocket is not None and path in APPLICATIONS:

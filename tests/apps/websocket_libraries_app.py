@@ -1,4 +1,4 @@
-"""Libraries that bring WebSocket to WSGI themselves, as they are: each echoes under its own path."""
+"""Unmodified libraries that bring WebSocket to WSGI themselves. Each echoes under its own path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flask_socketio import SocketIO, emit  # noqa: E402
 
 
 def echo(websocket: Any) -> None:
-    """Messages come back; "close" is answered with a close."""
+    """Sends messages back, and answers "close" with a close."""
     while (message := websocket.receive()) != "close":
         websocket.send(message)
     websocket.close(4001, "as you wish")
@@ -34,13 +34,13 @@ flask_app = Flask(__name__)
 sock = Sock(flask_app)
 sock.route("/flask-sock")(echo)
 
-# threading, since engineio prefers eventlet or gevent where it finds them.
+# Without async_mode engineio takes eventlet or gevent where it finds them.
 socketio = SocketIO(flask_app, async_mode="threading")
 
 
 @socketio.on("say")  # type: ignore[untyped-decorator, unused-ignore]
 def say(data: Any) -> str:
-    """To everybody, and an acknowledgement."""
+    """Sends the data to all clients, and acknowledges it."""
     emit("said", data, broadcast=True)
     return "ok"
 
@@ -49,13 +49,13 @@ def say(data: Any) -> str:
 
 
 def view(request: HttpRequest) -> HttpResponse:
-    """A view that never answers in the ordinary way."""
+    """A view that does not return a response."""
     websocket = simple_websocket.Server.accept(request.META)
     try:
         echo(websocket)
     except simple_websocket.ConnectionClosed:
         pass
-    # As flask-sock does it for Gunicorn.
+    # flask-sock does the same under Gunicorn.
     raise StopIteration
 
 
@@ -63,7 +63,7 @@ urlpatterns = [path("django", view)]
 
 
 def make_django() -> Any:
-    """A site with one view. Errors pass, as StopIteration has to."""
+    """A site with one view. Errors pass through, since StopIteration has to."""
     settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], DEBUG_PROPAGATE_EXCEPTIONS=True)
     django.setup()
     return WSGIHandler()
@@ -88,5 +88,5 @@ APPLICATIONS: dict[str, WSGIApplication] = {"/django": django_app, "/simple-webs
 
 
 def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """By path."""
+    """Calls the application of the path."""
     return APPLICATIONS.get(environ["PATH_INFO"], flask_app)(environ, start_response)

@@ -1,4 +1,4 @@
-"""The chat among the examples: in one process, and with Redis under Gunicorn. And the server-sent events."""
+"""The examples: the chat in one process and with Redis under Gunicorn, and the server-sent events."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from websockets.exceptions import ConnectionClosed  # noqa: E402
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 CLIENTS, ROOMS, MESSAGES = (int(number) for number in os.environ.get("CHAT_LOAD", "500 20 5").split())
-"""Of the test with Redis; CHAT_LOAD="50 5 3" is a smaller one."""
+"""The load of the test with four workers. CHAT_LOAD="50 5 3" makes it smaller."""
 
 
 class Guest(Client):
-    """A member of a room."""
+    """A client in a room."""
 
     def __init__(self, server: Server, name: str, room: str = "lobby", receive_buffer: int | None = None) -> None:
         target = "/socket?" + urlencode({"room": room, "name": name})
@@ -42,7 +42,7 @@ class Guest(Client):
         self.name = name
 
     def hear(self, kind: str | None = None) -> dict[str, Any]:
-        """The next event, or the next of its kind."""
+        """Return the next event, or the next one of a kind."""
         while True:
             event: dict[str, Any] = json.loads(self.text())
             if kind is None or event["kind"] == kind:
@@ -53,7 +53,7 @@ class Guest(Client):
         self.send(text(json.dumps({"say": what})))
 
     def wait_until_taken(self) -> None:
-        """Wait until the server has taken what was said: what is no message is answered after that."""
+        """Wait until the server has taken all earlier messages: an invalid one is answered after them."""
         self.send(text("no message"))
         self.hear("error")
 
@@ -64,7 +64,7 @@ def chat(serve: Serve) -> Server:
     return serve("app:app", chdir=str(EXAMPLES / "chat"))
 
 
-def test_what_one_says_all_in_the_room_hear(chat: Server) -> None:
+def test_a_message_reaches_every_member_of_its_room(chat: Server) -> None:
     with Guest(chat, "Ann") as ann, Guest(chat, "Bob") as bob, Guest(chat, "Eve", "elsewhere") as eve:
         welcome = ann.hear()
         assert welcome["members"] == ["Ann"]
@@ -85,7 +85,7 @@ def test_what_one_says_all_in_the_room_hear(chat: Server) -> None:
         assert bob.hear("members")["members"] == ["Bob"]
 
 
-def test_who_comes_later_gets_the_history(chat: Server) -> None:
+def test_a_client_that_joins_later_gets_the_history(chat: Server) -> None:
     with Guest(chat, "Ann") as ann:
         for number in range(60):
             ann.say(str(number))
@@ -106,7 +106,7 @@ def test_a_long_history_makes_no_client_too_slow(chat: Server) -> None:
         ann.wait_until_taken()
         with Guest(chat, "Bob", receive_buffer=4096) as bob:
             payload = bob.frame().payload
-            # Less than what waits for a client that is put out.
+            # Less than SLOW_BYTES, at which the chat closes a client.
             assert len(payload) < 40 * 1024
             history = json.loads(payload)["history"]
             assert len(history) == 7
@@ -115,7 +115,7 @@ def test_a_long_history_makes_no_client_too_slow(chat: Server) -> None:
             assert bob.hear("message")["number"] == history[-1]["number"] + 1
 
 
-def test_of_rooms_that_all_have_left_only_the_last_are_remembered(chat: Server) -> None:
+def test_only_the_latest_empty_rooms_are_remembered(chat: Server) -> None:
     def histories(rooms: range) -> list[list[str]]:
         found = []
         for number in rooms:
@@ -136,7 +136,7 @@ def test_of_rooms_that_all_have_left_only_the_last_are_remembered(chat: Server) 
         assert histories(range(110, 120)) == [["hello"]] * 10
 
 
-def test_names_are_taken_once_and_free_again(chat: Server) -> None:
+def test_a_name_is_taken_once_and_free_after_its_client_left(chat: Server) -> None:
     with Guest(chat, "Ann") as ann:
         ann.hear("welcome")
         with Guest(chat, "Ann") as other:
@@ -152,7 +152,7 @@ def test_names_that_are_not_allowed_are_refused(chat: Server, name: str, room: s
         guest.expect_close_from_server(4000)
 
 
-def test_what_is_no_message_is_answered_with_the_reason(chat: Server) -> None:
+def test_an_invalid_message_is_answered_with_the_reason(chat: Server) -> None:
     with Guest(chat, "Ann") as ann:
         for sent, problem in [
             (text("no JSON"), 'send {"say": "some text"}'),
@@ -165,18 +165,18 @@ def test_what_is_no_message_is_answered_with_the_reason(chat: Server) -> None:
         ]:
             ann.send(sent)
             assert ann.hear("error")["text"] == problem
-        # Half of a surrogate pair: JSON that no text in UTF-8 can be.
+        # Half of a surrogate pair is valid JSON, but cannot be UTF-8.
         ann.send(text(r'{"say": "still \ud83d here"}'))
         assert ann.hear("message")["text"] == "still ? here"
 
 
-def test_a_client_that_is_too_slow_is_put_out_and_holds_up_no_other(chat: Server) -> None:
+def test_a_slow_client_is_closed_and_holds_up_no_other(chat: Server) -> None:
     with Guest(chat, "Ann") as ann, Guest(chat, "Slow", receive_buffer=4096) as slow:
         while ann.hear("members")["members"] != ["Ann", "Slow"]:
             pass
         begun = slow.hear("welcome")["number"]
         count = 0
-        # The kernel takes some megabytes for one who does not read.
+        # The kernel takes some megabytes for a client that does not read.
         while True:
             ann.say("x" * 2000)
             count += 1
@@ -190,12 +190,12 @@ def test_a_client_that_is_too_slow_is_put_out_and_holds_up_no_other(chat: Server
         while (received := slow.frame()).first == 0x81:
             numbers.append(json.loads(received.payload).get("number"))
         assert received.payload == b"\x03\xf5too slow"
-        # Nothing is missing before that.
+        # No earlier message is missing.
         numbers = [number for number in numbers if number]
         assert numbers == list(range(begun + 1, begun + 1 + len(numbers)))
 
 
-def test_a_client_that_floods_a_room_holds_up_no_other_and_hides_nothing(chat: Server) -> None:
+def test_a_flood_in_one_room_holds_up_no_other_and_loses_nothing(chat: Server) -> None:
     with Guest(chat, "Flood") as flood, Guest(chat, "Ann") as ann, Guest(chat, "Bob", "elsewhere") as bob:
         is_over = threading.Event()
 
@@ -217,14 +217,14 @@ def test_a_client_that_floods_a_room_holds_up_no_other_and_hides_nothing(chat: S
             for guest in (ann, bob):
                 started = time.monotonic()
                 guest.say(f"number {number};")
-                # Through all that the other one says meanwhile.
+                # The answer comes behind everything that the other client says meanwhile.
                 guest.connection.read_until(b"number %d;" % number, limit=1 << 26)
                 times.append(time.monotonic() - started)
         is_over.set()
         flood.connection.socket.shutdown(socket.SHUT_RDWR)
         for thread in threads:
             thread.join()
-        # It was two seconds and more for each.
+        # Without fairness each round trip took two seconds or more.
         assert sorted(times)[len(times) // 2] < 0.5, times
 
 
@@ -252,13 +252,13 @@ def test_all_examples_are_served_together(serve: Serve) -> None:
 
 
 def read_event(connection: Connection) -> tuple[int, dict[str, Any]]:
-    """The next event of a feed, which comes in chunks."""
+    """Return the next event of a feed, which comes in chunks."""
     found = re.search(rb"id: (\d+)\ndata: (.*)", connection.read_until(b"}\n\n") + b"}")
     assert found
     return int(found[1]), json.loads(found[2])
 
 
-def test_events_go_on_where_the_client_was(serve: Serve) -> None:
+def test_events_resume_after_the_last_one_that_the_client_received(serve: Serve) -> None:
     server = serve("app:app", chdir=str(EXAMPLES / "events"))
     with server.connect() as connection:
         connection.send(request("GET", "/feed"))
@@ -271,14 +271,14 @@ def test_events_go_on_where_the_client_was(serve: Serve) -> None:
         connection.send(request("GET", "/feed", f"Last-Event-ID: {first - 1}"))
         connection.read_head()
         assert [read_event(connection)[0] for _ in range(2)] == [first, first + 1]
-        # The one that has gone is not counted any more.
+        # The reader that has gone no longer counts.
         deadline = time.monotonic() + TIMEOUT
         while read_event(connection)[1]["readers"] != 1:
             assert time.monotonic() < deadline
 
 
 @pytest.mark.parametrize("last", ["x", "9" * 5000, "\xb2"])
-def test_what_is_no_number_of_an_event_begins_the_feed_anew(serve: Serve, last: str) -> None:
+def test_an_invalid_event_number_starts_the_feed_anew(serve: Serve, last: str) -> None:
     server = serve("app:app", chdir=str(EXAMPLES / "events"))
     with server.connect() as connection:
         connection.send(request("GET", "/feed", f"Last-Event-ID: {last}"))
@@ -301,18 +301,18 @@ class Workers(Process):
         super().__init__(command, directory, environment_of_child(directory))
         self.port = int(self.wait_for_log(r"Listening at: http://127\.0\.0\.1:(\d+)")[1])
 
-        # A worker that serves has a second thread, the loop's.
+        # A worker that serves has a second thread, that of the loop.
         deadline = time.monotonic() + TIMEOUT
         while sum(len(os.listdir(f"/proc/{child}/task")) > 1 for child in self.children()) < 4:
             assert time.monotonic() < deadline, self.log()
             time.sleep(0.02)
 
     def children(self) -> list[str]:
-        """The pids of the workers."""
+        """Return the pids of the workers."""
         return Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
 
     def worker_of(self, port: int) -> int:
-        """The worker that has the other end of a connection from this port."""
+        """Return the worker that has the other end of the connection from this port."""
         inode = None
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             fields = line.split()
@@ -327,7 +327,7 @@ class Workers(Process):
 
 
 class Talker:
-    """A client that keeps all that it hears."""
+    """A client that keeps all events."""
 
     def __init__(self, workers: Workers, name: str, room: str) -> None:
         self.name, self.room = name, room
@@ -339,7 +339,7 @@ class Talker:
         self.listener: asyncio.Task[None]
 
     async def come(self) -> Self:
-        """Come in, and listen."""
+        """Join, and listen."""
         self.connection = await connect(self.address, compression=None, open_timeout=30)
         self.heard.append(json.loads(await self.connection.recv()))
         assert self.heard[0]["kind"] == "welcome"
@@ -360,14 +360,14 @@ class Talker:
         await self.connection.send(json.dumps({"say": text}))
 
     async def until(self, condition: Any, seconds: float = 30) -> None:
-        """Wait until what has been heard meets a condition."""
+        """Wait until the events meet a condition."""
         async with asyncio.timeout(seconds):
             while not condition(self):
                 self.changed.clear()
                 await self.changed.wait()
 
     def texts(self) -> list[tuple[str, str]]:
-        """The sender and text of each message."""
+        """Return the sender and text of each message."""
         return [(event["name"], event["text"]) for event in self.heard if event["kind"] == "message"]
 
     @property
@@ -377,7 +377,7 @@ class Talker:
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[Redis]:
-    """A Redis that keeps nothing over a restart."""
+    """A Redis without persistence."""
     redis = Redis(tmp_path)
     redis.start()
     yield redis
@@ -385,18 +385,18 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 
 
 class Line:
-    """Between the chat and Redis: what passes can be held up or cut off, as on a network."""
+    """A relay between the chat and Redis that can delay or cut connections, as a network does."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
         self.subscriptions: list[socket.socket] = []
         self.passes = threading.Event()
         self.passes.set()
-        """Clear: what Redis sends to subscriptions waits."""
+        """While it is clear, data from Redis to subscriptions waits."""
         self.refused = b""
-        """A connection that sends this is closed."""
+        """A connection that sends these bytes is closed."""
         self.awaited = b""
-        """The first that sends this sets `waits`, and waits for `goes_on`."""
+        """The first connection that sends these bytes sets `waits`, and waits for `goes_on`."""
         self.waits, self.goes_on = threading.Event(), threading.Event()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -441,12 +441,12 @@ class Line:
                 one.shutdown(socket.SHUT_RDWR)
 
     def lose_subscriptions(self) -> None:
-        """Cut the subscriptions, and refuse further ones until `refused` is empty again."""
+        """Cut all subscriptions, and refuse new ones until `refused` is empty again."""
         self.refused = b"PSUBSCRIBE"
         self.cut(*self.subscriptions)
 
     def ask(self, command: str) -> bytes:
-        """Redis's answer to a command."""
+        """Return the answer of Redis to a command."""
         with socket.create_connection(("127.0.0.1", self.redis.port), TIMEOUT) as connection:
             connection.sendall(command.encode() + b"\r\n")
             return connection.recv(65536)
@@ -454,7 +454,7 @@ class Line:
 
 @pytest.fixture
 def line(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    """Servers that are started after this reach Redis by this line."""
+    """A line through which servers that are started later reach Redis."""
     line = Line(redis)
     monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{line.port}")
     yield line
@@ -462,7 +462,7 @@ def line(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
     line.listener.close()
 
 
-def test_a_client_that_comes_in_takes_no_message_from_the_others(line: Line, chat: Server) -> None:
+def test_a_join_during_a_delivery_loses_no_message(line: Line, chat: Server) -> None:
     with Guest(chat, "Ann") as ann:
         ann.say("one")
         assert ann.hear("message")["text"] == "one"
@@ -477,7 +477,7 @@ def test_a_client_that_comes_in_takes_no_message_from_the_others(line: Line, cha
             assert bob.hear("message")["text"] == "three"
 
 
-def test_who_comes_in_while_redis_cannot_be_heard_takes_nothing_from_others(line: Line, chat: Server) -> None:
+def test_a_join_while_redis_is_silent_loses_no_message_of_others(line: Line, chat: Server) -> None:
     with Guest(chat, "Ann") as ann:
         ann.hear("welcome")
         line.lose_subscriptions()
@@ -492,7 +492,7 @@ def test_who_comes_in_while_redis_cannot_be_heard_takes_nothing_from_others(line
             assert ann.hear("message")["text"] == bob.hear("message")["text"] == "three"
 
 
-def test_who_cannot_be_announced_is_not_in(line: Line, chat: Server) -> None:
+def test_a_client_that_cannot_be_announced_does_not_join(line: Line, chat: Server) -> None:
     with Guest(chat, "Bob") as bob:
         bob.hear("members")
         line.refused = b"chat:room:lobby"
@@ -504,7 +504,7 @@ def test_who_cannot_be_announced_is_not_in(line: Line, chat: Server) -> None:
             assert eve.hear()["members"] == ["Bob", "Eve"]
 
 
-def test_the_members_are_never_announced_from_old_knowledge(line: Line, chat: Server) -> None:
+def test_no_older_list_of_members_follows_a_newer_one(line: Line, chat: Server) -> None:
     with Guest(chat, "Ann") as ann:
         ann.hear("members")
         line.awaited = b"chat:room:lobby"
@@ -516,7 +516,7 @@ def test_the_members_are_never_announced_from_old_knowledge(line: Line, chat: Se
                 assert ann.hear()["members"] == ["Ann", "Bob", "Eve"]
 
 
-def test_no_client_is_in_until_messages_can_be_heard(line: Line, chat: Server) -> None:
+def test_a_client_joins_only_once_messages_can_be_heard(line: Line, chat: Server) -> None:
     line.awaited = b"PSUBSCRIBE"
     with Guest(chat, "Ann") as ann:
         assert line.waits.wait(TIMEOUT)
@@ -526,7 +526,7 @@ def test_no_client_is_in_until_messages_can_be_heard(line: Line, chat: Server) -
         assert ann.hear("message")["text"] == "one"
 
 
-def test_of_more_than_redis_keeps_the_rest_is_delivered_after_the_gap(line: Line, chat: Server) -> None:
+def test_after_a_gap_the_messages_that_redis_keeps_are_delivered(line: Line, chat: Server) -> None:
     with Guest(chat, "Ann") as ann:
         ann.hear("welcome")
         line.lose_subscriptions()
@@ -540,7 +540,7 @@ def test_of_more_than_redis_keeps_the_rest_is_delivered_after_the_gap(line: Line
         assert heard[-1]["number"] == gap["number"]
 
 
-def test_what_is_said_while_the_history_is_read_makes_no_gap(line: Line, chat: Server) -> None:
+def test_a_message_during_the_reading_of_the_history_makes_no_gap(line: Line, chat: Server) -> None:
     with Guest(chat, "Ann") as ann:
         ann.hear("members")
         line.lose_subscriptions()
@@ -557,7 +557,7 @@ def test_what_is_said_while_the_history_is_read_makes_no_gap(line: Line, chat: S
         assert [event.get("text") for event in heard] == ["one", "two", "three"]
 
 
-def test_when_redis_forgets_names_are_still_taken_and_messages_still_heard(line: Line, chat: Server) -> None:
+def test_names_stay_taken_and_messages_pass_when_redis_has_lost_its_data(line: Line, chat: Server) -> None:
     with Guest(chat, "Ann") as ann:
         for word in ("one", "two", "three"):
             ann.say(word)
@@ -568,11 +568,11 @@ def test_when_redis_forgets_names_are_still_taken_and_messages_still_heard(line:
         ann.say("four")
         event = ann.hear("message")
         assert event["text"] == "four"
-        # Which tells the client that there was a gap.
+        # By this number the client knows that there was a gap.
         assert event["number"] > numbers[-1] + 1
 
 
-def test_members_of_a_process_that_was_stopped_for_long_are_back_with_it(
+def test_members_of_a_suspended_process_return_with_it(
     line: Line, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHAT_LEASE_SECONDS", "1")
@@ -593,7 +593,7 @@ def test_members_of_a_process_that_was_stopped_for_long_are_back_with_it(
         wait_for(["Ann", "Bob"])
 
 
-def test_who_leaves_while_leases_are_renewed_does_not_come_back(
+def test_a_member_who_leaves_during_the_renewal_of_leases_does_not_come_back(
     line: Line, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHAT_LEASE_SECONDS", "6")
@@ -610,12 +610,12 @@ def test_who_leaves_while_leases_are_renewed_does_not_come_back(
         deadline = time.monotonic() + 3
         while line.ask("ZSCORE chat:members:lobby Bob") == lease:
             assert time.monotonic() < deadline
-        # Long before the lease that she was given would be over.
+        # The lease that Ann was given would end much later.
         while line.ask("ZSCORE chat:members:lobby Ann") != b"$-1\r\n":
             assert time.monotonic() < deadline
 
 
-def test_redis_does_not_keep_for_ever_what_all_have_left(line: Line, chat: Server) -> None:
+def test_redis_forgets_an_empty_room_after_its_time(line: Line, chat: Server) -> None:
     with Guest(chat, "Ann") as ann:
         ann.say("hello")
         ann.wait_until_taken()
@@ -624,8 +624,7 @@ def test_redis_does_not_keep_for_ever_what_all_have_left(line: Line, chat: Serve
 
 
 async def say_in_turns(talkers: list[Talker], word: str) -> None:
-    """All talkers send this number of messages at once. Each hears every message of its room once, in order per
-    sender."""
+    """Send from all members at once. Each receives every message of its room once, in the order of its sender."""
     before = {talker: len(talker.texts()) for talker in talkers}
 
     async def say(talker: Talker) -> None:
@@ -644,7 +643,7 @@ async def say_in_turns(talkers: list[Talker], word: str) -> None:
         assert len(heard) == MESSAGES * len(names)
 
 
-def test_four_workers_share_rooms_by_redis(tmp_path: Path, redis: Redis) -> None:
+def test_four_workers_share_rooms_through_redis(tmp_path: Path, redis: Redis) -> None:
     workers = Workers(tmp_path, redis)
 
     async def talk() -> None:
@@ -655,14 +654,14 @@ def test_four_workers_share_rooms_by_redis(tmp_path: Path, redis: Redis) -> None
         numbers = [event["number"] for event in talkers[0].heard if event["kind"] == "message"]
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
-        # Redis forgets everything. No client is cut off, every client is notified, and the chat goes on.
+        # Redis loses its data. All clients stay connected, are notified of a gap, and go on.
         redis.restart()
         for talker in talkers:
             await talker.until(lambda talker: any(event["kind"] == "gap" for event in talker.heard))
         await say_in_turns(talkers, "after the restart")
         assert not any(talker.is_lost for talker in talkers)
 
-        # A worker is killed. The clients of the others lose nothing, and hear who is gone.
+        # A worker is killed. Clients of other workers lose nothing, and are notified of the members that are gone.
         victim = workers.worker_of(talkers[0].port)
         theirs = [talker for talker in talkers if workers.worker_of(talker.port) == victim]
         others = [talker for talker in talkers if talker not in theirs]
@@ -694,7 +693,7 @@ def test_four_workers_share_rooms_by_redis(tmp_path: Path, redis: Redis) -> None
 
 
 def members(talker: Talker) -> Iterator[list[str]]:
-    """The members, each time that they were announced."""
+    """Return every list of members that was sent."""
     for event in talker.heard:
         if event["kind"] in ("welcome", "members"):
             yield event["members"]

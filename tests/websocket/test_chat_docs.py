@@ -1,4 +1,4 @@
-"""The code and the configuration in docs/chat.md, as they stand there."""
+"""The code and the configuration of docs/chat.md run as they are."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def blocks(language: str) -> list[str]:
-    """The blocks of the page in this language."""
+    """Return the blocks of the page in this language."""
     return [block.text for block in pages.blocks(pages.DOCS / "chat.md") if block.language == language]
 
 
-def test_the_echo_of_the_readme(serve: Serve) -> None:
+def test_the_echo_of_the_readme_runs(serve: Serve) -> None:
     (echo,) = (block.text for block in pages.blocks(pages.ROOT / "README.md") if "wsgi.websocket" in block.text)
     with Client(serve(echo)) as client:
         client.send(text("hello"))
@@ -36,13 +36,13 @@ def test_the_echo(serve: Serve) -> None:
         assert client.text() == "hello"
 
 
-def test_in_the_room_a_slow_client_holds_up_no_other(serve: Serve) -> None:
+def test_a_slow_client_in_the_room_holds_up_no_other(serve: Serve) -> None:
     server = serve(blocks("python")[1])
     said = "x" * 10_000
     with Client(server) as reader, Client(server, receive_buffer=4096) as slow:
         slow.send(text("here"))
         assert (slow.text(), reader.text()) == ("here", "here")
-        # Far more than the kernel takes.
+        # This is far more than the kernel takes.
         for _ in range(2000):
             reader.send(text(said))
             assert reader.text() == said
@@ -51,11 +51,11 @@ def test_in_the_room_a_slow_client_holds_up_no_other(serve: Serve) -> None:
         assert received.payload == b"\x03\xf5too slow"
 
 
-def test_nginx(serve: Serve, tmp_path: Path) -> None:
+def test_the_configuration_for_nginx_works(serve: Serve, tmp_path: Path) -> None:
     server = serve("app:app", chdir=str(EXAMPLES), forwarded_allow_ips="127.0.0.1", websocket_ping_interval=0.5)
     (configuration,) = blocks("nginx")
     configuration = configuration.replace("server 127.0.0.1:8000", f"server 127.0.0.1:{server.port}")
-    # Longer than the pings' interval, as there, and less to wait for.
+    # As in the page it is longer than the interval of pings, but the test waits less.
     configuration = configuration.replace("proxy_read_timeout 60s", "proxy_read_timeout 2s")
     found = re.fullmatch(
         r"(.*)^server \{\n    listen 80;\n    location / \{(.*)\n    \}\n\}\n", configuration, re.M | re.S

@@ -1,4 +1,4 @@
-"""The chat's page in a real browser: two people talk, the server is restarted, and they go on."""
+"""The page of the chat in a real browser: two people talk, also after a restart of the server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from websockets.sync.client import ClientConnection, connect
 CHAT = Path(__file__).parents[2] / "examples" / "chat"
 
 PICTURE = os.environ.get("CHAT_PICTURE")
-"""Where a picture of the page is to go; that in the documentation was made so."""
+"""The path for a picture of the page, such as the one in the documentation."""
 
 
 class Page:
@@ -34,7 +34,7 @@ class Page:
         self.numbers = itertools.count(1)
 
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Have the browser do something; its answer."""
+        """Send the browser a command. Returns its answer."""
         number = next(self.numbers)
         self.connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while (message := json.loads(self.connection.recv(timeout=TIMEOUT))).get("id") != number:
@@ -44,7 +44,7 @@ class Page:
         return result
 
     def run(self, script: str) -> Any:
-        """The value of an expression."""
+        """Return the value of an expression."""
         result = self.command("Runtime.evaluate", expression=script, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
@@ -57,7 +57,7 @@ class Page:
             time.sleep(0.02)
 
     def come_in(self, name: str) -> None:
-        """Fill in the form at the door."""
+        """Fill in the form for name and room."""
         self.wait_for("document.getElementById('door')?.open")
         self.run(f"document.getElementById('name').value = {json.dumps(name)}")
         self.run("document.querySelector('#door form').requestSubmit(); 0")
@@ -69,7 +69,7 @@ class Page:
         self.run("document.getElementById('say').requestSubmit(); 0")
 
     def has(self, text: str) -> str:
-        """An expression: whether a message or note is there."""
+        """Return an expression for whether a message or note is on the page."""
         messages = "[...document.querySelectorAll('#messages li')]"
         return f"{messages}.some((one) => one.textContent.includes({json.dumps(text)}))"
 
@@ -105,7 +105,7 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
     browser.kill()
 
 
-def test_two_browsers_talk_and_go_on_after_a_restart(browser: Browser, serve: Serve) -> None:
+def test_two_browsers_talk_and_reconnect_after_a_restart(browser: Browser, serve: Serve) -> None:
     server = serve("app:app", chdir=str(CHAT))
     ann, bob = browser.open(server.url), browser.open(server.url)
     ann.come_in("Ann")
@@ -127,7 +127,7 @@ def test_two_browsers_talk_and_go_on_after_a_restart(browser: Browser, serve: Se
     ann.wait_for(ann.has("<b>tags</b>"))
     assert ann.run("document.title") == "Chat"
     assert ann.run("document.querySelector('#messages li.mine b').textContent") == "Ann"
-    # A name that is taken brings the form back.
+    # The form comes back if the name is taken.
     other = browser.open(server.url)
     other.wait_for("document.getElementById('door')?.open")
     other.run("document.getElementById('name').value = 'Ann'")
@@ -141,7 +141,7 @@ def test_two_browsers_talk_and_go_on_after_a_restart(browser: Browser, serve: Se
     serve("app:app", chdir=str(CHAT), bind=f"127.0.0.1:{server.port}")
     for page in (ann, bob):
         page.wait_for("document.getElementById('state').textContent === 'connected'", 60)
-        # A server that keeps its history in memory has forgotten it.
+        # The history was in the memory of the old server.
         page.wait_for(page.has("Messages may be missing here."))
     bob.say("Still there?")
     ann.wait_for(ann.has("Still there?"))
@@ -149,11 +149,11 @@ def test_two_browsers_talk_and_go_on_after_a_restart(browser: Browser, serve: Se
     bob.wait_for(bob.has("Of course."))
 
 
-def test_who_comes_back_before_the_lost_connection_is_noticed_tries_again(browser: Browser, serve: Serve) -> None:
+def test_a_page_retries_while_its_lost_connection_still_holds_the_name(browser: Browser, serve: Serve) -> None:
     server = serve("app:app", chdir=str(CHAT))
     ann = browser.open(server.url)
     ann.come_in("Ann")
-    # The page takes its connection for lost; the server does not yet, so the name is taken.
+    # The page knows that its connection is lost. The server does not yet, so the name is still taken.
     ann.run("window.lost = socket; socket.onclose({ code: 1006 }); lost.onclose = lost.onmessage = null; 0")
     ann.wait_for("tries > 1")
     assert not ann.run("document.getElementById('door').open")

@@ -1,4 +1,4 @@
-"""WebSockets on the wire and as the application sees them: the handshake, messages, closing, and what goes wrong."""
+"""WebSockets on the wire and in the application: the handshake, messages, closing and errors."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ LIMIT = 100_000
 
 @pytest.fixture(scope="module")
 def server(serve_module: Serve) -> Server:
-    """A server that all tests share, with a limit on messages that is easily reached."""
+    """A server that all tests share, with a low limit on messages."""
     return serve_module(APPLICATION, websocket_max_message_size=LIMIT, websocket_close_timeout=1, log_level="debug")
 
 
 def release(server: Server) -> None:
-    """Let those go on who wait for it."""
+    """Release the handlers that wait for it."""
     with server.connect() as connection:
         assert connection.request(request()).body == b"no websocket"
 
 
 def noted(server: Server, until: Callable[[list[Any]], bool] = bool) -> list[Any]:
-    """The handlers' notes since the last call. A note may come a moment after the client saw the end."""
+    """Return the notes of handlers since the last call. A note may come a moment after its client saw the end."""
     notes: list[Any] = []
     deadline = time.monotonic() + 10
     while not until(notes):
@@ -54,7 +54,7 @@ def test_a_message_comes_back(server: Server) -> None:
         client.end()
 
 
-def test_what_comes_with_the_handshake_is_not_lost(server: Server) -> None:
+def test_frames_sent_with_the_handshake_are_not_lost(server: Server) -> None:
     bird = text("bird")
     with Client(server, "/echo", early=text("early") + bird[:3]) as client:
         assert client.text() == "early"
@@ -95,12 +95,12 @@ def test_a_handshake_that_breaks_a_rule_gets_an_error(
         assert ("upgrade" in response.all("Connection")) == (status == 426)
 
 
-def test_http_1_0_knows_no_upgrade(server: Server) -> None:
+def test_a_handshake_in_http_1_0_is_an_ordinary_request(server: Server) -> None:
     with server.connect() as connection:
         assert connection.request(request("GET", "/echo", *HANDSHAKE, version="1.0")).status == 200
 
 
-def test_only_pages_of_the_origins_may_connect(serve: Serve) -> None:
+def test_only_pages_of_the_listed_origins_may_connect(serve: Serve) -> None:
     server = serve(APPLICATION, websocket_origins="https://shop.example")
     for origin, status in [("https://shop.example", 101), ("https://evil.example", 403), ("null", 403), (None, 101)]:
         with server.connect() as connection:
@@ -112,14 +112,14 @@ def test_only_pages_of_the_origins_may_connect(serve: Serve) -> None:
     server.wait_for_log("403 from 127.0.0.1: an Origin that is not in websocket_origins")
 
 
-def test_the_application_may_refuse_in_the_ordinary_way(server: Server) -> None:
+def test_the_application_may_answer_a_handshake_with_an_ordinary_response(server: Server) -> None:
     with server.connect() as connection:
         for _ in range(2):  # and the connection can be used again
             response = connection.request(request("GET", "/answered", *HANDSHAKE))
             assert (response.status, response.body) == (401, b"who are you?")
 
 
-def test_a_subprotocol_and_headers_are_chosen(server: Server) -> None:
+def test_the_application_chooses_a_subprotocol_and_headers(server: Server) -> None:
     with Client(server, "/subprotocol", "Sec-WebSocket-Protocol: soap, chat") as client:
         assert (client.headers["Sec-WebSocket-Protocol"], client.headers["X-Room"]) == ("chat", "1")
         assert client.text() == "('chat', 'chat')"
@@ -142,7 +142,7 @@ def test_the_log_names_the_field_that_breaks_a_rule(server: Server) -> None:
     server.wait_for_log("400 from 127.0.0.1: .*Sec-WebSocket-Protocol", start=start)
 
 
-def test_the_object_knows_its_request(server: Server) -> None:
+def test_the_websocket_has_the_attributes_of_its_request(server: Server) -> None:
     with Client(server, "/attributes?x=1", "Origin: http://a.example", "Sec-WebSocket-Protocol: a,b") as client:
         expected = ["/attributes", "http://a.example", ("a", "b"), 13, (False, None, None)]
         assert ast.literal_eval(client.text()) == expected
@@ -151,7 +151,7 @@ def test_the_object_knows_its_request(server: Server) -> None:
     assert noted(server) == [(True, 3456, "bye")]
 
 
-def test_mistakes_of_the_application_name_themselves(server: Server) -> None:
+def test_mistakes_of_the_application_raise_errors_and_leave_the_connection_usable(server: Server) -> None:
     with Client(server, "/wrong") as client:
         expected = "ValueError ValueError ValueError ValueError TypeError TypeError UnicodeEncodeError ValueError "
         expected += "ValueError ValueError ValueError ValueError ValueError TimeoutError RuntimeError"
@@ -161,16 +161,16 @@ def test_mistakes_of_the_application_name_themselves(server: Server) -> None:
 # --- control frames and closing --------------------------------------------------------------------------------------
 
 
-def test_pings_are_answered_while_the_handler_does_not_receive(server: Server) -> None:
+def test_pings_are_answered_while_the_application_does_not_receive(server: Server) -> None:
     with Client(server, "/silent") as client:
         client.send(frame(FIN | PING, b"1") + frame(FIN | PONG, b"unasked") + frame(FIN | PING, b"2"))
         assert [client.frame(), client.frame()] == [(FIN | PONG, b"1"), (FIN | PONG, b"2")]
-        # A close as well, long before the application looks.
+        # The close is answered too, long before the application looks.
         client.end()
     release(server)
 
 
-def test_the_application_pings(server: Server) -> None:
+def test_the_application_can_ping(server: Server) -> None:
     with Client(server, "/pings") as client:
         assert [client.frame(), client.frame()] == [(FIN | PING, b""), (FIN | PING, b"payload")]
         client.send(frame(FIN | PONG, b"payload") + text("still here"))
@@ -197,7 +197,7 @@ def test_a_close_in_another_coroutine_wakes_the_receiver(server: Server) -> None
     assert noted(server) == [(4000, "enough", True)]
 
 
-def test_a_client_that_does_not_answer_a_close_is_cut_off(server: Server) -> None:
+def test_a_client_that_does_not_answer_a_close_is_disconnected(server: Server) -> None:
     with Client(server, "/closes") as client:
         assert client.frame().first == FIN | CLOSE
         started = time.monotonic()
@@ -212,7 +212,7 @@ def test_a_client_that_does_not_answer_a_close_is_cut_off(server: Server) -> Non
 def test_closing_does_not_wait_for_the_close_timeout_where_much_is_unread(serve: Serve) -> None:
     server = serve(APPLICATION, websocket_close_timeout=0)
     with Client(server, "/silent") as client:
-        # More than may be left unread: the close is not read before the application returns.
+        # This is more than may be left unread, so the close is not read until the application returns.
         client.send(frame(FIN | PING) + text("x" * 1000) * 100 + close())
         assert client.frame() == (FIN | PONG, b"")
         release(server)
@@ -231,7 +231,7 @@ def test_an_error_of_the_application_closes_with_1011_and_is_logged(server: Serv
 
 
 @pytest.mark.parametrize(("target", "code"), [("/answered_after", 1000), ("/failed_after", 1011)])
-def test_what_a_framework_answers_after_a_websocket_is_not_sent(server: Server, target: str, code: int) -> None:
+def test_a_response_after_a_websocket_is_not_sent(server: Server, target: str, code: int) -> None:
     with Client(server, target) as client:
         assert client.text() == "hello"
         if code == 1000:
@@ -273,7 +273,7 @@ VIOLATIONS = {
 
 
 @pytest.mark.parametrize(("code", "data"), VIOLATIONS.values(), ids=VIOLATIONS)
-def test_a_violation_closes_with_its_code_and_one_line(server: Server, code: int, data: bytes) -> None:
+def test_a_violation_closes_with_its_code_and_logs_one_line(server: Server, code: int, data: bytes) -> None:
     start = len(server.log())
     with Client(server, "/echo") as client:
         client.send(data)
@@ -288,7 +288,7 @@ def test_messages_before_a_violation_may_still_be_answered(server: Server) -> No
         client.expect_close(1002)
 
 
-def test_the_largest_message_passes_whatever_its_pieces(server: Server) -> None:
+def test_the_largest_message_passes_in_fragments_of_any_size(server: Server) -> None:
     with Client(server, "/echo") as client:
         payload = bytes(range(256)) * (LIMIT // 256)
         client.send(frame(FIN | BINARY, payload))
@@ -301,17 +301,17 @@ def test_the_largest_message_passes_whatever_its_pieces(server: Server) -> None:
         client.end()
 
 
-def test_messages_that_never_end_take_no_memory_beyond_the_limit(serve: Serve) -> None:
+def test_endless_messages_take_no_memory_beyond_the_limit(serve: Serve) -> None:
     server = serve(APPLICATION, websocket_max_message_size=1_000_000, websocket_close_timeout=1)
     clients = [Client(server, "/echo") for _ in range(20)]
     before = server.resident_kib()
     for client in clients:
         client.send(frame(TEXT, b"a" * 990_000))
-        # Empty fragments, of which there may be any number.
+        # A message may have any number of empty fragments.
         client.send(frame(0) * 1000)
         client.send(frame(FIN | PING))
         assert client.frame().first == FIN | PONG
-    # Twice the limit each, where a buffer grows by doubling.
+    # A buffer that grows by doubling would take twice the limit for each.
     assert server.resident_kib() - before < 20 * 2 * 1000 + 4000
     for client in clients:
         client.send(frame(0, b"a" * 20_000))
@@ -334,26 +334,26 @@ def test_messages_of_coroutines_and_threads_never_mix(server: Server) -> None:
         assert client.frame().first == FIN | CLOSE
 
 
-def test_a_client_that_takes_nothing_holds_up_its_senders_and_not_its_receiver(server: Server) -> None:
+def test_a_client_that_reads_nothing_holds_up_its_senders_only(server: Server) -> None:
     with Client(server, "/flood") as client:
         for number in range(3):
             client.send(text(str(number)))
         client.send(frame(FIN | CLOSE))
-        # Everything is there, and then the close.
+        # All messages arrive, then the close.
         count = 0
         while (received := client.frame()).first == FIN | BINARY:
             assert received.payload == bytes(10_000)
             count += 1
         assert received.first == FIN | CLOSE
         client.connection.expect_end()
-    # The sender may hear of the close before the receiver has taken the last message.
+    # The sender may see the close before the receiver has taken the last message.
     notes = noted(server, lambda notes: len(notes) == 4)
     assert [note[0] for note in notes if isinstance(note, tuple)] == ["0", "1", "2"]
     assert 1005 in notes
     assert count > 3
 
 
-def test_what_waits_for_a_slow_client_is_bounded(serve: Serve) -> None:
+def test_the_queue_for_a_slow_client_is_bounded(serve: Serve) -> None:
     server = serve(APPLICATION, websocket_max_queue_size=50_000, send_timeout=1)
     with Client(server, "/flood") as client:
         before = server.resident_kib()
@@ -377,7 +377,7 @@ def test_a_client_that_sends_too_fast_has_to_wait(server: Server) -> None:
     release(server)
 
 
-def test_a_wait_ends_in_time(server: Server) -> None:
+def test_a_receive_ends_at_its_timeout(server: Server) -> None:
     with Client(server, "/impatient") as client:
         assert [client.text(), client.text()] == ["first", "second"]
         client.send(text("third"))
@@ -385,7 +385,7 @@ def test_a_wait_ends_in_time(server: Server) -> None:
         client.end()
 
 
-def test_an_os_thread_may_do_all_of_it(server: Server) -> None:
+def test_an_os_thread_may_serve_a_websocket(server: Server) -> None:
     with Client(server, "/threaded") as client:
         for number in range(20):
             client.send(text(f"{number}"))
@@ -394,7 +394,7 @@ def test_an_os_thread_may_do_all_of_it(server: Server) -> None:
     assert noted(server) == [1000]
 
 
-# --- clients that go away --------------------------------------------------------------------------------------------
+# --- clients that vanish ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ending", ["reset", "end of the stream"])
@@ -410,7 +410,7 @@ def test_a_client_that_vanishes_is_noticed(server: Server, ending: str) -> None:
     assert (closed, code) == (True, 1006) and reason
 
 
-def test_a_silent_client_is_pinged_and_cut_off(serve: Serve) -> None:
+def test_a_silent_client_is_pinged_and_disconnected(serve: Serve) -> None:
     server = serve(APPLICATION, websocket_ping_interval=0.2, websocket_ping_timeout=0.4, log_level="debug")
     with Client(server, "/echo") as answering, Client(server, "/echo") as silent:
         for _ in range(3):
@@ -425,10 +425,10 @@ def test_a_silent_client_is_pinged_and_cut_off(serve: Serve) -> None:
     server.wait_for_log("A WebSocket's client is gone: it did not answer a ping in time")
 
 
-def test_a_client_whose_answer_to_a_ping_is_not_read_yet_is_not_cut_off(serve: Serve) -> None:
+def test_a_client_whose_pong_is_not_read_yet_stays_connected(serve: Serve) -> None:
     server = serve(APPLICATION, websocket_ping_interval=0.1, websocket_ping_timeout=0.2)
     with Client(server, "/slow") as client:
-        # More than may be left unread, so the pong behind it has to wait for the application.
+        # This is more than may be left unread, so the pong behind it has to wait for the application.
         client.send(text("x" * 1000) * 100)
         assert client.frame() == (FIN | PING, b"")
         client.send(frame(FIN | PONG) + text("end"))
@@ -440,12 +440,12 @@ def test_a_client_whose_answer_to_a_ping_is_not_read_yet_is_not_cut_off(serve: S
         client.expect_close_after_answer()
 
 
-def test_a_client_that_takes_a_large_message_slowly_is_not_cut_off(serve: Serve) -> None:
+def test_a_client_that_reads_a_large_message_slowly_stays_connected(serve: Serve) -> None:
     server = serve(APPLICATION, websocket_ping_interval=0.2, websocket_ping_timeout=0.8)
     size = 6_000_000
     with Client(server, f"/large?{size}", receive_buffer=16 * 1024) as client:
         started = time.monotonic()
-        # The ping waits behind the message, at first in the server and then in the kernel: for longer than is allowed.
+        # The ping waits behind the message for longer than the limit, first in the server and then in the kernel.
         while (taken := len(client.connection.buffer)) < size:
             assert client.connection.receive(), taken
             time.sleep(max(0.0, started + 2 * taken / size - time.monotonic()))
@@ -458,13 +458,13 @@ def test_a_client_that_takes_a_large_message_slowly_is_not_cut_off(serve: Serve)
         client.end()
 
 
-def test_a_client_that_takes_nothing_of_a_large_message_is_cut_off(serve: Serve) -> None:
+def test_a_client_that_reads_nothing_of_a_large_message_is_disconnected(serve: Serve) -> None:
     server = serve(APPLICATION, websocket_ping_interval=0.1, websocket_ping_timeout=0.2, log_level="debug")
     with Client(server, "/large?12000000", receive_buffer=16 * 1024):
         server.wait_for_log("A WebSocket's client is gone: it did not answer a ping in time")
 
 
-def test_a_server_that_stops_says_goodbye(serve: Serve) -> None:
+def test_a_stop_of_the_server_closes_with_1001(serve: Serve) -> None:
     server = serve(APPLICATION, graceful_timeout=20)
     with Client(server, "/echo") as client, Client(server, "/silent") as silent:
         started = time.monotonic()
@@ -474,17 +474,17 @@ def test_a_server_that_stops_says_goodbye(serve: Serve) -> None:
             one.send(close(1001))
         client.connection.expect_end()
         silent.connection.abort()
-        # The one that waits for something else is ended after the grace period only.
+        # The handler that waits for something else ends only after the grace period.
         assert time.monotonic() - started < 5
         server.kill()
 
 
-def test_a_server_that_stops_reads_the_close_behind_much_that_is_unread(serve: Serve) -> None:
+def test_a_stopping_server_reads_the_close_behind_unread_messages(serve: Serve) -> None:
     server = serve(APPLICATION, graceful_timeout=20, websocket_close_timeout=1)
     with Client(server, "/silent") as client:
         client.send(frame(FIN | PING) + text("x" * 1000) * 100 + close())
         assert client.frame() == (FIN | PONG, b"")
-        # The handler could still take and answer the messages that have arrived; it does neither.
+        # The application could still take and answer messages that have arrived; this one does not.
         server.signal(15)
         assert client.frame() == (FIN | CLOSE, struct.pack("!H", 1001) + b"the server stops")
         client.connection.expect_end()
@@ -519,7 +519,7 @@ def test_a_connection_taken_over_leaves_no_socket_open(serve: Serve, monkeypatch
     assert "ResourceWarning" not in server.log()
 
 
-def test_bytes_that_came_early_are_the_librarys(server: Server) -> None:
+def test_bytes_behind_the_handshake_go_to_the_library(server: Server) -> None:
     with server.connect() as connection:
         connection.send(request("GET", "/taken", *HANDSHAKE) + b"early bytes")
         connection.read_head()
@@ -539,7 +539,7 @@ def test_stop_iteration_sends_nothing_and_logs_nothing(server: Server) -> None:
 # --- Meinheld's names ------------------------------------------------------------------------------------------------
 
 
-def test_meinhelds_middleware_and_decorator(serve: Serve, script: RunScript) -> None:
+def test_the_middleware_and_the_decorator_of_meinheld_work(serve: Serve, script: RunScript) -> None:
     body = """
 from rmeinheld.meinheld.middleware import WebSocketMiddleware
 from rmeinheld.websocket import WebSocketWSGI
@@ -573,7 +573,7 @@ class Result(list):
 result = Result()
 assert WebSocketMiddleware(lambda environ, start_response: result)({"wsgi.websocket": socket}, start_response) == []
 assert result.closed == 1
-# As programs for Meinheld may return.
+# Programs for Meinheld may return such a result.
 assert WebSocketMiddleware(lambda environ, start_response: None)({"wsgi.websocket": socket}, start_response) == []
 print("well")
 """
@@ -635,7 +635,7 @@ def test_an_idle_websocket_is_cheap(serve: Serve) -> None:
         client.send(text("hello"))
         assert client.text() == "hello"
     per_client = (server.resident_kib() - before) / 400
-    # 24 KiB in a release build on CPython 3.13; the interpreter's own part differs.
+    # It is 24 KiB in a release build on CPython 3.13. The part of the interpreter differs between versions.
     assert per_client < 40, per_client
     for client in clients:
         client.connection.abort()

@@ -1,4 +1,4 @@
-"""WebSockets under load and at the end: clients that never pause, refused handshakes, and a server that stops."""
+"""WebSockets under load and at a stop: clients that never pause, refused handshakes, draining."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ APPLICATION = """
 
 @pytest.fixture(scope="module")
 def server(serve_module: Serve) -> Server:
-    """A server that the tests share which do not end it."""
+    """A server for all tests that do not stop it."""
     return serve_module(APPLICATION, websocket_close_timeout=1)
 
 
 # --- clients that never pause ----------------------------------------------------------------------------------------
 
 
-def test_as_many_pings_as_a_client_likes_are_answered_while_it_reads(server: Server) -> None:
+def test_any_number_of_pings_is_answered_while_the_client_reads(server: Server) -> None:
     count, payload = 20_000, b"x" * 125
     with Client(server, "/echo") as client:
         pings = frame(FIN | PING, payload) * count
@@ -72,7 +72,7 @@ def test_as_many_pings_as_a_client_likes_are_answered_while_it_reads(server: Ser
 
 @contextmanager
 def flooded(server: Server, begin: bytes, flood: bytes) -> Iterator[None]:
-    """A client that sends `begin` and then `flood` again and again, and reads what it is sent."""
+    """A client that sends `begin` and then `flood` again and again, and reads the answers."""
     with Client(server, "/echo") as client:
         client.send(begin)
         is_over = threading.Event()
@@ -100,7 +100,7 @@ def flooded(server: Server, begin: bytes, flood: bytes) -> Iterator[None]:
                 thread.join()
 
 
-def test_clients_that_ping_and_vanish_leave_no_slot_taken(serve: Serve) -> None:
+def test_clients_that_ping_and_vanish_free_their_slots(serve: Serve) -> None:
     server = serve(APPLICATION, worker_connections=2)
     for _ in range(2):
         with flooded(server, b"", frame(FIN | PING, b"x" * 125) * 20_000):
@@ -129,13 +129,13 @@ def test_a_client_that_never_pauses_starves_no_other(serve: Serve, kind: str) ->
             assert other.text() == str(number)
             times.append(time.monotonic() - started)
         other.end()
-        # Unfair, it was a second and more for each, on a machine with nothing else to do.
+        # Without fairness each round trip took a second or more on an idle machine.
         assert sorted(times)[len(times) // 2] < 0.3, times
         with takes(0, 8):
             server.stop()
 
 
-# --- handshakes that nobody accepts ----------------------------------------------------------------------------------
+# --- handshakes that the application does not accept ------------------------------------------------------------------
 
 
 def test_a_request_behind_a_handshake_that_is_not_accepted_is_answered(server: Server) -> None:
@@ -146,7 +146,7 @@ def test_a_request_behind_a_handshake_that_is_not_accepted_is_answered(server: S
         assert connection.request(request("GET", "/plain-4")).body == b"/plain-4"
 
 
-def test_half_a_request_behind_a_handshake_that_is_not_accepted_is_no_less(server: Server) -> None:
+def test_half_a_request_behind_a_handshake_that_is_not_accepted_is_kept(server: Server) -> None:
     second = request("POST", "/plain-2", body=b"body")
     with server.connect() as connection:
         connection.send(request("GET", "/plain-1", *HANDSHAKE) + second[:20])
@@ -169,7 +169,7 @@ def without(name: str) -> tuple[str, ...]:
         ("GET", (*without("Sec-WebSocket-Version"), "Upgrade: h2c", "Sec-WebSocket-Version: 8")),
     ],
 )
-def test_an_upgrade_that_is_no_handshake_is_ignored(server: Server, method: str, fields: tuple[str, ...]) -> None:
+def test_an_upgrade_that_is_not_a_handshake_is_ignored(server: Server, method: str, fields: tuple[str, ...]) -> None:
     # RFC 9110 7.8: a server may ignore Upgrade, and must without `Connection: Upgrade`.
     with server.connect() as connection:
         for _ in range(2):
@@ -189,8 +189,8 @@ def test_a_handshake_in_a_list_of_protocols_is_accepted(server: Server) -> None:
 
 
 @pytest.mark.parametrize("size", [10, 1000])
-def test_what_had_arrived_at_a_stop_is_handed_out_and_answered(serve: Serve, size: int) -> None:
-    # The long messages are more than is read ahead: the kernel holds some.
+def test_messages_that_had_arrived_at_a_stop_are_delivered_and_answered(serve: Serve, size: int) -> None:
+    # The long messages exceed what is read ahead, so the kernel holds some bytes.
     server = serve(APPLICATION)
     count = 100
     with Client(server, "/slow") as client:
@@ -204,7 +204,7 @@ def test_what_had_arrived_at_a_stop_is_handed_out_and_answered(serve: Serve, siz
     assert "ended with 1001 the server stops" in server.log()
 
 
-def test_an_answer_in_progress_is_sent_before_the_server_says_goodbye(serve: Serve) -> None:
+def test_an_answer_in_progress_is_sent_before_the_server_closes(serve: Serve) -> None:
     server = serve(APPLICATION)
     with Client(server, "/busy") as client:
         client.send(text("this"))
@@ -217,7 +217,7 @@ def test_an_answer_in_progress_is_sent_before_the_server_says_goodbye(serve: Ser
     assert server.wait() == 0
 
 
-def test_an_answer_that_takes_too_long_is_not_waited_for(serve: Serve) -> None:
+def test_a_stop_does_not_wait_for_an_answer_longer_than_close_timeout(serve: Serve) -> None:
     server = serve(APPLICATION, websocket_close_timeout=0.5, graceful_timeout=20)
     with Client(server, "/never") as client:
         client.send(text("this"))
@@ -228,7 +228,7 @@ def test_an_answer_that_takes_too_long_is_not_waited_for(serve: Serve) -> None:
         server.kill()
 
 
-def test_a_websocket_that_is_accepted_in_a_server_that_stops_is_soon_closed(serve: Serve) -> None:
+def test_a_websocket_accepted_during_a_stop_is_soon_closed(serve: Serve) -> None:
     server = serve(APPLICATION, graceful_timeout=20)
     with server.connect() as connection:
         connection.send(request("GET", "/late", *HANDSHAKE))
@@ -241,8 +241,8 @@ def test_a_websocket_that_is_accepted_in_a_server_that_stops_is_soon_closed(serv
     assert server.wait() == 0
 
 
-def test_a_client_that_goes_on_sending_does_not_hold_up_a_stop(serve: Serve) -> None:
-    # It does not answer the close either.
+def test_a_client_that_keeps_sending_does_not_hold_up_a_stop(serve: Serve) -> None:
+    # This client does not answer the close either.
     server = serve(APPLICATION, graceful_timeout=20)
     with flooded(server, b"", text("x" * 1000) * 100):
         server.get("/plain")
@@ -250,10 +250,10 @@ def test_a_client_that_goes_on_sending_does_not_hold_up_a_stop(serve: Serve) -> 
             server.stop()
 
 
-# --- as many as may be -----------------------------------------------------------------------------------------------
+# --- at worker_connections --------------------------------------------------------------------------------------------
 
 
-def test_the_log_says_once_why_clients_wait(serve: Serve) -> None:
+def test_the_log_says_once_that_clients_wait_for_worker_connections(serve: Serve) -> None:
     server = serve(APPLICATION, worker_connections=2)
     line = "2 requests are in progress, as many as worker_connections allows"
     for _ in range(2):

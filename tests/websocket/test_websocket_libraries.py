@@ -1,4 +1,4 @@
-"""Libraries that speak WebSocket themselves, as they are, alone and under Gunicorn; and the clients of others."""
+"""Unmodified libraries that speak WebSocket themselves, alone and under Gunicorn; and third-party clients."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Gunicorn(Process):
 
 @pytest.fixture(scope="module", params=["standalone", "gunicorn"])
 def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """A server of the libraries: ours, or Gunicorn with our worker. Nothing is logged but its start and its end."""
+    """A server of the libraries: ours, or Gunicorn with our worker. It logs only its start and its end."""
     if request.param == "standalone":
         server: Server = request.getfixturevalue("serve_module")(APPLICATION)
         yield server.port
@@ -72,7 +72,7 @@ def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize("path", ["flask-sock", "simple-websocket", "django"])
-def test_an_echo_of_each_library_ends_in_order_from_either_side(port: int, path: str) -> None:
+def test_an_echo_of_each_library_closes_properly_from_either_side(port: int, path: str) -> None:
     for ending in ("client", "server"):
         client = websocket.create_connection(f"ws://127.0.0.1:{port}/{path}", timeout=15)
         for message in ("hello", "x" * 100_000, "\u20ac"):
@@ -88,7 +88,7 @@ def test_an_echo_of_each_library_ends_in_order_from_either_side(port: int, path:
 
 
 @pytest.mark.parametrize("path", ["flask-sock", "simple-websocket", "django"])
-def test_many_clients_of_a_library_at_once(port: int, path: str) -> None:
+def test_a_library_serves_many_clients_at_once(port: int, path: str) -> None:
     clients = [websocket.create_connection(f"ws://127.0.0.1:{port}/{path}", timeout=15) for _ in range(50)]
     for number, client in enumerate(clients):
         client.send(f"from {number}")
@@ -99,7 +99,7 @@ def test_many_clients_of_a_library_at_once(port: int, path: str) -> None:
 
 
 @pytest.mark.parametrize("transports", [["websocket"], ["polling", "websocket"]], ids=["websocket", "upgraded"])
-def test_flask_socketio_sends_to_everybody(port: int, transports: list[str]) -> None:
+def test_flask_socketio_broadcasts(port: int, transports: list[str]) -> None:
     said = threading.Semaphore(0)
     heard: list[Any] = []
     clients = []
@@ -127,7 +127,7 @@ def test_flask_socketio_sends_to_everybody(port: int, transports: list[str]) -> 
 @pytest.mark.parametrize(
     ("application", "path"), [(APPLICATION, "flask-sock"), ("websocket_app:app", "echo")], ids=["flask-sock", "ours"]
 )
-def test_over_tls(tmp_path: Path, application: str, path: str) -> None:
+def test_a_library_works_over_tls(tmp_path: Path, application: str, path: str) -> None:
     authority = trustme.CA()
     certificate = tmp_path / "certificate.pem"
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(certificate))
@@ -135,7 +135,7 @@ def test_over_tls(tmp_path: Path, application: str, path: str) -> None:
     authority.configure_trust(context)
     gunicorn = Gunicorn(tmp_path, application, ["--certfile", str(certificate), "--keyfile", str(certificate)])
     try:
-        # It waits in the queue of the socket until the worker is there.
+        # The request waits in the queue of the socket until the worker runs.
         with connect(f"wss://localhost:{gunicorn.port}/{path}", ssl=context, open_timeout=15) as client:
             for message in ("hello", "x" * 500_000, "\u20ac"):
                 client.send(message)
@@ -148,7 +148,7 @@ def test_over_tls(tmp_path: Path, application: str, path: str) -> None:
         print(gunicorn.log())
 
 
-def test_what_libraries_have_taken_over_ends_when_the_server_stops(serve: Serve) -> None:
+def test_connections_taken_over_by_libraries_end_at_a_stop(serve: Serve) -> None:
     server = serve(APPLICATION, graceful_timeout=20)
     heard = threading.Event()
     events = socketio.Client(reconnection=False)
@@ -167,7 +167,7 @@ def test_what_libraries_have_taken_over_ends_when_the_server_stops(serve: Serve)
                     client.recv(timeout=15)
             assert heard.wait(15)
     assert server.wait(40) == 0
-    # engineio's service task waits in a daemon thread, and logs whatever it does not know as an end.
+    # The service task of engineio waits in a daemon thread, and logs exceptions other than SystemExit.
     assert "Traceback" not in server.log()
 
 
@@ -199,7 +199,7 @@ def echo(serve_module: Serve) -> str:
 MESSAGES: list[str | bytes] = ["hello", "", "\u20ac\U0001f600", "x" * 200_000, b"", b"\x00\xff" * 50_000]
 
 
-def test_websockets_in_its_ordinary_way(echo: str) -> None:
+def test_the_client_websockets_works_with_threads(echo: str) -> None:
     with connect(f"{echo}/echo", compression="deflate") as client:
         for message in MESSAGES:
             client.send(message)
@@ -218,7 +218,7 @@ def test_websockets_in_its_ordinary_way(echo: str) -> None:
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 1011
 
 
-def test_websockets_with_asyncio(echo: str) -> None:
+def test_the_client_websockets_works_with_asyncio(echo: str) -> None:
     import asyncio
 
     async def talk() -> None:
@@ -231,7 +231,7 @@ def test_websockets_with_asyncio(echo: str) -> None:
     asyncio.run(talk())
 
 
-def test_websocket_client(echo: str) -> None:
+def test_the_client_websocket_client_works(echo: str) -> None:
     client = websocket.create_connection(f"{echo}/echo", timeout=15)
     for message in MESSAGES:
         if isinstance(message, str):
@@ -247,14 +247,14 @@ def test_websocket_client(echo: str) -> None:
     client.close()
 
 
-def test_simple_websockets_client(echo: str) -> None:
+def test_the_client_of_simple_websocket_works(echo: str) -> None:
     client = simple_websocket.Client(f"{echo}/echo")
     client.send("hello")
     assert client.receive(timeout=15) == "hello"
     client.close()
 
 
-def test_aiohttp(echo: str) -> None:
+def test_the_client_of_aiohttp_works(echo: str) -> None:
     import asyncio
 
     aiohttp = pytest.importorskip("aiohttp", reason="wheels of this library are missing for this Python")
@@ -287,7 +287,7 @@ client.on("error", (error) => { console.log("error " + error); });
 """
 
 
-def test_ws_from_npm(echo: str, tmp_path: Path) -> None:
+def test_the_client_ws_from_npm_works(echo: str, tmp_path: Path) -> None:
     if not shutil.which("npm") or not shutil.which("node"):
         pytest.skip("needs node and npm (apt install nodejs npm)")
     subprocess.run(
@@ -300,7 +300,7 @@ def test_ws_from_npm(echo: str, tmp_path: Path) -> None:
         command = ["node", "client.js", echo, json.dumps(messages)]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True).stdout
 
-    # The server takes none of its subprotocols, which this client minds.
+    # The server chooses no subprotocol, which is an error for this client.
     output = talk()
     assert "error Error: Server sent no subprotocol" in output, output
     (tmp_path / "client.js").write_text(WS.replace(', ["chat"]', ""))

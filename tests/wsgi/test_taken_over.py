@@ -1,4 +1,4 @@
-"""`environ["gunicorn.socket"]`: the client's connection in a library's hands, with the manners of `socket.socket`."""
+"""`environ["gunicorn.socket"]`: the connection of a client in a library, which behaves as a `socket.socket`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ APPLICATION = """
         yield [outcome(client.send, much, socket.MSG_DONTWAIT) for _ in range(50)][-1]
 
     def drips(client):
-        # A time limit is that of the whole call.
+        # The timeout limits the whole call.
         client.settimeout(0.5)
         started = time.monotonic()
         yield outcome(client.sendall, bytes(50_000_000)), time.monotonic() - started < 5
@@ -83,7 +83,7 @@ APPLICATION = """
 
 @pytest.fixture(scope="module")
 def server(serve_module: Serve) -> Server:
-    """A server that the tests share which do not end it."""
+    """A server for all tests that do not stop it."""
     return serve_module(APPLICATION)
 
 
@@ -103,7 +103,7 @@ def results(server: Server, path: str) -> Iterator[str]:
         number += 1
 
 
-def test_flags_mean_what_they_mean_elsewhere(server: Server) -> None:
+def test_flags_work_as_on_an_ordinary_socket(server: Server) -> None:
     with taken(server, "/flags", b"early bytes") as connection:
         lines = results(server, "/flags")
         assert next(lines) == "(b'early bytes', b'ear', b'ear', b'ly bytes')"
@@ -123,7 +123,7 @@ def test_flags_mean_what_they_mean_elsewhere(server: Server) -> None:
         assert next(lines) == "('BlockingIOError', 'BlockingIOError', 'BlockingIOError')"
 
 
-def test_without_time_nothing_waits_for_a_client_that_takes_nothing(server: Server) -> None:
+def test_a_call_with_timeout_0_does_not_wait_for_a_client_that_reads_nothing(server: Server) -> None:
     with taken(server, "/full"):
         lines = results(server, "/full")
         assert next(lines) == "('BlockingIOError', True)"
@@ -132,7 +132,7 @@ def test_without_time_nothing_waits_for_a_client_that_takes_nothing(server: Serv
         assert next(lines) == "BlockingIOError"
 
 
-def test_a_time_limit_is_that_of_the_whole_call(server: Server) -> None:
+def test_a_timeout_limits_the_whole_call(server: Server) -> None:
     with taken(server, "/drips") as connection:
         lines = results(server, "/drips")
         with pytest.raises(AssertionError):
@@ -143,13 +143,13 @@ def test_a_time_limit_is_that_of_the_whole_call(server: Server) -> None:
         assert next(lines) == "('TimeoutError', True)"
 
 
-def test_what_has_arrived_can_be_read_after_shutdown(server: Server) -> None:
+def test_bytes_that_have_arrived_can_be_read_after_shutdown(server: Server) -> None:
     with taken(server, "/shut", b"early") as connection:
         assert next(results(server, "/shut")) == "(b'early', b'')"
         connection.expect_end()
 
 
-def test_at_a_stop_the_library_reads_what_has_arrived_and_then_the_end(serve: Serve) -> None:
+def test_at_a_stop_the_library_reads_the_bytes_that_have_arrived_and_then_the_end(serve: Serve) -> None:
     server = serve(APPLICATION, graceful_timeout=20)
     with taken(server, "/reads") as connection, taken(server, "/waits") as late, taken(server, "/reads") as idle:
         connection.send(b"x" * 700)
