@@ -7,6 +7,7 @@ import copy
 import importlib
 import inspect
 import re
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -71,16 +72,22 @@ def _definition(name: str, value: object) -> Definition | None:
     if getattr(_rmeinheld, name, None) is value:
         return _definitions(STUB).get(name)
     is_ours = str(getattr(value, "__module__", "")).startswith("rmeinheld.")
-    if is_ours and (inspect.isfunction(value) or inspect.isclass(value)) and (file := inspect.getsourcefile(value)):
-        return _definitions(Path(file)).get(value.__name__)
-    return None
+    if not is_ours or not (inspect.isfunction(value) or inspect.isclass(value)):
+        return None
+    files = [inspect.getsourcefile(value)]
+    # A class may bear the name of another module than the one that defines it.
+    files += [each.__code__.co_filename for each in vars(value).values() if inspect.isfunction(each)]
+    found = (_definitions(Path(file)).get(value.__name__) for file in files if file)
+    return next((each for each in found if each is not None), None)
 
 
 def _entry(name: str, value: object) -> str:
     node = _definition(name, value)
     if node is None:
-        if isinstance(value, type | ast.AST) or callable(value):
-            where = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', name)}"
+        if callable(value):
+            # `threading` has the public name of what `_thread` defines.
+            is_threads = getattr(threading, name, None) is value
+            where = f"{'threading' if is_threads else getattr(value, '__module__', '')}.{name}"
             return f":::{{py:attribute}} {name}\nThe same object as `{where}`.\n:::\n"
         return ""
     if isinstance(node, ast.FunctionDef):
@@ -108,7 +115,7 @@ def _is_public(name: str) -> bool:
 def _class(name: str, node: ast.ClassDef, value: object) -> str:
     makers = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name in ("__init__", "__new__")]
     kind = "exception" if isinstance(value, type) and issubclass(value, BaseException) else "class"
-    signature = _signature(makers[0], name, bound=True) if makers and kind == "class" else name
+    signature = _signature(makers[0], name, bound=True) if makers else name
     members: list[str] = []
     for each, after in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(each, ast.FunctionDef) and _is_public(each.name):
