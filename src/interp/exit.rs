@@ -1,4 +1,4 @@
-//! The end of a process whose interpreter may be held for ever: by an OS thread that does not need it.
+//! The end of a process whose interpreter may be held for ever. An OS thread that needs no interpreter ends it.
 
 #![expect(unsafe_code, reason = "std has no _exit(2)")]
 
@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use crate::output;
 
-/// Grows with every [`arm_exit`] and [`disarm_exit`].
+/// The number of calls of [`arm_exit`] and [`disarm_exit`]: an armed exit holds until the next one.
 static ARMED: AtomicU64 = AtomicU64::new(0);
 
-/// Ends the process `after` that time with `status`, whoever holds the interpreter then, unless [`disarm_exit`] comes first.
-/// Whatever has been written by then is not lost; what Python has buffered is.
+/// Ends the process with `status` in `after`, whichever thread holds the interpreter then, unless [`disarm_exit`] comes
+/// first. Output that Python has buffered is lost.
 pub fn arm_exit(after: Duration, status: i32) {
     let number = ARMED.fetch_add(1, Ordering::AcqRel) + 1;
-    // Without a thread the process ends as the interpreter does.
+    // If no thread can be started, the process ends when the interpreter does.
     let _ = std::thread::Builder::new().name("rmeinheld-exit".into()).spawn(move || {
         std::thread::sleep(after);
         if ARMED.load(Ordering::Acquire) == number {
@@ -24,12 +24,12 @@ pub fn arm_exit(after: Duration, status: i32) {
     });
 }
 
-/// Takes [`arm_exit`] back.
+/// Cancels [`arm_exit`].
 pub fn disarm_exit() {
     ARMED.fetch_add(1, Ordering::AcqRel);
 }
 
 fn leave_process(status: i32) -> ! {
-    // SAFETY: always callable; nothing of this process runs afterwards.
+    // SAFETY: _exit(2) may be called at any time by any thread. No code of this process runs afterwards.
     unsafe { libc::_exit(status) }
 }

@@ -1,4 +1,4 @@
-//! Chances to switch: where Python code could go on at once, it gives way to others when its turn has lasted too long.
+//! Chances to switch: Python code that could go on at once gives way to other work when its turn has lasted too long.
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -6,10 +6,10 @@ use pyo3::prelude::*;
 use super::errors::wake_error;
 use crate::event_loop::{Wake, turn};
 
-/// A chance to switch in a call that may block: called where it begins, also if it finds that it need not wait.
+/// A chance to switch at the beginning of a call that may block, whether it then waits or not.
 ///
 /// # Errors
-/// What is raised in a coroutine that waits.
+/// The errors of a wait.
 ///
 /// # Parks
 pub fn give_way(py: Python<'_>) -> PyResult<()> {
@@ -22,8 +22,8 @@ pub fn give_way(py: Python<'_>) -> PyResult<()> {
     }
 }
 
-/// A chance to switch in a call that cannot block in CPython, and so cannot be interrupted either: what is thrown into
-/// the coroutine meanwhile is raised where it next waits.
+/// A chance to switch in a call that cannot block in CPython and therefore cannot be interrupted. Exceptions thrown
+/// into the coroutine are raised at its next wait.
 ///
 /// # Parks
 pub fn give_way_quietly(py: Python<'_>) {
@@ -38,13 +38,13 @@ fn must_give_way(py: Python<'_>) -> bool {
     }
     let finalizes = is_in_finalizer(py);
     if finalizes {
-        // The frames need not be looked at again soon.
+        // The next look at the frames is a budget away.
         turn::begin();
     }
     !finalizes
 }
 
-/// Whether a `__del__` is among the caller's frames: it interrupts code that expects no switch there.
+/// Whether the caller runs in a `__del__`, which interrupts code that expects no switch.
 fn is_in_finalizer(py: Python<'_>) -> bool {
     let search = || -> PyResult<bool> {
         let mut frame = py.import(intern!(py, "sys"))?.call_method0(intern!(py, "_getframe"))?;
@@ -56,6 +56,6 @@ fn is_in_finalizer(py: Python<'_>) -> bool {
         }
         Ok(false)
     };
-    // Without a frame, the caller is native code of a new thread state.
+    // Without a frame the caller is Rust code on a new thread state.
     search().unwrap_or(false)
 }

@@ -31,7 +31,8 @@ pub struct Pending {
 }
 
 impl Interruptions {
-    /// Locks them. Hold the lock for moments only: no Python code may run, and no Python object may be dropped, under it.
+    /// Locks the interruptions. Hold the lock for moments only: no Python code may run, and no Python object may be
+    /// dropped, under it.
     pub fn lock(&self) -> MutexGuard<'_, Pending> {
         lock(&self.pending)
     }
@@ -61,12 +62,12 @@ impl Pending {
         }
     }
 
-    /// Takes the first exception that was thrown and not raised.
+    /// Takes the first exception that was thrown but has not been raised.
     pub fn take_thrown(&mut self) -> Option<Py<PyBaseException>> {
         self.thrown.pop_front()
     }
 
-    /// Takes `error` back if it was thrown and not raised. Drop the returned reference after unlocking.
+    /// Takes `error` back if it was thrown but has not been raised. Drop the returned reference after unlocking.
     pub fn take_back(&mut self, error: &Bound<'_, PyBaseException>) -> Option<Py<PyBaseException>> {
         let index = self.thrown.iter().position(|thrown| thrown.bind(error.py()).is(error))?;
         let taken = self.thrown.remove(index);

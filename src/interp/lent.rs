@@ -53,8 +53,8 @@ impl Lent {
         if self.length() == 0 {
             return &[];
         }
-        // SAFETY: the exporter keeps `len` bytes there until the release. Python code in another thread could change them
-        // only while this thread is detached, and the slice, which the token bounds, is used for one system call.
+        // SAFETY: the exporter keeps `len` bytes there until the release. Python code in another thread could change
+        // them only while this thread is detached, and the slice, which the token bounds, is used for one system call.
         unsafe { std::slice::from_raw_parts(self.view.buf.cast::<u8>(), self.length()) }
     }
 
@@ -81,8 +81,8 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        // SAFETY: `Lent` is not Send, since the view holds pointers, so it is dropped by the call that made it, which is
-        // attached; it is released once.
+        // SAFETY: `Lent` is not Send, since the view holds pointers, so it is dropped by the call that made it, which
+        // is attached; it is released once.
         unsafe { ffi::PyBuffer_Release(&raw mut *self.view) };
     }
 }

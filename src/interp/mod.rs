@@ -1,9 +1,10 @@
 //! The interpreter boundary: thread states, the process's loop, coroutines as Python sees them, exceptions.
 //!
-//! Every unit of the event loop owns a `PyThreadState`; all of these live on the loop thread. A unit is attached while it
-//! runs and detached while it waits, so CPython sees threads that release the GIL in blocking calls. Thread states are
-//! attached in `thread_state` only; all other code gets its `Python` token from its caller.
+//! Every unit of the event loop owns a `PyThreadState`; all of these live on the loop thread. A unit is attached while
+//! it runs and detached while it waits, so CPython sees threads that release the GIL in blocking calls. Thread states
+//! are attached in `thread_state` only; all other code gets its `Python` token from its caller.
 
+mod application_waits;
 mod context;
 mod errors;
 mod exceptions;
@@ -13,8 +14,9 @@ pub mod identity;
 mod interruptions;
 mod lent;
 mod log;
+mod process_loop;
 mod recursion;
-mod runtime;
+
 mod spawned;
 mod subject;
 mod thread_state;
@@ -22,8 +24,10 @@ mod time_limit;
 mod timeout;
 mod waiter;
 mod waiters;
-mod waits;
 
+pub use application_waits::{
+    deadline_after, events_now, park_or_detach, sleep, sleep_until, wait_any, wait_descriptor,
+};
 pub use context::in_fresh_context;
 pub use errors::{failure_error, io_error, os_error, wake_error};
 pub use exceptions::{CoroutineExit, Timeout};
@@ -31,7 +35,7 @@ pub use exit::{arm_exit, disarm_exit};
 pub use give_way::{give_way, give_way_quietly};
 pub use lent::Lent;
 pub use log::{Level, log};
-pub use runtime::{
+pub use process_loop::{
     descriptor_closes, end_awaited, ensure_started, forget_in_child, is_forked, leave_if_forked, prepare_with, stop,
     stop_at_exit,
 };
@@ -40,7 +44,6 @@ pub use subject::Subject;
 pub use timeout::TimeoutContext;
 pub use waiter::{Line, Waiter, insist, take, wait};
 pub use waiters::Waiters;
-pub use waits::{deadline_after, events_now, park_or_detach, sleep, sleep_until, wait_any, wait_descriptor};
 
 #[cfg(test)]
 pub mod testing;

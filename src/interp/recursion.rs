@@ -1,8 +1,10 @@
-//! Making a deep recursion end in RecursionError on a coroutine's stack.
+//! Deep recursion ends in RecursionError on a coroutine's stack.
 //!
-//! - CPython 3.12 and 3.13 count C calls per thread state, against a limit made for 8 MiB stacks: the count is scaled.
-//! - CPython 3.14 and later compare the stack pointer with bounds that they take from the OS thread, whose stack this is
-//!   not: `PyUnstable_ThreadState_SetStackProtection` tells them. It came with 3.14.1, so it is looked up at run time.
+//! - CPython 3.12 and 3.13 count C calls for each thread state, against a limit made for stacks of 8 MiB. The count is
+//!   scaled.
+//! - CPython 3.14 and later compare the stack pointer with the bounds of the OS thread's stack.
+//!   `PyUnstable_ThreadState_SetStackProtection` sets those of the coroutine's stack. It came with 3.14.1, so it is
+//!   looked up at run time.
 
 #![expect(unsafe_code, reason = "two fields of PyThreadState, and a function that older interpreters lack")]
 
@@ -13,13 +15,13 @@ use pyo3::ffi;
 
 use crate::coroutine::{DEFAULT_STACK_BYTES, StackBounds};
 
-/// What must stay free for C code that counts nothing, when the limit is reached: one fat frame (`select` has up to
-/// 75 KB), the resolver, OpenSSL's start. CPython 3.14's own margins (32 KiB) come on top.
+/// The part of a stack that stays free at the limit, for C code that counts nothing: one large frame (`select` has up
+/// to 75 KB), the resolver, OpenSSL's start. The margins of CPython 3.14 (32 KiB) are added.
 const RESERVE_BYTES: usize = 96 * 1024;
 
-/// Stack that one counted C call may use, for 3.12 and 3.13 on stacks under 8 MiB. `sorted(key=f)` with `f` calling
-/// `sorted` is the hungriest known: 1.4 KB in CPython 3.12.1 and 1.1 KB in 3.13.0 as GCC compiles them, other recursions
-/// through C 0.2 to 0.5 KB. A quarter is left to other compilers.
+/// The stack that one counted C call may use, for 3.12 and 3.13 on stacks under 8 MiB. The largest known use is that of
+/// `sorted(key=f)` with `f` calling `sorted`. GCC's CPython 3.12.1 takes 1.4 KB and 3.13.0 takes 1.1 KB. Other
+/// recursions through C use 0.2 to 0.5 KB. A quarter is left to other compilers.
 const BYTES_PER_C_CALL: usize = 1792;
 
 /// The start of `struct _ts` in CPython 3.12 (Include/cpython/pystate.h).
@@ -50,7 +52,7 @@ type SetStackProtection = unsafe extern "C" fn(*mut ffi::PyThreadState, *mut c_v
 fn set_stack_protection() -> Option<SetStackProtection> {
     static FOUND: OnceLock<Option<SetStackProtection>> = OnceLock::new();
     *FOUND.get_or_init(|| {
-        // SAFETY: a lookup by name among the symbols of the process.
+        // SAFETY: dlsym(3) gets a valid handle and a string that ends with a zero byte.
         let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"PyUnstable_ThreadState_SetStackProtection".as_ptr()) };
         // SAFETY: the documented signature (CPython 3.15, Doc/c-api/init.rst; in 3.14 since 3.14.1).
         (!address.is_null()).then(|| unsafe { std::mem::transmute::<*mut c_void, SetStackProtection>(address) })
@@ -59,7 +61,7 @@ fn set_stack_protection() -> Option<SetStackProtection> {
 
 /// The interpreter's version as `0xMMmmpp`.
 pub fn version() -> std::ffi::c_ulong {
-    // SAFETY: a constant that the interpreter exports.
+    // SAFETY: the interpreter exports this constant since 3.11, and no code writes it.
     unsafe { Py_Version >> 8 }
 }
 
@@ -68,10 +70,10 @@ unsafe extern "C" {
     static Py_Version: std::ffi::c_ulong;
 }
 
-/// Says why this interpreter cannot bound recursion in coroutines, if it cannot.
+/// Checks that this interpreter can bound recursion in coroutines.
 ///
 /// # Errors
-/// The reason, for the user.
+/// The reason why it cannot, for the user.
 pub fn check() -> Result<(), String> {
     if version() >= 0x03_0e_00 && set_stack_protection().is_none() {
         return Err("Python 3.14.0 cannot guard the stacks of coroutines against deep recursion \
@@ -81,7 +83,7 @@ pub fn check() -> Result<(), String> {
     Ok(())
 }
 
-/// Adapts the limits of `state` to the stack that it will run on. Call it attached to `state`.
+/// Adapts the limits of `state` to the stack that it runs on.
 ///
 /// # Safety
 /// `state` is the attached thread state, and runs on the stack with these bounds.
@@ -93,16 +95,18 @@ pub unsafe fn bound_recursion(state: *mut ffi::PyThreadState, stack: StackBounds
                 let start = std::ptr::without_provenance_mut(stack.bottom + RESERVE_BYTES);
                 // SAFETY: the caller's promise; the range lies within the stack.
                 if unsafe { protect(state, start, bytes - RESERVE_BYTES) } != 0 {
-                    // SAFETY: attached. The stack is too small for the margins: nothing to do but go without.
+                    // The stack is too small for the margins, and has no limit then.
+                    // SAFETY: attached, as the caller promises.
                     unsafe { ffi::PyErr_Clear() };
                 }
             }
         }
-        // A page is lost to the guard: compare with some slack.
+        // With slack, because the guard takes a page.
         _ if bytes + 64 * 1024 >= DEFAULT_STACK_BYTES => {}
         version => {
             let scaled = c_int::try_from(bytes.saturating_sub(RESERVE_BYTES) / BYTES_PER_C_CALL).unwrap_or(c_int::MAX);
-            // SAFETY: the layout of this minor version, which patch releases keep; checked below before it is used.
+            // SAFETY: the structs have the layout of this minor version, which patch releases keep, and `state` is
+            // valid. Only addresses are taken here; the value of the limit is checked before anything is written.
             let (limit, remaining) = unsafe {
                 if version >= 0x03_0d_00 {
                     let state = state.cast::<ThreadState313>();
@@ -112,7 +116,8 @@ pub unsafe fn bound_recursion(state: *mut ffi::PyThreadState, stack: StackBounds
                     (&raw const (*state).py_recursion_limit, &raw mut (*state).c_recursion_remaining)
                 }
             };
-            // SAFETY: both point into the thread state; Py_GetRecursionLimit is callable when attached.
+            // SAFETY: both point into the thread state, which is attached and therefore this thread's. The same goes
+            // for Py_GetRecursionLimit, which needs an attached thread.
             unsafe {
                 if *limit == ffi::Py_GetRecursionLimit() && *remaining > scaled {
                     *remaining = scaled;

@@ -6,14 +6,14 @@ use pyo3::exceptions::{PyBaseException, PyRuntimeError, PySystemExit, PyTypeErro
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use super::application_waits::deadline_after;
 use super::errors::wake_error;
 use super::exceptions::{CoroutineExit, exception_of};
 use super::interruptions::{self, Current, Interruptions};
 use super::log::{Level, log};
 use super::subject::Subject;
 use super::waiters::Waiters;
-use super::waits::deadline_after;
-use super::{give_way, identity, runtime, thread_state, waiter};
+use super::{give_way, identity, process_loop, thread_state, waiter};
 use crate::event_loop::{self, LoopMessage, Wake, WorkId};
 use crate::sync::lock;
 
@@ -41,8 +41,8 @@ struct Completion {
 impl Coroutine {
     /// Wait until the coroutine has ended. Returns whether it has.
     ///
-    /// `timeout` is the longest wait in seconds; None (the default) waits for ever, 0 only looks. A coroutine that joins
-    /// parks, an OS thread blocks.
+    /// `timeout` is the longest wait in seconds; None (the default) waits for ever, 0 only looks. A coroutine that
+    /// joins parks, an OS thread blocks.
     ///
     /// Raises ValueError for a negative timeout, RuntimeError for a coroutine that joins itself and in a forked child.
     #[pyo3(signature = (timeout = None))]
@@ -59,7 +59,7 @@ impl Coroutine {
         if this.is_current(py)? {
             return Err(PyRuntimeError::new_err("a coroutine cannot join itself"));
         }
-        if runtime::is_forked() {
+        if process_loop::is_forked() {
             return Err(PyRuntimeError::new_err("this coroutine belongs to the process that this one was forked from"));
         }
         if timeout == Some(0.0) {
@@ -236,7 +236,7 @@ pub fn throw_at(py: Python<'_>, work: WorkId, error: Py<PyBaseException>) -> PyR
     Ok(())
 }
 
-/// Takes `error` back if it was thrown into the caller's coroutine and not raised yet.
+/// Takes `error` back if it was thrown into the caller's coroutine but has not been raised.
 pub fn take_back(error: &Bound<'_, PyBaseException>) {
     let interruptions = interruptions::with_current(|entry| entry.interruptions.clone());
     let taken = interruptions.and_then(|interruptions| interruptions.lock().take_back(error));
@@ -273,9 +273,9 @@ fn call_now(py: Python<'_>, coroutine: &Bound<'_, Coroutine>, call: FunctionCall
     let (function, args, kwargs) = call;
     let kwargs = kwargs.as_ref().map(|kwargs| kwargs.bind(py));
     let outcome = function.bind(py).call(args.bind(py), kwargs).map(Bound::unbind);
-    runtime::leave_if_forked(py, outcome.as_ref().err());
-    // SystemExit ends a thread silently (`threading.excepthook`, `_thread.start_new_thread`), and so it does a coroutine.
-    // CoroutineExit is one.
+    process_loop::leave_if_forked(py, outcome.as_ref().err());
+    // SystemExit ends a thread silently (`threading.excepthook`, `_thread.start_new_thread`), and so it does a
+    // coroutine. CoroutineExit is one.
     if let Err(error) = &outcome
         && !error.is_instance_of::<PySystemExit>(py)
     {
@@ -300,7 +300,7 @@ impl Drop for SpawnedCall {
 ///
 /// # Errors
 /// TypeError if `function` is not callable. RuntimeError in a coroutine if there is no room for another stack; see also
-/// [`runtime::ensure_started`].
+/// [`process_loop::ensure_started`].
 pub fn spawn<'py>(
     function: &Bound<'py, PyAny>,
     args: &Bound<'py, PyTuple>,
@@ -326,7 +326,7 @@ pub fn spawn<'py>(
     if event_loop::can_park() {
         event_loop::spawn(Box::new(move || call.run()));
     } else {
-        runtime::ensure_started(py)?.send(LoopMessage::Task(Box::new(move || call.run())));
+        process_loop::ensure_started(py)?.send(LoopMessage::Task(Box::new(move || call.run())));
     }
     Ok(coroutine)
 }

@@ -44,9 +44,9 @@ fn describe(py: Python<'_>, subject: usize) -> String {
     if subject == 0 {
         return "a task of the server".to_owned();
     }
-    // SAFETY: the number comes from `ends`, where only `Subject` puts it, and is no longer there when `Subject` lets go of
-    // the object: it is dropped attached, as its `Bound` requires, and the caller is attached now. The stack of a coroutine
-    // that is left behind keeps its `Subject` for ever.
+    // SAFETY: the number comes from `ends`, where only `Subject` puts it. `Subject` removes the number first and then
+    // lets go of the object, both while attached, as its `Bound` requires; the caller is attached now. The stack of a
+    // coroutine that is left behind keeps its `Subject` for ever.
     let object = unsafe { Bound::from_borrowed_ptr(py, subject as *mut ffi::PyObject) };
     if let Ok(environ) = object.cast::<PyDict>() {
         let item = |key| environ.get_item(key).ok().flatten().map_or_else(|| "?".to_owned(), |value| value.to_string());

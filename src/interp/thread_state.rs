@@ -1,9 +1,9 @@
 //! A thread state for every unit.
 //!
-//! Life: made on the loop thread, attached, used, cleared and deleted there; between, detached at every wait. One that is
-//! left behind at the end of its loop (`event_loop::ends`) stays detached for ever. CPython 3.12
-//! and later keep the "current thread state of this OS thread" in step with attaching (gh-59956), so that
-//! `PyGILState_Ensure` in C extensions finds the unit's own.
+//! A thread state is made on the loop thread, attached, used, cleared and deleted there. It is detached at every wait.
+//! One that is left behind at the end of its loop (`event_loop::ends`) stays detached for ever. CPython 3.12 and later
+//! keep the "current thread state of this OS thread" in step with attaching (gh-59956), so that `PyGILState_Ensure` in
+//! C extensions finds the unit's own.
 
 #![expect(unsafe_code, reason = "thread states have no safe interface")]
 
@@ -20,20 +20,21 @@ pub struct PythonHost {
     interpreter: *mut ffi::PyInterpreterState,
 }
 
-// SAFETY: the pointer is to the interpreter that this module lives in, which outlives every loop (`runtime::stop_at_exit`
-// ends it, or the process); PyThreadState_New takes it from any thread.
+// SAFETY: the pointer is to the interpreter that this module lives in, which outlives every loop
+// (`process_loop::stop_at_exit` ends it, or the process); PyThreadState_New takes it from any thread.
 unsafe impl Send for PythonHost {}
 // SAFETY: as above; nothing is written through it here.
 unsafe impl Sync for PythonHost {}
 
 impl PythonHost {
-    /// For the current interpreter.
+    /// A host for the current interpreter.
     ///
     /// # Errors
-    /// RuntimeError where several thread states on one OS thread do not behave, or recursion cannot be bounded.
+    /// RuntimeError if the interpreter does not keep several thread states on one OS thread apart, or cannot bound
+    /// recursion.
     pub fn new(py: Python<'_>) -> PyResult<PythonHost> {
         recursion::check().map_err(PyRuntimeError::new_err)?;
-        // SAFETY: attached.
+        // SAFETY: attached, as the token shows.
         let host = PythonHost { interpreter: unsafe { ffi::PyInterpreterState_Get() } };
         if py.detach(|| host.self_test()) {
             Ok(host)
@@ -45,7 +46,8 @@ impl PythonHost {
         }
     }
 
-    /// Two thread states by turns on an OS thread of their own.
+    /// Tries two thread states by turns on an OS thread of their own. Returns whether each was the current one when
+    /// attached.
     fn self_test(&self) -> bool {
         std::thread::scope(|scope| scope.spawn(|| self.two_by_turns()).join().unwrap_or(false))
     }
@@ -83,13 +85,14 @@ impl PythonHost {
 
 impl Host for PythonHost {
     fn enter(&self, life: &mut dyn FnMut()) {
-        // SAFETY: on the loop thread, detached (a new unit starts from the scheduler, where nobody is attached).
+        // SAFETY: PyThreadState_New needs no attached thread state. The interpreter outlives the loop.
         let state = unsafe { ffi::PyThreadState_New(self.interpreter) };
         if state.is_null() {
             output::say("no memory for a thread state; the process ends");
             std::process::abort();
         }
-        // SAFETY: just made, for this thread; nobody is attached here.
+        // SAFETY: just made, on this thread. No thread state is attached: a new unit starts from the scheduler, whose
+        // other units are all parked, and a unit is detached when it parks.
         unsafe { begin(state, identity::next()) };
         Python::attach(|py| {
             apply_trace_hooks(py);
@@ -97,13 +100,13 @@ impl Host for PythonHost {
         });
         let remains = Remains(state);
         if event_loop::is_ending() {
-            // Nobody is left to wait for, but OS threads.
+            // Only OS threads are left to wait for, so destructors may block.
             remains.end_in_place();
             return;
         }
-        // SAFETY: attached to `state`.
+        // SAFETY: attached to `state`, since `begin`.
         unsafe { ffi::PyEval_SaveThread() };
-        // In another unit, which may park: this one may not any more.
+        // In another unit, because this one may not park any more.
         event_loop::spawn(Box::new(move || Python::attach(|py| remains.end(py))));
     }
 
@@ -123,8 +126,8 @@ impl Host for PythonHost {
 /// attached a thread state.
 fn detached<R>(py: Python<'_>, action: impl FnOnce() -> R) -> R {
     struct OnThisThread<T>(T);
-    // SAFETY: `Python::detach` calls its closure on the calling thread, so nothing is sent to another one. It asks for Send
-    // only to keep Python objects out of the closure, and this function's callers attach before they use any.
+    // SAFETY: `Python::detach` calls its closure on the calling thread, so nothing is sent to another one. It asks for
+    // Send only to keep Python objects out of the closure, and this function's callers attach before they use any.
     unsafe impl<T> Send for OnThisThread<T> {}
     let action = OnThisThread(action);
     let OnThisThread(result) = py.detach(move || {
@@ -134,31 +137,34 @@ fn detached<R>(py: Python<'_>, action: impl FnOnce() -> R) -> R {
     result
 }
 
-/// A thread state whose work is done, and which holds the values of `threading.local` still. Their destructors may wait. So
-/// another thread state is attached while they run: one that is half cleared cannot be detached and attached any more
+/// A thread state whose work is done, with the values of its `threading.local` objects. Their destructors may wait.
+/// Another thread state is attached while they run, because a half-cleared one cannot be detached and attached again
 /// (CPython's assertions say so).
 struct Remains(*mut ffi::PyThreadState);
 
 impl Remains {
-    /// Clears and deletes it, with another state attached.
+    /// Clears and deletes the thread state, while another is attached.
     ///
     /// # Parks
     fn end(self, _py: Python<'_>) {
         let Remains(state) = self;
         std::mem::forget(self);
-        // SAFETY: another state is attached, on the thread that this one was made on; nothing refers to it afterwards.
+        // SAFETY: `self` is not Send, so this is the thread that the state was made on. The caller's own state is
+        // attached, as its token shows; this one was detached before it was put in here. Nothing refers to it
+        // afterwards.
         unsafe {
             ffi::PyThreadState_Clear(state);
             ffi::PyThreadState_Delete(state);
         }
     }
 
-    /// Clears and deletes it, while it is attached. Its destructors block where they would park.
+    /// Clears and deletes the thread state, while it is attached itself. Destructors block where they would park.
     fn end_in_place(self) {
         let Remains(state) = self;
         std::mem::forget(self);
         event_loop::without_parking(|| {
-            // SAFETY: attached to `state`, on the thread that it was made on; nothing refers to it afterwards.
+            // SAFETY: called by `enter` only, which has attached `state` on this thread; nothing refers to it
+            // afterwards.
             unsafe {
                 ffi::PyThreadState_Clear(state);
                 ffi::PyThreadState_DeleteCurrent();
@@ -168,11 +174,12 @@ impl Remains {
 }
 
 impl Drop for Remains {
-    /// The loop ends before the turn of [`Remains::end`] has come.
+    /// Clears and deletes the thread state of a loop that ends before [`Remains::end`] gets its turn.
     fn drop(&mut self) {
         let Remains(state) = *self;
         Python::attach(|_| {
-            // SAFETY: as in `end`; the tasks of a loop are dropped on its thread.
+            // SAFETY: as in `end`; `attach` has attached another thread state, and a loop drops its tasks on its own
+            // thread.
             event_loop::without_parking(|| unsafe {
                 ffi::PyThreadState_Clear(state);
                 ffi::PyThreadState_Delete(state);
@@ -184,9 +191,9 @@ impl Drop for Remains {
 /// Attaches a new thread state.
 ///
 /// # Safety
-/// `state` was just made on this thread, where nobody is attached.
+/// `state` was just made on this thread, and no thread state is attached here.
 unsafe fn begin(state: *mut ffi::PyThreadState, ident: u64) {
-    // SAFETY: as the caller promises.
+    // SAFETY: as the caller promises; `PythonHost::new` has found the field that `set` writes.
     unsafe {
         identity::set(state, ident);
         ffi::PyEval_RestoreThread(state);
@@ -198,15 +205,15 @@ unsafe fn begin(state: *mut ffi::PyThreadState, ident: u64) {
     }
 }
 
-/// Runs `action` with a thread state of its own, known as `ident`: what starts in it finds the empty `threading.local`,
-/// context and trace function of a new thread, and what it leaves there ends with it.
+/// Runs `action` with a thread state of its own, known as `ident`. `action` finds the empty `threading.local`, context
+/// and trace function of a new thread, and the values that it leaves there end with it.
 ///
 /// # Errors
 /// MemoryError.
 ///
 /// # Parks
 pub fn in_fresh_state<R>(py: Python<'_>, ident: u64, action: impl FnOnce(Python<'_>) -> R) -> PyResult<R> {
-    // SAFETY: attached.
+    // SAFETY: attached, as the token shows.
     let state = unsafe { ffi::PyThreadState_New(ffi::PyInterpreterState_Get()) };
     if state.is_null() {
         return Err(pyo3::exceptions::PyMemoryError::new_err("no memory for a thread state"));
@@ -219,7 +226,7 @@ pub fn in_fresh_state<R>(py: Python<'_>, ident: u64, action: impl FnOnce(Python<
             apply_trace_hooks(py);
             action(py)
         });
-        // SAFETY: attached to `state`.
+        // SAFETY: attached to `state`, since `begin`.
         unsafe { ffi::PyEval_SaveThread() };
         result
     });
@@ -230,7 +237,7 @@ pub fn in_fresh_state<R>(py: Python<'_>, ident: u64, action: impl FnOnce(Python<
     Ok(result)
 }
 
-/// What `threading` does for a new thread: the hooks of debuggers and coverage.
+/// Installs the hooks of debuggers and coverage, as `threading` does for a new thread.
 fn apply_trace_hooks(py: Python<'_>) {
     let apply = || -> PyResult<()> {
         let threading = py.import("threading")?;

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
+use super::application_waits::deadline_after;
 use super::interruptions;
 use super::spawned;
 use super::time_limit::TimeLimit;
-use super::waits::deadline_after;
 use crate::event_loop::interrupts::Alarm;
 use crate::sync::lock;
 

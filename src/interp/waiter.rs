@@ -1,4 +1,4 @@
-//! Someone who waits to be notified by another coroutine or OS thread, itself either.
+//! Waiters: coroutines and OS threads that wait for a notification by another coroutine or OS thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -8,33 +8,33 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use rustix::thread::futex;
 
+use super::application_waits::SIGNAL_CHECK;
 use super::errors::wake_error;
-use super::waits::SIGNAL_CHECK;
 use crate::event_loop::{self, Wake, Waker, interrupts};
 use crate::kernel::timespec;
 
 const WAITING: u32 = 0;
 const NOTIFIED: u32 = 1;
 const GONE: u32 = 2;
-/// Its thread runs handlers of signals, which may wait for the same thing.
+/// The waiter's thread runs signal handlers, which may wait for the same thing.
 const ASIDE: u32 = 3;
-/// Its turn came while it was aside, and went to the next in line.
+/// The waiter's turn came while it was aside, and went to the next in line.
 const PASSED_OVER: u32 = 4;
 
-/// How many forks lie between the process and the one that loaded the module. Who waited before the last one does not
-/// exist in the child, although what they waited for still names them.
+/// The number of forks between the process that loaded the module and this one. Waiters from before the last fork do
+/// not exist in the child, although locks and queues still name them.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// How long code that runs on the loop thread, but where its coroutine may not park, waits for another: everything stands
-/// still meanwhile, and if a coroutine is what it waits for, for ever.
+/// How long code waits that runs on the loop thread where its coroutine may not park. The whole loop stands still
+/// during that time, and would for ever if a coroutine has to end the wait.
 const STANDSTILL: Duration = Duration::from_secs(2);
 
-/// One wait. It ends once: notified, or gone for another reason.
+/// One wait. It ends once, by a notification or for another reason.
 pub struct Waiter {
     state: AtomicU32,
-    /// [`FORKS`] when it began.
+    /// [`FORKS`] when the wait began.
     forks: u32,
-    /// None for an OS thread, which blocks on `state`.
+    /// The coroutine that waits; None for an OS thread, which blocks on `state`.
     coroutine: Option<Waker>,
 }
 
@@ -43,9 +43,11 @@ impl Waiter {
         Arc::new(Waiter { state: AtomicU32::new(WAITING), forks: FORKS.load(Ordering::Relaxed), coroutine })
     }
 
-    /// Ends the wait, from any thread. Returns whether it did: a wait that has ended already, was left behind at the end of
-    /// its loop, was the parent's before a fork, or stands aside for a signal handler leaves the notification to the next
-    /// one.
+    /// Ends the wait, from any thread. Returns whether it did, and otherwise leaves the notification to the next
+    /// waiter.
+    ///
+    /// It ends no wait that has ended already or stands aside for a signal handler. Nor does it end a wait that is left
+    /// behind by its loop, or left to the parent by a fork.
     pub fn notify(&self) -> bool {
         let is_lost = self.coroutine.as_ref().is_some_and(Waker::is_lost);
         if is_lost || self.forks != FORKS.load(Ordering::Relaxed) || !self.leave(NOTIFIED) {
@@ -69,7 +71,7 @@ impl Waiter {
         self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Whether it waits still, or has been notified just now.
+    /// Whether the waiter still waits, or was notified just now.
     fn is_in_line(&self) -> bool {
         self.state.load(Ordering::Acquire) != PASSED_OVER
     }
@@ -79,26 +81,27 @@ impl Waiter {
     }
 }
 
-/// Called in the child after a fork: those who waited are the parent's.
+/// Invalidates all waiters in the child of a fork: they are the parent's.
 pub fn forget_in_child() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// A line of waiters for something that one of them gets at a time: a lock, an item of a queue.
+/// A line of waiters for a thing that one waiter gets at a time: a lock, an item of a queue.
 pub trait Line {
-    /// Whether a notification hands it over. If not, the notified waiter tries to take it, and others may be faster.
+    /// Whether a notification hands the thing over. Otherwise the notified waiter tries to take it, and others may be
+    /// faster.
     const HANDS_OVER: bool = true;
 
-    /// Takes it if it is free. Returns whether it did.
+    /// Takes the thing if it is free. Returns whether it did.
     fn attempt(&self) -> bool;
 
-    /// Joins the line: at the end, or in its place if it was in the line before (`again`).
+    /// Adds a waiter to the line: at the end, or in its old place if it was in the line before (`again`).
     fn enqueue(&self, waiter: Arc<Waiter>, again: bool);
 
-    /// Leaves the line.
+    /// Removes a waiter from the line.
     fn dequeue(&self, waiter: &Arc<Waiter>);
 
-    /// How long a coroutine waits before it tries again without a notification. None: for ever.
+    /// How long a coroutine waits until it tries again without a notification. None waits for ever.
     fn patience(&self) -> Option<Duration> {
         None
     }
@@ -112,26 +115,26 @@ enum WaitEnd {
     PassedOver,
 }
 
-/// When the handlers of signals run that arrive while the main thread blocks.
+/// The moment at which signal handlers run if their signals arrive while the main thread blocks.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Handlers {
     /// When the wait is over.
     Later,
     /// At once.
     Now,
-    /// At once, and meanwhile the waiter stands aside: a handler that waits in the same line would wait for ever for
-    /// what its own thread has been given.
+    /// At once, while the waiter stands aside: a handler that waits in the same line would otherwise wait for ever for
+    /// a thing that its own thread was given.
     NowAside,
 }
 
-/// Waits until the waiter that `enqueue` is given has been notified, at most until `deadline`. Returns whether it has.
-/// `enqueue` puts it where the notifier finds it; when the wait ends otherwise, `dequeue` takes it out.
+/// Waits until its waiter is notified, at most until `deadline`. Returns whether it was.
 ///
-/// For events, which end the waits of all. Something that one waiter gets at a time is for [`take`].
+/// `enqueue` gets the waiter and puts it where the notifier finds it. If the wait ends otherwise, `dequeue` takes it
+/// out. This is for events, which end the waits of all. [`take`] is for things that one waiter gets at a time.
 ///
 /// # Errors
-/// [`super::CoroutineExit`] when the server stops, what is thrown into the coroutine; in the main thread, what a signal
-/// handler raises. Never after a notification: then the error is raised at the coroutine's next wait.
+/// [`super::CoroutineExit`] when the server stops, an exception thrown into the coroutine, and in the main thread the
+/// exception of a signal handler. After a notification the error is raised at the coroutine's next wait instead.
 ///
 /// # Parks
 pub fn wait(
@@ -150,10 +153,10 @@ pub fn wait(
     }
 }
 
-/// Waits in `line` until the caller has what the line is for, at most until `deadline`. Returns whether it has.
+/// Waits in `line` until the caller has the line's thing, at most until `deadline`. Returns whether it has.
 ///
 /// # Errors
-/// Those of [`wait`]; then nothing has been taken.
+/// The errors of [`wait`]; then nothing is taken.
 ///
 /// # Parks
 pub fn take<L: Line>(py: Python<'_>, deadline: Option<Instant>, line: &L) -> PyResult<bool> {
@@ -184,12 +187,12 @@ pub fn take<L: Line>(py: Python<'_>, deadline: Option<Instant>, line: &L) -> PyR
     }
 }
 
-/// Takes what `line` is for, and waits for it as [`take`] does. Interruptions are deferred: what is thrown into the
-/// coroutine is raised at its next wait, a signal handler runs afterwards.
+/// Takes the thing of `line`, and waits for it as [`take`] does. Interruptions are deferred: an exception thrown into
+/// the coroutine is raised at its next wait, and a signal handler runs afterwards.
 ///
 /// # Errors
-/// Only where there is no way to wait: RuntimeError on the loop thread where a coroutine may not park. Then nothing has
-/// been taken.
+/// RuntimeError on the loop thread where a coroutine may not park, so that there is no way to wait. Nothing is taken
+/// then.
 ///
 /// # Parks
 pub fn insist<L: Line>(py: Python<'_>, line: &L) -> PyResult<()> {
@@ -201,7 +204,7 @@ pub fn insist<L: Line>(py: Python<'_>, line: &L) -> PyResult<()> {
             match park(line.patience().map(|patience| Instant::now() + patience), enqueue, dequeue) {
                 None if L::HANDS_OVER => break,
                 None | Some(Wake::TimedOut) => {}
-                // The end of the server goes before what else there is.
+                // The end of the server has priority over other interruptions.
                 Some(wake @ (Wake::Killed | Wake::Interrupted)) => {
                     late = late.filter(|&late| late == Wake::Killed).or(Some(wake));
                 }
@@ -218,7 +221,7 @@ pub fn insist<L: Line>(py: Python<'_>, line: &L) -> PyResult<()> {
     Ok(())
 }
 
-/// None when notified, otherwise what has ended the wait.
+/// Parks the coroutine. Returns None after a notification, otherwise the reason why the wait ended.
 fn park(
     deadline: Option<Instant>,
     enqueue: impl FnOnce(Arc<Waiter>),
@@ -236,7 +239,7 @@ fn park(
         return None;
     }
     if !waiter.leave(GONE) {
-        // Notified in the same moment. The notifier counts on that, so the other reason has to wait.
+        // Notified in the same moment. The notifier relies on that, so the other reason is deferred.
         if matches!(wake, Wake::Killed | Wake::Interrupted) {
             interrupts::postpone(wake);
         }
@@ -276,7 +279,7 @@ fn block(
         let failure = signalled.or_else(|| {
             standstill.filter(|&standstill| Instant::now() >= standstill).map(|_| {
                 PyRuntimeError::new_err(
-                    "a lock is held by somebody else, and this code runs where it cannot wait for it",
+                    "a lock is held by another coroutine or thread, and this code runs where it cannot wait for it",
                 )
             })
         });
@@ -286,7 +289,7 @@ fn block(
             return failure.map_or(Ok(WaitEnd::TimedOut), Err);
         }
         if over {
-            // Notified in the same moment, and the notifier counts on that.
+            // Notified in the same moment, and the notifier relies on that.
             if let Some(failure) = failure {
                 failure.write_unraisable(py, None);
             }
@@ -295,12 +298,12 @@ fn block(
     }
 }
 
-/// Runs the handlers of signals that have arrived. Returns what they raise.
+/// Runs the handlers of signals that have arrived. Returns the exception that they raise.
 fn run_handlers(py: Python<'_>, waiter: &Waiter, handlers: Handlers) -> Option<PyErr> {
     match handlers {
         Handlers::Later => None,
         Handlers::Now => py.check_signals().err(),
-        // Only the main thread has handlers; elsewhere nobody stands aside for nothing.
+        // Only the main thread has handlers, so other threads need not stand aside.
         Handlers::NowAside if !is_main_thread() || !waiter.change(WAITING, ASIDE) => None,
         Handlers::NowAside => {
             let raised = py.check_signals().err();

@@ -37,7 +37,7 @@ impl<T> Waiters<T> {
         self.line.retain(|(other, _)| !Arc::ptr_eq(other, waiter));
     }
 
-    /// Notifies the longest waiter that still waits, and removes it. Returns its data; None if there is no such waiter.
+    /// Notifies and removes the first waiter that still waits. Returns its data; None if there is no such waiter.
     pub fn notify_first(&mut self) -> Option<T> {
         while let Some((waiter, data)) = self.line.pop_front() {
             if waiter.notify() {
@@ -47,7 +47,7 @@ impl<T> Waiters<T> {
         None
     }
 
-    /// Notifies the shortest waiter that still waits, and removes it. Returns its data; None if there is no such waiter.
+    /// Notifies and removes the last waiter that still waits. Returns its data; None if there is no such waiter.
     pub fn notify_last(&mut self) -> Option<T> {
         while let Some((waiter, data)) = self.line.pop_back() {
             if waiter.notify() {

@@ -1,4 +1,5 @@
-//! The process's one loop: started when first needed, stopped at the end of `run()` or at exit, switched off by a fork.
+//! The process's one loop. It is started when first needed, stopped at the end of `run()` or at exit, and switched off
+//! by a fork.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, mpsc};
@@ -17,40 +18,44 @@ use crate::kernel::LentDescriptor;
 use crate::output;
 use crate::sync::{lock, recover};
 
-/// How long daemon threads and coroutines beside the requests may take to end after CoroutineExit was raised in them.
+/// How long daemon threads and spawned coroutines may take to end after CoroutineExit was raised in them.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long requests and threads that are no daemons may take.
+/// How long requests and non-daemon threads may take to end after CoroutineExit was raised in them.
 const AWAITED_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long the loop may take to look at a message. It computes, if it takes longer.
+/// How long the loop may take to look at a message. A loop that takes longer runs work that computes.
 const LOOP_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long to look whether a loop that could not end has ended since.
+/// How long a later stop waits for a loop that could not end before.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
-/// How often to look whether the last has ended.
+/// The pause between two looks at unfinished work.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// Exit status of a forked child that came back (EX_SOFTWARE of sysexits.h).
+/// Exit status of a forked child that came back into the server's code (EX_SOFTWARE of sysexits.h).
 const EXIT_SOFTWARE: i32 = 70;
 
+/// The function that runs before each start of a loop.
 static PREPARE: OnceLock<fn(Python<'_>)> = OnceLock::new();
+/// The process's loop.
 static RUNTIME: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
-/// The last stop has waited in vain.
+/// Whether the last stop has waited in vain.
 static HANGS: AtomicBool = AtomicBool::new(false);
-/// [`end_awaited`] has given requests and threads their time.
-static AWAITED_TOLD: AtomicBool = AtomicBool::new(false);
+/// Whether [`end_awaited`] has given requests and threads their time.
+static AWAITED_HAD_TIME: AtomicBool = AtomicBool::new(false);
+/// Whether this process was forked from one whose loop ran.
 static FORKED: AtomicBool = AtomicBool::new(false);
-/// A loop has been started in this process or the one that it was forked from: the coroutine scheduler's threads belong to
-/// that one, and it cannot be started a second time.
+/// Whether a loop was started in this process or its parent. The coroutine scheduler's threads belong to that process,
+/// and the scheduler cannot be started a second time.
 static STARTED: AtomicBool = AtomicBool::new(false);
 
 /// The process's loop, started if need be.
 ///
 /// # Errors
-/// RuntimeError in the child of a fork whose parent had started one; RuntimeError on an unfit interpreter; MemoryError
-/// without room for the first stacks; OSError when the process has no descriptors left.
+/// - RuntimeError in the child of a fork whose parent had started a loop, and on an unfit interpreter;
+/// - MemoryError without room for the first stacks;
+/// - OSError when the process has no descriptors left.
 pub fn ensure_started(py: Python<'_>) -> PyResult<Arc<Runtime>> {
     if is_forked() {
         return Err(PyRuntimeError::new_err(
@@ -58,10 +63,10 @@ pub fn ensure_started(py: Python<'_>) -> PyResult<Arc<Runtime>> {
         ));
     }
     if let Some(runtime) = running(py) {
-        // Not one that cannot end: nothing would be served.
+        // A loop that cannot end would serve nothing.
         return if HANGS.load(Ordering::Relaxed) { Err(hangs(py)) } else { Ok(runtime) };
     }
-    // Python code, which may come here itself, or let other threads come: before the lock.
+    // Ahead of the lock: this runs Python code, which may call this function itself or let other threads call it.
     enable_faulthandler(py)?;
     let host = PythonHost::new(py)?;
     if let Some(prepare) = PREPARE.get() {
@@ -78,7 +83,7 @@ pub fn ensure_started(py: Python<'_>) -> PyResult<Arc<Runtime>> {
     Ok(runtime)
 }
 
-/// Has `prepare` called before each start of a loop.
+/// Sets the function that runs before each start of a loop.
 pub fn prepare_with(prepare: fn(Python<'_>)) {
     let _ = PREPARE.set(prepare);
 }
@@ -87,17 +92,18 @@ fn running(py: Python<'_>) -> Option<Arc<Runtime>> {
     slot(py).as_ref().filter(|runtime| !runtime.has_ended()).map(Arc::clone)
 }
 
-/// Detached while it waits: whoever holds the lock may need the interpreter to go on. No Python code runs under it.
+/// Locks the process's loop. The caller is detached while it waits, because the holder of the lock may need the
+/// interpreter. No Python code runs under the lock.
 fn slot(py: Python<'_>) -> MutexGuard<'static, Option<Arc<Runtime>>> {
     recover(RUNTIME.lock_py_attached(py))
 }
 
-/// Ends the process's loop, if it runs: raises [`super::CoroutineExit`] once in every coroutine. What still waits two
-/// seconds later is left behind, and a second earlier where the end waits for none of it (daemon threads). Blocks the
+/// Ends the process's loop, if it runs, and raises [`super::CoroutineExit`] once in every coroutine. Work that still
+/// waits two seconds later is left behind; if only daemon threads and the like are left, one second later. Blocks the
 /// calling OS thread, which must not be the loop's.
 ///
 /// # Errors
-/// RuntimeError naming what computes or blocks the loop's thread, so that the loop cannot end.
+/// RuntimeError if the loop cannot end, naming the work that computes or blocks its thread.
 pub fn stop(py: Python<'_>) -> PyResult<()> {
     let taken = slot(py).take();
     let Some(runtime) = taken else { return Ok(()) };
@@ -106,20 +112,20 @@ pub fn stop(py: Python<'_>) -> PyResult<()> {
     }
     let left = Arc::new(Mutex::new(Vec::new()));
     if HANGS.load(Ordering::Relaxed) {
-        // That has been waited for. It may have come to an end since.
+        // An earlier stop has waited for it. It may have ended since.
         let ended = py.detach(|| {
             runtime.end();
             runtime.wait_ended(LAST_LOOK)
         });
         return if ended { Ok(()) } else { Err(keep_hanging(py, runtime)) };
     }
-    let were_told = AWAITED_TOLD.swap(false, Ordering::Relaxed);
+    let had_time = AWAITED_HAD_TIME.swap(false, Ordering::Relaxed);
     let ended = py.detach(|| {
         runtime.end();
         if runtime.wait_ended(DAEMON_PATIENCE) {
             return true;
         }
-        leave(&runtime, &left, were_told);
+        leave(&runtime, &left, had_time);
         if runtime.wait_ended(AWAITED_PATIENCE - DAEMON_PATIENCE) {
             return true;
         }
@@ -131,7 +137,7 @@ pub fn stop(py: Python<'_>) -> PyResult<()> {
         return Err(keep_hanging(py, runtime));
     }
     let left = std::mem::take(&mut *lock(&left));
-    // CPython says nothing of the daemon threads that it leaves behind.
+    // At level INFO for daemon threads: CPython abandons its own without a word.
     for (is_awaited, level) in [(true, Level::Warning), (false, Level::Info)] {
         let names: Vec<&str> = left.iter().filter(|work| work.0 == is_awaited).map(|work| work.1.as_str()).collect();
         if !names.is_empty() {
@@ -145,18 +151,18 @@ pub fn stop(py: Python<'_>) -> PyResult<()> {
     Ok(())
 }
 
-/// Keeps a loop that hangs: a later start must not run beside it. Returns what to say of it.
+/// Keeps a loop that hangs, so that no second loop starts next to it. Returns the exception for the caller.
 fn keep_hanging(py: Python<'_>, runtime: Arc<Runtime>) -> PyErr {
     let error = hangs(py);
     *slot(py) = Some(runtime);
     error
 }
 
-/// Whether the end waits for it, and its name.
+/// Work that is left behind: whether the end waits for it, and its name.
 type Left = (bool, String);
 
-/// Has the loop end without what still waits, and notes the names of that. Without `awaited`, only if the end waits for
-/// none of it.
+/// Has the loop end without the work that still waits, and notes the names of that work. Without `awaited` it does so
+/// only if the end waits for none.
 fn leave(runtime: &Runtime, left: &Arc<Mutex<Vec<Left>>>, awaited: bool) {
     let left = Arc::clone(left);
     runtime.send(LoopMessage::Control(Box::new(move || {
@@ -169,11 +175,11 @@ fn leave(runtime: &Runtime, left: &Arc<Mutex<Vec<Left>>>, awaited: bool) {
     })));
 }
 
-/// Raises [`super::CoroutineExit`] once in the requests and in the threads that are no daemons, and waits until they have
-/// ended, at most two seconds. The loop goes on. Blocks the calling OS thread.
+/// Raises [`super::CoroutineExit`] once in the requests and in non-daemon threads, and waits two seconds at most for
+/// their end. The loop goes on. Blocks the calling OS thread.
 ///
 /// # Errors
-/// RuntimeError naming what computes or blocks the loop's thread.
+/// RuntimeError if the loop does not answer, naming the work that computes or blocks its thread.
 pub fn end_awaited(py: Python<'_>) -> PyResult<()> {
     let running = slot(py).clone();
     let Some(runtime) = running.filter(|runtime| !runtime.has_ended() && !is_forked()) else { return Ok(()) };
@@ -194,14 +200,14 @@ pub fn end_awaited(py: Python<'_>) -> PyResult<()> {
         }
     });
     if answers {
-        AWAITED_TOLD.store(true, Ordering::Relaxed);
+        AWAITED_HAD_TIME.store(true, Ordering::Relaxed);
         return Ok(());
     }
     HANGS.store(true, Ordering::Relaxed);
     Err(hangs(py))
 }
 
-/// Names what the loop's thread runs and does not come back from.
+/// The error for a loop that does not answer. It names the work that the loop thread runs.
 fn hangs(py: Python<'_>) -> PyErr {
     let what = subject::running(py).unwrap_or_else(|| "something".to_owned());
     PyRuntimeError::new_err(format!(
@@ -209,8 +215,8 @@ fn hangs(py: Python<'_>) -> PyErr {
     ))
 }
 
-/// Ends the process's loop, if it runs. What computes must not meet the end of the interpreter, where CPython ends its
-/// thread in the middle of Rust code: then the process is left here, with its output flushed.
+/// Ends the process's loop, if it runs. If work that computes keeps the loop from its end, the process ends here, with
+/// its output flushed. At the end of the interpreter CPython would end the loop thread in the middle of Rust code.
 pub fn stop_at_exit(py: Python<'_>) {
     let is_known = HANGS.load(Ordering::Relaxed);
     let Err(error) = stop(py) else { return };
@@ -218,7 +224,7 @@ pub fn stop_at_exit(py: Python<'_>) {
         log(py, Level::Error, &error.value(py).to_string(), None);
     }
     let leave = || -> PyResult<()> {
-        // Only an exception that nobody has caught is known here, not the argument of `sys.exit`.
+        // An uncaught exception is known here; the argument of `sys.exit` is not.
         let failed = py.import("sys")?.hasattr("last_exc")?;
         py.import("rmeinheld.ends")?.call_method1("leave_now", (i32::from(failed),))?;
         Ok(())
@@ -228,8 +234,8 @@ pub fn stop_at_exit(py: Python<'_>) {
     }
 }
 
-/// Tells those who wait on a descriptor that it is about to be closed. Returns whether they will not wait for it again:
-/// on another thread than the loop's it has to be said once more when it has been closed.
+/// Wakes the waiters of a descriptor that is about to be closed. Returns false on other threads than the loop's: a
+/// waiter may wait again until the descriptor is closed, so call it again then.
 pub fn descriptor_closes(py: Python<'_>, number: std::os::fd::RawFd) -> bool {
     if event_loop::descriptor_closes(number) || is_forked() || is_on_disk(number) {
         return true;
@@ -240,7 +246,7 @@ pub fn descriptor_closes(py: Python<'_>, number: std::os::fd::RawFd) -> bool {
     false
 }
 
-/// Whether a descriptor is that of a regular file. Nobody can wait for one, so the loop need not know that it is closed.
+/// Whether a descriptor is that of a regular file. Such a file has no waiters, so the loop need not know of its end.
 fn is_on_disk(number: std::os::fd::RawFd) -> bool {
     LentDescriptor::new(number)
         .and_then(rustix::fs::fstat)
@@ -252,22 +258,23 @@ pub fn is_forked() -> bool {
     FORKED.load(Ordering::Relaxed)
 }
 
-/// Called in the child after a fork: its loop thread does not exist, so from now on everything takes its blocking path.
+/// Switches the loop off in the child of a fork, which has no loop thread. All calls take their blocking path from now
+/// on.
 pub fn forget_in_child() {
     FORKED.store(STARTED.load(Ordering::Relaxed), Ordering::Relaxed);
     // The lock may have been held by a thread that the child does not have.
     if let Ok(mut slot) = RUNTIME.try_lock()
         && let Some(runtime) = slot.take()
     {
-        // Its descriptors are shared with the parent and its state with stacks that will never run: leave them be.
+        // Not dropped: it shares its descriptors with the parent, and its state with stacks that never run again.
         std::mem::forget(runtime);
     }
     event_loop::forget_in_child();
     waiter::forget_in_child();
 }
 
-/// Ends a forked child whose function has come back into the server's code, where there is nothing for it to do: the loop
-/// is the parent's, and so is the client. `sys.exit()` in the child is obeyed.
+/// Ends a forked child whose function has come back into the server's code. The loop and the client are the parent's,
+/// so the child has nothing to do there. `sys.exit()` in the child sets the exit status.
 pub fn leave_if_forked(py: Python<'_>, result: Option<&PyErr>) {
     if !event_loop::was_forgotten() {
         return;
@@ -289,13 +296,14 @@ pub fn leave_if_forked(py: Python<'_>, result: Option<&PyErr>) {
     std::process::exit(code.unwrap_or(EXIT_SOFTWARE));
 }
 
-/// So that an overflow of the C stack prints the Python traceback. Before the first coroutine: see `coroutine::overflow`.
+/// Enables faulthandler, so that an overflow of the C stack prints the Python traceback. It comes before the first
+/// coroutine (`coroutine::overflow`).
 fn enable_faulthandler(py: Python<'_>) -> PyResult<()> {
     let faulthandler = py.import("faulthandler")?;
     if !faulthandler.call_method0("is_enabled")?.extract::<bool>()? {
         let kwargs = pyo3::types::PyDict::new(py);
         kwargs.set_item("all_threads", false)?;
-        // sys.stderr may have been replaced by something without a descriptor; descriptor 2 is what is meant.
+        // Descriptor 2, because `sys.stderr` may have been replaced by an object without a descriptor.
         kwargs.set_item("file", 2)?;
         faulthandler.call_method("enable", (), Some(&kwargs))?;
     }

@@ -1,4 +1,4 @@
-//! The waits that Python code can ask for: for a while, or for a descriptor.
+//! The waits that Python code can ask for: for some time, or for a descriptor.
 
 use std::os::fd::RawFd;
 use std::sync::OnceLock;
@@ -13,16 +13,17 @@ use super::errors::{io_error, os_error, wake_error};
 use crate::event_loop::{self, Interest, Wake};
 use crate::kernel::{LentDescriptor, timespec};
 
-/// The longest wait. What is asked for beyond it comes to the same: a hundred years.
+/// The longest wait, a hundred years. Longer ones are shortened to it.
 const LONGEST_WAIT: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// The longest timeout in seconds that CPython takes: 2^63 nanoseconds.
 const LONGEST_TIMEOUT: f64 = 9_223_372_036.854_776;
 
-/// How long an OS thread blocks before it looks for signals: one that arrives just before poll(2) does not interrupt it.
+/// How long an OS thread blocks until it looks for signals: a signal that arrives just before poll(2) does not
+/// interrupt it.
 pub const SIGNAL_CHECK: Duration = Duration::from_millis(250);
 
-/// Parks for `seconds`; 0 lets everything else that is ready run first. Outside a coroutine, `time.sleep`.
+/// Parks for `seconds`; 0 lets everything else that is ready run first. Outside a coroutine it is `time.sleep`.
 ///
 /// # Errors
 /// ValueError for a negative or non-finite value; [`super::CoroutineExit`] when the server stops.
@@ -38,11 +39,11 @@ pub fn sleep(py: Python<'_>, seconds: f64) -> PyResult<()> {
     }
 }
 
-/// Parks until `time.monotonic()` is `at`, or not at all if that is past. Those who sleep until different times wake in
-/// the order of these, and those of the same time in the order in which they came. In a coroutine.
+/// Parks until `time.monotonic()` is `at`, or not at all if that time is past. Sleepers wake in the order of their
+/// times, and sleepers of the same time in the order of their calls. In a coroutine only.
 ///
 /// # Errors
-/// [`super::CoroutineExit`], and what is thrown into the coroutine.
+/// [`super::CoroutineExit`], and an exception thrown into the coroutine.
 ///
 /// # Parks
 pub fn sleep_until(at: f64) -> PyResult<()> {
@@ -62,7 +63,8 @@ pub fn sleep_until(at: f64) -> PyResult<()> {
 /// Waits until a descriptor is ready, at most `timeout` seconds (None: for ever). Returns whether it is.
 ///
 /// # Errors
-/// ValueError for a negative timeout, OSError for a bad descriptor or one that is closed meanwhile, [`super::CoroutineExit`].
+/// ValueError for a negative timeout, OSError for a bad descriptor or one that is closed during the wait,
+/// [`super::CoroutineExit`].
 pub fn wait_descriptor(py: Python<'_>, number: RawFd, interest: Interest, timeout: Option<f64>) -> PyResult<bool> {
     let deadline = timeout.map(|seconds| deadline_after("timeout", seconds)).transpose()?;
     if event_loop::can_park() {
@@ -94,8 +96,8 @@ pub fn wait_descriptor(py: Python<'_>, number: RawFd, interest: Interest, timeou
 /// whether one may be. In a coroutine.
 ///
 /// # Errors
-/// OSError for a bad descriptor, one of the server's own, or one that is closed meanwhile; what is raised in a coroutine
-/// that waits.
+/// OSError for a bad descriptor, for one of the server's own, and for one that is closed during the wait; the errors of
+/// a wait.
 ///
 /// # Parks
 pub fn wait_any(interests: &[(RawFd, u32)], seconds: f64) -> PyResult<bool> {
@@ -123,7 +125,8 @@ pub fn events_now(number: RawFd, events: u16) -> PyResult<u16> {
     }
 }
 
-/// `seconds` from now, at most a hundred years: `threading.TIMEOUT_MAX`, which is more, says "for ever" in many a program.
+/// `seconds` from now, at most a hundred years: `threading.TIMEOUT_MAX`, which is more, says "for ever" in many a
+/// program.
 ///
 /// # Errors
 /// ValueError naming the argument and the value if it is negative or not a finite number; OverflowError for more than
@@ -141,8 +144,8 @@ pub fn deadline_after(name: &str, seconds: f64) -> PyResult<Instant> {
     Ok(Instant::now() + Duration::from_secs_f64(seconds).min(LONGEST_WAIT))
 }
 
-/// Blocks the OS thread on a descriptor. False when the deadline has passed, a signal was handled, or it is time to look
-/// for one.
+/// Blocks the OS thread on a descriptor. False when the deadline has passed, a signal was handled, or it is time to
+/// look for one.
 fn block(py: Python<'_>, descriptor: LentDescriptor, flags: PollFlags, deadline: Option<Instant>) -> PyResult<bool> {
     let ready = py.detach(|| {
         let left = deadline.map_or(SIGNAL_CHECK, |deadline| deadline.saturating_duration_since(Instant::now()));
@@ -159,7 +162,8 @@ fn block(py: Python<'_>, descriptor: LentDescriptor, flags: PollFlags, deadline:
     }
 }
 
-/// Runs `action`, which parks a coroutine where it waits and blocks an OS thread: the latter lets go of the interpreter.
+/// Runs `action`, which parks a coroutine where it waits and blocks an OS thread: the latter lets go of the
+/// interpreter.
 ///
 /// # Parks
 pub fn park_or_detach<R: Send>(py: Python<'_>, action: impl FnOnce() -> R + Send) -> R {
