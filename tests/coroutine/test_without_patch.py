@@ -189,7 +189,7 @@ def test():
     waiting = [spawn(first_wait), spawn(second_wait)]
     sleep(0.02)
     frames = [frame.f_code.co_name for frame in sys._current_frames().values()]
-    # From Python 3.14 on, they are by the OS thread's number, and one of its coroutines is there.
+    # Since Python 3.14, the key is the number of the OS thread, so only one of its coroutines is shown.
     assert sys.version_info >= (3, 14) or ("first_wait" in frames and "second_wait" in frames)
     faulthandler.dump_traceback(all_threads=True)
     return "dumped"
@@ -239,7 +239,7 @@ ASYNCIO = """
 
 
 def test_asyncio_runs_in_many_requests_at_once(serve: Serve) -> None:
-    """Each with a loop of its own, tasks, a child and a connection to the server that it runs in."""
+    """Each request has an event loop, tasks, a child, and a connection to the server itself."""
     server = serve(ASYNCIO)
     with ThreadPoolExecutor(60) as clients, takes(0.1, 30):
         answers = list(clients.map(lambda number: server.get(f"/{number}"), range(60)))

@@ -1,6 +1,6 @@
-"""Files under the patches: pipes, FIFOs, terminals, sockets as files, the standard streams, and locks of files.
+"""Files under the patches: pipes, FIFOs, terminals, sockets as files, the standard streams, and file locks.
 
-Each test first shows that the wait parks: other coroutines run until what is waited for happens.
+Each test first shows that the wait parks: other coroutines run until the awaited event happens.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ return lines + [second.result]
     assert patched(script, body) == repr([b"one\n", b"two\n"])
 
 
-def test_a_handler_that_comes_back_into_its_own_file_gets_the_usual_error(script: RunScript) -> None:
+def test_a_handler_that_reenters_its_own_file_gets_the_usual_error(script: RunScript) -> None:
     body = """
 class Raw(io.RawIOBase):
     def writable(self): return True
@@ -147,7 +147,7 @@ except RuntimeError as error:
     assert patched(script, body) == "reentrant call inside"
 
 
-def test_classes_of_files_stay_as_they_are(script: RunScript) -> None:
+def test_classes_of_files_stay_the_same(script: RunScript) -> None:
     output = script(
         """
         import inspect, io, os
@@ -241,7 +241,7 @@ return [write_all(b"x" * 300_000, "wb"), write_all(b"x" * 300_000, "wb", 0), wri
     assert patched(script, body) == repr([300_000] * 3)
 
 
-def test_where_linux_cannot_try_a_write_to_a_pipe_its_flags_stay_as_they_are(script: RunScript) -> None:
+def test_a_pipes_flags_stay_where_linux_has_no_nonblocking_write(script: RunScript) -> None:
     body = """
 def refuse(*arguments):
     raise OSError(95, "Operation not supported")
@@ -348,7 +348,7 @@ return [
     assert patched(script, body) == repr([b"text", "text", "text"])
 
 
-def test_who_gives_up_opening_a_fifo_leaves_no_descriptor(script: RunScript) -> None:
+def test_an_interrupted_open_of_a_fifo_leaves_no_descriptor(script: RunScript) -> None:
     body = """
 os.mkfifo("fifo")
 opening = waits(open, "fifo", "rb")

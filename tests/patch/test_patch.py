@@ -54,7 +54,7 @@ def test_a_default_argument_is_exchanged_too(script: RunScript) -> None:
         function = "def wait(seconds, sleep=sleep, *, again=sleep, other=1): return sleep, again, other"
         exec(f"from time import sleep\\n{function}", vars(early))
         del early.sleep
-        # A connection of multiprocessing reads with what `os.read` was when it was imported.
+        # A connection of multiprocessing reads with the `os.read` that existed when the module was imported.
         import multiprocessing.connection
         from rmeinheld import patch
         print(*patch.patch_all())
@@ -103,7 +103,7 @@ def test_what_was_made_before_is_repaired_or_named(script: RunScript) -> None:
         """
         import selectors, socket, ssl, sys, threading, types
         early = types.ModuleType("early")
-        # Locks that were made before park: tests/coroutine/test_locks_before_the_patch.py
+        # Locks that were made before the patch park: tests/coroutine/test_locks_before_the_patch.py
         early.lock, early.guard = threading.Lock(), threading.RLock()
         sys.modules["early"] = early
         selector, poller = selectors.EpollSelector(), selectors.PollSelector()
@@ -218,7 +218,7 @@ def test_classes_stay_the_classes_that_they_were(script: RunScript) -> None:
     assert output == "True\n"
 
 
-# --- waiting beside each other ---------------------------------------------------------------------------------------
+# --- waits of many coroutines ----------------------------------------------------------------------------------------
 
 
 def test_what_used_to_block_waits_side_by_side(script: RunScript) -> None:
@@ -291,7 +291,7 @@ def from_inotify():
     return b"created" in os.read(fd, 4096)
 def from_timerfd():
     fd = os.timerfd_create(time.CLOCK_MONOTONIC)
-    # Long enough for the others to end, if this does not block them.
+    # Time for the others to end, unless this coroutine blocks them.
     os.timerfd_settime(fd, initial=0.3)
     return int.from_bytes(os.read(fd, 8), sys.byteorder)
 order = []
@@ -544,7 +544,7 @@ receiver.bind(("127.0.0.1", 0))
 waiting = [spawn(receiver.recvfrom, 10) for _ in range(2)]
 sleep(0)
 receiver.settimeout(2)
-# Both are woken, and one of them finds nothing.
+# Both coroutines are woken, and only one finds data.
 receiver.sendto(b"first", receiver.getsockname())
 sleep(0)
 sleep(0)
@@ -566,7 +566,7 @@ def receive(end, size, flags=flags):
     return bytes(buffer[:got]) if into else got
 left, right = socket.socketpair()
 got = []
-# In parts, and then up to the end.
+# The data arrives in parts, and then the stream ends.
 for parts, end in (((b"abc", b"defgh"), lambda: None), ((b"abc",), lambda: right.shutdown(socket.SHUT_WR))):
     coroutine = spawn(receive, left, 8)
     for part in parts:
@@ -577,7 +577,7 @@ for parts, end in (((b"abc", b"defgh"), lambda: None), ((b"abc",), lambda: right
     end()
     assert coroutine.join(5), "more was waited for"
     got.append(coroutine.result)
-# With a timeout, or for datagrams, recv(2) returns what there is.
+# With a timeout, or for datagrams, recv(2) returns the data that has arrived.
 left, right = socket.socketpair()
 left.settimeout(5)
 right.sendall(b"abc")
@@ -585,7 +585,7 @@ got.append(receive(left, 8))
 left, right = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
 right.send(b"abc")
 got.append(receive(left, 8))
-# An error after a part is that of the next call.
+# The next call reports an error that follows a part.
 with socket.create_server(("127.0.0.1", 0)) as listener:
     left = socket.create_connection(listener.getsockname())
     right, _ = listener.accept()
@@ -792,7 +792,7 @@ def test_workers_of_executors_end_quietly_with_the_server_and_are_replaced_after
             rmeinheld.run(lambda environ, start_response: [], port=0)
             print(repr(jobs[-1].exception(0)))
             print(idle.submit(lambda: "idle").result(10), busy.submit(lambda: "busy").result(10))
-            # These two are OS threads, which would keep the next round from having coroutines.
+            # These two workers are OS threads. With them, the next round would start no coroutines.
             idle.shutdown(), busy.shutdown()
             idle, busy = ThreadPoolExecutor(3), ThreadPoolExecutor(1)
         """
@@ -839,7 +839,7 @@ def test_waits_for_signals_park(script: RunScript) -> None:
     output = script(
         """
         import signal
-        # Every thread is to have it blocked, as sigwait(3) wants.
+        # Every thread blocks the signal, as sigwait(3) requires.
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
         from rmeinheld import patch
         patch.patch_all()
@@ -917,7 +917,7 @@ return len(set(names)), len(threading.enumerate()) - before
 
 
 def test_locks_bear_the_name_of_their_module(script: RunScript) -> None:
-    """As trio asks for."""
+    """Trio checks the module of the class."""
     body = "return [type(make()).__module__ for make in (threading.Lock, threading.RLock)]"
     assert patched(script, body) == "['_thread', '_thread']"
 
@@ -943,7 +943,7 @@ def test_the_pipe_of_a_child_that_was_started_before_parks(script: RunScript) ->
         from rmeinheld.coroutine import sleep, spawn
         child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         reading = spawn(child.stdout.readline)
-        # Only somebody beside it can say what it waits for.
+        # The parent reads the state of the process, which cannot report it itself.
         spawn(lambda: (sleep(0.01), child.stdin.write(b"said\\n"), child.stdin.flush()))
         assert reading.join(10)
         print(reading.result)

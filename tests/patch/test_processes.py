@@ -144,7 +144,7 @@ ROWS = {
 
 @pytest.mark.parametrize("kind", ["coroutine", "thread"])
 @pytest.mark.parametrize("row", ROWS)
-def test_a_child_gives_nothing_to_those_who_waited_in_its_parent(script: RunScript, row: str, kind: str) -> None:
+def test_a_child_does_not_end_waits_of_its_parent(script: RunScript, row: str, kind: str) -> None:
     make, wait, use, found, wake, got = ROWS[row]
     output = script(
         f"""
@@ -236,7 +236,7 @@ def test():
     lock = multiprocessing.RLock()
     with lock, lock:
         refused = together(another, range(2))
-        # To the others it looks the same after it has been released once.
+        # After one release it is still held, and other coroutines see no difference.
         lock.release()
         refused += together(another, range(1))
         lock.acquire()
@@ -323,7 +323,7 @@ def test_locks_of_multiprocessing_that_were_made_before_are_named(script: RunScr
     assert "multiprocessing: 1 locks made before block every coroutine when they wait\n" in output
 
 
-def test_processes_that_share_a_pipe_do_not_block_in_a_read_that_another_was_faster_at(script: RunScript) -> None:
+def test_processes_that_share_a_pipe_do_not_block_when_another_process_reads_first(script: RunScript) -> None:
     output = script(
         f"""{HEADER}
 import sys

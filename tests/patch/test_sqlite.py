@@ -1,4 +1,4 @@
-"""sqlite3 under the patch: what waits for a locked database parks, and nothing is done twice."""
+"""sqlite3 under the patch: calls that wait for a locked database park, and no change is made twice."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_sqlite_decides_whether_a_wait_may_be_a_deadlock(script: RunScript) -> N
     output = script(
         f"""{HEADER}
 def reads_and_then_writes():
-    # Who holds the lock cannot commit while this one reads: SQLite fails at once, whatever the timeout.
+    # The holder of the lock cannot commit while this connection reads. SQLite fails at once, whatever the timeout.
     connection = connect(timeout=20, isolation_level=None)
     connection.execute("BEGIN")
     connection.execute("SELECT * FROM numbers").fetchall()
@@ -169,7 +169,7 @@ def test():
     assert connection.execute("PRAGMA busy_timeout").fetchone() == (200,)
     connection.executescript("PRAGMA busy_timeout = 0")
     assert seconds_of(connection) < 0.3
-    # Its timeout is known to SQLite only.
+    # Only SQLite knows the timeout of this connection.
     assert 0.1 <= seconds_of(outside) < 2
     assert outside.execute("PRAGMA busy_timeout").fetchone() == (100,)
     return holder.join(10)
@@ -191,7 +191,7 @@ def test():
     shared.append(connection)
     with connection:
         write(connection, 1)
-    # On an OS thread SQLite waits; then a coroutine has its turn again.
+    # SQLite waits on an OS thread. Afterwards the coroutines of the connection park again.
     holder = hold(0.4)
     with connection:
         offload(write, connection, 2)
@@ -225,7 +225,7 @@ print(numbers())
     assert output == "True\n[1, 2, 3, 4, 5]\n"
 
 
-def test_another_process_is_waited_for(script: RunScript) -> None:
+def test_a_coroutine_waits_for_another_process(script: RunScript) -> None:
     output = script(
         f"""{HEADER}
 import subprocess, sys
@@ -244,7 +244,7 @@ connection.close()
 def test():
     process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"held\\n"
-    # Reading waits, too; then the first statement of a transaction.
+    # A read waits, and so does the first statement of a transaction.
     assert taken(connect().execute, "SELECT * FROM numbers")[0].fetchall() == [(0,)]
     together(lambda number: write(connect(isolation_level=None), number), range(1, 5))
     process.wait()
@@ -256,7 +256,7 @@ main(test)
     assert output == "[0, 1, 2, 3, 4]\n"
 
 
-def test_a_commit_waits_for_who_reads(script: RunScript) -> None:
+def test_a_commit_waits_for_readers(script: RunScript) -> None:
     output = script(
         f"""{HEADER}
 def with_block(number):
@@ -344,7 +344,7 @@ main(test)
     assert output == f"{[*range(6), 10, 11, 12, 20, 21]}\n"
 
 
-def test_executemany_does_nothing_twice(script: RunScript) -> None:
+def test_executemany_makes_no_change_twice(script: RunScript) -> None:
     output = script(
         f"""{HEADER}
 INSERT = "INSERT INTO numbers VALUES (?)"
@@ -360,7 +360,7 @@ def each_by_itself():
     connection = connect(isolation_level=None)
     def sets():
         for number in range(10, 14):
-            # Each commit meets a reader, each beginning a writer.
+            # A reader delays each COMMIT, and a writer each BEGIN.
             holders.append(hold(0.05, "BEGIN"))
             yield (number,)
             holders.append(hold(0.05))
@@ -401,7 +401,7 @@ main(test)
     ]
 
 
-def test_executescript_does_nothing_twice(script: RunScript) -> None:
+def test_executescript_makes_no_change_twice(script: RunScript) -> None:
     output = script(
         f"""{HEADER}
 SCRIPT = '''
@@ -452,7 +452,7 @@ main(test)
     ]
 
 
-def test_what_was_derived_from_the_classes_parks_too(script: RunScript) -> None:
+def test_subclasses_made_before_the_patch_park_too(script: RunScript) -> None:
     output = script(
         """
         import sqlite3, sys
@@ -540,7 +540,7 @@ main(test)
     assert output == "True\n"
 
 
-def test_a_wait_is_interrupted_without_a_trace(script: RunScript) -> None:
+def test_an_interrupted_wait_leaves_no_trace(script: RunScript) -> None:
     output = script(
         f"""{HEADER}
 def test():
@@ -630,7 +630,7 @@ main(test, standstill=2)
     assert output == "('Cursor', True)\n"
 
 
-def test_sqlite3_may_be_left_alone(script: RunScript) -> None:
+def test_sqlite3_can_be_left_unpatched(script: RunScript) -> None:
     output = script(
         """
         from rmeinheld import patch
@@ -642,7 +642,7 @@ def test_sqlite3_may_be_left_alone(script: RunScript) -> None:
     assert output == "True False\n"
 
 
-def test_sqlite3_is_not_imported_for_who_does_not_use_it(script: RunScript) -> None:
+def test_the_patch_does_not_import_sqlite3(script: RunScript) -> None:
     output = script(
         """
         from rmeinheld import patch
@@ -675,7 +675,7 @@ def open_blob(connection):
 
 
 @pytest.mark.parametrize("close", ["blob.close()", "connection.close()", "del blob"])
-def test_closing_a_blob_waits_for_who_reads_and_loses_nothing(script: RunScript, close: str) -> None:
+def test_closing_a_blob_waits_for_readers_and_loses_nothing(script: RunScript, close: str) -> None:
     output = script(
         f"""{HEADER}{BLOBS}
 def test():
@@ -695,7 +695,7 @@ main(test)
     assert output == "(True, b'new')\n"
 
 
-def test_opening_a_blob_waits_for_who_writes_after_a_blob_was_open(script: RunScript) -> None:
+def test_opening_a_blob_waits_for_writers_even_after_another_blob(script: RunScript) -> None:
     output = script(
         f"""{HEADER}{BLOBS}
 def test():
@@ -716,7 +716,7 @@ main(test)
     assert output == "b'nxt'\n"
 
 
-def test_a_blob_that_cannot_be_written_says_so(script: RunScript) -> None:
+def test_a_blob_that_cannot_be_committed_raises_an_error(script: RunScript) -> None:
     output = script(
         f"""{HEADER}{BLOBS}
 def test():
@@ -734,7 +734,7 @@ main(test)
     assert output == "('SQLITE_BUSY', True, False, b'\\x00\\x00\\x00')\n"
 
 
-def test_a_blob_is_what_it_is_without_the_patch(script: RunScript) -> None:
+def test_a_blob_behaves_as_without_the_patch(script: RunScript) -> None:
     output = script(
         f"""{HEADER}{BLOBS}
 def test():

@@ -1,4 +1,4 @@
-"""The tests of redis-py and of PyMySQL, in a coroutine of a process whose standard library is patched.
+"""The tests of redis-py, PyMySQL and urllib3, in a coroutine of a process whose standard library is patched.
 
 They run a second time without the patch, at the same time and with a server of its own. A test that fails there as well
 does not fail because of the patch: some tests need another version of the server, or one at the default port.
@@ -14,9 +14,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from databases import MariaDB, Redis, running
 from outcome import Outcome
@@ -44,7 +44,17 @@ CREATE USER test2@localhost IDENTIFIED BY 'some password';
 GRANT ALL ON test2.* TO test2@localhost;
 """
 
-EXPECTED: dict[str, tuple[str, str]] = {}
+URLLIB3_LEFT_OUT = "not test_http2_probe_blocked_per_thread"
+"""It needs an address that never answers, and may fail without the patch too."""
+
+URLLIB3_EXPECTED: dict[str, tuple[str, str]] = {
+    f"test.test_wait::{test}[{function}]": (
+        "ValueError: signal only works",
+        "sets a signal handler outside the main thread",
+    )
+    for test in ("test_eintr", "test_eintr_zero_timeout", "test_eintr_infinite_timeout")
+    for function in ("wait_for_socket", "select_wait_for_socket", "poll_wait_for_socket")
+}
 """Tests that fail with the patch alone, and why."""
 
 SECONDS = 400.0
@@ -61,7 +71,8 @@ def run_redis(sdist: Path, directory: Path) -> Outcome:
 
     if shutil.which("redis-server") is None:
         return not_run("redis-py's own tests", "redis-server is not installed")
-    return compare("redis-py's own tests", sdist, directory, running(Redis), running(Redis), arguments)
+    with running(Redis) as server, running(Redis) as other:
+        return compare("redis-py's own tests", sdist, directory, arguments(server), arguments(other))
 
 
 def run_pymysql(work: Path, directory: Path) -> Outcome:
@@ -91,7 +102,20 @@ def run_pymysql(work: Path, directory: Path) -> Outcome:
         (copy / "pymysql/tests/databases.json").write_text(json.dumps(found))
         return ["--rootdir", str(copy), str(copy / "pymysql/tests")]
 
-    return compare("PyMySQL's own tests", kept, directory, running(MariaDB), running(MariaDB), arguments)
+    with running(MariaDB) as server, running(MariaDB) as other:
+        return compare("PyMySQL's own tests", kept, directory, arguments(server), arguments(other))
+
+
+def run_urllib3(sdist: Path, work: Path, directory: Path) -> Outcome:
+    """Run urllib3's tests; `directory` is for the reports, and `work` for what the tests need."""
+    requirements = work / "urllib3-requirements"
+    if not requirements.is_dir():
+        options = ["--quiet", "--target", str(requirements), "--requirement", str(HERE / "urllib3_requirements.txt")]
+        subprocess.run([sys.executable, "-m", "pip", "install", *options], check=True)
+    # Garbage that one test leaves would be another's failure.
+    arguments = ["-p", "no:unraisableexception", "-k", URLLIB3_LEFT_OUT, "test"]
+    paths = (sdist / "src", requirements)
+    return compare("urllib3's own tests", sdist, directory, arguments, arguments, URLLIB3_EXPECTED, paths)
 
 
 def not_run(suite: str, reason: str) -> Outcome:
@@ -99,20 +123,23 @@ def not_run(suite: str, reason: str) -> Outcome:
     return Outcome(suite, f"(not run: {reason})")
 
 
-def compare[S: (Redis, MariaDB)](
+def compare(
     suite: str,
     source: Path,
     directory: Path,
-    first: AbstractContextManager[S],
-    second: AbstractContextManager[S],
-    arguments: Callable[[S], list[str]],
+    arguments: list[str],
+    plain_arguments: list[str],
+    expected: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+    paths: Sequence[Path] = (),
 ) -> Outcome:
-    """Run a suite with the patch and without, each with a server, and count what the patch changes."""
-    with first as server, second as other:
-        patched = start("patched", source, directory, arguments(server))
-        plain = start("plain", source, directory, arguments(other))
-        for process in (patched, plain):
-            process.wait(SECONDS)
+    """Run a suite with the patch and without, and count what the patch changes.
+
+    `expected` are the tests that fail with the patch alone, and why. `paths` come first on the path of modules.
+    """
+    patched = start("patched", source, directory, arguments, paths)
+    plain = start("plain", source, directory, plain_arguments, paths)
+    for process in (patched, plain):
+        process.wait(SECONDS)
     ours, base = (results(directory / f"{name}.xml") for name in ("patched", "plain"))
     outcome = Outcome(suite, source.name.rpartition("-")[2])
     outcome.skipped = sum(result is None for result in ours.values())
@@ -123,19 +150,23 @@ def compare[S: (Redis, MariaDB)](
         for name, ours_too in faults.items()
         if ours_too and (fault := base.get(name))
     }
-    outcome.count({name: fault or None for name, fault in faults.items()}, EXPECTED | too)
+    outcome.count({name: fault or None for name, fault in faults.items()}, {**expected, **too})
     if missing := base.keys() ^ ours.keys():
         outcome.unexpected.append(f"only with or only without the patch: {', '.join(sorted(missing))}")
     return outcome
 
 
-def start(name: str, source: Path, directory: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
+def start(
+    name: str, source: Path, directory: Path, arguments: list[str], paths: Sequence[Path] = ()
+) -> subprocess.Popen[bytes]:
     """Start pytest, patched or plain."""
     options = ["-p", "no:cacheprovider", "-p", "no:httpbin", "-p", "no:warnings", f"--basetemp={directory / name}"]
     options += [f"--junitxml={directory / name}.xml"]
-    pytest_itself = [str(HERE / "pytest_patched.py")] if name == "patched" else ["-m", "pytest"]
+    # With -P the modules next to the script do not hide others of the same name.
+    pytest_itself = ["-P", str(HERE / "pytest_patched.py")] if name == "patched" else ["-m", "pytest"]
     root = arguments[1] if arguments[0] == "--rootdir" else str(source)
     with (directory / f"{name}.log").open("wb") as log:
         command = [sys.executable, *pytest_itself, *options, *arguments]
-        environment = os.environ | {"PYTHONPATH": root, "PYTHONDONTWRITEBYTECODE": "1"}
+        path = os.pathsep.join((*map(str, paths), root))
+        environment = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL)

@@ -1,14 +1,14 @@
-"""The standard library's blocking calls, made to park the coroutine instead of the process.
+"""Makes the blocking calls of the standard library park the coroutine instead of blocking the process.
 
     from rmeinheld import patch
     patch.patch_all()
 
-To be called first of all, before the application's modules are imported. Afterwards ordinary blocking code (requests,
-redis-py, PyMySQL, smtplib, subprocess, ...) runs in many coroutines at once. Outside of the loop thread, and in a
-forked child, every patched call does the real, blocking thing.
+Call it first, before the modules of the application are imported. Afterwards ordinary blocking code (requests,
+redis-py, PyMySQL, smtplib, subprocess, ...) runs in many coroutines at once. Outside the loop thread, and in a forked
+child, every patched call blocks as usual.
 
-What can be is changed in place: `socket.socket` and `ssl.SSLContext` stay the classes that they are. What was imported
-by name before (`from time import sleep`) is exchanged where it was imported. What cannot be repaired is in the report.
+Most changes are made in place: `socket.socket` and `ssl.SSLContext` stay the same classes. Names that modules imported
+earlier (`from time import sleep`) are replaced in those modules. The report lists everything that cannot be repaired.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ PARTS = {
     "sqlite3": "_sqlite",
     "libraries": "_libraries",
 }
-"""The parts of `patch_all`, in the order in which they are patched, and the modules here that do it."""
+"""The parts of `patch_all` in the order of patching, each with its module in this package."""
 
 _done: set[str] = set()
 
 
 def patch_all(*, aggressive: bool = True, **which: object) -> list[Finding]:
-    """Patch all parts but those given as False: `patch_all(thread=False)`. A second call patches what is left.
+    """Patch all parts except those given as False: `patch_all(thread=False)`. A second call patches the other parts.
 
-    `futures="native"` keeps the workers of `concurrent.futures.ThreadPoolExecutor` OS threads, for what computes.
+    With `futures="native"` the workers of `ThreadPoolExecutor` stay OS threads, for jobs that compute.
 
-    Returns what was found to have been imported or made before; the list is empty for a call that comes first, and else
-    it is also logged (logger "rmeinheld.patch"): as a warning, if something cannot be repaired. `aggressive` is
-    Meinheld's and has no meaning here. Raises TypeError for a part that does not exist.
+    Returns a finding for each object that was imported or made before the patch. The list is empty if the call comes
+    first. Findings are also logged (logger "rmeinheld.patch"), as a warning if one cannot be repaired. `aggressive` is
+    accepted for Meinheld and has no effect. Raises TypeError for an unknown part.
     """
     unknown = sorted(which.keys() - PARTS.keys())
     if unknown:
@@ -94,22 +94,22 @@ def patch_thread() -> list[Finding]:
 
 
 def patch_libraries() -> list[Finding]:
-    """Have psycopg2 and psycopg 3 wait in coroutines; warn of libraries that cannot, when they are imported."""
+    """Make psycopg2, psycopg 3 and pyOpenSSL park; warn about libraries that block, when they are imported."""
     return _patch_one("libraries")
 
 
 def patch_dns() -> list[Finding]:
-    """Patch `socket.getaddrinfo` and its kin: they run on OS threads."""
+    """Patch `socket.getaddrinfo` and the other resolver functions: they run on OS threads."""
     return _patch_one("dns")
 
 
 def patch_ssl() -> list[Finding]:
-    """Patch TLS over sockets. `SSLContext` and `SSLSocket` stay the classes that they are."""
+    """Patch TLS over sockets. `SSLContext` and `SSLSocket` stay the same classes."""
     return _patch_one("ssl")
 
 
 def patch_select() -> list[Finding]:
-    """Patch `select` and `selectors`: `select`, `poll` and `epoll` are kept, and park."""
+    """Patch `select` and `selectors`: `select`, `poll` and `epoll` stay available, and park."""
     return _patch_one("select")
 
 
@@ -119,12 +119,12 @@ def patch_queue() -> list[Finding]:
 
 
 def patch_signal() -> list[Finding]:
-    """Patch what takes a thread's number, such as `signal.pthread_kill`, and waits for signals, such as `sigwait`."""
+    """Patch functions that take a thread's number (`signal.pthread_kill`) or wait for signals (`signal.sigwait`)."""
     return _patch_one("signal")
 
 
 def patch_futures(option: object = "coroutines") -> list[Finding]:
-    """Have the workers of `ThreadPoolExecutor` be coroutines, or, with "native", OS threads."""
+    """Make the workers of `ThreadPoolExecutor` coroutines, or, with "native", OS threads."""
     return _patch_one("futures", option)
 
 
@@ -139,7 +139,7 @@ def patch_os() -> list[Finding]:
 
 
 def patch_fcntl() -> list[Finding]:
-    """Patch waits for locks of files: `flock`, `lockf` and those of `fcntl`."""
+    """Patch waits for file locks: `flock`, `lockf` and the lock commands of `fcntl`."""
     return _patch_one("fcntl")
 
 
@@ -154,12 +154,12 @@ def patch_subprocess() -> list[Finding]:
 
 
 def patch_multiprocessing() -> list[Finding]:
-    """Patch the locks and semaphores of `multiprocessing`, and with them its queues."""
+    """Patch the locks and semaphores of `multiprocessing`, which its queues use too."""
     return _patch_one("multiprocessing")
 
 
 def patch_socket(aggressive: bool = True) -> list[Finding]:
-    """Patch the methods of `socket.socket`. `aggressive` is Meinheld's and has no meaning here."""
+    """Patch the methods of `socket.socket`. `aggressive` is accepted for Meinheld and has no effect."""
     return _patch_one("socket")
 
 

@@ -1,4 +1,4 @@
-"""Names: `getaddrinfo` and its kin block in the C library, so they run on OS threads (`offload`)."""
+"""`socket.getaddrinfo` and the other resolver functions: they block in the C library, so they run on OS threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "g
 
 
 def _is_number(host: object) -> bool:
-    """Whether an answer needs no resolver."""
+    """Whether `host` is a number, or empty, so that no resolver is needed."""
     if host is None or host in ("", b""):
         return True
     if isinstance(host, bytes):

@@ -1,8 +1,7 @@
-"""`fcntl`: waits for locks of files park.
+"""`fcntl`: waits for file locks park.
 
-Locks of `flock` and those of an open file (`F_OFD_SETLKW`) exclude coroutines, each of which has opened the file for
-itself. Those of `lockf` and `F_SETLKW` belong to the process: its coroutines do not exclude each other by them, as its
-threads do not.
+Locks of `flock` and open-file locks (`F_OFD_SETLKW`) exclude coroutines that have each opened the file. Locks of
+`lockf` and `F_SETLKW` belong to the process. They exclude neither its threads nor its coroutines from each other.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from . import _state
 from ._os import until_free
 
 _WITHOUT_WAITING = {fcntl.F_SETLKW: fcntl.F_SETLK, fcntl.F_OFD_SETLKW: fcntl.F_OFD_SETLK}
-"""The commands of fcntl(2) that wait for a lock, and those that do not."""
+"""The commands of fcntl(2) that wait for a lock, each with the command that does not wait."""
 
 _flock: Any = fcntl.flock
 _lockf: Any = fcntl.lockf
@@ -35,7 +34,7 @@ def cooperative_flock(fd: Any, operation: Any, /) -> None:
     if _waits(operation):
         until_free(lambda: _flock(fd, operation | fcntl.LOCK_NB))
     else:
-        # Code may try in a loop.
+        # Code may repeat this in a loop.
         give_way_quietly()
         _flock(fd, operation)
 
@@ -57,7 +56,7 @@ def cooperative_fcntl(fd: Any, cmd: Any, arg: Any = 0, /) -> Any:
 
 
 def patch() -> None:
-    """Replace what waits for a lock."""
+    """Replace the functions that wait for a lock."""
     for name, function in (("flock", cooperative_flock), ("lockf", cooperative_lockf), ("fcntl", cooperative_fcntl)):
         function.__name__ = function.__qualname__ = name
         function.__module__ = "fcntl"

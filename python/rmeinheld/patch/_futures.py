@@ -1,7 +1,7 @@
 """`concurrent.futures`: the workers of a `ThreadPoolExecutor` are coroutines, or stay OS threads.
 
-As coroutines they wait beside each other, as everything else does. What computes, or blocks in C, wants OS threads:
-`patch_all(futures="native")`. Whoever waits for a result parks in either case.
+Coroutines suit jobs that wait. Jobs that compute, or block in C, need OS threads: `patch_all(futures="native")`. A
+coroutine that waits for a result parks in either case.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _work: Callable[..., None] = pools._worker
 
 
 idle: set[int] = set()
-"""Numbers of the workers that wait for a job: the end of a server does not wait for them."""
+"""The numbers of the workers that wait for a job. A server that stops does not wait for these workers."""
 
 
 class _Threading(ModuleType):
-    """`threading`, as the executor sees it: its threads are OS threads."""
+    """The module `threading` as the executor sees it: threads are OS threads."""
 
     Thread = NativeThread
 
@@ -41,10 +41,10 @@ class _Threading(ModuleType):
 
 
 class _Assignment:
-    """A worker's executor and its queue, as the worker sees them if it is a coroutine.
+    """The executor and the queue of a worker, as the worker sees them if it is a coroutine.
 
-    A worker takes CoroutineExit for an error of its own, and an executor counts on workers that have ended so. Here the
-    worker is told that there is no executor any more, upon which it ends, and the executor that there is no worker.
+    `concurrent.futures` treats CoroutineExit as an error of the job: the worker would go on, or end while the executor
+    still counts it. This class ends the worker, by showing it no executor, and removes it from the executor's workers.
     """
 
     def __init__(self, reference: Callable[[], Any], work: Any) -> None:
@@ -53,19 +53,19 @@ class _Assignment:
         self._ended = False
 
     def executor(self) -> Any:
-        """The executor; None if the worker is to end."""
+        """Return the executor; None if the worker has to end."""
         return None if self._ended else self._reference()
 
     def get_nowait(self) -> Any:
-        """The next piece of work. Raises queue.Empty."""
+        """Return the next piece of work. Raises queue.Empty."""
         return self.get(block=False)
 
     def get(self, block: bool = True) -> Any:
-        """The next piece of work, None for a reason to look at the executor."""
+        """Return the next piece of work, or None: the worker then checks whether its executor still exists."""
         ident = get_ident()
         try:
             if is_killed():
-                # In a job, which has taken it for an error of its own.
+                # It was raised in a job, and caught as the job's error.
                 raise CoroutineExit
             if block:
                 idle.add(ident)
@@ -74,7 +74,7 @@ class _Assignment:
             self._ended = True
             executor = self._reference()
             if executor is not None:
-                # A new set, since somebody may be iterating over the old one.
+                # A new set: another coroutine may be iterating over the old one.
                 executor._threads = executor._threads - {threading.current_thread()}
                 if block:
                     executor._idle_semaphore.acquire(blocking=False)
@@ -83,13 +83,13 @@ class _Assignment:
             idle.discard(ident)
 
     def put(self, item: Any) -> None:
-        """Wake another worker, if this one ends since all do."""
+        """Wake another worker, unless only this worker ends."""
         if not self._ended:
             self._work.put(item)
 
 
 def _worker(reference: Callable[[], Any], *arguments: Any) -> None:
-    """What a worker runs. From Python 3.14 on its context stands before the queue."""
+    """Run a worker. Since Python 3.14 the arguments are a context and the queue, before that the queue alone."""
     if current() is not None:
         place = 1 if sys.version_info >= (3, 14) else 0
         assignment = _Assignment(reference, arguments[place])
@@ -98,10 +98,7 @@ def _worker(reference: Callable[[], Any], *arguments: Any) -> None:
 
 
 def patch(option: object = "coroutines") -> Iterator[Finding]:
-    """Have the workers be what `option` says.
-
-    Raises ValueError for anything but "coroutines" and "native".
-    """
+    """Make the workers coroutines, or OS threads with "native". Raises ValueError for any other `option`."""
     if option not in OPTIONS:
         raise ValueError(f"futures must be one of {', '.join(OPTIONS)}, not {option!r}")
     if option == "native":
@@ -113,7 +110,7 @@ def patch(option: object = "coroutines") -> Iterator[Finding]:
 
 
 def _renew_lock() -> None:
-    """Replace the lock that is held while a worker starts, if the module has made it before."""
+    """Replace the lock that is held while a worker starts, if it was made before the patch."""
     module: Any = pools
     if not isinstance(module._global_shutdown_lock, Lock):
         module._global_shutdown_lock = lock = Lock()
@@ -121,7 +118,7 @@ def _renew_lock() -> None:
 
 
 def _adopt_executors() -> Iterator[Finding]:
-    """Those made before get locks and a queue that park, unless workers wait in what they have."""
+    """Give executors made before the patch locks and a queue that park, unless workers already use theirs."""
     blocking = type(_state.get_original("_thread", "allocate_lock")())
     executors = [each for each in gc.get_objects() if isinstance(each, pools.ThreadPoolExecutor)]
     early = [each for each in executors if isinstance(getattr(each, "_shutdown_lock", None), blocking)]

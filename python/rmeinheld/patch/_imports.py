@@ -1,4 +1,4 @@
-"""Modules that are changed when somebody imports them, or at once if that has happened."""
+"""Changes modules when they are imported, or at once if they have been imported."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from typing import Any
 from ._state import Finding
 
 type Action = Callable[[ModuleType], Finding | None]
-"""Changes a module that has been executed. The finding says what was done, or what cannot be."""
+"""Changes a module that has been executed. Returns a finding about the change, or about a module that blocks."""
 
 _awaited: dict[str, Action] = {}
-"""By the name of a module that has not been imported yet."""
+"""The actions for modules that have not been imported yet, by the name of the module."""
 
 
 def when_imported(name: str, action: Action) -> Finding | None:
-    """Call `action` with the module `name` when it is imported; at once if it is there, and return what is found.
+    """Call `action` with the module `name` when it is imported.
 
-    Of a module that is imported later, a finding that is not repaired is logged (logger "rmeinheld.patch").
+    If the module has been imported, call it at once and return its finding. If it is imported later, the finding is
+    logged (logger "rmeinheld.patch"), unless it is repaired.
     """
     module = sys.modules.get(name)
     if module is not None:
@@ -34,7 +35,7 @@ def when_imported(name: str, action: Action) -> Finding | None:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Lets the other finders find a module that is awaited, and has its action called when it has been executed."""
+    """Finds awaited modules by the other finders, and wraps their loaders so that the action is called afterwards."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -54,7 +55,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.Loader):
-    """Stands before the loader of one module, which may be that of others too, until the module is executed."""
+    """A wrapper of the loader of one module, in use until the module has been executed."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
@@ -68,7 +69,7 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Execute the module, and call its action."""
-        # The module has the loader that it would have, for those who look at it later.
+        # Code that inspects the module later finds the original loader.
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader

@@ -1,8 +1,7 @@
 """`io`: files of pipes, sockets and terminals park, and several coroutines may use one buffered file.
 
-The classes stay what they are; their methods are exchanged, so files that were opened before the patch park too:
-`sys.stdin`, `sys.stdout` and `sys.stderr` above all. Files on a disk never wait for another program. They are left
-alone.
+The classes stay the same and their methods are replaced. Files that were opened before the patch park too, above all
+`sys.stdin`, `sys.stdout` and `sys.stderr`. Files on a disk never wait for another program, and are not changed.
 """
 
 from __future__ import annotations
@@ -44,7 +43,10 @@ _input = builtins.input
 
 
 def _waits(file: io.FileIO, permits: Callable[[io.FileIO], bool]) -> int:
-    """The descriptor, if the operation that `permits` asks about may park; -1 if the original does the right thing."""
+    """Return the descriptor if the operation may park, and -1 if the original method is right.
+
+    `permits` says whether the file is open for the operation.
+    """
     if not can_park() or file.closed or not permits(file):
         return -1
     fd = file.fileno()
@@ -88,10 +90,10 @@ def _close(self: io.FileIO) -> None:
 
 def _init(self: io.FileIO, file: Any, mode: str = "r", closefd: bool = True, opener: Any = None) -> None:
     if opener is None and not isinstance(file, int) and can_park() and _os.is_fifo(file):
-        # Opening one end waits for the other.
+        # Opening one end of a FIFO waits until the other end is opened.
         opener = _open_fifo
     if isinstance(file, bool) and sys.version_info >= (3, 13):
-        # The original would name this line, and not the caller's.
+        # The warning of the original would name this line instead of the caller's.
         warnings.warn("bool is used as a file descriptor", RuntimeWarning, stacklevel=2)
         file = int(file)
     _original_init(self, file, mode, closefd, opener)
@@ -105,7 +107,7 @@ def cooperative_input(prompt: object = "", /) -> str:
     """`input`, which parks the coroutine."""
     if not can_park() or sys.stdin is None or sys.stdout is None:
         return _input(prompt)
-    # The original reads a terminal in C, with a lock on which all coroutines would wait.
+    # The original reads a terminal in C and holds a lock, which would block all coroutines.
     sys.audit("builtins.input", prompt)
     if sys.stderr is not None:
         sys.stderr.flush()
@@ -131,10 +133,10 @@ _originals: dict[str, Any] = {name: getattr(_file, name) for name in _methods}
 
 @functools.cache
 def patch() -> None:
-    """Exchange the methods of files that may wait, and those of buffered files."""
+    """Replace the methods of files that may wait, and those of buffered files."""
     for name, method in _methods.items():
         _state.replace(_file, name, _rmeinheld.detour(_file, name, method, name == "close"))
-    # What `inspect` and `help` say is the original's.
+    # `inspect` and `help` show the original.
     functools.update_wrapper(_init, _original_init, ("__name__", "__qualname__", "__doc__"), ())
     _state.replace(_file, "__init__", _init)
     for buffered, names in BUFFERED:

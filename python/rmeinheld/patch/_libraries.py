@@ -1,6 +1,6 @@
-"""Libraries beyond the standard one: those that wait in C are told how to wait, or that they block is told.
+"""Third-party libraries: installs wait hooks, and warns about libraries that block.
 
-Each is dealt with when it is imported, or at once if it has been.
+Each library is handled when it is imported, or at once if it has been imported.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BLOCKING = {
     "uvloop": "use the event loop of asyncio itself",
     "zmq": "wait with rmeinheld.coroutine.wait_readable(socket.FD) and use zmq.NOBLOCK",
 }
-"""Modules that block in C, where nothing can make them park, and what to do about it."""
+"""Modules that block in C and cannot be made to park, each with the cure."""
 
 GREENLETS = {
     "eventlet": "use the patched standard library",
@@ -46,11 +46,11 @@ GREENLETS = {
     "playwright.sync_api": f"use playwright.async_api within asyncio.run(), or {OFFLOAD}",
     "sqlalchemy.ext.asyncio": f"use SQLAlchemy's ordinary Engine and Session, or {OFFLOAD}",
 }
-"""Modules that switch greenlets, of which an OS thread has only one set for all of its coroutines."""
+"""Modules that switch greenlets, each with the cure. All coroutines of an OS thread share one set of greenlets."""
 
 
 def patch() -> Iterator[Finding]:
-    """Set up what is imported already, and what will be."""
+    """Handle the libraries that are imported, and those that will be."""
     for name, action in _actions().items():
         finding = when_imported(name, action)
         if finding is not None:
@@ -93,11 +93,11 @@ def _wait_for_psycopg2(connection: Any) -> None:
 
 
 def _ready(fileno: int, state: int) -> int:
-    """What of READY_R and READY_W (1 and 2) holds, of what `state`, in the same numbers, waits for."""
+    """Return which of the events in `state` have happened: READY_R (1), READY_W (2) or both."""
     wanted = state & 1 and select.POLLIN, state & 2 and select.POLLOUT
     events = _rmeinheld.events_now(fileno, wanted[0] | wanted[1])
     if events & ~(select.POLLIN | select.POLLOUT):
-        # An error, or the end: libpq reports it, whichever it tries.
+        # An error, or the end of the stream: libpq reports it when it reads or writes.
         return state
     return (events & select.POLLIN and 1) | (events & select.POLLOUT and 2)
 
@@ -109,7 +109,10 @@ def _set_up_psycopg(module: ModuleType) -> Finding:
     waits = {1: wait_readable, 2: wait_writable, 3: _rmeinheld.wait_either}
 
     def wait(gen: Any, fileno: int, interval: float = 0.0, timeout: float | None = None) -> Any:
-        """Drive `gen`, which waits for `fileno`, at most for `timeout` seconds; it is told of each `interval`."""
+        """Run the generator `gen`, which waits for `fileno`, for at most `timeout` seconds.
+
+        After each `interval` seconds without an event the generator is resumed with 0.
+        """
         if not can_park():
             return blocking(gen, fileno, interval, **({} if timeout is None else {"timeout": timeout}))
         deadline = None if timeout is None else monotonic() + timeout
@@ -128,7 +131,7 @@ def _set_up_psycopg(module: ModuleType) -> Finding:
             return end.value
 
     waiting.wait = wait
-    # Connecting takes another function, which uses `selectors`.
+    # Connections are made by another function, which uses `selectors` and parks anyway.
     return Finding(module.__name__, "waits through rmeinheld", fixed=True)
 
 
@@ -136,7 +139,7 @@ def _set_up_psycopg(module: ModuleType) -> Finding:
 
 
 def _set_up_trio(module: ModuleType) -> Finding:
-    """Have trio name OS threads only: the C library takes the number of a thread for an address."""
+    """Make trio name OS threads only: pthread_setname_np takes the number of a thread as an address."""
     cache: Any = module
     name_thread = cache.set_os_thread_name
 

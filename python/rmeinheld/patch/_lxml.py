@@ -1,8 +1,8 @@
 """lxml: a parser or an XPath is used by one coroutine at a time.
 
-Both have a lock in C, which lxml holds while it calls Python: `read()` of a file object, resolvers, targets, extension
-functions. If such a call parks, the next user of the same parser would block the OS thread, and with it the coroutine
-that has the lock. So there is a lock in front of it for which coroutines park.
+lxml holds a lock in C while it calls Python: `read()` of a file object, resolvers, targets, extension functions. If
+such a call parks, the next user of the same parser blocks the OS thread, and the coroutine that holds the lock never
+continues. Therefore each use first takes a lock for which coroutines park.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ PARSING = ("HTML", "XML", "XMLDTDID", "XMLID", "fromstring", "fromstringlist", "
 
 
 def set_up(module: ModuleType) -> Finding:
-    """Put the lock in front."""
+    """Replace the functions and classes that use a parser or an XPath."""
     etree: Any = module
     for name in PARSING:
         if hasattr(etree, name):
             _state.replace(etree, name, _parsing(getattr(etree, name), etree.get_default_parser))
     trees = etree.ElementTree
     if isinstance(trees, type):
-        # A class since lxml 6, before which it was a function.
+        # A class since lxml 6, and a function before.
         make = _parsing(trees.__new__, etree.get_default_parser, position=None)
         type.__setattr__(trees, "__new__", make)
     else:
@@ -40,7 +40,7 @@ def set_up(module: ModuleType) -> Finding:
 
 
 class _Use:
-    """The lock of an object that is in use."""
+    """The lock of a parser or XPath that is in use, and the number of its users."""
 
     def __init__(self) -> None:
         self.lock = Lock()
@@ -48,12 +48,12 @@ class _Use:
 
 
 _in_use: dict[int, _Use] = {}
-"""By the `id()` of a parser or an XPath: they have no room for an attribute."""
+"""The locks by the `id()` of a parser or XPath. These objects take no attributes."""
 
 
 @contextmanager
 def _alone_with(owner: object) -> Iterator[None]:
-    """Have `owner`, which the caller refers to, for the caller alone. Parks."""
+    """Exclude all other users of `owner`, to which the caller holds a reference. Parks."""
     use = _in_use.setdefault(id(owner), _Use())
     use.users += 1
     try:

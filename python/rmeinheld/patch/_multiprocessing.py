@@ -1,7 +1,7 @@
-"""`multiprocessing`: its locks are semaphores between processes, for which C waits; here coroutines look at them.
+"""`multiprocessing`: coroutines poll its locks, which are semaphores between processes.
 
-Nothing tells a process that another one has posted a semaphore, so a coroutine looks again and again, at growing
-intervals. One of them does for each lock; the others wait behind it.
+No event reports that another process has posted a semaphore, so a coroutine tries repeatedly, at growing intervals.
+Only one coroutine does so for each lock, and the others wait in line.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 from ..coroutine import Lock, can_park, get_ident
 from . import _state
+from ._pauses import poll
 from ._state import Finding
-from ._threading import poll
 
 LONGEST_POLL = 0.005
-"""Seconds between two looks at a semaphore that another process, or another coroutine, has."""
+"""Seconds between two attempts to acquire a semaphore that another process or coroutine holds."""
 
 RECURSIVE = 0
 """The kind of semaphore that is an RLock (`multiprocessing.synchronize.RECURSIVE_MUTEX`)."""
@@ -29,20 +29,20 @@ _base: Any = _multiprocessing.SemLock
 
 
 class SemLock(_base):  # type: ignore[misc]
-    """What `multiprocessing` makes its locks, semaphores and conditions of.
+    """The semaphore in the locks, semaphores and conditions of `multiprocessing`.
 
-    To C, all coroutines are one thread. So the owner's number is kept here too.
+    The class in C takes all coroutines for one thread. Therefore this class keeps the owner's number too.
     """
 
     _owner = 0
 
     @functools.cached_property
     def _turn(self) -> Lock:
-        """Held by the coroutine of this process that looks."""
+        """The lock of the coroutine that polls the semaphore for this process."""
         return Lock()
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
-        """Acquire it; parks the coroutine, at most for `timeout` seconds (None: for ever)."""
+        """Acquire the semaphore; wait for at most `timeout` seconds (None: for ever). Parks."""
         if not can_park():
             acquired = bool(super().acquire(block, timeout))
             if acquired:
@@ -68,7 +68,10 @@ class SemLock(_base):  # type: ignore[misc]
             self._turn.release()
 
     def release(self) -> None:
-        """Release it. Raises AssertionError for a recursive one that is somebody else's, ValueError for a free one."""
+        """Release the semaphore.
+
+        Raises ValueError if it is free, and AssertionError if it is recursive and the caller does not own it.
+        """
         if self.kind == RECURSIVE and not self._is_mine():
             raise AssertionError("attempt to release recursive lock not owned by thread")
         super().release()
@@ -87,7 +90,7 @@ SemLock.__module__ = "_multiprocessing"
 
 
 def patch() -> Iterator[Finding]:
-    """Replace what locks are made of."""
+    """Replace the semaphore of which locks are made."""
     _state.replace(_multiprocessing, "SemLock", SemLock)
     synchronize = sys.modules.get("multiprocessing.synchronize")
     if synchronize is not None:

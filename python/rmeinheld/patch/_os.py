@@ -1,6 +1,6 @@
-"""`os`: reads and writes of pipes, sockets and terminals park, and so do waits for children and for locks of files.
+"""`os`: reads and writes of pipes, sockets and terminals park, and so do waits for children and for file locks.
 
-Regular files never make a program wait for somebody else, and are left alone.
+Regular files never make a program wait for another one, and are not changed.
 """
 
 from __future__ import annotations
@@ -16,27 +16,22 @@ from typing import Any
 
 from .. import _rmeinheld
 from .._rmeinheld import events_now, give_way, give_way_quietly, may_wait
-from ..coroutine import Lock, can_park, offload, sleep, wait_readable, wait_writable
+from ..coroutine import Lock, can_park, offload, wait_readable, wait_writable
 from . import _state
+from ._pauses import Pauses
 
 LARGEST_READ = 1 << 20
-"""Bytes that one read takes at most: its buffer is made before it is known how much there is."""
+"""Bytes that one read returns at most. The buffer is allocated before the amount of data is known."""
 
 LONGEST_POLL = 0.05
-"""Seconds between two looks for a child that no descriptor stands for: any child, or one that is stopped."""
-
-SHORTEST_PAUSE = 0.0005
-"""Seconds after the first attempt at something of which no event tells; each further pause is twice as long."""
-
-LONGEST_PAUSE = 0.02
-"""Seconds between two such attempts at most."""
+"""Seconds between two checks for a child if no pidfd reports it: any child, or a child that stops."""
 
 _NOT_FOR_THIS_KIND = (errno.EOPNOTSUPP, errno.ENOSYS)
-"""What RWF_NOWAIT gives for terminals, and with Linux before 6.4 for pipes."""
+"""The errors of RWF_NOWAIT for terminals, and before Linux 6.4 for pipes."""
 
 
 def _waits(fd: Any) -> bool:
-    """Whether a read or write of `fd` may wait for somebody, in a coroutine, on a descriptor that blocks."""
+    """Whether a read or write of `fd` may wait for another program: in a coroutine, on a descriptor that blocks."""
     return isinstance(fd, int) and may_wait(fd)
 
 
@@ -67,10 +62,10 @@ def eventfd_read(fd: int) -> int:
 
 
 def _read_when_ready(fd: int, buffers: Any) -> int | None:
-    """Read as soon as there is something. None if only a read that blocks can: there is something then.
+    """Read as soon as there is data. Return None if there is data that only a blocking read can take.
 
-    Between a look and a read another process may read the descriptor empty, so the read itself must not block; and
-    O_NONBLOCK is of no use, for the other processes would get it too.
+    Another process may read the data between the check and the read, so the read itself must not block. O_NONBLOCK is
+    no choice: the other processes would get it too.
     """
     give_way()
     while True:
@@ -83,20 +78,20 @@ def _read_when_ready(fd: int, buffers: Any) -> int | None:
                 raise
             break
         wait_readable(fd)
-    # Another coroutine may have read it empty by the time at which this one is resumed.
+    # Another coroutine may have read the data before this one is resumed.
     while not _is_ready(fd, select.POLLIN):
         wait_readable(fd)
     return None
 
 
 def read_into(fd: int, buffer: Any) -> int:
-    """Read once into a buffer; parks the coroutine as `os.read` does."""
+    """Read once into a buffer. Parks as `os.read` does."""
     with memoryview(buffer) as view:
         return int(os.readv(fd, [view]))
 
 
 def write(fd: int, data: Any, /) -> int:
-    """`os.write`, which parks the coroutine until all is written, as a descriptor that blocks does."""
+    """`os.write`, which parks the coroutine until all data is written, as a descriptor that blocks does."""
     if not _waits(fd):
         return int(_originals["write"](fd, data))
     with memoryview(data) as view, view.cast("B") as octets:
@@ -104,7 +99,7 @@ def write(fd: int, data: Any, /) -> int:
 
 
 def writev(fd: int, buffers: Any, /) -> int:
-    """`os.writev`, which parks the coroutine until all is written, as a descriptor that blocks does."""
+    """`os.writev`, which parks the coroutine until all data is written, as a descriptor that blocks does."""
     if not _waits(fd):
         return int(_originals["writev"](fd, buffers))
     return write(fd, b"".join(bytes(buffer) for buffer in buffers))
@@ -121,7 +116,7 @@ def _write_all(fd: int, octets: memoryview, total: int) -> int:
 
 
 def _write_some(fd: int, octets: memoryview) -> int:
-    """Write what there is room for, which may be nothing."""
+    """Write as much as fits, which may be nothing."""
     try:
         return os.pwritev(fd, [octets], -1, os.RWF_NOWAIT)
     except BlockingIOError:
@@ -130,7 +125,7 @@ def _write_some(fd: int, octets: memoryview) -> int:
         if error.errno not in _NOT_FOR_THIS_KIND:
             raise
     if stat.S_ISFIFO(os.fstat(fd).st_mode):
-        # A pipe that is ready has room for so much (pipe(7)). Its flags are those of other processes, too.
+        # A ready pipe has room for PIPE_BUF bytes (pipe(7)). Other processes share its flags, so these do not change.
         return int(_originals["write"](fd, octets[: select.PIPE_BUF])) if _is_ready(fd, select.POLLOUT) else 0
     with _not_blocking(fd):
         try:
@@ -141,7 +136,7 @@ def _write_some(fd: int, octets: memoryview) -> int:
 
 @contextmanager
 def _not_blocking(*descriptors: int) -> Iterator[None]:
-    """Have descriptors not block. Other processes that have them see this too, but only the shortest of times."""
+    """Make descriptors non-blocking for one call. Other processes that share a descriptor see this for as long."""
     changed = [fd for fd in descriptors if os.get_blocking(fd)]
     for fd in changed:
         os.set_blocking(fd, False)
@@ -170,7 +165,7 @@ def sendfile(out_fd: Any, in_fd: Any, offset: Any, count: Any, *arguments: Any, 
         except OSError:
             if sent == 0:
                 raise
-            # What was sent is reported first, as sendfile(2) does.
+            # The number of bytes sent is reported first, as sendfile(2) does.
             break
         if more == 0:
             break
@@ -184,7 +179,7 @@ def splice(src: Any, dst: Any, count: Any, offset_src: Any = None, offset_dst: A
     mine = [fd for fd in (src, dst) if _waits(fd)]
     if not mine or not isinstance(flags, int) or flags & os.SPLICE_F_NONBLOCK:
         return int(original(src, dst, count, offset_src, offset_dst, flags))
-    pause = SHORTEST_PAUSE
+    pauses = Pauses()
     give_way()
     while True:
         try:
@@ -197,9 +192,8 @@ def splice(src: Any, dst: Any, count: Any, offset_src: Any = None, offset_dst: A
         elif dst in mine and not _is_ready(dst, select.POLLOUT):
             wait_writable(dst)
         else:
-            # The two disagree with splice(2) for a moment.
-            sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            # poll(2) calls both ready, and splice(2) does not yet.
+            pauses.pause()
 
 
 def open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
@@ -210,7 +204,7 @@ def open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None)
 
 
 def is_fifo(path: Any, dir_fd: int | None = None) -> bool:
-    """Whether there is a FIFO of that name."""
+    """Whether `path` is a FIFO."""
     if dir_fd is None and type(path) is str:
         return _rmeinheld.is_fifo(path)
     try:
@@ -220,10 +214,10 @@ def is_fifo(path: Any, dir_fd: int | None = None) -> bool:
 
 
 def open_fifo(path: Any, flags: int, mode: int, dir_fd: int | None = None) -> int:
-    """Open a FIFO on an OS thread of its own, and park until that has happened.
+    """Open a FIFO on an OS thread of its own. Parks until it is open.
 
-    No event tells when the other end is opened, and `offload` has few threads, which might be kept for ever. If the
-    coroutine is interrupted, the thread stays until the other end is opened, and closes the descriptor then.
+    No event reports that the other end is opened. `offload` has few threads, and waits for FIFOs might occupy them for
+    ever. If the coroutine is interrupted, the thread stays until the other end is opened, and closes the descriptor.
     """
     outcome: list[int | BaseException] = []
     done = Lock()
@@ -240,7 +234,7 @@ def open_fifo(path: Any, flags: int, mode: int, dir_fd: int | None = None) -> in
             discard()
 
     def discard() -> None:
-        # Whoever takes it out closes it.
+        # The thread or the coroutine: the one that removes the descriptor from the list closes it.
         with suppress(IndexError):
             opened = outcome.pop()
             if isinstance(opened, int):
@@ -262,7 +256,7 @@ def open_fifo(path: Any, flags: int, mode: int, dir_fd: int | None = None) -> in
 def lockf(fd: Any, command: int, length: int, /) -> None:
     """`os.lockf`, which parks the coroutine.
 
-    A lock of this kind is the process's: its coroutines do not exclude each other by one, as its threads do not.
+    Such a lock belongs to the process. It excludes neither its threads nor its coroutines from each other.
     """
     if not can_park() or command != os.F_LOCK:
         give_way_quietly()
@@ -272,28 +266,27 @@ def lockf(fd: Any, command: int, length: int, /) -> None:
 
 
 def until_free[T](attempt: Callable[[], T]) -> T:
-    """Repeat an attempt to lock a file while another program, or another coroutine, has locked it.
+    """Repeat an attempt to lock a file while another program or coroutine holds the lock. Parks.
 
-    No event tells when a file is unlocked. On the threads of `offload`, waiting callers would keep out the one that
-    unlocks.
+    No event reports that a file is unlocked. `offload` is no choice: if waiting callers occupied all of its threads,
+    the holder of the lock could find none.
     """
-    pause = SHORTEST_PAUSE
+    pauses = Pauses()
     give_way()
     while True:
         try:
             return attempt()
         except BlockingIOError:
-            sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pauses.pause()
 
 
 def close(fd: int) -> None:
-    """`os.close`; coroutines that wait for the descriptor get OSError."""
+    """`os.close`; coroutines that wait for the descriptor get an OSError."""
     _state.closing(fd if isinstance(fd, int) else -1, lambda: _originals["close"](fd))
 
 
 def _cannot_wait(options: int) -> bool:
-    """Whether a call for a child returns at once. It may be repeated in a loop, so it is a chance to switch."""
+    """Whether a call for a child returns at once. Code may repeat such a call in a loop, so this may switch."""
     if not can_park():
         return True
     if options & os.WNOHANG:
@@ -306,7 +299,7 @@ def waitpid(pid: int, options: int, /) -> tuple[int, int]:
     """`os.waitpid`, which parks the coroutine."""
     if _cannot_wait(options):
         return _originals["waitpid"](pid, options)  # type: ignore[no-any-return]
-    return _await_child(pid, options, lambda flags: _originals["waitpid"](pid, flags), _nobody)  # type: ignore[no-any-return]
+    return _await_child(pid, options, lambda flags: _originals["waitpid"](pid, flags), _is_no_child)  # type: ignore[no-any-return]
 
 
 def wait() -> tuple[int, int]:
@@ -318,14 +311,14 @@ def wait3(options: int) -> Any:
     """`os.wait3`, which parks the coroutine."""
     if _cannot_wait(options):
         return _originals["wait3"](options)
-    return _await_child(-1, options, lambda flags: _originals["wait3"](flags), _nobody)
+    return _await_child(-1, options, lambda flags: _originals["wait3"](flags), _is_no_child)
 
 
 def wait4(pid: int, options: int) -> Any:
     """`os.wait4`, which parks the coroutine."""
     if _cannot_wait(options):
         return _originals["wait4"](pid, options)
-    return _await_child(pid, options, lambda flags: _originals["wait4"](pid, flags), _nobody)
+    return _await_child(pid, options, lambda flags: _originals["wait4"](pid, flags), _is_no_child)
 
 
 def waitid(idtype: int, ident: int, options: int, /) -> Any:
@@ -337,14 +330,17 @@ def waitid(idtype: int, ident: int, options: int, /) -> Any:
     return _await_child(pid, options, attempt, lambda found: found is None)
 
 
-def _nobody(found: Any) -> bool:
+def _is_no_child(found: Any) -> bool:
     return bool(found[0] == 0)
 
 
-def _await_child(pid: int, options: int, attempt: Callable[[int], Any], nobody: Callable[[Any], bool]) -> Any:
-    """Repeat an attempt that does not wait, each time that a child may have ended."""
-    interval = 0.0005
-    while nobody(found := attempt(options | os.WNOHANG)):
+def _await_child(pid: int, options: int, attempt: Callable[[int], Any], is_nothing: Callable[[Any], bool]) -> Any:
+    """Repeat `attempt`, which does not wait, each time that a child may have ended. Parks.
+
+    `is_nothing` says whether its result names no child.
+    """
+    pauses = Pauses(LONGEST_POLL)
+    while is_nothing(found := attempt(options | os.WNOHANG)):
         if pid > 0 and not options & (os.WUNTRACED | os.WCONTINUED):
             try:
                 pidfd = os.pidfd_open(pid)
@@ -356,8 +352,7 @@ def _await_child(pid: int, options: int, attempt: Callable[[int], Any], nobody: 
                 finally:
                     _originals["close"](pidfd)
                 continue
-        sleep(interval)
-        interval = min(2 * interval, LONGEST_POLL)
+        pauses.pause()
     return found
 
 
@@ -367,7 +362,7 @@ def system(command: Any) -> int:
 
 
 def dup2(fd: int, fd2: int, inheritable: bool = True) -> int:
-    """`os.dup2`; coroutines that wait for the descriptor that is replaced get OSError."""
+    """`os.dup2`; coroutines that wait for the replaced descriptor get an OSError."""
     replaced = fd2 if isinstance(fd2, int) and fd != fd2 else -1
     return int(_state.closing(replaced, lambda: _originals["dup2"](fd, fd2, inheritable)))
 
@@ -380,6 +375,6 @@ _originals: dict[str, Callable[..., Any]] = {function.__name__: getattr(os, func
 
 
 def patch() -> None:
-    """Replace what reads, writes, closes, and waits for children."""
+    """Replace the functions that read, write, close, lock and wait for children."""
     for function in _new:
         _state.replace(os, function.__name__, function)

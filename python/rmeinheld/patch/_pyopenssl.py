@@ -13,10 +13,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from .._rmeinheld import give_way, give_way_quietly
-from ..coroutine import can_park, wait_readable, wait_writable
+from .._rmeinheld import give_way_quietly
+from ..coroutine import can_park
 from . import _state
-from ._socket import Limit, attempt
+from ._ssl import complete
 from ._state import Finding
 
 BLOCKING = ("do_handshake", "read", "recv", "recv_into", "send", "shutdown", "write")
@@ -49,16 +49,8 @@ def _parking(original: Callable[..., Any], module: ModuleType) -> Callable[..., 
         sock = _blocking_socket(self)
         if sock is None:
             return original(self, *arguments, **keywords)
-        give_way()
-        limit = Limit(sock)
-        while True:
-            try:
-                return attempt(sock, functools.partial(original, self, *arguments, **keywords))
-            except module.WantReadError:
-                wait = wait_readable
-            except module.WantWriteError:
-                wait = wait_writable
-            limit.wait(wait)
+        once = functools.partial(original, self, *arguments, **keywords)
+        return complete(sock, original.__name__, once, module.WantReadError, module.WantWriteError)
 
     return call
 

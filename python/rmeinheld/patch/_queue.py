@@ -1,6 +1,6 @@
-"""`queue.SimpleQueue`, which is written in C and blocks there.
+"""`queue.SimpleQueue`, which blocks in C without the patch.
 
-The other queues are Python over the locks of `threading`, and park when those do.
+The other queues are written in Python with the locks of `threading`, and park when these locks do.
 """
 
 from __future__ import annotations

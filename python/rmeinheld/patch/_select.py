@@ -1,7 +1,7 @@
-"""`select` and `selectors`: all of them stay, and park.
+"""`select` and `selectors`: `select`, `poll`, `epoll` and all selectors stay available, and park.
 
-The loop waits for the descriptors. What is ready, the original function then says without waiting. The class of epoll
-objects stays what it is, so those that were made before the patch park too.
+The event loop waits for the descriptors. The original function, called without waiting, then says which are ready. The
+class of epoll objects stays the same, so objects that were made before the patch park too.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import gc
 import select
 import selectors
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any
 
 from .._rmeinheld import events_now, give_way, give_way_quietly, wait_any
-from ..coroutine import can_park, sleep, wait_readable
+from ..coroutine import can_park, wait_readable
 from . import _state
-from ._os import LONGEST_PAUSE, SHORTEST_PAUSE
+from ._pauses import Pauses
 from ._state import Finding
 from ._time import TOO_LONG, number
 
@@ -28,14 +29,14 @@ LONGEST = 100 * 365 * 86_400.0
 """Seconds that one park may take; a longer wait consists of several."""
 
 TOO_MANY_MILLISECONDS = 2.0**31 if sys.version_info < (3, 15) else 2.0**63 / 1e6
-"""From here on poll(2) and epoll_wait(2) do not take it."""
+"""Milliseconds that are too many for poll(2) and epoll_wait(2)."""
 
 _poll: Any = select.poll
 _epoll: Any = select.epoll
 _select: Any = select.select
 _poll_now: Any = type(_poll()).poll
 
-# What poll(2) asks for, in epoll's terms: the numbers are the same.
+# The events of poll(2) by what the event loop waits for. Epoll uses the same numbers.
 _READABLE = select.POLLIN | select.POLLPRI | select.POLLRDNORM | select.POLLRDBAND | select.POLLRDHUP
 _WRITABLE = select.POLLOUT | select.POLLWRNORM | select.POLLWRBAND
 _KNOWN_TO_EPOLL = _READABLE | _WRITABLE
@@ -48,17 +49,17 @@ class _Deadline:
         self._at = None if seconds is None else monotonic() + seconds
 
     def left(self) -> float:
-        """Seconds; never negative."""
+        """Return seconds, never a negative number."""
         return LONGEST if self._at is None else min(max(0.0, self._at - monotonic()), LONGEST)
 
 
 def _is_timeout(value: Any, limit: float) -> bool:
-    """Whether C takes it for a timeout: None, or a number that is not too large."""
+    """Whether the function in C accepts `value` as a timeout: None, or a number below `limit`."""
     return value is None or (isinstance(value, int | float) and value < limit)
 
 
 def _give_way(timeout: float | None) -> None:
-    """A chance to switch for code that looks again and again and always finds something, or never waits."""
+    """May switch, for code that calls in a loop and always finds an event, or never waits."""
     if timeout == 0:
         give_way_quietly()
     else:
@@ -66,14 +67,14 @@ def _give_way(timeout: float | None) -> None:
 
 
 def _wait_for_any(interests: Iterable[tuple[int, int]], seconds: float) -> None:
-    """Wait until one of the descriptors is ready, at most for `seconds`. May return early."""
+    """Wait until one of the descriptors is ready, for at most `seconds`. May return early. Parks."""
     known = [(fd, events & _KNOWN_TO_EPOLL) for fd, events in interests]
     try:
         wait_any(known, seconds)
     except OSError as error:
         if error.errno != errno.EBADF:
             raise
-        # One has been closed meanwhile, which the original function reports. Or it is one of the server's own.
+        # A descriptor was closed, which the original function reports. Or the server uses a descriptor itself.
         if all(_is_open(fd) for fd, _ in known):
             _wait_apart(known, seconds)
 
@@ -83,11 +84,11 @@ def _is_open(fd: int) -> bool:
 
 
 def _wait_apart(interests: Iterable[tuple[int, int]], seconds: float) -> None:
-    """The same, by an epoll object for this wait alone: it becomes readable when one of the descriptors is ready."""
+    """Wait as `_wait_for_any` does, by an epoll object that becomes readable when a descriptor is ready. Parks."""
     epoll = _epoll()
     try:
         for fd, events in interests:
-            # A regular file does not become ready: it is, or is not, as the original function has just said.
+            # A regular file never changes its state, which the original function has just reported.
             with suppress(FileExistsError, PermissionError):
                 epoll.register(fd, events)
         wait_readable(epoll.fileno(), seconds)
@@ -99,7 +100,7 @@ def cooperative_select(rlist: Any, wlist: Any, xlist: Any, timeout: float | None
     """`select.select`, which parks the coroutine."""
     timeout = number(timeout)
     if not can_park() or not _is_timeout(timeout, TOO_LONG):
-        # The original says what is wrong with it.
+        # The original raises the error.
         return _select(rlist, wlist, xlist, timeout)
     if timeout is not None and timeout < 0:
         raise ValueError("timeout must be non-negative")
@@ -119,6 +120,25 @@ def cooperative_select(rlist: Any, wlist: Any, xlist: Any, timeout: float | None
         _wait_for_any(interests.items(), left)
 
 
+def _until_ready(
+    look: Callable[[], list[tuple[int, int]]], wait: Callable[[float], object], seconds: float | None
+) -> list[tuple[int, int]]:
+    """Look for events, and wait until there may be some, for at most `seconds` (None: for ever). Parks."""
+    _give_way(seconds)
+    deadline = _Deadline(seconds)
+    while True:
+        events = look()
+        left = deadline.left()
+        if events or left == 0:
+            return events
+        wait(left)
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    """Convert a timeout of `poll`, for which None and negative numbers mean no limit."""
+    return None if milliseconds is None or milliseconds < 0 else milliseconds / 1000
+
+
 class poll:
     """`select.poll()`, whose `poll` parks the coroutine."""
 
@@ -133,7 +153,7 @@ class poll:
         self._interests[_number(fd)] = eventmask
 
     def modify(self, fd: Any, eventmask: int, /) -> None:
-        """Change what a registered descriptor is waited for."""
+        """Change the events of a registered descriptor."""
         self._real.modify(fd, eventmask)
         self._interests[_number(fd)] = eventmask
 
@@ -143,24 +163,18 @@ class poll:
         self._interests.pop(_number(fd), None)
 
     def poll(self, timeout: float | None = None, /) -> list[tuple[int, int]]:
-        """Wait for events, at most `timeout` milliseconds (None or negative: for ever)."""
+        """Wait for events, for at most `timeout` milliseconds (None or negative: for ever)."""
         timeout = number(timeout)
         if not can_park() or not _is_timeout(timeout, TOO_MANY_MILLISECONDS):
-            # The original says what is wrong with it.
+            # The original raises the error.
             events: list[tuple[int, int]] = _poll_now(self._real, timeout)
             return events
         if self._waits:
             raise RuntimeError("concurrent poll() invocation")
-        deadline = _Deadline(None if timeout is None or timeout < 0 else timeout / 1000)
         self._waits = True
         try:
-            _give_way(timeout)
-            while True:
-                events = _poll_now(self._real, 0)
-                left = deadline.left()
-                if events or left == 0:
-                    return events
-                _wait_for_any(self._interests.items(), left)
+            wait = partial(_wait_for_any, self._interests.items())
+            return _until_ready(partial(_poll_now, self._real, 0), wait, _seconds(timeout))
         finally:
             self._waits = False
 
@@ -170,24 +184,22 @@ def _number(fd: Any) -> int:
 
 
 def _epoll_poll(self: Any, timeout: float | None = None, maxevents: int = -1) -> list[tuple[int, int]]:
-    """Wait for events, at most `timeout` seconds (None or negative: for ever)."""
+    """Wait for events, for at most `timeout` seconds (None or negative: for ever)."""
     original = _epoll_methods["poll"]
     timeout = number(timeout)
     if not can_park() or not _is_timeout(timeout, TOO_MANY_MILLISECONDS / 1000):
-        # The original says what is wrong with it.
+        # The original raises the error.
         return original(self, timeout, maxevents)  # type: ignore[no-any-return]
-    _give_way(timeout)
-    deadline = _Deadline(None if timeout is None or timeout < 0 else timeout)
-    while True:
-        events: list[tuple[int, int]] = original(self, 0, maxevents)
-        left = deadline.left()
-        if events or left == 0:
-            return events
-        wait_readable(self.fileno(), left)
+    # The descriptor is looked up for each wait: another coroutine may close the object.
+    return _until_ready(
+        partial(original, self, 0, maxevents),
+        lambda left: wait_readable(self.fileno(), left),
+        None if timeout is None or timeout < 0 else timeout,
+    )
 
 
 def _epoll_close(self: Any) -> None:
-    """Close it; those who wait in it get OSError."""
+    """Close the object; coroutines that wait in it get an OSError."""
     _state.closing(-1 if self.closed else self.fileno(), lambda: _epoll_methods["close"](self))
 
 
@@ -199,20 +211,11 @@ _epoll_methods: dict[str, Any] = {name: getattr(_epoll, name) for name in ("__ex
 
 
 def _early_poll(self: Any, timeout: float | None = None, /) -> list[tuple[int, int]]:
-    """`poll` of an object made before the patch. Only C knows what it waits for, so it is asked again and again."""
+    """`poll` of an object made before the patch. Only C knows its descriptors, so it is polled at growing intervals."""
     timeout = number(timeout)
     if not can_park() or not _is_timeout(timeout, TOO_MANY_MILLISECONDS):
         return _poll_now(self, timeout)  # type: ignore[no-any-return]
-    _give_way(timeout)
-    deadline = _Deadline(None if timeout is None or timeout < 0 else timeout / 1000)
-    pause = SHORTEST_PAUSE
-    while True:
-        events: list[tuple[int, int]] = _poll_now(self, 0)
-        left = deadline.left()
-        if events or left == 0:
-            return events
-        sleep(min(pause, left))
-        pause = min(2 * pause, LONGEST_PAUSE)
+    return _until_ready(partial(_poll_now, self, 0), Pauses().pause, _seconds(timeout))
 
 
 poll.__module__ = "select"
@@ -220,7 +223,7 @@ poll.__qualname__ = "poll"
 
 
 def patch() -> Iterator[Finding]:
-    """Replace `select` and `poll`, have objects of `epoll` and the selectors park."""
+    """Replace `select` and `poll`, and make epoll objects and selectors park."""
     _state.replace(select, "select", cooperative_select)
     _state.replace(select, "poll", poll)
     for name, method in (("__exit__", _epoll_exit), ("close", _epoll_close), ("poll", _epoll_poll)):

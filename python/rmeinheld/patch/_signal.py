@@ -1,7 +1,7 @@
-"""`signal` and `time`: functions that take a thread's number know a coroutine's; waits for signals park.
+"""`signal` and `time`: functions that take a thread's number accept a coroutine's, and waits for signals park.
 
-The number of a coroutine is no address of an OS thread's, and the C functions would look there. Handlers are set, as
-ever, in the main thread, which runs them.
+The C library takes the number of a thread as an address, and the number of a coroutine is none. Handlers are still set
+in the main thread, which runs them.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from time import monotonic
 from typing import Any
 
 from .._rmeinheld import give_way
-from ..coroutine import can_park, sleep
+from ..coroutine import can_park
 from . import _state
-from ._os import LONGEST_PAUSE, SHORTEST_PAUSE
+from ._pauses import Pauses
 from ._time import TOO_LONG
 
 LOWEST_ADDRESS = 1 << 36
-"""A thread's number below this is a coroutine's, which are counted. Those of OS threads are addresses, which on 64 bits
-lie far above.
+"""A thread's number below this limit is a coroutine's: these are counted from 1. The numbers of OS threads are
+addresses, which on 64 bits are far larger.
 """
 
 
 def is_coroutine(ident: int) -> bool:
-    """Whether a thread's number is that of a coroutine."""
+    """Whether `ident` is the number of a coroutine."""
     return 0 < ident < LOWEST_ADDRESS
 
 
 def _os_thread(ident: int) -> int:
-    """The OS thread that is meant: for a coroutine, the one in which all coroutines run.
+    """Return the number of the OS thread: for a coroutine, that of the loop thread.
 
-    Raises ProcessLookupError for a coroutine's number outside of that thread.
+    Raises ProcessLookupError for a coroutine's number outside the loop thread.
     """
     if not isinstance(ident, int) or not is_coroutine(ident):
         return ident
@@ -43,7 +43,7 @@ def _os_thread(ident: int) -> int:
 
 
 def sigtimedwait(sigset: Iterable[int], timeout: float, /) -> signal.struct_siginfo | None:
-    """`signal.sigtimedwait`, which parks the coroutine. The signals are those that its OS thread would get."""
+    """`signal.sigtimedwait`, which parks the coroutine. It takes the signals that its OS thread would get."""
     if not can_park() or not isinstance(timeout, int | float) or not 0 <= timeout < TOO_LONG:
         return _originals["sigtimedwait"](sigset, timeout)  # type: ignore[no-any-return]
     return _wait_for(tuple(sigset), monotonic() + timeout)
@@ -70,24 +70,24 @@ def sigwait(sigset: Iterable[int], /) -> Any:
 
 
 def _wait_for(signals: tuple[int, ...], deadline: float | None) -> signal.struct_siginfo | None:
-    """Ask for a pending signal again and again, until `deadline`: no event tells when one arrives."""
-    pause = SHORTEST_PAUSE
+    """Ask for a pending signal at growing intervals, until `deadline`. No event reports a signal. Parks."""
+    pauses = Pauses()
     give_way()
     while True:
         found: signal.struct_siginfo | None = _originals["sigtimedwait"](signals, 0)
-        if found is not None or (deadline is not None and monotonic() >= deadline):
+        left = None if deadline is None else deadline - monotonic()
+        if found is not None or (left is not None and left <= 0):
             return found
-        sleep(pause if deadline is None else max(0.0, min(pause, deadline - monotonic())))
-        pause = min(2 * pause, LONGEST_PAUSE)
+        pauses.pause(left)
 
 
 def pthread_kill(thread_id: int, signalnum: int, /) -> None:
-    """`signal.pthread_kill`; for a coroutine, the OS thread of all coroutines gets the signal."""
+    """`signal.pthread_kill`; for a coroutine, the loop thread gets the signal."""
     _state.get_original("signal", "pthread_kill")(_os_thread(thread_id), signalnum)
 
 
 def pthread_getcpuclockid(thread_id: int, /) -> int:
-    """`time.pthread_getcpuclockid`; for a coroutine, the clock of the OS thread of all coroutines."""
+    """`time.pthread_getcpuclockid`; for a coroutine, the clock of the loop thread."""
     return int(_state.get_original("time", "pthread_getcpuclockid")(_os_thread(thread_id)))
 
 
@@ -97,7 +97,7 @@ pthread_kill.__module__ = sigwait.__module__ = "signal"
 
 
 def patch() -> None:
-    """Replace what takes a thread's number, and what waits for a signal."""
+    """Replace the functions that take a thread's number or wait for a signal."""
     for function in (sigtimedwait, sigwait, sigwaitinfo):
         _state.replace(signal, function.__name__, function)
     _state.replace(signal, "pthread_kill", pthread_kill)

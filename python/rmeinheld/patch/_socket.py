@@ -1,8 +1,7 @@
-"""`socket`: the methods of `socket.socket` park; the class stays what it is.
+"""`socket`: the methods of `socket.socket` park; the class stays the same.
 
-A descriptor keeps its flags: what blocks is tried with MSG_DONTWAIT, or with the timeout set to 0 for the length of one
-call. Only a listening socket on which a coroutine accepts becomes non-blocking for good, since other processes may
-accept on it too.
+A descriptor keeps its flags. Calls are made with MSG_DONTWAIT, or with the timeout set to 0 for the length of one call.
+Only a listening socket on which a coroutine accepts becomes non-blocking for good: other processes may accept too.
 """
 
 from __future__ import annotations
@@ -27,14 +26,13 @@ _base: Any = socket.socket.__mro__[1]
 _DONTWAIT = int(socket.MSG_DONTWAIT)
 
 BACKLOG_FULL_PAUSE = 0.01
-"""Seconds between two attempts to connect to a Unix socket whose backlog is full: no event tells when it is not."""
+"""Seconds between two attempts to connect to a Unix socket whose backlog is full. No event reports free space."""
 
 
 class Limit:
     """The timeout of one call on a socket.
 
-    That it has passed is told, not raised: a TimeoutError that comes out of a wait is somebody else's, thrown into the
-    coroutine.
+    `wait` returns false when the timeout has passed. It raises TimeoutError only if that is thrown into the coroutine.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -43,11 +41,14 @@ class Limit:
         self._deadline = None if seconds is None else monotonic() + seconds
 
     def left(self) -> float | None:
-        """Seconds, 0 when nothing is left; None for ever."""
+        """Return the seconds that are left, at least 0; None without a timeout."""
         return None if self._deadline is None else max(self._deadline - monotonic(), 0.0)
 
     def wait(self, ready: Callable[..., bool]) -> bool:
-        """Wait for `wait_readable` or `wait_writable`. Returns whether it came in time; OSError for a closed socket."""
+        """Wait by `wait_readable` or `wait_writable`; return false if the timeout has passed. Parks.
+
+        Raises OSError if the socket is closed.
+        """
         fd = self._sock.fileno()
         if fd < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -56,9 +57,9 @@ class Limit:
 
 
 def attempt(sock: socket.socket, call: Callable[..., Any], *arguments: Any) -> Any:
-    """One call of a blocking method that does not block: the timeout is 0 meanwhile.
+    """Call a blocking method without blocking: the timeout of the socket is 0 during the call.
 
-    What it was before is asked anew each time: somebody may have set it while the caller waited.
+    The timeout is read for each call, since other code may change it between two calls.
     """
     before = sock.gettimeout()
     _base.settimeout(sock, 0.0)
@@ -72,7 +73,7 @@ def attempt(sock: socket.socket, call: Callable[..., Any], *arguments: Any) -> A
 def _blocks(sock: socket.socket, flags: int = 0) -> bool:
     """Whether a call would block the loop: in a coroutine, on a socket that is not non-blocking.
 
-    One that would not is a chance to switch: it may be repeated until it succeeds.
+    Code may repeat a call that does not block until it succeeds, so in that case this may switch.
     """
     if not can_park():
         return False
@@ -91,7 +92,7 @@ def recvmsg(self: socket.socket, bufsize: int, ancbufsize: int = 0, flags: int =
 def recvmsg_into(self: socket.socket, buffers: Any, ancbufsize: int = 0, flags: int = 0, /) -> Any:
     if not _blocks(self, flags):
         return _base.recvmsg_into(self, buffers, ancbufsize, flags)
-    buffers = list(buffers)  # An iterator would be at its end at the second attempt.
+    buffers = list(buffers)  # An iterator would be exhausted at the second attempt.
     return _rmeinheld.socket_repeat(self, False, _base.recvmsg_into, buffers, ancbufsize, flags | _DONTWAIT)
 
 
@@ -120,7 +121,7 @@ def sendmsg_afalg(self: socket.socket, *arguments: Any, **keywords: Any) -> Any:
 
 
 def _accept(self: socket.socket) -> Any:
-    """What `socket.accept` calls: the descriptor and the address of a new connection."""
+    """Return the descriptor and the address of a new connection, for `socket.accept`."""
     if self.gettimeout() == 0:
         _rmeinheld.give_way_quietly()
         return _base._accept(self)
@@ -165,7 +166,7 @@ def connect_ex(self: socket.socket, address: Any, /) -> int:
 
 
 def _connect(sock: socket.socket, address: Any) -> int | None:
-    """The error number, 0 for none; None when the timeout has passed."""
+    """Connect, and return the error number, 0 without an error. Return None when the timeout has passed."""
     limit = Limit(sock)
     address = _resolved(sock, address)
     while True:
@@ -181,7 +182,7 @@ def _connect(sock: socket.socket, address: Any) -> int | None:
 
 
 def _resolved(sock: socket.socket, address: Any) -> Any:
-    """An address whose host is a number: the C function would block in the resolver."""
+    """Return the address with a numeric host. With a name the C function would block in the resolver."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6) or not isinstance(address, tuple) or len(address) < 2:
         return address
     host, port = address[:2]
@@ -197,7 +198,7 @@ def _resolved(sock: socket.socket, address: Any) -> Any:
 
 
 def _sendfile_use_sendfile(self: socket.socket, file: Any, offset: int = 0, count: int | None = None) -> Any:
-    """What `socket.sendfile` tries first. It waits by a selector, if sendfile(2) does not block."""
+    """Send a file by sendfile(2), for `socket.sendfile`. On a non-blocking socket the original waits by a selector."""
     original = _state.get_original("socket", "socket._sendfile_use_sendfile")
     if not _blocks(self) or not os.get_blocking(self.fileno()):
         return original(self, file, offset, count)
@@ -206,7 +207,7 @@ def _sendfile_use_sendfile(self: socket.socket, file: Any, offset: int = 0, coun
         return original(self, file, offset, count)
     finally:
         if self.fileno() >= 0:
-            # As its timeout has it by now.
+            # The timeout may have changed during the call.
             os.set_blocking(self.fileno(), self.gettimeout() is None)
 
 

@@ -1,4 +1,4 @@
-"""`sqlite3`: a coroutine that meets a locked database parks; see `_sqlite_busy`."""
+"""`sqlite3`: a coroutine that finds the database locked parks; see `_sqlite_busy`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._state import Finding
 
 
 def patch() -> Iterator[Finding]:
-    """Replace `connect`, `Connection` and `Cursor`, when `sqlite3` is imported."""
+    """Replace `connect`, `Connection` and `Cursor` as soon as `sqlite3` is imported."""
     yield from _early_connections()
     when_imported("sqlite3.dbapi2", _replace)
 
@@ -30,7 +30,7 @@ def _replace(module: ModuleType) -> None:
 
 
 def _early_connections() -> Iterator[Finding]:
-    """Connections that modules beyond the standard library hold already."""
+    """Find connections that third-party modules and the application already hold."""
     early = sys.modules.get("_sqlite3")
     if early is None:
         return

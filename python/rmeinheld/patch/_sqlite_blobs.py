@@ -1,7 +1,7 @@
-"""Blobs of `sqlite3` that are open for writing: closing one parks while the database is locked.
+"""Blobs of `sqlite3` that are open for writing: `close` parks while the database is locked.
 
-In no transaction, SQLite commits when the last such blob of a connection is closed. `sqlite3.Blob.close` ignores a
-failure of that commit, and the data is lost. So the commit is taken out of the call in C, and repeated if need be.
+Outside a transaction, SQLite commits when the last such blob of a connection is closed. If this commit fails, the data
+is lost: `sqlite3.Blob.close` ignores the error. Therefore the commit is a call of its own here, which can be repeated.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class OpenBlobs:
                 blob.close()
 
     def close(self, real: Any) -> None:
-        """Close an open blob; with the last one, commit if that ends a transaction. Parks.
+        """Close an open blob. If it is the last one and no transaction is active, commit. Parks.
 
         Raises sqlite3.OperationalError if the database stays locked until the timeout of the connection has passed.
         """
         connection = self._connection
         self._number -= 1
         if not can_park():
-            self._timeout.give(connection)
+            self._timeout.wait_in_sqlite(connection)
             real.close()
         elif self._number > 0 or connection.in_transaction:
             real.close()
@@ -113,7 +113,7 @@ class Blob:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
         if not self.is_open:
-            # It raises.
+            # The blob in C raises the error.
             self._real.__exit__(kind, error, traceback)
         self.close()
 

@@ -1,8 +1,8 @@
-"""Waiting for a locked SQLite database outside of SQLite, where a coroutine can park.
+"""Waits for a locked SQLite database outside SQLite, where a coroutine can park.
 
-SQLite waits in its busy handler, while it holds the mutex of the connection: nothing can park there. So coroutines use
-a connection without a busy timeout. A call that has met the lock, and so has had no effect, is repeated here until it
-succeeds or the timeout of the connection has passed. While OS threads use the connection, SQLite has the timeout.
+SQLite waits in its busy handler and holds the mutex of the connection meanwhile, so a coroutine cannot park there.
+Coroutines therefore use a connection without a busy timeout. A call that fails because of the lock has no effect. It is
+repeated here until it succeeds, or until the timeout of the connection has passed. For OS threads, SQLite itself waits.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from .._rmeinheld import give_way
 from ..coroutine import Event, can_park
 
 BUSY = 5
-"""SQLITE_BUSY, the lowest byte of the codes of its kind."""
+"""SQLITE_BUSY, the lowest byte of the error codes of this kind."""
 
 BUSY_SNAPSHOT = 517
-"""SQLITE_BUSY_SNAPSHOT: another connection has written since this transaction began to read. Waiting is no use."""
+"""SQLITE_BUSY_SNAPSHOT: another connection has written since this transaction began to read. A wait cannot help."""
 
 SHORTEST_PAUSE = 0.001
-"""Seconds until the first repetition; the time doubles with each."""
+"""Seconds before the first repetition; each further pause is twice as long."""
 
 LONGEST_PAUSE = 0.02
-"""Seconds between two repetitions. Only other processes are noticed that late, see `Waiters.wake`."""
+"""Seconds between two repetitions at most. Only locks of other processes need them; see `Waiters.wake`."""
 
 PAUSE_FOR_EACH = 0.001
-"""Seconds that each waiter for a database adds to the longest pause: many of them must not keep the loop busy."""
+"""Seconds that each waiter adds to the longest pause, so that many waiters do not keep the loop busy."""
 
 MOST_TIMEOUTS = 10
-"""Timeouts of a connection for which a call waits at most, however much other coroutines compute."""
+"""The longest wait of a call, in timeouts of its connection, however much other coroutines compute."""
 
-ASK_EVERY = 0.005
-"""Seconds between two questions to SQLite, each of which takes a millisecond: see `Timeout._ask`."""
+CHECK_EVERY = 0.005
+"""Seconds between two deadlock checks, each of which takes a millisecond; see `Timeout._check_for_deadlock`."""
 
-ANSWERS = 3
-"""Slow answers until SQLite is taken to wait: on a busy machine one may be slow for another reason."""
+SLOW_CHECKS = 3
+"""Checks that have to be slow before a deadlock is ruled out. On a busy machine one may be slow by chance."""
 
 LONGEST_TIMEOUT = 2**31 - 1
-"""Milliseconds; SQLite keeps an int."""
+"""Milliseconds: the largest int, in which SQLite stores the timeout."""
 
 
 class Waiters:
@@ -50,15 +50,15 @@ class Waiters:
 
     def __init__(self) -> None:
         self.events: dict[str, list[Event]] = {}
-        """By the path of the database."""
+        """The events of the waiters, by the path of the database."""
 
     def number(self, database: str) -> int:
-        """How many wait for a database."""
+        """Return the number of waiters for a database."""
         return len(self.events.get(database, ()))
 
     @contextmanager
     def waiting(self, database: str, commits: bool) -> Iterator[Event]:
-        """Be among those who wait. A commit comes first: until it is done, the others get nothing."""
+        """Stand in line for a database. A commit goes first: no other call can succeed until it is done."""
         event = Event()
         events = self.events.setdefault(database, [])
         events.insert(0 if commits else len(events), event)
@@ -70,7 +70,7 @@ class Waiters:
                 self.events.pop(database, None)
 
     def wake(self, database: str) -> None:
-        """Have the first who waits for a database try again: a transaction has ended."""
+        """Make the first waiter for a database try again, because a transaction has ended."""
         events = self.events.get(database)
         if events:
             events[0].set()
@@ -105,41 +105,45 @@ class WaitBudget:
         self._deadline = min(self._deadline + delay, self._last_deadline)
 
 
+def _always() -> bool:
+    return True
+
+
 class Timeout:
     """The busy timeout of one connection."""
 
-    __slots__ = ("_answered_after", "_database", "_milliseconds", "in_sqlite")
+    __slots__ = ("_check_seconds", "_database", "_milliseconds", "in_sqlite")
 
     def __init__(self, milliseconds: int | None, in_sqlite: bool) -> None:
         self._milliseconds = milliseconds
-        """None: only SQLite knows it."""
+        """The timeout; None if only SQLite knows it."""
         self.in_sqlite = in_sqlite
-        """Whether SQLite waits for it."""
+        """Whether SQLite itself waits."""
         self._database: str | None = None
-        self._answered_after = 0.0
-        """Seconds that the last question took."""
+        self._check_seconds = 0.0
+        """Seconds that the last deadlock check took."""
 
-    def give(self, connection: Connection) -> None:
-        """Have SQLite wait, for an OS thread, or for what cannot be repeated."""
+    def wait_in_sqlite(self, connection: Connection) -> None:
+        """Make SQLite wait, for an OS thread or a call that cannot be repeated."""
         if not self.in_sqlite:
             _set(connection, self._milliseconds or 0)
             self.in_sqlite = True
 
-    def take(self, connection: Connection) -> None:
-        """Have SQLite not wait, for a coroutine."""
+    def wait_in_coroutine(self, connection: Connection) -> None:
+        """Make SQLite fail at once, for a coroutine, which waits here."""
         if self.in_sqlite:
             if self._milliseconds is None:
                 self._milliseconds = _ask_for(connection, "PRAGMA busy_timeout")
             _set(connection, 0)
             self.in_sqlite = False
 
-    def forget(self, connection: Connection) -> None:
-        """Let the application read or set the timeout; it is looked up afterwards."""
-        self.give(connection)
+    def read_again(self, connection: Connection) -> None:
+        """Let the application read or set the timeout in SQLite. It is read again afterwards."""
+        self.wait_in_sqlite(connection)
         self._milliseconds = None
 
     def released(self, connection: Connection) -> None:
-        """Have the next who waits try: the connection may have released its locks."""
+        """Make the next waiter try, because the connection may have released its locks."""
         if waiters.events:
             with suppress(ProgrammingError):
                 waiters.wake(self._name_of_database(connection))
@@ -155,23 +159,23 @@ class Timeout:
         connection: Connection,
         call: Callable[[], T],
         *,
-        repeatable: Callable[[], bool] | None = None,
+        repeatable: Callable[[], bool] = _always,
         commits: bool = False,
     ) -> T:
-        """Call; in a coroutine, repeat that while the database is locked. Parks.
+        """Call, and in a coroutine repeat the call while the database is locked. Parks.
 
-        `repeatable` says whether the call that has met the lock has had no effect (None: it never has). Raises what
-        `call` raises.
+        `repeatable` says, after a call that failed because of the lock, whether it had no effect. Raises the errors of
+        `call`.
         """
         if not can_park():
-            self.give(connection)
+            self.wait_in_sqlite(connection)
             return call()
         give_way()
-        self.take(connection)
+        self.wait_in_coroutine(connection)
         try:
             result = call()
         except OperationalError as error:
-            if not self.waits_after(error) or not (repeatable is None or repeatable()):
+            if not self.waits_after(error) or not repeatable():
                 raise
         else:
             if waiters.events and not connection.in_transaction:
@@ -180,54 +184,52 @@ class Timeout:
         return self.repeat(connection, call, repeatable, commits)
 
     def waits_after(self, error: OperationalError) -> bool:
-        """Whether a coroutine waits when a call has failed in this way."""
+        """Whether a coroutine waits after a call that has failed with this error."""
         return bool(self._milliseconds) and _is_busy(error)
 
     def repeat[T](
         self,
         connection: Connection,
         call: Callable[[], T],
-        repeatable: Callable[[], bool] | None = None,
+        repeatable: Callable[[], bool] = _always,
         commits: bool = False,
     ) -> T:
-        """Repeat a call that has met a lock, until it succeeds or the timeout has passed. Parks."""
+        """Repeat a call that failed because of the lock, until it succeeds or the timeout has passed. Parks."""
         budget = WaitBudget((self._milliseconds or 0) / 1000)
         pause = SHORTEST_PAUSE
-        slow_answers = 0
+        slow_checks = 0
         database = self._name_of_database(connection)
         with waiters.waiting(database, commits) as woken:
             while True:
                 left = budget.left()
                 budget.wait(woken, pause)
                 # An OS thread may have used the connection meanwhile.
-                self.take(connection)
-                asks = slow_answers < ANSWERS and left > pause and _may_ask()
+                self.wait_in_coroutine(connection)
+                checks = slow_checks < SLOW_CHECKS and left > pause and _may_check()
                 try:
-                    result = self._ask(connection, call) if asks else call()
+                    result = self._check_for_deadlock(connection, call) if checks else call()
                     break
                 except OperationalError as error:
-                    if not _is_busy(error) or budget.left() <= 0:
+                    if not _is_busy(error) or budget.left() <= 0 or not repeatable():
                         raise
-                    if repeatable is not None and not repeatable():
+                    if checks and self._check_seconds < SHORTEST_PAUSE / 2:
+                        # SQLite has not waited: the holder of the lock waits for a lock of this connection.
                         raise
-                    if asks and self._answered_after < SHORTEST_PAUSE / 2:
-                        # SQLite has not waited: a lock of this connection is in the way of who holds the other.
-                        raise
-                    slow_answers += asks
+                    slow_checks += checks
                 longest = max(LONGEST_PAUSE, PAUSE_FOR_EACH * waiters.number(database))
                 pause = min(2 * pause, longest)
         if not connection.in_transaction:
             self.released(connection)
         return result
 
-    def _ask[T](self, connection: Connection, call: Callable[[], T]) -> T:
-        """Call with a timeout of one millisecond, which SQLite lets pass unless waiting may be a deadlock."""
+    def _check_for_deadlock[T](self, connection: Connection, call: Callable[[], T]) -> T:
+        """Call with a timeout of one millisecond. SQLite waits for as long, unless the wait may be a deadlock."""
         _set(connection, 1)
         started = monotonic()
         try:
             return call()
         finally:
-            self._answered_after = monotonic() - started
+            self._check_seconds = monotonic() - started
             with suppress(ProgrammingError):
                 _set(connection, 0)
 
@@ -245,21 +247,21 @@ def _ask_for(connection: Connection, question: str) -> int:
     return int(Cursor(connection).execute(question).fetchone()[0])
 
 
-_next_question = 0.0
+_next_check = 0.0
 
 
-def _may_ask() -> bool:
-    global _next_question
+def _may_check() -> bool:
+    global _next_check
     now = monotonic()
-    if now < _next_question or not _sqlite_sleeps():
+    if now < _next_check or not _sqlite_sleeps():
         return False
-    _next_question = now + ASK_EVERY
+    _next_check = now + CHECK_EVERY
     return True
 
 
 @functools.cache
 def _sqlite_sleeps() -> bool:
-    """Whether this SQLite waits for a millisecond when its timeout is one; some are built to wait for whole seconds."""
+    """Whether this SQLite waits for a millisecond if its timeout is one. Some are built to wait for whole seconds."""
     options: dict[str, Any] = {"uri": True, "isolation_level": None, "timeout": 0.001}
     name = "file:/rmeinheld-sleeps?vfs=memdb"
     try:

@@ -1,7 +1,7 @@
 """Connections and cursors of `sqlite3` whose waits for a locked database park the coroutine.
 
-They are subclasses: the methods of the classes in C cannot be exchanged. A call is repeated if it has had no effect. So
-the statements of a script, and the sets of an `executemany`, are executed one by one.
+They are subclasses, because the methods of the classes in C cannot be replaced. A call is repeated only if it had no
+effect. Therefore the statements of a script, and the parameter sets of an `executemany`, are executed one by one.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Connection(_Connection):  # type: ignore[misc]
 
     __module__ = "sqlite3"
     _rmeinheld_timeout = Timeout(None, in_sqlite=True)
-    """Of one that was not initialised, and so can do nothing."""
+    """The timeout of a connection whose `__init__` has not run. It has no database."""
     _rmeinheld_blobs: OpenBlobs | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -82,7 +82,7 @@ class Connection(_Connection):  # type: ignore[misc]
         return super().cursor(Cursor).executescript(*args)
 
     def commit(self) -> None:
-        """See `sqlite3.Connection.commit`. One that meets a lock has changed nothing."""
+        """See `sqlite3.Connection.commit`. A commit that fails because of a lock has no effect."""
         self._parking(super().commit, commits=True)
 
     def rollback(self) -> None:
@@ -94,7 +94,7 @@ class Connection(_Connection):  # type: ignore[misc]
         """See `sqlite3.Connection.close`."""
         if self._rmeinheld_blobs is not None:
             self._rmeinheld_blobs.close_all()
-        # The name of the database is asked for while that is possible.
+        # This call looks up the name of the database, which the second call needs.
         self._rmeinheld_timeout.released(self)
         super().close()
         self._rmeinheld_timeout.released(self)
@@ -105,7 +105,7 @@ class Connection(_Connection):  # type: ignore[misc]
         """Commit, or roll back if there is an exception. A commit that fails is rolled back."""
         if kind is None and error is None and traceback is None:
             try:
-                # Not `self.commit`: the class in C does not call what a subclass has made of it.
+                # The class in C does not call an overridden `commit` either.
                 Connection.commit(self)
             except BaseException:
                 _Connection.rollback(self)
@@ -126,8 +126,8 @@ class Connection(_Connection):  # type: ignore[misc]
         return self._rmeinheld_blobs.add(blob)
 
     def serialize(self, **kwargs: Any) -> bytes:
-        """See `sqlite3.Connection.serialize`, which does not say whether it was a lock that it has met."""
-        self._rmeinheld_timeout.give(self)
+        """See `sqlite3.Connection.serialize`. Its error does not say whether a lock was the reason, so SQLite waits."""
+        self._rmeinheld_timeout.wait_in_sqlite(self)
         return bytes(super().serialize(**kwargs))
 
     def backup(
@@ -141,12 +141,12 @@ class Connection(_Connection):  # type: ignore[misc]
     ) -> None:
         """See `sqlite3.Connection.backup`. Parks while one of the databases is locked, and between two steps."""
         if not can_park() or not (progress is None or callable(progress)):
-            self._rmeinheld_timeout.give(self)
+            self._rmeinheld_timeout.wait_in_sqlite(self)
             super().backup(target, pages=pages, progress=progress, name=name, sleep=sleep)
             return
         for connection in (self, target):
             if isinstance(connection, Connection):
-                connection._rmeinheld_timeout.take(connection)
+                connection._rmeinheld_timeout.wait_in_coroutine(connection)
         super().backup(target, pages=pages, progress=partial(_step_of_backup, progress, sleep), name=name, sleep=0)
 
     @property
@@ -173,7 +173,7 @@ class Cursor(_Cursor):  # type: ignore[misc]
 
     __module__ = "sqlite3"
     _rmeinheld_rows: deque[Any] | None = None
-    """Rows that were read ahead, see `_execute_and_read`."""
+    """Rows that were read in advance; see `_execute_and_read`."""
 
     def execute(self, sql: Any, parameters: Any = (), /) -> Any:
         """See `sqlite3.Cursor.execute`."""
@@ -185,7 +185,7 @@ class Cursor(_Cursor):  # type: ignore[misc]
             return _execute(self, sql, parameters)
         kind = _kind(sql)
         if kind is PLAIN:
-            # What `Timeout.call` does, without the detours.
+            # A faster `Timeout.call`, for the most frequent call.
             if timeout.in_sqlite or not can_park() or waiters.events:
                 return timeout.call(connection, partial(_execute, self, sql, parameters))
             give_way()
@@ -201,7 +201,7 @@ class Cursor(_Cursor):  # type: ignore[misc]
         self, connection: Connection, timeout: Timeout, kind: object, call: Callable[[], Any], sql: str
     ) -> Any:
         if kind is SETS_TIMEOUT:
-            timeout.forget(connection)
+            timeout.read_again(connection)
             return call()
         if kind is CHECKPOINT and can_park():
             _checkpoint(connection, timeout, sql)
@@ -210,8 +210,10 @@ class Cursor(_Cursor):  # type: ignore[misc]
         return timeout.call(connection, call, commits=kind is COMMIT)
 
     def _execute_and_read(self, call: Callable[[], Any]) -> Any:
-        """Execute what changes a table and returns rows. In no transaction it commits when the last row is read, and if
-        that meets a lock, it is undone: so the rows are read here.
+        """Execute a statement that changes a table and returns rows, and read the rows if no transaction is active.
+
+        Such a statement commits when its last row is read. If this commit fails because of a lock, SQLite undoes the
+        change.
         """
         result = call()
         if not self.connection.in_transaction:
@@ -224,7 +226,7 @@ class Cursor(_Cursor):  # type: ignore[misc]
         timeout = _timeout_of(self)
         if timeout is None or not can_park():
             if timeout is not None:
-                timeout.give(self.connection)
+                timeout.wait_in_sqlite(self.connection)
             return super().executemany(sql, parameters)
         sets = _Sets(parameters)
         connection = self.connection
@@ -244,13 +246,13 @@ class Cursor(_Cursor):  # type: ignore[misc]
         sets_timeout = _kind(sql_script) is SETS_TIMEOUT or "busy_timeout" in str(sql_script).lower()
         if timeout is None or not can_park() or sets_timeout or type(sql_script) is not str or "\0" in sql_script:
             if timeout is not None:
-                (timeout.forget if sets_timeout else timeout.give)(self.connection)
+                (timeout.read_again if sets_timeout else timeout.wait_in_sqlite)(self.connection)
             return super().executescript(sql_script)
         connection = self.connection
         legacy = connection.autocommit == LEGACY
         if legacy:
             timeout.call(connection, partial(_Connection.commit, connection), commits=True)
-            # Else each statement would commit what the one before it has begun.
+            # Otherwise each statement would commit the transaction that the previous one has begun.
             _Connection.autocommit.__set__(connection, True)
         try:
             super().executescript("")
@@ -289,7 +291,7 @@ class Cursor(_Cursor):  # type: ignore[misc]
 
 
 def connect(*args: Any, **kwargs: Any) -> Any:
-    """See `sqlite3.connect`. A factory that was derived from `sqlite3.Connection` before the patch parks, too."""
+    """See `sqlite3.connect`. A factory that was derived from `sqlite3.Connection` before the patch parks too."""
     if len(args) > 5:
         args = (*args[:5], _parking_factory(args[5], _Connection, Connection), *args[6:])
     else:
@@ -301,7 +303,7 @@ connect.__module__ = "_sqlite3"
 
 
 def _parking_factory(factory: Any, before: type, after: type) -> Any:
-    """What makes the objects that `factory` makes, but such as park."""
+    """Return a factory of the same objects that park."""
     if isinstance(factory, type) and issubclass(factory, before) and not issubclass(factory, after):
         early: Any = factory
         return after if factory is before else _derived(early, after)
@@ -310,19 +312,19 @@ def _parking_factory(factory: Any, before: type, after: type) -> Any:
 
 @functools.cache
 def _derived(early: Any, after: Any) -> Any:
-    """A subclass of a class from before the patch, whose `super()` leads to what parks."""
+    """Return a subclass of a class from before the patch. Its `super()` finds the methods that park."""
     return type(early)(early.__name__, (early, after), {"__slots__": (), "__module__": early.__module__})
 
 
 def _milliseconds(timeout: object) -> int | None:
-    """Seconds as SQLite keeps them; None for what `sqlite3.connect` refuses, or takes otherwise."""
+    """Convert seconds to the milliseconds of SQLite; None for values that `sqlite3.connect` refuses or converts."""
     if not isinstance(timeout, int | float) or not -LONGEST_TIMEOUT < timeout * 1000 < LONGEST_TIMEOUT:
         return None
     return max(0, int(timeout * 1000))
 
 
 def _timeout_of(cursor: Cursor) -> Timeout | None:
-    """None for a connection that was made before the patch."""
+    """Return the timeout of a cursor's connection; None for a connection that was made before the patch."""
     return getattr(cursor.connection, "_rmeinheld_timeout", None)
 
 
@@ -333,12 +335,12 @@ def _commits_by_itself(connection: Connection) -> bool:
     return connection.autocommit is True or (connection.autocommit == LEGACY and connection.isolation_level is None)
 
 
-# --- what a statement is ---------------------------------------------------------------------------------------------
+# --- kinds of statements ---------------------------------------------------------------------------------------------
 
 PLAIN, SETS_TIMEOUT, CHECKPOINT, RETURNING, COMMIT = (object() for _ in range(5))
 
 BLANK = r"(?:\s|--[^\n]*(?:\n|$)|/\*.*?\*/)*"
-"""Spaces and comments."""
+"""A pattern of spaces and comments."""
 
 CHANGES = re.compile(rf"{BLANK}(?:INSERT|UPDATE|DELETE|REPLACE|WITH)\b", re.IGNORECASE | re.DOTALL)
 ENDS = re.compile(rf"{BLANK}(?:COMMIT|END)\b", re.IGNORECASE | re.DOTALL)
@@ -348,7 +350,7 @@ TOKEN = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?\*/|;"
 
 
 def _kind(sql: object) -> object:
-    """How a statement has to be executed."""
+    """Return the kind of a statement, which says how to execute it."""
     if type(sql) is not str:
         return PLAIN
     return _kind_of(sql) if len(sql) > REMEMBERED else _remembered_kind(sql)
@@ -368,7 +370,7 @@ _remembered_kind = functools.lru_cache(maxsize=256)(_kind_of)
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements of a script. What is not complete is the last one, in which SQLite finds the error."""
+    """Split a script into statements. An incomplete rest is the last one, in which SQLite finds the error."""
     start = 0
     for token in TOKEN.finditer(script):
         if token.group() == ";" and dbapi2.complete_statement(script[start : token.end()]):
@@ -378,18 +380,18 @@ def _statements(script: str) -> Iterator[str]:
         yield script[start:]
 
 
-# --- what is more than one transaction -------------------------------------------------------------------------------
+# --- calls of several transactions -----------------------------------------------------------------------------------
 
 
 class _Sets:
-    """The sets of parameters of an `executemany`, one of which can be had again."""
+    """The parameter sets of an `executemany`. The last one can be repeated."""
 
     def __init__(self, parameters: Iterable[Any]) -> None:
         self._source = iter(parameters)
         self._again: list[Any] = []
         self._last: Any = None
         self.number = 0
-        """How many have been handed out since the call began."""
+        """The number of sets that were returned since the call began."""
 
     def __iter__(self) -> _Sets:
         return self
@@ -400,7 +402,7 @@ class _Sets:
         return self._last
 
     def rewind(self) -> None:
-        """Begin again; the one set that has been handed out, if any, comes first."""
+        """Begin again with the set that was returned last, if there is one."""
         if self.number:
             self._again.append(self._last)
             self.number = 0
@@ -409,7 +411,7 @@ class _Sets:
 def _each_in_a_transaction(
     connection: Connection, timeout: Timeout, execute: Callable[[Iterator[Any]], Any], sets: Iterator[Any]
 ) -> Any:
-    """Execute each set in a transaction of its own, which is begun and ended outside of the call in C."""
+    """Execute each set in a transaction of its own, which is begun and ended outside the call in C."""
     stepping = False
 
     def run(statement: str) -> None:
@@ -429,7 +431,7 @@ def _each_in_a_transaction(
         return execute(each())
     except BaseException:
         if connection.in_transaction:
-            # What the failed set has left (nothing, unless it says OR FAIL) stays, as it would.
+            # Changes of the failed set stay, as without the patch. There are some only with OR FAIL.
             try:
                 run("COMMIT" if stepping else "ROLLBACK")
             except BaseException:
@@ -439,7 +441,7 @@ def _each_in_a_transaction(
 
 
 def _checkpoint(connection: Connection, timeout: Timeout, sql: str) -> None:
-    """Do a checkpoint that waits for others; the caller's own will find that it is done, or still cannot be."""
+    """Repeat a checkpoint until it succeeds or the timeout has passed. The caller then executes it for the result."""
     cursor = _Cursor(connection)
 
     def attempt() -> None:
@@ -461,7 +463,7 @@ def _checkpoint(connection: Connection, timeout: Timeout, sql: str) -> None:
 def _step_of_backup(
     progress: Callable[[int, int, int], object] | None, seconds: float, status: int, remaining: int, total: int
 ) -> None:
-    """What is called between two steps of a backup, when SQLite holds no mutex."""
+    """Call `progress` between two steps of a backup, and then sleep. SQLite holds no mutex at this time. Parks."""
     if progress is not None:
         progress(status, remaining, total)
     if status & 0xFF in (BUSY, LOCKED):

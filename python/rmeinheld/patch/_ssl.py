@@ -1,7 +1,7 @@
-"""`ssl`: TLS over sockets parks; `SSLContext` and `SSLSocket` stay what they are.
+"""`ssl`: TLS over sockets parks; `SSLContext` and `SSLSocket` stay the same classes.
 
-The C object below an `SSLSocket` waits by the timeout of its socket. Here every call on it is made with the timeout set
-to 0, and what it then wants (to read, to write) is waited for in the event loop.
+The C object in an `SSLSocket` waits according to the timeout of the socket. This module calls it with the timeout set
+to 0, and then waits in the event loop until the socket is readable or writable, as OpenSSL asks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import socket
 import ssl
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from .._rmeinheld import give_way, give_way_quietly
@@ -23,13 +24,13 @@ _context_base: Any = ssl.SSLContext.__mro__[1]
 
 
 class _SSLConnection:
-    """What `SSLSocket._sslobj` is: the C object, with calls that park."""
+    """`SSLSocket._sslobj`: the C object, with calls that park."""
 
     __slots__ = ("_owner", "_real")
 
     def __init__(self, real: Any, owner: socket.socket) -> None:
         object.__setattr__(self, "_real", real)
-        # Its socket has it: with a reference back, only a collection would close what nobody has any more.
+        # The socket refers to this object. A strong reference back would leave unused sockets to the garbage collector.
         object.__setattr__(self, "_owner", weakref.ref(owner))
 
     def __getattr__(self, name: str) -> Any:
@@ -51,37 +52,51 @@ class _SSLConnection:
         return self._complete("write", self._real.write, data)
 
     def shutdown(self) -> Any:
-        """Say goodbye, and wait for the peer's."""
+        """Send close_notify, and wait for the peer's."""
         return self._complete("shutdown", self._real.shutdown)
 
     def _complete(self, what: str, call: Callable[..., Any], *arguments: Any) -> Any:
         sock = self._owner()
-        # Without its socket, the C object says so itself.
+        # Without its socket, the C object raises an error itself.
         if sock is None or not can_park():
             return call(*arguments)
         if sock.gettimeout() == 0:
             give_way_quietly()
             return call(*arguments)
-        give_way()
-        limit = Limit(sock)
-        while True:
-            try:
-                return attempt(sock, call, *arguments)
-            except ssl.SSLWantReadError:
-                wanted = wait_readable
-            except ssl.SSLWantWriteError:
-                wanted = wait_writable
-            if not limit.wait(wanted):
-                raise TimeoutError(f"The {what} operation timed out")
+        return complete(sock, what, partial(call, *arguments))
+
+
+def complete(
+    sock: socket.socket,
+    operation: str,
+    call: Callable[[], Any],
+    want_read: type[Exception] = ssl.SSLWantReadError,
+    want_write: type[Exception] = ssl.SSLWantWriteError,
+) -> Any:
+    """Repeat a call of OpenSSL until it needs neither to read nor to write first. Parks.
+
+    Raises TimeoutError, which names the operation, when the timeout of the socket has passed.
+    """
+    give_way()
+    limit = Limit(sock)
+    while True:
+        try:
+            return attempt(sock, call)
+        except want_read:
+            ready = wait_readable
+        except want_write:
+            ready = wait_writable
+        if not limit.wait(ready):
+            raise TimeoutError(f"The {operation} operation timed out")
 
 
 def _wrap_socket(self: ssl.SSLContext, sock: Any, *arguments: Any, **keywords: Any) -> Any:
-    """What `SSLSocket` makes its C object with."""
+    """Make the C object of an `SSLSocket`."""
     return _SSLConnection(_context_base._wrap_socket(self, sock, *arguments, **keywords), sock)
 
 
 def patch() -> Iterator[Finding]:
-    """Have every context give sockets that park, and those that there are already park too."""
+    """Make the sockets of every context park, including sockets that were made before the patch."""
     _state.replace(ssl.SSLContext, "_wrap_socket", _wrap_socket)
     early = [each for each in gc.get_objects() if isinstance(each, ssl.SSLSocket) and each._sslobj is not None]  # type: ignore[attr-defined]
     for sock in early:

@@ -1,4 +1,4 @@
-"""What has been replaced in the standard library, and by what."""
+"""Replaces functions and methods of the standard library, and remembers the originals."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .. import _rmeinheld
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that existed before it could be patched."""
+    """An object that existed before it could be patched."""
 
     module: str
-    """Where it is."""
+    """The name of its module."""
     what: str
-    """What it is, and what follows from that."""
+    """A description of the object and of the consequence."""
     fixed: bool
-    """Whether it has been repaired in place; if not, it still blocks."""
+    """Whether it has been repaired in place. An object that is not repaired still blocks."""
 
     def __str__(self) -> str:
         return f"{self.module}: {self.what}{' (repaired in place)' if self.fixed else ''}"
@@ -33,7 +33,7 @@ _builtins: dict[FunctionType, object] = {}
 
 
 def replace(owner: ModuleType | type, name: str, new: object) -> None:
-    """Put `new` in the place of an attribute of a module or class, and remember what was there. Once only."""
+    """Replace an attribute of a module or class, and remember the original. A second call has no effect."""
     key = (
         (owner.__name__, name) if isinstance(owner, ModuleType) else (owner.__module__, f"{owner.__qualname__}.{name}")
     )
@@ -52,16 +52,16 @@ def replace(owner: ModuleType | type, name: str, new: object) -> None:
 
 
 def _as_builtin(original: BuiltinFunctionType, function: FunctionType) -> object:
-    """A built-in function in the place of a built-in one: as an attribute of a class, a Python function would bind."""
+    """Wrap a function as a built-in one. As an attribute of a class, a Python function would bind as a method."""
     if function not in _builtins:
         _builtins[function] = _rmeinheld.as_builtin(original, function)
     return _builtins[function]
 
 
 def get_original(module: str, name: str) -> Any:
-    """What `module.name` was before it was patched; what it is, if it was not.
+    """Return the value that `module.name` had before it was patched; its value, if it was not patched.
 
-    `name` may be `Class.attribute`. Raises AttributeError for what does not exist, ImportError for the module.
+    `name` may be `Class.attribute`. Raises ImportError for an unknown module, and AttributeError for an unknown name.
     """
     if (module, name) in _originals:
         return _originals[module, name]
@@ -69,19 +69,19 @@ def get_original(module: str, name: str) -> Any:
     value: Any = sys.modules[module]
     for part in name.split("."):
         if isinstance(value, type) and (original := _originals.get((value.__module__, f"{value.__qualname__}.{part}"))):
-            # A class that is known by the name of another module, as `io.FileIO` is.
+            # The class belongs to another module: `io.FileIO` is a class of `_io`.
             return original
         value = getattr(value, part)
     return value
 
 
 def is_patched(module: str) -> bool:
-    """Whether anything of the module `module` has been replaced."""
+    """Whether any attribute of the module `module` has been replaced."""
     return any(patched == module for patched, _ in _originals)
 
 
 def closing[T](fd: int, close: Callable[[], T]) -> T:
-    """Close a descriptor; coroutines that wait for it get OSError."""
+    """Close a descriptor by `close`. Coroutines that wait for it get an OSError."""
     settled = fd < 0 or _rmeinheld.descriptor_closes(fd)
     try:
         return close()
@@ -91,9 +91,9 @@ def closing[T](fd: int, close: Callable[[], T]) -> T:
 
 
 def rebind() -> Iterator[Finding]:
-    """Exchange what modules have got by name before for what it has been replaced by.
+    """Replace the originals that modules have stored under names of their own.
 
-    That is what they have imported (`from time import sleep`), and defaults of arguments (`def f(sleep=time.sleep)`).
+    These are imported names (`from time import sleep`) and defaults of arguments (`def f(sleep=time.sleep)`).
     """
     yield from _rebind_names()
     yield from _rebind_defaults()
@@ -131,6 +131,6 @@ def _rebind_defaults() -> Iterator[Finding]:
 
 
 def _replacement(value: object) -> object:
-    """What a value has been replaced by; itself, if it has not."""
+    """Return the replacement of a value; the value itself, if it has none."""
     original, new = _replacements.get(id(value), (None, None))
     return new if original is value and original is not None else value

@@ -1,6 +1,6 @@
-"""`subprocess`: `Popen` stays as it is. Its pipes are files, which `io`'s part has park.
+"""`subprocess`: `Popen` stays the same. Its pipes are files, which the part `io` makes park.
 
-Waiting for a child and reading what it says to its parent before it runs is `os`'s part.
+The part `os` patches the wait for a child, and the read from the child before it runs its program.
 """
 
 from __future__ import annotations
@@ -9,5 +9,5 @@ from . import _io
 
 
 def patch() -> None:
-    """Have files of pipes park."""
+    """Make files of pipes park."""
     _io.patch()

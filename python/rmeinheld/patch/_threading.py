@@ -1,7 +1,7 @@
 """`threading` and `_thread`: a thread started in a coroutine is a coroutine, and locks tell coroutines apart.
 
-The change is made at the level of `_thread`; the code of `threading` stays as it is. A thread that is started outside
-of a coroutine, where there is nothing to share the OS thread with, is an OS thread as before.
+The patch replaces functions and classes of `_thread`; the code of `threading` stays the same. A thread that is started
+outside a coroutine is still an OS thread.
 """
 
 from __future__ import annotations
@@ -18,34 +18,32 @@ from typing import Any
 
 from .. import offload
 from .._rmeinheld import _locks_park, give_way_quietly, set_awaited
-from ..coroutine import Coroutine, CoroutineExit, Lock, RLock, can_park, current, get_ident, sleep, spawn
+from ..coroutine import Coroutine, CoroutineExit, Lock, RLock, can_park, current, get_ident, spawn
 from . import _dummies, _state
+from ._pauses import poll
 from ._state import Finding
-
-LONGEST_POLL = 0.02
-"""Seconds between two looks at an OS thread that has no other means to say that it has ended."""
 
 _counted = 0
 _not_daemons: set[ThreadHandle] = set()
 
 coroutines: set[int] = set()
-"""Numbers of the threads that are coroutines and have not ended."""
+"""The numbers of the threads that are coroutines and have not ended."""
 
 _start_new_thread = _thread.start_new_thread
 _count = _thread._count
 
 
 class NativeThread(threading.Thread):
-    """A thread that is an OS thread, whoever starts it."""
+    """A thread that is an OS thread, even if a coroutine starts it."""
 
 
 def _is_coroutine(function: Callable[..., object]) -> bool:
-    """Whether a thread that runs `function` is to be a coroutine."""
+    """Whether a new thread that runs `function` is a coroutine."""
     return can_park() and not isinstance(getattr(function, "__self__", None), NativeThread)
 
 
 class ThreadHandle:
-    """What `_thread._ThreadHandle` is since Python 3.13: of a coroutine, or around one of an OS thread."""
+    """The `_thread._ThreadHandle` of Python 3.13 and later, for a coroutine, or as a wrapper for an OS thread."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -60,7 +58,7 @@ class ThreadHandle:
 
     @property
     def ident(self) -> int | None:
-        """The thread's number; None before it has started."""
+        """The thread's number; None until it has started."""
         return self._ident if self._real is None else self._real.ident
 
     def is_done(self) -> bool:
@@ -69,7 +67,7 @@ class ThreadHandle:
             return bool(self._real.is_done())
         if self._done or (self._coroutine is not None and self._coroutine.done):
             return True
-        # In a forked child only the thread that forked lives on.
+        # In a forked child only the thread that called fork exists.
         return self._ident is not None and os.getpid() != self._pid and get_ident() != self._ident
 
     def _set_done(self) -> None:
@@ -80,9 +78,9 @@ class ThreadHandle:
         self._done = True
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait until the thread has ended, at most `timeout` seconds (None or negative: for ever).
+        """Wait until the thread has ended, for at most `timeout` seconds (None or negative: for ever). Parks.
 
-        Raises RuntimeError for a thread that has not started, and in the thread itself.
+        Raises RuntimeError if the thread has not started, or is the caller.
         """
         if timeout is not None and timeout < 0:
             timeout = None
@@ -107,7 +105,7 @@ class ThreadHandle:
 
 
 class Sentinel:
-    """What `_thread._set_sentinel()` returns before Python 3.13: a lock that is free when the thread has ended."""
+    """The lock that `_thread._set_sentinel()` returns in Python 3.12, for a coroutine. It is free after the end."""
 
     def __init__(self, coroutine: Coroutine[Any]) -> None:
         self._coroutine = coroutine
@@ -115,7 +113,7 @@ class Sentinel:
         self._begun = False
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Wait until the thread has ended. Its own first call only says that it has begun."""
+        """Wait until the thread has ended. The first call, by the thread itself, only marks the beginning. Parks."""
         if os.getpid() != self._pid:
             return True
         if not self._begun:
@@ -126,10 +124,10 @@ class Sentinel:
         return self._coroutine.join(0 if not blocking else None if timeout < 0 else timeout)
 
     def release(self) -> None:
-        """Nothing: nobody has it but the thread."""
+        """Do nothing: only the thread itself ever holds the lock."""
 
     def locked(self) -> bool:
-        """Whether the thread runs."""
+        """Whether the thread is running."""
         return os.getpid() == self._pid and not self._coroutine.done
 
     def _at_fork_reinit(self) -> None:
@@ -137,13 +135,13 @@ class Sentinel:
 
 
 class ThreadSentinel:
-    """The same of an OS thread: waiting for it in a coroutine does not block."""
+    """The lock that `_thread._set_sentinel()` returns in Python 3.12, for an OS thread. A coroutine polls it."""
 
     def __init__(self, lock: Any) -> None:
         self._lock = lock
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Take the lock."""
+        """Acquire the lock. Parks."""
         if blocking and can_park():
             return poll(lambda: self._lock.acquire(False), None if timeout < 0 else timeout)
         return bool(self._lock.acquire(blocking, timeout))
@@ -152,28 +150,8 @@ class ThreadSentinel:
         return getattr(self._lock, name)
 
 
-def poll(happened: Callable[[], bool], timeout: float | None, longest: float = LONGEST_POLL) -> bool:
-    """Look again and again, at most for `timeout` seconds, whether something has happened.
-
-    There are at most `longest` seconds between two looks.
-    """
-    from time import monotonic
-
-    deadline = None if timeout is None else monotonic() + timeout
-    interval = 0.0005
-    while not happened():
-        if deadline is not None:
-            left = deadline - monotonic()
-            if left <= 0:
-                return False
-            interval = min(interval, left)
-        sleep(interval)
-        interval = min(2 * interval, longest)
-    return True
-
-
 def _run(function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """What a thread's first C function does: run it, and report what it raises."""
+    """Run the function of a new thread, and report its exception, as the first C function of a thread does."""
     global _counted
     ident = get_ident()
     coroutines.add(ident)
@@ -194,7 +172,7 @@ def _run(function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping
 
 @functools.cache
 def _unraisable_arguments() -> Any:
-    """The type of what `sys.unraisablehook` is called with; it has no name."""
+    """Return the type of the argument of `sys.unraisablehook`, which has no public name."""
     types: list[Any] = []
 
     class Fails:
@@ -219,7 +197,7 @@ def _spawn(function: Callable[..., object], args: tuple[Any, ...], kwargs: Mappi
 def start_new_thread(
     function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None, /
 ) -> int:
-    """Start a new thread and return its number; a coroutine, if the caller is one.
+    """Start a new thread and return its number. If the caller is a coroutine, the thread is one too.
 
     Raises TypeError as `_thread.start_new_thread` does.
     """
@@ -238,13 +216,16 @@ def start_new_thread(
 def start_joinable_thread(
     function: Callable[[], object], handle: ThreadHandle | None = None, daemon: bool = True
 ) -> ThreadHandle:
-    """Start a new thread and return its handle; a coroutine, if the caller is one (Python 3.13 and later)."""
+    """Start a new thread and return its handle (Python 3.13 and later).
+
+    If the caller is a coroutine, the thread is one too.
+    """
     if not callable(function):
         raise TypeError("thread function must be callable")
     if handle is None:
         handle = ThreadHandle()
     elif isinstance(handle, _state.get_original("_thread", "_ThreadHandle")):
-        # Made before the patch, and not found by it: an OS thread, since only those know it.
+        # The handle was made before the patch, which did not find it. Only an OS thread can use it.
         original: ThreadHandle = _state.get_original("_thread", "start_joinable_thread")(function, handle, daemon)
         return original
     elif not isinstance(handle, ThreadHandle):
@@ -296,7 +277,7 @@ def _start_os_thread(function: Callable[[], object], handle: ThreadHandle, daemo
 
 
 def _make_thread_handle(ident: int) -> ThreadHandle:
-    """A handle of a thread that nobody has started here: a coroutine's own, or an OS thread's."""
+    """Make a handle for a thread that `threading` did not start."""
     handle = ThreadHandle()
     handle._ident = ident
     if not can_park() and ident != get_ident():
@@ -311,14 +292,14 @@ def _wrapped_handle(real: Any) -> ThreadHandle:
 
 
 def _get_main_thread_ident() -> int:
-    """In the child of a fork within a coroutine, that coroutine is the main thread."""
+    """Return the number of the main thread. In a child that a coroutine has forked, this is that coroutine."""
     if os.getpid() != _patched_in:
         return get_ident()
     return int(_state.get_original("_thread", "_get_main_thread_ident")())
 
 
 def _shutdown() -> None:
-    """Wait for the threads that are no daemons (Python 3.13 and later)."""
+    """Wait for all threads that are not daemons (Python 3.13 and later)."""
     while _not_daemons:
         for handle in list(_not_daemons):
             handle.join()
@@ -327,7 +308,7 @@ def _shutdown() -> None:
 
 
 def _set_sentinel() -> Any:
-    """A lock that is free when the caller has ended (Python 3.12)."""
+    """Return a lock that is free when the caller has ended (Python 3.12)."""
     coroutine = current()
     if coroutine is not None:
         return Sentinel(coroutine)
@@ -335,13 +316,16 @@ def _set_sentinel() -> Any:
 
 
 def _set_name(name: str) -> None:
-    """Name the OS thread (Python 3.14 and later), unless it is that of all coroutines."""
+    """Name the OS thread (Python 3.14 and later), unless the caller is a coroutine."""
     if not can_park():
         _state.get_original("_thread", "set_name")(name)
 
 
 def _become_main_thread() -> None:
-    """In a child that a coroutine has forked, its thread is the main one, which ends with the process (Python 3.12)."""
+    """Prepare the main thread's lock in a child that a coroutine has forked (Python 3.12).
+
+    The coroutine is the main thread there, which ends with the process.
+    """
     main: Any = threading.main_thread()
     if main.ident == get_ident() and (main._tstate_lock is None or isinstance(main._tstate_lock, Sentinel)):
         main._tstate_lock = Lock()
@@ -349,18 +333,18 @@ def _become_main_thread() -> None:
 
 
 def _is_set(event: Any) -> bool:
-    """`threading.Event.is_set`, a chance to switch: code may ask in a loop. `Thread.is_alive` asks it, too."""
+    """`threading.Event.is_set`. It may switch, since code may call it in a loop. `Thread.is_alive` calls it too."""
     give_way_quietly()
     return bool(event._flag)
 
 
 def _number_of_threads() -> int:
-    """Threads that the application has started, coroutines included."""
+    """Return the number of threads that the application has started, including coroutines."""
     return _count() + _counted - offload.number_of_threads()
 
 
 def _excepthook(args: Any, /) -> None:
-    """`threading.excepthook`, for which the end of a coroutine is no error."""
+    """`threading.excepthook`, which ignores CoroutineExit."""
     if not isinstance(args.exc_value, CoroutineExit):
         _state.get_original("threading", "excepthook")(args)
 
@@ -369,7 +353,7 @@ _patched_in = os.getpid()
 
 
 def patch() -> list[Finding]:
-    """Replace what starts threads, and the locks."""
+    """Replace the functions that start threads, and the locks."""
     findings = [] if _locks_park() else list(_early_locks())
     global _patched_in
     _patched_in = os.getpid()
@@ -394,17 +378,17 @@ def patch() -> list[Finding]:
             both["set_name"] = _set_name
     else:
         both["_set_sentinel"] = _set_sentinel
-        # After the hook of `threading`, and after that which switches the loop off in the child.
+        # It runs after the hook of `threading`, and after the hook that switches the loop off in the child.
         os.register_at_fork(after_in_child=_become_main_thread)
         _dummies.patch()
-    # Some ask whether a lock is one in C by the name of its module (trio).
+    # Trio checks by the name of the module that a lock is one of CPython.
     Lock.__module__ = RLock.__module__ = "_thread"
-    # The name by which a pickle finds it: here, and in a process that is not patched.
+    # Pickle finds the class by this name, in this process and in one that is not patched.
     Lock.__qualname__ = "allocate_lock"
     for name, new in {**both, **only}.items():
         if hasattr(_thread, name):
             _state.replace(_thread, name, new)
-    # `threading` has imported them under names of its own.
+    # `threading` has imported them under other names.
     for name, new in both.items():
         for own in (name, f"_{name.lstrip('_')}"):
             if name != "RLock" and hasattr(threading, own):
@@ -425,7 +409,7 @@ def patch() -> list[Finding]:
 
 
 def _early_locks() -> Iterator[Finding]:
-    """Locks that modules beyond the standard library have made already, on a Python where those do not park."""
+    """Find locks that third-party modules and the application have made, on a Python where such locks do not park."""
     kinds = (type(_thread.allocate_lock()), type(_thread.RLock()))
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in {*sys.stdlib_module_names, "rmeinheld"}:
@@ -437,7 +421,7 @@ def _early_locks() -> Iterator[Finding]:
 
 
 def _adopt_threads() -> None:
-    """The threads that run already can be waited for in coroutines."""
+    """Make threads that are running already joinable in coroutines."""
     for thread in threading.enumerate():
         if sys.version_info >= (3, 13):
             name = "_handle" if sys.version_info < (3, 14) else "_os_thread_handle"
@@ -447,23 +431,23 @@ def _adopt_threads() -> None:
 
 
 def _renew_handles() -> None:
-    """Threads and timers made before, and not started, start as all others do (Python 3.13 and later)."""
+    """Give threads and timers that were made but not started before the patch its handles (Python 3.13 and later)."""
     name = "_handle" if sys.version_info < (3, 14) else "_os_thread_handle"
     for thread in gc.get_objects():
-        # A proxy may do anything when it is asked for its class.
+        # `isinstance` would run the code of proxies.
         if issubclass(type(thread), threading.Thread) and thread.__dict__.get("_initialized") and thread.ident is None:
             setattr(thread, name, ThreadHandle())
 
 
 def _start_dummy(self: Any) -> None:
-    """`_DummyThread.__init__`, where a coroutine is no daemon: threads that requests start take that from it."""
+    """`_DummyThread.__init__`, by which a coroutine is not a daemon. Threads started in a request inherit this."""
     _state.get_original("threading", "_DummyThread.__init__")(self)
     if current() is not None:
         self._daemonic = False
 
 
 def _renew_locks() -> None:
-    """Locks of the standard library that are held over waits, and have been made before."""
+    """Replace locks of the standard library that were made before the patch and are held over waits."""
     threading._active_limbo_lock = RLock()  # type: ignore[attr-defined]
     logging._lock = RLock()  # type: ignore[attr-defined]
     for reference in list(logging._handlerList):  # type: ignore[attr-defined]

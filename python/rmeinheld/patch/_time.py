@@ -14,20 +14,20 @@ LONGEST = 100 * 365 * 86_400.0
 
 
 TOO_LONG = 9_223_372_036.854_776
-"""Seconds from which on CPython raises OverflowError: 2^63 nanoseconds."""
+"""Seconds (2^63 nanoseconds) that are too many for CPython, which raises OverflowError."""
 
 
 def number(value: Any) -> Any:
-    """What the functions in C take for an int, as one (numpy.int64, say); everything else as it is."""
+    """Convert integers of other types (such as numpy.int64) to int, as functions in C do. Return other values as is."""
     if isinstance(value, int | float) or not hasattr(value, "__index__"):
         return value
     return operator.index(value)
 
 
 def cooperative_sleep(seconds: float, /) -> None:
-    """`time.sleep`: park the coroutine for `seconds`. Outside of a coroutine the OS thread sleeps.
+    """`time.sleep`: park the coroutine for `seconds`. Outside a coroutine the OS thread sleeps.
 
-    Raises what `time.sleep` raises, and what is thrown into the coroutine.
+    Raises the errors of `time.sleep`, and exceptions that are thrown into the coroutine.
     """
     seconds = number(seconds)
     if not can_park() or not isinstance(seconds, int | float) or not 0 <= seconds < TOO_LONG:
