@@ -83,6 +83,8 @@ def _definition(name: str, value: object) -> Definition | None:
 
 def _entry(name: str, value: object) -> str:
     node = _definition(name, value)
+    if inspect.isclass(value) and node is not None and value.__name__ != name:
+        return f":::{{py:attribute}} {name}\nAnother name of `{value.__name__}`.\n:::\n"
     if node is None:
         if callable(value):
             # `threading` has the public name of what `_thread` defines.
@@ -122,7 +124,8 @@ def _class(name: str, node: ast.ClassDef, value: object) -> str:
             members.append(_member(each, getattr(value, each.name, None)))
         elif isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and _is_public(each.target.id):
             text = after.value.value if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) else ""
-            members.append(_attribute(each.target.id, ast.unparse(each.annotation), inspect.cleandoc(str(text))))
+            if text:
+                members.append(_attribute(each.target.id, ast.unparse(each.annotation), inspect.cleandoc(str(text))))
     body = "\n".join([_docstring(node, value), "", *dict.fromkeys(members)])
     return f":::::{{py:{kind}}} {signature}\n{body}\n:::::\n"
 
