@@ -1,11 +1,11 @@
 //! One HTTP/1.x exchange: a request is read, a response is written, and the connection is used again or ends
 //! (RFC 9112 9.3 to 9.6).
 //!
-//! Each direction is a state machine, [`Reading`] and [`Writing`]. All their transitions stand in one table, the two
-//! `after` functions below. [`Exchange`] adds what the states alone do not say (how much of a body is still to come, how the
-//! response is framed) and owns the decision whether the connection persists. Everything else asks it:
+//! Each direction is a state machine, [`Reading`] and [`Writing`]. All transitions stand in one table, the two `after`
+//! functions below. [`Exchange`] adds the counts and the framing of the bodies, and owns the decision whether the connection
+//! persists. Everything else asks it:
 //!
-//! | question                           | who asks                                          |
+//! | question                           | asked by                                          |
 //! |------------------------------------|---------------------------------------------------|
 //! | [`Exchange::may_send_continue`]    | the reader of a request body, before it waits     |
 //! | [`Exchange::takes_interim`]        | early hints                                       |
@@ -58,7 +58,7 @@ pub enum Writing {
     Upgraded,
 }
 
-/// What happens in an exchange.
+/// An event in an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExchangeEvent {
     /// The head of the request is invalid, late or not permitted.
@@ -150,7 +150,7 @@ impl Writing {
             (Writing::Body, DataSent) => Some(Writing::Body),
             (Writing::Body, ResponseEnded) => Some(Writing::Done),
             (Writing::Interim | Writing::Body, SendFailed) => Some(Writing::Broken),
-            // A failure that is noticed only after the last byte of the response can still be told by closing.
+            // A failure after the last byte of the response still ends the connection.
             (Writing::Body | Writing::Done, ResponseCut) => Some(Writing::Broken),
             (Writing::Body | Writing::Done, ClientGone) => Some(Writing::Broken),
             // The client may have closed its own side alone: nothing is broken until sending fails.
@@ -162,7 +162,7 @@ impl Writing {
     }
 }
 
-// --- what the states alone do not say ----------------------------------------------------------------------------------
+// --- the exchange -------------------------------------------------------------------------------------------------------
 
 /// An event that the present states do not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,7 +184,7 @@ impl fmt::Display for IllegalEvent {
 
 impl std::error::Error for IllegalEvent {}
 
-/// What follows the exchange on its connection.
+/// The use of the connection after the exchange.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Persistence {
     /// Another request may follow.
@@ -314,7 +314,7 @@ impl Exchange {
         self.is_body_awaited = false;
     }
 
-    /// So many bytes of the body have been handed to its reader, which is all if `is_end`.
+    /// The reader got `count` bytes of the body, its last ones if `is_end`.
     ///
     /// # Errors
     /// When the body has ended or failed before.
@@ -400,7 +400,7 @@ impl Exchange {
         }
     }
 
-    /// The application gives so many bytes of the body. Returns how many of them the framing has room for.
+    /// The application gives `count` bytes of the body. Returns how many bytes the framing has room for.
     ///
     /// # Errors
     /// When the response has not begun, or is complete.
@@ -423,7 +423,7 @@ impl Exchange {
         Ok(taken)
     }
 
-    /// So many bytes of the body went out by other means.
+    /// `count` bytes of the body went out by other means.
     pub fn note_sent(&mut self, count: u64) {
         self.sent_bytes += count;
     }
@@ -474,7 +474,7 @@ impl Exchange {
         self.framing.is_some() || self.is_upgraded()
     }
 
-    /// The framing of the response, once its head has gone out: an error can only be told by the connection's end then.
+    /// The framing of the response, once its head has gone out. Only the end of the connection can signal an error then.
     pub fn framing(&self) -> Option<ResponseBody> {
         self.framing
     }
@@ -529,7 +529,7 @@ impl Exchange {
         if is_cut && matches!(self.framing, Some(ResponseBody::UntilClose | ResponseBody::Tunnel)) {
             return Ending::Reset;
         }
-        // A close would be a reset while something is received and not read.
+        // A close would be a reset while unread bytes wait.
         if self.is_answered()
             && !self.is_client_gone
             && (self.reading != Reading::Drained || self.has_more || has_unread())

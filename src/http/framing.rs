@@ -1,24 +1,24 @@
-//! Which body follows a request head: RFC 9112 section 6.3, in the order of the RFC.
+//! The framing of a request body: RFC 9112 section 6.3, in the order of the RFC.
 //!
 //! Two servers that disagree about where a request ends let an attacker hide a second request in the first one
-//! (RFC 9112 11.2). So whatever the RFC lets a recipient repair is refused here instead: a repeated Content-Length
-//! even when the values agree, a Content-Length beside a Transfer-Encoding, a Transfer-Encoding in HTTP/1.0, an empty
-//! member in a Transfer-Encoding. The last of them is a deviation: RFC 9110 5.6.1.2 wants empty members of a list to be
-//! ignored. Recipients disagree about `,chunked`, and no client sends it.
+//! (RFC 9112 11.2). Everything that the RFC lets a recipient repair is therefore refused. A Content-Length must not be
+//! repeated, even with equal values, nor stand next to a Transfer-Encoding. A Transfer-Encoding must not be in HTTP/1.0, nor
+//! have an empty member. Refusing the empty member deviates from RFC 9110 5.6.1.2, which ignores it. Recipients
+//! disagree about `,chunked`, and no client sends it.
 //!
-//! Lengths of responses are decided in [`response`](super::response). The chunked coding itself is
-//! [`chunked`](super::chunked). A limit on the size of the body is the caller's.
+//! [`response`](super::response) decides the lengths of responses, [`chunked`](super::chunked) decodes the chunked coding,
+//! and the caller limits the size of the body.
 
 use super::error::RequestError;
 use super::{Version, is_token, trim};
 
-/// How the body of a request is delimited.
+/// The framing of a request body.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BodyFraming {
     /// No body follows.
     #[default]
     None,
-    /// So many bytes follow; may be 0.
+    /// A body of this many bytes follows; may be 0.
     Length(u64),
     /// Chunks follow (RFC 9112 7.1).
     Chunked,
@@ -38,9 +38,9 @@ impl BodyFraming {
 ///
 /// # Errors
 ///
-/// * [`RequestError::BadRequest`]: both fields, several Content-Length lines or values, a Content-Length that is not
-///   1*DIGIT below 2^64, a Transfer-Encoding in HTTP/1.0, one with an empty member, or one in which `chunked` is not
-///   exactly the last coding.
+/// * [`RequestError::BadRequest`]: both fields, several Content-Length lines or values, or a Content-Length that is not
+///   1*DIGIT below 2^64. The same for a Transfer-Encoding in HTTP/1.0, one with an empty member, and one in which `chunked`
+///   is not the last coding exactly once.
 /// * [`RequestError::NotImplemented`]: a coding before `chunked` (RFC 9112 6.1).
 pub fn request_body<'a>(
     version: Version,
@@ -55,7 +55,7 @@ pub fn request_body<'a>(
     // 3. Both a Transfer-Encoding and a Content-Length: "ought to be handled as an error".
     if transfer_encodings.peek().is_some() {
         if content_length.is_some() {
-            return Err(RequestError::BadRequest("Content-Length beside Transfer-Encoding (RFC 9112 6.3)"));
+            return Err(RequestError::BadRequest("Content-Length together with Transfer-Encoding (RFC 9112 6.3)"));
         }
         // 6.1: a Transfer-Encoding in HTTP/1.0 means faulty framing, even if a Content-Length is absent.
         if version == Version::Http10 {
@@ -93,7 +93,7 @@ pub(super) fn parse_content_length(value: &[u8]) -> Option<u64> {
 
 /// Is `chunked` the last coding and the only one? The names of codings have no letter case (RFC 9112 7).
 ///
-/// Not [`list_members`](super::list_members): an empty member is refused, in this field alone.
+/// Unlike [`list_members`](super::list_members), this refuses an empty member.
 fn check_codings<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<(), RequestError> {
     let mut chunked_seen = false;
     let mut other_seen = false;
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn content_length_beside_transfer_encoding_is_refused() {
+    fn content_length_together_with_transfer_encoding_is_refused() {
         assert_eq!(framing(Version::Http11, &[b"5"], &[b"chunked"]), Err(400));
         assert_eq!(framing(Version::Http11, &[b"0"], &[b""]), Err(400));
         assert_eq!(framing(Version::Http11, &[b"bad"], &[b"gzip, chunked"]), Err(400));
@@ -189,7 +189,7 @@ mod tests {
         }
     }
 
-    // RFC 9110 5.6.1.2 would have them ignored, which recipients do not do alike.
+    // RFC 9110 5.6.1.2 ignores them, but recipients disagree.
     #[test]
     fn empty_members_are_refused() {
         for values in [

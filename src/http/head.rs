@@ -1,14 +1,14 @@
 //! The head of a request: request line and field section (RFC 9112 2, 3 and 5, RFC 9110 5 and 7.2).
 //!
 //! [`Head`] keeps positions in the caller's buffer instead of copies, and is used again for the next request, so a
-//! request costs no allocation. `httparse` splits the lines; what it tolerates and RFC 9112 does not want from a
-//! server is refused here: bare LF, more than one empty line before the request, targets of other than visible ASCII,
-//! and all that concerns Host, framing and Expect.
+//! request costs no allocation. `httparse` splits the lines. This module refuses what `httparse` tolerates against
+//! RFC 9112: bare LF, more than one empty line before the request, and targets of other than visible ASCII. It also checks
+//! Host, framing and Expect.
 //!
 //! It does not decode the target, join repeated fields, or judge field names that only matter to CGI (underscores).
 //!
-//! A head that arrives in pieces is not parsed again for each of them: after a first look, the lines are counted and
-//! measured as they come, and parsed when the empty line is there. The work is linear in the bytes of the head.
+//! A head that arrives in pieces is not parsed again for each piece. After a first attempt the lines are counted and
+//! measured as they arrive, and parsed once the empty line is there. The work is linear in the bytes of the head.
 
 use std::mem::MaybeUninit;
 
@@ -22,7 +22,7 @@ use super::leniency::Leniency;
 use super::limits::HeadLimits;
 use super::{list_members, port_of};
 
-/// Field lines that are parsed without an allocation; heads with more of them cost one.
+/// Field lines that are parsed without an allocation; a head with more lines costs one.
 const FIELDS_ON_STACK: usize = 64;
 /// The length of `HTTP/1.1`.
 const VERSION_BYTES: usize = 8;
@@ -130,13 +130,13 @@ impl Head {
 
     /// Reads a head at the beginning of `bytes`.
     ///
-    /// After [`Parsed::Partial`] the next call gets the same bytes and those that came since; the buffer may have
-    /// moved. No more than `limits.head_bytes` bytes are ever needed.
+    /// After [`Parsed::Partial`] the next call gets the same bytes and those that arrived since. The buffer may have moved.
+    /// No more than `limits.head_bytes` bytes are ever needed.
     ///
     /// # Errors
     ///
-    /// Each [`RequestError`] except `Timeout` and `BodyTooLarge`. HeadLimits are checked at every call, so the answer to
-    /// an endless line does not wait for its end. After an error the connection must be closed.
+    /// Each [`RequestError`] except `Timeout` and `BodyTooLarge`. Every call checks the limits, so the answer to an endless
+    /// line does not wait for its end. After an error the connection must be closed.
     pub fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Parsed, RequestError> {
         let most = limits.head_bytes.min(u32::MAX as usize);
         let window = bytes.get(..most).unwrap_or(bytes);
@@ -154,7 +154,7 @@ impl Head {
         if window.len() >= most {
             return Err(self.scan.fault_of_length());
         }
-        // Now and then a look at what is there, so that rubbish is refused before its end.
+        // A parse at each doubling refuses garbage before its end.
         if window.len() / 2 >= self.scan.attempted {
             self.scan.attempted = window.len();
             self.parse_window(window, limits)?;
@@ -162,12 +162,12 @@ impl Head {
         Ok(Parsed::Partial)
     }
 
-    /// As [`parse`](Self::parse), after `leniency` has changed the bytes of a complete head. What is wrong with it is
-    /// found when it is complete, except for a request line over its limit and a bare LF.
+    /// As [`parse`](Self::parse), after `leniency` has changed the bytes of a complete head. Faults are found once the head
+    /// is complete, except for a request line over its limit and a bare LF.
     ///
     /// # Errors
     ///
-    /// As [`parse`](Self::parse); 400 for what must not be repaired.
+    /// As [`parse`](Self::parse); 400 for a fault that must not be repaired.
     pub fn parse_leniently(
         &mut self,
         bytes: &mut [u8],
@@ -190,7 +190,8 @@ impl Head {
         require(parsed == Parsed::Complete, BAD_REQUEST_LINE).map(|()| parsed)
     }
 
-    /// One attempt. The scratch of `httparse` lives in this frame only, since stacks of parked requests are small.
+    /// Parses the window once. The scratch of `httparse` lives in this frame alone, so that a parked request does not keep
+    /// its pages.
     #[inline(never)]
     fn parse_window(&mut self, window: &[u8], limits: &HeadLimits) -> Result<Parsed, RequestError> {
         let Some(start) = skip_empty_line(window)? else {
@@ -201,7 +202,7 @@ impl Head {
         let few = scratch.get_mut(..count.min(FIELDS_ON_STACK)).unwrap_or_default();
         match self.parse_with(window, start, few, limits) {
             Err(TOO_MANY_FIELDS) if count > FIELDS_ON_STACK => {
-                // A field takes a line, so this allocation is bounded by what the peer has sent.
+                // A field takes a line, so the bytes of the peer bound this allocation.
                 let most = memchr::memchr_iter(b'\n', window).count().min(count);
                 let mut scratch = Vec::with_capacity(most);
                 let many = scratch.spare_capacity_mut().get_mut(..most).unwrap_or_default();
@@ -233,7 +234,7 @@ impl Head {
     }
 
     /// RFC 9110 2.5: a higher minor version is processed as the highest one that the recipient knows. Only 1.0 and 1.1
-    /// exist, so a copy that says 1.1 costs nobody anything.
+    /// exist, so a copy that says 1.1 is rarely made.
     #[cold]
     fn parse_as_1_1(&mut self, window: &[u8], minor_at: usize, limits: &HeadLimits) -> Result<Parsed, RequestError> {
         let mut copy = window.to_vec();
@@ -279,8 +280,8 @@ impl Head {
         Ok(Parsed::Complete)
     }
 
-    /// Takes over the field lines. As `httparse` accepts LF for CRLF, the end of each line is looked at: that of the
-    /// line before a field, and after the last field also that of the empty line.
+    /// Takes over the field lines. `httparse` accepts LF for CRLF, so the end of each line is checked here: the end of the
+    /// line before each field, and the empty line after the last field.
     fn take_fields(
         &mut self,
         window: &[u8],
@@ -302,7 +303,7 @@ impl Head {
         let empty_line = length.saturating_sub(2);
         check_line_before(window, line_start, empty_line, limits)?;
         require(window.get(empty_line..length) == Some(b"\r\n"), BARE_LF)?;
-        // Two of these are read differently by different recipients.
+        // Recipients disagree about two Content-Type lines.
         require(seen.content_type_count < 2, TWO_CONTENT_TYPES)?;
         Ok(seen)
     }
@@ -356,13 +357,13 @@ impl Head {
         self.authority = span(start + scheme_bytes, start + path_at);
         self.split_query(target, start, path_at);
         if self.path.is_empty() {
-            // An empty path means "/" (RFC 9110 4.2.3): the slash before the authority lends itself.
+            // An empty path means "/" (RFC 9110 4.2.3): the span is the slash before the authority.
             self.path = span(start + scheme_bytes - 1, start + scheme_bytes);
         }
         Ok(())
     }
 
-    /// Sets path and query from what follows `path_at` in the target; `start` is the target's place in the buffer.
+    /// Sets path and query from the target behind `path_at`; `start` is the target's place in the buffer.
     fn split_query(&mut self, target: &[u8], start: usize, path_at: usize) {
         let path_and_query = target.get(path_at..).unwrap_or_default();
         let path_start = start + path_at;
@@ -374,7 +375,7 @@ impl Head {
     }
 }
 
-/// What the few fields say that matter to the server.
+/// The contents of the few fields that matter to the server.
 #[derive(Default)]
 struct Semantics {
     host: Span,
@@ -389,7 +390,7 @@ struct Semantics {
 }
 
 impl Semantics {
-    /// Most names are told apart by their length and first letter.
+    /// Takes note of a field. Length and first letter tell most names apart.
     fn note(&mut self, name: &[u8], value: &[u8], value_span: Span) {
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);
         match (name.len(), name.first().map_or(0, |letter| letter | 0x20)) {
@@ -435,7 +436,7 @@ fn values<'a>(window: &'a [u8], fields: &[FieldLine], name: &[u8]) -> impl Itera
         .map(move |field| field.value.of(window))
 }
 
-/// Is this the number of a TCP port? It is all digits already; 0 is nobody's (RFC 9110 9.3.6).
+/// Is this the number of a TCP port? All bytes are digits already; port 0 is reserved (RFC 9110 9.3.6).
 fn is_port(digits: &[u8]) -> bool {
     let number = digits
         .iter()
@@ -447,7 +448,7 @@ fn span(start: usize, end: usize) -> Span {
     Span { start: start as u32, end: end as u32 }
 }
 
-/// Turns what `httparse` found into the answer; a version that it does not know is `unknown_version`'s.
+/// Turns a fault that `httparse` has found into an error. [`unknown_version`] judges versions.
 #[cold]
 fn refuse(error: httparse::Error) -> RequestError {
     match error {
@@ -460,11 +461,11 @@ fn refuse(error: httparse::Error) -> RequestError {
     }
 }
 
-/// Where the minor version stands that is to be read as 1, or `None` while the version is incomplete.
+/// The place of the minor version that is to be read as 1, or `None` while the version is incomplete.
 ///
 /// # Errors
 ///
-/// 505 for another major version of HTTP, 400 for what is no version.
+/// 505 for another major version of HTTP, 400 for anything that is no version.
 #[cold]
 fn unknown_version(message: &[u8]) -> Result<Option<usize>, RequestError> {
     let line_end = memchr(b'\n', message);

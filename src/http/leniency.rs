@@ -1,10 +1,10 @@
-//! What is repaired in a request head before it is parsed, where somebody asks for it: all of it is refused otherwise.
+//! Repairs of a request head before it is parsed. Settings ask for each repair; by default the fault is refused.
 //!
-//! Each repair takes as many bytes as it gives, so that positions and limits stay what they are. What it leaves goes
-//! through the same parser as every other head.
+//! Each repair leaves the number of bytes unchanged, so that positions and limits stay valid. The repaired head goes through
+//! the same parser as every other head.
 //!
-//! A recipient in front that reads the same bytes otherwise sees other requests than this server (request smuggling,
-//! RFC 9112 11.2). So the fields that frame a message or name its host are never repaired: 400, as without repairs.
+//! A proxy that reads the same bytes differently sees other requests than this server (request smuggling, RFC 9112 11.2).
+//! Fields that frame a message or name its host are therefore never repaired: 400, as without repairs.
 
 use std::iter;
 
@@ -13,10 +13,10 @@ use memchr::{memchr, memchr_iter};
 use super::error::{Checked, RequestError, require};
 use super::trim;
 
-/// The fields that are taken as they are sent or not at all.
+/// The fields that are accepted as sent or refused.
 const NEVER_REPAIRED: [&[u8]; 3] = [b"content-length", b"transfer-encoding", b"host"];
 
-/// Bytes of a conventional method: those of all registered ones are among them.
+/// Bytes of a conventional method; the range includes all registered methods.
 const CONVENTIONAL_BYTES: std::ops::RangeInclusive<usize> = 3..=20;
 
 const FRAMING_FIELD: RequestError =
@@ -25,14 +25,14 @@ const NOTHING_TO_FOLD: RequestError =
     RequestError::BadRequest("a folded line without a field before it (RFC 9112 5.2)");
 const EMPTY_FOLD: RequestError = RequestError::BadRequest("a folded line of white space (RFC 9112 5.2)");
 
-/// Which repairs to make.
+/// The repairs to make.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leniency {
     /// Methods are put in capitals, although case matters in them (RFC 9110 9.1).
     pub capital_methods: bool,
     /// Versions from 2 on are read as 1.1, and those below 1 as 1.0; otherwise they are a 505 (RFC 9110 2.5).
     pub any_version: bool,
-    /// Lines that begin with white space go on with the field before them, after one space (RFC 9112 5.2).
+    /// Lines that begin with white space continue the field before them, after one space (RFC 9112 5.2).
     pub folded_lines: bool,
     /// Space between a field's name and the colon is moved behind the colon (RFC 9112 5.1).
     pub spaced_names: bool,
@@ -45,11 +45,11 @@ pub fn is_conventional(method: &[u8]) -> bool {
 }
 
 impl Leniency {
-    /// Leniency a head from its request line to its empty line. Each line ends in CRLF.
+    /// Repairs a head from its request line to its empty line. Each line ends in CRLF.
     ///
     /// # Errors
     ///
-    /// [`RequestError::BadRequest`] for what must not be repaired. Other faults are left to the parser.
+    /// [`RequestError::BadRequest`] for a fault that must not be repaired. Other faults are left to the parser.
     pub(super) fn apply(&self, head: &mut [u8]) -> Checked {
         let line_bytes = memchr(b'\n', head).map_or(0, |line_feed| line_feed + 1);
         let Some((request_line, mut rest)) = head.split_at_mut_checked(line_bytes) else { return Ok(()) };
@@ -90,7 +90,7 @@ impl Leniency {
         let named = field.get(..line_bytes).and_then(|line| line.get(..memchr(b':', line)?)).unwrap_or_default();
         let name = trim(named);
         let (colon, name_bytes) = (named.len(), name.len());
-        // A name that white space goes before is no name. Without one there is nothing to repair.
+        // White space before a name makes it invalid. Without a name there is nothing to repair.
         let is_name = !name.is_empty() && named.starts_with(name);
         let is_spaced = self.spaced_names && is_name && name_bytes < colon;
         if is_folded || is_spaced {
@@ -108,12 +108,12 @@ impl Leniency {
     }
 }
 
-/// Puts the lines of a field into one, each after one space; what is left over is space before the CRLF.
+/// Joins the lines of a field, each after one space. Spaces before the CRLF make up for the removed bytes.
 fn unfold(field: &mut [u8]) -> Checked {
     let Some((text, _)) = field.split_last_chunk::<2>() else { return Ok(()) };
     let lines = text.split(|&byte| byte == b'\n').map(|line| trim(line.strip_suffix(b"\r").unwrap_or(line)));
     let lines: Vec<&[u8]> = lines.collect();
-    // Some take such a line for the end of the head.
+    // Some recipients take such a line for the end of the head.
     require(!lines.iter().any(|line| line.is_empty()), EMPTY_FOLD)?;
     let (text_bytes, joined) = (text.len(), lines.join(&b' '));
     for (slot, byte) in field.iter_mut().take(text_bytes).zip(joined.into_iter().chain(iter::repeat(b' '))) {

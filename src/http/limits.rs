@@ -5,7 +5,7 @@
 pub struct HeadLimits {
     /// Bytes of the request line without CRLF; a longer one is refused with 414.
     pub request_line_bytes: usize,
-    /// Field lines; more of them are refused with 431.
+    /// The number of field lines; a head with more lines is refused with 431.
     pub field_count: usize,
     /// Bytes of one field line without CRLF; a longer one is refused with 431.
     pub field_bytes: usize,

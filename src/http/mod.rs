@@ -1,24 +1,24 @@
 //! HTTP/1.x without input or output: bytes in, parsed heads, framing and response bytes out.
 //!
-//! | module             | what                                                   | clauses                 |
+//! | module             | contents                                               | clauses                 |
 //! |--------------------|--------------------------------------------------------|-------------------------|
 //! | [`error`]          | the faults of a peer, each with its status code        | RFC 9110 15             |
 //! | [`exchange`]       | how a request and its response proceed and end         | RFC 9112 9              |
 //! | [`head`]           | request line and field section                         | RFC 9112 2, 3, 5        |
-//! | `head_scan`        | its lines, while it is not complete                    | RFC 9112 2.2            |
-//! | [`leniency`]       | what of a head is put right first, where asked for     | RFC 9112 5.1, 5.2       |
-//! | [`framing`]        | which body follows a request head                      | RFC 9112 6              |
+//! | `head_scan`        | the lines of an incomplete head                        | RFC 9112 2.2            |
+//! | [`limits`]         | the limits of a head                                   |                         |
+//! | [`leniency`]       | repairs of a head that settings ask for                | RFC 9112 5.1, 5.2       |
+//! | [`framing`]        | the body that follows a request head                   | RFC 9112 6              |
 //! | [`chunked`]        | the chunked transfer coding of a request body          | RFC 9112 7.1            |
-//! | [`response`]       | checks of what an application answers, and its framing | PEP 3333, RFC 9112 4, 6 |
-//! | [`forwarded`]      | who asked, as trusted proxies tell it                  | RFC 7239                |
-//! | [`proxy_protocol`] | the same, before the first byte of HTTP                | PROXY protocol 2        |
+//! | [`response`]       | checks of an application's response, and its framing   | PEP 3333, RFC 9112 4, 6 |
+//! | [`forwarded`]      | the client that trusted proxies name                   | RFC 7239                |
+//! | [`proxy_protocol`] | the client that a proxy names before HTTP begins       | PROXY protocol 2        |
 //! | [`date`]           | dates of the `Date` field and of the access log        | RFC 9110 5.6.7          |
 //!
 //! Nothing here reads, writes, waits, logs or knows Python. No byte of a peer leads to a panic or to an unbounded
 //! allocation: each limit is a named value that the caller passes in.
 //!
-//! This file holds the words that all modules share: the protocol version, and the small grammar of
-//! RFC 9110 4.2 and 5.6.
+//! This file defines the terms that all modules share: the protocol version, and the small grammar of RFC 9110 4.2 and 5.6.
 
 use std::net::Ipv6Addr;
 
@@ -62,8 +62,8 @@ const fn is_text_byte(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7F)
 }
 
-/// The bytes without SP and HTAB around them (OWS, RFC 9110 5.6.3). No other byte counts as white space: a proxy in
-/// front would not strip it, and would see another value.
+/// The bytes without SP and HTAB around them (OWS, RFC 9110 5.6.3). No other byte counts as white space, since a proxy does
+/// not strip it and would see another value.
 fn trim(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = bytes {
         bytes = rest;
@@ -79,8 +79,8 @@ pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim).filter(|member| !member.is_empty())
 }
 
-/// The port, perhaps empty, of `uri-host [ ":" port ]` (RFC 9110 4.2, RFC 3986 3.2.2), or `None` if it is something
-/// else or its host is empty. This is the grammar of Host and of the authority of a request target.
+/// The port, perhaps empty, of `uri-host [ ":" port ]` (RFC 9110 4.2, RFC 3986 3.2.2). `None` if the grammar is broken or
+/// the host is empty. Host and the authority of a request target have this grammar.
 fn port_of(authority: &[u8]) -> Option<&[u8]> {
     let (is_host, after_host) = if let [b'[', literal @ ..] = authority {
         let (literal, after) = literal.split_at_checked(memchr::memchr(b']', literal)?)?;
@@ -99,7 +99,7 @@ fn port_of(authority: &[u8]) -> Option<&[u8]> {
     (is_host && port.iter().all(u8::is_ascii_digit)).then_some(port)
 }
 
-/// `IPv6address / IPvFuture` (RFC 3986 3.2.2): what stands between brackets.
+/// Is this the content of brackets: `IPv6address / IPvFuture` (RFC 3986 3.2.2)?
 fn is_address(literal: &[u8]) -> bool {
     let Some(future) = literal.strip_prefix(b"v").or_else(|| literal.strip_prefix(b"V")) else {
         return str::from_utf8(literal).is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
@@ -117,7 +117,7 @@ const fn is_host_byte(byte: u8) -> bool {
     IS_HOST_BYTE[byte as usize]
 }
 
-/// Letters, digits and `others`, as a table.
+/// A table that marks letters, digits and `others`.
 const fn table_of(mut others: &[u8]) -> [bool; 256] {
     let mut table = [false; 256];
     while let [byte, rest @ ..] = others {

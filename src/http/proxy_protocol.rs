@@ -1,7 +1,7 @@
-//! The PROXY protocol, versions 1 and 2: who the client of a proxy is, said before the first byte of HTTP.
+//! The PROXY protocol, versions 1 and 2: a proxy names its client before the first byte of HTTP.
 //!
-//! The source is HAProxy's `proxy-protocol.txt` (2020/03/05): sections 2.1 (text) and 2.2 (binary). Whether the peer may
-//! say so at all is the caller's question.
+//! The source is HAProxy's `proxy-protocol.txt` (2020/03/05): sections 2.1 (text) and 2.2 (binary). The caller decides
+//! whether the peer may use it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use super::error::RequestError;
 
 /// The longest header of version 1, with CRLF (section 2.1).
 const V1_BYTES: usize = 107;
-/// What every header of version 2 begins with (section 2.2).
+/// The first bytes of every header of version 2 (section 2.2).
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family and transport, length.
 const V2_FIXED_BYTES: usize = 16;
@@ -18,7 +18,7 @@ const V2_FIXED_BYTES: usize = 16;
 const BAD_V1: RequestError = RequestError::BadRequest("invalid PROXY line (PROXY protocol 2.1)");
 const BAD_V2: RequestError = RequestError::BadRequest("invalid PROXY header (PROXY protocol 2.2)");
 
-/// Which versions are looked for.
+/// The versions to look for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Versions {
     /// The line of text.
@@ -30,24 +30,24 @@ pub struct Versions {
 /// Both ends of the proxy's connection with its client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
-    /// The client's.
+    /// The client's end.
     pub source: (IpAddr, u16),
-    /// Where it has connected to.
+    /// The proxy's end.
     pub destination: (IpAddr, u16),
 }
 
-/// What a connection begins with.
+/// The beginning of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preface {
-    /// No header: what is there is HTTP.
+    /// No header: the bytes are HTTP.
     Absent,
     /// Perhaps a header; more bytes are needed.
     Partial,
     /// A header.
     Header {
-        /// Its bytes; HTTP follows.
+        /// The length of the header in bytes; HTTP follows.
         length: usize,
-        /// What it says; `None` where the proxy speaks for itself (a health check) or does not know.
+        /// The ends that it names; `None` where the proxy connects for itself (a health check) or does not know.
         addresses: Option<Addresses>,
     },
 }
@@ -56,7 +56,7 @@ pub enum Preface {
 ///
 /// # Errors
 ///
-/// [`RequestError::BadRequest`] for a header that breaks its grammar, or speaks of something else than TCP.
+/// [`RequestError::BadRequest`] for a header that breaks its grammar, or names another transport than TCP.
 pub fn parse(bytes: &[u8], versions: Versions) -> Result<Preface, RequestError> {
     if versions.v2 && begins_alike(bytes, V2_SIGNATURE) {
         return if bytes.len() < V2_SIGNATURE.len() { Ok(Preface::Partial) } else { parse_v2(bytes) };
@@ -114,7 +114,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Preface, RequestError> {
         return Ok(Preface::Partial);
     };
     let length = V2_FIXED_BYTES + usize::from(u16::from_be_bytes([high, low]));
-    // Refused before the rest is waited for.
+    // A wrong beginning is refused without waiting for the rest.
     if !matches!(version_and_command, 0x20 | 0x21) {
         return Err(BAD_V2);
     }
@@ -140,7 +140,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Preface, RequestError> {
     Ok(Preface::Header { length, addresses })
 }
 
-/// Both addresses, then both ports. What follows (TLV, section 2.2.1) is of no use here.
+/// Both addresses, then both ports. The TLV behind them (section 2.2.1) are ignored.
 fn v2_addresses<const BYTES: usize, A: From<[u8; BYTES]> + Into<IpAddr>>(bytes: &[u8]) -> Option<Addresses> {
     let (source, rest) = bytes.split_first_chunk::<BYTES>()?;
     let (destination, rest) = rest.split_first_chunk::<BYTES>()?;

@@ -1,12 +1,12 @@
-//! What the application answers: checks of its status and fields, the framing of the body, and the bytes of the head.
+//! The response of an application: checks of its status and fields, the framing of the body, and the bytes of the head.
 //!
-//! An application that hands a CR or LF through from its user would let that user write the rest of the response
-//! (response splitting), so each status and each field is checked against PEP 3333 and RFC 9110 5 before it is
-//! written. Errors here are the application's fault, answered with 500 and a log line; they name the rule that was
-//! broken and never repeat the value.
+//! An application that passes a CR or LF on from its user would let that user write the rest of the response (response
+//! splitting). Each status and each field is therefore checked against PEP 3333 and RFC 9110 5 before it is written. Errors
+//! here are faults of the application, answered with 500 and a log line. They name the broken rule and never repeat the
+//! value.
 //!
-//! The status line says HTTP/1.1 to clients of either version (RFC 9110 6.2). Counting the body, truncating it and
-//! the choice between write and sendfile are the caller's; so is closing after any answer to CONNECT.
+//! The status line says HTTP/1.1 to clients of either version (RFC 9110 6.2). [`exchange`](super::exchange) counts the body
+//! and decides what the Connection field says.
 
 use std::fmt;
 
@@ -15,12 +15,12 @@ use super::{Version, is_text_byte, is_token, trim};
 
 /// The chunk that ends a body, with an empty trailer section (RFC 9112 7.1).
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-/// What follows the data of each chunk (RFC 9112 7.1).
+/// The bytes behind the data of each chunk (RFC 9112 7.1).
 pub const CHUNK_END: &[u8] = b"\r\n";
 /// The interim answer to `Expect: 100-continue` (RFC 9110 15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// What the application did wrong.
+/// A fault of the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseError {
     /// The status is not three digits, a space and text; the text names the rule.
@@ -42,16 +42,16 @@ impl fmt::Display for ResponseError {
 
 impl std::error::Error for ResponseError {}
 
-/// What the server has to know about a field of the application.
+/// The meaning of an application's field for the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldKind {
-    /// Nothing: it is passed on.
+    /// None: the field is passed on.
     Other,
     /// The length that the application declares.
     ContentLength(u64),
-    /// `Transfer-Encoding`, which is the server's business.
+    /// `Transfer-Encoding`, which the server decides.
     TransferEncoding,
-    /// `Connection`, which is the server's business, except in a 101 answer.
+    /// `Connection`, which the server decides.
     Connection,
     /// `Date`: the server adds none of its own.
     Date,
@@ -68,17 +68,17 @@ pub enum FieldKind {
 pub enum ResponseBody {
     /// No byte of body, whatever the application yields.
     None,
-    /// So many bytes.
+    /// With that number of bytes.
     Length(u64),
     /// In chunks (RFC 9112 7.1).
     Chunked,
-    /// All that comes until the connection is closed (RFC 9112 6.3, item 8).
+    /// Until the connection is closed (RFC 9112 6.3, item 8).
     UntilClose,
-    /// No body: what comes after the head is a tunnel, also until the connection is closed (RFC 9112 6.3, item 2).
+    /// No body: a tunnel follows the head until the connection is closed (RFC 9112 6.3, item 2).
     Tunnel,
 }
 
-/// The methods of requests whose responses are framed in their own way (RFC 9112 6.3, items 1 and 2).
+/// The methods of requests whose responses have a framing of their own (RFC 9112 6.3, items 1 and 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MethodKind {
     /// HEAD: the fields of the answer to GET, and no body.
@@ -103,9 +103,9 @@ impl MethodKind {
 /// The framing of one response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResponsePlan {
-    /// How the body is sent.
+    /// The framing of the body.
     pub body: ResponseBody,
-    /// The Content-Length of the head; `None` sends none. The application's own line must not be sent beside it.
+    /// The Content-Length of the head, which replaces the application's own line; `None` sends no such field.
     pub send_content_length: Option<u64>,
     /// Does the framing leave the connection usable for another request?
     pub allows_reuse: bool,
@@ -135,14 +135,14 @@ pub fn parse_status(status: &[u8]) -> Result<u16, ResponseError> {
     Ok([hundreds, tens, ones].iter().fold(0, |code, digit| code * 10 + u16::from(**digit - b'0')))
 }
 
-/// Checks a field of an application and says what the server has to know about it.
+/// Checks a field of an application and returns its meaning for the server.
 ///
 /// White space around the value is tolerated; [`write_field`] leaves it out.
 ///
 /// # Errors
 ///
-/// [`ResponseError::BadFieldName`] unless the name is a token, [`ResponseError::BadFieldValue`] when the value has a
-/// control character other than HTAB, or is that of a Content-Length and not a number (RFC 9110 5.1, 5.5, 8.6).
+/// [`ResponseError::BadFieldName`] unless the name is a token. [`ResponseError::BadFieldValue`] when the value has a control
+/// character other than HTAB, or a Content-Length is no number (RFC 9110 5.1, 5.5, 8.6).
 pub fn check_field(name: &[u8], value: &[u8]) -> Result<FieldKind, ResponseError> {
     if !is_token(name) {
         return Err(ResponseError::BadFieldName);
@@ -180,9 +180,9 @@ pub fn check_field(name: &[u8], value: &[u8]) -> Result<FieldKind, ResponseError
 /// Decides how a response is framed (RFC 9112 6.3, RFC 9110 8.6).
 ///
 /// * `declared_length`: the application's Content-Length, `None` without one.
-/// * `known_length`: the size of a result that says how large it is, such as a list of one item; `None` otherwise.
+/// * `known_length`: the size of a result whose size is known, such as a list of one item; `None` otherwise.
 ///
-/// A declared length that is known to be wrong is kept, since the application's other fields may go with it, and the
+/// A declared length that is known to be wrong is kept, since the application's other fields may depend on it. The
 /// connection is closed afterwards.
 pub fn plan(
     request_version: Version,
@@ -194,7 +194,7 @@ pub fn plan(
     let without_body =
         |send_content_length| ResponsePlan { body: ResponseBody::None, send_content_length, allows_reuse: true };
     match (status, declared_length, known_length) {
-        // RFC 9110 9.3.6: neither Content-Length nor Transfer-Encoding, whatever the application declares.
+        // RFC 9110 9.3.6: neither Content-Length nor Transfer-Encoding, even if the application declares a length.
         (200..=299, _, _) if method == MethodKind::Connect => {
             ResponsePlan { body: ResponseBody::Tunnel, send_content_length: None, allows_reuse: false }
         }
@@ -244,7 +244,7 @@ pub fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes the fields that are the server's: Server and Date unless the application sent its own, Content-Length or
+/// Writes the server's own fields: Server and Date unless the application sent its own, Content-Length or
 /// Transfer-Encoding, and Connection. The empty line that ends the head is not written.
 ///
 /// `connection_option` is [`Exchange::connection_option`](super::exchange::Exchange::connection_option). An empty `server`
@@ -297,7 +297,7 @@ pub fn write_chunk_head(out: &mut Vec<u8>, len: usize) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The small page that stands for an error.
+/// The small page of an error.
 pub fn error_body(status: u16) -> Vec<u8> {
     let title = error_title(status);
     [
@@ -320,7 +320,7 @@ fn error_title(status: u16) -> Vec<u8> {
 
 /// The complete answer to a request that fails before or outside the application: a small page, then `close`.
 ///
-/// `request` is what came of the request, if anything: the answer to HEAD has no body (RFC 9110 9.3.2).
+/// `request` has the received bytes of the request, if any: the answer to HEAD has no body (RFC 9110 9.3.2).
 pub fn error_page(status: u16, request: &[u8], date: &[u8; 29], server: &[u8]) -> Vec<u8> {
     let title = error_title(status);
     let body = error_body(status);
@@ -335,7 +335,7 @@ pub fn error_page(status: u16, request: &[u8], date: &[u8; 29], server: &[u8]) -
     write_common(&mut out, &plan, Some(b"close"), false, false, date, server);
     write_field(&mut out, b"Content-Type", b"text/html; charset=utf-8");
     if status == 426 {
-        // RFC 9110 7.8, 15.5.22, RFC 6455 4.4: what the client should ask for.
+        // RFC 9110 7.8, 15.5.22, RFC 6455 4.4: the protocol that the client should ask for.
         write_field(&mut out, b"Connection", b"upgrade");
         write_field(&mut out, b"Upgrade", b"websocket");
         write_field(&mut out, b"Sec-WebSocket-Version", b"13");
@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_are_told_apart_by_their_exact_names() {
+    fn methods_are_distinguished_by_their_exact_names() {
         for (method, kind) in [
             (&b"HEAD"[..], MethodKind::Head),
             (b"CONNECT", MethodKind::Connect),

@@ -1,4 +1,4 @@
-//! When connections are accepted, and how many: the policy between the listening sockets and the open connections.
+//! The policy between the listening sockets and the open connections: when connections are accepted, and how many.
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
@@ -17,14 +17,14 @@ use crate::event_loop::{self, SourceId, streams, turn};
 use crate::interp::{Level, log};
 use crate::net::{Accepted, Listener, Peer, Stream};
 
-/// How long no connection is accepted after the process ran out of descriptors or memory.
+/// How long accepting pauses after the process ran out of descriptors or memory.
 const OUT_OF_RESOURCES_PAUSE: Duration = Duration::from_millis(200);
 
 /// A cap that is reached again within this time is the same episode: the log has one line for it.
 const CAPACITY_EPISODE: Duration = Duration::from_secs(10);
 
-/// Connections accepted when the server stops: more than the kernel holds for a process (net.core.somaxconn is 4096), so
-/// that a flood of them has an end.
+/// The most connections that are accepted when the server stops. The kernel holds no more for a process
+/// (net.core.somaxconn is 4096), and a flood has an end.
 const LAST_TURN: usize = 4096;
 
 /// The listening sockets of a server, and the reasons not to accept from them. Lives on the loop thread.
@@ -44,7 +44,7 @@ pub struct Accepting {
 }
 
 impl Accepting {
-    /// Nothing is accepted until [`Self::listen`] is called.
+    /// A policy that accepts nothing until [`Self::begin`] is called.
     pub fn new(
         shared: Rc<Shared>,
         connections: Rc<Connections>,
@@ -132,7 +132,7 @@ impl Accepting {
         streams::rest(source);
     }
 
-    /// Accepts at most so many connections, and as many as the turn has time for. Returns how many there were.
+    /// Accepts at most `most` connections, as long as the turn lasts. Returns how many were accepted.
     fn accept(&self, py: Python<'_>, index: usize, most: usize) -> usize {
         for taken in 0..most {
             if taken > 0 && turn::is_spent() {
@@ -168,16 +168,18 @@ impl Accepting {
         most
     }
 
+    /// Adds an accepted connection.
+    ///
     /// # Parks
     /// Where the transport runs Python code that waits.
     fn add(&self, py: Python<'_>, socket: OwnedFd, peer: Peer, listener: usize) -> PyResult<()> {
-        // Taken before anything that may wait, in which another connection may be accepted.
+        // The key is reserved before anything that may park, since another connection may be accepted meanwhile.
         let key = self.connections.reserve();
         match self.connect(py, key, socket, peer, listener) {
             Ok(connection) => {
                 let source = connection.stream.source();
                 self.connections.put_back(key, connection);
-                // What came meanwhile was not served.
+                // Bytes that arrived meanwhile were not served.
                 streams::rest_or_queue(source, key);
                 Ok(())
             }
@@ -204,11 +206,11 @@ impl Accepting {
         Ok(Box::new(Connection::new(py, &self.shared, stream, listener, peer)?))
     }
 
-    /// Whether a connection may be accepted: there are fewer than `max_connections`, or one of them is idle. If not,
-    /// nothing is accepted until one is closed or idle.
+    /// May a connection be accepted? There must be fewer than `max_connections`, or one must be idle. Accepting pauses
+    /// otherwise, until a connection is closed or idle.
     fn has_room(&self) -> bool {
         let limit = self.shared.connection_limit();
-        // Once the server stops, it takes what the kernel has for it, and nothing after that.
+        // A server that stops still accepts everything that the kernel has queued for it.
         if self.connections.count() < limit.connections || self.shared.is_stopping() {
             return true;
         }
@@ -223,7 +225,7 @@ impl Accepting {
         false
     }
 
-    /// A connection was closed or is idle.
+    /// Resumes accepting at the limit of connections: one was closed or is idle.
     pub fn note_room(&self) {
         if self.is_full.replace(false) {
             event_loop::resume_service();
@@ -240,7 +242,7 @@ impl Accepting {
         }
     }
 
-    /// Says why clients wait, once for each episode.
+    /// Warns that clients wait for requests in progress, once for each episode.
     fn warn_of_the_cap(&self) {
         let is_new = self.left_capacity_at.take().is_none_or(|left| left.elapsed() >= CAPACITY_EPISODE);
         if !event_loop::is_at_request_limit() || (self.capacity_said.get() && !is_new) {
@@ -255,33 +257,33 @@ impl Accepting {
         say(Level::Warning, message);
     }
 
-    /// Leaves the kernel's queue alone for a moment: it would report the same connection again and again.
+    /// Pauses accepting for a moment: the kernel would report the same connection again and again.
     fn out_of_resources(&self, py: Python<'_>, error: &std::io::Error) {
         self.listening.stop();
         event_loop::resume_service_at(Instant::now() + OUT_OF_RESOURCES_PAUSE);
         if self.lack_of_resources.is_new() {
             let open = self.connections.count();
             let message = format!(
-                "Connections are not accepted for now: {error} ({open} are open, and none of them is idle). Raise the limit \
+                "Connections are not accepted for now: {error} ({open} are open, and none is idle). Raise the limit \
                  of open files (ulimit -n), or lower max_connections."
             );
             log(py, Level::Error, &message, None);
         }
     }
 
-    /// As many requests are in progress as `worker_connections` permits: nothing is accepted.
+    /// Pauses accepting: as many requests are in progress as `worker_connections` permits.
     pub fn pause_at_capacity(&self) {
         self.listening.stop();
         self.warn_of_the_cap();
     }
 
-    /// Fewer requests are in progress than that again.
+    /// Resumes accepting: fewer requests are in progress than `worker_connections` permits.
     pub fn resume_below_capacity(&self) {
         self.left_capacity_at.set(Some(Instant::now()));
         self.listen();
     }
 
-    /// A connection was closed: sockets that were left to other processes for a moment are accepted from again.
+    /// Resumes accepting from sockets that were left to other processes: a connection was closed.
     pub fn end_pauses(&self) {
         if !self.listening.end_pauses() {
             self.listen();
@@ -289,7 +291,7 @@ impl Accepting {
     }
 }
 
-/// Logs from a task: a handler of the log may wait, and the leader must not.
+/// Logs from a task: a handler of the log may park, and the leader must not.
 fn say(level: Level, message: String) {
     event_loop::spawn(Box::new(move || Python::attach(|py| log(py, level, &message, None))));
 }

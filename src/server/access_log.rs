@@ -1,8 +1,8 @@
-//! The access log: Gunicorn's atoms, formatted here; lines are gathered and written before the loop polls,
-//! as far as that can be done without waiting (`output`).
+//! The access log. Gunicorn's atoms are formatted here. Lines are gathered, and written before the loop polls as far as that
+//! is possible without waiting (`output`).
 //!
-//! Values that come from the client are escaped as Apache does (mod_log_config): a quote, a backslash, and everything that
-//! is not printable ASCII, so that a line is a line and nothing in it can command a terminal.
+//! Values from the client are escaped as in Apache (mod_log_config): a quote, a backslash, and everything that is not
+//! printable ASCII. A value can then neither begin a line nor command a terminal.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -21,7 +21,7 @@ use crate::interp::Level;
 use crate::output::{self, LogFile, News};
 use crate::wsgi::{Finished, unix_seconds};
 
-/// How long the distance to UTC is taken for constant: daylight saving time begins on a full minute.
+/// How long the offset from UTC is taken for constant: daylight saving time begins on a full minute.
 const OFFSET_SECONDS: u64 = 60;
 
 /// An access log file.
@@ -56,10 +56,10 @@ impl AccessLog {
         Ok(())
     }
 
-    /// What a line is rendered from: rendering runs Python, which may wait, so it happens without this value.
+    /// The renderer of one line. Rendering runs Python code, which may park, so it does not borrow the log.
     ///
     /// # Errors
-    /// What `time.localtime` raises.
+    /// The exception of `time.localtime`.
     pub fn renderer(&mut self, py: Python<'_>) -> PyResult<Renderer> {
         self.refresh_date(py)?;
         Ok(Renderer { format: Arc::clone(&self.format), date: self.date.1.clone() })
@@ -70,7 +70,7 @@ impl AccessLog {
         self.file.add(line);
     }
 
-    /// Writes what has been gathered, as far as that can be done now. Returns what to report, and how bad it is.
+    /// Writes the gathered lines, as far as that is possible now. Returns a line for the error log and its level, if any.
     pub fn flush(&self) -> Option<(Level, String)> {
         let name = self.path.as_deref().unwrap_or("standard output");
         Some(match self.file.flush()? {
@@ -118,7 +118,7 @@ impl Renderer {
     /// The line for a request that took `elapsed`.
     ///
     /// # Errors
-    /// What reading the environ raises.
+    /// The exception of reading the environ.
     pub fn line(&self, finished: &Finished<'_>, elapsed: Duration) -> PyResult<Vec<u8>> {
         let mut line = Vec::with_capacity(160);
         for piece in &*self.format {
@@ -185,7 +185,7 @@ impl Drop for AccessLog {
     }
 }
 
-/// Opens a FIFO as well, whether or not somebody reads it.
+/// Opens a file for appending, also a FIFO without a reader.
 fn open(path: Option<&str>) -> PyResult<LogFile> {
     let opened = match path {
         None => io::stdout().as_fd().try_clone_to_owned(),
@@ -270,7 +270,7 @@ fn latin1(bytes: &[u8]) -> String {
 /// `rmeinheld.response_headers` (pairs of str, as sent) and `rmeinheld.request_time` (seconds, a float).
 ///
 /// # Errors
-/// What the logger raises.
+/// The exception of the logger.
 pub fn tell(logger: &Bound<'_, PyAny>, finished: &Finished<'_>, elapsed: Duration) -> PyResult<()> {
     let py = logger.py();
     let environ = &finished.environ;

@@ -1,7 +1,7 @@
 //! One connection's life, from top to bottom: rest, read a head, run the request, rest again; or refuse, linger, close.
 //!
-//! While it rests it is a record in the shared's table and holds no coroutine. A head that arrives in pieces is kept in the
-//! record too, so a slow client costs its bytes and nothing else.
+//! A connection at rest is a record in `connections` and holds no coroutine. The record also keeps a head that arrives in
+//! pieces, so a slow client costs its bytes and nothing else. `http::exchange` decides how each request ends.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,11 +20,11 @@ use crate::interp::{Level, log};
 use crate::net::{Peer, Stream};
 use crate::wsgi::{self, ClientDisconnected, RemoteAddress, Request, Unprepared};
 
-/// How long an ended connection is read for what the client still sends, so that closing it does not destroy the answer
-/// on its way (RFC 9112 9.6). Apache waits 2 s at first, nginx 5.
+/// How long the server reads and discards what the client sends on an ended connection. An immediate close would destroy the
+/// answer on its way (RFC 9112 9.6). Apache waits 2 s at first, nginx 5.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Requests of one client's pipeline that are run before others get their turn.
+/// Requests of one client's pipeline that run before other work gets its turn.
 const PIPELINE_TURN: usize = 16;
 
 /// How long a connection without a request may rest once the server stops.
@@ -35,33 +35,33 @@ const FORBIDDEN_PROXY: RequestError =
 
 /// A connection at rest.
 pub struct Connection {
-    /// Its socket. Requests in progress share it.
+    /// The socket, which requests in progress share.
     pub stream: Arc<Stream>,
-    /// Which listener it came from.
+    /// The number of its listener.
     pub listener: usize,
     remote: RemoteAddress,
-    /// For its requests.
+    /// `rmeinheld.client_disconnected` of its requests.
     disconnected: Py<ClientDisconnected>,
-    /// What this peer says of its clients is believed.
+    /// The peer is trusted to speak for other clients.
     is_trusted: bool,
     opening: Opening,
-    /// ReceivedHead and not yet understood: part of a head, or the next requests of a pipeline.
+    /// Received bytes that are still to be parsed: part of a head, or the next requests of a pipeline.
     pending: Vec<u8>,
-    /// The parser's progress on a head that arrives in pieces.
+    /// The parser of a head that arrives in pieces.
     partial: Option<Box<Head>>,
-    /// When the head that is arriving must be complete.
+    /// When the arriving head must be complete.
     head_deadline: Option<Instant>,
     stage: ConnectionStage,
-    /// Requests so far.
+    /// The number of requests so far.
     served: u32,
 }
 
-/// Whether the PROXY protocol may still speak.
+/// The use of the PROXY protocol at the beginning of a connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Opening {
-    /// It may, and this peer is believed.
-    Believed,
-    /// It may not, and gets 403 for it.
+    /// A header may come, and the peer is trusted.
+    Trusted,
+    /// A header is refused with 403.
     Forbidden,
     /// The connection speaks HTTP.
     Over,
@@ -73,26 +73,26 @@ enum ConnectionStage {
     Idle,
     /// Part of a head is here.
     Head,
-    /// Answered for the last time; what still comes is thrown away.
+    /// The last answer has been sent; everything that arrives is discarded.
     Lingering,
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // The application may still be reading or writing in a coroutine of its own: that ends now.
+        // A coroutine of the application may still read or write: this ends it.
         if Arc::strong_count(&self.stream) > 1 {
             self.stream.shutdown_both();
         }
     }
 }
 
-/// What is to become of a connection after its turn.
+/// The next step of a connection after its turn.
 pub enum Next {
-    /// It rests until something arrives.
+    /// The connection rests until something arrives.
     Rest(Box<Connection>),
-    /// It has bytes to go on with; others first.
+    /// The connection has bytes to go on with, after other work.
     Queue(Box<Connection>),
-    /// It is over.
+    /// The connection is over.
     Close,
 }
 
@@ -101,7 +101,7 @@ impl Connection {
     pub fn new(py: Python<'_>, shared: &Shared, stream: Stream, listener: usize, peer: Peer) -> PyResult<Connection> {
         let opening = match shared.proxy_versions() {
             None => Opening::Over,
-            Some(_) if shared.may_speak_proxy(peer) => Opening::Believed,
+            Some(_) if shared.may_speak_proxy(peer) => Opening::Trusted,
             Some(_) => Opening::Forbidden,
         };
         let stream = Arc::new(stream);
@@ -120,14 +120,14 @@ impl Connection {
         })
     }
 
-    /// The server stops: a head that has begun to arrive must be complete soon, a first request must come soon. Returns
-    /// false if there is nothing to wait for.
+    /// Prepares for a stop of the server: a head that arrives must be complete soon, and a first request must come soon.
+    /// Returns false if there is nothing to wait for.
     pub fn begin_stop(&mut self, shared: &Shared) -> bool {
         let source = self.stream.source();
         let deadline = match self.stage {
             ConnectionStage::Lingering => return true,
             ConnectionStage::Head => shared.head_deadline(),
-            // Its first request may be on the way; browsers also open connections that they never use.
+            // The first request may be on the way. Browsers also open connections that they never use.
             ConnectionStage::Idle if self.is_new() => Some(Instant::now() + FIRST_REQUEST_GRACE),
             ConnectionStage::Idle => return !self.is_idle() || streams::is_readable(source),
         };
@@ -136,22 +136,22 @@ impl Connection {
         true
     }
 
-    /// Whether no request has begun on it.
+    /// Has no request begun to arrive?
     pub fn is_idle(&self) -> bool {
         self.stage == ConnectionStage::Idle && self.pending.is_empty()
     }
 
-    /// Whether it rests after a request, for the next one.
+    /// Does the connection rest after a request?
     pub fn is_kept(&self) -> bool {
         self.is_idle() && self.served > 0
     }
 
-    /// Whether its first request is still to come.
+    /// Is the first request still to come?
     pub fn is_new(&self) -> bool {
         self.is_idle() && self.served == 0
     }
 
-    /// Its turn: there is something to read, or something was left over.
+    /// Serves the connection: there is something to read, or bytes were left over.
     ///
     /// # Parks
     pub fn serve(mut self: Box<Self>, py: Python<'_>, shared: &Shared) -> Next {
@@ -227,7 +227,7 @@ impl Connection {
         finished.ending
     }
 
-    /// Ends the connection as its last exchange says.
+    /// Ends the connection as its last exchange has decided.
     fn end(mut self: Box<Self>, ending: Ending) -> Next {
         match ending {
             Ending::Reuse(left_over) => {
@@ -241,12 +241,12 @@ impl Connection {
         Next::Close
     }
 
-    /// Its deadline has passed while it rested.
+    /// Handles a deadline that has passed while the connection rested.
     ///
     /// # Parks
     pub fn expire(mut self: Box<Self>, py: Python<'_>, shared: &Shared) -> Next {
         match self.stage {
-            // Half a head that the server's stop has found.
+            // Part of a head at the stop of the server.
             ConnectionStage::Head if shared.is_stopping() => Next::Close,
             ConnectionStage::Head => {
                 let request = std::mem::take(&mut self.pending);
@@ -257,7 +257,7 @@ impl Connection {
         }
     }
 
-    /// Parses what is there, and reads until there is a head or nothing more to read.
+    /// Parses the received bytes, and reads until there is a head or nothing more to read.
     fn receive(&mut self, py: Python<'_>, shared: &Shared, head: &mut Head, buffer: &mut Vec<u8>) -> ReceivedHead {
         let limits = shared.head_limits();
         let mut must_read = buffer.is_empty() || self.stage == ConnectionStage::Head;
@@ -271,7 +271,7 @@ impl Connection {
                     Ok(Some(_)) => {}
                     Ok(None) => return ReceivedHead::Nothing,
                     Err(error) => {
-                        // The socket's own errors are clients that vanish; the others are TLS's.
+                        // An error without a number comes from TLS; the socket's own errors are clients that vanish.
                         if error.raw_os_error().is_none() {
                             log(py, Level::Info, &format!("TLS with {} failed: {error}", self.client(py)), None);
                         }
@@ -289,7 +289,7 @@ impl Connection {
                     Ok(false) => return ReceivedHead::Nothing,
                     Err(Unprepared::Request(error)) => return ReceivedHead::Bad(error),
                     Err(Unprepared::Python(error)) => {
-                        // Rather no answer than one for the wrong client.
+                        // No answer is better than one for the wrong client.
                         shared.gateway().report(py, "Error preparing a connection", &error);
                         return ReceivedHead::Over;
                     }
@@ -331,7 +331,7 @@ impl Connection {
         self.opening = Opening::Over;
         buffer.drain(..length);
         if let Some(addresses) = addresses {
-            // From now on that is the peer: a header may come through a trusted proxy from anybody.
+            // The header names the peer from now on, which may be any client of a trusted proxy.
             let peer = Peer::Inet(addresses.source.0, addresses.source.1);
             self.is_trusted = shared.gateway().trusts(peer);
             self.remote =
@@ -343,9 +343,9 @@ impl Connection {
 
     fn rest_idle(mut self: Box<Self>, shared: &Shared) -> Next {
         if self.served == 0 {
-            // Only the PROXY protocol has spoken, or nobody: the first request is still to come.
+            // Nothing but a PROXY header has arrived: the first request is still to come.
             self.stage = ConnectionStage::Idle;
-            // Kept: a handshake of TLS comes in many pieces.
+            // The first deadline stays: a handshake of TLS comes in many pieces.
             let deadline = self.head_deadline.or_else(|| shared.head_deadline());
             self.head_deadline = deadline;
             streams::set_deadline(self.stream.source(), deadline);
@@ -367,15 +367,15 @@ impl Connection {
             self.head_deadline = shared.head_deadline();
         }
         streams::set_deadline(self.stream.source(), self.head_deadline);
-        // Ten thousand slow clients keep what they have sent, not ten thousand buffers.
+        // Slow clients keep the bytes that they have sent instead of whole buffers.
         buffer.shrink_to_fit();
         self.pending = buffer;
         self.partial = Some(head);
         Next::Rest(self)
     }
 
-    /// Answers a request that cannot be taken, of which `request` has come, and ends the connection: nothing after it is
-    /// a request.
+    /// Answers a request that is refused, of which `request` has arrived. The connection ends, since nothing behind it is
+    /// certain to be a request.
     ///
     /// # Parks
     fn refuse(&self, py: Python<'_>, shared: &Shared, error: RequestError, request: &[u8]) -> Ending {
@@ -395,7 +395,7 @@ impl Connection {
 
     fn linger(self: Box<Self>, shared: &Shared) -> Next {
         let mut buffer = shared.take_buffer(Vec::new());
-        // After its goodbye, the library of TLS takes what still comes for an error.
+        // After its closing alert, the TLS library takes further bytes for an error.
         let read = self.stream.discard_now(&mut buffer);
         shared.give_buffer(buffer);
         match read {
@@ -408,14 +408,14 @@ impl Connection {
         log(py, Level::Info, &format!("{} from {}: {error}", error.status(), self.client(py)), None);
     }
 
-    /// The client, for people.
+    /// The client's name in log lines.
     fn client(&self, py: Python<'_>) -> String {
         let client = self.remote.address.bind(py).to_string();
         if client.is_empty() { "a Unix client".to_owned() } else { client }
     }
 }
 
-/// The client's address, and Gunicorn's names for where it has connected to.
+/// The client's address, and Gunicorn's items for the proxy that it has connected to.
 fn remote_behind_proxy(py: Python<'_>, peer: Peer, addresses: &Addresses) -> PyResult<RemoteAddress> {
     let (address, port) = addresses.destination;
     let proxy = PyDict::new(py);
@@ -425,7 +425,7 @@ fn remote_behind_proxy(py: Python<'_>, peer: Peer, addresses: &Addresses) -> PyR
     Ok(RemoteAddress { proxy: Some(proxy.unbind()), ..RemoteAddress::new(py, peer)? })
 }
 
-/// What reading gave.
+/// The outcome of reading.
 enum ReceivedHead {
     /// A complete head.
     Request,

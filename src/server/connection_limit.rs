@@ -1,8 +1,8 @@
-//! How many connections may be open: a number of the operator's, or what the limit of open files leaves.
+//! The limit of open connections: a setting, or what the limit of open files leaves.
 
 use rustix::process::{Resource, getrlimit};
 
-/// The part of the open files that the application keeps for itself, and its bounds.
+/// The share of the open files that is kept for the application (1 / RESERVE), and its bounds.
 const RESERVE: usize = 8;
 const RESERVE_BOUNDS: (usize, usize) = (16, 1000);
 
@@ -11,13 +11,13 @@ pub struct ConnectionLimit {
     /// The cap itself.
     pub connections: usize,
     is_given: bool,
-    /// The limit of open files; none without one.
+    /// The limit of open files; `None` without one.
     files: Option<usize>,
     open: usize,
 }
 
 impl ConnectionLimit {
-    /// For the value of the setting `max_connections`, at the start of a server.
+    /// The limit for a value of `max_connections`, at the start of a server.
     pub fn new(given: Option<usize>) -> ConnectionLimit {
         let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
         // Without /proc: standard streams, the loop's own, and a few libraries'.
@@ -30,7 +30,7 @@ impl ConnectionLimit {
         }
     }
 
-    /// What is to be said at the start: that the cap cannot be reached.
+    /// The warning at the start, if the cap cannot be reached.
     pub fn warning(&self) -> Option<String> {
         let files = self.files?;
         (self.is_given && self.connections > left(files, self.open)).then(|| {
@@ -44,7 +44,7 @@ impl ConnectionLimit {
         })
     }
 
-    /// What is to be said when the cap is reached.
+    /// The warning when the cap is reached.
     pub fn fullness(&self) -> String {
         let cure = match self.files {
             Some(files) if !self.is_given => {
@@ -53,7 +53,7 @@ impl ConnectionLimit {
             _ => "Raise max_connections, and with it the limit of open files (ulimit -n).".to_owned(),
         };
         format!(
-            "{} connections are open, as many as max_connections allows, and none of them is idle: new clients wait until one \
+            "{} connections are open, as many as max_connections allows, and none is idle: new clients wait until one \
              is. {cure}",
             self.connections
         )

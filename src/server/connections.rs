@@ -18,7 +18,7 @@ pub struct Connections {
 
 enum ConnectionSlot {
     Resting(Box<Connection>),
-    /// A coroutine has it.
+    /// A coroutine serves the connection.
     Busy,
 }
 
@@ -57,12 +57,12 @@ impl Connections {
 
     /// Closes a connection at rest, or gives the key of another one free.
     pub fn remove(&self, key: usize) {
-        // Closing may run Python code: nothing is borrowed then.
+        // Closing may run Python code, so nothing is borrowed meanwhile.
         let removed = self.slots.borrow_mut().try_remove(key);
         drop(removed);
     }
 
-    /// The server stops: closes every connection at rest that has nothing to wait for.
+    /// Prepares for a stop of the server: closes every connection at rest that has nothing to wait for.
     pub fn begin_stop(&self, shared: &Shared) {
         let mut idle = Vec::new();
         for (key, slot) in &mut *self.slots.borrow_mut() {
@@ -80,7 +80,7 @@ impl Connections {
     /// Is a connection idle, so that it can be closed to make room?
     pub fn has_idle(&self) -> bool {
         let Some(candidate) = self.longest_idle() else { return false };
-        // It is closed when another connection takes its place.
+        // The candidate is closed when another connection takes its place.
         self.idle.put_back(candidate);
         true
     }

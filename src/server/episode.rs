@@ -1,4 +1,4 @@
-//! Conditions that last: each is said once, however often it is met.
+//! Conditions that last: the log has one line for each episode.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ pub struct Episode {
 }
 
 impl Episode {
-    /// Notes that the condition is met. Returns whether that is news.
+    /// Notes that the condition is met. Returns true if a new episode begins.
     pub fn is_new(&self) -> bool {
         let now = Instant::now();
         self.last_met.replace(Some(now)).is_none_or(|last| now.duration_since(last) > END)

@@ -5,19 +5,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-/// How often a cleanup is called that exceptions cut short: each signal handler that raises does so once.
+/// How often a cleanup is called that exceptions cut short: each raising signal handler does so once.
 const CLEANUP_ATTEMPTS: usize = 10;
 
 static IS_RUNNING: AtomicBool = AtomicBool::new(false);
 
 /// Calls `function`, then `cleanup`, as the only server of the process. Both take no arguments.
 ///
-/// An exception can be raised between any two instructions of Python code: by Ctrl-C, or another signal handler that
-/// raises. Python code alone would now and then leave a server behind that "runs". Here the mark is always taken away, and
-/// `cleanup`, which must bear it, is called again if it was cut short.
+/// An exception can be raised between any two instructions of Python code, by Ctrl-C or by another signal handler that
+/// raises. Python code alone would now and then leave a server behind that "runs". Here the mark is always removed.
+/// `cleanup` is called again if it was cut short, and must permit that.
 ///
 /// # Errors
-/// RuntimeError if a server is running; what `function` raises, otherwise what `cleanup` has raised.
+/// RuntimeError if a server is running; the exception of `function`, otherwise that of `cleanup`.
 pub fn exclusively<'py>(function: &Bound<'py, PyAny>, cleanup: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     struct Mark;
     impl Drop for Mark {
@@ -43,7 +43,7 @@ pub fn exclusively<'py>(function: &Bound<'py, PyAny>, cleanup: &Bound<'py, PyAny
     }
 }
 
-/// Called in the child after a fork: the server is the parent's.
+/// Forgets the server in the child of a fork: it belongs to the parent.
 pub fn forget_in_child() {
     IS_RUNNING.store(false, Ordering::Release);
 }

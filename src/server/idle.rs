@@ -1,4 +1,4 @@
-//! Kept connections that may be closed to make room for new ones: the one that has been idle for longest goes first.
+//! Idle connections that may be closed to make room for new ones: the longest idle one goes first.
 
 use std::cell::RefCell;
 use std::time::Instant;
@@ -8,49 +8,47 @@ use crate::event_loop::{SourceId, streams};
 /// A connection that rests between two requests.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Candidate {
-    /// When it would have been idle for long enough: the first to be so is the one that has been idle for longest. Moves
-    /// with each request.
+    /// The end of its idle time. It moves with each request, so the longest idle connection has the earliest one.
     deadline: Instant,
-    /// Its key in the table.
+    /// Its key among the connections.
     pub key: usize,
     /// Its stream's number in the loop.
     source: u64,
 }
 
 impl Candidate {
-    /// For the connection at `key` of the table; none if it is not idle for a known time, or something is to be read.
+    /// The connection at `key`; `None` without a limit of idle time, or with something to read.
     pub fn new(key: usize, source: SourceId) -> Option<Candidate> {
         let deadline = streams::deadline(source)?;
         (!streams::is_readable(source)).then_some(Candidate { deadline, key, source: source.0 })
     }
 
-    /// Whether its stream is this one.
+    /// Is `source` its stream?
     pub fn is_of(&self, source: SourceId) -> bool {
         self.source == source.0
     }
 
-    /// Whether it has been idle ever since.
+    /// Has it been idle ever since?
     pub fn is_unchanged(&self) -> bool {
         let source = SourceId(self.source);
         streams::deadline(source) == Some(self.deadline) && !streams::is_readable(source)
     }
 }
 
-/// Those that were idle at the last look at all connections, the one that was so for longest last. A request costs
-/// nothing: whoever is taken from here is looked at again.
+/// The connections that were idle at the last scan, the longest idle one last. Requests cost nothing: a candidate is checked
+/// again when it is taken from here.
 #[derive(Default)]
 pub struct Idle {
     candidates: RefCell<Vec<Candidate>>,
 }
 
 impl Idle {
-    /// Takes one back that was not closed.
+    /// Takes a candidate back that was not closed.
     pub fn put_back(&self, candidate: Candidate) {
         self.candidates.borrow_mut().push(candidate);
     }
 
-    /// The connection that has been idle for longest, if any is. `look` finds all that are, and `is_idle` tells whether
-    /// one of them still is.
+    /// The longest idle connection, if any is idle. `look` finds all idle ones, and `is_idle` checks a candidate again.
     pub fn longest(
         &self,
         look: impl Fn() -> Vec<Candidate>,

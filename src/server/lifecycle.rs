@@ -26,7 +26,7 @@ use crate::net::Listener;
 use crate::sync::lock;
 use crate::wsgi::Gateway;
 
-/// The signal as it comes through the file descriptor of `signal.set_wakeup_fd`.
+/// SIGABRT as it arrives through the file descriptor of `signal.set_wakeup_fd`.
 const ABORT: u8 = libc::SIGABRT.to_le_bytes()[0];
 
 /// Signals whose handlers end the server.
@@ -35,14 +35,14 @@ const ENDS: [u8; 3] = [libc::SIGTERM.to_le_bytes()[0], libc::SIGINT.to_le_bytes(
 /// How long the handler of SIGABRT may wait for the interpreter.
 const ABORT_GRACE: Duration = Duration::from_millis(300);
 
-/// How long the thread that runs the server may take to end the process in order once the grace period is over: two
-/// seconds each for coroutines to end, for the loop to answer, and for the handlers at exit.
+/// How long the thread that runs the server may take to end the process in order after the grace period. Coroutines, the
+/// loop and the handlers at exit have two seconds each.
 const EXIT_GRACE: Duration = Duration::from_secs(6);
 
 /// How long a stop waits in silence for requests in progress.
 const FIRST_WORD: Duration = Duration::from_secs(1);
 
-/// How long after that it says again whom it waits for.
+/// The time between two log lines about the requests that a stop waits for.
 const NEXT_WORD: Duration = Duration::from_secs(10);
 
 /// The engine of one server. It runs once.
@@ -235,7 +235,7 @@ impl Server {
                 }
                 let timeout = wake_at.map(timespec_until);
                 let rung = poll(&mut descriptors, timeout.as_ref());
-                // Here, where the interpreter is not needed: something may hold it for ever.
+                // Armed while detached, since something may hold the interpreter for ever.
                 if let (Some(status), Some(deadline)) = (exit_status, deadline)
                     && (self.stop_signal.is_drained() || Instant::now() >= deadline)
                     && !std::mem::replace(&mut is_armed, true)
@@ -243,7 +243,7 @@ impl Server {
                     interp::arm_exit(deadline.saturating_duration_since(Instant::now()) + EXIT_GRACE, status);
                 }
                 let signals = signals_of(wakeup_fd);
-                // Their handlers need the interpreter, too.
+                // The handlers of these signals need the interpreter, too.
                 let asked = exit_status.filter(|_| ENDS.iter().any(|number| signals.contains(number)));
                 if let Some(status) = asked {
                     interp::arm_exit(self.graceful_timeout + EXIT_GRACE, status);
@@ -261,13 +261,13 @@ impl Server {
             self.stop_signal.silence_bell();
             py.check_signals()?;
             if may_end && self.stop_signal.deadline().is_none() {
-                // The application's own handlers.
+                // The handler is the application's own, and has not asked for a stop.
                 interp::disarm_exit();
             }
         }
     }
 
-    /// Says whom the stop waits for, if it is time: `next` is when. Returns when the next time is.
+    /// Logs the requests that the stop waits for, once `next` has come. Returns the time of the next line.
     fn say_what_is_waited_for(&self, runtime: &Runtime, deadline: Instant, next: &mut Option<Instant>) -> Instant {
         let now = Instant::now();
         let at = *next.get_or_insert(now + FIRST_WORD);
@@ -306,7 +306,7 @@ fn with_service(action: impl FnOnce(&LoopService)) {
     }
 }
 
-/// Numbers of signals that Python has taken note of.
+/// Reads the numbers of the signals that Python has noted.
 fn signals_of(wakeup_fd: RawFd) -> Vec<u8> {
     let mut numbers = vec![0; 512];
     let count = LentDescriptor::new(wakeup_fd).and_then(|wakeup| rustix::io::read(wakeup, &mut numbers)).unwrap_or(0);
@@ -314,12 +314,12 @@ fn signals_of(wakeup_fd: RawFd) -> Vec<u8> {
     numbers
 }
 
-/// Aborts the process in a moment, unless by then what is returned is true: SIGABRT has come, and its handler in Python
-/// waits for an interpreter that C code may never let go of.
+/// Aborts the process after [`ABORT_GRACE`], unless the returned flag is set by then. SIGABRT has come, and its handler in
+/// Python waits for an interpreter that C code may hold for ever.
 fn abort_unless_in_time() -> Arc<AtomicBool> {
     let in_time = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&in_time);
-    // Without a thread whoever has sent the signal must send another.
+    // Without a thread the sender of the signal has to send another one.
     let _ = std::thread::Builder::new().name("abort".into()).spawn(move || {
         std::thread::sleep(ABORT_GRACE);
         if !seen.load(Ordering::Acquire) {
@@ -329,7 +329,7 @@ fn abort_unless_in_time() -> Arc<AtomicBool> {
     in_time
 }
 
-/// On the loop thread: makes the service and starts to accept.
+/// Makes the service and starts to accept. On the loop thread.
 fn install(prepared: Prepared, stop_signal: Arc<StopSignal>, request_limit: usize) {
     let Prepared { settings, gateway, sockets, templates, access_log, tls } = prepared;
     let access_logger = Python::attach(|py| settings.access_logger.as_ref().map(|logger| logger.clone_ref(py)));

@@ -1,4 +1,4 @@
-//! Listening sockets as the loop sees them: accepted from, left to other processes, tried again, given up.
+//! The listening sockets in the loop: accepted from, left to other processes, tried again, given up.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsFd;
@@ -7,57 +7,57 @@ use std::time::{Duration, Instant};
 use crate::event_loop::{SourceId, streams};
 use crate::net::{Accepted, Listener};
 
-/// Owners of sources from here on are listeners; below, connections.
+/// The first owner number of listeners; lower numbers are connections.
 pub const FIRST_LISTENER: usize = usize::MAX / 2;
 
-/// Connections accepted before others get their turn.
+/// Connections that are accepted before other work gets its turn.
 pub const ACCEPT_TURN: usize = 64;
 
-/// Where other processes accept from the same queue, a process that has accepted leaves what follows to them for so long,
-/// or until one of its connections has ended: enough for one that is idle to wake up. Without it, the one that is awake
-/// takes all of a burst, and keeps it while the others have nothing to do.
+/// How long a process that has accepted leaves the shared queue to other processes, unless one of its connections ends
+/// earlier. An idle process wakes up in this time. Without the pause, the one process that is awake takes all of a burst,
+/// and the others stay idle.
 const SHARED_ACCEPT_PAUSE: Duration = Duration::from_micros(300);
 
-/// After so many pauses in a row in which nobody took what was left, it takes one more at a time.
+/// After this number of pauses in which no other process accepted, one more connection is accepted at a time.
 const PAUSES_IN_VAIN: usize = 4;
 
-/// How long to wait before a listening socket that epoll did not take is given to it again.
+/// The time between two attempts to add a listening socket to epoll.
 pub const RETRY: Duration = Duration::from_millis(200);
 
-/// How long that may fail before the server ends.
+/// How long these attempts may fail until the server ends.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A listening socket.
 struct Endpoint {
-    /// The socket; none once the server stops, so that the kernel turns clients away, or when it is of no more use.
+    /// The socket. `None` once the server stops, so that the kernel turns clients away, or after a failure.
     listener: RefCell<Option<Listener>>,
-    /// Its name in the loop while connections are accepted.
+    /// Its source in the loop while connections are accepted.
     source: Cell<Option<SourceId>>,
-    /// While it is left to others: pauses so far at whose end something was left.
+    /// While it is left to other processes: the number of pauses so far in which they accepted nothing.
     pauses: Cell<Option<usize>>,
 }
 
-/// All of a server's.
+/// The listening sockets of a server.
 pub struct Listening {
     endpoints: Vec<Endpoint>,
-    /// Since when epoll has not taken one of them.
+    /// Since when epoll has refused a socket.
     failing_since: Cell<Option<Instant>>,
 }
 
-/// What became of an attempt to listen.
+/// The outcome of an attempt to listen.
 pub enum Attempt {
     /// Connections are accepted.
     Listens,
-    /// And were not before.
+    /// Connections are accepted again.
     ListensAgain,
-    /// One socket at least is still to be tried again. With text: what to say of it.
+    /// A socket at least is to be tried again. The text is for the log, at the first failure.
     Failed(Option<String>),
-    /// It has been tried for long enough; what to say of it.
+    /// A socket has failed for too long. The text names it.
     GivenUp(String),
 }
 
 impl Listening {
-    /// Nothing is accepted yet.
+    /// Sockets from which nothing is accepted yet.
     pub fn new(listeners: Vec<Listener>) -> Listening {
         let endpoint = |listener| Endpoint {
             listener: RefCell::new(Some(listener)),
@@ -67,17 +67,17 @@ impl Listening {
         Listening { endpoints: listeners.into_iter().map(endpoint).collect(), failing_since: Cell::new(None) }
     }
 
-    /// How many there are.
+    /// The number of listening sockets.
     pub fn count(&self) -> usize {
         self.endpoints.len()
     }
 
-    /// Whether none is left.
+    /// Are all sockets closed?
     pub fn is_over(&self) -> bool {
         self.endpoints.iter().all(|endpoint| endpoint.listener.borrow().is_none())
     }
 
-    /// Has the loop look at all of them.
+    /// Adds all sockets to the loop.
     pub fn start(&self) -> Attempt {
         for (index, endpoint) in self.endpoints.iter().enumerate() {
             if let (Some(listener), None) = (&*endpoint.listener.borrow(), endpoint.source.get()) {
@@ -113,33 +113,33 @@ impl Listening {
         }
     }
 
-    /// Has the loop look at none of them.
+    /// Removes all sockets from the loop.
     pub fn stop(&self) {
         for endpoint in &self.endpoints {
             endpoint.stop();
         }
     }
 
-    /// Closes one. Returns where it listened.
+    /// Closes a socket. Returns its address.
     pub fn close(&self, index: usize) -> Option<String> {
         let endpoint = self.endpoints.get(index)?;
         endpoint.stop();
         endpoint.listener.take().map(|listener| listener.place())
     }
 
-    /// Takes one connection; none if the socket is closed.
+    /// Accepts one connection; `None` if the socket is closed.
     pub fn accept(&self, index: usize) -> Option<Accepted> {
         self.endpoints.get(index)?.listener.borrow().as_ref().map(Listener::accept)
     }
 
-    /// How many connections to accept in one turn where other processes accept from the same queue: more than one after
-    /// some pauses, which must not bound how much a process takes.
+    /// The number of connections to accept in one turn of a shared queue. It grows with the pauses in vain, so that pauses do
+    /// not limit how much a process accepts.
     pub fn shared_turn(&self, index: usize) -> usize {
         let pauses = self.endpoints.get(index).and_then(|endpoint| endpoint.pauses.get());
         (1 + pauses.unwrap_or(0) / PAUSES_IN_VAIN).min(ACCEPT_TURN)
     }
 
-    /// After a turn in which something was accepted: leaves the socket to other processes for a moment.
+    /// Leaves the socket to other processes for a moment, after a turn that has accepted something.
     pub fn pause(&self, index: usize, source: SourceId) {
         let Some(endpoint) = self.endpoints.get(index) else { return };
         if endpoint.source.get() != Some(source) {
@@ -155,12 +155,13 @@ impl Listening {
         }
     }
 
-    /// Looks again at one that was left to others. `false` if that failed: it is to be [started](Self::start) anew.
+    /// Accepts again from a socket that was left to other processes. Returns `false` if that failed: the socket is to be
+    /// [started](Self::start) anew.
     pub fn end_pause(&self, index: usize) -> bool {
         self.endpoints.get(index).is_none_or(Endpoint::end_pause)
     }
 
-    /// The same for all.
+    /// Accepts again from all sockets that were left to other processes; see [`Self::end_pause`].
     pub fn end_pauses(&self) -> bool {
         self.endpoints.iter().filter(|endpoint| !endpoint.end_pause()).count() == 0
     }
@@ -183,7 +184,7 @@ impl Endpoint {
             _ => true,
         };
         if !resumed {
-            // Its source would never hear of a connection again.
+            // The source would never report a connection again.
             self.stop();
         }
         resumed

@@ -1,24 +1,25 @@
 //! The server: its settings, its life from start to drained stop, and each connection's life.
 //!
-//! | module         | what                                                             |
-//! |----------------|------------------------------------------------------------------|
-//! | `stop_signal`  | what the loop and the thread that runs the server tell each other |
-//! | `listening`    | listening sockets: accepted from, left to others, tried again    |
-//! | `connection_limit` | how many connections may be open, by the limit of open files |
-//! | `idle`         | connections that may be closed to make room, longest idle first  |
-//! | `episode`      | conditions that the log has one line for                         |
-//! | `settings`     | what Python configured, as Rust values                           |
-//! | `error_stream` | the error log, written without waiting                           |
-//! | `given_descriptor` | descriptors that Python gives by their number                 |
-//! | `exclusive`    | one server at a time in a process                                |
-//! | `lifecycle`    | start, signals, graceful stop; the part that runs in the caller  |
-//! | `service`      | the service that the loop calls                                  |
-//! | `accepting`    | when connections are accepted, and how many                      |
-//! | `connections`  | the open connections                                             |
-//! | `connection`   | one connection: reading heads, running requests, closing         |
-//! | `shared`       | what connections share: application, settings, logs, buffers     |
-//! | `access_log`   | its file, and lines of Gunicorn's atoms (`access_log_format`)    |
-//! | `tls`          | TLS by the `ssl` module                                          |
+//! | module              | contents                                                              |
+//! |---------------------|-----------------------------------------------------------------------|
+//! | `lifecycle`         | start, signals, graceful stop: the part that runs in the caller       |
+//! | `stop_signal`       | the stop, shared by the loop and the thread that runs the server      |
+//! | `service`           | the service that the loop calls                                       |
+//! | `accepting`         | the policy of accepting: when, and how many connections               |
+//! | `listening`         | listening sockets: accepted from, left to others, tried again         |
+//! | `connections`       | the open connections                                                  |
+//! | `connection_limit`  | the limit of open connections, by the limit of open files             |
+//! | `idle`              | connections that may be closed to make room, the longest idle first   |
+//! | `connection`        | one connection: reading heads, running requests, closing              |
+//! | `shared`            | shared by connections: application, settings, logs, buffers           |
+//! | `settings`          | the settings, as Rust values                                          |
+//! | `access_log`        | the access log: its file, and its lines                               |
+//! | `access_log_format` | the format of its lines, in Gunicorn's atoms                          |
+//! | `error_stream`      | the error log, written without waiting                                |
+//! | `episode`           | lasting conditions, with one log line for each episode                |
+//! | `exclusive`         | one server at a time in a process                                     |
+//! | `given_descriptor`  | descriptors that Python passes by their number                        |
+//! | `tls`               | TLS by the `ssl` module                                               |
 
 mod accepting;
 mod access_log;

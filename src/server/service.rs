@@ -31,7 +31,7 @@ impl LoopService {
         LoopService { shared, connections, accepting }
     }
 
-    /// What the connections share.
+    /// The state that connections share.
     pub fn shared(&self) -> &Shared {
         &self.shared
     }
@@ -41,7 +41,8 @@ impl LoopService {
         self.accepting.begin();
     }
 
-    /// Accepts what the kernel has queued, then nothing more; closes idle connections; requests in progress go on.
+    /// Stops the server: accepts what the kernel has queued, then nothing more, and closes idle connections. Requests in
+    /// progress go on.
     pub fn begin_stop(&self, py: Python<'_>) {
         self.accepting.accept_the_last(py);
         streams::stop_stream_watchers();
@@ -52,7 +53,7 @@ impl LoopService {
         self.note_if_drained();
     }
 
-    /// Says whom the stop waits for, until `deadline`.
+    /// Logs the requests that the stop waits for until `deadline`.
     pub fn say_what_is_waited_for(&self, py: Python<'_>, deadline: Instant, graceful_timeout: Duration) {
         let Some(Waited { count, oldest, oldest_seconds }) = wsgi::waited_for(py) else { return };
         let left = deadline.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
@@ -97,7 +98,7 @@ impl LoopService {
     }
 
     fn note_if_drained(&self) {
-        // Until the stop has begun here, the kernel may have connections that are still to be accepted.
+        // Until `begin_stop` has run, the kernel may have connections that are still to be accepted.
         if self.shared.is_stopping() && self.accepting.is_over() && self.connections.count() == 0 {
             self.shared.drained();
         }
@@ -121,7 +122,7 @@ impl Service for LoopService {
             if let Some(index) = owner.checked_sub(FIRST_LISTENER) {
                 self.take_turn(py, source, index);
             } else if let Some(connection) = self.connections.take(source, owner) {
-                // Served and at rest again since, or bytes are waiting: not idle after all.
+                // A connection that was served since, or has bytes to read, is not idle after all.
                 let next = if streams::has_deadline(source) || streams::is_readable(source) {
                     Next::Rest(connection)
                 } else {

@@ -1,4 +1,4 @@
-//! What Python configured, as Rust values. Python has validated it; see `rmeinheld.settings` for names and defaults.
+//! The settings as Rust values. Python has validated them; see `rmeinheld.settings` for names and defaults.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::wsgi::{
     BodyLimits, FieldPolicy, GatewaySettings, SpoolSettings, TrustedFields, Underscores, WebSocketSettings,
 };
 
-/// Attributes of the settings object, as they come.
+/// The attributes of the settings object.
 #[derive(FromPyObject)]
 pub struct Settings {
     keep_alive: f64,
@@ -22,7 +22,7 @@ pub struct Settings {
     pub keep_alive_requests: u32,
     /// Requests that may be in progress at once.
     pub worker_connections: usize,
-    /// Connections that may be open at once; none: what the limit of open files leaves.
+    /// Connections that may be open at once; `None` for what the limit of open files leaves.
     pub max_connections: Option<usize>,
     graceful_timeout: f64,
     limit_request_line: usize,
@@ -38,7 +38,7 @@ pub struct Settings {
     client_body_timeout: f64,
     client_body_min_rate: u32,
     send_timeout: f64,
-    /// Bytes a second that a client which is waited for must take in the long run; 0 for no such rule.
+    /// Bytes a second that a slow client must take in the long run; 0 for no such rule.
     pub min_send_rate: u32,
     turn_budget: f64,
     /// Bytes of each coroutine's C stack.
@@ -49,7 +49,7 @@ pub struct Settings {
     client_body_temp_path: Option<String>,
     casefold_http_method: bool,
     permit_obsolete_folding: bool,
-    /// Methods that only Gunicorn's rule is against are taken.
+    /// Methods that only Gunicorn's rule forbids are accepted.
     pub permit_unconventional_http_method: bool,
     permit_unconventional_http_version: bool,
     /// CONNECT reaches the application.
@@ -62,7 +62,7 @@ pub struct Settings {
     secure_scheme_headers: Vec<(String, String)>,
     trusted_proxy_headers: Vec<String>,
     proxy_protocol: String,
-    /// Who may use the PROXY protocol.
+    /// The peers that may use the PROXY protocol.
     #[pyo3(attribute("proxy_allow_ips"), from_py_with = networks)]
     pub proxy_peers: Networks,
     websocket_max_message_size: usize,
@@ -73,9 +73,9 @@ pub struct Settings {
     websocket_origins: Option<Vec<String>>,
     /// Other processes serve the same application.
     pub multiprocess: bool,
-    /// The access log's path, "-" for standard output, none for off.
+    /// The access log's path, "-" for standard output, `None` for off.
     pub access_logfile: Option<String>,
-    /// Its format, in Gunicorn's atoms.
+    /// The access log's format, in Gunicorn's atoms.
     pub access_log_format: String,
     /// Meinheld's access logger: an object with `access(environ)`.
     pub access_logger: Option<Py<PyAny>>,
@@ -85,7 +85,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// How long a connection may rest between requests; none: connections are not kept.
+    /// How long a connection may rest between requests; `None` where connections are not kept.
     pub fn keep_alive(&self) -> Option<Duration> {
         seconds(self.keep_alive)
     }
@@ -100,7 +100,7 @@ impl Settings {
         seconds(self.client_header_timeout)
     }
 
-    /// How long a client may take without taking anything.
+    /// How long a client may take nothing of a response.
     pub fn send_timeout(&self) -> Option<Duration> {
         seconds(self.send_timeout)
     }
@@ -110,7 +110,7 @@ impl Settings {
         seconds(self.turn_budget).unwrap_or_default()
     }
 
-    /// The bounds of a request head.
+    /// The limits of a request head.
     pub fn head_limits(&self) -> HeadLimits {
         HeadLimits {
             request_line_bytes: self.limit_request_line,
@@ -120,10 +120,10 @@ impl Settings {
         }
     }
 
-    /// What is repaired in a request head; none if nothing is.
+    /// The repairs of a request head; `None` without any.
     pub fn leniency(&self) -> Option<Leniency> {
         let leniency = Leniency {
-            // A method of small letters that is refused must be seen as it was sent.
+            // A refused method of small letters must be seen as it was sent.
             capital_methods: self.casefold_http_method && self.permit_unconventional_http_method,
             any_version: self.permit_unconventional_http_version,
             folded_lines: self.permit_obsolete_folding,
@@ -162,7 +162,7 @@ impl Settings {
         }
     }
 
-    /// What concerns the application's side.
+    /// The settings of the application's side.
     pub fn gateway(&self, py: Python<'_>) -> GatewaySettings {
         GatewaySettings {
             multiprocess: self.multiprocess,
@@ -206,7 +206,7 @@ fn networks(texts: &Bound<'_, PyAny>) -> PyResult<Networks> {
     Networks::parse(&texts).ok_or_else(|| PyValueError::new_err(format!("not IP networks: {texts:?}")))
 }
 
-/// 0 means none.
+/// The duration of a setting in seconds; 0 means none.
 fn seconds(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds).ok().filter(|duration| !duration.is_zero())
 }

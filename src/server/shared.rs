@@ -1,4 +1,4 @@
-//! What the connections of a server share: the application, settings, logs, and buffers for the next request.
+//! State that the connections of a server share: the application, settings, logs, and buffers for the next request.
 
 use std::cell::RefCell;
 use std::os::fd::OwnedFd;
@@ -25,7 +25,7 @@ use crate::wsgi::{Finished, Gateway};
 /// Bytes read from a connection at a time: a head and a small body fit.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// How long a head that has begun to arrive may take once the server stops, if there is so much time.
+/// How long a head that has begun to arrive may take once the server stops, within the grace period.
 const LAST_HEADS: Duration = Duration::from_secs(1);
 
 /// Buffers and heads kept for the next request.
@@ -35,7 +35,7 @@ const UNCONVENTIONAL_METHOD: RequestError =
     RequestError::BadRequest("an unconventional method (permit_unconventional_http_method is off)");
 const NO_CONNECT: RequestError = RequestError::NotImplemented("CONNECT (permit_connect is off; RFC 9110 9.3.6)");
 
-/// What connections share. Lives on the loop thread.
+/// State that connections share. Lives on the loop thread.
 pub struct Shared {
     gateway: Gateway,
     templates: Vec<Py<PyDict>>,
@@ -62,7 +62,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// For an application behind `gateway`; `templates` has the environ that the requests of each listener start from.
+    /// The state for an application behind `gateway`. `templates` has the environ that the requests of each listener copy.
     pub fn new(
         settings: &Settings,
         gateway: Gateway,
@@ -101,22 +101,22 @@ impl Shared {
         &self.gateway
     }
 
-    /// The environ that the requests of a listener start from.
+    /// The environ that the requests of a listener copy.
     pub fn template(&self, listener: usize) -> &Py<PyDict> {
         &self.templates[listener]
     }
 
-    /// The bounds of a request head.
+    /// The limits of a request head.
     pub fn head_limits(&self) -> &HeadLimits {
         &self.limits
     }
 
-    /// What is repaired in a request head before it is parsed.
+    /// The repairs of a request head; `None` without any.
     pub fn leniency(&self) -> Option<Leniency> {
         self.leniency
     }
 
-    /// Refuses a method that the standard allows and the settings do not.
+    /// Refuses a method that the standard permits but the settings forbid.
     ///
     /// # Errors
     /// 400 for an unconventional method, 501 for CONNECT.
@@ -125,7 +125,7 @@ impl Shared {
         require(self.takes_connect || method != b"CONNECT", NO_CONNECT)
     }
 
-    /// Whether other processes serve the same application.
+    /// Do other processes serve the same application?
     pub fn is_one_of_many(&self) -> bool {
         self.is_one_of_many
     }
@@ -140,43 +140,43 @@ impl Shared {
         self.stop_signal.is_stopping()
     }
 
-    /// The last connection is closed.
+    /// Notes that the last connection is closed.
     pub fn drained(&self) {
         self.stop_signal.drained();
     }
 
-    /// How many connections may be open.
+    /// The limit of open connections.
     pub fn connection_limit(&self) -> &ConnectionLimit {
         &self.connection_limit
     }
 
-    /// The server is of no more use: it stops, and `run()` raises.
+    /// Stops the server after a failure; `run()` raises `why`.
     pub fn fail(&self, why: String) {
         self.stop_signal.fail(why);
     }
 
-    /// Whether a connection that has carried so many requests may carry another one.
+    /// May a connection that has carried `served` requests carry another one?
     pub fn keeps_alive(&self, served: u32) -> bool {
         let may_go_on = self.requests_per_connection == 0 || served < self.requests_per_connection;
         self.keep_alive.is_some() && may_go_on && !self.is_stopping()
     }
 
-    /// The versions of the PROXY protocol that a connection may begin with; none where it may not.
+    /// The versions of the PROXY protocol that a connection may begin with; `None` where that is off.
     pub fn proxy_versions(&self) -> Option<Versions> {
         self.proxy_versions
     }
 
-    /// Whether this peer may use the PROXY protocol.
+    /// May this peer use the PROXY protocol?
     pub fn may_speak_proxy(&self, peer: Peer) -> bool {
         self.proxy_peers.contains_peer(peer)
     }
 
-    /// When a connection that begins to rest now has rested long enough.
+    /// The deadline of a connection that begins to rest now.
     pub fn idle_deadline(&self) -> Option<Instant> {
         self.keep_alive.map(|timeout| Instant::now() + timeout)
     }
 
-    /// When a head that begins to arrive now must be complete.
+    /// The deadline of a head that begins to arrive now.
     pub fn head_deadline(&self) -> Option<Instant> {
         let now = Instant::now();
         let deadline = self.header_timeout.map(|timeout| now + timeout);
@@ -187,7 +187,7 @@ impl Shared {
         deadline.into_iter().chain([end]).min()
     }
 
-    /// The patience with a client that takes what the server itself answers.
+    /// The patience with a client that takes an answer of the server's own.
     pub fn pace(&self) -> Pace {
         Pace::new(self.send_timeout, self.min_send_rate)
     }
@@ -224,12 +224,12 @@ impl Shared {
         }
     }
 
-    /// Whether anybody wants to hear of requests.
+    /// Is there an access log or an access logger?
     pub fn logs_access(&self) -> bool {
         self.access_log.is_some() || self.access_logger.is_some()
     }
 
-    /// Tells them.
+    /// Logs a request to the access log and the access logger.
     pub fn log_access(&self, py: Python<'_>, finished: &Finished<'_>, elapsed: Duration) {
         if let Some(access_log) = &self.access_log {
             let renderer = access_log.borrow_mut().renderer(py);
@@ -250,18 +250,18 @@ impl Shared {
         self.stop_signal.count(finished.client_gone);
     }
 
-    /// Writes what the access log has gathered.
+    /// Writes the gathered lines of the access log.
     pub fn flush_logs(&self) {
         if let Some(access_log) = &self.access_log {
             let news = access_log.borrow().flush();
-            // Logging may wait, in a handler: nothing is borrowed here.
+            // A handler of the log may park, so nothing is borrowed meanwhile.
             if let Some((level, message)) = news {
                 event_loop::spawn(Box::new(move || Python::attach(|py| log(py, level, &message, None))));
             }
         }
     }
 
-    /// Opens the access log's file anew, after it was moved away, or goes on in one that is open.
+    /// Opens the access log's file anew after it was moved away, or goes on in `opened`.
     pub fn reopen_logs(&self, py: Python<'_>, opened: Option<OwnedFd>) {
         if let Some(access_log) = &self.access_log
             && let Err(error) = access_log.borrow_mut().reopen(opened)

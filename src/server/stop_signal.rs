@@ -1,4 +1,4 @@
-//! What the loop tells the thread that runs the server, and the other way round.
+//! The stop of a server, and its counters: shared by the loop and the thread that runs the server.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -10,7 +10,7 @@ use crate::kernel::Bell;
 use crate::sync::lock;
 use crate::wsgi::StopFlag;
 
-/// Shared by both.
+/// The state that both sides share.
 pub struct StopSignal {
     bell: Bell,
     drained: AtomicBool,
@@ -25,11 +25,11 @@ pub struct StopSignal {
 #[derive(Default)]
 struct StopRequest {
     deadline: Option<Instant>,
-    told: bool,
+    is_passed_on: bool,
 }
 
 impl StopSignal {
-    /// For a server whose requests have so much time to end after it fails.
+    /// The state of a server whose requests have `grace` to end after a failure.
     ///
     /// # Errors
     /// When the process has no descriptor left.
@@ -46,7 +46,7 @@ impl StopSignal {
         })
     }
 
-    /// Every connection is closed.
+    /// Notes that every connection is closed.
     pub fn drained(&self) {
         self.drained.store(true, Ordering::Release);
         self.bell.ring();
@@ -57,7 +57,7 @@ impl StopSignal {
         self.flag.is_set()
     }
 
-    /// Whether every connection is closed, after a stop.
+    /// Is every connection closed, after a stop?
     pub fn is_drained(&self) -> bool {
         self.drained.load(Ordering::Acquire)
     }
@@ -68,27 +68,27 @@ impl StopSignal {
             let mut stop = lock(&self.stop);
             stop.deadline = Some(stop.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
         }
-        // At once, instead of when the loop acts on it: the request that asks for the stop is its connection's last.
+        // Set at once, before the loop acts on it: the request that asks for the stop is its connection's last.
         self.flag.set();
         self.bell.ring();
     }
 
-    /// Asks for a stop because the server is of no more use.
+    /// Asks for a stop after a failure.
     pub fn fail(&self, why: String) {
         lock(&self.failure).get_or_insert(why);
         self.ask_to_stop(Instant::now() + self.grace);
     }
 
-    /// Why the server was of no more use.
+    /// The reason of the failure.
     pub fn failure(&self) -> Option<String> {
         lock(&self.failure).clone()
     }
 
-    /// The deadline of a stop, once one was asked for, and whether this is the first time that it is told.
+    /// The deadline of a stop, once one was asked for, and whether this is the first call that returns it.
     pub fn stop_asked(&self) -> Option<(Instant, bool)> {
         let mut stop = lock(&self.stop);
         let deadline = stop.deadline?;
-        Some((deadline, !std::mem::replace(&mut stop.told, true)))
+        Some((deadline, !std::mem::replace(&mut stop.is_passed_on, true)))
     }
 
     /// The deadline of a stop, once one was asked for.
@@ -117,7 +117,7 @@ impl StopSignal {
         self.bell.silence();
     }
 
-    /// Becomes readable when there is something new.
+    /// A descriptor that becomes readable when there is something new.
     pub fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }

@@ -1,4 +1,4 @@
-//! TLS by the `ssl` module: a `SSLContext` of Python's decides everything, and its `SSLObject` works on bytes alone.
+//! TLS by the `ssl` module: Python's `SSLContext` decides everything, and its `SSLObject` works on bytes alone.
 
 use std::io;
 
@@ -8,10 +8,10 @@ use pyo3::types::{PyBytes, PyDict};
 
 use crate::net::Transport;
 
-/// How the connections of a server are secured.
+/// The TLS of a server's connections.
 pub struct Tls {
     context: Py<PyAny>,
-    /// A connection that ends without the protocol's goodbye ends like any other.
+    /// A connection may end without the closing alert of TLS.
     suppress_ragged_eofs: bool,
 }
 
@@ -20,10 +20,10 @@ impl Tls {
         Tls { context, suppress_ragged_eofs }
     }
 
-    /// What secures one connection.
+    /// The TLS of one connection.
     ///
     /// # Errors
-    /// What `SSLContext.wrap_bio` raises.
+    /// The exception of `SSLContext.wrap_bio`.
     pub fn transport(&self, py: Python<'_>) -> PyResult<Box<dyn Transport>> {
         let ssl = py.import("ssl")?;
         let (incoming, outgoing) = (ssl.call_method0("MemoryBIO")?, ssl.call_method0("MemoryBIO")?);
@@ -92,7 +92,7 @@ impl Transport for Session {
     }
 
     fn close(&self) {
-        // It raises where the peer has not said goodbye yet, and that is not waited for (RFC 8446 6.1).
+        // The call raises until the peer has sent its closing alert, which is not waited for (RFC 8446 6.1).
         let _ = attached(|py| self.object.bind(py).call_method0("unwrap").map(drop));
     }
 
@@ -108,7 +108,7 @@ impl Transport for Session {
     }
 }
 
-/// Runs `action` with the interpreter, unless that has ended already.
+/// Runs `action` with the interpreter attached, unless it has ended already.
 fn attached<R>(action: impl FnOnce(Python<'_>) -> PyResult<R>) -> io::Result<R> {
     let done = Python::try_attach(|py| action(py).map_err(|error| io::Error::other(error.to_string())));
     done.unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::NotConnected)))

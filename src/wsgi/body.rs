@@ -1,7 +1,7 @@
 //! The body of a request, read from the connection as the application asks for it.
 //!
-//! Bytes that arrived with the head come first; then the socket is read, never further ahead than one buffer, so that a
-//! slow application slows its client down and not the server's memory.
+//! Bytes that arrived with the head come first. Then the socket is read, never more than one buffer ahead: a slow
+//! application slows its client down instead of filling the server's memory.
 
 use std::time::{Duration, Instant};
 
@@ -15,34 +15,34 @@ use crate::net::{Failure, Pace, Stream};
 /// Bytes read from the socket at a time.
 const READ_BYTES: usize = 64 * 1024;
 
-/// Why a body could not be read to its end.
+/// The reason why a body could not be read to its end.
 #[derive(Debug)]
 pub enum BodyFailure {
-    /// The client broke a rule: its status code is the answer.
+    /// The client broke a rule, which has a status code.
     Request(RequestError),
-    /// The connection is of no more use.
+    /// The connection failed.
     Connection(Failure),
-    /// The client closed it before the body was complete.
+    /// The client closed the connection before the body was complete.
     Incomplete,
 }
 
-/// What a request body may be like.
+/// The limits of a request body.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyLimits {
     /// Bytes; 0 for no limit.
     pub bytes: u64,
-    /// Whether it may come in chunks.
+    /// Chunked bodies are accepted.
     pub accepts_chunked: bool,
-    /// What chunks may cost besides their data.
+    /// The limits of chunks in addition to their data.
     pub chunks: ChunkLimits,
-    /// How long the client may send nothing; none for ever.
+    /// How long the client may send nothing; `None` for no limit.
     pub timeout: Option<Duration>,
-    /// Bytes a second that it must send in the long run, beyond `timeout`; 0 for no such rule.
+    /// Bytes a second that the client must send in the long run, beyond `timeout`; 0 for no such rule.
     pub bytes_per_second: u32,
 }
 
-/// How long the server may still wait for a client: each byte that came buys time (Apache's RequestReadTimeout). Only
-/// waiting counts, so an application that reads slowly does no harm to its client.
+/// How long the server may still wait for a client: each received byte buys time (Apache's RequestReadTimeout). Only
+/// waiting counts, so an application that reads slowly does not harm its client.
 struct BodyPatience {
     timeout: Option<Duration>,
     bytes_per_second: u32,
@@ -71,20 +71,20 @@ enum Framing {
     Chunked(Box<ChunkedDecoder>),
 }
 
-/// What is left of a request's body.
+/// The rest of a request's body.
 pub struct RequestBody {
     framing: Framing,
-    /// Received and not yet decoded; after the end of the body, the start of the next request.
+    /// Received bytes that are still to be decoded; after the end of the body, the start of the next request.
     raw: Vec<u8>,
     raw_start: usize,
-    /// Bytes that a chunked body may still have; none for no limit.
+    /// Bytes that a chunked body may still have; `None` for no limit.
     allowance: Option<u64>,
     patience: BodyPatience,
     failed: bool,
 }
 
 impl RequestBody {
-    /// A body framed so, of which `raw` has arrived. What its head says already is refused at once.
+    /// A body with this framing, of which `raw` has arrived. A body that its head shows to be too long is refused at once.
     ///
     /// # Errors
     /// [`RequestError::BodyTooLarge`], [`RequestError::LengthRequired`].
@@ -108,18 +108,19 @@ impl RequestBody {
         Ok(RequestBody { framing, raw, raw_start: 0, allowance, patience, failed: false })
     }
 
-    /// Whether all of it has been read.
+    /// Has the whole body been read?
     pub fn is_finished(&self) -> bool {
         matches!(self.framing, Framing::Finished)
     }
 
-    /// The bytes that were received beyond the body: the next request's.
+    /// The bytes received behind the body, which belong to the next request.
     pub fn into_rest(mut self) -> Vec<u8> {
         self.raw.drain(..self.raw_start);
         self.raw
     }
 
-    /// Appends some of the body to `out`, at least one byte; 0 at its end. The exchange of `response` takes note.
+    /// Appends some of the body to `out` and notes it in the exchange of `response`. Returns the number of bytes, 0 at the
+    /// end.
     ///
     /// # Errors
     /// See [`BodyFailure`]. After one, every further call reports [`BodyFailure::Incomplete`].
@@ -153,7 +154,7 @@ impl RequestBody {
                 filled?;
             }
             let decoded = self.decode(out).map_err(BodyFailure::Request)?;
-            // Illegal only where the request has ended meanwhile, and nothing depends on its exchange any more.
+            // Illegal only after the request has ended, when nothing depends on its exchange any more.
             let _ = response.answer().exchange.take_body(decoded, self.is_finished());
             if decoded > 0 {
                 return Ok(decoded);
@@ -238,7 +239,7 @@ mod tests {
         // 50 bytes in 10 s are a trickle.
         assert_eq!(left(50, 10), Some(second / 2));
         assert_eq!(left(50, 11), Some(Duration::ZERO));
-        // 200 bytes a second are slow, and go on for ever.
+        // 200 bytes a second are slow but enough.
         assert_eq!(left(200 * 3600, 3600), Some(timeout));
         // A burst buys no pause beyond the timeout.
         assert_eq!(left(u64::MAX / 2, 0), Some(timeout));

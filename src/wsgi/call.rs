@@ -16,7 +16,7 @@ use crate::http::exchange::{Ending, ExchangeEvent, LengthFault};
 use crate::interp::{CoroutineExit, Level, Subject, in_fresh_context, leave_if_forked, log};
 use crate::websocket::close_codes::{GOING_AWAY, INTERNAL_ERROR, NORMAL};
 
-/// What became of a request.
+/// The outcome of a request.
 pub struct Finished<'py> {
     /// The environ, for loggers.
     pub environ: Bound<'py, PyDict>,
@@ -26,7 +26,7 @@ pub struct Finished<'py> {
     pub fields: Vec<u8>,
     /// Bytes of the body sent.
     pub body_bytes: u64,
-    /// The client's fault, where one ended the request.
+    /// The client's fault that ended the request, if any.
     pub fault: Option<RequestError>,
     /// The client went away before the response was complete.
     pub client_gone: bool,
@@ -40,14 +40,14 @@ pub struct ApplicationCall<'py> {
     pub(super) response: Bound<'py, StartResponse>,
     /// `wsgi.input` of a request with a body.
     pub(super) input: Option<Bound<'py, Input>>,
-    /// What was received behind a request without a body.
+    /// Bytes received behind a request without a body.
     pub(super) next: Vec<u8>,
     /// The WebSocket of a valid handshake.
     pub(super) websocket: Option<Bound<'py, WebSocket>>,
 }
 
 impl<'py> ApplicationCall<'py> {
-    /// Takes the request through the application, in a fresh context, and ends it in order whatever happens.
+    /// Takes the request through the application, in a fresh context. It ends in order even if the application fails.
     ///
     /// # Parks
     pub fn run(self, py: Python<'py>, gateway: &Gateway) -> Finished<'py> {
@@ -75,7 +75,7 @@ impl<'py> ApplicationCall<'py> {
     fn end(mut self, py: Python<'py>, fault: Option<RequestError>, websocket_bytes: u64) -> Finished<'py> {
         let left_over = match (&self.input, &self.websocket) {
             (Some(input), _) => self.end_input(input.get()),
-            // A handshake that was not accepted: what came behind it is the next request.
+            // A handshake that was not accepted: the bytes behind it are the next request.
             (None, Some(websocket)) => websocket.get().take_early(),
             (None, None) => std::mem::take(&mut self.next),
         };
@@ -98,7 +98,7 @@ impl<'py> ApplicationCall<'py> {
         }
     }
 
-    /// Ends the use of `wsgi.input`. Returns what was received behind the body, if the connection can be used again.
+    /// Ends the use of `wsgi.input`. Returns the bytes received behind the body, if the connection can be used again.
     ///
     /// # Parks
     fn end_input(&self, input: &Input) -> Vec<u8> {
@@ -117,7 +117,7 @@ impl<'py> ApplicationCall<'py> {
     fn call(&self, py: Python<'py>, gateway: &Gateway) -> PyResult<()> {
         let spooled = self.gather_body(gateway)?;
         let called = self.call_application(py, gateway);
-        // As with `Input`: reading on after the request has ended is an error.
+        // As with `Input`, reading after the request has ended is an error.
         let closed = spooled.map_or(Ok(()), |spooled| spooled.close(py));
         called.and(closed)
     }
@@ -137,7 +137,7 @@ impl<'py> ApplicationCall<'py> {
         let result = gateway.application.bind(py).call1((&self.environ, &self.response));
         leave_if_forked(py, result.as_ref().err());
         let result = result?;
-        // What the handler of a WebSocket returns is nobody's.
+        // After an upgrade the return value is ignored.
         let is_over = self.websocket.is_some() && self.response.get().is_upgraded();
         let sent = if is_over { Ok(()) } else { respond(&result, self.response.get(), gateway.settings.use_sendfile) };
         let closed = close(&result);
@@ -157,12 +157,12 @@ impl<'py> ApplicationCall<'py> {
         }
     }
 
-    /// Says how the application has ended that a connection was handed over to: the code to close a WebSocket with.
+    /// Judges how the application of an upgraded connection has ended. Returns the code to close a WebSocket with.
     fn end_upgraded(&self, py: Python<'py>, gateway: &Gateway, outcome: PyResult<()>) -> u16 {
         match outcome {
             Ok(()) if self.response.get().answer().has_failed => INTERNAL_ERROR,
             Ok(()) => NORMAL,
-            // Gunicorn's sign of a connection that was taken over; the client is gone.
+            // Gunicorn's sign of a connection that was taken over, and the sign of a client that is gone.
             Err(error) if error.is_instance_of::<PyStopIteration>(py) || error.is_instance_of::<WebSocketError>(py) => {
                 NORMAL
             }
@@ -177,7 +177,7 @@ impl<'py> ApplicationCall<'py> {
         }
     }
 
-    /// Ends a request that an exception ended. Returns the client's fault, if that is what it comes from.
+    /// Answers a request that an exception ended. Returns the client's fault, if that is the cause.
     ///
     /// # Parks
     fn fail(&self, py: Python<'py>, gateway: &Gateway, error: &PyErr) -> Option<RequestError> {
@@ -210,11 +210,11 @@ impl<'py> ApplicationCall<'py> {
             }
         };
         if response.is_head_sent() {
-            // Only the end of the connection, without a proper end of the body, can tell the client. Where sending has
-            // failed before, the exchange knows.
+            // Only the end of the connection, without a proper end of the body, signals the error. Where sending has failed
+            // before, the response is broken already.
             let _ = response.answer().exchange.apply(ExchangeEvent::ResponseCut);
         } else {
-            // The client may be gone by now; there is nobody to tell.
+            // The client may be gone by now.
             let _ = response.send_error(py, status, fault.is_some() || status == 503);
         }
         fault
@@ -226,7 +226,7 @@ impl<'py> ApplicationCall<'py> {
     }
 }
 
-/// Whether the application says that it has taken the connection over.
+/// Does the application say that it has taken the connection over?
 fn is_taken_over(py: Python<'_>, outcome: &PyResult<()>) -> bool {
     outcome.as_ref().err().is_some_and(|error| error.is_instance_of::<PyStopIteration>(py))
 }

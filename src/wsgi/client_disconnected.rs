@@ -13,7 +13,7 @@ use crate::net::{PeerEnd, Stream, peer_end};
 /// its side may still wait for the answer, but few do. May be called from any coroutine or thread.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct ClientDisconnected {
-    /// The connection ends when it wants to, whoever keeps an environ.
+    /// Weak, so that a kept environ does not keep the connection.
     stream: Weak<Stream>,
 }
 

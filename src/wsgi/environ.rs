@@ -1,7 +1,7 @@
 //! From a request head to an `environ` dictionary (PEP 3333, "environ Variables").
 //!
-//! A copy of a prebuilt dictionary, which holds what most requests share, and then only what differs. Keys of common
-//! fields are interned once.
+//! Each environ is a copy of a prebuilt dictionary, which holds what most requests share. Only the differences are set. Keys
+//! of common fields are interned once.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use super::request::{Request, Unprepared};
 use super::text::{environ_key, latin1, percent_decode};
 use crate::http::Version;
 
-/// Field names that nearly all clients and proxies send, in lower case. At most 64: a set of bits counts them.
+/// Common field names, in lower case. At most 64: a set of bits notes those that were seen.
 const COMMON_FIELDS: [&str; 52] = [
     "host",
     "user-agent",
@@ -69,7 +69,7 @@ const COMMON_FIELDS: [&str; 52] = [
     "forwarded",
 ];
 
-/// Room in the prebuilt dictionary for what a request adds: a copy that grows is rebuilt.
+/// Room in the prebuilt dictionary for the items of a request: a copy that grows is rebuilt.
 const SPARE_KEYS: usize = 7;
 
 /// Environ keys, made once.
@@ -89,7 +89,7 @@ pub struct Keys {
     /// `wsgi.early_hints`.
     pub early_hints: Py<PyString>,
     http10: Py<PyString>,
-    /// By length of the name, then in the order of [`COMMON_FIELDS`].
+    /// The common fields, by length of the name, then in the order of [`COMMON_FIELDS`].
     fields: Vec<Vec<CommonField>>,
 }
 
@@ -100,7 +100,7 @@ struct CommonField {
 }
 
 impl Keys {
-    /// Interns them.
+    /// Interns the keys.
     pub fn new(py: Python<'_>) -> Keys {
         let intern = |text: &str| PyString::intern(py, text).unbind();
         let mut fields: Vec<Vec<CommonField>> = Vec::new();
@@ -131,7 +131,7 @@ impl Keys {
     }
 }
 
-/// Makes the dictionary that requests copy, with room for what they add.
+/// Makes the dictionary that requests copy, with room for their own items.
 pub fn template<'py>(shared: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
     let py = shared.py();
     let base = shared.copy()?;
@@ -149,10 +149,10 @@ pub fn template<'py>(shared: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>
     Ok(base)
 }
 
-/// The environ of one request, but for `wsgi.input` where it has a body.
+/// The environ of one request, except for `wsgi.input` of a body.
 ///
 /// # Errors
-/// MemoryError, or what the policy has against the fields.
+/// MemoryError, or the fault that the policy finds in the fields.
 pub fn build<'py>(
     py: Python<'py>,
     keys: &Keys,
@@ -200,7 +200,7 @@ fn add_fields(
     let py = environ.py();
     let Request { head, bytes, is_trusted, .. } = request;
     let mut seen = 0_u64;
-    // RFC 9112 3.2.2: the authority of an absolute target replaces Host, and stands for the one that HTTP/1.0 may lack.
+    // RFC 9112 3.2.2: the authority of an absolute target replaces Host, which HTTP/1.0 may lack.
     let has_authority = !head.authority.is_empty();
     if has_authority && let Some(host) = keys.common(b"host") {
         environ.set_item(&host.key, latin1(py, head.authority.of(bytes))?)?;
@@ -227,7 +227,7 @@ fn add_fields(
     Ok(())
 }
 
-/// Sets a value, or joins it to the one that is there (RFC 9110 5.3; RFC 6265 5.4 for Cookie).
+/// Sets a value, or joins it to the present one (RFC 9110 5.3; RFC 6265 5.4 for Cookie).
 fn append(
     environ: &Bound<'_, PyDict>,
     key: &Bound<'_, PyString>,

@@ -11,7 +11,7 @@ use crate::event_loop;
 use crate::kernel::LentDescriptor;
 use crate::net::SentFile;
 
-/// Bytes read at a time from objects that are no files: what wsgiref takes.
+/// Bytes read at a time from objects that are no files, as in wsgiref.
 const BLOCK_BYTES: usize = 8192;
 
 /// An iterable over the blocks of a file-like object: `wsgi.file_wrapper` (PEP 3333).
@@ -64,8 +64,8 @@ impl FileWrapper {
 }
 
 impl FileWrapper {
-    /// A regular file, the position in it and the bytes from there to its end; none for other objects.
-    /// None also where nothing is left by its size: files of /proc say 0, and have content.
+    /// A regular file, the position in it and the number of bytes from there to its end; `None` for other objects. `None` also
+    /// where nothing is left by its size: files of /proc have content and a size of 0.
     fn regular_file(&self, py: Python<'_>) -> PyResult<Option<(SentFile, u64, u64)>> {
         let file = self.filelike.bind(py);
         if !reads_its_descriptor(file)? {
@@ -101,7 +101,7 @@ impl FileWrapper {
         let parks = event_loop::number_of_parks();
         let (stream, length) = response.send_head(py, size)?;
         if event_loop::number_of_parks() != parks {
-            // The head had to wait.
+            // The head parked, and the file may be closed by now.
             file.check()?;
         }
         if length > 0 {
@@ -111,8 +111,8 @@ impl FileWrapper {
     }
 }
 
-/// Whether reading the object gives the bytes of its descriptor: what `open()` returns in binary mode, and no wrapper such
-/// as GzipFile, which has a descriptor too.
+/// Does reading the object give the bytes of its descriptor? True for objects of `open()` in binary mode. A wrapper such as
+/// GzipFile has a descriptor, too.
 fn reads_its_descriptor(file: &Bound<'_, PyAny>) -> PyResult<bool> {
     let io = file.py().import("io")?;
     let is = |object: &Bound<'_, PyAny>, name: &str| io.getattr(name).map(|class| object.get_type().is(&class));

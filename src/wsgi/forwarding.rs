@@ -1,8 +1,8 @@
-//! Which fields reach the environ under which names, and what trusted proxies say of the client.
+//! The policy for request fields: the names under which they reach the environ, and the fields of trusted proxies.
 //!
-//! All of it is off unless `forwarded_allow_ips` names a proxy. Then the peers in it are believed, and the fields by which
-//! they speak are taken from everybody else's requests, unless a setting is against it, so that an application cannot
-//! mistake a client's word for a proxy's.
+//! By default no peer is trusted to speak for other clients. `forwarded_allow_ips` lists the trusted proxies. Once it names
+//! one, the fields that proxies set are removed from the requests of all other peers, unless a setting keeps them. An
+//! application then cannot mistake the field of a client for that of a proxy.
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -23,19 +23,18 @@ const BAD_PORT: RequestError = RequestError::BadRequest("X-Forwarded-Port is no 
 const BAD_SCRIPT_NAME: RequestError = RequestError::BadRequest("the path does not begin with the proxy's SCRIPT_NAME");
 const UNDERSCORE: RequestError = RequestError::BadRequest("a field name with an underscore (header_map is refuse)");
 
-/// What is done with names that have an underscore: in the environ they look like those with a dash (Gunicorn's
-/// `header_map`).
+/// The treatment of names with an underscore, which look like names with a dash in the environ (Gunicorn's `header_map`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Underscores {
     /// The field is left out.
     Drop,
     /// The request gets 400.
     Refuse,
-    /// They are mapped like any other; an application cannot tell them apart.
+    /// The field is mapped like any other; an application cannot distinguish the two.
     Map,
 }
 
-/// Fields that a trusted proxy sets and that are listened to, besides those that name the scheme.
+/// The fields of a trusted proxy that are honoured, in addition to those that name the scheme.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrustedFields {
     /// `X-Forwarded-For`.
@@ -44,19 +43,19 @@ pub struct TrustedFields {
     pub x_forwarded_host: bool,
     /// `X-Forwarded-Port`.
     pub x_forwarded_port: bool,
-    /// `Forwarded` (RFC 7239); then nothing else is listened to, but for `forwarder_names`.
+    /// `Forwarded` (RFC 7239), which then replaces all others except `forwarder_names`.
     pub forwarded: bool,
 }
 
 /// The settings of this module.
 pub struct FieldPolicy {
-    /// What is done with names that have an underscore.
+    /// The treatment of names with an underscore.
     pub underscores: Underscores,
-    /// Peers that are believed.
+    /// The trusted peers.
     pub trusted: Networks,
-    /// The fields by which they speak do not reach the application from anybody else.
+    /// The fields of trusted peers are removed from the requests of all others.
     pub clears_untrusted: bool,
-    /// By which fields they speak.
+    /// The fields of trusted peers that are honoured.
     pub fields: TrustedFields,
     /// Field names, and the value of each that means https (Gunicorn's `secure_scheme_headers`).
     pub secure_schemes: Vec<(String, String)>,
@@ -65,18 +64,18 @@ pub struct FieldPolicy {
 }
 
 impl FieldPolicy {
-    /// Whether what the peer says of its clients is believed.
+    /// Is the peer trusted to speak for other clients?
     pub fn trusts(&self, peer: Peer) -> bool {
         self.trusted.contains_peer(peer)
     }
 
-    /// Whether an uncommon field goes into the environ.
+    /// Does an uncommon field go into the environ?
     ///
     /// # Errors
-    /// 400 where `header_map` says so.
+    /// 400 where `header_map` is `refuse`.
     #[inline]
     pub fn passes_on(&self, name: &[u8], is_trusted: bool) -> Result<bool, RequestError> {
-        // It would become HTTP_PROXY, which libraries take for the proxy of their own requests (httpoxy).
+        // The field would become HTTP_PROXY, which libraries take for the proxy of their own requests (httpoxy).
         if name.eq_ignore_ascii_case(b"proxy") {
             return Ok(false);
         }
@@ -95,10 +94,10 @@ impl FieldPolicy {
         names.any(|known| known == "*" || known.as_bytes().eq_ignore_ascii_case(name))
     }
 
-    /// Corrects the environ by what the peer says, or takes out what it may not say.
+    /// Corrects the environ by the fields of a trusted peer, or removes those of another.
     ///
     /// # Errors
-    /// 400 where a trusted peer contradicts itself, or says what has no meaning.
+    /// 400 where a trusted peer contradicts itself, or names no client.
     pub fn apply(&self, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> Result<(), Unprepared> {
         if request.remote.is_local {
             name_server(environ, request)?;
@@ -120,7 +119,7 @@ impl FieldPolicy {
         Ok(())
     }
 
-    /// Takes out of the environ by what only a proxy may speak.
+    /// Removes the fields that only a proxy may set.
     fn forget(&self, environ: &Bound<'_, PyDict>) -> PyResult<()> {
         let forget = |is_listened_to: bool, key: &str| match is_listened_to && environ.contains(key)? {
             true => environ.del_item(key),
@@ -148,7 +147,7 @@ impl FieldPolicy {
                 set_client(environ, client)?;
             }
         }
-        // The proxy that is nearest has written the last one.
+        // The nearest proxy has written the last value.
         let last = |is_listened_to: bool, name: &'static [u8]| {
             let value = values(request, name).next_back().filter(|_| is_listened_to);
             value.and_then(|value| list_members(value).last())
@@ -166,8 +165,8 @@ impl FieldPolicy {
         Ok(())
     }
 
-    /// As for Gunicorn: a field whose value is the one that means https makes it https, any other makes it http, and they
-    /// must agree.
+    /// Sets the scheme as Gunicorn does: a field with its value for https means https, any other value means http, and the
+    /// fields must agree.
     fn scheme(&self, request: &Request<'_>) -> Result<Option<&'static str>, RequestError> {
         let mut scheme = None;
         for (name, secure) in &self.secure_schemes {
@@ -213,7 +212,7 @@ fn values<'a>(request: &Request<'a>, name: &[u8]) -> impl DoubleEndedIterator<It
     fields.map(move |field| field.value.of(bytes))
 }
 
-/// A Unix socket has neither name nor port: SERVER_NAME and SERVER_PORT are what the client has asked for, as in
+/// Sets SERVER_NAME and SERVER_PORT of a Unix socket, which has neither, to the host that the client has asked for, as in
 /// Gunicorn.
 fn name_server(environ: &Bound<'_, PyDict>, request: &Request<'_>) -> PyResult<()> {
     let Request { head, bytes, .. } = request;
@@ -230,7 +229,7 @@ fn name_server(environ: &Bound<'_, PyDict>, request: &Request<'_>) -> PyResult<(
     Ok(())
 }
 
-/// The port that an URL of the request's scheme need not name.
+/// The default port of the request's scheme.
 fn usual_port<'py>(environ: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyString>> {
     let py = environ.py();
     let scheme = environ.get_item(intern!(py, "wsgi.url_scheme"))?;
@@ -251,13 +250,13 @@ fn set_client(environ: &Bound<'_, PyDict>, client: Node) -> PyResult<()> {
     environ.set_item("REMOTE_ADDR", address)?;
     match port {
         Some(port) => environ.set_item("REMOTE_PORT", port.to_string()),
-        // That of the proxy's connection would be another client's.
+        // The port of the proxy's own connection would belong to another client.
         None if environ.contains("REMOTE_PORT")? => environ.del_item("REMOTE_PORT"),
         None => Ok(()),
     }
 }
 
-/// The host that the client has asked for, and with it SERVER_NAME and SERVER_PORT.
+/// Sets the host that the client has asked for, and with it SERVER_NAME and SERVER_PORT.
 fn set_host(environ: &Bound<'_, PyDict>, host: &[u8], said_port: Option<&[u8]>) -> Result<(), Unprepared> {
     let py = environ.py();
     let (name, port) = split_host(host).ok_or(BAD_HOST)?;
@@ -271,7 +270,7 @@ fn set_host(environ: &Bound<'_, PyDict>, host: &[u8], said_port: Option<&[u8]>) 
     Ok(())
 }
 
-/// As for Gunicorn: a proxy that serves the application below a path says which in a field SCRIPT_NAME.
+/// Applies SCRIPT_NAME, a field of proxies that serve the application below a path, as in Gunicorn.
 fn apply_script_name(environ: &Bound<'_, PyDict>, request: &Request<'_>) -> Result<(), Unprepared> {
     let py = environ.py();
     let Some(script_name) = values(request, b"script_name").next_back() else { return Ok(()) };

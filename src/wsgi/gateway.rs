@@ -1,4 +1,4 @@
-//! What the requests of a server share.
+//! The gateway: everything that the requests of a server share.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,31 +18,31 @@ use super::{FileWrapper, SERVER_SOFTWARE};
 use crate::interp::{Level, log};
 use crate::net::Peer;
 
-/// What of the settings concerns the application's side.
+/// The settings of the application's side.
 pub struct GatewaySettings {
     /// Other processes serve the same application.
     pub multiprocess: bool,
-    /// Which fields reach the application, and who is believed what it says of its clients.
+    /// The policy for request fields, and the trusted proxies.
     pub fields: FieldPolicy,
-    /// What a request body may be like.
+    /// The limits of a request body.
     pub body: BodyLimits,
-    /// Where bodies are gathered before the application runs; none: they are streamed.
+    /// Where bodies are gathered before the application runs; `None` streams them.
     pub spool: Option<SpoolSettings>,
-    /// How long a client may take without taking anything of a response.
+    /// How long a client may take nothing of a response.
     pub send_timeout: Option<Duration>,
-    /// Bytes a second that it must take in the long run; 0 for no such rule.
+    /// Bytes a second that a client must take in the long run; 0 for no such rule.
     pub min_send_rate: u32,
-    /// Whether files are sent with sendfile(2).
+    /// Files are sent with sendfile(2).
     pub use_sendfile: bool,
-    /// What concerns WebSockets.
+    /// The settings of WebSockets.
     pub websocket: WebSocketSettings,
-    /// `wsgi.errors`; none: `sys.stderr`.
+    /// `wsgi.errors`; `None` for `sys.stderr`.
     pub errors: Option<Py<PyAny>>,
     /// Meinheld's error logger: an object with `error(exc_type, exc_value, traceback)`.
     pub error_logger: Option<Py<PyAny>>,
 }
 
-/// The application, and what its requests share.
+/// The application, and everything that its requests share.
 pub struct Gateway {
     pub(super) application: Py<PyAny>,
     pub(super) settings: GatewaySettings,
@@ -64,8 +64,8 @@ impl Gateway {
             Some(errors) => shared.set_item("wsgi.errors", errors)?,
             None => shared.set_item("wsgi.errors", py.import("sys")?.getattr("stderr")?)?,
         }
-        // Requests run in coroutines that wait for each other in the middle of things: what shares data must be as
-        // careful as with threads.
+        // Requests run in coroutines, which switch in the middle of things. Shared data needs the same care as with
+        // threads.
         shared.set_item("wsgi.multithread", true)?;
         shared.set_item("wsgi.multiprocess", settings.multiprocess)?;
         shared.set_item("wsgi.run_once", false)?;
@@ -75,7 +75,7 @@ impl Gateway {
         shared.set_item("SERVER_SOFTWARE", SERVER_SOFTWARE)?;
         let stop = StopFlag::default();
         shared.set_item("rmeinheld.stopping", Bound::new(py, Stopping::new(stop.clone()))?)?;
-        // Each request has its own; a copy with a new key would be larger.
+        // Each request sets its own value; a copy with a new key would be larger.
         shared.set_item("rmeinheld.client_disconnected", py.None())?;
         Ok(Gateway {
             application,
@@ -102,12 +102,12 @@ impl Gateway {
         Ok(environ::template(&shared)?.unbind())
     }
 
-    /// The flag that says whether the server stops.
+    /// The flag that is set when the server stops.
     pub fn stop_flag(&self) -> &StopFlag {
         &self.stop
     }
 
-    /// Whether what this peer says of its clients is believed.
+    /// Is this peer trusted to speak for other clients?
     pub fn trusts(&self, peer: Peer) -> bool {
         self.settings.fields.trusts(peer)
     }

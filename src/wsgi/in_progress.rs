@@ -1,4 +1,4 @@
-//! The requests in progress: who is waited for when the server stops, and what of them ends then by itself.
+//! The requests in progress: a stop of the server waits for them, and ends those that end with the server.
 
 use std::cell::RefCell;
 
@@ -14,12 +14,12 @@ struct Entry {
     work: WorkId,
     environ: Py<PyDict>,
     response: Py<StartResponse>,
-    /// When its turn began; see [`turn::begun`].
+    /// When the turn of the request began; see [`turn::begun`].
     began: u64,
 }
 
 thread_local! {
-    /// On the loop thread. Borrowed for moments in which no Python code runs.
+    /// The table of the loop thread. No Python code runs while it is borrowed.
     static REQUESTS: RefCell<Slab<Entry>> = const { RefCell::new(Slab::new()) };
 }
 
@@ -27,7 +27,7 @@ thread_local! {
 pub struct InProgress(usize);
 
 impl InProgress {
-    /// The request that the current piece of work takes through the application; none outside of one.
+    /// Enters the request that the current piece of work serves; `None` outside of one.
     pub fn begin(environ: &Bound<'_, PyDict>, response: &Bound<'_, StartResponse>) -> Option<InProgress> {
         let work = interrupts::current_work()?;
         let (environ, response) = (environ.clone().unbind(), response.clone().unbind());
@@ -43,17 +43,17 @@ impl Drop for InProgress {
     }
 }
 
-/// Whom the server waits for.
+/// The requests that a stop waits for.
 pub struct Waited {
-    /// How many requests are in progress.
+    /// The number of requests in progress.
     pub count: usize,
-    /// Method and target of the one that began first.
+    /// Method and target of the oldest request.
     pub oldest: String,
-    /// How long ago that was, in seconds.
+    /// The age of the oldest request in seconds.
     pub oldest_seconds: u64,
 }
 
-/// The requests in progress; none if there are none.
+/// The requests in progress; `None` without any.
 pub fn waited_for(py: Python<'_>) -> Option<Waited> {
     let (count, environ, began) = REQUESTS.with_borrow(|requests| {
         let (_, oldest) = requests.iter().min_by_key(|(_, entry)| (entry.began, entry.work.number))?;
@@ -63,7 +63,7 @@ pub fn waited_for(py: Python<'_>) -> Option<Waited> {
     Some(Waited { count, oldest, oldest_seconds: turn::seconds_since(began) })
 }
 
-/// The server stops: has GeneratorExit raised at the next wait of responses that end with it.
+/// Raises GeneratorExit at the next wait of all responses that end with the server.
 ///
 /// # Errors
 /// MemoryError.
@@ -79,7 +79,7 @@ pub fn describe(environ: &Bound<'_, PyDict>) -> String {
         Ok(Some(value)) => value.to_string(),
         _ => "?".to_owned(),
     };
-    // Escaped: the target may hold anything printable, and the application may have replaced it.
+    // Escaped, since the target may hold anything printable, and the application may have replaced it.
     format!("{} {}", item("REQUEST_METHOD").escape_debug(), item("RAW_URI").escape_debug())
 }
 
@@ -93,7 +93,7 @@ pub struct Stopping {
 }
 
 impl Stopping {
-    /// True once `stops` is.
+    /// An object that returns whether `stop` is set.
     pub fn new(stop: StopFlag) -> Stopping {
         Stopping { stop }
     }

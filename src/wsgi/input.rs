@@ -15,7 +15,7 @@ use crate::interp::{self, Lent, failure_error};
 use crate::net::{Failure, Stream};
 use crate::sync::lock;
 
-/// The client's fault when its connection ends, in order or by a reset, before its body does.
+/// The client's fault when its connection ends, in order or by a reset, within the body.
 const CUT_OFF: RequestError = RequestError::BadRequest("the connection ended within the request body");
 
 /// `environ["wsgi.input"]`: the request body, read from the client as the application asks for it (PEP 3333).
@@ -32,31 +32,31 @@ pub struct Input {
 
 enum InputState {
     Open(Box<Reader>),
-    /// A method is at work, possibly parked.
+    /// A method is at work, perhaps parked.
     InUse,
     Ended,
     /// The shared input of requests without a body.
     Empty,
 }
 
-/// The body, its connection, and what has been decoded and not yet handed out.
+/// The body, its connection, and the decoded bytes that are still to be handed out.
 pub struct Reader {
     body: RequestBody,
     stream: Arc<Stream>,
-    /// The request's response, whose exchange takes note of what is read.
+    /// The request's response, whose exchange notes every read.
     response: Py<StartResponse>,
     ready: Vec<u8>,
     start: usize,
 }
 
-/// What is left when the request has ended.
+/// The unread rest of a body when its request has ended.
 pub struct Rest {
     reader: Box<Reader>,
 }
 
 impl Rest {
-    /// Reads the rest of the body, up to [`DRAIN_BYTES`]. Returns the bytes that follow the body; `None` if they are out of
-    /// reach.
+    /// Reads and discards the rest of the body, up to [`DRAIN_BYTES`]. Returns the bytes behind the body, or `None` if they
+    /// are out of reach.
     ///
     /// # Parks
     pub fn drain(self) -> Option<Vec<u8>> {
@@ -181,12 +181,12 @@ impl Reader {
                 (Some(CUT_OFF), PyConnectionResetError::new_err(message))
             }
         };
-        // Illegal only where the request has ended meanwhile, and nothing depends on its exchange any more.
+        // Illegal only after the request has ended, when nothing depends on its exchange any more.
         let _ = self.response.get().answer().exchange.fail_body(fault);
         error
     }
 
-    /// Hands out the first `count` bytes that are ready, or all if there are fewer.
+    /// Hands out the first `count` ready bytes, or all if there are fewer.
     fn take<'py>(&mut self, py: Python<'py>, count: usize) -> Bound<'py, PyBytes> {
         let ready = self.ready();
         let count = count.min(ready.len());
@@ -221,7 +221,7 @@ impl Reader {
     }
 }
 
-/// None and negative sizes mean "all", as for files.
+/// The limit of a size argument: None and negative sizes mean "all", as for files.
 fn limit(size: Option<isize>) -> Option<usize> {
     size.and_then(|size| usize::try_from(size).ok())
 }
@@ -304,7 +304,7 @@ impl Input {
 }
 
 impl Input {
-    /// `action` on the reader; `b""` for the shared input of requests without a body.
+    /// Runs `action` on the reader. Returns `b""` for the shared input of requests without a body.
     fn unless_empty<'py>(
         &self,
         py: Python<'py>,

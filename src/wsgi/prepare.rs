@@ -18,10 +18,10 @@ use crate::http::response::MethodKind;
 use crate::websocket::handshake::Handshake;
 
 impl Gateway {
-    /// Makes a request ready to run. Copies all that is needed of the head's buffer, which the caller may use again.
+    /// Makes a request ready to run. The caller may use the head's buffer again afterwards.
     ///
     /// # Errors
-    /// The client's fault if its body is refused before the application runs (nothing has been sent then); MemoryError.
+    /// The client's fault where its body or fields are refused; nothing has been sent then. MemoryError.
     pub fn prepare<'py>(&self, py: Python<'py>, request: Request<'_>) -> Result<ApplicationCall<'py>, Unprepared> {
         let Request { head, bytes, .. } = &request;
         let handshake =
@@ -55,7 +55,7 @@ impl Gateway {
         Ok(ApplicationCall { environ, response, input, next, websocket })
     }
 
-    /// Puts into the environ what a valid handshake makes possible.
+    /// Adds the items of a valid handshake to the environ.
     fn add_websocket<'py>(
         &self,
         handshake: Handshake,

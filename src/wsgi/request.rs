@@ -1,4 +1,4 @@
-//! A request as the connection hands it to the application's side.
+//! A request as the connection hands it over to the gateway.
 
 use std::sync::Arc;
 
@@ -14,33 +14,33 @@ use crate::net::{Peer, Stream};
 pub struct Request<'a> {
     /// The parsed head.
     pub head: &'a Head,
-    /// What it was parsed from.
+    /// The bytes of the head.
     pub bytes: &'a [u8],
-    /// What was received after the head.
+    /// The bytes received behind the head.
     pub rest: Vec<u8>,
-    /// Where the answer goes.
+    /// The client's connection.
     pub stream: Arc<Stream>,
-    /// Who asks.
+    /// The client's address.
     pub remote: &'a RemoteAddress,
     /// The listener's dictionary: see `Gateway::template`.
     pub template: &'a Py<PyDict>,
-    /// Tells whether the client is still there.
+    /// The `rmeinheld.client_disconnected` of the connection.
     pub disconnected: &'a Py<ClientDisconnected>,
-    /// The connection may be used again after this request, if client and application agree.
+    /// The server would use the connection again after this request.
     pub keep_alive: bool,
-    /// What the client's peer says of its clients is believed.
+    /// The peer is trusted to speak for other clients.
     pub is_trusted: bool,
 }
 
-/// The two strings that name a TCP client.
+/// The address of a client, as items of the environ.
 pub struct RemoteAddress {
     /// REMOTE_ADDR.
     pub address: Py<PyString>,
-    /// REMOTE_PORT; none on Unix sockets.
+    /// REMOTE_PORT; `None` on Unix sockets.
     pub port: Option<Py<PyString>>,
-    /// What the PROXY protocol adds to the environ.
+    /// The items that the PROXY protocol adds to the environ.
     pub proxy: Option<Py<PyDict>>,
-    /// The connection came through a Unix socket, whoever is behind it.
+    /// The connection came through a Unix socket.
     pub is_local: bool,
 }
 
@@ -63,7 +63,7 @@ impl RemoteAddress {
     }
 }
 
-/// Why a request cannot be made ready.
+/// The reason why a request cannot be made ready.
 #[derive(Debug)]
 pub enum Unprepared {
     /// The peer's fault.

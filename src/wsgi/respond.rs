@@ -11,10 +11,10 @@ use crate::interp;
 /// Sized results up to this many bytes are joined before they are sent.
 const JOINED_BYTES: usize = 64 * 1024;
 
-/// Sends what the application returned, and completes the response. Does not call `close()`.
+/// Sends the application's result and completes the response. Does not call `close()`.
 ///
 /// # Errors
-/// What the application raised or which rule it broke; what sending met.
+/// The application's exception, the rule that it broke, or the failure of sending.
 ///
 /// # Parks
 pub fn respond(result: &Bound<'_, PyAny>, response: &StartResponse, use_sendfile: bool) -> PyResult<()> {
@@ -43,7 +43,7 @@ fn bytes<'a, 'py>(item: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyByte
     item.cast::<PyBytes>().map_err(|_| wrong_type("each item of a response must be bytes", item, "PEP 3333"))
 }
 
-/// A tuple of byte strings: its length is known before the first is sent.
+/// Sends a tuple of byte strings, whose length is known before the first is sent.
 fn send_sized(items: Bound<'_, PyTuple>, response: &StartResponse) -> PyResult<()> {
     let mut total = 0;
     for item in items.iter_borrowed() {
@@ -63,7 +63,7 @@ fn send_sized(items: Bound<'_, PyTuple>, response: &StartResponse) -> PyResult<(
     Ok(())
 }
 
-/// Any iterable. PEP 3333, "Handling the Content-Length Header": one with a length of 1 has a known length.
+/// Sends any iterable. One with a single item has a known length (PEP 3333, "Handling the Content-Length Header").
 fn send_items(result: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<()> {
     let has_one_item = result.hasattr("__len__")? && result.len()? == 1;
     let items = result

@@ -1,7 +1,7 @@
-//! A request body that is gathered before the application runs: in memory up to a size, in a temporary file beyond it.
+//! Request bodies that are gathered before the application runs: in memory up to a size, in a temporary file beyond it.
 //!
-//! So a slow client costs no more than its coroutine while it sends, and the application gets a seekable file. A body that
-//! came in chunks gets a length by it.
+//! A slow client then costs no more than its coroutine while it sends. The application gets a seekable file, and a chunked
+//! body gets a length.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
@@ -13,11 +13,11 @@ use super::input::Input;
 pub struct SpoolSettings {
     /// Bytes that stay in memory; a longer body goes to a file.
     pub memory_bytes: usize,
-    /// The directory of the files; none for that of Python's `tempfile`.
+    /// The directory of the files; `None` for the default of Python's `tempfile`.
     pub directory: Option<String>,
 }
 
-/// A body that is complete.
+/// A complete body.
 pub struct Spooled {
     /// An `io.BytesIO` or a temporary file, at its beginning.
     file: Py<PyAny>,
@@ -25,7 +25,7 @@ pub struct Spooled {
 }
 
 impl Spooled {
-    /// That of a request without a body.
+    /// The body of a request without one.
     ///
     /// # Errors
     /// MemoryError.
@@ -33,7 +33,7 @@ impl Spooled {
         Ok(Spooled { file: py.import("io")?.call_method0("BytesIO")?.unbind(), bytes: 0 })
     }
 
-    /// Makes it the request's `wsgi.input`, and the body one with a length.
+    /// Makes the file the request's `wsgi.input`, and gives a chunked body its length.
     ///
     /// # Errors
     /// MemoryError.
@@ -46,10 +46,10 @@ impl Spooled {
         Ok(())
     }
 
-    /// Ends its use; a file is gone after it.
+    /// Closes the file, which removes a temporary one.
     ///
     /// # Errors
-    /// What the file's `close` raises.
+    /// The exception of the file's `close`.
     pub fn close(self, py: Python<'_>) -> PyResult<()> {
         self.file.bind(py).call_method0("close").map(drop)
     }
@@ -58,7 +58,7 @@ impl Spooled {
 /// Reads the whole body.
 ///
 /// # Errors
-/// What reading the input raises, or OSError where the file cannot be written.
+/// The exception of reading the input, or OSError where the file cannot be written.
 ///
 /// # Parks
 pub fn spool(input: &Bound<'_, Input>, settings: &SpoolSettings) -> PyResult<Spooled> {

@@ -1,7 +1,15 @@
 //! `start_response`, the `write` callable that it returns, and the bytes of a response (PEP 3333).
 //!
-//! One object per request. It checks what the application says, keeps the head until the first byte of the body, frames
-//! the body, and counts it against the Content-Length. Its state is never locked while it waits for the client.
+//! Each request has one object. It checks status and fields, keeps the head until the first byte of the body, and sends
+//! both as the exchange permits. Its state is never locked while it waits for the client.
+//!
+//! | module        | contents                                                        |
+//! |---------------|-----------------------------------------------------------------|
+//! | `answer`      | the response as it stands: status, fields, exchange             |
+//! | `sender`      | framing, sending, and the lock on sending                       |
+//! | `early_hints` | interim responses                                               |
+//! | `ending`      | the end with the server or its client                           |
+//! | `takeover`    | connections that speak another protocol from now on             |
 
 mod answer;
 mod early_hints;
@@ -41,7 +49,7 @@ pub struct StartResponse {
 }
 
 impl StartResponse {
-    /// For one request on `stream`. Once `stop` is set, the response announces the end of the connection.
+    /// The response to one request on `stream`. Once `stop` is set, it announces the end of the connection.
     pub fn new(terms: Terms, stream: Arc<Stream>, exchange: Exchange, stop: StopFlag) -> StartResponse {
         StartResponse {
             pace: Pace::new(terms.send_timeout, terms.min_send_rate),
@@ -51,7 +59,7 @@ impl StartResponse {
         }
     }
 
-    /// The response as it stands. Not to be held across anything that waits.
+    /// Locks the response as it stands. The lock must not be held across a park or a call of Python code.
     pub fn answer(&self) -> MutexGuard<'_, Answer> {
         lock(&self.answer)
     }
@@ -71,7 +79,7 @@ impl StartResponse {
         self.answer().exchange.framing() == Some(ResponseBody::Chunked)
     }
 
-    /// Will nothing of the body that is still to come be sent?
+    /// Is the rest of the body dropped? See [`Exchange::is_body_over`].
     pub fn is_over(&self) -> bool {
         self.answer().exchange.is_body_over()
     }
@@ -83,7 +91,7 @@ impl StartResponse {
 
     /// Notes that the client is gone.
     fn lose_client(&self) {
-        // Illegal only where the request has ended meanwhile, and nothing depends on its exchange any more.
+        // Illegal only after the request has ended, when nothing depends on its exchange any more.
         let _ = self.answer().exchange.lose_client();
     }
 }
@@ -100,7 +108,7 @@ impl StartResponse {
         let py = slf.py();
         let this = slf.get();
         if this.check_call(status, exc_info)? {
-            // Reading the arguments may run Python code that calls back: not under the lock.
+            // Reading the arguments may run Python code that calls back, so the lock is free meanwhile.
             let head = ResponseHead::read(status, response_headers);
             let mut answer = this.answer();
             match head {
@@ -150,7 +158,7 @@ impl StartResponse {
         }
         if answer.exchange.is_upgraded() {
             drop(answer);
-            // Frameworks answer whatever their handler returns or raises; the client does not see it.
+            // Frameworks answer the result or exception of their handler; the client does not see it.
             let has_failed = status.to_string().starts_with('5');
             self.answer().has_failed |= has_failed;
             return Ok(false);

@@ -1,4 +1,4 @@
-//! PEP 3333's native strings: `str` objects that hold latin-1.
+//! Native strings of PEP 3333: `str` objects that hold latin-1.
 
 use std::borrow::Cow;
 
@@ -49,7 +49,7 @@ pub fn environ_key(name: &[u8]) -> String {
     key
 }
 
-/// Decodes `%XX` once. What is not two hexadecimal digits stays as it is.
+/// Decodes `%XX` once. A `%` without two hexadecimal digits behind it stays as it is.
 pub fn percent_decode(path: &[u8]) -> Cow<'_, [u8]> {
     let Some(first) = memchr::memchr(b'%', path) else { return Cow::Borrowed(path) };
     let (plain, mut rest) = path.split_at(first);

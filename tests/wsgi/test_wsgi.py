@@ -18,6 +18,7 @@ import pytest
 
 import wsgi_app
 from rmeinheld._rmeinheld import FileWrapper
+from frames import HANDSHAKE
 from serving import ConnectionEnded, ProtocolViolation, Response, Serve, Server, request
 
 NEXT = request("GET", "/hello")
@@ -950,6 +951,49 @@ def test_a_generator_read_at_50_kb_a_second_keeps_memory_flat(serve: Serve) -> N
         assert max(grown) < 1000, grown
         connection.abort()
     assert "Traceback" not in server.log()
+
+
+# --- exchanges that end early or late --------------------------------------------------------------------------------
+
+ENDING_APP = """
+class Closing:
+    def __init__(self, write):
+        self.write, self.parts = write, iter([b"one", b"two"])
+    def __iter__(self):
+        return self.parts
+    def close(self):
+        self.write(b"late")
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/next":
+        start_response("200 OK", [("Content-Length", "4")])
+        return [b"next"]
+    write = start_response("200 OK", [])
+    if environ["PATH_INFO"] == "/late":
+        return Closing(write)
+    write(b"part")
+    raise StopIteration
+"""
+
+
+@pytest.fixture(scope="module")
+def ending(serve_module: Serve) -> Server:
+    return serve_module(ENDING_APP, keep_alive=60)
+
+
+def test_write_after_the_end_of_a_response_does_not_reach_the_client(ending: Server) -> None:
+    with ending.connect() as connection:
+        connection.send(request("GET", "/late") + request("GET", "/next"))
+        assert connection.read_response().body == b"onetwo"
+        assert connection.read_response().body == b"next"
+    ending.wait_for_log("write\\(\\) was called after the response was complete")
+
+
+def test_a_response_that_a_taken_over_connection_leaves_unfinished_ends_it(ending: Server) -> None:
+    with ending.connect(timeout=10) as connection:
+        connection.send(request("GET", "/part", *HANDSHAKE) + request("GET", "/next"))
+        assert connection.read_head()[0].status == 200
+        assert connection.read_to_end().lower() == b"4\r\npart\r\n"
 
 
 # --- wsgi.early_hints ------------------------------------------------------------------------------------------------

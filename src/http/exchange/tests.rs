@@ -124,7 +124,7 @@ fn a_close_is_announced_and_followed() {
 }
 
 #[test]
-fn only_http_1_0_is_told_that_its_connection_persists() {
+fn only_http_1_0_gets_keep_alive() {
     let mut exchange = without_body();
     exchange.begin_response(200, &plan_of(ResponseBody::None), false).unwrap();
     assert_eq!(exchange.connection_option(Version::Http10), Some(&b"keep-alive"[..]));

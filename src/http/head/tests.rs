@@ -2,7 +2,7 @@ use super::*;
 
 const LIMITS: HeadLimits = HeadLimits { request_line_bytes: 100, field_count: 10, field_bytes: 200, head_bytes: 2000 };
 
-/// What a head says, in words, so that heads in different buffers can be compared.
+/// A head in words, so that heads in different buffers can be compared.
 fn describe(head: &Head, bytes: &[u8]) -> String {
     let text = |span: Span| String::from_utf8_lossy(span.of(bytes)).into_owned();
     let fields: Vec<String> =
@@ -666,7 +666,7 @@ fn for_damaged(seeds: &[&[u8]], mut check: impl FnMut(&[u8], usize)) {
     }
 }
 
-// Whatever a peer sends, how it was cut into packets does not decide whether and how it is understood.
+// The cuts between packets decide neither whether a head is accepted nor how it is read.
 #[test]
 fn damaged_heads_are_read_alike_whole_and_in_pieces() {
     const HARMLESS: Leniency = Leniency { capital_methods: false, ..EVERY_REPAIR };
@@ -685,7 +685,7 @@ fn damaged_heads_are_read_alike_whole_and_in_pieces() {
         let unrepaired = grow_repaired(Leniency::default(), bytes, 0..=bytes.len());
         assert_eq!(unrepaired.ok(), whole.clone().ok(), "no repairs: {shown:?}");
         if whole.is_ok() {
-            // What is right needs no repair.
+            // A correct head needs no repair.
             assert_eq!(grow_repaired(HARMLESS, bytes, [bytes.len()]), whole, "repaired: {shown:?}");
         }
         completed += usize::from(whole.is_ok());
@@ -713,7 +713,7 @@ fn no_repair_makes_framing_or_a_host() {
             return;
         }
         assert_eq!(bytes.get(head.length..), repaired.get(head.length..), "what follows the head: {shown:?}");
-        // Whoever repairs nothing sees the same lines of these fields, and no others.
+        // A recipient that repairs nothing sees the same lines of these fields.
         let lines = |name: &str, bytes: &[u8]| -> Vec<Vec<u8>> {
             let lines = bytes[..head.length].split(|&byte| byte == b'\n').map(<[u8]>::to_vec);
             lines.filter(|line| line.to_ascii_lowercase().starts_with(name.as_bytes())).collect()

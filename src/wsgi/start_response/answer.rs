@@ -41,12 +41,12 @@ pub struct Answer {
     pub exchange: Exchange,
     /// Status and fields, until and after they are sent.
     pub head: ResponseHead,
-    /// A coroutine or thread is sending.
+    /// The lock on sending: a coroutine or thread is at it.
     pub(super) is_sending: bool,
     /// The application has named a server error after the upgrade, which the client does not see.
     pub has_failed: bool,
     pub(super) at_stop: AtStop,
-    /// What few responses need.
+    /// State that few responses need.
     pub(super) rare: Option<Box<Rare>>,
 }
 
@@ -222,7 +222,7 @@ impl ResponseHead {
                 return Ok(());
             }
             FieldKind::Upgrade if self.status == 101 => {}
-            // RFC 9110 15.5.22: a 426 names what the client should ask for.
+            // RFC 9110 15.5.22: a 426 names the protocol that the client should ask for.
             FieldKind::Upgrade if self.status == 426 => write_field(&mut self.bytes, b"Connection", b"upgrade"),
             FieldKind::TransferEncoding | FieldKind::HopByHop | FieldKind::Upgrade => return Ok(()),
             FieldKind::Date => self.has_date = true,
@@ -234,15 +234,15 @@ impl ResponseHead {
     }
 }
 
-/// Whether a field says that the body is a stream of server-sent events (HTML, "Server-sent events"): it goes on until the
-/// server ends it, and its client comes back by itself.
+/// Does a field say that the body is a stream of server-sent events (HTML, "Server-sent events")? Such a stream goes on until
+/// the server ends it, and its client reconnects by itself.
 fn is_event_stream(name: &[u8], value: &[u8]) -> bool {
     const TYPE: &[u8] = b"text/event-stream";
     value.get(..TYPE.len()).is_some_and(|start| start.eq_ignore_ascii_case(TYPE))
         && name.eq_ignore_ascii_case(b"content-type")
 }
 
-/// The items of an iterable other than a string: of a string, each character would be taken for an item.
+/// The items of an iterable other than a string, whose characters would count as items.
 fn iterate<'py>(value: &Bound<'py, PyAny>, rule: &str) -> PyResult<Bound<'py, PyIterator>> {
     if value.is_instance_of::<PyString>() || value.is_instance_of::<PyBytes>() || !value.hasattr("__iter__")? {
         return Err(text::wrong_type(rule, value, "PEP 3333"));

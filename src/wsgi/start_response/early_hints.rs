@@ -1,4 +1,4 @@
-//! `environ["wsgi.early_hints"]`, as Gunicorn has it: interim responses of status 103 (RFC 8297).
+//! `environ["wsgi.early_hints"]` as in Gunicorn: interim responses of status 103 (RFC 8297).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub struct EarlyHints {
 }
 
 impl EarlyHints {
-    /// For the request that `response` answers.
+    /// The early hints of the request that `response` answers.
     pub fn new(response: &Bound<'_, StartResponse>) -> EarlyHints {
         EarlyHints { response: response.clone().unbind() }
     }
@@ -55,7 +55,7 @@ impl EarlyHints {
 }
 
 impl StartResponse {
-    /// Sends the whole head of an interim response, or nothing once the response itself is on its way.
+    /// Sends the whole head of an interim response, or nothing once the response has begun.
     ///
     /// # Parks
     fn send_interim(&self, py: Python<'_>, head: &[u8]) -> PyResult<()> {

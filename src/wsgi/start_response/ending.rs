@@ -1,4 +1,4 @@
-//! How a response ends before the application has said all: with the server, or with its client.
+//! Responses that end before their application is done: with the server, or with the client.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -15,7 +15,8 @@ use crate::interp::{self, failure_error};
 use crate::net::{Failure, PeerEnd, peer_end};
 
 impl StartResponse {
-    /// The application has asked whether the server stops. Who is told that it does needs no exception any more.
+    /// Notes that the application has asked whether the server stops, and got `stops` as the answer. One that knows of the
+    /// stop needs no exception any more.
     pub fn note_asked(&self, stops: bool) {
         let mut answer = self.answer();
         if stops {
@@ -25,19 +26,19 @@ impl StartResponse {
         }
     }
 
-    /// Whether nothing more is to be asked of the application: the server stops, and this response ends with it.
+    /// Does the response end now, because the server stops?
     pub fn is_to_end(&self) -> bool {
         self.is_last() && self.answer().at_stop == AtStop::Ends
     }
 
-    /// Has GeneratorExit raised at the next wait of the request, which `work` runs, if it ends with the server.
+    /// Raises GeneratorExit at the next wait of the request, which `work` runs, if its response ends with the server.
     ///
     /// # Errors
     /// MemoryError.
     pub fn end_stream(&self, py: Python<'_>, work: WorkId) -> PyResult<()> {
         let ending = {
             let mut answer = self.answer();
-            // What is being sent is sent whole. Whoever sends looks again afterwards.
+            // An item that is being sent goes out whole. The sender calls this again afterwards.
             if answer.at_stop != AtStop::Ends || answer.exchange.is_upgraded() || answer.is_sending {
                 return Ok(());
             }
@@ -61,8 +62,7 @@ impl StartResponse {
         }
     }
 
-    /// Takes the exception back if it has not been raised yet: what follows is the server's own work, which is not to be
-    /// cut short by it.
+    /// Takes the exception back until it is raised: it must not cut the server's own work short, which follows now.
     pub fn hold_end(&self, py: Python<'_>) {
         if self.is_last()
             && let Some(ending) = self.ending(py)
@@ -71,7 +71,7 @@ impl StartResponse {
         }
     }
 
-    /// Whether `error` is what [`Self::end_stream`] has raised.
+    /// Is `error` the exception that [`Self::end_stream`] has raised?
     pub fn was_ended_by(&self, py: Python<'_>, error: &PyErr) -> bool {
         self.ending(py).is_some_and(|ending| ending.bind(py).is(error.value(py)))
     }
@@ -81,9 +81,9 @@ impl StartResponse {
         self.answer().rare.as_ref()?.ending.as_ref().map(|ending| ending.clone_ref(py))
     }
 
-    /// Looks at the client in place of sending, since there is nothing to send: an application that has nothing to say
-    /// would never hear of its end. The end of what the client sends alone may be a half-closed connection, whose client
-    /// still reads: that counts when nothing was sent for `send_timeout`.
+    /// Checks the client instead of sending an empty item: an application with nothing to send would otherwise never notice
+    /// the end of its client. A client that has closed its own side alone may still read. It counts as gone once nothing was
+    /// sent for `send_timeout`.
     ///
     /// # Errors
     /// ConnectionError when the client is gone.

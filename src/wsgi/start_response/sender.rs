@@ -19,12 +19,12 @@ const COPIED_BYTES: usize = 16 * 1024;
 /// Bytes ready to be sent.
 pub(super) struct Framed {
     pub(super) stream: Arc<Stream>,
-    /// What precedes the data; the first `head` bytes are the response's head.
+    /// The bytes before the data; the first `head` bytes are the response's head.
     pub(super) before: Vec<u8>,
     pub(super) head: usize,
     /// How many bytes of the data go out.
     pub(super) data: usize,
-    /// What follows the data.
+    /// The bytes behind the data.
     pub(super) after: &'static [u8],
 }
 
@@ -178,7 +178,7 @@ impl StartResponse {
             let mut answer = self.answer();
             answer.is_sending = false;
             let is_client_gone = !matches!(failure, Failure::Killed | Failure::Interrupted);
-            // Illegal only where the request has ended meanwhile, and nothing depends on its exchange any more.
+            // Illegal only after the request has ended, when nothing depends on its exchange any more.
             let _ = answer.exchange.fail_sending(is_client_gone);
         }
         // Outside of the lock: the exception of a `timeout()` may be written in Python.

@@ -1,4 +1,4 @@
-//! What a connection needs that speaks another protocol than HTTP from now on.
+//! Connections that speak another protocol than HTTP from now on.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use crate::http::exchange::ExchangeEvent;
 use crate::net::Stream;
 
 impl StartResponse {
-    /// Has the connection speak another protocol from now on. `head` is the answer that says so: not sent here, but known
-    /// to the access log. Returns the stream.
+    /// Takes the connection over for another protocol. The caller sends `head`, the answer that accepts it; the access log
+    /// gets it from here. Returns the stream.
     ///
     /// # Errors
-    /// RuntimeError when the request has ended, has been answered otherwise, or the connection speaks another already.
+    /// RuntimeError when the request has ended, has been answered otherwise, or the connection was taken over before.
     pub fn upgrade(&self, head: Vec<u8>) -> PyResult<Arc<Stream>> {
         let mut answer = self.answer();
         let stream = answer.stream.clone().ok_or_else(|| PyRuntimeError::new_err("the request has ended"))?;
@@ -29,7 +29,7 @@ impl StartResponse {
         Ok(stream)
     }
 
-    /// Whether the connection speaks another protocol.
+    /// Does the connection speak another protocol?
     pub fn is_upgraded(&self) -> bool {
         self.answer().exchange.is_upgraded()
     }
@@ -39,7 +39,7 @@ impl StartResponse {
         self.answer().stream.clone()
     }
 
-    /// Whether the server stops: this is the connection's last request.
+    /// Does the server stop, so that this is the connection's last request?
     pub fn is_last(&self) -> bool {
         self.stop.is_set()
     }
