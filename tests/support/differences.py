@@ -49,7 +49,9 @@ STRICTER = (
     refusal(BOTH, "505: ", "505 for a version that is not supported (RFC 9110 15.6.6)"),
     refusal(GUNICORN, "501: ", "501 for a transfer coding that is not understood (RFC 9112 6.1)"),
     # The choice of a server, and the safer one.
-    refusal(H11, "400: Content-Length together with Transfer-Encoding", "ought to be handled as an error (RFC 9112 6.3)"),
+    refusal(
+        H11, "400: Content-Length together with Transfer-Encoding", "ought to be handled as an error (RFC 9112 6.3)"
+    ),
     refusal(H11, "400: Content-Length is not one number", "a list of equal lengths may be refused (RFC 9112 6.3)"),
     refusal(H11, "400: more than one Content-Length", "equal lengths may be refused (RFC 9112 6.3)"),
     refusal(H11, "400: Transfer-Encoding in HTTP/1.0", "the framing is faulty (RFC 9112 6.1)"),

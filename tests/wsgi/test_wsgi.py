@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import wsgi_app
-from rmeinheld._rmeinheld import FileWrapper
 from frames import HANDSHAKE
+from rmeinheld._rmeinheld import FileWrapper
 from serving import ConnectionEnded, ProtocolViolation, Response, Serve, Server, request
 
 NEXT = request("GET", "/hello")
