@@ -172,7 +172,7 @@ def of_comments(lines: Iterable[tuple[int, str, str]]) -> Iterator[Passage]:
     first = last = 0
     kind = ""
     for number, text, its_kind in [*lines, (-1, "", "")]:
-        if block and (number != last + 1 or its_kind != kind):
+        if block and (number != last + 1 or its_kind != kind or kind == "after code"):
             yield from of_markdown(block, first, kind.startswith("doc"))
             block.clear()
         if not block:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from serving import TIMEOUT, RunScript, Serve, request, takes
+from serving import TIMEOUT, RunScript, Serve, program, request, takes
 
 # --- in a plain script -----------------------------------------------------------------------------------------------
 
@@ -927,78 +927,7 @@ def test_a_coroutine_that_exits_ends_alone(script: RunScript) -> None:
 
 # --- in requests -----------------------------------------------------------------------------------------------------
 
-IN_REQUESTS = """
-    import json
-    import threading
-    import time
-
-    from rmeinheld.coroutine import current, sleep, spawn
-
-    running = 0
-    most = 0
-
-    def slow(seconds):
-        global running, most
-        running += 1
-        most = max(most, running)
-        sleep(seconds)
-        running -= 1
-        return current().ident
-
-    def fan_out(number):
-        coroutines = [spawn(slow, 0.05) for _ in range(number)]
-        for coroutine in coroutines:
-            assert coroutine.join(20)
-        return len({coroutine.result for coroutine in coroutines})
-
-    def nested(depth):
-        if not depth:
-            return 0
-        coroutine = spawn(nested, depth - 1)
-        coroutine.join()
-        return coroutine.result + 1
-
-    def fail():
-        raise LookupError("of the coroutine")
-
-    def failing():
-        coroutine = spawn(fail)
-        coroutine.join()
-        try:
-            coroutine.result
-        except LookupError as error:
-            return str(error)
-
-    def from_a_thread():
-        found = []
-
-        def thread():
-            coroutine = spawn(slow, 0.01)
-            coroutine.join()
-            found.append(threading.get_native_id())
-
-        threading.Thread(target=thread).start()
-        deadline = time.monotonic() + 10
-        while not found and time.monotonic() < deadline:
-            sleep(0.005)
-        return found[0] != threading.get_native_id()
-
-    def background():
-        def later():
-            sleep(0.3)
-            print("later, the request has long ended", flush=True)
-
-        spawn(later)
-        return "started"
-
-    def app(environ, start_response):
-        name, _, argument = environ["QUERY_STRING"].partition("=")
-        result = globals()[name](*json.loads(f"[{argument}]"))
-        if name == "slow":
-            result = most
-        start_response("200 OK", [("Content-Type", "application/json")])
-        return [json.dumps(result).encode()]
-    """
+IN_REQUESTS = program("spawning")
 
 
 def test_requests_spawn_and_join(serve: Serve) -> None:

@@ -8,72 +8,25 @@ from pathlib import Path
 
 import pytest
 
-from serving import Serve, Server
+from serving import Serve, Server, program
 
 trustme = pytest.importorskip("trustme", reason="wheels of this library are missing for this Python")
 pytest.importorskip("websockets", reason="wheels of this library are missing for this Python")
 
 from websockets.sync.client import connect  # noqa: E402
 
-APPLICATION = """
-    import ssl
-    import rmeinheld, rmeinheld.running
-    from rmeinheld import _rmeinheld
-    from rmeinheld.coroutine import offload, sleep, spawn
-
-    class Waiting(ssl.SSLObject):
-        def read(self, *arguments):
-            sleep(0.003)
-            return super().read(*arguments)
-
-        def write(self, *arguments):
-            sleep(0.003)
-            return super().write(*arguments)
-
-        def unwrap(self):
-            sleep(0.003)
-            return super().unwrap()
-
-    def app(environ, start_response):
-        websocket = environ.get("wsgi.websocket")
-        if websocket is None:
-            body = environ["wsgi.input"].read()
-            start_response("200 OK", [("Content-Type", "text/plain")])
-            return [b"x" * 200_000, body]
-
-        def send(name):
-            for number in range(20):
-                websocket.send(f"{name} {number}")
-
-        websocket.accept()
-        senders = [spawn(send, "coroutine"), spawn(offload, send, "thread")]
-        for message in websocket:
-            websocket.send(message)
-        for sender in senders:
-            sender.join()
-        return []
-
-    def make_engine(app, listeners, settings):
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(CERTIFICATE)
-        context.sslobject_class = Waiting
-        sockets = [(listener.socket.fileno(), listener.server_name, listener.server_port) for listener in listeners]
-        return _rmeinheld.Server(app, sockets, settings, context)
-
-    rmeinheld.running.make_engine = make_engine
-    rmeinheld.run(app, port=0, silent=False)
-    """
+APPLICATION = program("waiting_tls")
 
 
 @pytest.fixture
 def server(serve: Serve, tmp_path: Path) -> tuple[Server, ssl.SSLContext]:
-    """The application over TLS, and who trusts it."""
+    """The application over TLS, and a context of a client that trusts it."""
     authority = trustme.CA()
     certificate = tmp_path / "certificate.pem"
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(certificate))
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    return serve.script(APPLICATION.replace("CERTIFICATE", repr(str(certificate)))), context
+    return serve.script(APPLICATION.replace('CERTIFICATE = ""', f"CERTIFICATE = {str(certificate)!r}")), context
 
 
 def test_coroutines_and_threads_that_use_one_connection_do_not_block_each_other(
@@ -82,13 +35,16 @@ def test_coroutines_and_threads_that_use_one_connection_do_not_block_each_other(
     # The second of two that used a WebSocket at once blocked the OS thread of all coroutines.
     process, context = server
     url = f"wss://localhost:{process.port}/"
-    with connect(url, ssl=context, open_timeout=15) as one, connect(url, ssl=context, open_timeout=15) as other:
+    with (
+        connect(url, ssl=context, open_timeout=60) as one,
+        connect(url, ssl=context, open_timeout=60) as other,
+    ):
         for number in range(20):
             for client in (one, other):
                 client.send(f"client {number}")
         expected = {f"{name} {number}" for name in ("client", "coroutine", "thread") for number in range(20)}
         for client in (one, other):
-            received = [client.recv(timeout=15) for _ in range(60)]
+            received = [client.recv(timeout=60) for _ in range(60)]
             assert set(received) == expected
             for name in ("client", "coroutine", "thread"):
                 own = [message for message in received if str(message).startswith(name)]
@@ -97,7 +53,7 @@ def test_coroutines_and_threads_that_use_one_connection_do_not_block_each_other(
 
 def test_requests_are_answered(server: tuple[Server, ssl.SSLContext]) -> None:
     process, context = server
-    connection = HTTPSConnection("localhost", process.port, context=context, timeout=15)
+    connection = HTTPSConnection("localhost", process.port, context=context, timeout=60)
     for number in range(3):
         body = str(number).encode() * 100_000
         connection.request("POST", "/", body)

@@ -549,6 +549,11 @@ class Servers:
         assert not faults, "\n".join(faults)
 
 
+def program(name: str) -> str:
+    """Source text of `tests/programs/NAME.py`, for `serve`, `serve.script` and `script`."""
+    return (APPLICATIONS.with_name("programs") / f"{name}.py").read_text()
+
+
 def run_script(source: str, directory: Path, timeout: float = 30.0, status: int | None = 0) -> str:
     """Run Python source in a fresh process, check its exit status (None: any), and return all that it printed."""
     path = directory / "script.py"
