@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{GOING_AWAY, Ping, STOPS, UNREAD_BYTES, Wire};
+use super::{GOING_AWAY, Ping, STOPS, UNREAD_BYTES, WebSocketSettings, Wire};
 use crate::event_loop::streams;
 use crate::websocket::protocol;
 
@@ -36,7 +36,10 @@ impl Wire {
             if self.fail_now() {
                 self.set_close_deadline();
             } else if self.close_deadline.is_some_and(|deadline| deadline <= now) {
-                self.lose("it did not end the closing handshake in time");
+                self.lose_after(
+                    "it did not end the closing handshake within websocket_close_timeout",
+                    self.settings.close_timeout,
+                );
             }
         } else if self.stop_deadline.is_some_and(|deadline| deadline <= now) {
             self.begin_close(GOING_AWAY, STOPS);
@@ -102,7 +105,7 @@ impl Wire {
         if is_unread || (ping.acknowledged < ping.end && ping.acknowledged < acknowledged) {
             (ping.at, ping.acknowledged) = (now, acknowledged);
         } else {
-            self.lose("it did not answer a ping in time");
+            self.lose_after("it did not answer a ping within websocket_ping_timeout", self.settings.ping_timeout);
         }
     }
 
@@ -121,8 +124,18 @@ impl Wire {
         self.pace.note(now - since, u64::try_from(acknowledged - before).unwrap_or(0));
         self.waited_for = Some((now, acknowledged.max(before)));
         if self.pace.is_over() {
-            self.lose("it took nothing for send_timeout, or less than min_send_rate in the long run");
+            let WebSocketSettings { send_timeout, min_send_rate, .. } = &*self.settings;
+            let seconds = send_timeout.unwrap_or_default().as_secs_f64();
+            self.lose(&format!(
+                "it acknowledged nothing for send_timeout ({seconds} s), or less than min_send_rate ({min_send_rate} \
+                 bytes/s) in the long run"
+            ));
         }
+    }
+
+    /// Gives the connection up because the client took longer than a setting allows.
+    fn lose_after(&mut self, cause: &str, limit: Option<Duration>) {
+        self.lose(&format!("{cause} ({} s)", limit.unwrap_or_default().as_secs_f64()));
     }
 
     /// The position up to which the client has acknowledged. A Unix socket counts its memory, so there it is lower; TLS

@@ -100,8 +100,9 @@ impl Wire {
         }
         if self.closing().close().is_some() {
             self.crossing_bytes += count;
-            if self.crossing_bytes > self.settings.message_bytes.saturating_add(CROSSING_BYTES) {
-                self.lose("it went on sending and did not answer the close");
+            let limit = self.settings.message_bytes.saturating_add(CROSSING_BYTES);
+            if self.crossing_bytes > limit {
+                self.lose(&format!("it sent over {limit} bytes after the close instead of answering it"));
                 return false;
             }
         }
