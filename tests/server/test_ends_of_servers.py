@@ -66,6 +66,22 @@ def test_threads_that_go_on_after_the_grace_time_are_named(serve: Serve, patch: 
     assert "after graceful_timeout (0.5 s)" in line and kind in line and line.endswith(": export"), line
 
 
+def test_the_warning_about_unfinished_threads_names_the_time_that_the_stop_gave(script: RunScript) -> None:
+    source = """
+def app(environ, start_response):
+    threading.Thread(target=time.sleep, args=(100,), name="export").start()
+    server.stop(0.2)
+    start_response("200 OK", [("Content-Length", "0")])
+    return []
+serve(app, graceful_timeout=30)
+"""
+    output = script(PATCHED + RUN + source)
+    expected = (
+        "after the 0.2 s of the stop (graceful_timeout is 30 s), unfinished threads are ended by CoroutineExit: export"
+    )
+    assert expected in output, output
+
+
 def test_a_second_signal_ends_background_work_at_once(serve: Serve) -> None:
     server = serve(PATCHED + BACKGROUND, graceful_timeout=3600)
     server.get("/forever")
