@@ -1,13 +1,13 @@
-"""`Worker`, which Gunicorn's `--worker-class` names: this server in place of Gunicorn's own workers.
+"""`Worker`, for Gunicorn's `--worker-class`: this server instead of Gunicorn's own workers.
 
     gunicorn --worker-class rmeinheld.gunicorn_worker.Worker app:app
 
-A worker is an ordinary Gunicorn worker: nothing happens at import or before the fork, Gunicorn opens the sockets, and
-its signals, `--timeout`, `--graceful-timeout` and `--max-requests` mean what they mean for its own. All settings, and
-what becomes of each, are in `rmeinheld.gunicorn_worker.settings`.
+It is an ordinary Gunicorn worker. Nothing happens at import or before the fork, and Gunicorn opens the sockets. The
+signals, `--timeout`, `--graceful-timeout` and `--max-requests` work as for Gunicorn's own workers.
+`rmeinheld.gunicorn_worker.settings` lists all settings with their effects.
 
-Options that Gunicorn has no setting for come from the environment or `--env`: the name of the option in capitals after
-`RMEINHELD_`, such as `RMEINHELD_WEBSOCKET_PING_INTERVAL=20`.
+Options without a Gunicorn setting come from the environment or `--env`: `RMEINHELD_` and the option's name in capitals,
+such as `RMEINHELD_WEBSOCKET_PING_INTERVAL=20`.
 
 With `RMEINHELD_PATCH=1` in the environment (or `--env RMEINHELD_PATCH=1`) a worker calls `rmeinheld.patch.patch_all()`
 before it imports the application. With `--preload` the master imports it: call `patch_all()` at the top of
@@ -59,13 +59,13 @@ if TYPE_CHECKING:
 __all__ = ["MeinheldWorker", "Worker"]
 
 BEAT_SECONDS: Final = 1.0
-"""Between two heartbeats, at most; less where `--timeout` is short."""
+"""Most time between two heartbeats. It is shorter with a short `--timeout`."""
 
 PATCH_VARIABLE: Final = PREFIX + "PATCH"
 
 
 class Worker(_Base):  # type: ignore[misc]
-    """A worker process of Gunicorn that serves by this server. Gunicorn makes and runs it."""
+    """A Gunicorn worker process with this server. Gunicorn makes and runs it."""
 
     if _Base is object:
 
@@ -80,13 +80,13 @@ class Worker(_Base):  # type: ignore[misc]
 
     @classmethod
     def setup(cls) -> None:
-        """Gunicorn calls it in the master, before it opens sockets: none of them is to be standard output."""
+        """Called by Gunicorn in the master before it opens sockets, so that no socket becomes standard output."""
         fill_standard_descriptors()
 
     def init_process(self) -> None:
-        """Patch if asked to, and do what every worker of Gunicorn does; ends with `run`.
+        """Patch the standard library if configured, then start as every Gunicorn worker does, which ends with `run`.
 
-        Raises ConfigError for a setting or a variable of ours that this server cannot take.
+        Raises ConfigError naming a setting or environment variable and its bad value.
         """
         try:
             settings_of(self.cfg)
@@ -101,15 +101,15 @@ class Worker(_Base):  # type: ignore[misc]
         super().init_process()
 
     def _obey_early(self) -> None:
-        """Take the signals that ask for the end, long before Gunicorn's code comes to that: patching takes a while.
+        """Handle the signals for the end early, because patching takes a while before Gunicorn's code handles them.
 
-        Until then the handlers are the master's, which put a signal into a queue that nobody in a worker reads.
+        Until then the handlers are the master's. They put a signal into a queue that a worker never reads.
         """
         arbiter: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         signal.signal(signal.SIGTERM, self.handle_exit)
         for number in (signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, self.handle_quit)
-        # Since the fork.
+        # Signals since the fork.
         with contextlib.suppress(AttributeError, queue.Empty):
             while True:
                 missed = arbiter.SIG_QUEUE.get_nowait()
@@ -144,17 +144,17 @@ class Worker(_Base):  # type: ignore[misc]
             engine.run(self.PIPE[0], 0)
             ends.finish(engine, grace, process_ends=True)
         except RuntimeError as error:
-            # Something computes on, or blocks in C. It must not meet the end of the interpreter.
-            self.log.error("The worker ends all the same: %s", error)
+            # A coroutine computes, or blocks in C. It must not meet the end of the interpreter.
+            self.log.error("The worker ends anyway: %s", error)
             atexit.register(ends.leave, 0)
         finally:
-            # Gunicorn closes its file now.
+            # Gunicorn now closes the file of the heartbeat.
             beat.kill()
-            # With max_requests, or for a hook, they were counted before.
+            # With max_requests or a hook, the requests were counted before.
             self.nr = max(self.nr, engine.requests)
 
     def _application(self) -> WSGIApplication:
-        """The application, behind no more layers than the settings ask for."""
+        """Return the application, wrapped only as the settings need."""
         app: WSGIApplication = self.wsgi
         if root := getattr(self.cfg, "root_path", "") or os.environ.get("SCRIPT_NAME", ""):
             app = _mounted(app, root)
@@ -165,7 +165,7 @@ class Worker(_Base):  # type: ignore[misc]
         return app
 
     def _ssl_context(self) -> SSLContext | None:
-        """What Gunicorn's own workers would use: its settings, and the hook `ssl_context`."""
+        """Return the context that Gunicorn's own workers use, from its settings and the hook `ssl_context`."""
         if not self.cfg.is_ssl:
             return None
         from gunicorn.sock import ssl_context
@@ -177,9 +177,9 @@ class Worker(_Base):  # type: ignore[misc]
         return context
 
     def _arm(self) -> None:
-        """Have the stacks written to the error log at SIGABRT, even while C code holds the GIL, before `handle_abort`.
+        """Have SIGABRT write the stacks to the error log before `handle_abort`, even while C code holds the GIL.
 
-        Python's handlers wait for the interpreter; faulthandler's does not, and calls the one that was there before.
+        Python's handlers wait for the interpreter. The handler of faulthandler does not, and it calls the previous one.
         """
         faulthandler.disable()
         signal.signal(signal.SIGABRT, self.handle_abort)
@@ -189,13 +189,13 @@ class Worker(_Base):  # type: ignore[misc]
                 try:
                     faulthandler.enable(handler.stream, all_threads=True)
                 except (OSError, ValueError, AttributeError, RuntimeError):
-                    # Not a file of the system.
+                    # The stream has no descriptor.
                     continue
                 self._is_armed = True
                 return
 
     def _beat(self) -> None:
-        """The heartbeat. It is a coroutine, so it stops where the loop stops."""
+        """Send the heartbeat. It runs in a coroutine, so it stops when the loop stops."""
         interval = min(BEAT_SECONDS, self.timeout / 2) if self.timeout else BEAT_SECONDS
         is_ending = False
         while True:
@@ -204,13 +204,13 @@ class Worker(_Base):  # type: ignore[misc]
                 self.log.info("Parent changed, shutting down: %s", self)
                 self.alive = False
             if not self.alive and not is_ending:
-                # The reloader says so by this flag alone.
+                # The reloader sets this flag and does nothing else.
                 is_ending = True
                 self._end(None)
             sleep(interval)
 
     def _announced(self, app: WSGIApplication) -> WSGIApplication:
-        """`app` after `pre_request`, whose default writes to the log at level DEBUG."""
+        """Return an application that calls `pre_request`, whose default logs at level DEBUG, and then `app`."""
 
         def announced(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             request_of(environ).change(environ, lambda request: self.cfg.pre_request(self, request))
@@ -240,28 +240,28 @@ class Worker(_Base):  # type: ignore[misc]
         self._end(None)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGQUIT, SIGINT: end at once. Requests that wait are ended."""
+        """SIGQUIT, SIGINT: end at once, and end waiting requests."""
         if self._engine is None:
-            # The application is being imported.
+            # The application is still being imported.
             super().handle_quit(sig, frame)
         self.alive = False
         self.cfg.worker_int(self)
         self._end(0)
 
     def handle_usr1(self, sig: int, frame: FrameType | None) -> None:
-        """SIGUSR1: open the log files anew."""
+        """SIGUSR1: reopen the log files."""
         super().handle_usr1(sig, frame)
-        # The file of before is closed.
+        # The previous file is closed.
         self._arm()
         if self._engine is not None:
             self._engine.reopen_logs(access_log_descriptor(self.log))
 
     def handle_abort(self, sig: int, frame: FrameType | None) -> None:
-        """SIGABRT: the master has missed the heartbeat. Say what holds the loop, and die."""
+        """SIGABRT: the master has missed the heartbeat. Log the stacks, and die."""
         if self._is_armed:
             self.log.critical("The worker hangs; the stacks of its threads and coroutines are above")
         else:
-            # All thread states, as faulthandler sees them.
+            # faulthandler writes all thread states.
             with tempfile.TemporaryFile() as stacks:
                 faulthandler.dump_traceback(stacks, all_threads=True)
                 stacks.seek(0)
@@ -269,18 +269,18 @@ class Worker(_Base):  # type: ignore[misc]
         self.alive = False
         self.cfg.worker_abort(self)
         if self._engine is not None:
-            # Nothing in order can come of it: the loop does not turn.
+            # The loop does not turn, so it cannot end in order.
             self._engine.abandon()
             atexit.register(ends.leave_now, 1)
         sys.exit(1)
 
 
 def _mounted(app: WSGIApplication, root: str) -> WSGIApplication:
-    """`app` below the path `root`, whether or not the proxy in front has taken that off the path."""
+    """Return `app` below the path `root`. A proxy may have removed `root` from the path already."""
     root = "/" + root.strip("/")
 
     def mounted(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        # A proxy that is believed may have said it already.
+        # A trusted proxy may have set it already.
         if not environ["SCRIPT_NAME"] and root != "/":
             environ["SCRIPT_NAME"] = root
             path = environ["PATH_INFO"]

@@ -1,8 +1,9 @@
 """Every option of the server, in one table: the fields of `Settings`.
 
-From this table come the keyword options of `rmeinheld.run`, the flags of the command line and its help, and the checks
-behind the `set_*` functions. An option is named after its flag (`--keep-alive` is `keep_alive`). A bad value raises
-ValueError or TypeError that names the option, what it may be, and the value; nothing is corrected in silence.
+The table is the source of the keyword options of `rmeinheld.run`, of the command line and its help, and of the settings
+reference. It also has the environment variables of a Gunicorn worker, and the checks of the `set_*` functions. An
+option is named after its flag (`--keep-alive` is `keep_alive`). A bad value raises ValueError or TypeError that names
+the option, its range and the value. No value is corrected silently.
 """
 
 from __future__ import annotations
@@ -92,14 +93,14 @@ class Option:
         return PREFIX + self.name.upper() if self.flags and not self.gunicorn else ""
 
     def check(self, value: object, label: str | None = None) -> object:
-        """Return `value` in its final type; ValueError, TypeError or AttributeError, naming `label` or the option."""
+        """Return `value` in its final type. Raises ValueError, TypeError or AttributeError naming `label`."""
         if value is None and self.default is None:
             return None
         return self.kind.check(label or self.name, value)
 
     @property
     def flag(self) -> str:
-        """The flag by which messages name the option."""
+        """The flag that messages use as the name of the option."""
         return next((flag for flag in self.flags if flag.startswith("--")), self.name)
 
 
@@ -132,9 +133,9 @@ def _option(
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Options of one server, all checked. The fields are the table of options.
+    """The checked options of one server. The fields are the table of options.
 
-    Raises ValueError, TypeError or AttributeError that names the option, what it may be, and the value.
+    Raises ValueError, TypeError or AttributeError that names the option, its range and the value.
 
     >>> Settings(keep_alive=2).keep_alive
     2.0
@@ -151,7 +152,7 @@ class Settings:
         "--bind",
         group="Listening",
         help="Address to listen on: HOST:PORT, HOST, :PORT (all IPv4 addresses), PORT (127.0.0.1), [IPV6]:PORT "
-        "([::]:PORT is all addresses, and the IPv6 ones alone beside an IPv4 address of that port), "
+        "([::]:PORT is all addresses, or only the IPv6 ones if the list has an IPv4 address with that port), "
         "unix:PATH, unix:@NAME (abstract) or fd://N (inherited). May be repeated. Port 0 takes a free one. Without "
         "it, sockets passed by systemd are used if there are any.",
         precedent="Gunicorn bind",
@@ -162,7 +163,7 @@ class Settings:
         Count(1, 65535),
         "--backlog",
         group="Listening",
-        help="Connections that wait in the kernel to be accepted, at most; the kernel may cap it further.",
+        help="Most connections that wait in the kernel to be accepted. The kernel may lower it.",
         unit="connections",
         precedent="Gunicorn backlog; Meinheld set_backlog (4096)",
         gunicorn="backlog",
@@ -182,8 +183,8 @@ class Settings:
         "-m",
         "--umask",
         group="Listening",
-        help="Mask of permissions of Unix sockets (and, from the command line, of all files). "
-        "Without it the mask of the process stays.",
+        help="Mask of permissions of Unix sockets (and, from the command line, of all files). The default is the mask "
+        "of the process.",
         precedent="Gunicorn umask (0)",
         gunicorn="umask",
     )
@@ -214,7 +215,7 @@ class Settings:
         Count(0, 2**31 - 1),
         "--keep-alive-requests",
         group="Time limits",
-        help="Requests that one connection may carry; then it is closed. 0: no limit.",
+        help="Most requests on one connection; after the last one it is closed. 0: no limit.",
         unit="requests",
         aliases=("keepalive_requests",),
         precedent="nginx keepalive_requests (1000); Apache MaxKeepAliveRequests (100)",
@@ -242,8 +243,8 @@ class Settings:
         Count(0, 2**31 - 1),
         "--client-body-min-rate",
         group="Time limits",
-        help="A client that is waited for must send a request body at this rate in the long run: all waiting together "
-        "may take client_body_timeout and a second for each so many bytes. 0: no such rule.",
+        help="Lowest average rate of a request body that the application waits for. The waits may add up to "
+        "client_body_timeout and one second for each such number of bytes received. 0: no such rule.",
         unit="bytes a second",
         precedent="Apache RequestReadTimeout body=20,MinRate=500; Kestrel MinRequestBodyDataRate (240)",
     )
@@ -252,7 +253,7 @@ class Settings:
         Seconds(),
         "--send-timeout",
         group="Time limits",
-        help="How long a client may go without taking any of the response, or of a WebSocket's messages. 0: no limit.",
+        help="How long a client may take nothing of the response, or of a WebSocket's messages. 0: no limit.",
         unit="seconds",
         precedent="nginx send_timeout",
     )
@@ -261,8 +262,9 @@ class Settings:
         Count(0, 2**31 - 1),
         "--min-send-rate",
         group="Time limits",
-        help="A client that is waited for must take a response, or WebSocket messages, at this rate in the long run: "
-        "each so many bytes buy a second of waiting, and at most send_timeout is saved up. 0: no such rule.",
+        help="Lowest average rate at which a client must take a response, or WebSocket messages, that the application "
+        "waits to send. Each such number of bytes buys a second of waiting; at most send_timeout is saved up. 0: no "
+        "such rule.",
         unit="bytes a second",
         precedent="Kestrel MinResponseDataRate (240); Apache RequestReadTimeout MinRate=500 for requests",
     )
@@ -272,7 +274,7 @@ class Settings:
         Size(0, 16 * MIB),
         "--limit-request-line",
         group="Size limits",
-        help="Longest request line; beyond it the answer is 414. 0: only the limit of the head counts.",
+        help="Longest request line; the answer to a longer one is 414. 0: only the limit of the head counts.",
         unit="bytes",
         precedent="Gunicorn limit_request_line (4094); Meinheld takes a target of 8 KiB",
         gunicorn="limit_request_line",
@@ -282,7 +284,7 @@ class Settings:
         Count(1, 32768),
         "--limit-request-fields",
         group="Size limits",
-        help="Most field lines in the head of a request; beyond it the answer is 431.",
+        help="Most field lines in the head of a request; the answer to more is 431.",
         unit="fields",
         precedent="Gunicorn limit_request_fields (100); Meinheld 128",
         gunicorn="limit_request_fields",
@@ -294,7 +296,7 @@ class Settings:
         "--limit-request-field_size",
         "--limit-request-field-size",
         group="Size limits",
-        help="Longest field line; beyond it the answer is 431. 0: only the limit of the head counts.",
+        help="Longest field line; the answer to a longer one is 431. 0: only the limit of the head counts.",
         unit="bytes",
         precedent="Gunicorn limit_request_field_size (8190); Meinheld 8 KiB",
         gunicorn="limit_request_field_size",
@@ -304,7 +306,7 @@ class Settings:
         Size(KIB, 16 * MIB),
         "--limit-request-head",
         group="Size limits",
-        help="Longest head of a request, request line and all fields; beyond it the answer is 431.",
+        help="Longest head of a request, with the request line and all fields; the answer to a longer one is 431.",
         unit="bytes",
         precedent="Meinheld, Node.js --max-http-header-size",
     )
@@ -313,7 +315,7 @@ class Settings:
         Size(0, 2**63 - 1),
         "--limit-request-body",
         group="Size limits",
-        help="Longest request body; beyond it the answer is 413. 0: no limit.",
+        help="Longest request body; the answer to a longer one is 413. 0: no limit.",
         unit="bytes",
         aliases=("max_content_length",),
         precedent="Apache LimitRequestBody; Meinheld set_max_content_length",
@@ -323,7 +325,7 @@ class Settings:
         Size(16, 16 * MIB),
         "--limit-request-chunk-line",
         group="Size limits",
-        help="Longest line with the size of a chunk and its extensions; beyond it the answer is 400.",
+        help="Longest line with the size of a chunk and its extensions; the answer to a longer one is 400.",
         unit="bytes",
         precedent="Go net/http (4096); hyper takes 16 KiB of extensions in all",
     )
@@ -332,7 +334,7 @@ class Settings:
         Size(2, 16 * MIB),
         "--limit-request-trailer",
         group="Size limits",
-        help="Longest trailer section of a chunked body; beyond it the answer is 431.",
+        help="Longest trailer section of a chunked body; the answer to a longer one is 431.",
         unit="bytes",
         precedent="Gunicorn (as the limits of the head)",
     )
@@ -341,7 +343,7 @@ class Settings:
         Count(0, 32768),
         "--limit-request-trailer-fields",
         group="Size limits",
-        help="Most field lines of a trailer section; beyond it the answer is 431.",
+        help="Most field lines of a trailer section; the answer to more is 431.",
         unit="fields",
         precedent="Gunicorn limit_request_fields (100)",
     )
@@ -351,9 +353,9 @@ class Settings:
         Switch(),
         "--permit-obsolete-folding",
         group="Leniency",
-        help="Join a field line that begins with white space to the one before it, after one space, and not answer 400 "
-        "(RFC 9112 5.2 has both). A proxy that reads such lines otherwise sees other fields (request smuggling). Host, "
-        "Content-Length, Transfer-Encoding and trailer fields are never joined.",
+        help="Join a field line that begins with white space to the line before it, with one space, instead of "
+        "answering 400 (RFC 9112 5.2 allows both). A proxy that reads such lines differently sees other fields "
+        "(request smuggling). Host, Content-Length, Transfer-Encoding and trailer fields are never joined.",
         precedent="Gunicorn permit_obsolete_folding",
         gunicorn="permit_obsolete_folding",
     )
@@ -362,9 +364,9 @@ class Settings:
         Switch(),
         "--strip-header-spaces",
         group="Leniency",
-        help="Take white space between a field's name and the colon for none, where RFC 9112 5.1 wants 400. A proxy "
-        "that takes it for part of the name sees other fields (request smuggling). Before the colon of Host, "
-        "Content-Length and Transfer-Encoding, and in trailer fields, it stays a 400.",
+        help="Ignore white space between a field's name and the colon, where RFC 9112 5.1 requires 400. A proxy that "
+        "treats it as part of the name sees other fields (request smuggling). The answer remains 400 in Host, "
+        "Content-Length, Transfer-Encoding and trailer fields.",
         precedent="Gunicorn strip_header_spaces",
         gunicorn="strip_header_spaces",
     )
@@ -373,8 +375,8 @@ class Settings:
         Switch(),
         "--no-permit-unconventional-http-method",
         group="Leniency",
-        help="Answer 400 to methods with small letters or #, or of fewer than 3 or more than 20 bytes, which RFC "
-        "9110 allows and nobody has registered.",
+        help="Answer 400 to methods with small letters or #, or with fewer than 3 or more than 20 bytes. RFC 9110 "
+        "allows them, but none is registered.",
         precedent="Gunicorn permit_unconventional_http_method (off)",
         gunicorn="permit_unconventional_http_method",
     )
@@ -383,8 +385,8 @@ class Settings:
         Switch(),
         "--permit-connect",
         group="Leniency",
-        help="Pass CONNECT to the application instead of answering 501. Its answer of 2xx ends HTTP on the connection: "
-        "the items of the result go out as they are, without framing (RFC 9110 9.3.6).",
+        help="Pass CONNECT to the application instead of answering 501. A 2xx answer ends HTTP on the connection: the "
+        "items of the result are sent without framing (RFC 9110 9.3.6).",
         precedent="Apache AllowCONNECT; nginx answers 405",
     )
     casefold_http_method: bool = _option(
@@ -392,7 +394,8 @@ class Settings:
         Switch(),
         "--casefold-http-method",
         group="Leniency",
-        help="Put methods in capitals, although case matters in them. A proxy that forbids DELETE may let delete pass.",
+        help="Convert methods to capitals, although their case matters. A proxy that forbids DELETE may let delete "
+        "pass.",
         precedent="Gunicorn casefold_http_method",
         gunicorn="casefold_http_method",
     )
@@ -401,8 +404,8 @@ class Settings:
         Switch(),
         "--permit-unconventional-http-version",
         group="Leniency",
-        help="Serve requests of HTTP/2.0 and up as HTTP/1.1, and of HTTP/0.9 as HTTP/1.0, and not answer 505. A proxy "
-        "may frame them otherwise (request smuggling).",
+        help="Serve requests of HTTP/2.0 and up as HTTP/1.1, and of HTTP/0.9 as HTTP/1.0, instead of answering 505. A "
+        "proxy may frame them differently (request smuggling).",
         precedent="Gunicorn permit_unconventional_http_version",
         gunicorn="permit_unconventional_http_version",
     )
@@ -412,7 +415,7 @@ class Settings:
         Switch(),
         "--no-chunked-requests",
         group="Request bodies",
-        help="Answer 411 to a body that comes in chunks, for applications that need its length.",
+        help="Answer 411 to a chunked body, for applications that need its length.",
         precedent="mod_wsgi WSGIChunkedRequest (off)",
     )
     request_buffering: bool = _option(
@@ -420,8 +423,8 @@ class Settings:
         Switch(),
         "--request-buffering",
         group="Request bodies",
-        help="Gather the whole body before the application is called; wsgi.input then is a seekable file, and a body "
-        "that came in chunks has a CONTENT_LENGTH. Without it, bodies are streamed.",
+        help="Receive the whole body before the application is called. Then wsgi.input is a seekable file, and a "
+        "chunked body has a CONTENT_LENGTH. By default, bodies are streamed.",
         precedent="nginx proxy_request_buffering; uWSGI post-buffering; Meinheld always",
     )
     client_body_buffer_size: int = _option(
@@ -429,7 +432,7 @@ class Settings:
         Size(0, GIB),
         "--client-body-buffer-size",
         group="Request bodies",
-        help="With --request-buffering, longest body that stays in memory; a longer one goes to a temporary file.",
+        help="With --request-buffering, the longest body that stays in memory. A longer one goes to a temporary file.",
         unit="bytes",
         precedent="Meinheld set_client_body_buffer_size; nginx client_body_buffer_size",
     )
@@ -438,7 +441,7 @@ class Settings:
         Directory(),
         "--client-body-temp-path",
         group="Request bodies",
-        help="Directory of those files; by default that of Python's tempfile (TMPDIR).",
+        help="Directory of those files. The default is that of Python's tempfile (TMPDIR).",
         precedent="nginx client_body_temp_path; Gunicorn worker_tmp_dir is for its heartbeat",
     )
 
@@ -447,8 +450,8 @@ class Settings:
         Networks(),
         "--forwarded-allow-ips",
         group="Behind a proxy",
-        help="Addresses and networks of the proxies that are believed what they say of their clients, separated by "
-        "commas; '*' is everybody. Peers on Unix sockets are believed as soon as there is one. Without it, nobody is.",
+        help="Addresses and networks of the proxies that are trusted to speak for other clients, separated by commas; "
+        "'*' is all peers. If there is one, peers on Unix sockets are trusted, too. By default no peer is trusted.",
         precedent="Gunicorn forwarded_allow_ips (127.0.0.1,::1)",
         gunicorn="forwarded_allow_ips",
     )
@@ -457,9 +460,9 @@ class Settings:
         FieldNames(known=("x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "forwarded")),
         "--trusted-proxy-headers",
         group="Behind a proxy",
-        help="Fields that those proxies set (all others they must remove), separated by commas: x-forwarded-for for "
-        "REMOTE_ADDR, x-forwarded-host and x-forwarded-port for the host, or forwarded (RFC 7239) for all of it and "
-        "the scheme.",
+        help="Fields that those proxies set, separated by commas; they must remove all others. x-forwarded-for sets "
+        "REMOTE_ADDR, x-forwarded-host and x-forwarded-port set the host. forwarded (RFC 7239) sets these and the "
+        "scheme.",
         precedent="Waitress trusted_proxy_headers",
     )
     clear_untrusted_proxy_headers: bool = _option(
@@ -467,8 +470,8 @@ class Settings:
         Switch(),
         "--no-clear-untrusted-proxy-headers",
         group="Behind a proxy",
-        help="Leave the fields by which those proxies speak in the environ when others send them. Without it, they are "
-        "taken out as soon as there is a proxy that is believed.",
+        help="Leave the fields of those proxies in the environ when untrusted peers send them. By default they are "
+        "removed if there is a trusted proxy.",
         precedent="Waitress clear_untrusted_proxy_headers; Gunicorn leaves them",
     )
     secure_scheme_headers: tuple[tuple[str, str], ...] = _option(
@@ -485,7 +488,7 @@ class Settings:
         "--forwarder-headers",
         group="Behind a proxy",
         help="Fields with an underscore in their name that those proxies may send, separated by commas; '*' is all. "
-        "SCRIPT_NAME is taken off the path.",
+        "SCRIPT_NAME is removed from the path.",
         precedent="Gunicorn forwarder_headers",
         gunicorn="forwarder_headers",
     )
@@ -494,8 +497,8 @@ class Settings:
         Choice(("drop", "refuse", "dangerous"), what="HOW"),
         "--header-map",
         group="Behind a proxy",
-        help="What becomes of other fields with an underscore in their name, which an application cannot tell from "
-        "those with a dash: drop them, refuse the request, or (dangerous) pass them on.",
+        help="Treatment of other fields with an underscore in their name, which an application cannot tell from "
+        "fields with a dash: drop them, refuse the request, or (dangerous) pass them on.",
         precedent="Gunicorn header_map",
         gunicorn="header_map",
     )
@@ -515,7 +518,7 @@ class Settings:
         "--proxy-allow-ips",
         "--proxy-allow-from",
         group="Behind a proxy",
-        help="Addresses and networks that may do so, separated by commas; '*' is everybody. Others get 403.",
+        help="Addresses and networks that may use it, separated by commas; '*' is all peers. Others get 403.",
         precedent="Gunicorn proxy_allow_ips, --proxy-allow-from",
         gunicorn="proxy_allow_ips",
     )
@@ -525,7 +528,7 @@ class Settings:
         Size(1, 2**31 - 1),
         "--websocket-max-message-size",
         group="WebSocket",
-        help="Longest message that is received; a longer one closes the WebSocket with 1009, before it is kept.",
+        help="Longest message from a client. A longer one closes the WebSocket with 1009, before it is in memory.",
         unit="bytes",
         precedent="websockets max_size (1 MiB); Gunicorn websocket_max_message_size (16 MiB)",
     )
@@ -534,7 +537,7 @@ class Settings:
         Size(1, GIB),
         "--websocket-max-queue-size",
         group="WebSocket",
-        help="What may wait for a slow client before send() waits as well. A message is always queued whole.",
+        help="Most bytes that wait for a slow client before send() waits, too. A message is always queued whole.",
         unit="bytes",
         precedent="websockets write_limit (32 KiB); aiohttp (64 KiB)",
     )
@@ -543,7 +546,7 @@ class Settings:
         Seconds(),
         "--websocket-ping-interval",
         group="WebSocket",
-        help="How long nothing may come from a client before it is pinged. 0: it is never pinged.",
+        help="How long a client may be silent before it is pinged. 0: it is never pinged.",
         unit="seconds",
         precedent="websockets ping_interval (20); Uvicorn --ws-ping-interval (20)",
     )
@@ -552,8 +555,9 @@ class Settings:
         Seconds(),
         "--websocket-ping-timeout",
         group="WebSocket",
-        help="How long a client may say nothing after a ping; then the WebSocket is closed (1006). Time does not count "
-        "while the client takes what was sent before the ping or the application leaves too much unread. 0: no limit.",
+        help="How long a client may be silent after a ping; then the WebSocket is closed (1006). Time does not count "
+        "while the client takes data sent before the ping, or while the application leaves too much unread. 0: no "
+        "limit.",
         unit="seconds",
         precedent="websockets ping_timeout (20); Uvicorn --ws-ping-timeout (20)",
     )
@@ -563,7 +567,7 @@ class Settings:
         "--websocket-close-timeout",
         group="WebSocket",
         help="How long the closing handshake may take; then the connection is cut. When the server stops, the "
-        "application has as long before that to take and answer what has arrived. 0: no limit.",
+        "application first has the same time to receive and answer pending messages. 0: no limit.",
         unit="seconds",
         precedent="websockets close_timeout (10)",
     )
@@ -572,8 +576,8 @@ class Settings:
         Origins(),
         "--websocket-origins",
         group="WebSocket",
-        help="Origins that browsers may open a WebSocket from, such as https://shop.example, separated by commas; "
-        "others get 403. Clients that send no Origin are no browsers, and may. Without it, every page may.",
+        help="Origins from which browsers may open a WebSocket, such as https://shop.example, separated by commas; "
+        "others get 403. Clients without an Origin are no browsers, and may open one. By default every page may.",
         precedent="websockets origins; Django Channels AllowedHostsOriginValidator",
     )
 
@@ -582,7 +586,7 @@ class Settings:
         Count(1, 1_000_000),
         "--worker-connections",
         group="Concurrency",
-        help="Requests in progress at once, at most; more wait in the kernel. Idle connections do not count.",
+        help="Most requests in progress at once; more wait in the kernel. Idle connections do not count.",
         unit="requests",
         precedent="Gunicorn worker_connections",
         gunicorn="worker_connections",
@@ -592,9 +596,9 @@ class Settings:
         Count(1, 1_000_000),
         "--max-connections",
         group="Concurrency",
-        help="Connections open at once, at most. Then the one that has been idle for longest is closed for a new one; "
-        "if none is, new ones wait in the kernel. Without it, the limit of open files (ulimit -n) less what is open at "
-        "the start and a reserve for the application: an eighth, from 16 to 1000.",
+        help="Most connections open at once. At the limit, a new connection replaces the one that has been idle for "
+        "longest; if none is idle, it waits in the kernel. The default is the limit of open files (ulimit -n), less "
+        "the files open at the start and a reserve for the application: an eighth, from 16 to 1000.",
         unit="connections",
         precedent="nginx worker_connections; Waitress connection_limit (100)",
     )
@@ -603,7 +607,7 @@ class Settings:
         Seconds(),
         "--turn-budget",
         group="Concurrency",
-        help="How long a coroutine may go on without a wait. Its next cooperative call, read or write then lets "
+        help="How long a coroutine may run without a wait. After that, its next cooperative call, read or write lets "
         "the others run first. 0: no limit, so one busy client can hold up all others.",
         unit="seconds",
         precedent="none; asyncio's slow_callback_duration (0.1) only reports",
@@ -613,7 +617,7 @@ class Settings:
         Size(256 * KIB, GIB),
         "--stack-size",
         group="Concurrency",
-        help="Stack of a coroutine. It is address space; memory is taken only as the stack is used.",
+        help="Stack of a coroutine. It is address space: it takes memory only as far as it is used.",
         unit="bytes",
         precedent="ulimit -s, threading.stack_size",
     )
@@ -630,7 +634,7 @@ class Settings:
         False,
         Switch(),
         group="Concurrency",
-        help="Whether other processes serve the same application: the value of wsgi.multiprocess.",
+        help="Do other processes serve the same application? The value of wsgi.multiprocess.",
         precedent="PEP 3333 wsgi.multiprocess",
         gunicorn="workers",
     )
@@ -640,7 +644,7 @@ class Settings:
         FileName("a file name, or '-' for standard output"),
         "--access-logfile",
         group="Logging",
-        help="File of the access log, '-' for standard output. Without it there is no access log.",
+        help="File of the access log, '-' for standard output. By default there is no access log.",
         precedent="Gunicorn accesslog, --access-logfile",
         gunicorn="accesslog",
     )
@@ -684,16 +688,16 @@ class Settings:
         None,
         Caller("error"),
         group="Logging",
-        help="Object whose error(exc_type, exc, tb) is called for errors of the application, "
-        "in place of the logger rmeinheld.error.",
+        help="Object whose error(exc_type, exc, tb) is called for errors of the application, instead of the logger "
+        "rmeinheld.error.",
         precedent="Meinheld set_error_logger",
     )
     wsgi_errors: ErrorStream | None = _option(  # noqa: RUF009 (a field(), which ruff cannot see)
         None,
         Caller("write"),
         group="Logging",
-        help="Text stream that applications find as wsgi.errors. Without it, sys.stderr, or the error log where "
-        "that is closed.",
+        help="Text stream that applications find as wsgi.errors. The default is sys.stderr, or the error log if that "
+        "is closed.",
         precedent="PEP 3333 wsgi.errors",
     )
 
@@ -712,7 +716,7 @@ class Settings:
         Directories(),
         "--pythonpath",
         group="Process",
-        help="Directories, separated by commas, to put in front of sys.path.",
+        help="Directories, separated by commas, to insert at the front of sys.path.",
         precedent="Gunicorn pythonpath",
         gunicorn="pythonpath",
         scope="command",
@@ -753,7 +757,7 @@ class Settings:
     def __post_init__(self) -> None:
         for option in OPTIONS.values():
             object.__setattr__(self, option.name, option.check(getattr(self, option.name)))
-        # 0 means that only the limit of the head counts. Said so, the parser needs no rule for it.
+        # 0 means that only the limit of the head counts. With that number, the parser needs no rule for 0.
         for name in ("limit_request_line", "limit_request_field_size"):
             if getattr(self, name) == 0:
                 object.__setattr__(self, name, self.limit_request_head)
@@ -770,9 +774,9 @@ class Settings:
 
     @classmethod
     def from_options(cls, options: Mapping[str, object], defaults: Mapping[str, object] | None = None) -> Settings:
-        """Settings from the keyword options of `run`, which win over `defaults` (by name, no aliases).
+        """Return settings from the keyword options of `run`, which win over `defaults` (by name, no aliases).
 
-        Raises what `resolve` and `Settings` raise.
+        Raises the exceptions of `resolve` and `Settings`.
         """
         return cls(**cast(dict[str, Any], {**(defaults or {}), **resolve(options)}))
 
@@ -801,7 +805,7 @@ def find_option(name: str) -> Option:
 def resolve(options: Mapping[str, object]) -> dict[str, object]:
     """Replace aliases among the keyword options of `run` by the names of the table.
 
-    Raises TypeError for an unknown option, for one that only the command line takes, and for two names of the same.
+    Raises TypeError for an unknown option, for an option of the command line alone, and for two names of one option.
     """
     resolved: dict[str, object] = {}
     given: dict[str, str] = {}
@@ -810,13 +814,13 @@ def resolve(options: Mapping[str, object]) -> dict[str, object]:
         if option.scope == "command":
             raise TypeError(f"option {name!r} belongs to the command line ({option.flag}); run() does not take it")
         if option.name in given:
-            raise TypeError(f"options {given[option.name]!r} and {name!r} are the same; give one of them")
+            raise TypeError(f"options {given[option.name]!r} and {name!r} are the same option; give only one")
         given[option.name] = name
         resolved[option.name] = option.check(value, label=name)
     return resolved
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean ...?" if one of `known` is close to `name`, otherwise nothing."""
+    """Return "; did you mean ...?" if one of `known` is close to `name`, otherwise an empty string."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

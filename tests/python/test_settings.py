@@ -198,7 +198,7 @@ def test_a_bad_value_is_refused_with_name_range_and_value(
         ({"zzz": 1}, "unknown option 'zzz'"),
         ({"chdir": "/"}, "option 'chdir' belongs to the command line (--chdir); run() does not take it"),
         ({"pid": "x"}, "option 'pid' belongs to the command line (--pid); run() does not take it"),
-        ({"keepalive": 1, "keep_alive": 2}, "options 'keepalive' and 'keep_alive' are the same; give one of them"),
+        ({"keepalive": 1, "keep_alive": 2}, "options 'keepalive' and 'keep_alive' are the same option; give only one"),
         ({"keepalive": "x"}, f"keepalive must be {SECONDS}, not str 'x'"),
     ],
 )
