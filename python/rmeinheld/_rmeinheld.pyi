@@ -865,7 +865,7 @@ class Jobs:
     def put(self, job: Any, /) -> bool:
         """Hand `job` to an idle thread, or queue it. Returns whether the caller has to start a thread for it instead.
 
-        That thread counts from now on.
+        The thread to start counts from now on.
         """
 
     def next(self, seconds: float, /) -> Any:

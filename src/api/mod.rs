@@ -1,7 +1,7 @@
 //! The Python face of the engine: the module `rmeinheld._rmeinheld`.
 //!
-//! The doc comments of this module's functions and classes are their docstrings. `_rmeinheld.pyi` repeats them, written by
-//! `.ci/stub_docstrings.py` and checked by a test.
+//! The doc comments of this module's functions and classes are their docstrings. `_rmeinheld.pyi` repeats them, written
+//! by `.ci/stub_docstrings.py` and checked by a test.
 
 mod coroutines;
 mod descriptors;

@@ -55,7 +55,8 @@ pub fn end_loop(py: Python<'_>) -> PyResult<()> {
     interp::stop(py)
 }
 
-/// End the process with `status` after `seconds`, whichever thread holds the interpreter then. A later call replaces it.
+/// End the process with `status` after `seconds`, whichever thread holds the interpreter then. A later call replaces
+/// it.
 #[pyfunction]
 pub fn arm_exit(seconds: f64, status: i32) {
     interp::arm_exit(Duration::try_from_secs_f64(seconds).unwrap_or_default(), status);

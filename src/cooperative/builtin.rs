@@ -1,8 +1,9 @@
 //! Python functions in the place of built-in ones.
 //!
-//! A built-in function that is an attribute of a class stays what it is (`class A: sleep = time.sleep`); a function written
-//! in Python becomes a method there, and gets the instance as its first argument. So what replaces a built-in function is
-//! one itself: it has the name, the documentation and the module of the original, by which it is pickled too.
+//! A built-in function that is an attribute of a class binds no instance (`class A: sleep = time.sleep`). A function
+//! written in Python becomes a method there, and gets the instance as its first argument. Therefore a built-in function
+//! is replaced by another one. It has the name, the documentation and the module of the original, by which it is
+//! pickled, too.
 
 #![expect(unsafe_code, reason = "built-in functions are made and called through pointers")]
 
@@ -13,7 +14,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
-/// How many functions can be replaced: the places of [`FUNCTIONS`] and [`ENTRIES`]. The patches have some 50.
+/// The number of functions that can be replaced: the places of [`FUNCTIONS`] and [`ENTRIES`]. The patches have some 50.
 const MOST: usize = 96;
 
 static FUNCTIONS: [OnceLock<Py<PyAny>>; MOST] = [const { OnceLock::new() }; MOST];
@@ -29,12 +30,12 @@ static ENTRIES: [ffi::PyCFunctionFastWithKeywords; MOST] = entries!(
     64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79 80 81 82 83 84 85 86 87 88 89 90 91 92 93 94 95
 );
 
-/// A built-in function like `original` that calls `function`. Both live for ever.
+/// Makes a built-in function like `original` that calls `function`. Both live for ever.
 ///
 /// # Errors
-/// TypeError if `original` is no built-in function, RuntimeError when there are too many.
+/// TypeError if `original` is no built-in function, RuntimeError if too many are replaced.
 pub fn as_builtin<'py>(original: &Bound<'py, PyAny>, function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: attached; a look at the object's type.
+    // SAFETY: attached, as the object shows; the call reads its type.
     if unsafe { ffi::PyCFunction_Check(original.as_ptr()) } == 0 {
         return Err(PyTypeError::new_err("not a built-in function"));
     }
@@ -43,12 +44,13 @@ pub fn as_builtin<'py>(original: &Bound<'py, PyAny>, function: &Bound<'py, PyAny
         return Err(PyRuntimeError::new_err("too many functions are replaced"));
     };
     let _ = place.set(function.clone().unbind());
-    // SAFETY: attached, and the object is a built-in function, as has been checked; its entry is static.
+    // SAFETY: attached, and the object is a built-in function, as checked above, whose definition lives as long as
+    // itself.
     let (like, owner) = unsafe {
         let original = &*original.as_ptr().cast::<ffi::PyCFunctionObject>();
         (*original.m_ml, original.m_self)
     };
-    // A built-in function refers to its definition for as long as it lives: for ever.
+    // Leaked: a built-in function refers to its definition as long as it lives, which is for ever.
     let definition = Box::leak(Box::new(ffi::PyMethodDef {
         ml_name: like.ml_name,
         ml_meth: ffi::PyMethodDefPointer { PyCFunctionFastWithKeywords: entry },
@@ -56,12 +58,12 @@ pub fn as_builtin<'py>(original: &Bound<'py, PyAny>, function: &Bound<'py, PyAny
         ml_doc: like.ml_doc,
     }));
     let module = original.getattr("__module__")?;
-    // SAFETY: attached; all arguments are valid (the owner may be null), and a new reference or null with an exception
-    // comes back.
+    // SAFETY: attached; all arguments are valid (the owner may be null). The result is a new reference, or null with an
+    // exception set.
     unsafe { Bound::from_owned_ptr_or_err(original.py(), ffi::PyCFunction_NewEx(definition, owner, module.as_ptr())) }
 }
 
-/// What the interpreter calls.
+/// The function in C that the interpreter calls for the replacement at place `NUMBER`.
 unsafe extern "C" fn enter<const NUMBER: usize>(
     _owner: *mut ffi::PyObject,
     args: *const *mut ffi::PyObject,
@@ -69,7 +71,8 @@ unsafe extern "C" fn enter<const NUMBER: usize>(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     let Some(function) = FUNCTIONS.get(NUMBER).and_then(OnceLock::get) else { return std::ptr::null_mut() };
-    // SAFETY: attached, since the interpreter calls this, with arguments as the convention has them.
+    // SAFETY: the interpreter calls this function, attached and with arguments of its convention; `function` lives for
+    // ever.
     unsafe { ffi::PyObject_Vectorcall(function.as_ptr(), args, count.cast_unsigned(), names) }
 }
 
@@ -83,6 +86,6 @@ unsafe extern "C" {
 /// # Errors
 /// MemoryError.
 pub fn as_method<'py>(function: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: attached, as the object shows; a new reference or null with an exception set.
+    // SAFETY: attached, as the object shows. The result is a new reference, or null with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(function.py(), PyInstanceMethod_New(function.as_ptr())) }
 }

@@ -26,8 +26,8 @@ pub struct Condition {
     places: Mutex<VecDeque<Arc<WaitPlace>>>,
 }
 
-/// A place in the queue. It is taken before the lock is released: a lock written in Python may let others run while it is
-/// being released, and they may notify.
+/// A place in the queue. It is taken before the lock is released: a lock written in Python may let others run while it
+/// is being released, and they may notify.
 #[derive(Default)]
 struct WaitPlace {
     stage: Mutex<PlaceStage>,
@@ -223,8 +223,8 @@ impl Condition {
         result
     }
 
-    /// Re-acquires the lock, and raises interruptions afterwards: the caller's block expects to hold it. Returns without the
-    /// lock only where the caller can wait no more.
+    /// Re-acquires the lock, and raises interruptions afterwards: the caller's block expects to hold it. Returns
+    /// without the lock only where the caller can wait no more.
     ///
     /// # Errors
     /// The last error of a wait.
@@ -241,8 +241,8 @@ impl Condition {
         }
     }
 
-    /// Re-acquires the lock, or raises the interruption of the caller. `_acquire_restore` of our own locks would defer the
-    /// interruption, as `threading.Condition` needs it.
+    /// Re-acquires the lock, or raises the interruption of the caller. `_acquire_restore` of our own locks would defer
+    /// the interruption, as `threading.Condition` needs it.
     ///
     /// # Parks
     fn try_taking_again(&self, saved: Option<&Bound<'_, PyAny>>, py: Python<'_>) -> PyResult<()> {

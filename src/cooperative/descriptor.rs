@@ -10,11 +10,11 @@ use crate::event_loop;
 use crate::interp;
 use crate::kernel::LentDescriptor;
 
-/// Whether a read or write by the caller may have to wait for another program: in a coroutine, on a descriptor that
-/// blocks, for a pipe, a socket, a terminal, or what is no file at all (an eventfd, a timerfd).
+/// Whether a read or write by the caller may have to wait for another program. It may in a coroutine, on a blocking
+/// descriptor of a pipe, a socket, a terminal or no file at all (an eventfd, a timerfd).
 ///
-/// Regular files never wait for another program. A descriptor that does not block is a chance to switch: the caller may
-/// try it in a loop.
+/// Regular files never wait for another program. A non-blocking descriptor is a chance to switch, because the caller
+/// may try it in a loop.
 ///
 /// # Parks
 pub fn may_wait(py: Python<'_>, number: RawFd) -> bool {

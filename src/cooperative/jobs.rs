@@ -50,7 +50,7 @@ impl Jobs {
 
     /// Hand `job` to an idle thread, or queue it. Returns whether the caller has to start a thread for it instead.
     ///
-    /// That thread counts from now on.
+    /// The thread to start counts from now on.
     #[pyo3(signature = (job, /))]
     fn put(&self, job: Py<PyAny>) -> bool {
         let mut pool = self.pool();

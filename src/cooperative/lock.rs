@@ -9,11 +9,11 @@ use crate::interp;
 
 /// A mutual exclusion lock for coroutines and OS threads, like `threading.Lock`.
 ///
-/// It goes to the waiter that has waited longest, so a coroutine that takes it again and again cannot starve others. Any
-/// coroutine or thread may release it.
+/// It goes to the waiter that has waited longest, so a coroutine that takes it again and again cannot starve others.
+/// Any coroutine or thread may release it.
 #[pyclass(frozen, module = "rmeinheld.coroutine", weakref)]
 pub struct Lock {
-    /// One permit; whoever has it holds the lock.
+    /// One permit, which the holder of the lock has.
     permit: Permits,
 }
 
@@ -26,8 +26,8 @@ impl Lock {
 
     /// Take the lock. Returns whether it was taken.
     ///
-    /// With `blocking` false the call does not wait. `timeout` is the longest wait in seconds; -1 (the default) waits for
-    /// ever.
+    /// With `blocking` false the call does not wait. `timeout` is the longest wait in seconds; -1 (the default) waits
+    /// for ever.
     ///
     /// Raises ValueError for a negative timeout and for a timeout of a call that does not wait, OverflowError for a
     /// timeout above `threading.TIMEOUT_MAX`.

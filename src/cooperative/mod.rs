@@ -1,8 +1,8 @@
 //! Blocking operations of Python, made to park: locks, queues, the calls of sockets and files.
 //!
 //! Each works between coroutines and OS threads in both directions: a coroutine that waits parks, an OS thread blocks
-//! ([`crate::interp::wait`]). The mutexes in here are held for moments: no Python code runs under them, no Python object is
-//! dropped under them, and none is held across a wait.
+//! ([`crate::interp::wait`]). The mutexes in here are held for moments: no Python code runs under them, no Python
+//! object is dropped under them, and none is held across a wait.
 
 mod builtin;
 mod classes;

@@ -17,7 +17,7 @@ struct PermitState {
 }
 
 impl Permits {
-    /// `free` permits, none of them taken.
+    /// `free` permits, all free.
     pub fn new(free: u64) -> Permits {
         Permits { state: Mutex::new(PermitState { free, waiters: Waiters::default() }) }
     }

@@ -84,8 +84,8 @@ impl Queue {
 
     /// Put `item` in, and wait for room if need be.
     ///
-    /// With `block` false the call does not wait. `timeout` is the longest wait in seconds; None (the default) waits for
-    /// ever.
+    /// With `block` false the call does not wait. `timeout` is the longest wait in seconds; None (the default) waits
+    /// for ever.
     ///
     /// Raises queue.Full without room in time, ShutDown after `shutdown`, ValueError for a negative timeout.
     #[pyo3(signature = (item, block = true, timeout = None))]
@@ -112,8 +112,8 @@ impl Queue {
 
     /// Take an item out, and wait for one if need be.
     ///
-    /// With `block` false the call does not wait. `timeout` is the longest wait in seconds; None (the default) waits for
-    /// ever.
+    /// With `block` false the call does not wait. `timeout` is the longest wait in seconds; None (the default) waits
+    /// for ever.
     ///
     /// Raises queue.Empty without an item in time, ShutDown after `shutdown`, ValueError for a negative timeout.
     #[pyo3(signature = (block = true, timeout = None))]
@@ -213,8 +213,8 @@ impl Queue {
         lock(&self.items)
     }
 
-    /// Shows the items to the garbage collector. They change only under the interpreter's lock, so no other thread holds
-    /// theirs.
+    /// Shows the items to the garbage collector. They change only under the interpreter's lock, so no other thread
+    /// holds theirs.
     fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
         self.items.try_lock().map_or(Ok(()), |state| state.items.iter().try_for_each(|item| visit.call(item)))
     }
@@ -384,8 +384,8 @@ impl SimpleQueue {
 
     /// Take an item out, and wait for one if need be.
     ///
-    /// With `block` false the call does not wait. `timeout` is the longest wait in seconds; None (the default) waits for
-    /// ever.
+    /// With `block` false the call does not wait. `timeout` is the longest wait in seconds; None (the default) waits
+    /// for ever.
     ///
     /// Raises queue.Empty without an item in time, ValueError for a negative timeout.
     #[pyo3(signature = (block = true, timeout = None))]

@@ -39,8 +39,8 @@ impl RLock {
 
     /// Take the lock, or take it once more if the caller owns it. Returns whether it was taken.
     ///
-    /// With `blocking` false the call does not wait. `timeout` is the longest wait in seconds; -1 (the default) waits for
-    /// ever.
+    /// With `blocking` false the call does not wait. `timeout` is the longest wait in seconds; -1 (the default) waits
+    /// for ever.
     ///
     /// Raises ValueError for a negative timeout and for a timeout of a call that does not wait, OverflowError for a
     /// timeout above `threading.TIMEOUT_MAX`.
@@ -106,7 +106,8 @@ impl RLock {
         Ok(saved)
     }
 
-    /// Re-acquire the lock as often, for `threading.Condition.wait`. Interruptions are deferred to the caller's next wait.
+    /// Re-acquire the lock as often, for `threading.Condition.wait`. Interruptions are deferred to the caller's next
+    /// wait.
     fn _acquire_restore(&self, py: Python<'_>, saved: (u64, usize)) -> PyResult<()> {
         let own = identity::thread_state(py);
         interp::insist(py, &OwnerClaim { lock: self, own })?;

@@ -1,5 +1,5 @@
-//! The calls of `socket.socket` that receive and send. Each is tried at once, without blocking, whatever the descriptor's
-//! flags are, and then waited for in the event loop.
+//! The calls of `socket.socket` that receive and send. Each is tried at once, without blocking, whatever the
+//! descriptor's flags are, and then waited for in the event loop.
 //!
 //! `recv`, `recv_into`, `send` and `sendall` make their system calls here, since they are called for every message. All
 //! other calls go to their C functions through [`repeat`], with MSG_DONTWAIT. The rest of a socket is Python
@@ -94,8 +94,8 @@ impl<'a, 'py> SocketCall<'a, 'py> {
         }
     }
 
-    /// Calls `function(socket, *arguments)`, a method of `_socket.socket` that gets MSG_DONTWAIT, until it need not wait any
-    /// more.
+    /// Calls `function(socket, *arguments)`, a method of `_socket.socket` that gets MSG_DONTWAIT, until it need not
+    /// wait any more.
     ///
     /// # Parks
     fn complete_call(
@@ -114,8 +114,8 @@ impl<'a, 'py> SocketCall<'a, 'py> {
         })
     }
 
-    /// Whether the call returns only with all bytes that it was asked for: MSG_WAITALL, which recv(2) heeds on a blocking
-    /// stream.
+    /// Whether the call returns only with all bytes that it was asked for: MSG_WAITALL, which recv(2) heeds on a
+    /// blocking stream.
     fn wants_all(&self, flags: RecvFlags) -> bool {
         // Not with MSG_PEEK: the bytes stay in the socket, so no event says when there are more.
         flags.contains(RecvFlags::WAITALL)
@@ -124,8 +124,8 @@ impl<'a, 'py> SocketCall<'a, 'py> {
             && sockopt::socket_type(self.descriptor) == Ok(SocketType::STREAM)
     }
 
-    /// Receives until there are `size` bytes, `received` of which are there already. Returns fewer at the end of the stream
-    /// and before an error, which is left for the next call. `receive` is given the number of bytes so far.
+    /// Receives until there are `size` bytes, `received` of which are there already. Returns fewer at the end of the
+    /// stream and before an error, which is left for the next call. `receive` is given the number of bytes so far.
     ///
     /// # Parks
     fn receive_all(
@@ -361,12 +361,12 @@ fn receive_all_from<'py>(
     Ok((received, address))
 }
 
-/// Calls `function(socket, *arguments)`, which gets MSG_DONTWAIT where it takes flags, until it raises no BlockingIOError.
-/// Returns its result.
+/// Calls `function(socket, *arguments)`, which gets MSG_DONTWAIT where it takes flags, until it raises no
+/// BlockingIOError. Returns its result.
 ///
 /// # Errors
-/// OSError for a closed socket, TimeoutError after the socket's timeout, the errors of `function`, and what is raised in a
-/// coroutine that waits.
+/// OSError for a closed socket, TimeoutError after the socket's timeout, the errors of `function`, and what is raised
+/// in a coroutine that waits.
 ///
 /// # Parks
 pub fn repeat<'py>(

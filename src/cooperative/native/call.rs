@@ -123,8 +123,8 @@ impl CFunction {
             METHOD => RawArguments::Method(self.class, pointers.as_ptr(), count, ptr::null_mut()),
             _ => RawArguments::One(first),
         };
-        // SAFETY: `object` is of the function's class, as checked above; the arguments are of its convention and live until the
-        // call returns.
+        // SAFETY: `object` is of the function's class, as checked above; the arguments are of its convention and live
+        // until the call returns.
         let result = unsafe { self.call(object.as_ptr(), raw) };
         // SAFETY: the tuple made above, or null.
         unsafe { ffi::Py_XDECREF(tuple) };
@@ -144,8 +144,8 @@ impl<'py> NativeCall<'py> {
     /// The call of `original` with an object and arguments.
     ///
     /// # Safety
-    /// `object` and `raw` are what the interpreter has passed to a function of the original's convention. The call that it
-    /// makes lasts longer than this value.
+    /// `object` and `raw` are what the interpreter has passed to a function of the original's convention. The call that
+    /// it makes lasts longer than this value.
     pub unsafe fn new(object: Bound<'py, PyAny>, raw: RawArguments, original: &'static CFunction) -> NativeCall<'py> {
         NativeCall { object, raw, original }
     }
@@ -165,8 +165,8 @@ impl<'py> NativeCall<'py> {
     /// # Errors
     /// The errors of the function.
     pub fn original(&self) -> PyResult<Py<PyAny>> {
-        // SAFETY: attached; object and arguments are those of the call in progress, as `new` requires; a new reference, or
-        // null with an exception set.
+        // SAFETY: attached. Object and arguments are those of the call in progress, as `new` requires. The result is a
+        // new reference, or null with an exception set.
         unsafe { Bound::from_owned_ptr_or_err(self.py(), self.original.call(self.object.as_ptr(), self.raw)) }
             .map(Bound::unbind)
     }

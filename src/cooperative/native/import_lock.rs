@@ -1,8 +1,8 @@
 //! The locks of imports.
 //!
-//! The import lock is held while finders run. It is reentrant for an OS thread, so it would exclude no coroutine, and a fork
-//! would not wait until another coroutine has released it. The lock of each module is importlib's own (`_ModuleLock`); its
-//! owner is a number of `_thread.get_ident`, which is the same in all coroutines.
+//! The import lock is held while finders run. It is reentrant for an OS thread, so it would exclude no coroutine, and a
+//! fork would not wait until another coroutine has released it. The lock of each module is importlib's own
+//! (`_ModuleLock`); its owner is a number of `_thread.get_ident`, which is the same in all coroutines.
 
 use std::cell::Cell;
 
@@ -16,12 +16,12 @@ use super::method::{Exchanged, Wakes, exchanged};
 use crate::event_loop;
 use crate::interp::identity;
 
-exchanged!(Acquire, "acquire_lock", Wakes::Nobody, Some(acquire));
+exchanged!(Acquire, "acquire_lock", Wakes::None, Some(acquire));
 exchanged!(Release, "release_lock", Wakes::First, Some(release));
-exchanged!(Held, "lock_held", Wakes::Nobody, Some(held));
+exchanged!(Held, "lock_held", Wakes::None, Some(held));
 
 thread_local! {
-    /// The owner on the loop thread, and how often it has taken the lock.
+    /// The owner on the loop thread, and the number of times that it has taken the lock.
     static OWNER: Cell<(usize, u32)> = const { Cell::new((0, 0)) };
 }
 
@@ -34,7 +34,7 @@ fn acquire(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     let (module, own) = (call.object(), identity::thread_state(call.py()));
     let (owner, count) = OWNER.get();
     if (count == 0 || owner != own) && (lines::is_awaited(module.as_ptr().addr()) || !is_free(module, own)?) {
-        // No interruption: importlib expects none here.
+        // Interruptions are deferred, because importlib expects none here.
         Claim::new(module, |ahead| Ok(ahead == 0 && is_free(module, own)?)).insist(call.py())?;
     }
     let result = call.original()?;
@@ -52,8 +52,8 @@ fn release(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     Ok(result)
 }
 
-/// Gives importlib a `get_ident` that tells coroutines apart. Without it, a coroutine that imports a module would get the
-/// unfinished module of another coroutine whose import waits.
+/// Gives importlib a `get_ident` that tells coroutines apart. Without it, a coroutine that imports a module would get
+/// the unfinished module of another coroutine whose import waits.
 ///
 /// # Errors
 /// AttributeError from an importlib unlike that of CPython 3.12 to 3.15.
@@ -68,7 +68,7 @@ pub fn tell_coroutines_apart(py: Python<'_>) -> PyResult<()> {
     bootstrap.setattr("_thread", replacement)
 }
 
-/// Waits until no other coroutine or thread has the import lock: before a fork, which would copy what it has half done.
+/// Waits until no other coroutine or thread has the import lock. A fork would copy the holder's unfinished work.
 ///
 /// # Parks
 pub fn wait_until_free(py: Python<'_>) {
@@ -87,7 +87,7 @@ pub fn wait_until_free(py: Python<'_>) {
     }
 }
 
-/// Whether the caller may take it: it is nobody's or the caller's.
+/// Whether the caller may take the lock: it is free or the caller's.
 fn is_free(module: &Bound<'_, PyAny>, own: usize) -> PyResult<bool> {
     match OWNER.get() {
         (_, 0) => Ok(!Held::method().invoke(module, &[])?.is_truthy()?),

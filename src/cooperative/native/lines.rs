@@ -1,7 +1,7 @@
-//! The coroutines that wait for CPython's own locks and queues, by the addresses of these.
+//! The coroutines that wait for CPython's own locks and queues, by the addresses of these objects.
 //!
-//! A waiter holds its object, so an address in here is never another object's. Used only where the interpreter is
-//! attached, so the mutex is free whenever somebody wants it.
+//! A waiter keeps its object alive, so an address in here is never that of another object. The code in here runs only
+//! while attached, so the mutex is always free when it is locked.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -14,17 +14,18 @@ use pyo3::prelude::*;
 use crate::interp::{self, Line, Waiter};
 use crate::sync::lock;
 
-/// The first pause before a coroutine tries again although no call has woken it, and the longest. C code can release a lock
-/// without a call of its method: since CPython 3.13 no known code does.
+/// The first and the longest pause until a coroutine tries again without having been woken. C code can release a lock
+/// without a call of its method, although no known code does so since CPython 3.13.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
-/// The same for CPython 3.12, where the lock that `Thread.join` waits for is released in this way.
+/// The same pauses in CPython 3.12, where the lock that `Thread.join` waits for is released in this way.
 const PAUSES_IN_312: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
 static LINES: Mutex<BTreeMap<usize, VecDeque<Place>>> = Mutex::new(BTreeMap::new());
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
+/// A place in a line.
 struct Place {
     number: u64,
     waiter: Arc<Waiter>,
@@ -35,17 +36,18 @@ fn lines() -> MutexGuard<'static, BTreeMap<usize, VecDeque<Place>>> {
     lock(&LINES)
 }
 
-/// Whether any coroutine waits for any of these objects.
+/// Whether any coroutine waits for any object.
 pub fn is_anyone_waiting() -> bool {
     WAITING.load(Ordering::Relaxed) > 0
 }
 
-/// Whether a coroutine waits for the object at `address`, or has been woken and not yet tried.
+/// Whether a coroutine waits for the object at `address`, or has been woken but has not tried yet.
 pub fn is_awaited(address: usize) -> bool {
     is_anyone_waiting() && lines().contains_key(&address)
 }
 
-/// Wakes the first who waits for the object at `address`. If that one is awake already, the next; or, without `next`, nobody.
+/// Wakes the first waiter for the object at `address`. If it is awake already, the call wakes the next waiter (`next`)
+/// or none.
 pub fn wake(address: usize, next: bool) {
     if let Some(line) = lines().get_mut(&address) {
         for place in line {
@@ -63,7 +65,7 @@ pub fn wake(address: usize, next: bool) {
     }
 }
 
-/// Called in the child after a fork: the coroutines that waited are the parent's.
+/// Forgets all waiters in the child of a fork: they are the parent's.
 pub fn forget_in_child() {
     if let Ok(mut lines) = LINES.try_lock() {
         std::mem::forget(std::mem::take(&mut *lines));
@@ -71,7 +73,7 @@ pub fn forget_in_child() {
     WAITING.store(0, Ordering::Relaxed);
 }
 
-/// A claim to an object: what `attempt` tries to take, given how many were there before.
+/// A claim to an object. `attempt` tries to take it, and is given the number of claims ahead.
 pub struct Claim<F> {
     address: usize,
     number: u64,
@@ -82,7 +84,7 @@ pub struct Claim<F> {
 }
 
 impl<F: Fn(usize) -> PyResult<bool>> Claim<F> {
-    /// Made when the claim is raised: it is behind all that are in line.
+    /// Raises a claim, behind all others in line.
     pub fn new(object: &Bound<'_, PyAny>, attempt: F) -> Claim<F> {
         let is_312 = object.py().version_info() < (3, 13);
         let (first, longest_pause) = if is_312 { PAUSES_IN_312 } else { PAUSES };
@@ -99,7 +101,7 @@ impl<F: Fn(usize) -> PyResult<bool>> Claim<F> {
     /// Waits until the attempt has succeeded, at most until `deadline`. Returns whether it has.
     ///
     /// # Errors
-    /// Those of [`interp::wait`], and what the attempt raises.
+    /// The errors of [`interp::wait`] and of the attempt.
     ///
     /// # Parks
     pub fn wait(&self, py: Python<'_>, deadline: Option<Instant>) -> PyResult<bool> {
@@ -110,7 +112,7 @@ impl<F: Fn(usize) -> PyResult<bool>> Claim<F> {
     /// Tries once, without waiting.
     ///
     /// # Errors
-    /// What the attempt raises.
+    /// The errors of the attempt.
     pub fn try_now(&self) -> PyResult<bool> {
         let taken = self.attempt();
         self.failure.take().map_or(Ok(taken), Err)
@@ -119,7 +121,7 @@ impl<F: Fn(usize) -> PyResult<bool>> Claim<F> {
     /// Waits until the attempt has succeeded; interruptions are deferred.
     ///
     /// # Errors
-    /// Those of [`interp::insist`], and what the attempt raises.
+    /// The errors of [`interp::insist`] and of the attempt.
     ///
     /// # Parks
     pub fn insist(&self, py: Python<'_>) -> PyResult<()> {

@@ -1,4 +1,4 @@
-//! `_thread.lock`: what `threading.Lock()` makes without the patch.
+//! `_thread.lock`, which `threading.Lock()` makes without the patch.
 
 use pyo3::prelude::*;
 use pyo3::types::PyBool;
@@ -9,14 +9,14 @@ use super::method::{Exchanged, Wakes, exchanged};
 use crate::cooperative::timeouts::AcquireWait;
 use crate::interp;
 
-exchanged!(Acquire, "acquire", Wakes::Nobody, Some(acquire));
-exchanged!(AcquireLock, "acquire_lock", Wakes::Nobody, Some(acquire));
-exchanged!(Enter, "__enter__", Wakes::Nobody, Some(acquire));
+exchanged!(Acquire, "acquire", Wakes::None, Some(acquire));
+exchanged!(AcquireLock, "acquire_lock", Wakes::None, Some(acquire));
+exchanged!(Enter, "__enter__", Wakes::None, Some(acquire));
 exchanged!(Release, "release", Wakes::First, None);
 exchanged!(ReleaseLock, "release_lock", Wakes::First, None);
 exchanged!(Exit, "__exit__", Wakes::First, None);
-exchanged!(Locked, "locked", Wakes::Nobody, Some(look));
-exchanged!(LockedLock, "locked_lock", Wakes::Nobody, Some(look));
+exchanged!(Locked, "locked", Wakes::None, Some(look));
+exchanged!(LockedLock, "locked_lock", Wakes::None, Some(look));
 exchanged!(AtForkReinit, "_at_fork_reinit", Wakes::First, None);
 
 /// # Parks
@@ -33,7 +33,7 @@ fn acquire(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     claim.wait(py, deadline).map(|taken| boolean(py, taken))
 }
 
-/// A look, which may be one of many: see [`interp::give_way_quietly`].
+/// A look at an object, with a chance to switch: code may look in a loop.
 pub(super) fn look(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     interp::give_way_quietly(call.py());
     call.original()
@@ -43,12 +43,12 @@ fn attempt(lock: &Bound<'_, PyAny>) -> PyResult<bool> {
     Acquire::method().invoke(lock, &[PyBool::new(lock.py(), false).as_any()])?.is_truthy()
 }
 
-/// A bool of Python's.
+/// Converts to a Python bool.
 pub(super) fn boolean(py: Python<'_>, value: bool) -> Py<PyAny> {
     PyBool::new(py, value).to_owned().into_any().unbind()
 }
 
-/// What `acquire(blocking=True, timeout=-1)` is asked for. None for arguments that the original refuses.
+/// Reads the arguments of `acquire(blocking=True, timeout=-1)`. None for arguments that the original refuses.
 pub(super) fn acquire_wait(call: &NativeCall<'_>) -> PyResult<Option<AcquireWait>> {
     if call.is_bare() {
         return Ok(Some(AcquireWait::Until(None)));

@@ -1,8 +1,8 @@
 //! Methods of CPython's own types, exchanged in place.
 //!
-//! A built-in method is an entry of a static table (`PyMethodDef`), which every bound method, every descriptor and every
-//! warm call site reads at each call. So exchanging the function in the entry reaches what was made, bound or compiled
-//! before, and no module or class changes. Both structures are public (Include/methodobject.h and
+//! A built-in method is an entry of a static table (`PyMethodDef`). Every bound method, every descriptor and every warm
+//! call site reads the entry at each call. Exchanging the function in the entry therefore reaches older objects, bound
+//! methods and compiled code, and no module or class changes. Both structures are public (Include/methodobject.h and
 //! Include/cpython/methodobject.h).
 
 #![expect(unsafe_code, reason = "functions of CPython's are called by their pointers")]
@@ -23,24 +23,24 @@ use super::lines;
 use crate::event_loop;
 
 thread_local! {
-    /// Calls that have come here on this thread while the self-test ran.
+    /// The number of calls of exchanged methods on this thread during the self-test.
     static PROBED: Cell<u32> = const { Cell::new(0) };
 }
 
 static PROBING: AtomicBool = AtomicBool::new(false);
 
-/// Whom a call wakes when it has returned.
+/// The waiter that a call wakes when it has returned.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Wakes {
     /// No waiter.
-    Nobody,
+    None,
     /// The first coroutine that waits for the object, unless it is awake already.
     First,
     /// The first coroutine that waits for the object and is not awake.
     Next,
 }
 
-/// What a method does on the loop thread.
+/// The function that replaces a method on the loop thread.
 pub type Here = fn(&NativeCall<'_>) -> PyResult<Py<PyAny>>;
 
 /// An exchanged method.
@@ -60,7 +60,7 @@ impl Method {
     /// Calls the original with other arguments.
     ///
     /// # Errors
-    /// What it raises.
+    /// The errors of the original.
     pub fn invoke<'py>(
         &self,
         object: &Bound<'py, PyAny>,
@@ -93,7 +93,7 @@ macro_rules! exchanged {
 }
 pub(super) use exchanged;
 
-/// What the exchanged functions do. Off the loop thread it is the original, and a look whether a coroutine waits.
+/// The body of all exchanged functions. Off the loop thread it calls the original, and then wakes a waiting coroutine.
 ///
 /// # Safety
 /// The interpreter calls it: attached, with arguments in the method's convention.
@@ -108,7 +108,7 @@ unsafe fn enter<M: Exchanged>(object: *mut ffi::PyObject, raw: RawArguments) -> 
         // SAFETY: as the caller promises.
         _ => unsafe { original.call(object, raw) },
     };
-    if method.wakes != Wakes::Nobody && lines::is_anyone_waiting() && !result.is_null() {
+    if method.wakes != Wakes::None && lines::is_anyone_waiting() && !result.is_null() {
         lines::wake(object.addr(), method.wakes == Wakes::Next);
     }
     if PROBING.load(Ordering::Relaxed) {
@@ -141,7 +141,7 @@ unsafe fn enter_here(
 }
 
 unsafe extern "C" fn one<M: Exchanged>(object: *mut ffi::PyObject, argument: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // SAFETY: the interpreter calls this.
+    // SAFETY: the interpreter calls this function, attached and with arguments of its convention.
     unsafe { enter::<M>(object, RawArguments::One(argument)) }
 }
 
@@ -150,7 +150,7 @@ unsafe extern "C" fn keywords<M: Exchanged>(
     args: *mut ffi::PyObject,
     kwargs: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: the interpreter calls this.
+    // SAFETY: the interpreter calls this function, attached and with arguments of its convention.
     unsafe { enter::<M>(object, RawArguments::Keywords(args, kwargs)) }
 }
 
@@ -159,7 +159,7 @@ unsafe extern "C" fn fast<M: Exchanged>(
     args: *mut *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
 ) -> *mut ffi::PyObject {
-    // SAFETY: the interpreter calls this.
+    // SAFETY: the interpreter calls this function, attached and with arguments of its convention.
     unsafe { enter::<M>(object, RawArguments::Fast(args, count)) }
 }
 
@@ -169,7 +169,7 @@ unsafe extern "C" fn fast_keywords<M: Exchanged>(
     count: ffi::Py_ssize_t,
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: the interpreter calls this.
+    // SAFETY: the interpreter calls this function, attached and with arguments of its convention.
     unsafe { enter::<M>(object, RawArguments::FastKeywords(args, count, names)) }
 }
 
@@ -180,11 +180,11 @@ unsafe extern "C" fn method<M: Exchanged>(
     count: ffi::Py_ssize_t,
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    // SAFETY: the interpreter calls this.
+    // SAFETY: the interpreter calls this function, attached and with arguments of its convention.
     unsafe { enter::<M>(object, RawArguments::Method(class, args, count, names)) }
 }
 
-/// The function that takes the place of one with this convention.
+/// The replacement of a function with this convention.
 fn replacement<M: Exchanged>(convention: c_int) -> Option<ffi::PyMethodDefPointer> {
     match convention {
         ffi::METH_NOARGS | ffi::METH_O | ffi::METH_VARARGS => Some(ffi::PyMethodDefPointer { PyCFunction: one::<M> }),
@@ -196,17 +196,18 @@ fn replacement<M: Exchanged>(convention: c_int) -> Option<ffi::PyMethodDefPointe
     }
 }
 
-/// Exchanges the method of `owner`, an object of its type or the module of the function. Returns whether that was possible.
+/// Exchanges the method of `owner`, an object of its type or the module of the function. Returns whether that was
+/// possible.
 pub fn exchange<M: Exchanged>(owner: &Bound<'_, PyAny>) -> bool {
     let method = M::method();
     let Ok(bound) = owner.getattr(method.name) else { return false };
-    // SAFETY: attached; a check of the object's type.
+    // SAFETY: attached; the call reads the type of a living object.
     if unsafe { ffi::PyCFunction_Check(bound.as_ptr()) } == 0 {
         return false;
     }
-    // SAFETY: it is such an object, and its entry is static.
+    // SAFETY: it is a built-in function, as checked above.
     let entry = unsafe { (*bound.as_ptr().cast::<ffi::PyCFunctionObject>()).m_ml };
-    // SAFETY: as above.
+    // SAFETY: the entry is part of a static table, and `bound` refers to it.
     let (function, convention) = unsafe { ((*entry).ml_meth, (*entry).ml_flags & CONVENTION) };
     let Some(new) = replacement::<M>(convention) else { return false };
     if !is_writable(entry) {
@@ -217,7 +218,8 @@ pub fn exchange<M: Exchanged>(owner: &Bound<'_, PyAny>) -> bool {
     if original.entry != entry || original.convention != convention {
         return false;
     }
-    // SAFETY: writable, as has been tried; whoever calls through the entry is attached, and so is the caller.
+    // SAFETY: the entry is writable, as just tried. All reads of it happen under the interpreter's lock, which the
+    // caller holds. The new function has the convention of the entry.
     unsafe { (*entry).ml_meth = new };
     true
 }
@@ -225,7 +227,7 @@ pub fn exchange<M: Exchanged>(owner: &Bound<'_, PyAny>) -> bool {
 /// Puts the original back, if it was exchanged.
 pub fn restore<M: Exchanged>(_py: Python<'_>) {
     if let Some(original) = M::method().original.get() {
-        // SAFETY: `exchange` has written there.
+        // SAFETY: as in `exchange`, which has written there.
         unsafe { (*original.entry).ml_meth = original.function };
     }
 }
@@ -239,9 +241,11 @@ pub fn probe<R>(action: impl FnOnce() -> R) -> (R, u32) {
     (result, PROBED.take())
 }
 
-/// Whether the entry may be written to. The kernel tries, so that there is an answer where a store would crash.
+/// Whether the entry may be written to. The kernel tries it by a read(2) into the entry, which fails where a store
+/// would crash.
 fn is_writable(entry: *mut ffi::PyMethodDef) -> bool {
-    // SAFETY: the bytes of a pointer in a valid entry.
+    // SAFETY: the bytes of one pointer in a valid entry. Only the kernel writes to them, the same bytes that it has
+    // read.
     let place = unsafe { std::slice::from_raw_parts_mut((&raw mut (*entry).ml_meth).cast::<u8>(), size_of::<usize>()) };
     let Ok((reader, writer)) = pipe_with(PipeFlags::CLOEXEC) else { return false };
     let copied = rustix::io::write(&writer, place).and_then(|_| rustix::io::read(&reader, place));

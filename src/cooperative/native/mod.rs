@@ -1,9 +1,10 @@
 //! CPython's own locks and `SimpleQueue`, made to exclude and to park coroutines, whenever they were made.
 //!
-//! Their methods are exchanged in place when a loop starts ([`method`]). On the loop thread a call that would block tries,
-//! and waits in a line of coroutines ([`lines`]) until the object is released or something is put into it, by whatever
-//! thread. On every other thread the originals do their work; a release looks whether a coroutine waits. The state of
-//! CPython's objects stays the truth: coroutines and blocked threads compete for them, and no coroutine overtakes another.
+//! Their methods are exchanged in place when a loop starts ([`method`]). On the loop thread a call that would block
+//! tries, and then waits in a line of coroutines ([`lines`]). It is woken when any thread releases the object or puts
+//! something into it. On every other thread the originals do the work, and a release checks for waiting coroutines. The
+//! state of CPython's objects remains the only state: coroutines and blocked threads compete for them, and no coroutine
+//! overtakes another.
 
 mod call;
 mod import_lock;
@@ -30,8 +31,8 @@ const FAILED: u8 = 2;
 static SAMPLES: PyOnceLock<[Py<PyAny>; 4]> = PyOnceLock::new();
 static STATE: AtomicU8 = AtomicU8::new(UNTRIED);
 
-/// Exchanges the methods, once. Returns whether CPython's own locks park: not on an interpreter whose locks are unlike those
-/// of CPython 3.12 to 3.15; there everything stays as it was.
+/// Exchanges the methods, once. Returns whether CPython's own locks park. On an interpreter whose locks are unlike
+/// those of CPython 3.12 to 3.15 they do not, and everything stays as it was.
 pub fn exchange_methods(py: Python<'_>) -> bool {
     if STATE.load(Ordering::Relaxed) == UNTRIED {
         let well = exchange_all(py).unwrap_or(false);
@@ -47,7 +48,7 @@ pub fn exchange_methods(py: Python<'_>) -> bool {
     STATE.load(Ordering::Relaxed) == EXCHANGED
 }
 
-/// Before a fork: waits until no other coroutine or thread has the import lock.
+/// Waits, before a fork, until no other coroutine or thread has the import lock.
 ///
 /// # Parks
 pub fn wait_for_import_lock(py: Python<'_>) {
@@ -56,10 +57,11 @@ pub fn wait_for_import_lock(py: Python<'_>) {
     }
 }
 
-/// Keeps an object of each kind, whose methods are to be exchanged later: by then the patch may have replaced their names.
+/// Makes an object of each kind, whose methods are exchanged later. By then the patch may have replaced the names of
+/// their classes.
 ///
 /// # Errors
-/// What making them raises.
+/// The errors of an import or a constructor.
 pub fn keep_samples(py: Python<'_>) -> PyResult<()> {
     let thread = py.import("_thread")?;
     let samples = [
@@ -98,7 +100,7 @@ fn exchange_all(py: Python<'_>) -> PyResult<bool> {
         exchange::<import_lock::Acquire>(&imp),
         exchange::<import_lock::Release>(&imp),
     ];
-    // Old names, or not in every version.
+    // These are old names, or missing in some versions.
     exchange::<lock::AcquireLock>(&lock);
     exchange::<lock::ReleaseLock>(&lock);
     exchange::<lock::LockedLock>(&lock);
@@ -108,10 +110,10 @@ fn exchange_all(py: Python<'_>) -> PyResult<bool> {
     Ok(needed.iter().all(|done| *done) && self_test(&lock, &rlock, &queue, &before)?)
 }
 
-/// How often the self-test calls exchanged methods.
+/// The number of calls of exchanged methods in the self-test.
 const CALLS: u32 = 20;
 
-/// Whether calls arrive, also those of methods that were bound before, and do what they did.
+/// Whether calls reach the exchanged functions, also through methods bound before, and have the same results.
 fn self_test<'py>(
     lock: &Bound<'py, PyAny>,
     rlock: &Bound<'py, PyAny>,

@@ -1,5 +1,5 @@
-//! `_thread.RLock`. CPython's own takes the loop thread for its owner, so all coroutines would own it at once. Here the
-//! coroutine that has it is noted beside.
+//! `_thread.RLock`. CPython takes the loop thread for its owner, so all coroutines would own it at once. The owning
+//! coroutine is noted in here.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,19 +15,19 @@ use super::method::{Exchanged, Wakes, exchanged};
 use crate::cooperative::timeouts::AcquireWait;
 use crate::interp::identity;
 
-exchanged!(Acquire, "acquire", Wakes::Nobody, Some(acquire));
-exchanged!(Enter, "__enter__", Wakes::Nobody, Some(acquire));
+exchanged!(Acquire, "acquire", Wakes::None, Some(acquire));
+exchanged!(Enter, "__enter__", Wakes::None, Some(acquire));
 exchanged!(Release, "release", Wakes::First, Some(release));
 exchanged!(Exit, "__exit__", Wakes::First, Some(release));
-exchanged!(IsOwned, "_is_owned", Wakes::Nobody, Some(is_owned));
-exchanged!(RecursionCount, "_recursion_count", Wakes::Nobody, Some(recursion_count));
+exchanged!(IsOwned, "_is_owned", Wakes::None, Some(is_owned));
+exchanged!(RecursionCount, "_recursion_count", Wakes::None, Some(recursion_count));
 exchanged!(ReleaseSave, "_release_save", Wakes::First, Some(release_save));
-exchanged!(AcquireRestore, "_acquire_restore", Wakes::Nobody, Some(acquire_restore));
+exchanged!(AcquireRestore, "_acquire_restore", Wakes::None, Some(acquire_restore));
 exchanged!(AtForkReinit, "_at_fork_reinit", Wakes::First, None);
 
 thread_local! {
-    /// The owners of the locks that the loop thread has, by the addresses of the locks. One that CPython does not take
-    /// for this thread's is not in here, whatever is: it was destroyed, or unlocked by `_at_fork_reinit`.
+    /// The owners of the locks that the loop thread holds, by the addresses of the locks. An entry counts only while
+    /// CPython takes the lock for this thread's. Otherwise its lock was destroyed, or unlocked by `_at_fork_reinit`.
     static OWNERS: RefCell<HashMap<usize, usize>> = RefCell::default();
 }
 
@@ -86,9 +86,9 @@ fn acquire_restore(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     Ok(py.None())
 }
 
-/// Takes it, once more if the caller has it.
+/// Takes the lock, or takes it once more if the caller has it. Returns whether it did.
 fn attempt(lock: &Bound<'_, PyAny>, own: usize) -> PyResult<bool> {
-    // CPython's own would let any coroutine in.
+    // CPython would let any coroutine in.
     if is_this_threads(lock)? && !is_own(lock, own)? {
         return Ok(false);
     }
@@ -107,7 +107,8 @@ fn is_this_threads(lock: &Bound<'_, PyAny>) -> PyResult<bool> {
     IsOwned::method().invoke(lock, &[])?.is_truthy()
 }
 
-/// Whether the caller has it. What the thread has taken before it knew coroutines is everybody's, as before.
+/// Whether the caller has the lock. A lock that the thread took before it knew coroutines belongs to all of its
+/// coroutines, as before.
 fn is_own(lock: &Bound<'_, PyAny>, own: usize) -> PyResult<bool> {
     let owner = OWNERS.with_borrow(|owners| owners.get(&lock.as_ptr().addr()).copied());
     Ok(is_this_threads(lock)? && owner.is_none_or(|owner| owner == own))

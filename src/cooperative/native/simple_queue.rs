@@ -1,4 +1,4 @@
-//! `_queue.SimpleQueue`, which `concurrent.futures` and others have made before a patch, or use without one.
+//! `_queue.SimpleQueue`, which `concurrent.futures` and other modules have made before a patch, or use without one.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use super::lock::look;
 use super::method::{Exchanged, Wakes, exchanged};
 use crate::interp;
 
-exchanged!(Get, "get", Wakes::Nobody, Some(get));
+exchanged!(Get, "get", Wakes::None, Some(get));
 exchanged!(Put, "put", Wakes::Next, None);
 exchanged!(PutNoWait, "put_nowait", Wakes::Next, None);
-exchanged!(Size, "qsize", Wakes::Nobody, Some(look));
-exchanged!(Empty, "empty", Wakes::Nobody, Some(look));
+exchanged!(Size, "qsize", Wakes::None, Some(look));
+exchanged!(Empty, "empty", Wakes::None, Some(look));
 
 /// # Parks
 fn get(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
@@ -25,7 +25,7 @@ fn get(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     interp::give_way(py)?;
     let (queue, item) = (call.object(), RefCell::new(None));
     let claim = Claim::new(queue, |ahead| {
-        // Each of those ahead has been woken for an item, or there is none for it.
+        // Each claim ahead was woken for an item, or has none to come.
         let size: usize = Size::method().invoke(queue, &[])?.extract()?;
         if size > ahead {
             *item.borrow_mut() = Some(get_now(queue)?);
@@ -44,7 +44,8 @@ fn get_now<'py>(queue: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     Get::method().invoke(queue, &[PyBool::new(queue.py(), false).as_any()])
 }
 
-/// Until when `get(block=True, timeout=None)` waits. None for a call that does not wait, or that the original refuses.
+/// The deadline of `get(block=True, timeout=None)`. The outer None means a call that does not wait, or that the
+/// original refuses.
 fn deadline(call: &NativeCall<'_>) -> PyResult<Option<Option<Instant>>> {
     if call.is_bare() {
         return Ok(Some(None));
