@@ -134,6 +134,11 @@ endef
 lint: $(VENV)/.dependencies ## Check format, lints and English, and that the lower layers build without Python.
 	$(lints)
 
+.PHONY: docstrings
+docstrings: $(READY) ## Write the docstrings of the compiled module, which are Rust doc comments, into its stub.
+	$(BIN)/python .ci/stub_docstrings.py --write
+	$(BIN)/ruff format python/rmeinheld/_rmeinheld.pyi
+
 .PHONY: types
 types: $(READY) ## Check the types of Python code, and the stubs against the compiled module.
 	$(BIN)/mypy -p rmeinheld
