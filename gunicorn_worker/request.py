@@ -73,7 +73,7 @@ class Response:
 
     def __init__(self, environ: WSGIEnvironment) -> None:
         self.status_code: int = environ["STATUS_CODE"]
-        # If the client left before the response, there is no status line; loggers want a number all the same.
+        # If the client left before the response, there is no status line; loggers need a number.
         self.status: str = environ["rmeinheld.status"] or str(self.status_code)
         self.headers: list[tuple[str, str]] = environ["rmeinheld.response_headers"]
         self.sent: int = environ["SEND_BYTES"]

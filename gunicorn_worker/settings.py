@@ -1,4 +1,4 @@
-"""Every setting of Gunicorn 22 to 27: what the worker does with it, and the option of this server that it decides.
+"""Every setting of Gunicorn 22 to 27: its effect in the worker, and the option of this server that it decides.
 
 `SETTINGS` is the documentation, which `table()` prints as Markdown. `settings_of` is the mapping to options.
 """

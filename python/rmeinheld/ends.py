@@ -105,10 +105,10 @@ def leave_now(status: int) -> None:
 
 
 def name_loop_thread() -> None:
-    """Make the loop's OS thread a thread that is no daemon, so that threads which requests start are none either.
+    """Mark the loop's OS thread as no daemon; threads that requests start inherit that.
 
-    CPython knows it only as a foreign thread, which counts as a daemon. Runs in a coroutine. Under `patch_all()` each
-    coroutine has a thread object of its own instead.
+    CPython treats the loop's thread as a foreign thread, which is a daemon. Runs in a coroutine. Under `patch_all()`
+    each coroutine has a thread object of its own instead.
     """
     thread: Any = threading.current_thread()
     if not thread.daemon:

@@ -192,7 +192,7 @@ def _listen_tcp(address: TcpAddress, backlog: int, reuse_port: bool, only_ipv6: 
         found = socket.getaddrinfo(
             address.host or "0.0.0.0", address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        # A name such as "localhost" may have both: IPv4 first, which is what clients of 127.0.0.1 expect.
+        # A name such as "localhost" may have both: IPv4 comes first, as clients of 127.0.0.1 expect.
         found.sort(key=lambda entry: entry[0] != socket.AF_INET)
         unavailable: OSError | None = None
         for family, kind, protocol, _, name in found:

@@ -40,7 +40,7 @@ class Timer:
         self._coroutine = spawn(self._run, monotonic() + self._seconds if self._seconds else None)
 
     def cancel(self) -> None:
-        """Cancel the call and release what it refers to. A call that has begun goes on."""
+        """Cancel the call and release its references. A call that has begun goes on."""
         if self._take() is not None and self._coroutine is not None:
             self._coroutine.kill()
 

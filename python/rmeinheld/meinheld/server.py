@@ -102,7 +102,7 @@ def shutdown(timeout: float | None = None) -> None:
     stop(timeout)
 
 
-# --- what later calls take -------------------------------------------------------------------------------------------
+# --- defaults of later calls -----------------------------------------------------------------------------------------
 
 
 def set_keepalive(seconds: float) -> None:
@@ -208,7 +208,7 @@ def set_fastwatchdog(fd: int, ppid: int, timeout: float) -> None:
     _watchdog.parent = ParentWatch.checked(fd, ppid, timeout)
 
 
-# --- below -----------------------------------------------------------------------------------------------------------
+# --- state and arguments ---------------------------------------------------------------------------------------------
 
 _inert: Final[dict[str, int]] = {"picoev_max_fd": 4096}
 """Values that have no effect."""
