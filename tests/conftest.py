@@ -13,7 +13,7 @@ import pytest
 
 from serving import APPLICATIONS, RunScript, Servers, run_script
 
-# Some tests compare what an application in tests/apps did with what it does here.
+# Some tests compare the result of an application in tests/apps with the result of the same code here.
 sys.path.insert(0, str(APPLICATIONS))
 
 
@@ -64,7 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave files out."""
+    """Leave out the files that `--other-python` skips."""
     return True if config.getoption("other_python") and collection_path.name in SAME_ON_EVERY_PYTHON else None
 
 
@@ -87,7 +87,7 @@ def serve(tmp_path: Path) -> Iterator[Servers]:
 
 @pytest.fixture(scope="module")
 def serve_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """As `serve`, for servers that all tests of a module share."""
+    """The fixture `serve` for servers that all tests of a module share."""
     servers = Servers(tmp_path_factory.mktemp("served"))
     yield servers
     servers.stop()

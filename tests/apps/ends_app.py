@@ -88,7 +88,7 @@ def asked_elsewhere(environ: WSGIEnvironment, start_response: StartResponse) -> 
 
 
 def asked_late(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
-    """Asks for the first time when the server stops already."""
+    """Asks for the first time after the stop has begun."""
     start_response("200 OK", PLAIN)
     yield b"started"
     sleep(1)
@@ -118,7 +118,7 @@ def slow(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
 
 
 def empty(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
-    """Nothing but empty items, and something after as many seconds as the query says."""
+    """Yields empty items, and a text after the number of seconds in the query."""
     start_response("200 OK", PLAIN)
     say("started")
     late = time.monotonic() + float(environ["QUERY_STRING"] or 1000)

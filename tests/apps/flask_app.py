@@ -1,4 +1,4 @@
-"""A Flask application that uses what applications use: forms, files, cookies, streams, errors."""
+"""A Flask application with the usual features: forms, files, cookies, streams, errors."""
 
 from __future__ import annotations
 

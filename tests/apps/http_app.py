@@ -19,7 +19,7 @@ FLOOD_ITEMS = 3200
 
 
 class Flood:
-    """Yields far more than any socket buffer holds, and reports how far it came when it is closed."""
+    """Yields far more than any socket buffer holds, and reports its progress when it is closed."""
 
     def __init__(self, errors: Any) -> None:
         self.errors = errors

@@ -70,7 +70,8 @@ def keep(total: int) -> dict[str, Any]:
 
 
 def end_kept(seconds: float) -> dict[str, Any]:
-    """Let what is kept end, after some time for it to begin. Returns how many have ended, once it is one or more."""
+    """End the kept values, after some time for them to begin. Returns the number of ended values, once it is one or
+    more."""
     sleep(seconds)
     KEPT.release()
     deadline = time.monotonic() + PATIENCE

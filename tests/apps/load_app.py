@@ -16,7 +16,7 @@ PAUSE = 0.005
 
 
 def text_of(number: int) -> bytes:
-    """Up to 30 kB that tell what number they are the text of."""
+    """Up to 30 kB of text from which its number can be read."""
     return b"%d," % number * (number * 37 % 5000)
 
 

@@ -24,7 +24,7 @@ PACKED = gzip.compress(b"the same again " * 1000, mtime=0)
 
 @functools.cache
 def content(size: int) -> bytes:
-    """Bytes without a pattern that a mistake could hide in, the same ones in every process."""
+    """Bytes without a pattern in which a mistake could hide, the same in every process."""
     return random.Random(size).randbytes(size)
 
 

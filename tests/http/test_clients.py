@@ -1,7 +1,7 @@
 """Client libraries and curl against a live server: every framing both ways, kept connections, and cut responses.
 
-Each library is asked through a few lines of its own, below, that leave to it what it is for: framing, reuse of
-connections, and whether a response is whole. Bodies come back as they were on the wire, not decoded.
+A few lines below adapt each library. Framing, reuse of connections and the check that a response is whole stay the
+library's. Bodies come back as they were on the wire, without decoding.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Answer:
     body: bytes
 
     def json(self) -> dict[str, Any]:
-        """The object that the body is."""
+        """The JSON object in the body."""
         assert self.status == 200, self
         result: dict[str, Any] = json.loads(self.body)
         return result
@@ -61,7 +61,7 @@ def lower(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 class Client:
-    """One client that keeps its connection. `errors` are what it raises when a response is cut."""
+    """One client that keeps its connection. It raises one of `errors` when a response is cut."""
 
     errors: tuple[type[Exception], ...] = ()
 
@@ -80,16 +80,16 @@ class Client:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close what is kept."""
+        """Close the kept connection."""
 
 
 class Curl(Client):
-    """A process for each request, which keeps no connection for the next."""
+    """One process for each request, without a kept connection."""
 
     errors = (subprocess.CalledProcessError,)
 
     def ask(self, method: str, path: str, body: Body = None, headers: Mapping[str, str] | None = None) -> Answer:
-        """See `Client.ask`."""
+        """Make one request, as `Client.ask` describes."""
         how = ["--head"] if method == "HEAD" else ["--request", method]
         fields = dict(headers or {})
         if body is not None:
@@ -117,7 +117,7 @@ def curl(*arguments: str, data: bytes | None = None) -> bytes:
 
 
 def chunks_of(body: bytes | Iterator[bytes]) -> Iterator[bytes]:
-    """The body in pieces: itself if it is one."""
+    """The body in pieces; a body of bytes is one piece."""
     return iter([body]) if isinstance(body, bytes) else body
 
 
@@ -132,7 +132,7 @@ class H11(Client):
         self.connection = h11.Connection(h11.CLIENT)
 
     def ask(self, method: str, path: str, body: Body = None, headers: Mapping[str, str] | None = None) -> Answer:
-        """See `Client.ask`."""
+        """Make one request, as `Client.ask` describes."""
         if self.socket is None:
             self.socket = socket.create_connection(self.address, TIMEOUT)
             self.connection = h11.Connection(h11.CLIENT)
@@ -161,7 +161,7 @@ class H11(Client):
         return Answer(response.status_code, found, b"".join(parts))
 
     def send(self, event: h11.Event) -> None:
-        """Send what the event is on the wire."""
+        """Send the event's bytes."""
         assert self.socket is not None
         self.socket.sendall(self.connection.send(event) or b"")
 
@@ -173,7 +173,7 @@ class H11(Client):
         return event
 
     def close(self) -> None:
-        """See `Client.close`."""
+        """Close the kept connection."""
         if self.socket is not None:
             self.socket.close()
             self.socket = None
@@ -189,7 +189,7 @@ class Standard(Client):
         self.connection = http.client.HTTPConnection(*server.address, timeout=TIMEOUT)
 
     def ask(self, method: str, path: str, body: Body = None, headers: Mapping[str, str] | None = None) -> Answer:
-        """See `Client.ask`."""
+        """Make one request, as `Client.ask` describes."""
         encode_chunked = body is not None and not isinstance(body, bytes)
         fields = {**(headers or {}), **({"Transfer-Encoding": "chunked"} if encode_chunked else {})}
         self.connection.request(method, path, body, fields, encode_chunked=encode_chunked)
@@ -197,7 +197,7 @@ class Standard(Client):
         return Answer(response.status, lower(response.getheaders()), response.read())
 
     def close(self) -> None:
-        """See `Client.close`."""
+        """Close the kept connection."""
         self.connection.close()
 
 
@@ -211,12 +211,12 @@ class Urllib3(Client):
         self.pool = urllib3.HTTPConnectionPool(*server.address, maxsize=1, timeout=TIMEOUT, retries=False)
 
     def ask(self, method: str, path: str, body: Body = None, headers: Mapping[str, str] | None = None) -> Answer:
-        """See `Client.ask`."""
+        """Make one request, as `Client.ask` describes."""
         response = self.pool.urlopen(method, path, body, headers, decode_content=False)
         return Answer(response.status, lower(response.headers.items()), response.data)
 
     def close(self) -> None:
-        """See `Client.close`."""
+        """Close the kept connection."""
         self.pool.close()
 
 
@@ -231,7 +231,7 @@ class Requests(Client):
         self.session.trust_env = False
 
     def ask(self, method: str, path: str, body: Body = None, headers: Mapping[str, str] | None = None) -> Answer:
-        """See `Client.ask`."""
+        """Make one request, as `Client.ask` describes."""
         with self.session.request(
             method, self.url + path, data=body, headers=dict(headers or {}), timeout=TIMEOUT, stream=True
         ) as response:
@@ -240,7 +240,7 @@ class Requests(Client):
             )
 
     def close(self) -> None:
-        """See `Client.close`."""
+        """Close the kept connection."""
         self.session.close()
 
 
@@ -254,12 +254,12 @@ class Httpx(Client):
         self.client = httpx.Client(trust_env=False, timeout=TIMEOUT)
 
     def ask(self, method: str, path: str, body: Body = None, headers: Mapping[str, str] | None = None) -> Answer:
-        """See `Client.ask`."""
+        """Make one request, as `Client.ask` describes."""
         with self.client.stream(method, self.url + path, content=body, headers=headers) as response:
             return Answer(response.status_code, lower(response.headers.items()), b"".join(response.iter_raw()))
 
     def close(self) -> None:
-        """See `Client.close`."""
+        """Close the kept connection."""
         self.client.close()
 
 
@@ -278,17 +278,17 @@ class Aiohttp(Client):
         self.session = self.runner.run(self.open())
 
     async def open(self) -> aiohttp.ClientSession:
-        """A session, which wants to be made within the loop."""
+        """A session. It has to be made within the loop."""
         return aiohttp.ClientSession(auto_decompress=False, timeout=aiohttp.ClientTimeout(total=TIMEOUT))
 
     def ask(self, method: str, path: str, body: Body = None, headers: Mapping[str, str] | None = None) -> Answer:
-        """See `Client.ask`."""
+        """Make one request, as `Client.ask` describes."""
         return self.runner.run(self.ask_async(method, path, body, headers))
 
     async def ask_async(
         self, method: str, path: str, body: Body, headers: Mapping[str, str] | None, expect100: bool = False
     ) -> Answer:
-        """See `Client.ask`."""
+        """Make one request, as `Client.ask` describes."""
         data = body if body is None or isinstance(body, bytes) else asynchronous(body)
         async with self.session.request(
             method, self.url + path, data=data, headers=headers, expect100=expect100
@@ -296,13 +296,13 @@ class Aiohttp(Client):
             return Answer(response.status, lower(response.headers.items()), await response.read())
 
     def close(self) -> None:
-        """See `Client.close`."""
+        """Close the kept connection."""
         self.runner.run(self.session.close())
         self.runner.close()
 
 
 async def asynchronous(items: Iterable[bytes]) -> Any:
-    """The items, for who wants to wait for them."""
+    """The items, for clients that await them."""
     for item in items:
         yield item
 
@@ -417,7 +417,7 @@ def test_a_response_of_http_1_0_that_is_cut_is_an_error(server: Server) -> None:
 
 
 def port_of(client: Client) -> str:
-    """From which port the next request comes."""
+    """The port from which the next request comes."""
     port: str = client.ask("GET", "/environ").json()["REMOTE_PORT"]
     return port
 

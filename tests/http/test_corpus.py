@@ -21,7 +21,7 @@ NEXT = request("GET", "/next")
 """The request that shows whether the connection can still be used."""
 
 FLOCK = 64
-"""Runs that are under way at once. All send a piece, then the server gets time to read them, then all send the next."""
+"""Number of runs at the same time. All send a piece, the server gets time to read them, and all send the next piece."""
 
 SPLIT_BYTES = 200
 """Longer inputs are not split at every position, nor sent byte by byte."""
@@ -75,7 +75,7 @@ def read_final(connection: Connection, method: str) -> Response:
 
 
 def check_seen(expected: dict[str, Any], response: Response) -> None:
-    """The application has seen the request that was expected."""
+    """Check that the application has seen the expected request."""
     method = expected["method"]
     assert response.status == 200, f"{response.status} instead of {expected}"
     seen = json.loads((response.header("X-Seen") or "") if method == "HEAD" else response.body)
@@ -105,7 +105,7 @@ class Run:
                 self._connection.send(self.pieces[number])
 
     def finish(self) -> str | None:
-        """Read the answers; what is wrong with them, or None."""
+        """Read the answers. Returns their fault, or None."""
         try:
             self._check()
         except AssertionError as fault:
@@ -143,7 +143,7 @@ class Run:
 
 
 def run(server: Server, runs: Iterator[tuple[Case, Sequence[bytes]]]) -> None:
-    """Run the cases in these pieces, a flock at a time; AssertionError with everything that is wrong."""
+    """Run the cases in these pieces, a flock at a time; AssertionError with all faults."""
     connections: list[Connection] = []
     faults: list[str] = []
     flock: list[Run] = []

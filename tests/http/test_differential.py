@@ -22,10 +22,10 @@ from serving import Serve, request
 WANTED = os.environ.get("RMEINHELD_DIFFERENTIAL_STREAMS")
 
 STREAMS = 5000
-"""Generated streams if no other number is wanted; what some 20 seconds are enough for."""
+"""Number of generated streams by default, which takes about 20 seconds."""
 
 LONGEST = 20_000
-"""Bytes of the streams of the corpus that are taken: the longer ones are about limits, which are everyone's own."""
+"""Bytes of the streams of the corpus that are taken: longer ones are about limits, which differ between servers."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def reader(serve_module: Serve) -> Ours:
 
 
 def mostly(usual: str, *others: str, share: float = 0.04) -> st.SearchStrategy[str]:
-    """The usual text, or one of the others in so great a share of the cases."""
+    """The usual text, or in this share of the cases one of the others."""
     return st.sampled_from((usual,) * round(len(others) * (1 - share) / share) + others)
 
 
@@ -127,7 +127,7 @@ def fields(draw: Draw) -> str:
 
 @st.composite
 def chunked_bodies(draw: Draw, count: int) -> str:
-    """A body in the chunked coding, or what is taken for one."""
+    """A body in the chunked coding, or bytes that resemble one."""
     body = ""
     for _ in range(count):
         data = draw(CONTENTS)
@@ -137,7 +137,7 @@ def chunked_bodies(draw: Draw, count: int) -> str:
 
 @st.composite
 def messages(draw: Draw) -> str:
-    """A request, or what is nearly one. Most of its parts are as they should be."""
+    """A request, or nearly one. Most of its parts are right."""
     head = draw(METHODS) + draw(SPACES) + draw(TARGETS) + draw(SPACES) + draw(VERSIONS) + draw(LINE_ENDS)
     lines = [draw(HOSTS)]
     body = draw(CONTENTS)

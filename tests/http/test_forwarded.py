@@ -24,7 +24,7 @@ def environ_of(server: Server, *fields: str, target: str = "/", preface: bytes =
         response = connection.request(preface + request("GET", target, *fields))
         assert response.status == 200, response
         environ: dict[str, Any] = json.loads(response.body)
-        # A keep-alive connection stays who it is.
+        # A kept connection keeps its own address.
         if not fields and preface:
             again = json.loads(connection.request(request("GET", target)).body)
             assert again == environ

@@ -62,7 +62,7 @@ MARKS = itertools.count()
 
 
 def log_start(server: Server) -> int:
-    """How long the log is, once all that earlier tests did is in it: the server writes it in order."""
+    """The length of the log, once it has the lines of all earlier tests. The server writes them in order."""
     mark = f"/mark-{next(MARKS)}"
     assert server.get(mark).status == 200
     server.wait_for_log(rf"served GET {mark}\b")
@@ -159,7 +159,7 @@ def test_the_idle_timeout_starts_again_with_each_request(hasty_server: Server) -
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request and what must come back."""
+    """A request, and the answer that must come back."""
 
     data: bytes
     body: bytes
@@ -342,7 +342,7 @@ def test_continue_is_not_sent_when_the_application_does_not_read(server: Server)
         connection.send(request("POST", "/ignored", "Expect: 100-continue", "Content-Length: 4"))
         response = connection.read_response("POST")
         assert (response.status, response.body) == (200, b"hello from /ignored")
-        # Whether the body follows is not known now, so the connection has no future (RFC 9110 10.1.1).
+        # The server cannot know whether the body follows, so the connection ends (RFC 9110 10.1.1).
         assert response.ends_connection
         connection.expect_end()
 
@@ -1071,7 +1071,7 @@ def test_an_endless_trailer_section_is_refused(server: Server) -> None:
 
 
 def assert_endless_is_refused(server: Server, start: bytes, piece: bytes) -> None:
-    """`start` and then `piece` again and again is refused before 2 MB were sent."""
+    """Send `start`, and then `piece` again and again, which must be refused within 2 MB."""
     with server.connect() as connection:
         try:
             connection.send(start)
@@ -1192,7 +1192,7 @@ def test_a_connection_carries_no_more_requests_than_it_may(serve: Serve) -> None
         for number, closes in ((1, False), (2, False), (3, True)):
             assert connection.request(request("GET", f"/{number}")).ends_connection is closes
         connection.expect_end()
-    # Also in a pipeline: what follows the last one is no request.
+    # Also in a pipeline: bytes after the last request are no request.
     with server.connect() as connection:
         connection.send(b"".join(request("GET", f"/pipelined-{number}") for number in range(1, 6)))
         assert [connection.read_response().ends_connection for _ in range(3)] == [False, False, True]
@@ -1433,7 +1433,7 @@ def test_a_million_chunks_of_one_byte_are_read(server: Server) -> None:
 
 @pytest.fixture
 def descriptors() -> Iterator[int]:
-    """How many descriptors this process and those that it starts may have: as many as the machine lets them."""
+    """Allow this process and its children as many descriptors as the machine permits."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield hard if hard != resource.RLIM_INFINITY else 1 << 20

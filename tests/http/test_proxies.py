@@ -44,7 +44,7 @@ HAPROXY = {
 
 ALL = [*(("nginx", name) for name in NGINX), *(("haproxy", name) for name in HAPROXY)]
 STREAMING = [pair for pair in ALL if pair[0] == "haproxy" or pair[1] in ("streamed", "1.0 streamed", "unix")]
-"""Those that pass a request body on as it arrives, so that the server sees a client that goes away."""
+"""The fronts that pass a request body on as it arrives, so that the server notices a client that goes away."""
 
 # nginx has to buffer a chunked body before it speaks HTTP/1.0.
 LEFT_UPLOADS = [
@@ -57,7 +57,7 @@ LEFT_UPLOADS = [
 
 @pytest.fixture(scope="module")
 def unix_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the server listens besides its port."""
+    """Further address on which the server listens."""
     return tmp_path_factory.mktemp("socket") / "server.sock"
 
 
@@ -90,7 +90,7 @@ def haproxy_proxy(server: Server, unix_path: Path, tmp_path_factory: pytest.Temp
 
 @pytest.fixture
 def front(request: pytest.FixtureRequest) -> Front:
-    """One way through a proxy; tests name those that they mean with `through`."""
+    """A way through a proxy; tests choose ways with `through`."""
     program, name = request.param
     proxy: Proxy = request.getfixturevalue(f"{program}_proxy")
     return proxy.fronts[name]
@@ -105,7 +105,7 @@ MARKS = itertools.count()
 
 
 def log_start(server: Server) -> int:
-    """How long the log is, once all that earlier tests did is in it."""
+    """The length of the log, once it has the lines of all earlier tests."""
     mark = f"/mark-{next(MARKS)}"
     assert server.get(mark).status == 200
     server.wait_for_log(rf"served GET {mark}$")
@@ -123,7 +123,7 @@ def environ(response: Response) -> dict[str, str]:
 
 
 def upstream_ports(connection: Connection, count: int = 10) -> list[str]:
-    """From which port of the proxy each of `count` requests on a connection came to the server."""
+    """The proxy's port from which each of `count` requests on a connection came to the server."""
     return [environ(connection.request(request("GET", "/environ")))["REMOTE_PORT"] for _ in range(count)]
 
 

@@ -14,7 +14,7 @@ from serving import Connection, Serve, Server, request
 from transfer_app import content
 
 CLIENT = "127.0.0.2"
-"""Where the clients of these tests come from; the proxies come from 127.0.0.1."""
+"""The address of the clients of these tests; the proxies come from 127.0.0.1."""
 
 
 def serve_with(serve: Serve, **options: str) -> Server:

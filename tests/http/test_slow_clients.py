@@ -19,7 +19,7 @@ LIMIT = 2
 
 @dataclass(frozen=True)
 class Attack:
-    """Options of slowhttptest, the path that it asks for, and what the log says of each of its connections."""
+    """Options of slowhttptest, the path of its requests, and the log's line for each of its connections."""
 
     options: list[str]
     path: str
@@ -52,7 +52,7 @@ def attack(request: pytest.FixtureRequest) -> Attack:
 
 
 def descriptors(server: Server) -> int:
-    """How many descriptors the server has open."""
+    """The number of the server's open descriptors."""
     return len(os.listdir(f"/proc/{server.pid}/fd"))
 
 
@@ -64,8 +64,8 @@ def test_others_are_served_while_slow_clients_are_given_up(serve: Serve, tmp_pat
     assert server.get("/before").status == 200
     at_rest = descriptors(server)
     count = str(attack.connections)
-    # At most 6 s of attack; sooner if the server has closed all connections. The client asks for itself, too, whether
-    # it is answered within 10 s.
+    # At most 6 s of attack; sooner if the server has closed all connections. The client also checks by itself that it
+    # is answered within 10 s.
     bounds = ["-c", count, "-r", count, "-l", "6", "-p", "10"]
     command = [program, *attack.options, *bounds, "-u", server.url + attack.path]
     process = Process(command, tmp_path, dict(os.environ))

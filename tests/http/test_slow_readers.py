@@ -66,7 +66,7 @@ def take_slowly(connections: list[socket.socket], size: int, pause: float, until
 
 
 def link_of(path: Path) -> str:
-    """Where a link points to; nowhere if it has gone."""
+    """The target of a link; empty if the link has gone."""
     try:
         return str(path.readlink())
     except FileNotFoundError:
@@ -80,7 +80,7 @@ def after(seconds: float) -> Callable[[], bool]:
 
 
 def test_clients_that_go_on_taking_are_not_given_up(start: Start) -> None:
-    # Some 100 KB a second each: the kernel says after a megabyte or so that it takes more.
+    # Some 100 KB a second each: the kernel reports after about a megabyte that it takes more.
     server = start(send_timeout=1)
     connections = [begin(server, path) for path in PATHS]
     taken = take_slowly(connections, 5000, 0.05, until=after(3))

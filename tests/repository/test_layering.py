@@ -84,7 +84,7 @@ UNSAFE_DOORS = {
     "src/net/unacknowledged.rs": "a question of ioctl(2) that rustix does not ask",
     "src/wsgi/text.rs": "the hot path: strings of the environ",
 }
-"""The files that may contain `unsafe`, and what they need it for."""
+"""The files that may contain `unsafe`, each with its need."""
 
 LONGEST_FILE = 400
 """Lines of code, without comments, blank lines and #[cfg(test)]."""

@@ -1,4 +1,4 @@
-"""The lint of English complains about what it is for, and finds prose wherever it stands."""
+"""The lint of English finds prose in every kind of file, and complains about each of its rules."""
 
 from __future__ import annotations
 

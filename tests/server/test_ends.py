@@ -1,4 +1,4 @@
-"""How the work of a process ends whose interpreter ends too, or goes on: daemon threads, what computes, late starts.
+"""The end of work when the interpreter ends, or goes on: daemon threads, computations, late starts.
 
 The end of a server, which is the same on every Python, is in `test_ends_of_servers.py`.
 """

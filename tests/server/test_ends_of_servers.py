@@ -1,4 +1,4 @@
-"""The end of a server: background work of requests is finished, and what computes is named.
+"""The end of a server: background work of requests is finished, and requests that compute are named.
 
 Kinds of process are tried where they differ: the command line and Gunicorn's worker, whose process ends with the
 server, and `run()` in a program that goes on.
@@ -21,7 +21,7 @@ BACKGROUND = program("background")
 
 
 def ended(server: Server, number: int = signal.SIGTERM) -> list[str]:
-    """Stop the server, which must end well, and return what of the background work was done."""
+    """Stop the server, which must end in order, and return the background work that was done."""
     server.signal(number)
     assert server.wait() == 0, server.log()
     return [line.removeprefix("done ") for line in server.log().splitlines() if line.startswith("done ")]

@@ -25,7 +25,7 @@ def limit_address_space(megabytes):
     mapped = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + megabytes * 2**20, resource.RLIM_INFINITY))
 """
-"""Source text of what applications set their limits with."""
+"""Source text with which applications set their limits."""
 
 
 # --- stacks ----------------------------------------------------------------------------------------------------------

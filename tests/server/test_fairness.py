@@ -1,6 +1,6 @@
-"""A turn has a budget: whatever one coroutine or client does, the others get their turn.
+"""A turn has a budget: the others get their turn, whatever one coroutine or client does.
 
-The limits are far above `turn_budget`, since machines have other work too, and far below what happens without it.
+The limits are far above `turn_budget`, since machines have other work, too. They are far below the times without it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Children that are forked in a request and never call exec: what of the server's own they hold, which is nothing.
+"""Children that are forked in a request and never call exec hold none of the server's descriptors.
 
 A child inherits every descriptor, close-on-exec or not. Children and the application's descriptors are in
 `test_processes.py`.

@@ -19,7 +19,7 @@ MEMORY_BYTES = 10_000
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the server below puts its files."""
+    """The directory for the files of the server below."""
     return tmp_path_factory.mktemp("bodies")
 
 

@@ -1,4 +1,4 @@
-"""Responses that end with the server or with their client, and what a stop says and waits for."""
+"""Responses that end with the server or with their client, and the waits and log lines of a stop."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_half_a_head_that_is_completed_in_time_is_answered(serve: Serve) -> None
 
 @pytest.fixture(scope="module")
 def server(serve_module: Serve) -> Server:
-    """A server that waits a second for clients that take nothing."""
+    """A server that waits a second for clients that do not read."""
     return serve_module("ends_app:app", send_timeout=1)
 
 

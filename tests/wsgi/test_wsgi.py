@@ -371,7 +371,7 @@ def test_an_application_cannot_break_the_framing_by_its_own_transfer_encoding(se
 
 
 def test_hop_by_hop_fields_of_the_application_are_dropped(server: Server) -> None:
-    # Whether and how a connection goes on is the server's to say (PEP 3333, Other HTTP Features).
+    # The server decides about the persistence of connections (PEP 3333, Other HTTP Features).
     response = get_and_next(server, "/hop-by-hop-fields")
     assert {name for name, _ in response.headers} == {"Content-Type", "X-Old", "Server", "Date", "Content-Length"}
     assert response.body == b"one"
@@ -897,7 +897,7 @@ def test_a_file_whose_size_is_unknown_is_sent(file_server: Server) -> None:
 
 
 def test_a_file_over_2_gib_is_sent_whole(file_server: Server, tmp_path: Path) -> None:
-    # The length and the positions of it need more than 31 bits; it has no data on the disk but its last bytes.
+    # The file's length and positions need more than 31 bits. It has no data on the disk but its last bytes.
     size = 2**31 + 10_000_000
     huge = tmp_path / "huge"
     with huge.open("wb") as file:
