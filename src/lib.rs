@@ -233,6 +233,9 @@
 //! with interned keys. Bodies stream in both directions, and no buffer is without a bound. Where a MUST of an RFC is
 //! not followed, `tests/DEVIATIONS.md` has the clause and the reason.
 //!
+//! One state machine owns how a request and its response proceed and end ([`http::exchange`]): whether the connection
+//! persists, says `close`, lingers or is reset. Readers, senders and the connection report events and ask it.
+//!
 //! ## WebSocket
 //!
 //! A WebSocket is a request in progress: its coroutine receives, and there is no second one. The protocol must not
