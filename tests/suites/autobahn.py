@@ -26,16 +26,16 @@ from outcome import Outcome  # noqa: E402
 from serving import Server, Servers  # noqa: E402
 
 SECTIONS = ("1", "2", "3", "4", "5", "6", "7", "9", "10", "12", "13")
-"""There is no section 8, and 11 is empty."""
+"""The sections of the suite. There is no section 8, and 11 is empty."""
 COMPRESSION = ("12", "13")
 SECTION_SECONDS = 300
 AGENT = "rmeinheld"
 
 MESSAGE_BYTES = 16 * 1024 * 1024
-"""The largest of section 9."""
+"""The largest message of section 9."""
 
 Results = dict[str, tuple[str, str]]
-"""By case: how it behaved, and how its connection ended."""
+"""The verdicts on the behaviour and on the end of the connection, by case."""
 
 
 def fault(case: str, behaviour: str, ending: str) -> str | None:
@@ -49,7 +49,7 @@ def fault(case: str, behaviour: str, ending: str) -> str | None:
 
 
 def judge(suite: str, suite_version: str, results: Results) -> Outcome:
-    """Count them."""
+    """Count the faults of all cases."""
     outcome = Outcome(suite, suite_version)
     outcome.count({case: fault(case, *result) for case, result in results.items()}, {})
     found = {case.partition(".")[0] for case in results}
@@ -146,7 +146,7 @@ def run_original(work: Path, directory: Path) -> Outcome:
 
 
 def write_report(path: Path, suite: str, results: Mapping[str, tuple[str, str]]) -> None:
-    """A table by section."""
+    """Write the report: a table by section."""
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     lines = [
         f"{suite} against rmeinheld {version('rmeinheld')}, {today}: {len(results)} cases.\n",
@@ -161,7 +161,7 @@ def write_report(path: Path, suite: str, results: Mapping[str, tuple[str, str]])
 
 
 def counted(words: Iterable[str]) -> str:
-    """How many of each."""
+    """Return the number of times that each word occurs."""
     return ", ".join(f"{count} {word}" for word, count in sorted(Counter(words).items()))
 
 

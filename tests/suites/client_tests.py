@@ -28,14 +28,14 @@ REDIS_FILES = (
     "background cache client commands command_parser connect connection connection_pool encoding function hash lock "
     "max_connections_error monitor multiprocessing pipeline pubsub retry scripting"
 )
-"""Those of one server, without its modules, and of the client that blocks."""
+"""The files for a single server without modules, and for the blocking client."""
 
 REDIS_LEFT_OUT = "not test_sync and not test_psync"
-"""Replication, for which the client waits in vain for ten seconds."""
+"""Left out: tests of replication, which does not run here, so that the client waits ten seconds in vain."""
 
 PYMYSQL_REPOSITORY = "https://github.com/PyMySQL/PyMySQL"
 PYMYSQL_COMMIT = "0305ab3"
-"""The repository where it had the version 1.2, with tests for what has changed since."""
+"""The commit at version 1.2, with tests for later changes."""
 
 PYMYSQL_SETUP = """
 CREATE DATABASE test1 DEFAULT CHARACTER SET utf8mb4;
@@ -45,7 +45,7 @@ GRANT ALL ON test2.* TO test2@localhost;
 """
 
 URLLIB3_LEFT_OUT = "not test_http2_probe_blocked_per_thread"
-"""It needs an address that never answers, and may fail without the patch too."""
+"""Left out: a test that needs an address that never answers, and may fail without the patch too."""
 
 URLLIB3_EXPECTED: dict[str, tuple[str, str]] = {
     f"test.test_wait::{test}[{function}]": (
@@ -112,7 +112,7 @@ def run_urllib3(sdist: Path, work: Path, directory: Path) -> Outcome:
     if not requirements.is_dir():
         options = ["--quiet", "--target", str(requirements), "--requirement", str(HERE / "urllib3_requirements.txt")]
         subprocess.run([sys.executable, "-m", "pip", "install", *options], check=True)
-    # Garbage that one test leaves would be another's failure.
+    # Garbage of one test would fail another.
     arguments = ["-p", "no:unraisableexception", "-k", URLLIB3_LEFT_OUT, "test"]
     paths = (sdist / "src", requirements)
     return compare("urllib3's own tests", sdist, directory, arguments, arguments, URLLIB3_EXPECTED, paths)

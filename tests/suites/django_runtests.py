@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 SECONDS = 5.0
-"""How long a view or a test waits for an answer."""
+"""The longest wait of a view or a test for an answer."""
 
 
 class LiveServer:
@@ -84,7 +84,7 @@ class LiveServer:
 
 
 class OneRequestServer(LiveServer):
-    """In the place of `WSGIServer`, which closes each connection after a request."""
+    """Replaces `WSGIServer`, and closes each connection after a request, as that does."""
 
     keep_alive = 0
 
@@ -100,7 +100,7 @@ class Response:
         return iter(self._parts)
 
     def close(self) -> None:
-        """At the end of the request."""
+        """Close the response at the end of the request, and then the connections to the database."""
         try:
             if hasattr(self._parts, "close"):
                 self._parts.close()
@@ -109,7 +109,7 @@ class Response:
 
 
 class Result(unittest.TextTestResult):
-    """Notes what became of each test."""
+    """Notes the result of each test."""
 
     found: ClassVar[dict[str, str | None]] = {}
 
@@ -131,19 +131,19 @@ class Result(unittest.TextTestResult):
 
 
 class Runner(runner.DiscoverRunner):  # type: ignore[misc]
-    """As the one that runtests.py takes, with notes."""
+    """The runner of runtests.py, with notes."""
 
     def get_resultclass(self) -> type[Result]:
         return Result
 
 
 def main() -> None:
-    """Put the server in its place, and run."""
+    """Replace Django's servers by ours, and run the tests."""
     results, *arguments = sys.argv[1:]
     basehttp.ThreadedWSGIServer = testcases.LiveServerThread.server_class = LiveServer
     basehttp.WSGIServer = OneRequestServer
     runner.DiscoverRunner = Runner
-    # A view that blocks the one OS thread while it waits for an answer of its own server is to fail, not to hang.
+    # A view that waits for an answer of its own server blocks the only OS thread: it must fail instead of hanging.
     socket.setdefaulttimeout(SECONDS)
     sys.argv = ["runtests.py", *arguments]
     sys.path.insert(0, "")

@@ -38,7 +38,7 @@ EXPECTED: dict[str, tuple[str | tuple[str, ...], str]] = {
         BLOCKS,
     ),
 }
-"""Tests that fail, and why."""
+"""Tests that fail, with the reasons."""
 
 SECONDS = 300.0
 

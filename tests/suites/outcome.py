@@ -20,14 +20,13 @@ class Outcome:
     skipped: int = 0
     unexpected: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
-    """Of each expected failure, by name."""
+    """The reason for each expected failure, by name."""
 
     def count(self, faults: Mapping[str, str | None], table: Mapping[str, tuple[str | tuple[str, ...], str]]) -> None:
-        """Count tests by name, each with what is wrong with it or None.
+        """Count tests by name, each with its fault or None.
 
-        `table` holds the failures that are expected: what is wrong (the beginning of the text, or several that may
-        be it), and why that is right.
-        One that passes, or fails in another way, is as unexpected as a failure that is not in the table.
+        `table` holds the expected failures: the fault (the beginning of its text, or several of which one applies) and
+        the reason. A test of the table that passes, or fails in another way, is as unexpected as a failure outside it.
         """
         for name in table.keys() - faults.keys():
             self.unexpected.append(f"{name}: is in the table of failures, but not in the suite")
@@ -46,7 +45,7 @@ class Outcome:
                 self.unexpected.append(f"{name}: {fault}" + (f" (the table says {expected!r})" if expected else ""))
 
     def line(self) -> str:
-        """One line that can be quoted."""
+        """Return the outcome as one line."""
         skipped = f", {self.skipped} skipped" if self.skipped else ""
         return (
             f"{self.suite} {self.version}: {self.passed} of {self.passed + self.failed} passed, "

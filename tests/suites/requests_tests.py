@@ -17,14 +17,14 @@ from outcome import Outcome
 HERE = Path(__file__).resolve().parent
 
 EXPECTED: dict[str, tuple[str, str]] = {}
-"""Tests that fail with this server alone, and why."""
+"""Tests that fail with this server alone, with the reasons."""
 
 SECONDS = 600.0
 
 
 def run(sdist: Path, directory: Path) -> Outcome:
     """Run the suite; `directory` is for its reports."""
-    # Side by side: most of the time they wait.
+    # Both run at the same time, since they mostly wait.
     runs = {server: start(server, sdist, directory) for server in ("rmeinheld", "wsgiref")}
     for process in runs.values():
         process.wait(SECONDS)

@@ -20,7 +20,7 @@ PLAIN = [("Content-Type", "text/plain")]
 
 
 def sized(source: InputStream) -> bytes:
-    """In pieces of a size, to the end and once more."""
+    """Reads in pieces of a size, to the end and once more."""
     data = b""
     while piece := source.read(7):
         data += piece
@@ -28,7 +28,7 @@ def sized(source: InputStream) -> bytes:
 
 
 def lines(source: InputStream) -> bytes:
-    """Line by line."""
+    """Reads line by line."""
     data = b""
     while line := source.readline():
         data += line
@@ -36,7 +36,7 @@ def lines(source: InputStream) -> bytes:
 
 
 def pieces_of_lines(source: InputStream) -> bytes:
-    """Line by line, with a limit that cuts some."""
+    """Reads line by line, with a limit that cuts some lines."""
     data = b""
     while line := source.readline(4):
         data += line
@@ -62,7 +62,7 @@ type Output = Callable[[WSGIEnvironment, StartResponse, bytes], Iterable[bytes]]
 
 
 class Closing:
-    """An iterable with `close`, which tells the log that it was called."""
+    """An iterable with `close`, which logs that it was called."""
 
     def __init__(self, environ: WSGIEnvironment, parts: list[bytes]) -> None:
         self._errors = environ["wsgi.errors"]
@@ -96,7 +96,7 @@ def without_items(environ: WSGIEnvironment, start_response: StartResponse, data:
 
 
 def as_generator(environ: WSGIEnvironment, start_response: StartResponse, data: bytes) -> Iterator[bytes]:
-    """`start_response` is called at the first item."""
+    """Calls `start_response` at the first item."""
     start_response("200 OK", PLAIN)
     yield b""
     yield data[:1]
@@ -127,7 +127,7 @@ def as_file(environ: WSGIEnvironment, start_response: StartResponse, data: bytes
 
 
 def replaced(environ: WSGIEnvironment, start_response: StartResponse, data: bytes) -> Iterable[bytes]:
-    """An error before anything was sent replaces status and fields."""
+    """Replaces status and fields after an error, before anything was sent."""
     start_response("200 OK", [*PLAIN, ("X-Replaced", "no")])
     try:
         raise LookupError("replaced")
@@ -160,14 +160,14 @@ OUTPUTS: dict[str, tuple[Output, int]] = {
     "no-content": (without_content, 204),
     "not-modified": (not_modified, 304),
 }
-"""By name: the function, and the status that it answers with."""
+"""The function and the status of each output, by name."""
 
 NO_BODY = ("no-items", "no-content", "not-modified")
-"""Outputs of which the body is empty."""
+"""Outputs with an empty body."""
 
 
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer with what was read, in brackets."""
+    """Answer with the body that was read, in brackets."""
     errors = environ["wsgi.errors"]
     errors.write("called ")
     errors.writelines(["with ", environ["PATH_INFO"], "\n"])
