@@ -98,7 +98,7 @@ def test_the_result_of_a_coroutine_can_be_what_it_raised(script: RunScript) -> N
     assert output.count("on purpose\n") >= 2
 
 
-def test_a_result_that_is_not_there_yet_is_an_error_or_waited_for(script: RunScript) -> None:
+def test_a_result_that_is_not_there_yet_raises_or_is_joined(script: RunScript) -> None:
     output = script(
         """
         from rmeinheld.coroutine import sleep, spawn
@@ -641,7 +641,7 @@ def test_a_regular_file_is_always_ready(script: RunScript) -> None:
     )
 
 
-# --- beside OS threads -----------------------------------------------------------------------------------------------
+# --- next to OS threads ----------------------------------------------------------------------------------------------
 
 
 def test_os_threads_spawn_and_join(script: RunScript) -> None:

@@ -328,7 +328,7 @@ return counts
     assert in_a_coroutine(script, body) == "{'coroutine': 1200, 'thread': 1200}"
 
 
-def test_a_lock_goes_to_those_who_wait_in_their_order(script: RunScript) -> None:
+def test_a_lock_goes_to_its_waiters_in_order(script: RunScript) -> None:
     body = """
 lock = Lock()
 order = []
@@ -365,7 +365,7 @@ return seen, lock.locked()
     assert in_a_coroutine(script, body) == expected
 
 
-def test_what_a_coroutine_leaves_in_its_thread_state_ends_with_it(script: RunScript) -> None:
+def test_values_left_in_a_thread_state_end_with_their_coroutine(script: RunScript) -> None:
     body = """
 import contextvars, sys, weakref
 local = threading.local()
@@ -388,7 +388,7 @@ return left == [((False, None), None, True)] * 3, len({spawn(get_ident).join() f
     assert in_a_coroutine(script, body) == "(True, 1)"
 
 
-def test_who_is_interrupted_while_a_condition_of_threading_takes_its_lock_again_has_it(script: RunScript) -> None:
+def test_a_coroutine_interrupted_while_a_condition_of_threading_takes_its_lock_again_has_it(script: RunScript) -> None:
     body = """
 seen = []
 for make in (threading.Lock, threading.RLock):
@@ -414,7 +414,7 @@ for make in (threading.Lock, threading.RLock):
         seen.append(condition._is_owned())
     assert victim.join(5)
     victim.result
-    # Its place in the queue is free: a notification goes to somebody who waits.
+    # Its place in the queue is free: a notification goes to a waiter.
     def wait_again():
         with condition:
             return condition.wait(5)

@@ -87,7 +87,7 @@ main(lambda: (with_statement(lock), with_statement(rlock), lock.locked(), rlock.
 
 
 @either
-def test_what_is_built_on_such_locks_parks_too(script: RunScript, patch: str) -> None:
+def test_conditions_queues_and_events_on_such_locks_park_too(script: RunScript, patch: str) -> None:
     output = script(
         f"""{BEFORE}{patch}{AFTER}
 from concurrent.futures import Future
@@ -156,7 +156,7 @@ main(test)
 
 
 @either
-def test_those_who_wait_for_a_lock_get_it_in_order(script: RunScript, patch: str) -> None:
+def test_waiters_of_a_lock_get_it_in_order(script: RunScript, patch: str) -> None:
     output = script(
         f"""{BEFORE}{patch}{AFTER}
 def test():
@@ -261,7 +261,7 @@ main(test)
     assert output == f"{([False, False, False, 0, refused, refused, refused], True, 2, False)}\n"
 
 
-def test_an_rlock_that_is_dropped_while_it_is_held_says_nothing_of_the_next(script: RunScript) -> None:
+def test_an_rlock_that_is_dropped_while_it_is_held_does_not_affect_the_next(script: RunScript) -> None:
     output = script(
         f"""{BEFORE}{AFTER}
 def test():
@@ -282,7 +282,7 @@ main(test)
     assert output == "True\n"
 
 
-def test_wrong_arguments_raise_what_they_raise_elsewhere(script: RunScript) -> None:
+def test_wrong_arguments_raise_the_same_errors_as_elsewhere(script: RunScript) -> None:
     output = script(
         f"""{BEFORE}{AFTER}
 CALLS = [
@@ -370,7 +370,7 @@ main(lambda: together(use, ["first", "second", "from", "through another"]))
 
 
 @either
-def test_an_import_in_a_thread_waits_for_a_coroutine_and_an_endless_circle_of_imports_is_seen(
+def test_an_import_in_a_thread_waits_for_a_coroutine_and_a_circle_of_imports_ends(
     script: RunScript, patch: str, tmp_path: Path
 ) -> None:
     slow = "from rmeinheld.coroutine import sleep\nsleep(0.2)\n"

@@ -60,7 +60,7 @@ print("well")
     assert run(script, body) == "well\n"
 
 
-def test_what_it_raises_is_raised_with_its_traceback(script: RunScript) -> None:
+def test_an_exception_of_the_function_is_raised_with_its_traceback(script: RunScript) -> None:
     body = """
 def fails():
     raise KeyError("mine")
@@ -99,7 +99,7 @@ print("well")
     assert run(script, body) == "well\n"
 
 
-def test_no_more_threads_than_set_and_all_have_their_turn(script: RunScript) -> None:
+def test_no_more_threads_than_the_limit_run_and_all_jobs_have_their_turn(script: RunScript) -> None:
     body = """
 now, most, guard = [0], [0], threading.Lock()
 def work(number):
@@ -124,7 +124,7 @@ print("well")
     assert run(script, body) == "well\n"
 
 
-def test_a_higher_limit_is_for_those_who_wait_already(script: RunScript) -> None:
+def test_a_higher_limit_serves_waiting_jobs_too(script: RunScript) -> None:
     body = """
 set_offload_threads(1)
 released = Signal()

@@ -100,9 +100,7 @@ print("well")
 
 
 @each_row
-def test_a_coroutine_that_is_interrupted_when_it_has_been_woken_has_what_it_waited_for(
-    script: RunScript, row: str
-) -> None:
+def test_a_coroutine_that_is_interrupted_after_it_was_woken_has_what_it_waited_for(script: RunScript, row: str) -> None:
     # A condition's waiter has to take the lock again; what becomes of the notification then has tests of its own.
     body = """
 def wait_then_sleep(it):
@@ -138,7 +136,7 @@ print("well")
 @pytest.mark.parametrize(
     "row", ["Lock", "RLock", "Semaphore", "Queue.get", "Queue.put", "LifoQueue.put", "SimpleQueue.get", "Condition"]
 )
-def test_those_who_wait_have_their_turn_in_order(script: RunScript, row: str) -> None:
+def test_waiters_have_their_turn_in_order(script: RunScript, row: str) -> None:
     body = """
 import itertools
 for kinds in itertools.product(KINDS, repeat=3):
@@ -425,7 +423,7 @@ print("well")
     assert walk(script, "Queue.get", body) == "well\n"
 
 
-def test_the_collector_finds_what_refers_to_itself_by_a_queue_or_a_condition(script: RunScript) -> None:
+def test_the_collector_finds_a_queue_or_a_condition_that_refers_to_itself(script: RunScript) -> None:
     body = """
 import gc, weakref
 class Node:
@@ -553,7 +551,7 @@ print("well")
     assert walk(script, "Lock", body) == "well\n"
 
 
-def test_the_text_of_each_says_how_it_is(script: RunScript) -> None:
+def test_the_repr_of_each_shows_its_state(script: RunScript) -> None:
     body = """
 for it, text in (
     (Semaphore(3), "Semaphore at 0x*: value=3"),
@@ -592,7 +590,7 @@ print("well")
     assert walk(script, "Lock", body) == "well\n"
 
 
-def test_what_a_call_of_a_pool_raises_is_raised_by_map(script: RunScript) -> None:
+def test_an_exception_in_a_call_of_a_pool_is_raised_by_map(script: RunScript) -> None:
     body = """
 def work(number):
     if number == 3:
