@@ -57,7 +57,7 @@ MOST_SEMICOLONS = 1
 """In one sentence."""
 
 SUFFIXES = {".rs", ".py", ".pyi", ".sh", ".md", ".yml", ".yaml", ".toml", ".c"}
-SCRIPTS = {"Makefile", "run", "in-debian-sid", "find-python", "test-matrix", "lanes", "commit-message", "Dockerfile"}
+SCRIPTS = {"Makefile", "run", "check-rust", "find-python", "in-debian-sid", "test-matrix"}
 GENERATED = ("tests/suites/reports/", "tests/fuzz/regressions/", "benches/results/", "tests/corpus/")
 
 
