@@ -92,8 +92,8 @@ def test_executors_imported_or_made_before_work_in_coroutines(script: RunScript)
         """
     )
     assert output.splitlines()[-3:] == [
-        "concurrent.futures: 1 executors had been made before (repaired in place)",
-        "concurrent.futures: 1 executors with workers, made before, may block every coroutine that submits",
+        "concurrent.futures: 1 executors had been made before the patch (repaired in place)",
+        "concurrent.futures: 1 executors with workers, made before the patch, may block every coroutine that submits",
         "True",
     ]
 
@@ -137,8 +137,8 @@ def test_what_was_made_before_is_repaired_or_named(script: RunScript) -> None:
     )
     assert "early: " not in output
     assert output.splitlines()[-4:] == [
-        "ssl: 1 TLS connections had been made before (repaired in place)",
-        "selectors: 1 selectors had been made before (repaired in place)",
+        "ssl: 1 TLS connections had been made before the patch (repaired in place)",
+        "selectors: 1 selectors had been made before the patch (repaired in place)",
         "The handshake operation timed out",
         "True",
     ]

@@ -320,7 +320,7 @@ def test_locks_of_multiprocessing_that_were_made_before_are_named(script: RunScr
         print(*patch.patch_all())
         """
     )
-    assert "multiprocessing: 1 locks made before block every coroutine when they wait\n" in output
+    assert "multiprocessing: 1 locks made before the patch block all coroutines when they wait\n" in output
 
 
 def test_processes_that_share_a_pipe_do_not_block_when_another_process_reads_first(script: RunScript) -> None:

@@ -508,7 +508,7 @@ def test_subclasses_made_before_the_patch_park_too(script: RunScript) -> None:
         main(test)
         """
     )
-    assert "other: connection is a connection made before: it blocks" in output
+    assert "other: connection was made before the patch: it blocks" in output
     assert output.endswith("True\n(20,)\n")
 
 

@@ -128,7 +128,7 @@ def _adopt_executors() -> Iterator[Finding]:
         executor._idle_semaphore = threading.Semaphore(0)
         executor._work_queue = queue.SimpleQueue()
     if idle:
-        yield Finding("concurrent.futures", f"{len(idle)} executors had been made before", fixed=True)
+        yield Finding("concurrent.futures", f"{len(idle)} executors had been made before the patch", fixed=True)
     if len(idle) < len(early):
-        what = f"{len(early) - len(idle)} executors with workers, made before, may block every coroutine that submits"
+        what = f"{len(early) - len(idle)} executors with workers, made before the patch, may block every coroutine that submits"
         yield Finding("concurrent.futures", what, fixed=False)

@@ -96,5 +96,5 @@ def patch() -> Iterator[Finding]:
     if synchronize is not None:
         early = sum(isinstance(each, synchronize.SemLock) for each in gc.get_objects())
         if early:
-            what = f"{early} locks made before block every coroutine when they wait"
+            what = f"{early} locks made before the patch block all coroutines when they wait"
             yield Finding("multiprocessing", what, fixed=False)

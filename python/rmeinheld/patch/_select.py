@@ -243,4 +243,4 @@ def patch() -> Iterator[Finding]:
             )
         selector._selector = new  # type: ignore[attr-defined]
     if early:
-        yield Finding("selectors", f"{len(early)} selectors had been made before", fixed=True)
+        yield Finding("selectors", f"{len(early)} selectors had been made before the patch", fixed=True)

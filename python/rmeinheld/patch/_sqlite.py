@@ -39,5 +39,5 @@ def _early_connections() -> Iterator[Finding]:
             continue
         for attribute, value in list(vars(module).items()):
             if isinstance(value, early.Connection):
-                what = f"{attribute} is a connection made before: it blocks all coroutines while its database is locked"
+                what = f"{attribute} was made before the patch: it blocks all coroutines while its database is locked"
                 yield Finding(name, what, fixed=False)

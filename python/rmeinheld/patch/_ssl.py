@@ -102,4 +102,4 @@ def patch() -> Iterator[Finding]:
     for sock in early:
         sock._sslobj = _SSLConnection(sock._sslobj, sock)  # type: ignore[attr-defined]
     if early:
-        yield Finding("ssl", f"{len(early)} TLS connections had been made before", fixed=True)
+        yield Finding("ssl", f"{len(early)} TLS connections had been made before the patch", fixed=True)

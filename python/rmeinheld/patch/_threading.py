@@ -416,7 +416,7 @@ def _early_locks() -> Iterator[Finding]:
             continue
         for attribute, value in list(vars(module).items()):
             if isinstance(value, kinds):
-                what = f"{attribute} is a lock made before: held across a wait, it blocks every coroutine that wants it"
+                what = f"{attribute} is a lock made before the patch: if held over a wait, it blocks all coroutines"
                 yield Finding(name, what, fixed=False)
 
 
