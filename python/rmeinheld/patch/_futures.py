@@ -130,5 +130,6 @@ def _adopt_executors() -> Iterator[Finding]:
     if idle:
         yield Finding("concurrent.futures", f"{len(idle)} executors had been made before the patch", fixed=True)
     if len(idle) < len(early):
-        what = f"{len(early) - len(idle)} executors with workers, made before the patch, may block every coroutine that submits"
+        number = len(early) - len(idle)
+        what = f"{number} executors with workers, made before the patch, may block every coroutine that submits"
         yield Finding("concurrent.futures", what, fixed=False)
