@@ -45,7 +45,7 @@ GRANT ALL ON test2.* TO test2@localhost;
 """
 
 URLLIB3_LEFT_OUT = "not test_http2_probe_blocked_per_thread and not test_tunneling_proxy_request_timeout"
-"""They need an address that never answers, and may fail without the patch too."""
+"""Left out: tests that need an address that never answers, and may fail without the patch too."""
 
 URLLIB3_EXPECTED: dict[str, tuple[str, str]] = {
     f"test.test_wait::{test}[{function}]": (
@@ -138,10 +138,11 @@ def compare(
     """
     patched = start("patched", source, directory, arguments, paths)
     plain = start("plain", source, directory, plain_arguments, paths)
-    for process in (patched, plain):
-        try:
+    try:
+        for process in (patched, plain):
             process.wait(SECONDS)
-        finally:
+    finally:
+        for process in (patched, plain):
             process.kill()
     ours, base = (results(directory / f"{name}.xml") for name in ("patched", "plain"))
     outcome = Outcome(suite, source.name.rpartition("-")[2])
