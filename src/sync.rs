@@ -1,8 +1,8 @@
 //! Locks that a panic does not spoil.
 //!
-//! A panic while a lock is held marks its mutex as poisoned. The data behind every lock of this crate is consistent at each
-//! statement, and a panic is reported in its own way (a Python exception, or the end of the process). So whoever comes next
-//! uses the data.
+//! A panic while a lock is held marks its mutex as poisoned. The data behind every lock of this crate is consistent at
+//! each statement. The panic itself is reported as a Python exception, or ends the process. The next holder of the lock
+//! can therefore use the data.
 
 use std::sync::{LockResult, Mutex, MutexGuard, PoisonError};
 

@@ -1,4 +1,4 @@
-//! A bell that wakes whoever polls its descriptor (eventfd(2)).
+//! A bell that wakes the threads that poll its descriptor (eventfd(2)).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
