@@ -428,17 +428,22 @@ fn a_socket_that_times_out_does_not_block_or_is_closed_raises() {
             in_coroutine(py, move |py| socket::receive(near.bind(py), 1, flags.cast_unsigned()).map(Bound::unbind))
                 .unwrap_err()
         };
-        let receive_from = || {
+        let receive_from = |flags: i32| {
             let near = near.clone_ref(py);
-            in_coroutine(py, move |py| socket::receive_from(near.bind(py), 1, 0).map(Bound::unbind)).unwrap_err()
+            in_coroutine(py, move |py| socket::receive_from(near.bind(py), 1, flags.cast_unsigned()).map(Bound::unbind))
+                .unwrap_err()
         };
         assert!(receive(0).is_instance_of::<PyTimeoutError>(py));
-        assert!(receive_from().is_instance_of::<PyTimeoutError>(py));
+        assert!(receive_from(0).is_instance_of::<PyTimeoutError>(py));
         assert!(near.call_method0(py, "gettimeout").unwrap().bind(py).eq(0.02).unwrap(), "the timeout is put back");
         assert!(receive(libc::MSG_DONTWAIT).is_instance_of::<PyBlockingIOError>(py));
+        near.call_method1(py, "settimeout", (LONG,)).unwrap();
+        let begin = Instant::now();
+        assert!(receive_from(libc::MSG_DONTWAIT).is_instance_of::<PyBlockingIOError>(py));
+        assert!(begin.elapsed() < Duration::from_secs_f64(LONG / 2.0), "MSG_DONTWAIT does not wait for the timeout");
         near.call_method1(py, "settimeout", (0.0,)).unwrap();
         assert!(receive(0).is_instance_of::<PyBlockingIOError>(py));
-        assert!(receive_from().is_instance_of::<PyBlockingIOError>(py));
+        assert!(receive_from(0).is_instance_of::<PyBlockingIOError>(py));
         near.call_method0(py, "close").unwrap();
         assert!(receive(0).is_instance_of::<PyOSError>(py));
         drop(far);
