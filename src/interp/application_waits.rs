@@ -11,7 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::errors::{io_error, os_error, wake_error};
 use crate::event_loop::{self, Interest, Wake};
-use crate::kernel::{LentDescriptor, timespec};
+use crate::kernel::{LentDescriptor, poll_events, poll_numbers, timespec};
 
 /// The longest wait, a hundred years. Longer ones are shortened to it.
 const LONGEST_WAIT: Duration = Duration::from_secs(100 * 366 * 86_400);
@@ -80,7 +80,7 @@ pub fn wait_descriptor(py: Python<'_>, number: RawFd, interest: Interest, timeou
         Interest::Write => PollFlags::OUT,
         Interest::Both => PollFlags::IN | PollFlags::OUT,
         // The numbers are the same; beyond 16 bits are flags that are no events.
-        Interest::Events(bits) => PollFlags::from_bits_retain(u16::try_from(bits & 0xffff).unwrap_or_default()),
+        Interest::Events(bits) => poll_events(u16::try_from(bits & 0xffff).unwrap_or_default()),
     };
     loop {
         if block(py, descriptor, flags, deadline)? {
@@ -114,11 +114,11 @@ pub fn wait_any(interests: &[(RawFd, u32)], seconds: f64) -> PyResult<bool> {
 /// # Errors
 /// OSError where poll(2) has none of its events to report it by.
 pub fn events_now(number: RawFd, events: u16) -> PyResult<u16> {
-    let Ok(descriptor) = LentDescriptor::new(number) else { return Ok(PollFlags::NVAL.bits()) };
-    let mut polled = [PollFd::new(&descriptor, PollFlags::from_bits_retain(events))];
+    let Ok(descriptor) = LentDescriptor::new(number) else { return Ok(poll_numbers(PollFlags::NVAL)) };
+    let mut polled = [PollFd::new(&descriptor, poll_events(events))];
     loop {
         match poll(&mut polled, Some(&Timespec::default())) {
-            Ok(_) => return Ok(polled[0].revents().bits()),
+            Ok(_) => return Ok(poll_numbers(polled[0].revents())),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(os_error(error)),
         }

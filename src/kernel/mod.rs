@@ -1,5 +1,5 @@
-//! Small parts of the kernel's interface that several layers use: durations in its terms, bells, descriptors known by
-//! their number.
+//! Small parts of the kernel's interface that several layers use: durations and events in its terms, bells, descriptors
+//! known by their number.
 
 mod bell;
 mod lent_descriptor;
@@ -9,7 +9,7 @@ pub use lent_descriptor::LentDescriptor;
 
 use std::time::{Duration, Instant};
 
-use rustix::event::Timespec;
+use rustix::event::{PollFlags, Timespec};
 
 /// `duration` in the kernel's terms. The longest one that it knows stands for all that are longer.
 pub fn timespec(duration: Duration) -> Timespec {
@@ -21,9 +21,26 @@ pub fn timespec_until(deadline: Instant) -> Timespec {
     timespec(deadline.saturating_duration_since(Instant::now()))
 }
 
+/// The events of poll(2) with these numbers. The backends of rustix disagree on the sign of their type.
+pub fn poll_events(numbers: u16) -> PollFlags {
+    PollFlags::from_bits_retain(numbers as _)
+}
+
+/// The numbers of these events of poll(2).
+pub fn poll_numbers(events: PollFlags) -> u16 {
+    events.bits() as _
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_keep_their_numbers() {
+        assert_eq!(poll_events(1), PollFlags::IN);
+        assert_eq!(poll_numbers(PollFlags::IN | PollFlags::HUP), 0x11);
+        assert_eq!(poll_numbers(poll_events(0xffff)), 0xffff);
+    }
 
     #[test]
     fn a_duration_keeps_its_nanoseconds_and_is_cut_at_the_longest_of_the_kernel() {
