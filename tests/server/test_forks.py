@@ -30,7 +30,7 @@ def server(serve_module: Serve) -> Server:
 
 @pytest.fixture
 def children() -> Iterator[list[int]]:
-    """Processes to be ended."""
+    """The numbers of processes that the fixture ends."""
     pids: list[int] = []
     yield pids
     for pid in pids:
@@ -76,9 +76,9 @@ def test_a_response_that_is_cut_off_ends_in_a_reset_although_a_child_holds_the_s
     server: Server, children: list[int], holder: str
 ) -> None:
     with server.connect() as connection:
-        # To a client of HTTP/1.0 the end of the stream would say that the body is whole (RFC 9112 6.3).
+        # For an HTTP/1.0 client, a regular end of the stream would complete the body (RFC 9112 6.3).
         connection.send(request("GET", f"/{holder}/cut", version="1.0"))
-        # The reader of the tests takes a reset for an end; the socket knows.
+        # The reader of the tests treats a reset as an end, so the test reads the socket itself.
         with pytest.raises(ConnectionResetError):
             while connection.socket.recv(65536):
                 pass
@@ -106,7 +106,7 @@ def test_the_port_is_free_when_the_server_has_ended_although_a_child_lives(
         server = Gunicorn(tmp_path, (), "forking:app")
         server.await_socket()
     with server.connect() as connection:
-        # Not by multiprocessing, which at the end of the parent waits for its children.
+        # Children of multiprocessing do not count here: their parent waits for them when it ends.
         children += [fork_by(connection, f"/{how}") for how in ("fork", "fork_in_c")]
     server.signal(signal.SIGTERM)
     assert server.popen.wait(15) == 0
