@@ -1,6 +1,6 @@
 //! Guard pages that need no memory mapping of their own.
 //!
-//! `may` makes the page below a stack inaccessible with mprotect(2). That splits the stack's mapping in two, and keeps
+//! `may` makes the page below a stack inaccessible with mprotect(2). The call splits the stack's mapping in two, and keeps
 //! neighbouring stacks from sharing one. Linux 6.13 has guards within a mapping (MADV_GUARD_INSTALL, madvise(2)): with
 //! them a coroutine takes one mapping less of the number that `vm.max_map_count` allows.
 //!

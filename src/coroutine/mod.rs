@@ -4,7 +4,7 @@
 //! coroutine on its timer thread, and its cancellation unwinds through whatever frames the coroutine has, Python's
 //! included; neither appears here, and a test refuses them.
 //!
-//! # What a caller must not assume
+//! # Limits of the promises
 //!
 //! - [`park`] may return without a matching [`Handle::unpark`]: wait on a predicate of your own.
 //! - [`spawn`] only queues: the coroutine starts when every runnable coroutine before it has parked or ended.
@@ -80,8 +80,8 @@ pub fn spawn(body: Box<dyn FnOnce() + Send>) -> io::Result<Handle> {
     let words = stack_bytes() / size_of::<usize>();
     let started = catch_unwind(AssertUnwindSafe(|| {
         #[expect(unsafe_code, reason = "may marks spawn as unsafe")]
-        // SAFETY: may's two conditions: thread-local storage is safe because one worker runs every coroutine, so none
-        // ever moves to another thread; a stack overflow ends in `overflow`'s handler, on a guard page.
+        // SAFETY: `may` has two conditions. Thread-local storage is safe because one worker runs every coroutine, so that
+        // none ever moves to another thread. A stack overflow ends on a guard page, in the handler of `overflow`.
         unsafe {
             may::coroutine::Builder::new().stack_size(words).spawn(body)
         }

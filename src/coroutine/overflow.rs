@@ -1,9 +1,9 @@
-//! What happens when a coroutine runs off the end of its stack.
+//! The end of a process in which a coroutine runs off the end of its stack.
 //!
-//! The guard page below a stack turns an overflow into SIGSEGV. The handler must run on a stack of its own, says what
-//! happened, and hands on to the handler that was there before the first coroutine (Python's faulthandler, which
-//! prints the traceback, and after it the default action: death by the signal). The handler that `may`'s stack
-//! switching installs would abandon the coroutine with its frames and locks, or exit(1); it is replaced.
+//! The guard page below a stack turns an overflow into SIGSEGV. The handler must run on a stack of its own. It prints a
+//! message and hands on to the handler that was there before the first coroutine. Python's faulthandler prints the
+//! traceback, and the default action after it is death by the signal. The handler that `may`'s stack switching installs
+//! would abandon the coroutine with its frames and locks, or exit(1); it is replaced.
 
 #![expect(unsafe_code, reason = "signal handlers and alternate stacks exist only in libc")]
 
@@ -43,7 +43,7 @@ thread_local! {
     static CURRENT: Cell<StackBounds> = const { Cell::new(StackBounds { bottom: 0, top: 0 }) };
 }
 
-/// Tells the handler which stack is in use from now on; `None` for the thread's own.
+/// Notes for the handler which stack is in use from now on; `None` for the thread's own.
 pub fn set_current_stack(bounds: Option<StackBounds>) {
     CURRENT.with(|current| current.set(bounds.unwrap_or_default()));
 }

@@ -1,6 +1,6 @@
 //! Whether there is room for one more stack.
 //!
-//! `may` allocates the stack inside its spawn and panics where the kernel refuses it. So the room is asked for first: a
+//! `may` allocates the stack inside its spawn and panics where the kernel refuses it. The room is therefore probed first: a
 //! refusal is an ordinary error, and it comes while something is left for the coroutines that exist.
 
 #![expect(unsafe_code, reason = "rustix has no safe wrapper for mmap(2)")]
@@ -64,7 +64,7 @@ pub fn check(stack_bytes: usize) -> io::Result<()> {
     }
     probe(stack_bytes + BYTES_KEPT).map_err(|error| {
         refusal(format!(
-            "the kernel refuses {stack_bytes} bytes of address space ({error}) beside {living} coroutines. Raise the limit \
+            "the kernel refuses {stack_bytes} bytes of address space ({error}) in addition to {living} coroutines. Raise the limit \
              of memory (ulimit -v, RLIMIT_AS, vm.overcommit_memory, vm.max_map_count), or lower --stack-size",
         ))
     })
@@ -100,7 +100,7 @@ fn map_count_limit() -> Option<usize> {
     *LIMIT.get_or_init(|| std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok())
 }
 
-/// Maps so many bytes as `may` maps a stack, protects a guard page, and gives everything back.
+/// Maps `bytes` bytes as `may` maps a stack, protects a guard page, and gives everything back.
 fn probe(bytes: usize) -> io::Result<()> {
     let access = libc::PROT_READ | libc::PROT_WRITE;
     let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;

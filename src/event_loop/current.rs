@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::unit::Unit;
 use crate::coroutine::{self, StackBounds};
 
-/// What the unit works for that runs on the loop thread; see [`set_subject`].
+/// The subject of the unit that runs on the loop thread; see [`set_subject`].
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
@@ -65,7 +65,7 @@ pub fn set_subject(subject: usize) -> usize {
     replaced.unwrap_or(0)
 }
 
-/// What the unit works for that ran last on the loop thread. From any thread.
+/// The subject of the unit that ran last on the loop thread. From any thread.
 pub fn running_subject() -> usize {
     RUNNING.load(Ordering::Relaxed)
 }

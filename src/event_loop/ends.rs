@@ -1,7 +1,7 @@
 //! The end of work and of the loop. Every unit is asked to end once; what waits on all the same is left behind.
 //!
-//! A unit that is left behind stays parked for ever: its stack and what the host has given it are never used again and
-//! never freed, as CPython does with daemon threads. One that computes cannot be left behind, and the loop cannot end.
+//! A unit that is left behind stays parked for ever: its stack and the host's part are never used again and never
+//! freed, as CPython does with daemon threads. One that computes cannot be left behind, and the loop cannot end.
 
 use std::rc::Rc;
 
@@ -65,7 +65,7 @@ pub(super) fn forget_waiting() {
         slots.into_iter().map(|slot| state.units.remove(slot)).collect::<Vec<_>>()
     });
     for unit in waiting.unwrap_or_default() {
-        // Who waits for the work learns that it is over.
+        // Those that wait for the work learn that it is over.
         drop(unit.local.take());
         // Dropping a parked coroutine unwinds its stack, which has frames of others.
         std::mem::forget(unit);

@@ -9,7 +9,7 @@ use super::wake::Wake;
 use crate::kernel::Bell;
 use crate::sync::lock;
 
-/// What another thread asks of the loop.
+/// A message of another thread to the loop.
 pub enum LoopMessage {
     /// Ends a wait.
     Wake(Ticket, Wake),

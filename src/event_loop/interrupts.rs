@@ -1,7 +1,7 @@
 //! Ending the wait of another coroutine from outside: exceptions thrown into it, and alarms.
 //!
 //! A coroutine is interrupted only where it waits. One that computes, or is ready to run, sees [`Wake::Interrupted`] at
-//! its next wait. What the interruption means is kept by the layers above.
+//! its next wait. The layers above keep the meaning of the interruption.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -29,7 +29,7 @@ pub fn interrupt(runtime: &Runtime, work: WorkId) {
     }
 }
 
-/// The current unit's next wait ends at once with `wake`: it was told of it when it had something else to end with.
+/// Ends the current unit's next wait at once with `wake`, which came when the present wait had ended in another way.
 pub fn postpone(wake: Wake) {
     if let Some(unit) = current::current() {
         unit.postponed.set(Some(wake));
@@ -75,7 +75,7 @@ pub fn take_alarm() -> Option<u64> {
     (!alarms.is_empty()).then(|| alarms.remove(0))
 }
 
-/// Whether an alarm has gone off that nobody has taken.
+/// Whether an alarm has gone off that has not been taken.
 pub fn has_alarm() -> bool {
     current::with_current(|unit| !unit.alarms.borrow().is_empty()).unwrap_or(false)
 }

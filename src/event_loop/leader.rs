@@ -127,7 +127,7 @@ fn live(unit: &Rc<Unit>, host: &dyn Host) {
     current::set_current(Some(unit));
     let lived = catch_unwind(AssertUnwindSafe(|| host.enter(&mut || follow(unit))));
     if lived.is_err() {
-        // The panic's message is on stderr already. What it left behind cannot be trusted.
+        // The panic's message is on stderr already. The state that it left behind cannot be trusted.
         output::say("internal error in a coroutine; the process ends");
         std::process::abort();
     }
@@ -143,7 +143,7 @@ fn live(unit: &Rc<Unit>, host: &dyn Host) {
         state.units.is_empty().then(|| Arc::clone(&state.runtime))
     });
     current::set_current(None);
-    // The leader goes last, whichever unit that is: nothing of the host is left when the end is told.
+    // The leader goes last, whichever unit that is: nothing of the host is left when the end is announced.
     if let Some(runtime) = over.flatten() {
         state::install(None);
         runtime.ended(Ok(()));

@@ -11,7 +11,7 @@
 //! [`wait_for_wake`]. Each returns how it ended ([`Wake`]). They may be called only on the loop thread, where
 //! [`can_park`] is true; elsewhere the caller blocks in a system call instead.
 //!
-//! # What is queued
+//! # Queues
 //!
 //! Seven kinds of things wait for their turn. They come through the inbox ([`LoopMessage`]) or as work (`state::Work`).
 //!
@@ -29,7 +29,7 @@
 //! `requests` while fewer than the cap are in progress, then `later` for one budget. Only work that was queued before the
 //! last poll runs before the next one, so that neither input nor timers starve.
 //!
-//! # What this does not do
+//! # Limits of this layer
 //!
 //! No work stealing, no second loop thread, no preemption: a unit that computes without a chance to switch ([`turn`])
 //! holds up all others, as a thread holding the GIL would.
@@ -126,7 +126,7 @@ pub fn is_at_request_limit() -> bool {
     with(|state| state.busy_requests >= state.request_limit).unwrap_or(false)
 }
 
-/// Has the service told anew, before the next poll, whether to take connections.
+/// Asks the service again, before the next poll, to take connections or leave them.
 pub fn resume_service() {
     with(|state| state.paused = true);
 }

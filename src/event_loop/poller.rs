@@ -2,7 +2,7 @@
 //!
 //! Two kinds of source. A *stream* is a socket of the server's: registered once for both directions, edge-triggered,
 //! never modified again. A *descriptor* belongs to the application, which may close it, reuse its number or wait on it
-//! from ten coroutines: it is registered one-shot and armed anew for every wait, so that a reused number is noticed.
+//! from ten coroutines. It is registered one-shot and armed anew for every wait, so that a reused number is noticed.
 
 use std::collections::HashMap;
 use std::io;
@@ -59,12 +59,12 @@ impl Interest {
     }
 }
 
-/// Whom a source's events concern when no coroutine waits for them.
+/// The receiver of a source's events while no coroutine waits for these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceOwner {
     /// The server's service, which knows it by this number.
     Service(usize),
-    /// Nobody: only waits matter.
+    /// The application: only waits matter.
     Waits,
 }
 
@@ -72,7 +72,7 @@ pub enum SourceOwner {
 pub struct Source {
     generation: u32,
     pub(super) owner: SourceOwner,
-    /// The owner wants to be told of the next event.
+    /// The owner gets the next event.
     pub(super) at_rest: bool,
     /// An edge says that there is something to read, and no read has come up short since.
     pub(super) readable: bool,
@@ -81,15 +81,15 @@ pub struct Source {
     waits: Vec<(Interest, Ticket)>,
     pub(super) deadline: Option<Instant>,
     pub(super) armed: Option<TimerKey>,
-    /// Is told of every event and deadline, whether or not anybody waits.
+    /// Gets every event and deadline, also while coroutines wait.
     pub(super) watcher: Option<Arc<dyn StreamWatcher>>,
-    /// It is going to be told.
+    /// A call of the watcher is queued.
     pub(super) is_watch_queued: bool,
     /// epoll knows the descriptor, as far as we do.
     registered: bool,
 }
 
-/// What an event asks of the loop.
+/// The work that an event makes for the loop.
 pub enum Notice {
     /// These waits end.
     Wake(Ticket),
@@ -167,7 +167,7 @@ impl Poller {
     /// Registers a stream of the server's.
     ///
     /// # Errors
-    /// What epoll_ctl(2) reports: no memory, the limit of watches.
+    /// Errors of epoll_ctl(2): no memory, the limit of watches.
     pub fn add_stream(&mut self, descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
         self.add(descriptor, SourceOwner::Service(owner), flags)
@@ -176,7 +176,7 @@ impl Poller {
     /// Registers a listening socket.
     ///
     /// # Errors
-    /// What epoll_ctl(2) reports.
+    /// Errors of epoll_ctl(2).
     pub fn add_listener(&mut self, descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
         self.add(descriptor, SourceOwner::Service(owner), LISTENER)
     }
@@ -191,7 +191,7 @@ impl Poller {
     /// Looks at a listening socket again. The kernel wakes those first who have looked at it for longest.
     ///
     /// # Errors
-    /// What epoll_ctl(2) reports.
+    /// Errors of epoll_ctl(2).
     pub fn resume_listener(&mut self, id: SourceId, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         match self.source(id) {
             Some(_) => Ok(epoll::add(&self.epoll, descriptor, epoll::EventData::new_u64(id.0), LISTENER)?),
@@ -270,7 +270,7 @@ impl Poller {
     /// Arms a descriptor of the application's for one more event, and adds a wait on it.
     ///
     /// # Errors
-    /// What epoll_ctl(2) reports: EBADF for a closed descriptor, EPERM for one that is always ready (a regular file).
+    /// Errors of epoll_ctl(2): EBADF for a closed descriptor, EPERM for one that is always ready (a regular file).
     pub fn arm_descriptor(
         &mut self,
         descriptor: BorrowedFd<'_>,
@@ -334,7 +334,7 @@ impl Poller {
         std::mem::take(&mut self.sources[index].waits).into_iter().map(|(_, ticket)| ticket).collect()
     }
 
-    /// Turns what the kernel reported into what the loop has to do.
+    /// Turns events of the kernel into work for the loop.
     pub fn sort(&mut self, events: &[epoll::Event], mut notice: impl FnMut(Notice)) {
         for event in events {
             let id = SourceId(event.data.u64());

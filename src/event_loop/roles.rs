@@ -2,7 +2,7 @@
 
 use super::tokens::SourceId;
 
-/// What every unit needs around it. Implemented by the Python boundary, and by tests without Python.
+/// The surroundings of every unit. Implemented by the Python boundary, and by tests without Python.
 pub trait Host: Send + Sync + 'static {
     /// Runs `life` with whatever a unit owns: called once on each unit's stack, returns when the unit ends.
     fn enter(&self, life: &mut dyn FnMut());
@@ -11,7 +11,7 @@ pub trait Host: Send + Sync + 'static {
     fn released(&self, blocking: &mut dyn FnMut());
 }
 
-/// What the server does with its sources.
+/// The server's reactions to its sources.
 pub trait Service {
     /// A source at rest has something to read. Runs in a unit; may park.
     fn serve(&self, source: SourceId, owner: usize);
@@ -22,7 +22,7 @@ pub trait Service {
     /// The cap on requests has been reached (`true`) or left: take new connections or leave them to the kernel.
     fn at_capacity(&self, reached: bool);
 
-    /// The loop is about to poll: what was put off until now is to be done. Must not park.
+    /// The loop is about to poll: work that was put off until now is due. Must not park.
     fn before_poll(&self) {}
 }
 

@@ -1,4 +1,4 @@
-//! What the leader does next: the order in which work gets its turn.
+//! The order in which work gets its turn.
 
 use std::rc::Rc;
 
@@ -7,7 +7,7 @@ use super::roles::Service;
 use super::state::{LoopState, Work};
 use super::wake::Wake;
 
-/// What the leader does next.
+/// The next step of the leader.
 pub enum Step {
     /// Let the coroutines run that were made runnable.
     Yield,
@@ -24,7 +24,7 @@ pub enum Step {
 }
 
 impl LoopState {
-    /// What the leader does next. Work is taken only if there is a follower to hand leadership to.
+    /// The next step of the leader. Work is taken only if there is a follower to hand leadership to.
     pub fn next_step(&mut self, may_yield: bool) -> Step {
         if may_yield && std::mem::take(&mut self.woken) > 0 {
             return Step::Yield;

@@ -22,7 +22,7 @@ use super::wake::Wake;
 /// Idle units kept whatever happens: enough for the ordinary ups and downs of a small site.
 const IDLE_UNITS_KEPT: usize = 16;
 
-/// How often idle units that nobody needed are looked at. Only while there are more than [`IDLE_UNITS_KEPT`].
+/// How often spare idle units are looked for. Only while there are more than [`IDLE_UNITS_KEPT`].
 const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Work for a unit.
@@ -31,7 +31,7 @@ pub enum Work {
     Serve(SourceId, usize),
     /// A source's deadline has passed.
     Expired(SourceId, usize),
-    /// Something has happened to a source that has an watcher.
+    /// Something has happened to a source that has a watcher.
     Watch(SourceId),
     /// A function to run.
     Task(Box<dyn FnOnce()>),
@@ -61,15 +61,15 @@ pub struct LoopState {
     pub busy_requests: usize,
     /// The cap on `busy_requests`.
     pub request_limit: usize,
-    /// The service has been told to leave new connections alone.
+    /// The service leaves new connections alone.
     pub paused: bool,
     /// Waits for the next poll: `sleep(0)`.
     pub after_poll: Vec<Ticket>,
-    /// Turns that were cut off: they go on after all other work, one budget's worth of them between two polls.
+    /// Turns that were cut off. They go on after all other work, for one budget between two polls.
     pub later: VecDeque<Work>,
     /// Pieces of `later` to run before the next poll.
     pub later_budget: usize,
-    /// When, on the coarse clock of [`turn`](super::turn), the time for `later` is up; none before the first of them.
+    /// When, on the coarse clock of [`turn`](super::turn), the time for `later` is up; none before the first piece of it.
     pub later_end: Option<u64>,
     /// Coroutines made runnable since the leader last let them run.
     pub woken: usize,
@@ -243,7 +243,7 @@ impl LoopState {
         source.armed = Some(self.timers.insert(at, Target::Source(id)));
     }
 
-    /// Gives a source an watcher, which is told at once, or takes it away. Returns the one before.
+    /// Gives a source a watcher, and queues a call of it, or takes it away. Returns the one before.
     pub fn set_stream_watcher(
         &mut self,
         id: SourceId,
@@ -276,7 +276,7 @@ impl LoopState {
             .is_some_and(|source| source.watcher.is_some() && !std::mem::replace(&mut source.is_watch_queued, true))
     }
 
-    /// The watcher of a source, which is about to be told what has happened so far.
+    /// The watcher of a source, for a call that covers all events so far.
     pub fn begin_watching(&mut self, id: SourceId) -> Option<Arc<dyn StreamWatcher>> {
         let source = self.poller.source(id)?;
         source.is_watch_queued = false;
@@ -368,8 +368,8 @@ impl LoopState {
         }
     }
 
-    /// Sends idle units home that were not needed for a while; half of them at a time, so that a burst that comes back
-    /// soon finds most of them. Returns when to look again.
+    /// Ends idle units that were not needed for a while. Only half go at a time, so that a burst that comes back soon
+    /// finds most units. Returns when to look again.
     pub fn trim_idle(&mut self) -> Option<Instant> {
         if self.idle.len() <= IDLE_UNITS_KEPT {
             self.next_trim = None;
@@ -394,7 +394,8 @@ impl LoopState {
         self.next_trim
     }
 
-    /// Whether the service's sources include something readable since it last looked; if not, the next event is told.
+    /// Marks the source as resting: the service gets its next event. Returns true, without marking it, if unread input is
+    /// already known.
     pub fn rest(&mut self, id: SourceId) -> bool {
         let Some(source) = self.poller.source(id) else { return false };
         if source.readable {

@@ -1,4 +1,4 @@
-//! What the server does with its streams. On the loop thread only.
+//! Streams of the server: registering, resting, watching, deadlines. On the loop thread only.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -12,7 +12,7 @@ use super::tokens::SourceId;
 /// Registers a connected stream; see [`Service`](super::Service) for what happens next.
 ///
 /// # Errors
-/// What epoll_ctl(2) reports.
+/// Errors of epoll_ctl(2).
 pub fn add(descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
     with(|state| state.poller.add_stream(descriptor, owner)).unwrap_or_else(|| Err(off_the_loop()))
 }
@@ -20,7 +20,7 @@ pub fn add(descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
 /// Registers a listening socket.
 ///
 /// # Errors
-/// What epoll_ctl(2) reports.
+/// Errors of epoll_ctl(2).
 pub fn add_listener(descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
     with(|state| state.poller.add_listener(descriptor, owner)).unwrap_or_else(|| Err(off_the_loop()))
 }
@@ -33,7 +33,7 @@ pub fn pause_listener(id: SourceId, descriptor: BorrowedFd<'_>) {
 /// Looks at a listening socket again.
 ///
 /// # Errors
-/// What epoll_ctl(2) reports.
+/// Errors of epoll_ctl(2).
 pub fn resume_listener(id: SourceId, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     with(|state| state.poller.resume_listener(id, descriptor)).unwrap_or_else(|| Err(off_the_loop()))
 }
@@ -63,7 +63,7 @@ pub fn may_have_more(id: SourceId) {
     });
 }
 
-/// Puts a source at rest: its next event is told to the service. `false` if it has something to read already.
+/// Puts a source at rest: the service gets its next event. `false` if it has something to read already.
 pub fn rest(id: SourceId) -> bool {
     with(|state| !state.rest(id)).unwrap_or(true)
 }
@@ -93,7 +93,7 @@ pub fn watch_soon(id: SourceId) {
     with(|state| state.watch_soon(id));
 }
 
-/// Gives a stream an watcher, which is told at once, or takes it away.
+/// Gives a stream a watcher, and queues a call of it, or takes it away.
 pub fn set_stream_watcher(id: SourceId, watcher: Option<Arc<dyn StreamWatcher>>) {
     let previous = with(|state| state.set_stream_watcher(id, watcher));
     // Outside: it may hold the last reference to a stream.

@@ -17,7 +17,7 @@ impl Host for Bare {
     fn enter(&self, life: &mut dyn FnMut()) {
         self.0.fetch_add(1, Ordering::SeqCst);
         life();
-        // What a host has to give back takes time, in which others can see that the unit still lives.
+        // Giving back takes time, in which others can see that the unit still lives.
         std::thread::sleep(Duration::from_micros(200));
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -269,7 +269,7 @@ fn a_loop_has_not_ended_before_its_last_unit_whichever_that_is() {
 }
 
 #[test]
-fn idle_units_that_nobody_needs_go_home() {
+fn spare_idle_units_end() {
     in_a_loop(|| {
         let tasks = (0..200).map(|_| -> Box<dyn FnOnce()> { Box::new(|| assert_eq!(sleep(after(5)), Wake::TimedOut)) });
         join_all(tasks.collect());

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::tokens::{SourceId, Ticket, WorkId};
 
-/// What a deadline is for.
+/// The purpose of a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A parked coroutine whose wait ends.

@@ -1,6 +1,6 @@
-//! Names of things that may be gone when the name is used: none of them is ever given twice.
+//! Names of things that may be gone when the name is used. No name is ever given twice.
 
-/// Names one wait of one unit. Numbers are never used twice, so a late wake-up finds nobody.
+/// Names one wait of one unit. Numbers are never used twice, so a late wake-up ends no other wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticket {
     /// The unit's slot.

@@ -1,10 +1,10 @@
 //! The budget of a turn: how long work may run before it gives way to others.
 //!
-//! A turn begins when a unit starts a piece of work or is resumed from a wait. Nobody preempts it, so every place where
+//! A turn begins when a unit starts a piece of work or is resumed from a wait. Nothing preempts it, so every place where
 //! it could give way is a chance to switch: each cooperative call, each loop over bytes, frames or items. A chance costs
-//! one look at a coarse clock. Once the turn has lasted [`budget()`], the chance cuts it off: the rest goes to a queue
-//! behind all others, of which no more than one budget's worth runs between two polls (`State::later`). So ten turns
-//! that never end by themselves do no more harm than one.
+//! one look at a coarse clock. Once the turn has lasted [`budget()`], the chance cuts it off. The rest goes to a queue
+//! behind all others, which runs for no more than one budget between two polls (`LoopState::later`). Ten turns that
+//! never end by themselves thus do no more harm than one.
 
 use super::budget;
 use super::current::{self, can_park};
@@ -20,14 +20,14 @@ pub fn is_spent() -> bool {
     budget::is_used_up() && can_park() && !is_in_child()
 }
 
-/// Whether this is a forked child. Hooks of the fork run there before it is told (`event_loop::forget_in_child`), and the
+/// Whether this is a forked child. Hooks of the fork run there before the loop is forgotten (`event_loop::forget_in_child`), and the
 /// fork itself may have used up the turn.
 fn is_in_child() -> bool {
     Some(rustix::process::getpid()) != with(|state| state.process)
 }
 
-/// Cuts the running turn off: everything else that is ready runs first. Whoever calls this without looking at
-/// [`is_spent`] gives way on its own account.
+/// Cuts the running turn off: everything else that is ready runs first. A caller that does
+/// not look at [`is_spent`] gives way on its own account.
 ///
 /// # Parks
 pub fn give_way() -> Wake {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::wake::Wake;
 use crate::coroutine::{Handle, StackBounds};
 
-/// What an idle unit is woken for.
+/// The purpose for which an idle unit is woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Poll, and run what is ready.
@@ -19,7 +19,7 @@ pub enum Command {
 /// Work that has not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unfinished {
-    /// What it works for: see `current::set_subject`.
+    /// The subject of the work: see `current::set_subject`.
     pub subject: usize,
     /// The end waits for it: see `ends::set_awaited`.
     pub is_awaited: bool,
@@ -35,7 +35,7 @@ pub struct Unit {
     pub handle: OnceCell<Handle>,
     /// Where its stack lies; set when it starts.
     pub stack: Cell<Option<StackBounds>>,
-    /// What it is to do when it is idle.
+    /// Its next command, for when it is idle.
     pub command: Cell<Option<Command>>,
     /// The number of the wait that it is in; 0 for none.
     pub waiting: Cell<u64>,
@@ -43,26 +43,26 @@ pub struct Unit {
     pub wake: Cell<Option<Wake>>,
     /// Runs work (as opposed to being idle or leading between two pieces of work).
     pub busy: Cell<bool>,
-    /// The work was asked to end. That happens once.
+    /// The work was asked to end, which happens once.
     pub killed: Cell<bool>,
     /// The end of the process waits for the work.
     pub awaited: Cell<bool>,
     /// The work is a request.
     pub is_request: Cell<bool>,
-    /// What the work is for, as the layers above know it; 0 for nothing.
+    /// The subject of the work, a number of the layers above; 0 for none.
     pub subject: Cell<usize>,
-    /// Runs work and may park in it. Not while it is idle, polls or ends: there is no follower to lead meanwhile, or its
-    /// thread state is torn down, and whatever Python code runs then (a destructor, a logging handler) has to block.
+    /// Runs work and may park in it. A unit that is idle, polls or ends may not: no follower could lead meanwhile, or its
+    /// thread state is torn down. Python code that runs then (a destructor, a logging handler) blocks.
     pub may_park: Cell<bool>,
     /// The number that the layers above know what it runs by.
     pub ident: Cell<u64>,
     /// Which piece of work it runs: unique among all of the loop's; 0 before the first.
     pub work: Cell<u64>,
-    /// How its next wait ends at once: somebody wanted to end one when it was in none.
+    /// The way in which its next wait ends at once: the request to end one came while it was in none.
     pub postponed: Cell<Option<Wake>>,
-    /// The alarms that have gone off for the work in progress and that nobody has taken yet.
+    /// The alarms that have gone off for the work in progress and are not yet taken.
     pub alarms: RefCell<Vec<u64>>,
-    /// What the layers above attach to the work in progress.
+    /// Data of the layers above for the work in progress.
     pub local: RefCell<Option<Box<dyn Any>>>,
 }
 

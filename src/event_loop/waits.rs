@@ -34,7 +34,7 @@ pub fn wait_stream(source: SourceId, interest: Interest, deadline: Option<Instan
 /// Waits until a descriptor of the application's may be ready. Many coroutines may wait on one.
 ///
 /// # Errors
-/// What epoll_ctl(2) reports, EBADF above all. A descriptor that epoll refuses because it is always ready is ready.
+/// Errors of epoll_ctl(2), EBADF above all. A descriptor that epoll refuses because it is always ready is ready.
 ///
 /// # Parks
 pub fn wait_descriptor(number: RawFd, interest: Interest, deadline: Option<Instant>) -> io::Result<Wake> {
@@ -56,7 +56,7 @@ pub fn wait_descriptor(number: RawFd, interest: Interest, deadline: Option<Insta
 /// epoll_ctl(2). One that epoll refuses because it is always ready, or never, is not waited for.
 ///
 /// # Errors
-/// What epoll_ctl(2) reports. EBADF also for a descriptor of the server's own.
+/// Errors of epoll_ctl(2). EBADF also for a descriptor of the server's own.
 ///
 /// # Parks
 pub fn wait_any_descriptor(interests: &[(RawFd, u32)], deadline: Option<Instant>) -> io::Result<Wake> {

@@ -3,7 +3,7 @@
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
-    /// What was waited for has happened, or may have: look again.
+    /// The event has happened, or may have: look again.
     Ready,
     /// The deadline passed first.
     TimedOut,
@@ -11,6 +11,6 @@ pub enum Wake {
     Closed,
     /// The coroutine is asked to end.
     Killed,
-    /// Somebody wants the coroutine to look up from its wait; see [`interrupts`](super::interrupts).
+    /// The coroutine is to look up from its wait; see [`interrupts`](super::interrupts).
     Interrupted,
 }

@@ -1,9 +1,9 @@
-//! The server's own sockets in a forked child: it lets go of them at once.
+//! The server's own sockets in a forked child, which lets go of these at once.
 //!
 //! A child inherits every descriptor, close-on-exec or not. One that never calls execve(2) (`multiprocessing`, `os.fork`)
 //! would keep the connections of clients open that the server has ended, and the port taken after the server's own end.
-//! So each of these numbers names a socket without a peer in the child, whoever forks it (pthread_atfork(3)): it can
-//! neither be read nor written, and closing it there closes nothing else.
+//! In the child each of these numbers therefore names a socket without a peer, after every fork (pthread_atfork(3)). It
+//! can neither be read nor written, and closing it there closes nothing else.
 
 #![expect(
     unsafe_code,
@@ -29,7 +29,7 @@ static OWN: [AtomicU64; NUMBERS / WORD] = [const { AtomicU64::new(0) }; NUMBERS 
 /// Listening sockets: the server's number, and the number that its embedder holds for the same socket.
 static LISTENERS: Mutex<Vec<(RawFd, RawFd)>> = Mutex::new(Vec::new());
 
-/// The highest number that was ever one of them.
+/// The highest number that was ever set in `OWN`.
 static HIGHEST: AtomicI32 = AtomicI32::new(-1);
 
 static IS_CHILD: AtomicBool = AtomicBool::new(false);
@@ -84,7 +84,7 @@ fn place(number: RawFd) -> Option<(&'static AtomicU64, u64)> {
     Some((OWN.get(number / WORD)?, 1 << (number % WORD)))
 }
 
-/// Runs in the child, before anything else of it. Allocates nothing and waits for nobody: other threads may have held any
+/// Runs in the child, before anything else of it. Allocates nothing and waits for no lock: other threads may have held any
 /// lock at the fork.
 extern "C" fn let_go() {
     IS_CHILD.store(true, Ordering::Relaxed);

@@ -9,7 +9,7 @@ use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 
 use super::forks;
 
-/// Who is at the other end.
+/// The client at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// A TCP client.
@@ -18,7 +18,7 @@ pub enum Peer {
     Unix,
 }
 
-/// What an attempt to accept gave.
+/// The result of an attempt to accept.
 pub enum Accepted {
     /// A connection, non-blocking and close-on-exec.
     Connection(OwnedFd, Peer),
@@ -26,7 +26,7 @@ pub enum Accepted {
     Nothing,
     /// Out of descriptors or memory: the connection stays in the queue.
     OutOfResources(io::Error),
-    /// The socket does not listen any more: somebody has shut it down.
+    /// The socket does not listen any more: it was shut down.
     Over(io::Error),
 }
 

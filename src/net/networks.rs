@@ -12,7 +12,7 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// From texts like `192.0.2.0/24`, `::1` and `*`. `None` if one of them is something else.
+    /// From texts like `192.0.2.0/24`, `::1` and `*`. `None` if a text is something else.
     pub fn parse<S: AsRef<str>>(texts: &[S]) -> Option<Networks> {
         let mut parsed = Networks::default();
         for text in texts {

@@ -1,16 +1,16 @@
-//! How long a peer is waited for that takes what it is sent slowly.
+//! Patience with a peer that takes slowly what is sent to it.
 
 use crate::sync::lock;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-/// The part of the patience after which a wait looks at what the peer has taken: the kernel says that a socket is
-/// writable only once a good part of its buffer is free, which may be megabytes.
+/// The part of the patience after which a wait looks at what the peer has taken. The kernel reports a socket as writable
+/// only once a good part of its buffer is free, which may be megabytes.
 const LOOKS: u32 = 4;
 
-/// The patience with one peer: no pause without a byte is longer than the timeout, and each byte that it takes buys time,
-/// as each byte of a request body does. What is bought is never more than the timeout, so that a burst at the beginning
-/// buys no trickle later. Only waiting counts, so an application that sends slowly does no harm to its client.
+/// The patience with one peer. No pause without a byte is longer than the timeout. Each byte that the peer takes buys
+/// time, as each byte of a request body does. The time bought is never more than the timeout, so that a burst at the
+/// beginning buys no trickle later. Only waiting counts, so an application that sends slowly does no harm to its client.
 pub struct Pace {
     timeout: Option<Duration>,
     bytes_per_second: u32,
@@ -18,7 +18,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// A peer may take nothing for `timeout` (none: for ever), and must take so many bytes a second in the long run (0: no
+    /// A peer may take nothing for `timeout` (none: for ever), and must take `bytes_per_second` in the long run (0: no
     /// such rule).
     pub fn new(timeout: Option<Duration>, bytes_per_second: u32) -> Pace {
         Pace { timeout, bytes_per_second, left: Mutex::new(timeout) }
@@ -35,7 +35,7 @@ impl Pace {
         self.lock().is_some_and(|left| left.is_zero())
     }
 
-    /// The peer has been waited for, and has taken so many bytes meanwhile.
+    /// Notes a wait of this length, in which the peer has taken `taken` bytes.
     pub fn note(&self, waited: Duration, taken: u64) {
         let Some(timeout) = self.timeout else { return };
         let mut left = self.lock();

@@ -4,12 +4,12 @@ use std::os::fd::BorrowedFd;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// What the peer has ended.
+/// The directions that the peer has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerEnd {
     /// Nothing.
     None,
-    /// What it sends. It may still read, or be gone: TCP does not say.
+    /// Its sending. It may still read, or be gone: TCP does not say.
     Sending,
     /// Both directions, by a reset or by closing.
     Both,

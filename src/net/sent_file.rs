@@ -1,7 +1,7 @@
 //! A file of the application's that is being sent.
 //!
-//! While the sender waits, the application may close the file, and its number may become another file's. So the sender
-//! keeps a descriptor of its own from the first wait on; a response that need not wait costs none.
+//! While the sender waits, the application may close the file, and its number may become another file's. From the
+//! first wait on, the sender therefore keeps a descriptor of its own. A response that need not wait costs none.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -41,7 +41,7 @@ impl SentFile {
     /// To be called after a wait.
     ///
     /// # Errors
-    /// EBADF if the number is another file's by now, or nobody's, and no descriptor was kept.
+    /// EBADF if the number is another file's by now, or not open, and no descriptor was kept.
     pub fn check(&self) -> io::Result<()> {
         if self.own.is_some() {
             return Ok(());

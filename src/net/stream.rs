@@ -58,7 +58,7 @@ impl Stream {
     /// Registers `socket` with the loop, for the service's `owner`.
     ///
     /// # Errors
-    /// What epoll_ctl(2) reports; the socket is then closed.
+    /// Errors of epoll_ctl(2); the socket is then closed.
     pub fn new(socket: OwnedFd, owner: usize) -> io::Result<Stream> {
         let source = streams::add(socket.as_fd(), owner)?;
         forks::own(socket.as_fd());
@@ -79,7 +79,7 @@ impl Stream {
     /// end of the stream, or no spare capacity.
     ///
     /// # Errors
-    /// What read(2) reports; the connection is then of no more use.
+    /// Errors of read(2); the connection is then of no more use.
     ///
     /// # Parks
     /// Where the stream is enciphered and Python code of the transport waits.
@@ -173,7 +173,7 @@ impl Stream {
             let room = buffer.capacity() - buffer.len();
             match rustix::io::read(&self.socket, rustix::buffer::spare_capacity(buffer)) {
                 Ok(read) => {
-                    // A short read has emptied the socket, and an edge will tell of more; but the edge of the end of
+                    // A short read has emptied the socket, and an edge announces more input. The edge of the end of
                     // the stream has come already if the poller says so.
                     if read > 0 && (read == room || peer_closed) {
                         streams::may_have_more(self.source);
@@ -239,8 +239,8 @@ impl Stream {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Read);
     }
 
-    /// Makes its close a reset, for a peer that would take the end of the stream for the end of a whole message. What
-    /// is still on its way is lost. A Unix socket knows no reset: there the end stays an ordinary one.
+    /// Makes its close a reset, for a peer that would take the end of the stream for the end of a whole message. Bytes
+    /// still on their way are lost. A Unix socket knows no reset: there the end stays an ordinary one.
     pub fn reset_on_close(&self) {
         if let Some(secured) = &self.secured {
             secured.abandon();
@@ -248,7 +248,7 @@ impl Stream {
         self.ends_in_reset.store(true, Ordering::Relaxed);
     }
 
-    /// Ends both directions, for whoever still uses the socket; see also [`Self::reset_on_close`].
+    /// Ends both directions, for every user of the socket; see also [`Self::reset_on_close`].
     pub fn shutdown_both(&self) {
         if self.ends_in_reset.load(Ordering::Relaxed) && rustix::net::connect_unspec(&self.socket).is_ok() {
             return;
@@ -261,7 +261,7 @@ impl Stream {
         if self.secured.as_ref().is_some_and(Secured::close) {
             self.work(false);
         }
-        // What was received and not read still makes the close a reset, as it should (RFC 2525 2.17).
+        // Bytes that were received but not read still make the close a reset, as they should (RFC 2525 2.17).
         self.shutdown_both();
     }
 

@@ -1,4 +1,4 @@
-//! What may lie between a socket and the bytes that a connection speaks: TLS.
+//! A layer between a socket and the bytes that a connection speaks: TLS.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use rustix::net::{SendFlags, Shutdown};
 /// Bytes read from the socket at a time: a whole record of TLS (RFC 8446 5.2).
 const RECEIVED_BYTES: usize = 17 * 1024;
 
-/// Bytes that may wait for a peer that sends and does not take: beyond what a writer waits with, only answers of the
+/// Bytes that may wait for a peer that sends and does not take. Beyond the bytes of a writer these are answers of the
 /// protocol itself, which a peer can ask for as often as it likes.
 const OUTGOING_BYTES: usize = 1024 * 1024;
 
@@ -63,7 +63,7 @@ pub struct Secured {
 struct Held {
     /// To be enciphered.
     plain: Vec<u8>,
-    /// Whoever works has taken what was there of `plain`.
+    /// The coroutine or thread at work has taken the content of `plain`.
     is_enciphering: bool,
     /// To be sent, in the order in which it was made.
     sealed: Vec<u8>,
@@ -72,12 +72,12 @@ struct Held {
     /// Nothing comes after `opened`.
     has_ended: bool,
     has_failed: bool,
-    /// Why, until somebody has been told.
+    /// The reason, until it has been reported.
     failure: Option<io::Error>,
     /// There was no room for all that the socket had.
     has_more: bool,
     is_working: bool,
-    /// Whoever works has more to do since.
+    /// The coroutine or thread at work has more to do since.
     must_repeat: bool,
     must_read: bool,
     must_close: bool,
@@ -91,7 +91,7 @@ impl Secured {
     /// Takes a piece of `data`, to be enciphered and sent by [`Self::work`]; nothing while another piece is on its way.
     ///
     /// # Errors
-    /// What has ended the connection.
+    /// The error that has ended the connection.
     pub fn give(&self, data: &[u8]) -> io::Result<usize> {
         let mut held = self.lock();
         held.check()?;
@@ -107,7 +107,7 @@ impl Secured {
     /// Sends what is enciphered, as far as the socket takes it now. Whether nothing that was given is left.
     ///
     /// # Errors
-    /// What has ended the connection.
+    /// The error that has ended the connection.
     pub fn flush(&self, socket: &OwnedFd) -> io::Result<bool> {
         let mut held = self.lock();
         held.send(socket);
@@ -118,7 +118,7 @@ impl Secured {
     /// Appends what has been deciphered to `buffer`, within its spare capacity. As `Stream::read_now`.
     ///
     /// # Errors
-    /// What has ended the connection.
+    /// The error that has ended the connection.
     pub fn take(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
         let mut held = self.lock();
         let count = held.opened.len().min(buffer.capacity() - buffer.len());
@@ -145,13 +145,13 @@ impl Secured {
         held.has_more || held.has_ended || !held.opened.is_empty()
     }
 
-    /// Whether something waits for [`Self::work`], beside what the socket has.
+    /// Whether something waits for [`Self::work`], apart from what the socket has.
     pub fn has_work(&self) -> bool {
         let held = self.lock();
         !held.is_working && (held.must_close || (!held.plain.is_empty() && !held.has_failed))
     }
 
-    /// Whether somebody works.
+    /// Whether a coroutine or thread works.
     pub fn is_working(&self) -> bool {
         self.lock().is_working
     }
@@ -273,7 +273,7 @@ impl Secured {
     }
 }
 
-/// What the transport has made of what it was given.
+/// The output of the transport in one round.
 #[derive(Default)]
 struct Made {
     opened: Vec<u8>,
@@ -282,7 +282,7 @@ struct Made {
 }
 
 impl Held {
-    /// What is to be enciphered, the bytes that may be deciphered, and whether the connection is to be closed.
+    /// The bytes to be enciphered, the number that may be deciphered, and whether the connection is to be closed.
     fn take_work(&mut self) -> (Vec<u8>, usize, bool) {
         self.must_repeat = false;
         let reads = std::mem::take(&mut self.must_read) && !self.has_ended && !self.has_failed;

@@ -4,11 +4,11 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Bytes that the kernel holds until the peer acknowledges them (tcp(7), SIOCOUTQ); of a Unix socket, the memory that
-/// holds what is unread (unix(7)), which is more. 0 if the kernel does not say.
+/// Bytes that the kernel holds until the peer acknowledges these (tcp(7), SIOCOUTQ). For a Unix socket this is the memory
+/// that holds unread bytes (unix(7)), which is more. 0 if the kernel does not say.
 pub(super) fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> u32 {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: the request writes one int, to where one is that outlives the call; whoever lends a descriptor keeps it open.
+    // SAFETY: the request writes one int, to a variable that outlives the call. The borrowed descriptor is open.
     let asked = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     if asked == 0 { u32::try_from(bytes).unwrap_or(0) } else { 0 }
 }

@@ -24,12 +24,12 @@ const CALM: Duration = Duration::from_secs(1);
 /// How long the last lines may take at the end.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What is to be said about a log file.
+/// News of a log file, for the log of errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
     /// Lines are lost, for this reason.
     LosesLines(String),
-    /// Lines are written again; so many were lost.
+    /// Lines are written again. This number was lost.
     GoesOn(u64),
 }
 
@@ -46,9 +46,9 @@ struct Backlog {
     has_begun: bool,
     /// The last attempt failed; a thread is going to try again.
     is_stuck: bool,
-    /// That thread is there.
+    /// The thread that tries again is there.
     is_attended: bool,
-    /// Of the present trouble somebody has been told.
+    /// The present trouble has been reported.
     is_reported: bool,
     lost: u64,
     last_trouble: Instant,

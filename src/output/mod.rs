@@ -1,7 +1,7 @@
 //! Output that never waits: lines on standard error, and log files.
 //!
-//! The loop serves everybody, so a pipe that nobody reads, a stopped terminal or a full disk must not hold it up or end
-//! it. What cannot be written at once is kept as far as there is room, then lost and counted. `eprintln!` panics where
+//! The loop serves all clients, so an unread pipe, a stopped terminal or a full disk must not block or end it. Lines that
+//! cannot be written at once are kept as far as there is room, then lost and counted. `eprintln!` panics where
 //! standard error is broken and blocks where it is full, and so is not used; a test refuses it.
 
 mod log_file;
@@ -45,13 +45,13 @@ enum Kind {
     Regular,
     /// A pipe or a terminal, opened anew and so with a mode of its own, which does not wait.
     Private,
-    /// The same, but other processes share its mode, which waits: only what certainly fits is written.
+    /// A pipe or a terminal whose mode, which waits, is shared with other processes: only what certainly fits is written.
     Shared,
     Socket,
 }
 
 impl Output {
-    /// For a descriptor. Its mode stays as it is: other processes may share it. Of one that `is_own` nobody does, and it
+    /// For a descriptor. Its mode stays as it is, since other processes may share it. One that `is_own` is not shared, and
     /// was opened with O_NONBLOCK.
     pub fn new(descriptor: OwnedFd, is_own: bool) -> Output {
         let kind = fstat(&descriptor).map(|status| FileType::from_raw_mode(status.st_mode));
@@ -106,7 +106,7 @@ impl Output {
     }
 }
 
-/// What is written to a pipe at a time: as many whole lines as it takes whole, or part of a long one.
+/// The part of `lines` for one write to a pipe: as many whole lines as it takes whole, or part of a long one.
 fn piece(lines: &[u8]) -> &[u8] {
     let Some(most) = lines.get(..PIPE_BYTES) else { return lines };
     let end = memchr::memrchr(b'\n', most).map_or(most.len(), |last| last + 1);

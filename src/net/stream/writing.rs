@@ -1,4 +1,4 @@
-//! What goes out on a stream: bytes and files, to peers that take them slowly.
+//! Sending on a stream: bytes and files, to peers that take these slowly.
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -71,7 +71,7 @@ impl Stream {
     /// much it took, 0 for nothing now. Runs no Python.
     ///
     /// # Errors
-    /// What send(2) reports; the connection is then of no more use.
+    /// Errors of send(2); the connection is then of no more use.
     pub fn give_now(&self, data: &[u8]) -> io::Result<usize> {
         if let Some(secured) = &self.secured {
             return if secured.flush(&self.socket)? { secured.give(data) } else { Ok(0) };
@@ -90,7 +90,7 @@ impl Stream {
     /// Runs no Python.
     ///
     /// # Errors
-    /// What send(2) reports.
+    /// Errors of send(2).
     pub fn flush_now(&self) -> io::Result<bool> {
         self.secured.as_ref().map_or(Ok(true), |secured| secured.flush(&self.socket))
     }
