@@ -127,3 +127,6 @@ fn configure_once() {
         config.set_worker_pin(false);
     });
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

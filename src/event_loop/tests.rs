@@ -3,10 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use super::*;
+use crate::coroutine::tests::ONE_WORKER;
 use crate::sync::lock;
 
 /// A host that has nothing to release, and counts the units that live.
@@ -27,12 +28,9 @@ impl Host for Bare {
     }
 }
 
-/// `may` has one worker per process, so one loop at a time.
-static ONE_LOOP: Mutex<()> = Mutex::new(());
-
 /// Runs `task` in a unit of a fresh loop, then ends the loop. Fails if that takes ten seconds.
 fn in_a_loop<R: Send + 'static>(task: impl FnOnce() -> R + Send + 'static) -> R {
-    let _one = lock(&ONE_LOOP);
+    let _one = lock(&ONE_WORKER);
     let host = Arc::new(Bare::default());
     let runtime = Runtime::start(Arc::clone(&host) as Arc<dyn Host>).unwrap();
     let (sender, receiver) = mpsc::channel();
@@ -206,7 +204,7 @@ fn another_thread_wakes_a_coroutine_and_late_wakes_are_ignored() {
 
 #[test]
 fn the_end_is_raised_once_and_who_waits_again_is_left_behind() {
-    let _one = lock(&ONE_LOOP);
+    let _one = lock(&ONE_WORKER);
     let host = Arc::new(Bare::default());
     let runtime = Runtime::start(Arc::clone(&host) as Arc<dyn Host>).unwrap();
     let (sender, receiver) = mpsc::channel();
@@ -231,7 +229,7 @@ fn the_end_is_raised_once_and_who_waits_again_is_left_behind() {
 
 #[test]
 fn a_unit_that_was_in_no_wait_is_killed_at_its_next_one() {
-    let _one = lock(&ONE_LOOP);
+    let _one = lock(&ONE_WORKER);
     let runtime = Runtime::start(Arc::new(Bare::default())).unwrap();
     let (sender, receiver) = mpsc::channel();
     let other = Arc::clone(&runtime);
