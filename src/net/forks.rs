@@ -1,9 +1,10 @@
-//! The server's own sockets in a forked child, which lets go of these at once.
+//! Closes the server's sockets in forked children.
 //!
-//! A child inherits every descriptor, close-on-exec or not. One that never calls execve(2) (`multiprocessing`, `os.fork`)
-//! would keep the connections of clients open that the server has ended, and the port taken after the server's own end.
-//! In the child each of these numbers therefore names a socket without a peer, after every fork (pthread_atfork(3)). It
-//! can neither be read nor written, and closing it there closes nothing else.
+//! A child inherits every descriptor, close-on-exec or not. A child that never calls execve(2) (`multiprocessing`,
+//! `os.fork`) would keep client connections open that the server has ended. It would also keep the port in use after
+//! the server's end. After every fork, a handler (pthread_atfork(3)) therefore replaces the server's sockets in the
+//! child by a socket without a peer. Reading the replacement returns the end of the stream, writing fails, and closing
+//! it affects nothing else.
 
 #![expect(
     unsafe_code,
@@ -18,32 +19,33 @@ use crate::sync::lock;
 use rustix::io::DupFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-/// Numbers below this one are let go of: as many as Linux gives a process by default at most (fs.nr_open).
+/// Descriptors below this number are replaced in children: the most that a process may have by Linux's default
+/// (fs.nr_open).
 const NUMBERS: usize = 1 << 20;
 
 const WORD: usize = u64::BITS as usize;
 
-/// A bit for each number that is a socket of the server's. Pages of it that are never touched cost nothing.
+/// One bit for each descriptor number, set if the descriptor is a socket of the server. Untouched pages take no memory.
 static OWN: [AtomicU64; NUMBERS / WORD] = [const { AtomicU64::new(0) }; NUMBERS / WORD];
 
-/// Listening sockets: the server's number, and the number that its embedder holds for the same socket.
+/// Listening sockets: the server's descriptor, and the embedder's descriptor of the same socket.
 static LISTENERS: Mutex<Vec<(RawFd, RawFd)>> = Mutex::new(Vec::new());
 
-/// The highest number that was ever set in `OWN`.
+/// The highest number ever set in `OWN`.
 static HIGHEST: AtomicI32 = AtomicI32::new(-1);
 
 static IS_CHILD: AtomicBool = AtomicBool::new(false);
 
-/// Whether this process was forked from one that had such sockets: they are the parent's to shut down.
+/// Whether this process is a forked child of a process that owned sockets. Only the parent may shut the sockets down.
 pub fn is_child() -> bool {
     IS_CHILD.load(Ordering::Relaxed)
 }
 
-/// Has children let go of `socket`, until [`disown`].
+/// Makes forked children replace `socket`, until [`disown`].
 pub fn own(socket: BorrowedFd<'_>) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: the function has the right signature and does only what is allowed in a child before execve(2).
+        // SAFETY: `let_go` has the right signature, and only does what is allowed in a child before execve(2).
         unsafe { libc::pthread_atfork(None, None, Some(let_go)) };
     });
     if let Some((word, bit)) = place(socket.as_raw_fd()) {
@@ -52,14 +54,14 @@ pub fn own(socket: BorrowedFd<'_>) {
     }
 }
 
-/// To be called before `socket` is closed.
+/// Reverts [`own`]. Call it before `socket` is closed.
 pub fn disown(socket: BorrowedFd<'_>) {
     if let Some((word, bit)) = place(socket.as_raw_fd()) {
         word.fetch_and(!bit, Ordering::Relaxed);
     }
 }
 
-/// The same as [`own`] for a listening socket, which its embedder knows as `original`.
+/// Like [`own`], for a listening socket. `original` is the embedder's descriptor of the same socket.
 pub fn own_listener(socket: BorrowedFd<'_>, original: RawFd) {
     own(socket);
     let pair = (socket.as_raw_fd(), original);
@@ -69,7 +71,7 @@ pub fn own_listener(socket: BorrowedFd<'_>, original: RawFd) {
     }
 }
 
-/// To be called before a listening socket is closed.
+/// Reverts [`own_listener`]. Call it before the listening socket is closed.
 pub fn disown_listener(socket: BorrowedFd<'_>) {
     disown(socket);
     listeners().retain(|&(own, _)| own != socket.as_raw_fd());
@@ -84,19 +86,19 @@ fn place(number: RawFd) -> Option<(&'static AtomicU64, u64)> {
     Some((OWN.get(number / WORD)?, 1 << (number % WORD)))
 }
 
-/// Runs in the child, before anything else of it. Allocates nothing and waits for no lock: other threads may have held any
-/// lock at the fork.
+/// Runs in the child before fork(2) returns. Allocates nothing and waits for no lock, since another thread may have
+/// held any lock at the fork.
 extern "C" fn let_go() {
     IS_CHILD.store(true, Ordering::Relaxed);
     let spare = without_peer().or_else(|_| {
-        // Out of descriptors: two of these are given back first.
+        // No descriptor is left: close two of the server's sockets first.
         own_numbers().take(2).for_each(close);
         without_peer()
     });
     let Ok(spare) = spare else { return };
     if let Ok(listeners) = LISTENERS.try_lock() {
         for &(own, original) in &*listeners {
-            // The embedder may have closed its own already, and the number may be another file's.
+            // The embedder may have closed its descriptor, and the number may now name another file.
             if is_same(borrow(own), borrow(original)) {
                 replace(spare.as_fd(), original);
             }
@@ -112,7 +114,7 @@ extern "C" fn let_go() {
         disown(borrow(number));
     }
     if is_own {
-        // Its number was given back above, and belongs to a stream still.
+        // `spare` took a number that was closed above. A stream still owns that number, so it stays open.
         let _ = spare.into_raw_fd();
     }
 }
@@ -122,7 +124,7 @@ fn own_numbers() -> impl Iterator<Item = RawFd> {
         .filter(|&number| place(number).is_some_and(|(word, bit)| word.load(Ordering::Relaxed) & bit != 0))
 }
 
-/// A socket whose peer is gone: reading it gives the end of the stream, writing an error.
+/// A socket whose peer is gone: reading returns the end of the stream, and writing fails.
 fn without_peer() -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).map(|(one, _)| one)
@@ -136,18 +138,19 @@ fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
 }
 
 fn close(number: RawFd) {
-    // SAFETY: the number is a socket's of this crate, which does nothing with it in a child.
+    // SAFETY: the number belongs to a socket of this crate, which does not use the socket in a child.
     drop(unsafe { OwnedFd::from_raw_fd(number) });
 }
 
 fn replace(by: BorrowedFd<'_>, number: RawFd) {
-    // SAFETY: the number is not closed here; whatever it was, it is another socket's afterwards.
+    // SAFETY: the number is not closed here. It names another socket afterwards, whatever file it named before.
     let mut target = unsafe { OwnedFd::from_raw_fd(number) };
     let _ = rustix::io::dup3(by, &mut target, DupFlags::CLOEXEC);
     let _ = target.into_raw_fd();
 }
 
 fn borrow<'a>(number: RawFd) -> BorrowedFd<'a> {
-    // SAFETY: for one fstat(2), which reports a number that is not open. Numbers of sockets are never -1.
+    // SAFETY: callers use the result for its number or for one fstat(2), which reports a closed number. A socket is
+    // never -1.
     unsafe { BorrowedFd::borrow_raw(number) }
 }

@@ -1,4 +1,4 @@
-//! Listening sockets: made and bound in Python, accepted from here.
+//! Listening sockets, created and bound in Python. Connections are accepted here.
 
 use std::io;
 use std::net::IpAddr;
@@ -9,31 +9,31 @@ use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 
 use super::forks;
 
-/// The client at the other end.
+/// The client at the other end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// A TCP client.
     Inet(IpAddr, u16),
-    /// A Unix or abstract socket: it has no address.
+    /// A client of a Unix or abstract socket, which has no address.
     Unix,
 }
 
-/// The result of an attempt to accept.
+/// The result of [`Listener::accept`].
 pub enum Accepted {
     /// A connection, non-blocking and close-on-exec.
     Connection(OwnedFd, Peer),
-    /// The queue is empty, or another process was quicker.
+    /// The queue is empty, or another process accepted the connection first.
     Nothing,
-    /// Out of descriptors or memory: the connection stays in the queue.
+    /// No descriptor or memory is left. The connection stays in the queue.
     OutOfResources(io::Error),
-    /// The socket does not listen any more: it was shut down.
+    /// The socket no longer listens: it was shut down.
     Over(io::Error),
 }
 
-/// A listening socket, non-blocking, owned by this value (a duplicate of the descriptor that Python holds).
+/// A non-blocking listening socket. The value owns a duplicate of the descriptor that Python holds.
 pub struct Listener {
     socket: OwnedFd,
-    /// The number of the descriptor that it is a duplicate of.
+    /// The number of Python's descriptor.
     original: RawFd,
 }
 
@@ -41,7 +41,7 @@ impl Listener {
     /// Duplicates `socket` and makes it non-blocking.
     ///
     /// # Errors
-    /// When the process has no descriptor left.
+    /// Errors of fcntl(2) and ioctl(2), such as EMFILE when no descriptor is left.
     pub fn new(socket: BorrowedFd<'_>) -> io::Result<Listener> {
         let original = socket.as_raw_fd();
         let socket = rustix::io::fcntl_dupfd_cloexec(socket, 0)?;
@@ -49,13 +49,12 @@ impl Listener {
         Ok(Listener { socket, original })
     }
 
-    /// From now on a forked child holds neither this socket nor the original: the loop serves it, and ends with this
-    /// process.
+    /// Makes forked children replace this socket and the original. Only this process serves the socket.
     pub fn keep_from_children(&self) {
         forks::own_listener(self.socket.as_fd(), self.original);
     }
 
-    /// Where it listens, for people.
+    /// The address that the socket listens on, for messages.
     pub fn place(&self) -> String {
         let Ok(address) = rustix::net::getsockname(&self.socket) else { return "an unknown address".to_owned() };
         match std::net::SocketAddr::try_from(address.clone()) {
@@ -67,12 +66,12 @@ impl Listener {
         }
     }
 
-    /// Takes one connection from the kernel's queue.
+    /// Accepts one connection from the kernel's queue.
     pub fn accept(&self) -> Accepted {
         loop {
             return match acceptfrom_with(&self.socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((connection, address)) => Accepted::Connection(connection, peer(address)),
-                // The client gave up while it was in the queue (accept(2), "Error handling").
+                // The client gave up while its connection was in the queue (accept(2), "Error handling").
                 Err(Errno::INTR | Errno::CONNABORTED | Errno::PROTO) => continue,
                 Err(error @ (Errno::INVAL | Errno::BADF | Errno::NOTSOCK | Errno::OPNOTSUPP)) => {
                     Accepted::Over(error.into())

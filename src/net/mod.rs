@@ -1,7 +1,7 @@
 //! Sockets whose waits park the coroutine.
 //!
-//! System calls go through `rustix`, whose types own and lend descriptors safely; this is the one layer that makes them
-//! for the server's own sockets.
+//! System calls go through `rustix`, whose types own and borrow descriptors safely. This is the only layer that makes
+//! system calls for the server's own sockets.
 
 mod forks;
 mod listener;

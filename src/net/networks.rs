@@ -1,10 +1,10 @@
-//! Which peers are trusted: addresses and networks.
+//! Sets of addresses and networks, such as the trusted peers.
 
 use std::net::IpAddr;
 
 use super::Peer;
 
-/// A set of IP networks, or everything.
+/// A set of IP networks, or of all addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks {
     is_everything: bool,
@@ -12,7 +12,7 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// From texts like `192.0.2.0/24`, `::1` and `*`. `None` if a text is something else.
+    /// Parses texts like `192.0.2.0/24`, `::1` and `*`. Returns `None` if a text is anything else.
     pub fn parse<S: AsRef<str>>(texts: &[S]) -> Option<Networks> {
         let mut parsed = Networks::default();
         for text in texts {
@@ -30,18 +30,18 @@ impl Networks {
         Some(parsed)
     }
 
-    /// Whether nothing is in it.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         !self.is_everything && self.networks.is_empty()
     }
 
-    /// Whether the address is in one of the networks.
+    /// Whether the set contains the address.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.is_everything || self.networks.iter().any(|&(network, prefix)| is_in(address, network, prefix))
     }
 
-    /// Whether the peer is in one of the networks. As for Gunicorn, a peer without an address is, unless the set is empty:
-    /// who may use a Unix socket is settled by its permissions.
+    /// Whether the set contains the peer. As in Gunicorn, every non-empty set contains all peers without an address:
+    /// permissions decide who may use a Unix socket.
     pub fn contains_peer(&self, peer: Peer) -> bool {
         match peer {
             Peer::Inet(address, _) => self.contains(address),
@@ -59,7 +59,7 @@ fn is_in(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
         _ => return false,
     };
     let ignored = bits - u32::from(prefix);
-    // A shift by all of 128 bits would overflow.
+    // A shift by all 128 bits would overflow.
     (address ^ network).checked_shr(ignored).unwrap_or(0) == 0
 }
 

@@ -1,16 +1,16 @@
-//! Patience with a peer that takes slowly what is sent to it.
+//! Time limits for a peer that receives slowly.
 
 use crate::sync::lock;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-/// The part of the patience after which a wait looks at what the peer has taken. The kernel reports a socket as writable
-/// only once a good part of its buffer is free, which may be megabytes.
+/// Checks of the peer's progress within one timeout. The kernel reports a socket as writable only when a good part of
+/// its buffer is free, which may be megabytes.
 const LOOKS: u32 = 4;
 
-/// The patience with one peer. No pause without a byte is longer than the timeout. Each byte that the peer takes buys
-/// time, as each byte of a request body does. The time bought is never more than the timeout, so that a burst at the
-/// beginning buys no trickle later. Only waiting counts, so an application that sends slowly does no harm to its client.
+/// The time limit of one peer. No pause without a byte is longer than the timeout. Each byte received earns time, as
+/// each byte of a request body does. The time left never exceeds the timeout, so an initial burst earns nothing for a
+/// later trickle. Only waiting counts, so an application that sends slowly does its client no harm.
 pub struct Pace {
     timeout: Option<Duration>,
     bytes_per_second: u32,
@@ -18,24 +18,24 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// A peer may take nothing for `timeout` (none: for ever), and must take `bytes_per_second` in the long run (0: no
-    /// such rule).
+    /// A peer may receive nothing for `timeout` (`None`: no limit). It must receive `bytes_per_second` on average (0:
+    /// no minimum).
     pub fn new(timeout: Option<Duration>, bytes_per_second: u32) -> Pace {
         Pace { timeout, bytes_per_second, left: Mutex::new(timeout) }
     }
 
-    /// How long to wait before looking again; none: for ever. Zero: the patience is over.
+    /// The time to wait until the next check. `None`: no limit. Zero: the peer's time is used up.
     pub fn next_look(&self) -> Option<Duration> {
         let left = (*self.lock())?;
         Some(left.min(self.timeout? / LOOKS).max(Duration::from_millis(1)).min(left))
     }
 
-    /// Whether the peer has been waited for long enough.
+    /// Whether the peer's time is used up.
     pub fn is_over(&self) -> bool {
         self.lock().is_some_and(|left| left.is_zero())
     }
 
-    /// Notes a wait of this length, in which the peer has taken `taken` bytes.
+    /// Records a wait of this length, during which the peer received `taken` bytes.
     pub fn note(&self, waited: Duration, taken: u64) {
         let Some(timeout) = self.timeout else { return };
         let mut left = self.lock();
@@ -48,7 +48,7 @@ impl Pace {
         *left = left.map(|left| left.saturating_add(bought).saturating_sub(waited).min(timeout));
     }
 
-    /// The peer takes what it is sent, as far as can be seen.
+    /// Restores the full timeout, when the peer appears to receive.
     pub fn refresh(&self) {
         *self.lock() = self.timeout;
     }

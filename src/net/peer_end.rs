@@ -1,4 +1,4 @@
-//! How far a connection's peer has ended it.
+//! The directions of a connection that the peer has ended.
 
 use std::os::fd::BorrowedFd;
 
@@ -7,15 +7,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// The directions that the peer has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerEnd {
-    /// Nothing.
+    /// Neither direction.
     None,
-    /// Its sending. It may still read, or be gone: TCP does not say.
+    /// The peer's sending. TCP does not report whether the peer still reads or is gone.
     Sending,
     /// Both directions, by a reset or by closing.
     Both,
 }
 
-/// Asks the kernel, whatever has been read of what the peer has sent.
+/// Asks the kernel which directions the peer has ended. Unread input does not hide the end.
 pub fn peer_end(socket: BorrowedFd<'_>) -> PeerEnd {
     let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::RDHUP)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };

@@ -1,7 +1,7 @@
-//! A file of the application's that is being sent.
+//! A file of the application that is being sent.
 //!
-//! While the sender waits, the application may close the file, and its number may become another file's. From the
-//! first wait on, the sender therefore keeps a descriptor of its own. A response that need not wait costs none.
+//! While the sender waits, the application may close the file, and its number may then name another file. Before its
+//! first wait the sender therefore duplicates the descriptor. A response that does not wait needs no duplicate.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,7 +11,7 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use crate::kernel::LentDescriptor;
 
-/// A file known by its number.
+/// A file known by its descriptor's number.
 pub struct SentFile {
     lent: LentDescriptor,
     device: u64,
@@ -20,28 +20,28 @@ pub struct SentFile {
 }
 
 impl SentFile {
-    /// The file of which `status` is that of the descriptor `number`.
+    /// The file of the descriptor `lent`, whose status is `status`.
     pub fn new(lent: LentDescriptor, status: &Stat) -> SentFile {
         SentFile { lent, device: status.st_dev, inode: status.st_ino, own: None }
     }
 
-    /// Its descriptor, which was valid at the last look.
+    /// The file's descriptor, which was valid at the last check.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.own.as_ref().map_or_else(|| self.lent.as_fd(), AsFd::as_fd)
     }
 
-    /// Keeps the file open beyond what the application does; to be called before a wait. Where no descriptor is left, the
-    /// number has to do.
+    /// Keeps the file open even if the application closes it. Call it before a wait. If no descriptor is left for a
+    /// duplicate, the lent descriptor stays in use.
     pub fn keep(&mut self) {
         if self.own.is_none() {
             self.own = fcntl_dupfd_cloexec(self.lent, 0).ok();
         }
     }
 
-    /// To be called after a wait.
+    /// Checks that the descriptor still names the file. Call it after a wait.
     ///
     /// # Errors
-    /// EBADF if the number is another file's by now, or not open, and no descriptor was kept.
+    /// EBADF if there is no duplicate, and the number is closed or names another file.
     pub fn check(&self) -> io::Result<()> {
         if self.own.is_some() {
             return Ok(());

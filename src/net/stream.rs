@@ -1,4 +1,4 @@
-//! A connected stream socket, non-blocking, registered with the loop for its whole life.
+//! A connected, non-blocking stream socket, registered with the loop for its whole life.
 
 mod writing;
 
@@ -16,25 +16,25 @@ use super::{forks, unacknowledged};
 use crate::event_loop::{self, Interest, SourceId, Wake, streams};
 use crate::kernel::timespec_until;
 
-/// How long to wait before looking again whether another coroutine or thread has done with the transport: it is in Python
-/// code that waits, which is rare.
+/// The time between two checks whether another coroutine or thread has finished with the transport. These checks are
+/// rare: Python code of the transport must itself wait.
 const TRANSPORT_PAUSE: Duration = Duration::from_millis(1);
 
-/// Why reading or writing ended.
+/// The reason why reading or writing failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// The peer is gone, or took too long: nothing more can be sent or received.
+    /// The peer is gone, or took too long. Nothing more can be sent or received.
     Gone(io::Error),
-    /// No progress within the time allowed.
+    /// The deadline passed without progress.
     TimedOut,
-    /// The coroutine is asked to end.
+    /// The coroutine was killed, and must end.
     Killed,
-    /// The coroutine is interrupted: an exception waits to be raised in it.
+    /// The coroutine was interrupted: an exception is pending in it.
     Interrupted,
 }
 
 impl Failure {
-    /// One line for the log.
+    /// The reason, as one line for the log.
     pub fn cause(&self) -> String {
         match self {
             Failure::Gone(error) => error.to_string(),
@@ -45,44 +45,44 @@ impl Failure {
     }
 }
 
-/// One client's socket.
+/// The socket of one client.
 pub struct Stream {
     socket: OwnedFd,
     source: SourceId,
     secured: Option<Secured>,
-    /// The peer is not to take the end for an ordinary one.
+    /// Whether closing resets the connection, so that the peer does not take its end for an ordinary one.
     ends_in_reset: AtomicBool,
 }
 
 impl Stream {
-    /// Registers `socket` with the loop, for the service's `owner`.
+    /// Registers `socket` with the loop. `owner` is the service's number for the connection.
     ///
     /// # Errors
-    /// Errors of epoll_ctl(2); the socket is then closed.
+    /// Errors of epoll_ctl(2). The socket is then closed.
     pub fn new(socket: OwnedFd, owner: usize) -> io::Result<Stream> {
         let source = streams::add(socket.as_fd(), owner)?;
         forks::own(socket.as_fd());
         Ok(Stream { socket, source, secured: None, ends_in_reset: AtomicBool::new(false) })
     }
 
-    /// From now on, what is read and written goes through `transport`.
+    /// Passes all later reads and writes through `transport`.
     pub fn secure(&mut self, transport: Box<dyn Transport>) {
         self.secured = Some(Secured::new(transport));
     }
 
-    /// Its name in the loop.
+    /// The stream's source in the loop.
     pub fn source(&self) -> SourceId {
         self.source
     }
 
-    /// Appends what can be read now to `buffer`, within its spare capacity. `Ok(None)`: nothing now. `Ok(Some(0))`: the
-    /// end of the stream, or no spare capacity.
+    /// Appends the input available now to `buffer`, within its spare capacity. `Ok(None)`: no input now. `Ok(Some(0))`:
+    /// the end of the stream, or no spare capacity.
     ///
     /// # Errors
-    /// Errors of read(2); the connection is then of no more use.
+    /// Errors of read(2). The connection is unusable afterwards.
     ///
     /// # Parks
-    /// Where the stream is enciphered and Python code of the transport waits.
+    /// If the stream is encrypted and Python code of the transport waits.
     pub fn read_now(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
         let read = self.take_now(buffer)?;
         if read.is_some() || self.secured.is_none() {
@@ -92,7 +92,7 @@ impl Stream {
         self.take_now(buffer)
     }
 
-    /// As [`Self::read`], but what it appends is still there to be read. `buffer` is empty.
+    /// Like [`Self::read`], but the appended bytes stay readable. `buffer` must be empty.
     ///
     /// # Errors
     /// As for [`Self::read`].
@@ -115,7 +115,8 @@ impl Stream {
         }
     }
 
-    /// As [`Self::read_now`], but of an enciphered stream only what [`Self::work`] has deciphered. Runs no Python.
+    /// Like [`Self::read_now`]. An encrypted stream only returns bytes that [`Self::work`] has decrypted. Runs no
+    /// Python.
     ///
     /// # Errors
     /// As for [`Self::read_now`].
@@ -130,12 +131,12 @@ impl Stream {
         Ok(read)
     }
 
-    /// Enciphers and sends what [`Self::give_now`] has taken; if it `reads`, also deciphers what has arrived, for
-    /// [`Self::take_now`]. Nothing where the stream is not enciphered. No lock may be held: this runs Python code. False if
-    /// another coroutine or thread is at it, which then does this as well.
+    /// Encrypts and sends the bytes accepted by [`Self::give_now`]. If `reads` is set, also decrypts input for
+    /// [`Self::take_now`]. Does nothing on an unencrypted stream. Runs Python code, so the caller may hold no lock.
+    /// Returns false if another coroutine or thread is at work, which then does this work too.
     ///
     /// # Parks
-    /// Where that code waits.
+    /// If the Python code waits.
     pub fn work(&self, reads: bool) -> bool {
         let Some(secured) = &self.secured else { return true };
         let peer_closed = reads && streams::about_to_read(self.source);
@@ -146,19 +147,17 @@ impl Stream {
         worked
     }
 
-    /// Whether something waits for [`Self::work`] that was given.
+    /// Whether bytes or a close wait for [`Self::work`].
     pub fn has_work(&self) -> bool {
         self.secured.as_ref().is_some_and(Secured::has_work)
     }
 
-    /// Whether [`Self::take_now`] has more to give, at once or after [`Self::work`]. False where the stream is not
-    /// enciphered.
+    /// Whether [`Self::take_now`] can return more, at once or after [`Self::work`]. False on an unencrypted stream.
     pub fn has_more(&self) -> bool {
         self.secured.as_ref().is_some_and(Secured::has_more)
     }
 
-    /// Throws away what can be read now, whether or not it is enciphered. `Ok(None)` and `Ok(Some(0))` as for
-    /// [`Self::read_now`]; `buffer` is empty.
+    /// Discards the input available now, encrypted or not. Returns as [`Self::read_now`] does. `buffer` must be empty.
     ///
     /// # Errors
     /// As for [`Self::read_now`].
@@ -173,8 +172,8 @@ impl Stream {
             let room = buffer.capacity() - buffer.len();
             match rustix::io::read(&self.socket, rustix::buffer::spare_capacity(buffer)) {
                 Ok(read) => {
-                    // A short read has emptied the socket, and an edge announces more input. The edge of the end of
-                    // the stream has come already if the poller says so.
+                    // A short read has emptied the socket, and an edge announces more input. No edge follows once the
+                    // poller has reported the end of the stream.
                     if read > 0 && (read == room || peer_closed) {
                         streams::may_have_more(self.source);
                     }
@@ -187,10 +186,10 @@ impl Stream {
         }
     }
 
-    /// Appends at least one byte to `buffer`, which has spare capacity; 0 at the end of the stream.
+    /// Appends at least one byte to `buffer`, which must have spare capacity. Returns 0 at the end of the stream.
     ///
     /// # Errors
-    /// See [`Failure`]; `timeout` without a byte is [`Failure::TimedOut`], none waits for ever.
+    /// See [`Failure`]; [`Failure::TimedOut`] after `timeout` without a byte (`None`: no limit).
     ///
     /// # Parks
     pub fn read(&self, buffer: &mut Vec<u8>, timeout: Option<Duration>) -> Result<usize, Failure> {
@@ -205,21 +204,21 @@ impl Stream {
         }
     }
 
-    /// Bytes that have arrived and are not yet read, enciphered ones where the stream is.
+    /// Bytes that have arrived and are still unread. They are encrypted if the stream is.
     pub fn unread_bytes(&self) -> u64 {
         rustix::io::ioctl_fionread(&self.socket).unwrap_or(0)
     }
 
-    /// Bytes that the socket has taken and the peer has not, as far as its kernel tells: what [`Self::give_now`] took is
-    /// no measure of what has arrived. Enciphered ones, where the stream is.
+    /// Bytes sent that the peer has not acknowledged, as far as the kernel reports. They are encrypted if the stream
+    /// is. Bytes accepted by [`Self::give_now`] have not necessarily arrived.
     pub fn unacknowledged_bytes(&self) -> u32 {
         unacknowledged::unacknowledged_bytes(self.socket.as_fd())
     }
 
-    /// Says that nothing more will be sent, so that the peer sees the end even if it still sends.
+    /// Ends sending. The peer reads the end of the stream, and may still send.
     ///
     /// # Parks
-    /// Where the stream is enciphered and Python code of the transport waits.
+    /// If the stream is encrypted and Python code of the transport waits.
     pub fn shutdown_write(&self) {
         self.end_writing();
         if self.has_work() {
@@ -227,20 +226,20 @@ impl Stream {
         }
     }
 
-    /// As [`Self::shutdown_write`], but where the stream is enciphered, [`Self::work`] is to do it. Runs no Python.
+    /// Like [`Self::shutdown_write`], but leaves the end of an encrypted stream to [`Self::work`]. Runs no Python.
     pub fn end_writing(&self) {
         if !self.secured.as_ref().is_some_and(Secured::close) {
             let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
         }
     }
 
-    /// Nothing more will be received; what has arrived can still be read.
+    /// Ends receiving. Input that has arrived can still be read.
     pub fn shutdown_read(&self) {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Read);
     }
 
-    /// Makes its close a reset, for a peer that would take the end of the stream for the end of a whole message. Bytes
-    /// still on their way are lost. A Unix socket knows no reset: there the end stays an ordinary one.
+    /// Makes closing reset the connection, for a peer that would take the end of the stream for the end of a whole
+    /// message. Bytes in transit are lost. A Unix socket has no reset, and ends normally.
     pub fn reset_on_close(&self) {
         if let Some(secured) = &self.secured {
             secured.abandon();
@@ -248,7 +247,7 @@ impl Stream {
         self.ends_in_reset.store(true, Ordering::Relaxed);
     }
 
-    /// Ends both directions, for every user of the socket; see also [`Self::reset_on_close`].
+    /// Ends both directions for every holder of the socket. See also [`Self::reset_on_close`].
     pub fn shutdown_both(&self) {
         if self.ends_in_reset.load(Ordering::Relaxed) && rustix::net::connect_unspec(&self.socket).is_ok() {
             return;
@@ -256,21 +255,21 @@ impl Stream {
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 
-    /// Ends the connection itself. Closing the descriptor does so only if no other process has inherited it.
+    /// Ends the connection itself. Closing the descriptor is not enough if another process has inherited it.
     fn end(&self) {
         if self.secured.as_ref().is_some_and(Secured::close) {
             self.work(false);
         }
-        // Bytes that were received but not read still make the close a reset, as they should (RFC 2525 2.17).
+        // Unread input still makes the close a reset, as it should (RFC 2525 2.17).
         self.shutdown_both();
     }
 
-    /// Whether another coroutine or thread is in Python code of the transport.
+    /// Whether another coroutine or thread works on the transport.
     fn is_worked_on(&self) -> bool {
         self.secured.as_ref().is_some_and(Secured::is_working)
     }
 
-    /// Lets it go on.
+    /// Lets the coroutine or thread that works on the transport continue.
     fn pause(&self, deadline: Option<Instant>) -> Result<(), Failure> {
         if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(Failure::TimedOut);
@@ -286,7 +285,7 @@ impl Stream {
         }
     }
 
-    /// Parks, or on another OS thread blocks, until the direction may be ready.
+    /// Parks until the socket may be ready in this direction. Blocks instead on another OS thread.
     fn wait(&self, interest: Interest, deadline: Option<Instant>) -> Result<(), Failure> {
         if !event_loop::can_park() {
             return self.block(interest, deadline);
@@ -319,13 +318,13 @@ impl AsFd for Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        // In a forked child it is the parent's to end.
+        // In a forked child, the connection still belongs to the parent.
         if !forks::is_child() {
             self.end();
         }
         forks::disown(self.socket.as_fd());
-        // Dropped on another thread (an application kept wsgi.input there), the registration goes with the descriptor,
-        // and the source's slot is reclaimed when the loop ends.
+        // The stream may be dropped on another thread, if an application kept wsgi.input there. The registration then
+        // ends with the descriptor, and the loop reclaims the source's slot at its own end.
         streams::remove(self.source, None);
     }
 }

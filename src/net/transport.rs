@@ -1,4 +1,4 @@
-//! A layer between a socket and the bytes that a connection speaks: TLS.
+//! TLS between a socket and the bytes of a connection.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,49 +9,49 @@ use crate::sync::lock;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
 
-/// Bytes read from the socket at a time: a whole record of TLS (RFC 8446 5.2).
+/// Bytes read from the socket at a time: one whole TLS record (RFC 8446 5.2).
 const RECEIVED_BYTES: usize = 17 * 1024;
 
-/// Bytes that may wait for a peer that sends and does not take. Beyond the bytes of a writer these are answers of the
-/// protocol itself, which a peer can ask for as often as it likes.
+/// The limit, in bytes, of output for a peer that sends and does not receive. Output beyond a writer's bytes is answers
+/// of the protocol, and a peer can request any number of answers.
 const OUTGOING_BYTES: usize = 1024 * 1024;
 
-/// Bytes that are enciphered or deciphered at a time: what waits for a slow client or application is no more than this.
+/// Bytes encrypted or decrypted at a time. At most this is buffered for a slow client or application.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// Turns what a socket carries into what is meant, without a socket: bytes in, bytes out. It does not wait.
+/// Converts between a socket's bytes and a connection's bytes, in memory. Never waits for the socket.
 pub trait Transport: Send + Sync {
-    /// Takes what the socket received. Nothing: its end.
+    /// Takes bytes received from the socket. Empty `data` is the end of its input.
     ///
     /// # Errors
-    /// Memory.
+    /// Out of memory.
     fn receive(&self, data: &[u8]) -> io::Result<()>;
 
-    /// Appends what has been deciphered to `buffer`, within its spare capacity. `Ok(None)`: more must be received first.
-    /// `Ok(Some(0))`: the end.
+    /// Appends decrypted bytes to `buffer`, within its spare capacity. `Ok(None)`: more input is needed. `Ok(Some(0))`:
+    /// the end.
     ///
     /// # Errors
-    /// The peer does not keep the protocol.
+    /// The peer violates the protocol.
     fn read(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>>;
 
-    /// Enciphers all of `data`.
+    /// Encrypts all of `data`.
     ///
     /// # Errors
-    /// The handshake is not over, or the connection is.
+    /// The handshake is not complete, or the connection has ended.
     fn write(&self, data: &[u8]) -> io::Result<()>;
 
-    /// Says the protocol's own goodbye.
+    /// Produces the protocol's closing message.
     fn close(&self);
 
-    /// Appends what is to be sent to `queue`.
+    /// Appends the output for the socket to `queue`.
     ///
     /// # Errors
-    /// Memory.
+    /// Out of memory.
     fn take_outgoing(&self, queue: &mut Vec<u8>) -> io::Result<()>;
 }
 
-/// A transport and what lies between it and the socket. The transport may run Python code, which may park: nothing is
-/// locked while it works, and one at a time works.
+/// A transport with its buffers. The transport may run Python code, which may park. Nothing is locked while it runs,
+/// and one coroutine or thread works at a time.
 pub struct Secured {
     transport: Box<dyn Transport>,
     /// Locked for as long as a system call takes.
@@ -61,23 +61,23 @@ pub struct Secured {
 
 #[derive(Default)]
 struct Held {
-    /// To be enciphered.
+    /// Bytes to be encrypted.
     plain: Vec<u8>,
     /// The coroutine or thread at work has taken the content of `plain`.
     is_enciphering: bool,
-    /// To be sent, in the order in which it was made.
+    /// Encrypted bytes to be sent, in order.
     sealed: Vec<u8>,
-    /// Deciphered, to be taken.
+    /// Decrypted bytes to be read.
     opened: Vec<u8>,
-    /// Nothing comes after `opened`.
+    /// No bytes follow `opened`.
     has_ended: bool,
     has_failed: bool,
-    /// The reason, until it has been reported.
+    /// The error, until it has been reported.
     failure: Option<io::Error>,
-    /// There was no room for all that the socket had.
+    /// The socket had more input than there was room for.
     has_more: bool,
     is_working: bool,
-    /// The coroutine or thread at work has more to do since.
+    /// The coroutine or thread at work has received more work.
     must_repeat: bool,
     must_read: bool,
     must_close: bool,
@@ -88,10 +88,10 @@ impl Secured {
         Secured { transport, held: Mutex::default(), is_over: AtomicBool::new(false) }
     }
 
-    /// Takes a piece of `data`, to be enciphered and sent by [`Self::work`]; nothing while another piece is on its way.
+    /// Takes a piece of `data` for [`Self::work`] to encrypt and send. Takes nothing until the previous piece is sent.
     ///
     /// # Errors
-    /// The error that has ended the connection.
+    /// The error that ended the connection.
     pub fn give(&self, data: &[u8]) -> io::Result<usize> {
         let mut held = self.lock();
         held.check()?;
@@ -104,10 +104,10 @@ impl Secured {
         Ok(piece.len())
     }
 
-    /// Sends what is enciphered, as far as the socket takes it now. Whether nothing that was given is left.
+    /// Sends the encrypted bytes that the socket accepts now. Returns whether all given bytes are sent.
     ///
     /// # Errors
-    /// The error that has ended the connection.
+    /// The error that ended the connection.
     pub fn flush(&self, socket: &OwnedFd) -> io::Result<bool> {
         let mut held = self.lock();
         held.send(socket);
@@ -115,10 +115,10 @@ impl Secured {
         Ok(!held.has_unsent())
     }
 
-    /// Appends what has been deciphered to `buffer`, within its spare capacity. As `Stream::read_now`.
+    /// Appends decrypted bytes to `buffer`, within its spare capacity. Returns as `Stream::read_now` does.
     ///
     /// # Errors
-    /// The error that has ended the connection.
+    /// The error that ended the connection.
     pub fn take(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
         let mut held = self.lock();
         let count = held.opened.len().min(buffer.capacity() - buffer.len());
@@ -134,30 +134,30 @@ impl Secured {
         Ok(None)
     }
 
-    /// Gives back what has just been taken.
+    /// Puts back bytes that were just taken.
     pub fn put_back(&self, data: &[u8]) {
         self.lock().opened.splice(..0, data.iter().copied());
     }
 
-    /// Whether there is more to take, or may be after more work.
+    /// Whether more can be taken, at once or after more work.
     pub fn has_more(&self) -> bool {
         let held = self.lock();
         held.has_more || held.has_ended || !held.opened.is_empty()
     }
 
-    /// Whether something waits for [`Self::work`], apart from what the socket has.
+    /// Whether bytes or a close wait for [`Self::work`]. Input in the socket does not count.
     pub fn has_work(&self) -> bool {
         let held = self.lock();
         !held.is_working && (held.must_close || (!held.plain.is_empty() && !held.has_failed))
     }
 
-    /// Whether a coroutine or thread works.
+    /// Whether a coroutine or thread is at work.
     pub fn is_working(&self) -> bool {
         self.lock().is_working
     }
 
-    /// Enciphers and sends what was given; if it `reads`, deciphers what has arrived. False if another coroutine or thread
-    /// works, which then does this as well.
+    /// Encrypts and sends the given bytes. If `reads` is set, also decrypts input. Returns false if another coroutine
+    /// or thread is at work, which then does this work too.
     ///
     /// # Parks
     pub fn work(&self, socket: &OwnedFd, reads: bool, peer_closed: bool) -> bool {
@@ -180,7 +180,7 @@ impl Secured {
             if closes && !self.is_over.swap(true, Ordering::Relaxed) {
                 self.transport.close();
             }
-            // Parts of the handshake, or the alert that tells the peer what is wrong, whatever the result.
+            // Taken after an error, too: parts of the handshake, or the alert that names the error to the peer.
             let mut sealed = Vec::new();
             result = result.and(self.transport.take_outgoing(&mut sealed));
             if result.is_err() {
@@ -214,7 +214,7 @@ impl Secured {
 
     fn open(&self, socket: &OwnedFd, room: usize, peer_closed: bool, made: &mut Made) -> io::Result<()> {
         let mut is_socket_empty = false;
-        // Not on the stack, of which every coroutine would keep the pages that were once touched.
+        // On the heap: a coroutine's stack keeps every page that was ever touched.
         let mut received = Vec::with_capacity(RECEIVED_BYTES);
         made.opened.reserve_exact(room);
         let mut is_at_end = false;
@@ -240,7 +240,7 @@ impl Secured {
             match rustix::io::read(socket, rustix::buffer::spare_capacity(&mut received)) {
                 Ok(read) => {
                     is_at_end = read == 0;
-                    // A short read has emptied the socket: see `Stream::read_now`.
+                    // A short read has emptied the socket, as in `Stream::read_socket_now`.
                     is_socket_empty = read < RECEIVED_BYTES && !peer_closed;
                     self.transport.receive(&received)?;
                 }
@@ -251,8 +251,8 @@ impl Secured {
         }
     }
 
-    /// Has [`Self::work`] say goodbye, as far as the socket takes it, and end the socket's sending. False if there will be
-    /// no goodbye (any more).
+    /// Makes [`Self::work`] send the closing message, as far as the socket accepts it, and end the socket's sending.
+    /// Returns false if the closing message was sent or abandoned earlier.
     pub fn close(&self) -> bool {
         if self.is_over.load(Ordering::Relaxed) {
             return false;
@@ -263,7 +263,7 @@ impl Secured {
         true
     }
 
-    /// There will be no goodbye: what was sent is not whole.
+    /// Abandons the closing message, since the bytes sent are incomplete.
     pub fn abandon(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
@@ -273,7 +273,7 @@ impl Secured {
     }
 }
 
-/// The output of the transport in one round.
+/// The input that the transport produced in one round.
 #[derive(Default)]
 struct Made {
     opened: Vec<u8>,
@@ -282,7 +282,7 @@ struct Made {
 }
 
 impl Held {
-    /// The bytes to be enciphered, the number that may be deciphered, and whether the connection is to be closed.
+    /// The bytes to encrypt, the number of bytes that may be decrypted, and whether to close the connection.
     fn take_work(&mut self) -> (Vec<u8>, usize, bool) {
         self.must_repeat = false;
         let reads = std::mem::take(&mut self.must_read) && !self.has_ended && !self.has_failed;

@@ -1,11 +1,11 @@
-//! How much of what was sent the peer has still to take.
+//! The number of sent bytes that the peer has not acknowledged.
 
 #![expect(unsafe_code, reason = "rustix has no safe wrapper for this question")]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Bytes that the kernel holds until the peer acknowledges these (tcp(7), SIOCOUTQ). For a Unix socket this is the memory
-/// that holds unread bytes (unix(7)), which is more. 0 if the kernel does not say.
+/// Bytes that the kernel holds until the peer acknowledges them (tcp(7), SIOCOUTQ). For a Unix socket this is the
+/// memory that holds unread bytes (unix(7)), which is more. 0 if the kernel does not report the number.
 pub(super) fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> u32 {
     let mut bytes: libc::c_int = 0;
     // SAFETY: the request writes one int, to a variable that outlives the call. The borrowed descriptor is open.

@@ -1,4 +1,4 @@
-//! Sending on a stream: bytes and files, to peers that take these slowly.
+//! Sending bytes and files on a stream, also to slow peers.
 
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -13,17 +13,17 @@ use crate::net::pace::Pace;
 use crate::net::sent_file::SentFile;
 use crate::net::transport::Secured;
 
-/// Bytes that one sendfile(2) call may move: it blocks the loop while the file is read from disk.
+/// Bytes that one sendfile(2) call may send. The call blocks the loop while the kernel reads the file from disk.
 const SENDFILE_BYTES: usize = 1024 * 1024;
 
-/// Bytes of a file that are read at a time, to be enciphered.
+/// Bytes of a file that are read and encrypted at a time.
 const FILE_BYTES: usize = 64 * 1024;
 
 impl Stream {
-    /// Writes all of `parts`, to a peer that is waited for as `pace` says.
+    /// Writes all of `parts`, within the time limit of `pace`.
     ///
     /// # Errors
-    /// See [`Failure`]; [`Failure::TimedOut`] when the patience of `pace` is over.
+    /// See [`Failure`]; [`Failure::TimedOut`] when the time of `pace` is used up.
     ///
     /// # Parks
     pub fn write_all(&self, parts: &[&[u8]], pace: &Pace) -> Result<(), Failure> {
@@ -44,7 +44,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Writes some of `data`, at least a byte, by `deadline`; none: whenever it comes. Returns how much.
+    /// Writes at least one byte of `data` by `deadline` (`None`: no limit). Returns the number of bytes written.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -67,11 +67,11 @@ impl Stream {
         Ok(0)
     }
 
-    /// Sends what can be sent now of `data`, or, where the stream is enciphered, keeps it for [`Self::work`]. Returns how
-    /// much it took, 0 for nothing now. Runs no Python.
+    /// Sends the part of `data` that the socket accepts now. An encrypted stream keeps the part for [`Self::work`]
+    /// instead. Returns the number of bytes accepted, 0 if none now. Runs no Python.
     ///
     /// # Errors
-    /// Errors of send(2); the connection is then of no more use.
+    /// Errors of send(2). The connection is unusable afterwards.
     pub fn give_now(&self, data: &[u8]) -> io::Result<usize> {
         if let Some(secured) = &self.secured {
             return if secured.flush(&self.socket)? { secured.give(data) } else { Ok(0) };
@@ -86,8 +86,8 @@ impl Stream {
         }
     }
 
-    /// Sends what [`Self::give_now`] has taken, [`Self::work`] enciphered, and the socket not taken. Whether nothing is left.
-    /// Runs no Python.
+    /// Sends encrypted bytes that the socket has not accepted yet. Returns whether all bytes given to
+    /// [`Self::give_now`] are sent. Runs no Python.
     ///
     /// # Errors
     /// Errors of send(2).
@@ -119,7 +119,7 @@ impl Stream {
         Ok(())
     }
 
-    /// One system call's worth of `parts` beyond the first `skip` bytes.
+    /// Writes `parts` beyond the first `skip` bytes, in one system call. Returns the number of bytes written.
     fn write_from(&self, parts: &[&[u8]], mut skip: usize) -> Result<usize, Errno> {
         if let [only] = parts {
             return rustix::net::send(&self.socket, only.get(skip..).unwrap_or_default(), SendFlags::NOSIGNAL);
@@ -132,11 +132,12 @@ impl Stream {
                 slices.push(IoSlice::new(left));
             }
         }
-        // Python ignores SIGPIPE, so writev(2), which knows no MSG_NOSIGNAL, reports EPIPE as well.
+        // Python ignores SIGPIPE, so writev(2), which has no MSG_NOSIGNAL, reports EPIPE as well.
         rustix::io::writev(&self.socket, &slices)
     }
 
-    /// Sends `length` bytes of `file` from `offset`. Returns how many there were: fewer when the file is shorter.
+    /// Sends `length` bytes of `file` from `offset`. Returns the number of bytes sent, which is smaller if the file is
+    /// shorter.
     ///
     /// # Errors
     /// See [`Failure`].
@@ -188,7 +189,7 @@ impl Stream {
             };
             at += read as u64;
             if at < range.end {
-                // The write may wait, and the rest is read after it.
+                // The write may wait, and the rest of the file is read afterwards.
                 file.keep();
             }
             self.write_secured(secured, &[&bytes[..read]], pace)?;
@@ -199,11 +200,11 @@ impl Stream {
         Ok(at - range.start)
     }
 
-    /// Waits until the peer may take more: as long as it takes what was sent before, however slowly the socket's buffer
-    /// empties, and `pace` has patience with it.
+    /// Waits until the socket accepts more, within the time limit of `pace`. Acknowledged bytes count as progress, even
+    /// while the socket's buffer is too full to be written.
     fn wait_to_write(&self, pace: &Pace) -> Result<(), Failure> {
         let (mut since, mut unacknowledged) = (Instant::now(), self.unacknowledged_bytes());
-        // A kernel that says that nothing waits, although the buffer is full, does not say what is taken.
+        // A kernel that reports 0 although the buffer is full does not report acknowledged bytes.
         let is_known = unacknowledged > 0;
         loop {
             let waited = self.wait(Interest::Write, pace.next_look().map(|patience| since + patience));
@@ -222,7 +223,7 @@ impl Stream {
     }
 }
 
-/// A chance to switch within a transfer that has begun: a peer that takes all at once must not keep the loop for itself.
+/// Lets other coroutines run within a long transfer, once the turn is spent. A fast peer must not occupy the loop.
 ///
 /// # Parks
 fn give_way(has_begun: bool) -> Result<(), Failure> {
