@@ -1,4 +1,4 @@
-//! Locks that a panic does not spoil.
+//! Locks that stay usable after a panic.
 //!
 //! A panic while a lock is held marks its mutex as poisoned. The data behind every lock of this crate is consistent at
 //! each statement. The panic itself is reported as a Python exception, or ends the process. The next holder of the lock
@@ -11,7 +11,7 @@ pub fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     recover(mutex.lock())
 }
 
-/// The result of another way to lock or to wait, poisoned or not.
+/// Unwraps the result of another way to lock or to wait, poisoned or not.
 pub fn recover<G>(locked: LockResult<G>) -> G {
     locked.unwrap_or_else(PoisonError::into_inner)
 }

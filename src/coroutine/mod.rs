@@ -1,14 +1,13 @@
 //! Stackful coroutines on one OS thread: the only user of `may`.
 //!
-//! Of `may` this uses spawn with a stack size, park, unpark and yield, and nothing else. Its timed waits resume a
-//! coroutine on its timer thread, and its cancellation unwinds through whatever frames the coroutine has, Python's
-//! included; neither appears here, and a test refuses them.
+//! Only spawn with a stack size, park, unpark and yield of `may` are used. Its timed waits resume a coroutine on its
+//! timer thread. Its cancellation unwinds through all frames of the coroutine, Python's included. A test forbids both.
 //!
 //! # Limits of the promises
 //!
 //! - [`park`] may return without a matching [`Handle::unpark`]: wait on a predicate of your own.
-//! - [`spawn`] only queues: the coroutine starts when every runnable coroutine before it has parked or ended.
-//! - [`Handle::unpark`] is for the thread that runs the coroutines. Other threads go through the event loop's inbox.
+//! - [`spawn`] only queues. The coroutine starts when every earlier runnable coroutine has parked or ended.
+//! - Only the thread that runs the coroutines may call [`Handle::unpark`]. Other threads use the event loop's inbox.
 
 mod guard;
 mod overflow;
@@ -21,14 +20,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// Bytes of virtual memory of a coroutine's stack unless a setting changes it: what an OS thread gets on Linux.
-/// Pages are committed when they are first touched.
+/// The default size of a coroutine's stack, in bytes of virtual memory: the size that an OS thread gets on Linux. Pages
+/// are committed when they are first touched.
 pub const DEFAULT_STACK_BYTES: usize = 8 * 1024 * 1024;
 
-/// The smallest stack on which CPython's own call chains (an import, a `json.loads`, OpenSSL's start) fit.
+/// The smallest stack that fits CPython's own call chains (an import, a `json.loads`, OpenSSL's start).
 pub const MINIMUM_STACK_BYTES: usize = 256 * 1024;
 
-/// Stacks that `may` keeps for reuse. Small: a stack keeps its high-water mark, and idle coroutines are pooled above.
+/// Stacks that `may` keeps for reuse. The number is small, since a stack keeps its high-water mark. Higher layers pool
+/// idle coroutines.
 const POOLED_STACKS: usize = 8;
 
 static STACK_BYTES: AtomicUsize = AtomicUsize::new(DEFAULT_STACK_BYTES);
@@ -45,7 +45,7 @@ pub fn stack_bytes() -> usize {
     STACK_BYTES.load(Ordering::Relaxed)
 }
 
-/// A coroutine that can be made runnable again.
+/// A handle that makes a coroutine runnable again.
 #[derive(Clone)]
 pub struct Handle(may::coroutine::Coroutine);
 
@@ -59,7 +59,7 @@ impl Handle {
 /// Queues a new coroutine that runs `body` on a stack of [`stack_bytes`].
 ///
 /// # Errors
-/// OutOfMemory where there is no room for the stack (`vm.max_map_count`, `RLIMIT_AS`), with what to do about it.
+/// OutOfMemory if there is no room for the stack (`vm.max_map_count`, `RLIMIT_AS`). The message names the remedy.
 pub fn spawn(body: Box<dyn FnOnce() + Send>) -> io::Result<Handle> {
     static STARTED: AtomicBool = AtomicBool::new(false);
     configure_once();
@@ -75,13 +75,13 @@ pub fn spawn(body: Box<dyn FnOnce() + Send>) -> io::Result<Handle> {
         guard::lighten(bytes);
         body();
     };
-    // The unit of a stack size in `may` is the word. An odd number of words makes it paint the whole stack, which
-    // commits it; whole pages are always even.
+    // `may` counts stack sizes in words. An odd number of words makes `may` paint the whole stack, which commits it.
+    // Whole pages are an even number of words.
     let words = stack_bytes() / size_of::<usize>();
     let started = catch_unwind(AssertUnwindSafe(|| {
         #[expect(unsafe_code, reason = "may marks spawn as unsafe")]
-        // SAFETY: `may` has two conditions. Thread-local storage is safe because one worker runs every coroutine, so that
-        // none ever moves to another thread. A stack overflow ends on a guard page, in the handler of `overflow`.
+        // SAFETY: `may` has two conditions. Thread-local storage is safe, since one worker runs every coroutine and no
+        // coroutine moves to another thread. A stack overflow ends on a guard page, in the handler of `overflow`.
         unsafe {
             may::coroutine::Builder::new().stack_size(words).spawn(body)
         }
@@ -89,12 +89,12 @@ pub fn spawn(body: Box<dyn FnOnce() + Send>) -> io::Result<Handle> {
     match started {
         Ok(Ok(join)) => Ok(Handle(join.coroutine().clone())),
         Ok(Err(error)) => Err(error),
-        // Another thread has taken the room since it was looked for.
+        // Another thread has used the room since the check.
         Err(_) => Err(io::Error::from(io::ErrorKind::OutOfMemory)),
     }
 }
 
-/// The coroutine that the caller runs in.
+/// The handle of the current coroutine.
 ///
 /// # Panics
 /// Outside a coroutine.
@@ -102,14 +102,14 @@ pub fn current() -> Handle {
     Handle(may::coroutine::current())
 }
 
-/// Parks the current coroutine until it is unparked. May return early: the caller checks its own condition.
+/// Parks the current coroutine until it is unparked. May return early, so the caller checks a condition of its own.
 ///
 /// # Parks
 pub fn park() {
     may::coroutine::park();
 }
 
-/// Lets every runnable coroutine run before the current one goes on.
+/// Lets every runnable coroutine run before the current coroutine continues.
 ///
 /// # Parks
 pub fn yield_now() {
@@ -123,7 +123,7 @@ fn configure_once() {
         config.set_workers(1);
         config.set_pool_capacity(POOLED_STACKS);
         config.set_stack_size(stack_bytes() / size_of::<usize>());
-        // By default `may` pins its first worker to the first core: every process of a prefork server to the same one.
+        // By default `may` pins its first worker to the first core, the same for every process of a prefork server.
         config.set_worker_pin(false);
     });
 }

@@ -1,9 +1,9 @@
-//! The end of a process in which a coroutine runs off the end of its stack.
+//! Ends the process when a coroutine overflows its stack.
 //!
 //! The guard page below a stack turns an overflow into SIGSEGV. The handler must run on a stack of its own. It prints a
-//! message and hands on to the handler that was there before the first coroutine. Python's faulthandler prints the
-//! traceback, and the default action after it is death by the signal. The handler that `may`'s stack switching installs
-//! would abandon the coroutine with its frames and locks, or exit(1); it is replaced.
+//! message and restores the handler from before the first coroutine. Python's faulthandler then prints the traceback,
+//! and the default action kills the process by the signal. The handler of `may`'s stack switching is replaced, since it
+//! would abandon the coroutine with its frames and locks, or exit(1).
 
 #![expect(unsafe_code, reason = "signal handlers and alternate stacks exist only in libc")]
 
@@ -12,13 +12,13 @@ use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::OnceLock;
 
-/// Bytes for the handler's own stack: faulthandler walks frames and formats on it.
+/// Bytes of the handler's own stack, on which faulthandler walks frames and formats text.
 const ALTERNATE_STACK_BYTES: usize = 128 * 1024;
 
-/// How far below a stack a fault still counts as its overflow: one frame may skip the guard page.
+/// The distance below a stack, in bytes, within which a fault counts as an overflow. One frame may skip the guard page.
 const OVERSHOOT_BYTES: usize = 1024 * 1024;
 
-/// Where a coroutine's stack lies, as addresses: it grows from `top` down to `bottom`.
+/// The addresses of a coroutine's stack, which grows from `top` down to `bottom`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StackBounds {
     /// The lowest usable address.
@@ -28,13 +28,13 @@ pub struct StackBounds {
 }
 
 impl StackBounds {
-    /// The bounds of the stack that the caller runs on, given its size. Exact to a page when called near the start of
-    /// a coroutine: the stack's top is page-aligned and the first frames are small.
+    /// The bounds of the caller's stack of `stack_bytes`. They are exact to a page near the start of a coroutine: the
+    /// stack's top is page-aligned and the first frames are small.
     pub fn of_caller(stack_bytes: usize) -> StackBounds {
         let page = rustix::param::page_size();
         let here = ptr::from_ref(&page).addr();
         let top = here.div_ceil(page) * page;
-        // The guard page is taken from the bottom of the mapping.
+        // The guard page takes the lowest page of the mapping.
         StackBounds { bottom: top.saturating_sub(stack_bytes) + page, top }
     }
 }
@@ -43,7 +43,7 @@ thread_local! {
     static CURRENT: Cell<StackBounds> = const { Cell::new(StackBounds { bottom: 0, top: 0 }) };
 }
 
-/// Notes for the handler which stack is in use from now on; `None` for the thread's own.
+/// Records the stack that is in use from now on, for the handler. `None` stands for the thread's own stack.
 pub fn set_current_stack(bounds: Option<StackBounds>) {
     CURRENT.with(|current| current.set(bounds.unwrap_or_default()));
 }
@@ -55,21 +55,21 @@ struct Previous {
 
 static PREVIOUS: OnceLock<Previous> = OnceLock::new();
 
-/// Remembers the handlers of SIGSEGV and SIGBUS as they are before the first coroutine exists.
+/// Records the handlers of SIGSEGV and SIGBUS from before the first coroutine.
 ///
-/// Call it before the first spawn of the process; later calls change nothing.
+/// Call it before the first spawn of the process. Later calls change nothing.
 pub fn remember_handlers() {
     PREVIOUS.get_or_init(|| Previous { segv: action_of(libc::SIGSEGV), bus: action_of(libc::SIGBUS) });
 }
 
-/// Gives the current OS thread an alternate signal stack and puts the overflow handler in place.
+/// Gives the current OS thread an alternate signal stack and installs the overflow handler.
 ///
-/// Called once on the loop thread, in the first coroutine: by then the stack switching has installed its own handlers.
+/// Called once on the loop thread, in the first coroutine. By then the stack switching has installed its own handlers.
 pub fn install() {
-    // The alternate stack lives as long as the thread, which is as long as the process.
+    // The alternate stack lives as long as the thread, and the thread as long as the process.
     let stack = Box::leak(vec![0_u8; ALTERNATE_STACK_BYTES].into_boxed_slice());
     let alternate = libc::stack_t { ss_sp: stack.as_mut_ptr().cast(), ss_flags: 0, ss_size: ALTERNATE_STACK_BYTES };
-    // SAFETY: the memory is valid for ever (leaked) and nothing else uses it.
+    // SAFETY: the memory is leaked and so valid for ever, and nothing else uses it.
     unsafe { libc::sigaltstack(&raw const alternate, ptr::null_mut()) };
     // SAFETY: a zeroed sigaction is a valid value; its mask is then empty.
     let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -90,8 +90,8 @@ fn action_of(signal: libc::c_int) -> libc::sigaction {
     }
 }
 
-/// Async-signal-safe: writes to descriptor 2, restores the previous handler and returns, so that the faulting
-/// instruction runs again under that handler.
+/// Writes to descriptor 2, restores the previous handler and returns. The faulting instruction then runs again under
+/// that handler. All this is async-signal-safe.
 extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, _context: *mut libc::c_void) {
     // SAFETY: the kernel passes a valid siginfo for SIGSEGV and SIGBUS.
     let address = unsafe { (*info).si_addr() }.addr();

@@ -1,7 +1,7 @@
-//! Whether there is room for one more stack.
+//! Checks whether there is room for one more stack.
 //!
-//! `may` allocates the stack inside its spawn and panics where the kernel refuses it. The room is therefore probed first: a
-//! refusal is an ordinary error, and it comes while something is left for the coroutines that exist.
+//! `may` allocates the stack inside its spawn and panics if the kernel refuses. The room is therefore probed first. A
+//! refusal is then an ordinary error, and leaves memory for the existing coroutines.
 
 #![expect(unsafe_code, reason = "rustix has no safe wrapper for mmap(2)")]
 
@@ -12,27 +12,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::guard;
 
-/// Memory mappings of a coroutine: its stack, and the stack of Python frames of its thread state (CPython maps that in
-/// chunks of 16 KiB).
+/// Memory mappings of a coroutine: its stack, and the stack of Python frames of its thread state. CPython maps that
+/// stack in chunks of 16 KiB.
 const MAPPINGS_PER_COROUTINE: usize = 2;
 
-/// The part of `vm.max_map_count` that coroutines leave to the rest of the process: libraries, arenas of memory, threads.
+/// The part of `vm.max_map_count` that is left to the rest of the process (libraries, memory arenas, threads): one in
+/// this number.
 const MAPPINGS_KEPT: usize = 16;
 
-/// Address space, in bytes, that coroutines leave to the rest of the process where it is limited (`RLIMIT_AS`).
+/// Address space, in bytes, that is left to the rest of the process if it is limited (`RLIMIT_AS`).
 const BYTES_KEPT: usize = 16 * 1024 * 1024;
 
-/// OS threads that `may` starts with the first coroutine, and bytes of each one's stack (the default of Rust's std).
+/// OS threads that `may` starts with the first coroutine, and bytes of the stack of each (the default of Rust's std).
 const FIRST_THREADS: (usize, usize) = (2, 2 * 1024 * 1024);
 
-/// Coroutines that have been spawned and have not ended.
+/// The number of coroutines that have been spawned and have not ended.
 static LIVING: AtomicUsize = AtomicUsize::new(0);
 
 /// Counts a coroutine as living until it is dropped.
 pub struct Living(());
 
 impl Living {
-    /// One more.
+    /// Counts one more living coroutine.
     pub fn begin() -> Living {
         LIVING.fetch_add(1, Ordering::Relaxed);
         Living(())
@@ -45,10 +46,10 @@ impl Drop for Living {
     }
 }
 
-/// Makes sure that a stack of `stack_bytes` can be had now.
+/// Checks that a stack of `stack_bytes` can be allocated now.
 ///
 /// # Errors
-/// OutOfMemory, which says what the limit is and what to do about it.
+/// OutOfMemory, whose message names the limit and the remedy.
 pub fn check(stack_bytes: usize) -> io::Result<()> {
     let living = LIVING.load(Ordering::Relaxed);
     if let Some(most) = most_coroutines()
@@ -56,7 +57,7 @@ pub fn check(stack_bytes: usize) -> io::Result<()> {
     {
         return Err(refusal(format!(
             "{living} coroutines take {} memory mappings each, and vm.max_map_count allows a process \
-             {} mappings. Raise it: sysctl -w vm.max_map_count={}",
+             {} mappings. Raise the limit: sysctl -w vm.max_map_count={}",
             mappings_per_coroutine(),
             map_count_limit().unwrap_or_default(),
             map_count_limit().unwrap_or_default().saturating_mul(4),
@@ -64,14 +65,14 @@ pub fn check(stack_bytes: usize) -> io::Result<()> {
     }
     probe(stack_bytes + BYTES_KEPT).map_err(|error| {
         refusal(format!(
-            "the kernel refuses {stack_bytes} bytes of address space ({error}) in addition to {living} coroutines. Raise the limit \
-             of memory (ulimit -v, RLIMIT_AS, vm.overcommit_memory, vm.max_map_count), or lower --stack-size",
+            "the kernel refuses {stack_bytes} bytes of address space ({error}) in addition to {living} coroutines. \
+             Raise the limit of memory (ulimit -v, RLIMIT_AS, vm.overcommit_memory, vm.max_map_count), or lower --stack-size",
         ))
     })
 }
 
-/// The same for the first coroutine of the process, for which `may` also allocates `pooled_stacks` others and starts its
-/// threads.
+/// Like [`check`], for the first coroutine of the process. `may` then also allocates `pooled_stacks` more stacks and
+/// starts its threads.
 ///
 /// # Errors
 /// As for [`check`].
@@ -80,12 +81,12 @@ pub fn check_first(stack_bytes: usize, pooled_stacks: usize) -> io::Result<()> {
     check(stack_bytes * (pooled_stacks + 1) + threads * thread_bytes)
 }
 
-/// Memory mappings of a coroutine on this kernel. Without guards inside a mapping, the guard page is one more.
+/// Memory mappings of a coroutine on this kernel. Without guards within a mapping, the guard page takes one more.
 fn mappings_per_coroutine() -> usize {
     MAPPINGS_PER_COROUTINE + usize::from(!guard::is_supported())
 }
 
-/// How many coroutines `vm.max_map_count` leaves room for; none where the kernel does not say.
+/// The number of coroutines for which `vm.max_map_count` leaves room; `None` if the kernel does not report it.
 fn most_coroutines() -> Option<usize> {
     static MOST: OnceLock<Option<usize>> = OnceLock::new();
     *MOST.get_or_init(|| {
@@ -100,19 +101,19 @@ fn map_count_limit() -> Option<usize> {
     *LIMIT.get_or_init(|| std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?.trim().parse().ok())
 }
 
-/// Maps `bytes` bytes as `may` maps a stack, protects a guard page, and gives everything back.
+/// Maps `bytes` bytes as `may` maps a stack, protects a guard page, and unmaps all.
 fn probe(bytes: usize) -> io::Result<()> {
     let access = libc::PROT_READ | libc::PROT_WRITE;
     let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
-    // SAFETY: a new mapping where the kernel likes; it replaces nothing.
+    // SAFETY: a new mapping at an address that the kernel chooses. It replaces no other mapping.
     let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, kind, -1, 0) };
     if start == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the first page of the mapping made above, to which nothing else refers.
+    // SAFETY: the first page of the mapping made above. Nothing else refers to it.
     let protected = unsafe { libc::mprotect(start, rustix::param::page_size(), libc::PROT_NONE) };
     let error = io::Error::last_os_error();
-    // SAFETY: the mapping made above, whole; nothing refers to it.
+    // SAFETY: the mapping made above, whole. Nothing refers to it.
     unsafe { libc::munmap(start, bytes) };
     if protected == 0 { Ok(()) } else { Err(error) }
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::sync::lock;
 
-/// Held by each test that runs coroutines: a process has one worker for these, and a loop takes it for itself.
+/// Held by each test that runs coroutines. A process has one worker for coroutines, and a loop occupies it.
 pub(crate) static ONE_WORKER: Mutex<()> = Mutex::new(());
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The next message, for an OS thread. Fails after 30 seconds.
+/// Receives the next message on an OS thread. Panics after 30 seconds.
 fn receive<R>(receiver: &Receiver<R>) -> R {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -46,7 +46,8 @@ fn spawn_only_queues_and_coroutines_start_in_their_order() {
             .unwrap();
         }
         lock(&order).push("first");
-        // A new coroutine starts only when the queue of runnable ones is empty: yielding all the time would starve it.
+        // A new coroutine starts only when the queue of runnable coroutines is empty. Constant yielding would starve
+        // it.
         while lock(&order).len() < 3 {
             park();
         }

@@ -11,20 +11,20 @@ impl Bell {
     /// A bell that has not rung.
     ///
     /// # Errors
-    /// When the process has no descriptor left.
+    /// Errors of eventfd(2), such as EMFILE when no descriptor is left.
     pub fn new() -> rustix::io::Result<Bell> {
         Ok(Bell(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?))
     }
 
     /// Makes the descriptor readable, until [`Bell::silence`].
     pub fn ring(&self) {
-        // Fails only when the counter is full, and then the bell rings already.
+        // The write fails only if the counter is full, and then the bell already rings.
         let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 
     /// Makes the descriptor unreadable, until the next ring.
     pub fn silence(&self) {
-        // Fails when the bell does not ring.
+        // The read fails if the bell does not ring.
         let _ = rustix::io::read(&self.0, &mut [0_u8; 8]);
     }
 }

@@ -1,15 +1,16 @@
-//! Descriptors of the application, which names them by their number.
+//! Descriptors of the application, known by their number.
 
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use rustix::io::Errno;
 
-/// A descriptor that the application lends for system calls. It may close the descriptor at any time, and reuse the number.
+/// A descriptor that the application lends for system calls. The application may close it at any time, and reuse the
+/// number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LentDescriptor(RawFd);
 
 impl LentDescriptor {
-    /// The descriptor `number`, which need not be open: system calls report EBADF for one that is not.
+    /// The descriptor `number`, which need not be open. System calls report EBADF for a closed descriptor.
     ///
     /// # Errors
     /// EBADF for a negative number, as the kernel reports it.
@@ -17,7 +18,7 @@ impl LentDescriptor {
         if number < 0 { Err(Errno::BADF) } else { Ok(LentDescriptor(number)) }
     }
 
-    /// Its number.
+    /// The descriptor's number.
     pub fn number(self) -> RawFd {
         self.0
     }
@@ -26,10 +27,10 @@ impl LentDescriptor {
 impl AsFd for LentDescriptor {
     #[expect(unsafe_code, reason = "the application names its descriptors by number")]
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: a borrowed descriptor must not be -1, and `new` refuses that. It must stay open while it is borrowed;
-        // the application promises that, as it does to `os.read`, and may break the promise. Memory stays safe if it
-        // does: no code of this crate relies on what is behind a lent descriptor, closes it or maps it. A system call
-        // then reports EBADF or acts on the file that has the number now, as it would for the application itself.
+        // SAFETY: a borrowed descriptor must not be -1, and `new` refuses that. It must stay open while it is borrowed.
+        // The application promises that, as for `os.read`, but may break the promise. Memory then stays safe: no code
+        // of this crate closes or maps a lent descriptor, or relies on its file. A system call reports EBADF, or acts
+        // on the file that has the number now, as for the application itself.
         unsafe { BorrowedFd::borrow_raw(self.0) }
     }
 }

@@ -1,5 +1,4 @@
-//! Small parts of the kernel's interface that several layers use: durations and events in its terms, bells, descriptors
-//! known by their number.
+//! Small parts of the kernel's interface that several layers use: times, poll events, bells and lent descriptors.
 
 mod bell;
 mod lent_descriptor;
@@ -11,22 +10,22 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFlags, Timespec};
 
-/// `duration` in the kernel's terms. The longest one that it knows stands for all that are longer.
+/// `duration` as a timespec. A duration that is too long becomes the longest timespec.
 pub fn timespec(duration: Duration) -> Timespec {
     Timespec { tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
 }
 
-/// The time from now until `deadline`, in the kernel's terms; zero if it has passed.
+/// The time from now until `deadline` as a timespec; zero if the deadline has passed.
 pub fn timespec_until(deadline: Instant) -> Timespec {
     timespec(deadline.saturating_duration_since(Instant::now()))
 }
 
-/// The events of poll(2) with these numbers. The backends of rustix disagree on the sign of their type.
+/// The poll(2) events with these numbers. The backends of rustix disagree on the sign of the events' type.
 pub fn poll_events(numbers: u16) -> PollFlags {
     PollFlags::from_bits_retain(numbers as _)
 }
 
-/// The numbers of these events of poll(2).
+/// The numbers of poll(2) events.
 pub fn poll_numbers(events: PollFlags) -> u16 {
     events.bits() as _
 }

@@ -1,4 +1,4 @@
-//! A log file that keeps lines which cannot be written yet, and counts those for which there is no room.
+//! A log file that buffers lines it cannot write yet, and counts the lines lost when the buffer is full.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,47 +8,47 @@ use std::time::{Duration, Instant};
 use super::Output;
 use crate::sync::lock;
 
-/// Bytes that are gathered before they are written without waiting for the next poll.
+/// Buffered bytes that trigger a write before the next poll.
 const FULL_BYTES: usize = 64 * 1024;
 
-/// Bytes that are kept for a file that does not take them: what a pipe holds, some times over.
+/// The limit, in bytes, of the buffer while the file accepts nothing: a few times the capacity of a pipe.
 const KEPT_BYTES: usize = 256 * 1024;
 
-/// How long after an error, such as a full disk, writing is tried again.
+/// The time from an error, such as a full disk, to the next attempt.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// A file counts as good again when it has taken everything for so long: one that is just too slow is not worth a line
-/// each second.
+/// The time without errors or losses after which a file works again. A file that is only too slow should not cause a
+/// report each second.
 const CALM: Duration = Duration::from_secs(1);
 
-/// How long the last lines may take at the end.
+/// The time limit for writing the last lines.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
 
-/// News of a log file, for the log of errors.
+/// A report about a log file, for the error log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
-    /// Lines are lost, for this reason.
+    /// Lines are being lost, for this reason.
     LosesLines(String),
-    /// Lines are written again. This number was lost.
+    /// Lines are written again, after this number of lines was lost.
     GoesOn(u64),
 }
 
-/// A log file. Nothing here waits, except [`LogFile::finish`].
+/// A log file. Only [`LogFile::finish`] waits.
 pub struct LogFile {
     shared: Arc<Mutex<Backlog>>,
 }
 
 struct Backlog {
     output: Output,
-    /// Whole lines, but that the first may be the rest of one.
+    /// Whole lines, except that the first may be partly written.
     lines: Vec<u8>,
-    /// The first of `lines` has been written in part.
+    /// The first of `lines` is partly written.
     has_begun: bool,
-    /// The last attempt failed; a thread is going to try again.
+    /// The last attempt failed. A thread will retry.
     is_stuck: bool,
-    /// The thread that tries again is there.
+    /// The thread that retries is running.
     is_attended: bool,
-    /// The present trouble has been reported.
+    /// The current problem has been reported.
     is_reported: bool,
     lost: u64,
     last_trouble: Instant,
@@ -56,7 +56,7 @@ struct Backlog {
 }
 
 impl LogFile {
-    /// Lines go to `descriptor`; for `is_own` see [`Output::new`].
+    /// Creates a log that writes to `descriptor`. For `is_own` see [`Output::new`].
     pub fn new(descriptor: OwnedFd, is_own: bool) -> LogFile {
         LogFile {
             shared: Arc::new(Mutex::new(Backlog {
@@ -73,7 +73,7 @@ impl LogFile {
         }
     }
 
-    /// Adds whole lines, to be written with others.
+    /// Adds whole lines to the buffer.
     pub fn add(&self, lines: &[u8]) {
         let mut backlog = self.lock();
         if backlog.is_stuck && backlog.lines.len() + lines.len() > KEPT_BYTES {
@@ -86,7 +86,7 @@ impl LogFile {
         }
     }
 
-    /// Writes what has been gathered, as far as that can be done now. Returns what is to be said, once.
+    /// Writes buffered lines, as far as possible without waiting. Returns each report once.
     pub fn flush(&self) -> Option<News> {
         let mut backlog = self.lock();
         if !backlog.lines.is_empty() {
@@ -95,7 +95,7 @@ impl LogFile {
         backlog.news.take()
     }
 
-    /// Writes what is left, and waits a second at most. Returns how many lines are lost.
+    /// Writes the remaining lines, and waits for at most one second. Returns the number of lost lines.
     pub fn finish(&self) -> u64 {
         let deadline = Instant::now() + LAST_PATIENCE;
         let mut backlog = self.lock();
@@ -120,7 +120,7 @@ impl LogFile {
             let shared = Arc::clone(&self.shared);
             let attendant = std::thread::Builder::new().name("log".into()).spawn(move || attend(&shared));
             if attendant.is_err() {
-                // Without a thread the next line tries again.
+                // Without a thread, the next line retries.
                 (backlog.is_attended, backlog.is_stuck) = (false, false);
             }
         }
@@ -132,7 +132,7 @@ impl LogFile {
 }
 
 impl Backlog {
-    /// Writes until nothing is left or nothing is taken.
+    /// Writes until no line is left or a write fails.
     fn write_now(&mut self) -> io::Result<()> {
         let mut written = 0;
         let result = loop {
@@ -153,7 +153,8 @@ impl Backlog {
         self.is_stuck = true;
         self.last_trouble = Instant::now();
         if error.kind() != io::ErrorKind::WouldBlock {
-            // Kept lines might wait for ever. The rest of one that has begun stays, so that its successor is whole.
+            // Kept lines might never be written. The rest of a partly written line stays, so that the next line is
+            // whole.
             let kept = if self.has_begun { memchr::memchr(b'\n', &self.lines).map_or(0, |end| end + 1) } else { 0 };
             let lost = count(self.lines.get(kept..).unwrap_or_default());
             self.lines.truncate(kept);
@@ -177,9 +178,9 @@ impl Backlog {
     }
 }
 
-/// Looks after a file in trouble, on a thread of its own that may wait, until it is good again.
+/// Retries a failing file until it works again, on a thread of its own that may wait.
 fn attend(shared: &Arc<Mutex<Backlog>>) {
-    // With the last log file that shares it, the file is over.
+    // The thread ends when no log file uses the backlog any more.
     while Arc::strong_count(shared) > 1 {
         let mut backlog = lock(shared);
         let tried = if backlog.is_stuck { backlog.write_now() } else { Ok(()) };
@@ -191,11 +192,11 @@ fn attend(shared: &Arc<Mutex<Backlog>>) {
                 std::thread::sleep(RETRY);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // A duplicate, so that the lock is free meanwhile.
+                // The thread waits on a duplicate, so that the lock is free.
                 let waiting = backlog.output.duplicate();
                 drop(backlog);
                 waiting.map(|output| output.wait(RETRY));
-                // A reader that takes little at a time is not worth a look each time.
+                // A pause limits the attempts for a reader that reads little at a time.
                 std::thread::sleep(Duration::from_millis(1));
             }
             Err(error) => {

@@ -1,8 +1,8 @@
 //! Output that never waits: lines on standard error, and log files.
 //!
-//! The loop serves all clients, so an unread pipe, a stopped terminal or a full disk must not block or end it. Lines that
-//! cannot be written at once are kept as far as there is room, then lost and counted. `eprintln!` panics where
-//! standard error is broken and blocks where it is full, and so is not used; a test refuses it.
+//! The loop serves all clients, so an unread pipe, a stopped terminal or a full disk must not block or end the loop.
+//! Lines that cannot be written at once are buffered up to a limit, then lost and counted. `eprintln!` is not used,
+//! since it panics if standard error is broken and blocks if it is full. A test enforces this.
 
 mod log_file;
 
@@ -19,20 +19,21 @@ use rustix::net::SendFlags;
 
 use crate::kernel::timespec;
 
-/// Bytes that a pipe takes whole or not at all (PIPE_BUF), and for which there is room in one that can be written to.
+/// Bytes that a pipe accepts whole or not at all (PIPE_BUF). A pipe that is reported as writable has room for this
+/// number.
 const PIPE_BYTES: usize = 4096;
 
-/// Writes a line of the server's own to standard error, if that takes it now; otherwise it is lost.
+/// Writes a message of the server to standard error. The message is lost if it cannot be written now.
 pub fn say(message: &str) {
     let line = format!("rmeinheld: {message}\n");
     let error = io::stderr();
-    // One call: what is written in pieces mixes with the lines of other processes.
+    // One call, since text written in pieces mixes with the output of other processes.
     if can_take(error.as_fd(), Duration::ZERO) {
         let _ = rustix::io::write(&error, line.as_bytes().get(..PIPE_BYTES).unwrap_or(line.as_bytes()));
     }
 }
 
-/// A descriptor that is written to without waiting, whatever it is.
+/// A descriptor of any kind that is written without waiting.
 #[derive(Debug)]
 pub struct Output {
     file: File,
@@ -41,18 +42,19 @@ pub struct Output {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A file, which takes everything or reports why not.
+    /// A file, which accepts everything or reports an error.
     Regular,
-    /// A pipe or a terminal, opened anew and so with a mode of its own, which does not wait.
+    /// A pipe or a terminal with a mode of its own, which does not block.
     Private,
-    /// A pipe or a terminal whose mode, which waits, is shared with other processes: only what certainly fits is written.
+    /// A pipe or a terminal whose blocking mode is shared with other processes. Only output that certainly fits is
+    /// written.
     Shared,
     Socket,
 }
 
 impl Output {
-    /// For a descriptor. Its mode stays as it is, since other processes may share it. One that `is_own` is not shared, and
-    /// was opened with O_NONBLOCK.
+    /// Wraps a descriptor. The mode of the descriptor is not changed, since other processes may share it. A descriptor
+    /// that `is_own` is not shared, and was opened with O_NONBLOCK.
     pub fn new(descriptor: OwnedFd, is_own: bool) -> Output {
         let kind = fstat(&descriptor).map(|status| FileType::from_raw_mode(status.st_mode));
         match kind {
@@ -61,7 +63,7 @@ impl Output {
             }
             Ok(FileType::Fifo | FileType::CharacterDevice) => match open_anew(&descriptor) {
                 Ok(own) => Output { file: own.into(), kind: Kind::Private },
-                // Another user's pipe, or no /proc.
+                // The pipe belongs to another user, or /proc is missing.
                 Err(_) => Output { file: descriptor.into(), kind: Kind::Shared },
             },
             Ok(FileType::Socket) => Output { file: descriptor.into(), kind: Kind::Socket },
@@ -69,11 +71,11 @@ impl Output {
         }
     }
 
-    /// Writes some of `lines`, and never waits. To a pipe, whole lines go out if they are not longer than 4 KiB, so that
-    /// those of several processes do not mix.
+    /// Writes some of `lines` without waiting. A pipe receives whole lines if they are at most 4 KiB long, so that the
+    /// lines of several processes do not mix.
     ///
     /// # Errors
-    /// WouldBlock if nothing can be written now; what write(2) reports.
+    /// WouldBlock if nothing can be written now; otherwise errors of write(2).
     pub fn write(&self, lines: &[u8]) -> io::Result<usize> {
         loop {
             let written = match self.kind {
@@ -93,27 +95,27 @@ impl Output {
         }
     }
 
-    /// Blocks the OS thread until something can be written, at most for `patience`. Returns whether it can.
+    /// Blocks the OS thread until the descriptor is writable, for at most `patience`. Returns whether it is.
     pub fn wait(&self, patience: Duration) -> bool {
         can_take(self.file.as_fd(), patience)
     }
 }
 
 impl Output {
-    /// The same file, to wait for it.
+    /// A duplicate of the output, to wait on.
     fn duplicate(&self) -> Option<Output> {
         self.file.try_clone().ok().map(|file| Output { file, kind: self.kind })
     }
 }
 
-/// The part of `lines` for one write to a pipe: as many whole lines as it takes whole, or part of a long one.
+/// The part of `lines` for one write to a pipe: whole lines up to PIPE_BUF, or part of a longer line.
 fn piece(lines: &[u8]) -> &[u8] {
     let Some(most) = lines.get(..PIPE_BYTES) else { return lines };
     let end = memchr::memrchr(b'\n', most).map_or(most.len(), |last| last + 1);
     most.get(..end).unwrap_or(most)
 }
 
-/// Whether a descriptor can be written to, within `patience`. A broken one can: writing tells what is wrong.
+/// Whether a descriptor is writable within `patience`. A broken descriptor is, and the write then reports the error.
 fn can_take(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
     let mut polled = [PollFd::from_borrowed_fd(descriptor, PollFlags::OUT)];
     poll(&mut polled, Some(&timespec(patience))).is_ok_and(|count| count > 0)
@@ -134,7 +136,7 @@ mod tests {
         let line = [b"x".repeat(99), b"\n".to_vec()].concat();
         assert_eq!(piece(&line).len(), 100);
         assert_eq!(piece(&line.repeat(100)).len(), 4000);
-        // One that is too long for that goes out in parts.
+        // A longer line is written in parts.
         assert_eq!(piece(&b"x".repeat(9000)).len(), PIPE_BYTES);
         assert_eq!(piece(b""), b"");
     }
