@@ -66,7 +66,8 @@ pub fn check(stack_bytes: usize) -> io::Result<()> {
     probe(stack_bytes + BYTES_KEPT).map_err(|error| {
         refusal(format!(
             "the kernel refuses {stack_bytes} bytes of address space ({error}) in addition to {living} coroutines. \
-             Raise the limit of memory (ulimit -v, RLIMIT_AS, vm.overcommit_memory, vm.max_map_count), or lower --stack-size",
+             Raise the limit of memory (ulimit -v, RLIMIT_AS, vm.overcommit_memory, vm.max_map_count), \
+             or lower --stack-size",
         ))
     })
 }

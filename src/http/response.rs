@@ -1,12 +1,12 @@
 //! The response of an application: checks of its status and fields, the framing of the body, and the bytes of the head.
 //!
 //! An application that passes a CR or LF on from its user would let that user write the rest of the response (response
-//! splitting). Each status and each field is therefore checked against PEP 3333 and RFC 9110 5 before it is written. Errors
-//! here are faults of the application, answered with 500 and a log line. They name the broken rule and never repeat the
-//! value.
+//! splitting). Each status and each field is therefore checked against PEP 3333 and RFC 9110 5 before it is written.
+//! Errors here are faults of the application, answered with 500 and a log line. An error names the broken rule and
+//! never repeats the value.
 //!
-//! The status line says HTTP/1.1 to clients of either version (RFC 9110 6.2). [`exchange`](super::exchange) counts the body
-//! and decides what the Connection field says.
+//! The status line says HTTP/1.1 to clients of either version (RFC 9110 6.2). [`exchange`](super::exchange) counts the
+//! body and decides the value of the Connection field.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use super::{Version, is_text_byte, is_token, trim};
 
 /// The chunk that ends a body, with an empty trailer section (RFC 9112 7.1).
 pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-/// The bytes behind the data of each chunk (RFC 9112 7.1).
+/// The bytes after the data of each chunk (RFC 9112 7.1).
 pub const CHUNK_END: &[u8] = b"\r\n";
 /// The interim answer to `Expect: 100-continue` (RFC 9110 15.2.1).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -23,11 +23,11 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// A fault of the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseError {
-    /// The status is not three digits, a space and text; the text names the rule.
+    /// The status is not three digits, optionally with a space and text. The string names the rule.
     BadStatus(&'static str),
     /// A field name is not a token.
     BadFieldName,
-    /// A field value is not allowed; the text names the rule.
+    /// A field value is not allowed. The string names the rule.
     BadFieldValue(&'static str),
 }
 
@@ -45,7 +45,7 @@ impl std::error::Error for ResponseError {}
 /// The meaning of an application's field for the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldKind {
-    /// None: the field is passed on.
+    /// No meaning: the field is passed on.
     Other,
     /// The length that the application declares.
     ContentLength(u64),
@@ -53,9 +53,9 @@ pub enum FieldKind {
     TransferEncoding,
     /// `Connection`, which the server decides.
     Connection,
-    /// `Date`: the server adds none of its own.
+    /// `Date`: the server then adds no Date of its own.
     Date,
-    /// `Server`: the server adds none of its own.
+    /// `Server`: the server then adds no Server of its own.
     Server,
     /// `Upgrade`, which is passed on in a 101 answer only.
     Upgrade,
@@ -63,16 +63,16 @@ pub enum FieldKind {
     HopByHop,
 }
 
-/// How the body of a response goes over the wire.
+/// The framing of a response's body on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseBody {
-    /// No byte of body, whatever the application yields.
+    /// No byte of body, even if the application yields some.
     None,
-    /// With that number of bytes.
+    /// A body of this number of bytes.
     Length(u64),
-    /// In chunks (RFC 9112 7.1).
+    /// A body in chunks (RFC 9112 7.1).
     Chunked,
-    /// Until the connection is closed (RFC 9112 6.3, item 8).
+    /// A body that lasts until the connection is closed (RFC 9112 6.3, item 8).
     UntilClose,
     /// No body: a tunnel follows the head until the connection is closed (RFC 9112 6.3, item 2).
     Tunnel,
@@ -90,7 +90,7 @@ pub enum MethodKind {
 }
 
 impl MethodKind {
-    /// The kind of a method, in whose name case matters (RFC 9110 9.1).
+    /// The kind of a method. Method names are case-sensitive (RFC 9110 9.1).
     pub fn of(method: &[u8]) -> Self {
         match method {
             b"HEAD" => Self::Head,
@@ -105,18 +105,18 @@ impl MethodKind {
 pub struct ResponsePlan {
     /// The framing of the body.
     pub body: ResponseBody,
-    /// The Content-Length of the head, which replaces the application's own line; `None` sends no such field.
+    /// The Content-Length of the head, which replaces the application's own field. `None` sends no such field.
     pub send_content_length: Option<u64>,
     /// Does the framing leave the connection usable for another request?
     pub allows_reuse: bool,
 }
 
-/// Checks the status that an application passes to `start_response` and gives its code, 100 to 999.
+/// Checks the status that an application passes to `start_response`. Returns its code, 100 to 999.
 ///
 /// # Errors
 ///
-/// [`ResponseError::BadStatus`] unless it is `[0-9]{3}( text)?` with text of HTAB, SP, VCHAR and obs-text (PEP 3333,
-/// RFC 9112 4).
+/// [`ResponseError::BadStatus`] unless the status is `[0-9]{3}( text)?` with text of HTAB, SP, VCHAR and obs-text
+/// (PEP 3333, RFC 9112 4).
 pub fn parse_status(status: &[u8]) -> Result<u16, ResponseError> {
     let [hundreds @ b'0'..=b'9', tens @ b'0'..=b'9', ones @ b'0'..=b'9', rest @ ..] = status else {
         return Err(ResponseError::BadStatus("the status does not begin with three digits (PEP 3333)"));
@@ -141,8 +141,8 @@ pub fn parse_status(status: &[u8]) -> Result<u16, ResponseError> {
 ///
 /// # Errors
 ///
-/// [`ResponseError::BadFieldName`] unless the name is a token. [`ResponseError::BadFieldValue`] when the value has a control
-/// character other than HTAB, or a Content-Length is no number (RFC 9110 5.1, 5.5, 8.6).
+/// [`ResponseError::BadFieldName`] unless the name is a token. [`ResponseError::BadFieldValue`] when the value has a
+/// control character other than HTAB, or a Content-Length is not a number (RFC 9110 5.1, 5.5, 8.6).
 pub fn check_field(name: &[u8], value: &[u8]) -> Result<FieldKind, ResponseError> {
     if !is_token(name) {
         return Err(ResponseError::BadFieldName);
@@ -247,8 +247,8 @@ pub fn write_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 /// Writes the server's own fields: Server and Date unless the application sent its own, Content-Length or
 /// Transfer-Encoding, and Connection. The empty line that ends the head is not written.
 ///
-/// `connection_option` is [`Exchange::connection_option`](super::exchange::Exchange::connection_option). An empty `server`
-/// sends no Server field.
+/// `connection_option` is [`Exchange::connection_option`](super::exchange::Exchange::connection_option). An empty
+/// `server` sends no Server field.
 pub fn write_common(
     out: &mut Vec<u8>,
     plan: &ResponsePlan,
@@ -297,7 +297,7 @@ pub fn write_chunk_head(out: &mut Vec<u8>, len: usize) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// The small page of an error.
+/// The small HTML page of an error.
 pub fn error_body(status: u16) -> Vec<u8> {
     let title = error_title(status);
     [
@@ -496,7 +496,7 @@ mod tests {
         }
     }
 
-    // CVE-2018-1000164 (Gunicorn) and the same hole in others.
+    // CVE-2018-1000164 (Gunicorn) and the same vulnerability of other servers.
     #[test]
     fn a_field_that_would_split_the_response_is_refused() {
         let names: [&[u8]; 10] = [b"", b"X Y", b"X:", b" X", b"X\r\nY", b"X\n", b"X\0", b"\xe4", b"X(", b"X-\x7f"];

@@ -1,8 +1,8 @@
-//! The access log. Gunicorn's atoms are formatted here. Lines are gathered, and written before the loop polls as far as that
-//! is possible without waiting (`output`).
+//! The access log, with Gunicorn's atoms. Lines are buffered. Before the loop polls, they are written as far as
+//! possible without waiting (`output`).
 //!
-//! Values from the client are escaped as in Apache (mod_log_config): a quote, a backslash, and everything that is not
-//! printable ASCII. A value can then neither begin a line nor command a terminal.
+//! Values from the client are escaped as in Apache (mod_log_config): quotes, backslashes, and everything that is not
+//! printable ASCII. A value can then neither begin a line nor control a terminal.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -21,7 +21,7 @@ use crate::interp::Level;
 use crate::output::{self, LogFile, News};
 use crate::wsgi::{Finished, unix_seconds};
 
-/// How long the offset from UTC is taken for constant: daylight saving time begins on a full minute.
+/// Seconds for which the offset from UTC is cached: daylight saving time begins on a full minute.
 const OFFSET_SECONDS: u64 = 60;
 
 /// An access log file.
@@ -34,10 +34,11 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    /// Opens `path` for appending ("-": standard output), unless it is `opened` already, and reads the format.
+    /// Opens `path` for appending ("-": standard output) and parses the format. Uses `opened` instead of the path, if
+    /// given.
     ///
     /// # Errors
-    /// OSError naming the path; ValueError for a format that has an unknown atom.
+    /// OSError that names the path; ValueError for a format with an unknown atom.
     pub fn new(path: &str, opened: Option<OwnedFd>, format: &str) -> PyResult<AccessLog> {
         let path = (path != "-").then(|| path.to_owned());
         let file = opened.map_or_else(|| open(path.as_deref()), |opened| Ok(LogFile::new(opened, false)))?;
@@ -45,10 +46,10 @@ impl AccessLog {
         Ok(AccessLog { path, file, format: format.into(), offset: (u64::MAX, 0), date: (u64::MAX, String::new()) })
     }
 
-    /// Opens the file anew, unless it is `opened` already.
+    /// Reopens the file, or uses `opened` if given.
     ///
     /// # Errors
-    /// OSError; the log goes on in the old file.
+    /// OSError. The log then continues in the old file.
     pub fn reopen(&mut self, opened: Option<OwnedFd>) -> PyResult<()> {
         let file = opened.map_or_else(|| open(self.path.as_deref()), |opened| Ok(LogFile::new(opened, false)))?;
         self.finish();
@@ -56,7 +57,7 @@ impl AccessLog {
         Ok(())
     }
 
-    /// The renderer of one line. Rendering runs Python code, which may park, so it does not borrow the log.
+    /// The renderer of one line. Rendering runs Python code, which may park, so the renderer does not borrow the log.
     ///
     /// # Errors
     /// The exception of `time.localtime`.
@@ -70,7 +71,8 @@ impl AccessLog {
         self.file.add(line);
     }
 
-    /// Writes the gathered lines, as far as that is possible now. Returns a line for the error log and its level, if any.
+    /// Writes buffered lines, as far as possible without waiting. Returns a line for the error log and its level, if
+    /// any.
     pub fn flush(&self) -> Option<(Level, String)> {
         let name = self.path.as_deref().unwrap_or("standard output");
         Some(match self.file.flush()? {
@@ -108,7 +110,7 @@ impl AccessLog {
     }
 }
 
-/// Format and date for one line.
+/// The format and the date of one line.
 pub struct Renderer {
     format: Arc<[Piece]>,
     date: String,
@@ -185,7 +187,7 @@ impl Drop for AccessLog {
     }
 }
 
-/// Opens a file for appending, also a FIFO without a reader.
+/// Opens a file for appending, even a FIFO without a reader.
 fn open(path: Option<&str>) -> PyResult<LogFile> {
     let opened = match path {
         None => io::stdout().as_fd().try_clone_to_owned(),
@@ -215,7 +217,7 @@ fn add_value_or(line: &mut Vec<u8>, environ: &Bound<'_, PyDict>, key: &str, miss
             if text.is_empty() && missing == "-" {
                 line.push(b'-');
             }
-            // Native strings hold latin-1: one character, one byte.
+            // Native strings hold latin-1, one character for each byte.
             let bytes: Vec<u8> =
                 text.chars().map(|character| u8::try_from(u32::from(character)).unwrap_or(b'?')).collect();
             escape(line, &bytes);
@@ -260,13 +262,13 @@ fn response_field<'a>(fields: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     })
 }
 
-/// One character for each byte.
+/// Decodes each byte to one character.
 fn latin1(bytes: &[u8]) -> String {
     bytes.iter().copied().map(char::from).collect()
 }
 
 /// Calls Meinheld's access logger: `access(environ)`, with four more keys in the environ. REQUEST_TIME is in
-/// milliseconds. Three more are for loggers that want all: `rmeinheld.status` (status code and reason),
+/// milliseconds. Three more keys serve loggers that need everything: `rmeinheld.status` (status code and reason),
 /// `rmeinheld.response_headers` (pairs of str, as sent) and `rmeinheld.request_time` (seconds, a float).
 ///
 /// # Errors

@@ -1,6 +1,7 @@
-//! The format of the access log: text with Gunicorn's atoms, `%(h)s`. Read when a setting is checked and when a log opens.
+//! The format of the access log: text with Gunicorn's atoms, such as `%(h)s`. A format is parsed when a setting is
+//! checked and when a log opens.
 //!
-//! Only the conversion `s` exists, since every atom is a string in Gunicorn: `%(D)d` fails there at the first request.
+//! Only the conversion `s` exists, since every atom is a string in Gunicorn. There `%(D)d` fails at the first request.
 
 /// One part of a format.
 #[derive(Debug, PartialEq, Eq)]

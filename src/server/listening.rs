@@ -1,4 +1,4 @@
-//! The listening sockets in the loop: accepted from, left to other processes, tried again, given up.
+//! The listening sockets in the loop: accepting, pausing for other processes, retrying and giving up.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsFd;
@@ -10,37 +10,37 @@ use crate::net::{Accepted, Listener};
 /// The first owner number of listeners; lower numbers are connections.
 pub const FIRST_LISTENER: usize = usize::MAX / 2;
 
-/// Connections that are accepted before other work gets its turn.
+/// Connections accepted at most before other work runs.
 pub const ACCEPT_TURN: usize = 64;
 
-/// How long a process that has accepted leaves the shared queue to other processes, unless one of its connections ends
-/// earlier. An idle process wakes up in this time. Without the pause, the one process that is awake takes all of a burst,
-/// and the others stay idle.
+/// The time for which a process leaves the shared queue to other processes after accepting. The pause ends early if a
+/// connection of the process ends. An idle process wakes up in this time. Without the pause, the one process that is
+/// awake accepts a whole burst, and the others stay idle.
 const SHARED_ACCEPT_PAUSE: Duration = Duration::from_micros(300);
 
-/// After this number of pauses in which no other process accepted, one more connection is accepted at a time.
+/// Pauses in vain (no other process accepts) after which a turn accepts one connection more.
 const PAUSES_IN_VAIN: usize = 4;
 
 /// The time between two attempts to add a listening socket to epoll.
 pub const RETRY: Duration = Duration::from_millis(200);
 
-/// How long these attempts may fail until the server ends.
+/// The time for which attempts to add a socket to epoll may fail. The server then ends.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A listening socket.
 struct Endpoint {
-    /// The socket. `None` once the server stops, so that the kernel turns clients away, or after a failure.
+    /// The socket. `None` after a failure, or once the server stops, so that the kernel refuses clients.
     listener: RefCell<Option<Listener>>,
-    /// Its source in the loop while connections are accepted.
+    /// The socket's source in the loop while connections are accepted.
     source: Cell<Option<SourceId>>,
-    /// While it is left to other processes: the number of pauses so far in which they accepted nothing.
+    /// The number of pauses so far in which no other process accepted; `None` while the socket is not paused.
     pauses: Cell<Option<usize>>,
 }
 
 /// The listening sockets of a server.
 pub struct Listening {
     endpoints: Vec<Endpoint>,
-    /// Since when epoll has refused a socket.
+    /// The time of the first failure, while epoll refuses a socket.
     failing_since: Cell<Option<Instant>>,
 }
 
@@ -50,14 +50,14 @@ pub enum Attempt {
     Listens,
     /// Connections are accepted again.
     ListensAgain,
-    /// A socket at least is to be tried again. The text is for the log, at the first failure.
+    /// At least one socket has to be retried. The text is for the log, at the first failure.
     Failed(Option<String>),
-    /// A socket has failed for too long. The text names it.
+    /// A socket has failed for too long. The text names the socket.
     GivenUp(String),
 }
 
 impl Listening {
-    /// Sockets from which nothing is accepted yet.
+    /// Takes over sockets. Nothing is accepted until [`Self::start`].
     pub fn new(listeners: Vec<Listener>) -> Listening {
         let endpoint = |listener| Endpoint {
             listener: RefCell::new(Some(listener)),
@@ -99,15 +99,15 @@ impl Listening {
         let place = listener.place();
         match since {
             None => Attempt::Failed(Some(format!(
-                "Connections to {place} are not accepted for now: epoll does not take the listening socket ({error}). It is \
-                 tried again every {} ms; after {} s the server ends. Look at fs.epoll.max_user_watches and at the \
-                 machine's memory.",
+                "Connections to {place} are not accepted for now: epoll does not take the listening socket ({error}). \
+                 The socket is tried again every {} ms; after {} s the server ends. \
+                 Look at fs.epoll.max_user_watches and at the machine's memory.",
                 RETRY.as_millis(),
                 PATIENCE.as_secs(),
             ))),
             Some(since) if now.duration_since(since) < PATIENCE => Attempt::Failed(None),
             Some(_) => Attempt::GivenUp(format!(
-                "epoll has not taken the listening socket of {place} for {} s ({error})",
+                "epoll has refused the listening socket of {place} for {} s ({error})",
                 PATIENCE.as_secs()
             )),
         }
@@ -120,7 +120,7 @@ impl Listening {
         }
     }
 
-    /// Closes a socket. Returns its address.
+    /// Closes a socket. Returns the socket's address.
     pub fn close(&self, index: usize) -> Option<String> {
         let endpoint = self.endpoints.get(index)?;
         endpoint.stop();
@@ -132,14 +132,14 @@ impl Listening {
         self.endpoints.get(index)?.listener.borrow().as_ref().map(Listener::accept)
     }
 
-    /// The number of connections to accept in one turn of a shared queue. It grows with the pauses in vain, so that pauses do
-    /// not limit how much a process accepts.
+    /// The number of connections to accept in one turn of a shared queue. The number grows with the pauses in vain, so
+    /// that pauses do not limit how much a process accepts.
     pub fn shared_turn(&self, index: usize) -> usize {
         let pauses = self.endpoints.get(index).and_then(|endpoint| endpoint.pauses.get());
         (1 + pauses.unwrap_or(0) / PAUSES_IN_VAIN).min(ACCEPT_TURN)
     }
 
-    /// Leaves the socket to other processes for a moment, after a turn that has accepted something.
+    /// Leaves the socket to other processes for a moment. Call it after a turn that has accepted a connection.
     pub fn pause(&self, index: usize, source: SourceId) {
         let Some(endpoint) = self.endpoints.get(index) else { return };
         if endpoint.source.get() != Some(source) {
@@ -155,13 +155,13 @@ impl Listening {
         }
     }
 
-    /// Accepts again from a socket that was left to other processes. Returns `false` if that failed: the socket is to be
+    /// Resumes a socket that was left to other processes. Returns `false` on failure: the socket must then be
     /// [started](Self::start) anew.
     pub fn end_pause(&self, index: usize) -> bool {
         self.endpoints.get(index).is_none_or(Endpoint::end_pause)
     }
 
-    /// Accepts again from all sockets that were left to other processes; see [`Self::end_pause`].
+    /// Resumes all sockets that were left to other processes; see [`Self::end_pause`].
     pub fn end_pauses(&self) -> bool {
         self.endpoints.iter().filter(|endpoint| !endpoint.end_pause()).count() == 0
     }
@@ -184,7 +184,7 @@ impl Endpoint {
             _ => true,
         };
         if !resumed {
-            // The source would never report a connection again.
+            // A source that is not resumed would never report a connection again.
             self.stop();
         }
         resumed
