@@ -22,7 +22,7 @@ pub fn can_park() -> bool {
     with_current(|unit| unit.may_park.get()).unwrap_or(false)
 }
 
-/// Runs `action`, in which the current unit may not park: waits in it take their blocking path.
+/// Runs `action` while the current unit may not park: waits in `action` block the thread instead.
 pub fn without_parking<R>(action: impl FnOnce() -> R) -> R {
     let unit = current();
     let could = unit.as_ref().is_some_and(|unit| unit.may_park.replace(false));
@@ -33,30 +33,30 @@ pub fn without_parking<R>(action: impl FnOnce() -> R) -> R {
     result
 }
 
-/// The number of what the current unit runs. `None` in other threads. A forked child keeps that of the unit that forked.
+/// The ident of the current unit's work. `None` on other threads. A forked child keeps the ident of its forking unit.
 pub fn ident() -> Option<u64> {
     with_current(|unit| unit.ident.get()).or_else(|| KEPT_IDENT.get())
 }
 
-/// Gives what the current unit runs a number.
+/// Sets the ident of the current unit's work.
 pub fn set_ident(ident: u64) {
     if let Some(unit) = current() {
         unit.ident.set(ident);
     }
 }
 
-/// Where the current unit's stack lies.
+/// The bounds of the current unit's stack.
 pub fn current_stack() -> Option<StackBounds> {
     current().and_then(|unit| unit.stack.get())
 }
 
-/// Runs `action` on what the layers above keep for the work in progress. `None` outside a unit.
+/// Runs `action` on the data that the layers above keep for the work in progress. `None` outside a unit.
 pub fn with_local<R>(action: impl FnOnce(&mut Option<Box<dyn Any>>) -> R) -> Option<R> {
     current().map(|unit| action(&mut unit.local.borrow_mut()))
 }
 
-/// Notes what the current unit works for, a number that means something to the layers above; 0 for nothing. Returns the
-/// one before.
+/// Sets the subject of the current unit: a number with a meaning to the layers above; 0 means none. Returns the
+/// previous subject.
 pub fn set_subject(subject: usize) -> usize {
     let replaced = with_current(|unit| unit.subject.replace(subject));
     if replaced.is_some() {
@@ -65,12 +65,12 @@ pub fn set_subject(subject: usize) -> usize {
     replaced.unwrap_or(0)
 }
 
-/// The subject of the unit that ran last on the loop thread. From any thread.
+/// The subject of the unit that ran last on the loop thread. Any thread may call this.
 pub fn running_subject() -> usize {
     RUNNING.load(Ordering::Relaxed)
 }
 
-/// How often a unit has parked or been resumed on the loop thread so far: while it stays the same, the same unit runs.
+/// Number of parks on the loop thread so far. While this number stays the same, the same unit runs.
 pub fn number_of_parks() -> u64 {
     PARKS.get()
 }
@@ -85,19 +85,19 @@ pub(super) fn current() -> Option<Rc<Unit>> {
     CURRENT.with(|current| current.borrow().clone())
 }
 
-/// Looks at the unit that runs on this thread now, if this is the loop thread. `look` neither switches nor calls out.
+/// Runs `look` on the current unit. `None` off the loop thread. `look` neither switches nor calls out.
 pub(super) fn with_current<R>(look: impl FnOnce(&Unit) -> R) -> Option<R> {
     CURRENT.with(|current| current.borrow().as_deref().map(look))
 }
 
-/// Notes which unit runs from now on.
+/// Records the unit that runs from now on.
 pub(super) fn set_current(unit: Option<&Rc<Unit>>) {
     coroutine::set_current_stack(unit.and_then(|unit| unit.stack.get()));
     RUNNING.store(unit.map_or(0, |unit| unit.subject.get()), Ordering::Relaxed);
     CURRENT.with(|current| *current.borrow_mut() = unit.cloned());
 }
 
-/// Forgets which unit runs, in a forked child. Its ident stays.
+/// Clears the current unit in a forked child, but keeps the unit's ident.
 pub(super) fn forget() {
     KEPT_IDENT.set(current().map(|unit| unit.ident.get()));
     set_current(None);

@@ -1,4 +1,4 @@
-//! How other OS threads reach the loop: a queue and an eventfd in the poller.
+//! The inbox by which other OS threads reach the loop: a queue, and an eventfd in the poller.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,14 +9,14 @@ use super::wake::Wake;
 use crate::kernel::Bell;
 use crate::sync::lock;
 
-/// A message of another thread to the loop.
+/// A message from another thread to the loop.
 pub enum LoopMessage {
     /// Ends a wait.
     Wake(Ticket, Wake),
-    /// Runs in a coroutine of its own; may park.
+    /// Runs a function in a coroutine of its own. The function may park.
     Task(Box<dyn FnOnce() + Send>),
-    /// Runs in the leader between two pieces of work. Must not park: everything waits for it. The interpreter is attached,
-    /// but Python code that may wait (a handler of the log, say) belongs into a task.
+    /// Runs a function in the leader between two pieces of work. The function must not park: everything waits for it.
+    /// The interpreter is attached, but Python code that may wait (a log handler, say) belongs in a task.
     Control(Box<dyn FnOnce() + Send>),
 }
 
@@ -28,7 +28,7 @@ pub struct Inbox {
 
 impl Inbox {
     /// # Errors
-    /// When the process has no descriptor left.
+    /// Fails if the process has no descriptor left.
     pub fn new() -> io::Result<Inbox> {
         Ok(Inbox { queue: Mutex::new(Vec::new()), bell: Bell::new()? })
     }
@@ -45,13 +45,13 @@ impl Inbox {
         }
     }
 
-    /// Takes everything queued. Called by the leader after the bell rang.
+    /// Takes every queued message. The leader calls this after the bell rang.
     pub fn drain(&self) -> Vec<LoopMessage> {
         self.bell.silence();
         std::mem::take(&mut *lock(&self.queue))
     }
 
-    /// The descriptor to poll.
+    /// The bell's descriptor, for the poller.
     pub fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }

@@ -1,7 +1,7 @@
-//! Ending the wait of another coroutine from outside: exceptions thrown into it, and alarms.
+//! Interruptions of another coroutine's wait from outside: thrown exceptions and alarms.
 //!
-//! A coroutine is interrupted only where it waits. One that computes, or is ready to run, sees [`Wake::Interrupted`] at
-//! its next wait. The layers above keep the meaning of the interruption.
+//! An interruption ends only a wait. A coroutine that computes, or is ready to run, sees [`Wake::Interrupted`] at its
+//! next wait. The layers above keep the meaning of the interruption.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,13 +14,13 @@ use super::timers::{Target, TimerKey};
 use super::tokens::WorkId;
 use super::wake::Wake;
 
-/// The piece of work that the caller runs in. `None` outside a unit, and in one that may not park.
+/// The piece of work that the caller runs in. `None` outside a unit, and in a unit that may not park.
 pub fn current_work() -> Option<WorkId> {
     current::with_current(|unit| unit.may_park.get().then(|| WorkId { unit: unit.slot, number: unit.work.get() }))
         .flatten()
 }
 
-/// Interrupts `work`, from any thread; later than now, if it is not the loop's. Work that has ended is left alone.
+/// Interrupts `work` from any thread; off the loop thread, later than now. Leaves ended work alone.
 pub fn interrupt(runtime: &Runtime, work: WorkId) {
     if with(|state| state.interrupt(work)).is_none() {
         runtime.send(LoopMessage::Control(Box::new(move || {
@@ -29,14 +29,14 @@ pub fn interrupt(runtime: &Runtime, work: WorkId) {
     }
 }
 
-/// Ends the current unit's next wait at once with `wake`, which came when the present wait had ended in another way.
+/// Makes the current unit's next wait end at once with `wake`, which came after the present wait had ended.
 pub fn postpone(wake: Wake) {
     if let Some(unit) = current::current() {
         unit.postponed.set(Some(wake));
     }
 }
 
-/// Takes back what [`interrupt`] or [`postpone`] have left for the current unit's next wait.
+/// Withdraws the interruption that [`interrupt`] or [`postpone`] left for the current unit's next wait.
 pub fn forget() {
     if let Some(unit) = current::current()
         && unit.postponed.get() == Some(Wake::Interrupted)
@@ -45,7 +45,7 @@ pub fn forget() {
     }
 }
 
-/// An interruption of the current work at a time to come.
+/// A scheduled interruption of the current work.
 pub struct Alarm {
     number: u64,
     key: TimerKey,
@@ -59,7 +59,7 @@ impl Alarm {
         Some(Alarm { number, key })
     }
 
-    /// Takes it back, gone off or not.
+    /// Cancels the alarm, even after it has gone off.
     pub fn cancel(&self) {
         with(|state| state.timers.remove(self.key));
         if let Some(unit) = current::current() {
@@ -75,7 +75,7 @@ pub fn take_alarm() -> Option<u64> {
     (!alarms.is_empty()).then(|| alarms.remove(0))
 }
 
-/// Whether an alarm has gone off that has not been taken.
+/// Whether an alarm of the current work has gone off and is not yet taken.
 pub fn has_alarm() -> bool {
     current::with_current(|unit| !unit.alarms.borrow().is_empty()).unwrap_or(false)
 }

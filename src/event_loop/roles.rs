@@ -1,40 +1,40 @@
-//! The parts that the layers above play for the loop.
+//! The interfaces that the layers above implement for the loop.
 
 use super::tokens::SourceId;
 
-/// The surroundings of every unit. Implemented by the Python boundary, and by tests without Python.
+/// The environment of every unit. The Python boundary implements it, and so do tests without Python.
 pub trait Host: Send + Sync + 'static {
-    /// Runs `life` with whatever a unit owns: called once on each unit's stack, returns when the unit ends.
+    /// Runs `life` inside the host's state for one unit. Called once on each unit's stack; returns when the unit ends.
     fn enter(&self, life: &mut dyn FnMut());
 
-    /// Runs `blocking`, which blocks the thread or switches to other units, with the interpreter released.
+    /// Runs `blocking` with the interpreter released. `blocking` blocks the thread or switches to other units.
     fn released(&self, blocking: &mut dyn FnMut());
 }
 
 /// The server's reactions to its sources.
 pub trait Service {
-    /// A source at rest has something to read. Runs in a unit; may park.
+    /// Serves a source at rest that has something to read. Runs in a unit; may park.
     fn serve(&self, source: SourceId, owner: usize);
 
-    /// The deadline of a source at rest has passed.
+    /// Handles the passed deadline of a source at rest.
     fn expired(&self, source: SourceId, owner: usize);
 
-    /// The cap on requests has been reached (`true`) or left: take new connections or leave them to the kernel.
+    /// Leaves new connections to the kernel when the request cap is reached (`true`), or accepts them again (`false`).
     fn at_capacity(&self, reached: bool);
 
-    /// The loop is about to poll: work that was put off until now is due. Must not park.
+    /// Does deferred work before the loop polls. Must not park.
     fn before_poll(&self) {}
 }
 
-/// Looks after a stream while work that may wait for other things, or for nothing, is in progress on it. Not held back by
-/// the cap: it serves requests that have begun.
+/// Watches a stream while work is in progress on it, even if that work waits for other things or for nothing. The cap
+/// does not hold a watcher back: it serves requests that have begun.
 pub trait StreamWatcher: Send + Sync + 'static {
-    /// The stream may be readable or writable. Runs in a unit; must not wait long.
+    /// Handles a stream that may be readable or writable. Runs in a unit; must not wait long.
     fn look(&self);
 
-    /// The stream's deadline has passed.
+    /// Handles the passed deadline of the stream.
     fn expired(&self);
 
-    /// The server stops.
+    /// Handles the stop of the server.
     fn stop(&self);
 }

@@ -1,4 +1,4 @@
-//! The one deadline structure of the loop: exact, cancellable, polled by the leader.
+//! The deadlines of the loop: exact and cancellable. The leader polls them.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -10,15 +10,15 @@ use super::tokens::{SourceId, Ticket, WorkId};
 pub enum Target {
     /// A parked coroutine whose wait ends.
     Wait(Ticket),
-    /// A source at rest: its owner decides.
+    /// A source at rest, whose owner handles the deadline.
     Source(SourceId),
-    /// The service, which is to be asked again whether it takes connections.
+    /// The service, which tries to take connections again.
     Service,
-    /// A piece of work whose wait is to be interrupted, and the number of the alarm that does it.
+    /// A piece of work to interrupt, and the number of the alarm that interrupts it.
     Alarm(WorkId, u64),
 }
 
-/// Names an entry, to cancel it.
+/// The key of a deadline, for cancelling it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TimerKey {
     at: Instant,
@@ -26,13 +26,13 @@ pub struct TimerKey {
 }
 
 impl TimerKey {
-    /// When it fires.
+    /// The time at which the deadline fires.
     pub fn at(self) -> Instant {
         self.at
     }
 }
 
-/// Deadlines in order; equal ones fire in the order of their insertion.
+/// Deadlines in order. Equal ones fire in the order of their insertion.
 #[derive(Default)]
 pub struct Timers {
     entries: BTreeMap<TimerKey, Target>,
@@ -48,7 +48,7 @@ impl Timers {
         key
     }
 
-    /// Cancels a deadline; one that has fired is ignored.
+    /// Cancels a deadline. Ignores a deadline that has fired.
     pub fn remove(&mut self, key: TimerKey) {
         self.entries.remove(&key);
     }

@@ -1,4 +1,4 @@
-//! A unit: one coroutine, its stack and whatever the host gives it (a Python thread state), used again and again.
+//! A unit: a reusable coroutine with its stack and the host's part (a Python thread state).
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -7,12 +7,12 @@ use std::rc::Rc;
 use super::wake::Wake;
 use crate::coroutine::{Handle, StackBounds};
 
-/// The purpose for which an idle unit is woken.
+/// A command that wakes an idle unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Poll, and run what is ready.
+    /// Poll, and run ready work.
     Lead,
-    /// Give everything back.
+    /// Free everything and end.
     End,
 }
 
@@ -21,29 +21,29 @@ pub enum Command {
 pub struct Unfinished {
     /// The subject of the work: see `current::set_subject`.
     pub subject: usize,
-    /// The end waits for it: see `ends::set_awaited`.
+    /// The end of the process waits for the work: see `ends::set_awaited`.
     pub is_awaited: bool,
-    /// It serves a source of the service's.
+    /// The work serves a source of the service.
     pub is_request: bool,
 }
 
 /// One pooled coroutine.
 pub struct Unit {
-    /// Its slot in the loop's table.
+    /// The unit's slot in the loop's table.
     pub slot: usize,
-    /// Set right after the spawn.
+    /// The coroutine's handle, set right after the spawn.
     pub handle: OnceCell<Handle>,
-    /// Where its stack lies; set when it starts.
+    /// The bounds of the stack, set when the unit starts.
     pub stack: Cell<Option<StackBounds>>,
-    /// Its next command, for when it is idle.
+    /// The next command, for an idle unit.
     pub command: Cell<Option<Command>>,
-    /// The number of the wait that it is in; 0 for none.
+    /// The number of the present wait; 0 for none.
     pub waiting: Cell<u64>,
-    /// How that wait ended.
+    /// How the present wait ended.
     pub wake: Cell<Option<Wake>>,
-    /// Runs work (as opposed to being idle or leading between two pieces of work).
+    /// The unit runs work, as opposed to being idle or leading between two pieces of work.
     pub busy: Cell<bool>,
-    /// The work was asked to end, which happens once.
+    /// The work has been asked to end, which happens once.
     pub killed: Cell<bool>,
     /// The end of the process waits for the work.
     pub awaited: Cell<bool>,
@@ -51,23 +51,23 @@ pub struct Unit {
     pub is_request: Cell<bool>,
     /// The subject of the work, a number of the layers above; 0 for none.
     pub subject: Cell<usize>,
-    /// Runs work and may park in it. A unit that is idle, polls or ends may not: no follower could lead meanwhile, or its
-    /// thread state is torn down. Python code that runs then (a destructor, a logging handler) blocks.
+    /// The unit runs work and may park. A unit that is idle, polls or ends may not park: no follower could lead then,
+    /// or its thread state is torn down. Python code at these times (a destructor, a logging handler) blocks.
     pub may_park: Cell<bool>,
-    /// The number that the layers above know what it runs by.
+    /// The number by which the layers above know the work.
     pub ident: Cell<u64>,
-    /// Which piece of work it runs: unique among all of the loop's; 0 before the first.
+    /// The number of the piece of work, unique in the loop; 0 before the first piece.
     pub work: Cell<u64>,
-    /// The way in which its next wait ends at once: the request to end one came while it was in none.
+    /// The outcome of the next wait, which ends at once: a wake-up came while the unit was in no wait.
     pub postponed: Cell<Option<Wake>>,
-    /// The alarms that have gone off for the work in progress and are not yet taken.
+    /// Alarms that have gone off for the work in progress and are not yet taken.
     pub alarms: RefCell<Vec<u64>>,
     /// Data of the layers above for the work in progress.
     pub local: RefCell<Option<Box<dyn Any>>>,
 }
 
 impl Unit {
-    /// A unit in `slot`, not yet started.
+    /// Creates a unit in `slot` that has not started.
     pub fn new(slot: usize) -> Rc<Unit> {
         Rc::new(Unit {
             slot,
@@ -90,12 +90,12 @@ impl Unit {
         })
     }
 
-    /// Its work, as one that has not ended.
+    /// A summary of the unit's work, which has not ended.
     pub fn unfinished(&self) -> Unfinished {
         Unfinished { subject: self.subject.get(), is_awaited: self.awaited.get(), is_request: self.is_request.get() }
     }
 
-    /// Makes it runnable.
+    /// Makes the unit runnable.
     pub fn unpark(&self) {
         if let Some(handle) = self.handle.get() {
             handle.unpark();

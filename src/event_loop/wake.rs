@@ -1,16 +1,16 @@
-//! The ways in which a wait ends.
+//! The outcomes of a wait.
 
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wake {
-    /// The event has happened, or may have: look again.
+    /// The event may have happened: check again.
     Ready,
     /// The deadline passed first.
     TimedOut,
-    /// The descriptor was closed meanwhile.
+    /// The descriptor was closed during the wait.
     Closed,
     /// The coroutine is asked to end.
     Killed,
-    /// The coroutine is to look up from its wait; see [`interrupts`](super::interrupts).
+    /// An exception or an alarm interrupted the wait; see [`interrupts`](super::interrupts).
     Interrupted,
 }
