@@ -1,7 +1,7 @@
 //! Leader and followers: the life of a unit.
 //!
-//! One unit at a time leads: it polls and runs ready work inline, on its own warm stack. When that work has to wait,
-//! the unit hands leadership to an idle follower and parks; when the work is done, it is a follower itself.
+//! One unit at a time leads: it polls and runs ready work inline, on its own warm stack. When that work waits, the unit
+//! hands leadership to an idle follower and parks. After the work, the unit is a follower itself.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,13 +24,13 @@ use super::wake::Wake;
 use crate::coroutine::{self, StackBounds};
 use crate::output;
 
-/// How long to wait before trying again when there is no memory for a follower's stack.
+/// Delay before the next attempt to make a follower, after its stack found no memory.
 const NO_FOLLOWER_RETRY: Duration = Duration::from_millis(50);
 
-/// How long no follower may have failed to be made before the next failure is news.
+/// Time without a failed follower after which the next failure is logged again.
 const EPISODE_END: Duration = Duration::from_secs(10);
 
-/// Descriptors that must be left when a loop starts: the coroutine scheduler's epoll and eventfd, the loop's epoll and
+/// Descriptors that must be free when a loop starts: the coroutine scheduler's epoll and eventfd, the loop's epoll and
 /// timerfd, and a few for the first client and its request.
 const FIRST_DESCRIPTORS: usize = 8;
 
@@ -38,10 +38,10 @@ impl Runtime {
     /// Starts a loop on the process's loop thread. Call it after any fork.
     ///
     /// # Errors
-    /// When there is no memory for the first stack or no descriptor left.
+    /// Fails if there is no memory for the first stack or no descriptor left.
     pub fn start(host: Arc<dyn Host>) -> io::Result<Arc<Runtime>> {
         let runtime = Arc::new(Runtime::new()?);
-        // Looked for first: the scheduler of the coroutines panics without.
+        // Checked first: without spare descriptors the coroutine scheduler panics.
         let spare: io::Result<Vec<OwnedFd>> =
             (0..FIRST_DESCRIPTORS).map(|_| runtime.end_bell().try_clone_to_owned()).collect();
         drop(spare.map_err(cannot_start)?);
@@ -50,10 +50,10 @@ impl Runtime {
     }
 }
 
-/// Starts the first unit of a loop. It leads.
+/// Starts the first unit of a loop, which leads.
 ///
 /// # Errors
-/// When there is no memory for its stack.
+/// Fails if there is no memory for the unit's stack.
 fn spawn_first(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<()> {
     coroutine::remember_handlers();
     let body = move || {
@@ -74,7 +74,7 @@ fn spawn_first(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<()> {
     coroutine::spawn(Box::new(body)).map(drop)
 }
 
-/// Says what to do about a loop for which the process has no descriptors.
+/// Adds the remedy to an error that keeps a loop from starting.
 fn cannot_start(error: io::Error) -> io::Error {
     io::Error::new(
         error.kind(),
@@ -82,7 +82,7 @@ fn cannot_start(error: io::Error) -> io::Error {
     )
 }
 
-/// Spawns a follower; it counts as idle at once.
+/// Spawns a follower, which counts as idle at once.
 fn spawn_follower() -> io::Result<()> {
     let Some((slot, host)) = with(|state| (state.units.vacant_key(), Arc::clone(&state.host))) else {
         return Ok(());
@@ -101,12 +101,12 @@ fn spawn_follower() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes sure that a coroutine which is spawned now can start, for a caller that parks until it has.
+/// Ensures that a coroutine spawned now can start, for a caller that parks until it has started.
 ///
 /// # Errors
-/// OutOfMemory where there is no room for its stack.
+/// OutOfMemory if there is no room for the coroutine's stack.
 pub fn make_room() -> io::Result<()> {
-    // One follower leads while the caller waits, and needs another before it may run the task.
+    // While the caller waits, one follower leads and needs a second one to run the task.
     while with(|state| state.idle.len()).is_some_and(|idle| idle < 2) {
         spawn_follower()?;
     }
@@ -117,17 +117,17 @@ pub fn make_room() -> io::Result<()> {
 struct Carrier(Rc<Unit>);
 
 #[expect(unsafe_code, reason = "may asks for Send, and a unit never leaves the loop thread")]
-// SAFETY: with one worker every coroutine runs on the thread that spawns followers, the loop thread, so the Rc's count
-// is touched by one thread only.
+// SAFETY: with one worker every coroutine runs on the thread that spawns followers, the loop thread. One thread alone
+// touches the Rc's count.
 unsafe impl Send for Carrier {}
 
-/// A unit's life, from its first instruction to its last.
+/// Runs a unit from its first instruction to its last.
 fn live(unit: &Rc<Unit>, host: &dyn Host) {
     unit.stack.set(Some(StackBounds::of_caller(coroutine::stack_bytes())));
     current::set_current(Some(unit));
     let lived = catch_unwind(AssertUnwindSafe(|| host.enter(&mut || follow(unit))));
     if lived.is_err() {
-        // The panic's message is on stderr already. The state that it left behind cannot be trusted.
+        // The panic's message is on stderr already. The state after a panic cannot be trusted.
         output::say("internal error in a coroutine; the process ends");
         std::process::abort();
     }
@@ -143,14 +143,14 @@ fn live(unit: &Rc<Unit>, host: &dyn Host) {
         state.units.is_empty().then(|| Arc::clone(&state.runtime))
     });
     current::set_current(None);
-    // The leader goes last, whichever unit that is: nothing of the host is left when the end is announced.
+    // The leader goes last: the host holds nothing any more when the end is announced.
     if let Some(runtime) = over.flatten() {
         state::install(None);
         runtime.ended(Ok(()));
     }
 }
 
-/// Obeys commands; idle between them.
+/// Obeys commands, and parks between two commands.
 fn follow(unit: &Rc<Unit>) {
     loop {
         match unit.command.take() {
@@ -168,7 +168,7 @@ fn follow(unit: &Rc<Unit>) {
 
 #[derive(PartialEq, Eq)]
 enum Lead {
-    /// The work had to wait, and another unit leads now.
+    /// The work waited, and another unit leads now.
     HandedOver,
     /// The loop is over.
     Ended,
@@ -177,7 +177,7 @@ enum Lead {
 /// Polls and runs work until leadership is lost or the loop ends.
 fn lead(unit: &Rc<Unit>) -> Lead {
     let mut events = Poller::event_buffer();
-    // Coroutines that keep waking each other must not keep the leader from its poll: between two yields it does its part.
+    // Coroutines that keep waking each other must not starve the poll: the leader takes a step between two yields.
     let mut may_yield = true;
     loop {
         let step = with(|state| state.next_step(may_yield)).unwrap_or(Step::End);
@@ -259,7 +259,7 @@ fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<
     })
 }
 
-/// One round of the poller: wait for events, and sort out what they ask for.
+/// Waits once for events, and turns them into work.
 fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
     tell_service_of_the_cap();
     if let Some(service) = with(|state| state.service.clone()).flatten() {
@@ -271,7 +271,7 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
             deadline = Some(deadline.map_or(at, |first| first.min(at)));
         }
         let resumed = std::mem::take(&mut state.after_poll);
-        // With anything to run, only look: do not wait.
+        // With work to run, the leader polls without waiting.
         let has_more = state.woken > 0 || !resumed.is_empty() || state.has_cut_off() || state.may_take_work();
         state.tasks.extend(resumed.into_iter().map(Work::Resume));
         let patience = if has_more { Some(Duration::ZERO) } else { state.poller.patience(deadline) };
@@ -281,13 +281,13 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
     };
     released(|| {
         if let Err(error) = poller::wait(&epoll, events, patience) {
-            output::say(&format!("epoll_wait: {error}"));
+            output::say(&format!("epoll_wait fails: {error}; the process ends"));
             std::process::abort();
         }
     });
     with(|state| {
         let alarmed = state.take_events(events);
-        // Without a limit to the wait, the alarm tells when a deadline passes: no need to look at the clock.
+        // After a wait without a limit, no deadline has passed unless the alarm went off.
         if alarmed || patience.is_some() {
             let now = Instant::now();
             state.take_expired(now);
@@ -297,8 +297,8 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
     });
 }
 
-/// At the cap, and while there is no room for a follower, new connections stay in the kernel's queue, for other processes
-/// to take.
+/// Notifies the service when the cap is reached or left. At the cap, and without room for a follower, new connections
+/// stay in the kernel's queue for other processes.
 fn tell_service_of_the_cap() {
     let change = with(|state| {
         let at_cap = state.busy_requests >= state.request_limit || state.retry_follower.is_some();
@@ -311,8 +311,8 @@ fn tell_service_of_the_cap() {
     }
 }
 
-/// Ends every idle unit and waits until they are gone. Parks for that: one that has not started yet starts only when
-/// nothing else is runnable. The last to go wakes the leader (in [`live`]).
+/// Ends every idle unit and parks until all are gone: a new unit starts only when nothing else is runnable. The last
+/// unit to go wakes the leader (in [`live`]).
 fn end_followers(leader: &Rc<Unit>) {
     loop {
         let left = with(|state| {
@@ -330,8 +330,8 @@ fn end_followers(leader: &Rc<Unit>) {
 }
 
 impl LoopState {
-    /// Notes how making a follower went. Where it failed, nothing that needs one is begun for a moment; the first failure
-    /// of an episode is said.
+    /// Records a failed attempt to make a follower. Work that needs a follower then waits for [`NO_FOLLOWER_RETRY`].
+    /// The first failure of an episode is logged.
     fn follower_made(&mut self, failure: Option<&io::Error>) {
         let Some(error) = failure else { return };
         let now = Instant::now();

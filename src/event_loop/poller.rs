@@ -1,8 +1,8 @@
-//! epoll, and the registry of what is registered with it.
+//! epoll, and the registry of its sources.
 //!
-//! Two kinds of source. A *stream* is a socket of the server's: registered once for both directions, edge-triggered,
-//! never modified again. A *descriptor* belongs to the application, which may close it, reuse its number or wait on it
-//! from ten coroutines. It is registered one-shot and armed anew for every wait, so that a reused number is noticed.
+//! Two kinds of source exist. A *stream* is a socket of the server, registered once for both directions, edge-triggered
+//! and never modified again. A *descriptor* belongs to the application, which may close it, reuse its number or wait on
+//! it from ten coroutines. The poller arms it one-shot for every wait, and so notices a reused number.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,27 +20,27 @@ use super::timers::TimerKey;
 use super::tokens::{SourceId, Ticket};
 use crate::kernel::{LentDescriptor, timespec};
 
-/// Events taken from the kernel at a time.
+/// The most events taken from the kernel at a time.
 const EVENTS_PER_POLL: usize = 256;
 
-/// How a listening socket is registered: level-triggered, so that connections left in the queue are reported again, and
-/// exclusive, so that one of several processes wakes up.
+/// epoll flags of a listening socket. Level triggering reports connections that stay in the queue again. The exclusive
+/// flag wakes one of several processes.
 const LISTENER: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::EXCLUSIVE);
 
-/// A deadline within this time is kept by epoll_wait(2) itself; a later one by the alarm. Idle connections have such
-/// deadlines, and a timeout of epoll_wait would make the kernel set and cancel a timer for each of their requests.
+/// Deadlines within this time use the timeout of epoll_wait(2); later ones use the alarm. Idle connections have late
+/// deadlines. A timeout would make the kernel set and cancel a timer for each of their requests.
 const NEAR: Duration = Duration::from_millis(50);
 
-/// Which directions a wait is for.
+/// The directions that a wait is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
-    /// Until bytes, a connection or the end of the stream can be read.
+    /// Bytes, a connection or the end of the stream can be read.
     Read,
-    /// Until the kernel takes bytes.
+    /// The kernel takes bytes.
     Write,
-    /// Either.
+    /// Either direction is ready.
     Both,
-    /// Any of these events, in the terms of epoll_ctl(2).
+    /// One of these events occurs, given as bits of epoll_ctl(2).
     Events(u32),
 }
 
@@ -59,45 +59,45 @@ impl Interest {
     }
 }
 
-/// The receiver of a source's events while no coroutine waits for these.
+/// The receiver of a source's events that no coroutine waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceOwner {
-    /// The server's service, which knows it by this number.
+    /// The server's service, which knows the source by this number.
     Service(usize),
-    /// The application: only waits matter.
+    /// The application, which gets events only through waits.
     Waits,
 }
 
-/// One registration.
+/// One registered source.
 pub struct Source {
     generation: u32,
     pub(super) owner: SourceOwner,
-    /// The owner gets the next event.
+    /// The source rests: its owner gets the next event.
     pub(super) at_rest: bool,
-    /// An edge says that there is something to read, and no read has come up short since.
+    /// An edge has reported input, and no read has come up short since.
     pub(super) readable: bool,
-    /// The peer has ended its side: the end of the stream is still to be read.
+    /// The peer has ended its side; the end of the stream is still to be read.
     pub(super) peer_closed: bool,
     waits: Vec<(Interest, Ticket)>,
     pub(super) deadline: Option<Instant>,
     pub(super) armed: Option<TimerKey>,
-    /// Gets every event and deadline, also while coroutines wait.
+    /// The receiver of every event and deadline, even while coroutines wait.
     pub(super) watcher: Option<Arc<dyn StreamWatcher>>,
     /// A call of the watcher is queued.
     pub(super) is_watch_queued: bool,
-    /// epoll knows the descriptor, as far as we do.
+    /// The descriptor is registered with epoll, unless the application has closed it since.
     registered: bool,
 }
 
-/// The work that an event makes for the loop.
+/// Work that an event causes for the loop.
 pub enum Notice {
-    /// These waits end.
+    /// This wait ends.
     Wake(Ticket),
-    /// The service has to look at this source.
+    /// The service serves this source.
     Serve(SourceId, usize),
-    /// This source's watcher has to.
+    /// The loop calls this source's watcher.
     Watch(SourceId),
-    /// Another thread rang.
+    /// Another thread rang the inbox's bell.
     Inbox,
     /// A deadline may have passed.
     Alarm,
@@ -106,9 +106,9 @@ pub enum Notice {
 /// The kernel's event queue and its registry.
 pub struct Poller {
     epoll: Rc<OwnedFd>,
-    /// A timerfd, for deadlines that are not near.
+    /// A timerfd, for deadlines beyond `NEAR`.
     alarm: OwnedFd,
-    /// When it goes off. It may do so for nothing: a deadline that moves later does not move it.
+    /// The time of the alarm, which may go off for nothing: a deadline that moves later does not move the alarm.
     alarm_at: Option<Instant>,
     sources: Slab<Source>,
     by_descriptor: HashMap<RawFd, usize>,
@@ -117,7 +117,7 @@ pub struct Poller {
 
 impl Poller {
     /// # Errors
-    /// When the process has no descriptor left.
+    /// Fails if the process has no descriptor left.
     pub fn new(bell: BorrowedFd<'_>) -> io::Result<Poller> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let data = epoll::EventData::new_u64(SourceId::BELL.0);
@@ -135,7 +135,7 @@ impl Poller {
         })
     }
 
-    /// How long [`wait`] may wait when `deadline` is the first one: none means until the alarm or an event.
+    /// How long [`wait`] may wait if `deadline` is the first one. `None` means until the alarm or an event.
     pub fn patience(&mut self, deadline: Option<Instant>) -> Option<Duration> {
         let deadline = deadline?;
         if self.alarm_at.is_some_and(|alarm| alarm <= deadline) {
@@ -154,7 +154,7 @@ impl Poller {
         timerfd_settime(&self.alarm, TimerfdTimerFlags::empty(), &once).is_ok()
     }
 
-    /// The epoll descriptor, to wait on it with nothing borrowed.
+    /// The epoll descriptor, for a wait with nothing borrowed.
     pub fn descriptor(&self) -> Rc<OwnedFd> {
         Rc::clone(&self.epoll)
     }
@@ -164,7 +164,7 @@ impl Poller {
         Vec::with_capacity(EVENTS_PER_POLL)
     }
 
-    /// Registers a stream of the server's.
+    /// Registers a stream of the server.
     ///
     /// # Errors
     /// Errors of epoll_ctl(2): no memory, the limit of watches.
@@ -181,14 +181,14 @@ impl Poller {
         self.add(descriptor, SourceOwner::Service(owner), LISTENER)
     }
 
-    /// Leaves a listening socket to other processes. Its source stays.
+    /// Leaves a listening socket to other processes. The socket's source stays.
     pub fn pause_listener(&mut self, id: SourceId, descriptor: BorrowedFd<'_>) {
         if self.source(id).is_some() {
             let _ = epoll::delete(&self.epoll, descriptor);
         }
     }
 
-    /// Looks at a listening socket again. The kernel wakes those first who have looked at it for longest.
+    /// Polls a listening socket again. The kernel first wakes the process that has polled the socket for longest.
     ///
     /// # Errors
     /// Errors of epoll_ctl(2).
@@ -205,8 +205,8 @@ impl Poller {
         owner: SourceOwner,
         flags: epoll::EventFlags,
     ) -> io::Result<SourceId> {
-        // A number that the application waited on and closed since is the server's now.
-        // Waits that are still on it end by their deadline; nothing will be ready for them.
+        // The application waited on this number and has closed it since; now the server owns the number. Waits that are
+        // still on the number get no event and end by their deadline.
         if let Some(stale) = self.by_descriptor.remove(&descriptor.as_raw_fd())
             && self.sources.get(stale).is_some_and(|source| source.waits.is_empty())
         {
@@ -243,9 +243,9 @@ impl Poller {
         self.sources.get_mut(id.index()).filter(|source| source.generation == id.generation())
     }
 
-    /// Forgets a source of the server's. Returns the waits that were on it and its armed timer.
+    /// Forgets a source of the server. Returns the source's waits and its armed timer.
     ///
-    /// The descriptor is taken out of epoll if the caller still holds it; closing it does the same.
+    /// Removes an open `descriptor` from epoll; closing it does the same.
     pub fn remove(&mut self, id: SourceId, descriptor: Option<BorrowedFd<'_>>) -> (Vec<Ticket>, Option<TimerKey>) {
         if self.source(id).is_none() {
             return (Vec::new(), None);
@@ -257,17 +257,17 @@ impl Poller {
         (source.waits.into_iter().map(|(_, ticket)| ticket).collect(), source.armed)
     }
 
-    /// The stream_watchers of all sources.
+    /// The watchers of all sources.
     pub fn stream_watchers(&self) -> Vec<Arc<dyn StreamWatcher>> {
         self.sources.iter().filter_map(|(_, source)| source.watcher.clone()).collect()
     }
 
-    /// Adds a wait on a stream of the server's.
+    /// Adds a wait on a stream of the server. Returns false if the source is gone.
     pub fn add_wait(&mut self, id: SourceId, interest: Interest, ticket: Ticket) -> bool {
         self.source(id).map(|source| source.waits.push((interest, ticket))).is_some()
     }
 
-    /// Arms a descriptor of the application's for one more event, and adds a wait on it.
+    /// Arms a descriptor of the application for one more event, and adds a wait on it.
     ///
     /// # Errors
     /// Errors of epoll_ctl(2): EBADF for a closed descriptor, EPERM for one that is always ready (a regular file).
@@ -298,7 +298,7 @@ impl Poller {
         Ok(id)
     }
 
-    /// Registers or modifies, for all that is waited for on this descriptor.
+    /// Registers or modifies a descriptor for the union of its waits.
     fn rearm(&mut self, id: SourceId, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         let mut flags = epoll::EventFlags::ONESHOT;
         for (interest, _) in &self.sources[id.index()].waits {
@@ -315,26 +315,26 @@ impl Poller {
             epoll::add(&self.epoll, descriptor, data, flags)
         };
         match registered {
-            // A descriptor of the server's own: the application's has been closed, and its number used again.
+            // The application has closed its descriptor, and a socket of the server reuses the number.
             Err(rustix::io::Errno::EXIST) => Err(rustix::io::Errno::BADF.into()),
             other => other.map_err(Into::into),
         }
     }
 
-    /// Takes a wait back, when it ended for another reason than its event.
+    /// Removes a wait that ended for another reason than its event.
     pub fn remove_wait(&mut self, id: SourceId, ticket: Ticket) {
         if let Some(source) = self.source(id) {
             source.waits.retain(|&(_, waiting)| waiting != ticket);
         }
     }
 
-    /// Every wait on a descriptor that its owner is about to close.
+    /// Takes every wait on a descriptor that its owner is about to close.
     pub fn take_waits(&mut self, number: RawFd) -> Vec<Ticket> {
         let Some(&index) = self.by_descriptor.get(&number) else { return Vec::new() };
         std::mem::take(&mut self.sources[index].waits).into_iter().map(|(_, ticket)| ticket).collect()
     }
 
-    /// Turns events of the kernel into work for the loop.
+    /// Turns kernel events into work for the loop.
     pub fn sort(&mut self, events: &[epoll::Event], mut notice: impl FnMut(Notice)) {
         for event in events {
             let id = SourceId(event.data.u64());
@@ -348,7 +348,7 @@ impl Poller {
                 continue;
             }
             let flags = event.flags;
-            // A source removed earlier in this batch, or an old registration that a duplicate keeps alive.
+            // The source was removed earlier in this batch, or a duplicate descriptor keeps an old registration alive.
             let Some(source) = self.source(id) else { continue };
             if Interest::Read.is_met_by(flags) {
                 source.readable = true;
@@ -378,7 +378,7 @@ impl Poller {
         }
     }
 
-    /// A one-shot registration that fired for one direction is armed again for the waits on the other.
+    /// Rearms a one-shot registration that fired for one direction, for the waits on the other direction.
     fn rearm_rest(&mut self, id: SourceId) {
         let Some(source) = self.source(id) else { return };
         if source.owner != SourceOwner::Waits || source.waits.is_empty() {
@@ -391,12 +391,12 @@ impl Poller {
     }
 }
 
-/// Waits for events on an epoll descriptor, at most for `patience`; none means for ever.
+/// Waits for events on an epoll descriptor, for at most `patience`; `None` means for ever.
 ///
-/// Interrupted by a signal, it returns no event.
+/// A signal ends the wait without an event.
 ///
 /// # Errors
-/// None that a valid epoll descriptor can have.
+/// Errors of epoll_wait(2), which a valid epoll descriptor never has.
 pub fn wait(epoll: &OwnedFd, events: &mut Vec<epoll::Event>, patience: Option<Duration>) -> io::Result<()> {
     let timeout = patience.map(timespec);
     events.clear();

@@ -1,4 +1,4 @@
-//! A running loop as other threads see it.
+//! The handle by which other threads reach a running loop.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -21,10 +21,10 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// A loop that has not started.
+    /// Creates a loop that has not started.
     ///
     /// # Errors
-    /// When the process has no descriptor left.
+    /// Fails if the process has no descriptor left.
     pub fn new() -> io::Result<Runtime> {
         Ok(Runtime {
             inbox: Inbox::new()?,
@@ -45,24 +45,24 @@ impl Runtime {
         lock(&self.end).is_some()
     }
 
-    /// Why the loop is over, if it could not go on or did not begin.
+    /// The error that ended the loop or kept it from starting. `None` without an error.
     pub fn failure(&self) -> Option<String> {
         lock(&self.end).as_ref()?.as_ref().err().cloned()
     }
 
-    /// Blocks the calling OS thread until the loop is over, at most for `timeout`. Returns whether it is.
+    /// Blocks the calling OS thread until the loop is over, for at most `timeout`. Returns whether the loop is over.
     pub fn wait_ended(&self, timeout: Duration) -> bool {
         let end = lock(&self.end);
         let (end, _) = recover(self.ended.wait_timeout_while(end, timeout, |end| end.is_none()));
         end.is_some()
     }
 
-    /// Becomes readable when the loop is over.
+    /// A descriptor that becomes readable when the loop is over.
     pub fn end_bell(&self) -> BorrowedFd<'_> {
         self.end_bell.as_fd()
     }
 
-    /// The loop ends without the coroutines that still wait.
+    /// Marks that the loop ends without the coroutines that still wait.
     pub(super) fn leave(&self) {
         self.leaving.store(true, Ordering::Release);
     }
@@ -72,7 +72,7 @@ impl Runtime {
         self.leaving.load(Ordering::Acquire)
     }
 
-    /// The loop is over.
+    /// Records the end of the loop and wakes every waiter.
     pub(super) fn ended(&self, how: io::Result<()>) {
         *lock(&self.end) = Some(how.map_err(|error| error.to_string()));
         self.ended.notify_all();

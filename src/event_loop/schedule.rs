@@ -9,22 +9,22 @@ use super::wake::Wake;
 
 /// The next step of the leader.
 pub enum Step {
-    /// Let the coroutines run that were made runnable.
+    /// Let runnable coroutines run.
     Yield,
-    /// Run these between two pieces of work.
+    /// Run these functions between two pieces of work.
     Control(Vec<Box<dyn FnOnce() + Send>>),
-    /// There is work, and no follower to lead if it has to wait.
+    /// Make a follower: there is work, but no follower to lead while it waits.
     MakeFollower,
-    /// Run this; with the service, if it is the service's.
+    /// Run this work, with the service if the service handles it.
     Run(Work, Option<Rc<dyn Service>>),
-    /// Look for more.
+    /// Poll for more work.
     Poll,
-    /// The loop is over.
+    /// End the loop.
     End,
 }
 
 impl LoopState {
-    /// The next step of the leader. Work is taken only if there is a follower to hand leadership to.
+    /// Chooses the next step of the leader. Takes work only if there is a follower to hand leadership to.
     pub fn next_step(&mut self, may_yield: bool) -> Step {
         if may_yield && std::mem::take(&mut self.woken) > 0 {
             return Step::Yield;
@@ -53,7 +53,7 @@ impl LoopState {
         if self.ending && self.busy_units() == 0 { Step::End } else { Step::Poll }
     }
 
-    /// Makes those runnable whose turn it is after a poll. Returns whether there were any.
+    /// Makes coroutines runnable whose turn comes after a poll. Returns whether there were any.
     fn resume_next(&mut self) -> bool {
         let before = self.budget;
         while self.budget > 0
@@ -66,14 +66,14 @@ impl LoopState {
         self.budget < before
     }
 
-    /// The next turn that was cut off, while there is time for such before the next poll.
+    /// Takes the next piece of `later`, while its time before the next poll lasts.
     fn next_of_later(&mut self) -> Option<Step> {
         while self.later_budget > 0 {
             let end = *self.later_end.get_or_insert_with(|| budget::end_of_budget().unwrap_or(u64::MAX));
             if budget::has_passed(end) {
                 return None;
             }
-            // A coroutine that goes on needs no follower; everything else does.
+            // A coroutine that resumes needs no follower; all other work does.
             let is_next = |work: &Work| !self.idle.is_empty() || matches!(work, Work::Resume(_));
             let Some(index) = self.later.iter().position(is_next) else {
                 return self.may_take_work().then_some(Step::MakeFollower);
@@ -84,7 +84,7 @@ impl LoopState {
                 Work::Serve(..) if self.busy_requests >= self.request_limit => self.later.push_back(work),
                 Work::Resume(ticket) => {
                     self.wake(ticket, Wake::Ready);
-                    // One at a time: the next may have to wait for the next poll.
+                    // One coroutine resumes at a time: the next one may have to wait for the next poll.
                     if std::mem::take(&mut self.woken) > 0 {
                         return Some(Step::Yield);
                     }
@@ -95,14 +95,14 @@ impl LoopState {
         None
     }
 
-    /// A poll begins a new round: what is there now may run before the next one.
+    /// Begins a new round after a poll: all work that is queued now may run before the next poll.
     pub fn begin_round(&mut self) {
         self.budget = self.tasks.len() + self.requests.len();
         self.later_budget = self.later.len();
         self.later_end = None;
     }
 
-    /// The next piece of work, if the cap allows it.
+    /// Takes the next piece of work that the cap allows.
     fn take_work(&mut self) -> Step {
         let work = match self.tasks.pop_front() {
             Some(work) => work,
@@ -127,18 +127,18 @@ impl LoopState {
         !self.tasks.is_empty() || (!self.requests.is_empty() && self.busy_requests < self.request_limit)
     }
 
-    /// Whether something could run without a poll, if there is a follower.
+    /// Whether work could run without a poll, given a follower.
     pub fn has_work(&self) -> bool {
         let below_cap = self.busy_requests < self.request_limit;
         self.has_ready() || self.later.iter().any(|work| below_cap || !matches!(work, Work::Serve(..)))
     }
 
-    /// Whether it could be tried: there is a follower, or no reason to think that none can be made.
+    /// Whether the leader may try to run work: it has a follower, or no recent failure to make one.
     pub fn may_take_work(&self) -> bool {
         self.has_work() && (!self.idle.is_empty() || self.retry_follower.is_none())
     }
 
-    /// Whether a coroutine whose turn was cut off wants to go on: it needs no follower for that.
+    /// Whether a coroutine with a cut-off turn is ready to resume, which needs no follower.
     pub fn has_cut_off(&self) -> bool {
         self.later.iter().any(|work| matches!(work, Work::Resume(_)))
     }

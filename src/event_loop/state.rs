@@ -1,4 +1,4 @@
-//! The loop's state: one per process, on the loop thread, borrowed only for moments and never across a park.
+//! The loop's state: one per process, on the loop thread. Each borrow is short and never crosses a park.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -19,29 +19,29 @@ use super::tokens::{SourceId, Ticket, WorkId};
 use super::unit::{Command, Unit};
 use super::wake::Wake;
 
-/// Idle units kept whatever happens: enough for the ordinary ups and downs of a small site.
+/// Number of idle units that are always kept: enough for the ordinary changes of load of a small site.
 const IDLE_UNITS_KEPT: usize = 16;
 
-/// How often spare idle units are looked for. Only while there are more than [`IDLE_UNITS_KEPT`].
+/// Interval between two trims of spare idle units, while there are more than [`IDLE_UNITS_KEPT`].
 const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Work for a unit.
 pub enum Work {
-    /// A stream or listener of the service's has something to read.
+    /// A stream or listener of the service has something to read.
     Serve(SourceId, usize),
     /// A source's deadline has passed.
     Expired(SourceId, usize),
-    /// Something has happened to a source that has a watcher.
+    /// The watcher of a source is due for a call.
     Watch(SourceId),
     /// A function to run.
     Task(Box<dyn FnOnce()>),
-    /// A wait for the next poll ends: after the tasks that were queued before that poll.
+    /// A wait for the next poll ends, after the tasks that were queued before that poll.
     Resume(Ticket),
 }
 
-/// Everything the leader looks after.
+/// The state that the leader manages.
 pub struct LoopState {
-    /// The process whose loop it is.
+    /// The process that owns the loop.
     pub process: rustix::process::Pid,
     pub host: Arc<dyn Host>,
     pub runtime: Arc<Runtime>,
@@ -49,41 +49,41 @@ pub struct LoopState {
     pub poller: Poller,
     pub timers: Timers,
     pub units: Slab<Rc<Unit>>,
-    /// Idle units, the one used last on top: its stack is warm.
+    /// Idle units. The most recently used one is on top: its stack is warm.
     pub idle: Vec<Rc<Unit>>,
     /// The slot of the unit that polls.
     pub leader: usize,
     /// Work that the cap does not hold back.
     pub tasks: VecDeque<Work>,
-    /// Requests and connections: taken only below the cap.
+    /// Requests and connections, which are taken only below the cap.
     pub requests: VecDeque<Work>,
     /// Requests in progress, parked ones included.
     pub busy_requests: usize,
     /// The cap on `busy_requests`.
     pub request_limit: usize,
-    /// The service leaves new connections alone.
+    /// The service leaves new connections to the kernel.
     pub paused: bool,
-    /// Waits for the next poll: `sleep(0)`.
+    /// Waits that end after the next poll: `sleep(0)`.
     pub after_poll: Vec<Ticket>,
-    /// Turns that were cut off. They go on after all other work, for one budget between two polls.
+    /// Turns that were cut off. They resume after all other work, for one budget between two polls.
     pub later: VecDeque<Work>,
-    /// Pieces of `later` to run before the next poll.
+    /// Number of pieces of `later` that may run before the next poll.
     pub later_budget: usize,
-    /// When, on the coarse clock of [`turn`](super::turn), the time for `later` is up; none before the first piece of it.
+    /// The time when `later` must stop, on the coarse clock of [`turn`](super::turn). `None` until `later` begins.
     pub later_end: Option<u64>,
-    /// Coroutines made runnable since the leader last let them run.
+    /// Number of coroutines made runnable since the leader last let them run.
     pub woken: usize,
-    /// Pieces of work to run before the next poll.
+    /// Number of pieces of work that may run before the next poll.
     pub budget: usize,
     /// Functions for the leader to run before it takes work.
     pub controls: Vec<Box<dyn FnOnce() + Send>>,
-    /// No follower could be made: when to try again.
+    /// The time of the next attempt to make a follower, after a failed one.
     pub retry_follower: Option<Instant>,
-    /// When that was so last.
+    /// The time of the last failed attempt to make a follower.
     pub last_follower_failure: Option<Instant>,
     /// The loop ends when the last busy unit has ended.
     pub ending: bool,
-    /// It ends without those that still wait.
+    /// The loop ends without the units that still wait.
     pub leaving: bool,
     ticket_number: u64,
     work_number: u64,
@@ -93,7 +93,7 @@ pub struct LoopState {
 
 thread_local! {
     static STATE: RefCell<Option<LoopState>> = const { RefCell::new(None) };
-    /// There is a state on this thread. Needs no destructor, so it can be asked for at any time of a thread's life.
+    /// This thread has a state. The flag has no destructor, so it can be read at any time of a thread's life.
     static HERE: Cell<bool> = const { Cell::new(false) };
     static FORGOTTEN: Cell<bool> = const { Cell::new(false) };
 }
@@ -101,7 +101,7 @@ thread_local! {
 /// Runs `action` on the loop's state. `None` on any other thread.
 ///
 /// # Panics
-/// When called from within another `with`: a bug, since no action calls out.
+/// Panics inside another `with`, which is a bug: no action calls out.
 pub fn with<R>(action: impl FnOnce(&mut LoopState) -> R) -> Option<R> {
     STATE.with(|state| state.borrow_mut().as_mut().map(action))
 }
@@ -111,15 +111,15 @@ pub fn is_here() -> bool {
     HERE.get()
 }
 
-/// Puts a new state in place, or takes it away.
+/// Installs a new state or removes the present one.
 pub fn install(state: Option<LoopState>) {
     HERE.set(state.is_some());
-    // Dropped outside the borrow: streams that are dropped look for the state.
+    // Dropped outside the borrow: streams access the state when they drop.
     let previous = STATE.with(|slot| slot.replace(state));
     drop(previous);
 }
 
-/// Takes the state away without giving anything back: descriptors and stacks are shared with another process.
+/// Removes the state without freeing anything: another process shares its descriptors and stacks.
 pub fn forget() {
     current::forget();
     FORGOTTEN.with(|forgotten| forgotten.set(with(|_| ()).is_some()));
@@ -127,14 +127,14 @@ pub fn forget() {
     std::mem::forget(STATE.with(|slot| slot.borrow_mut().take()));
 }
 
-/// Whether the state was taken away by [`forget`].
+/// Whether [`forget`] has removed the state.
 pub fn is_forgotten() -> bool {
     FORGOTTEN.with(Cell::get)
 }
 
 impl LoopState {
     /// # Errors
-    /// When the process has no descriptor left.
+    /// Fails if the process has no descriptor left.
     pub fn new(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<LoopState> {
         let poller = Poller::new(runtime.inbox.bell())?;
         Ok(LoopState {
@@ -170,7 +170,7 @@ impl LoopState {
         })
     }
 
-    /// Opens a wait of `unit`'s.
+    /// Opens a wait of `unit`.
     pub fn open_wait(&mut self, unit: &Unit) -> Ticket {
         self.ticket_number += 1;
         unit.waiting.set(self.ticket_number);
@@ -189,25 +189,25 @@ impl LoopState {
         self.woken += 1;
     }
 
-    /// Ends every wait on a descriptor of the application's.
+    /// Ends every wait on a descriptor of the application.
     pub fn end_waits(&mut self, number: std::os::fd::RawFd, wake: Wake) {
         for ticket in self.poller.take_waits(number) {
             self.wake(ticket, wake);
         }
     }
 
-    /// Notes that `unit` begins a piece of work.
+    /// Records that `unit` begins a piece of work.
     pub fn begin_work(&mut self, unit: &Unit) {
         self.work_number += 1;
         unit.work.set(self.work_number);
     }
 
-    /// The unit that runs `work`, if that has not ended.
+    /// The unit that runs `work`, unless that work has ended.
     pub fn unit_of(&self, work: WorkId) -> Option<&Rc<Unit>> {
         self.units.get(work.unit).filter(|unit| unit.busy.get() && unit.work.get() == work.number)
     }
 
-    /// Ends the wait that `work` is in; in none, its next one ends at once.
+    /// Ends the present wait of `work`. Without one, the next wait ends at once.
     pub fn interrupt(&mut self, work: WorkId) {
         let Some(unit) = self.unit_of(work) else { return };
         let ticket = Ticket { unit: work.unit, number: unit.waiting.get() };
@@ -230,7 +230,7 @@ impl LoopState {
         self.units.iter().filter(|(_, unit)| unit.busy.get()).count()
     }
 
-    /// Sets or moves the deadline of a source at rest. Cheap when it moves later: the entry is moved when it fires.
+    /// Sets or moves the deadline of a source at rest. Moving it later is cheap: its old timer fires and is set anew.
     pub fn set_deadline(&mut self, id: SourceId, deadline: Option<Instant>) {
         let Some(source) = self.poller.source(id) else { return };
         source.deadline = deadline;
@@ -243,7 +243,7 @@ impl LoopState {
         source.armed = Some(self.timers.insert(at, Target::Source(id)));
     }
 
-    /// Gives a source a watcher, and queues a call of it, or takes it away. Returns the one before.
+    /// Sets a source's watcher and queues a call of it, or removes the watcher. Returns the previous watcher.
     pub fn set_stream_watcher(
         &mut self,
         id: SourceId,
@@ -256,14 +256,14 @@ impl LoopState {
         std::mem::replace(&mut source.watcher, watcher)
     }
 
-    /// Calls a source's watcher after what is ready now, unless it is going to be called.
+    /// Queues a call of a source's watcher after all ready work, unless a call is queued already.
     pub fn watch_soon(&mut self, id: SourceId) {
         if self.announce_watch(id) {
             self.tasks.push_back(Work::Watch(id));
         }
     }
 
-    /// Calls a source's watcher after all others, unless it is going to be called.
+    /// Queues a call of a source's watcher after all other work, unless a call is queued already.
     pub fn watch_later(&mut self, id: SourceId) {
         if self.announce_watch(id) {
             self.later.push_back(Work::Watch(id));
@@ -283,7 +283,7 @@ impl LoopState {
         source.watcher.clone()
     }
 
-    /// Forgets a source of the service's.
+    /// Forgets a source of the service.
     pub fn remove_source(&mut self, id: SourceId, descriptor: Option<std::os::fd::BorrowedFd<'_>>) {
         let (waits, armed) = self.poller.remove(id, descriptor);
         if let Some(key) = armed {
@@ -325,7 +325,7 @@ impl LoopState {
         }
     }
 
-    /// Ends the waits whose deadline has passed.
+    /// Handles every deadline that has passed.
     pub fn take_expired(&mut self, now: Instant) {
         while let Some(target) = self.timers.pop_expired(now) {
             match target {
@@ -354,12 +354,12 @@ impl LoopState {
         }
     }
 
-    /// Gives leadership away, if `unit` has it, so that it may park.
+    /// Hands leadership over, if `unit` leads, so that `unit` may park.
     pub fn hand_over(&mut self, unit: &Unit) {
         if self.leader != unit.slot {
             return;
         }
-        // `leader::lead` never starts a piece of work without a follower at hand.
+        // `leader::lead` never starts a piece of work without an idle follower.
         if let Some(follower) = self.idle.pop() {
             self.idle_low_water = self.idle_low_water.min(self.idle.len());
             self.leader = follower.slot;
@@ -368,8 +368,8 @@ impl LoopState {
         }
     }
 
-    /// Ends idle units that were not needed for a while. Only half go at a time, so that a burst that comes back soon
-    /// finds most units. Returns when to look again.
+    /// Ends half of the spare units that stayed idle since the last trim. A burst that comes back soon finds most
+    /// units. Returns the time of the next trim.
     pub fn trim_idle(&mut self) -> Option<Instant> {
         if self.idle.len() <= IDLE_UNITS_KEPT {
             self.next_trim = None;
@@ -394,8 +394,8 @@ impl LoopState {
         self.next_trim
     }
 
-    /// Marks the source as resting: the service gets its next event. Returns true, without marking it, if unread input is
-    /// already known.
+    /// Marks the source as resting: the service gets its next event. Returns true, without marking it, if unread input
+    /// is already known.
     pub fn rest(&mut self, id: SourceId) -> bool {
         let Some(source) = self.poller.source(id) else { return false };
         if source.readable {

@@ -1,4 +1,4 @@
-//! Streams of the server: registering, resting, watching, deadlines. On the loop thread only.
+//! Streams of the server: registering, resting, watching, deadlines. Call these functions on the loop thread only.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -9,7 +9,7 @@ use super::roles::StreamWatcher;
 use super::state::{Work, with};
 use super::tokens::SourceId;
 
-/// Registers a connected stream; see [`Service`](super::Service) for what happens next.
+/// Registers a connected stream; [`Service`](super::Service) handles its events.
 ///
 /// # Errors
 /// Errors of epoll_ctl(2).
@@ -25,12 +25,12 @@ pub fn add_listener(descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<Sour
     with(|state| state.poller.add_listener(descriptor, owner)).unwrap_or_else(|| Err(off_the_loop()))
 }
 
-/// Leaves a listening socket to other processes until it is resumed. Its source stays, for a deadline.
+/// Leaves a listening socket to other processes until [`resume_listener`]. Its source stays, for a deadline.
 pub fn pause_listener(id: SourceId, descriptor: BorrowedFd<'_>) {
     with(|state| state.poller.pause_listener(id, descriptor));
 }
 
-/// Looks at a listening socket again.
+/// Polls a listening socket again.
 ///
 /// # Errors
 /// Errors of epoll_ctl(2).
@@ -38,12 +38,12 @@ pub fn resume_listener(id: SourceId, descriptor: BorrowedFd<'_>) -> io::Result<(
     with(|state| state.poller.resume_listener(id, descriptor)).unwrap_or_else(|| Err(off_the_loop()))
 }
 
-/// Forgets a source. Give the descriptor if it stays open.
+/// Forgets a source. Pass the descriptor if it stays open.
 pub fn remove(id: SourceId, descriptor: Option<BorrowedFd<'_>>) {
     with(|state| state.remove_source(id, descriptor));
 }
 
-/// Notes that a read is about to be tried. Returns whether the peer's end of the stream is known to be waiting.
+/// Records that a read follows. Returns whether the peer is known to have ended the stream.
 pub fn about_to_read(id: SourceId) -> bool {
     with(|state| {
         state.poller.source(id).is_some_and(|source| {
@@ -54,7 +54,7 @@ pub fn about_to_read(id: SourceId) -> bool {
     .unwrap_or(false)
 }
 
-/// Notes that there may be more to read at once: the last read filled its buffer.
+/// Records that more input may be ready, since the last read filled its buffer.
 pub fn may_have_more(id: SourceId) {
     with(|state| {
         if let Some(source) = state.poller.source(id) {
@@ -63,12 +63,12 @@ pub fn may_have_more(id: SourceId) {
     });
 }
 
-/// Puts a source at rest: the service gets its next event. `false` if it has something to read already.
+/// Puts a source at rest: the service gets its next event. Returns `false` if unread input is already known.
 pub fn rest(id: SourceId) -> bool {
     with(|state| !state.rest(id)).unwrap_or(true)
 }
 
-/// Puts a source at rest; if it has something to read already, its turn comes after what is ready now.
+/// Puts a source at rest. If unread input is known, queues the source after all ready work instead.
 pub fn rest_or_queue(id: SourceId, owner: usize) {
     with(|state| {
         if state.rest(id) {
@@ -77,30 +77,30 @@ pub fn rest_or_queue(id: SourceId, owner: usize) {
     });
 }
 
-/// Has the service look at a source again after all others, whatever the poller knows of it: its owner holds bytes
-/// that it has read already.
+/// Queues a source for the service after all other work, whatever the poller knows. Its owner holds bytes that it has
+/// already read.
 pub fn serve_later(id: SourceId, owner: usize) {
     with(|state| state.later.push_back(Work::Serve(id, owner)));
 }
 
-/// Calls a source's watcher again after all others: it has more to do than one turn allows.
+/// Queues another call of a source's watcher after all other work: one turn was too short.
 pub fn watch_later(id: SourceId) {
     with(|state| state.watch_later(id));
 }
 
-/// Calls a source's watcher after what is ready now.
+/// Queues a call of a source's watcher after all ready work.
 pub fn watch_soon(id: SourceId) {
     with(|state| state.watch_soon(id));
 }
 
-/// Gives a stream a watcher, and queues a call of it, or takes it away.
+/// Sets a stream's watcher and queues a call of it, or removes the watcher.
 pub fn set_stream_watcher(id: SourceId, watcher: Option<Arc<dyn StreamWatcher>>) {
     let previous = with(|state| state.set_stream_watcher(id, watcher));
-    // Outside: it may hold the last reference to a stream.
+    // Dropped outside `with`: the watcher may hold the last reference to a stream.
     drop(previous);
 }
 
-/// Tells every watcher that the server stops.
+/// Queues [`StreamWatcher::stop`] for every watcher.
 pub fn stop_stream_watchers() {
     with(|state| {
         for watcher in state.poller.stream_watchers() {
@@ -109,31 +109,31 @@ pub fn stop_stream_watchers() {
     });
 }
 
-/// Whether there is something to read that has not been read yet, as far as the poller knows.
+/// Whether the poller knows of unread input.
 pub fn is_readable(id: SourceId) -> bool {
     with(|state| state.poller.source(id).is_some_and(|source| source.readable)).unwrap_or(false)
 }
 
-/// Whether the peer has ended its side, as far as the poller knows.
+/// Whether the poller knows that the peer has ended its side.
 pub fn is_peer_closed(id: SourceId) -> bool {
     with(|state| state.poller.source(id).is_some_and(|source| source.peer_closed)).unwrap_or(false)
 }
 
-/// Whether a deadline is set.
+/// Whether the source has a deadline.
 pub fn has_deadline(id: SourceId) -> bool {
     with(|state| state.poller.source(id).is_some_and(|source| source.deadline.is_some())).unwrap_or(false)
 }
 
-/// The deadline that is set.
+/// The deadline of the source.
 pub fn deadline(id: SourceId) -> Option<Instant> {
     with(|state| state.poller.source(id).and_then(|source| source.deadline)).flatten()
 }
 
-/// Sets the deadline of a source at rest; none takes it away.
+/// Sets the deadline of a source at rest; `None` removes it.
 pub fn set_deadline(id: SourceId, deadline: Option<Instant>) {
     with(|state| state.set_deadline(id, deadline));
 }
 
 fn off_the_loop() -> io::Error {
-    io::Error::other("not on the loop thread")
+    io::Error::other("only the loop thread registers streams")
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::coroutine::tests::ONE_WORKER;
 use crate::sync::lock;
 
-/// A host that has nothing to release, and counts the units that live.
+/// A host that releases nothing, and counts the living units.
 #[derive(Default)]
 struct Bare(AtomicUsize);
 
@@ -18,7 +18,7 @@ impl Host for Bare {
     fn enter(&self, life: &mut dyn FnMut()) {
         self.0.fetch_add(1, Ordering::SeqCst);
         life();
-        // Giving back takes time, in which others can see that the unit still lives.
+        // A slow release lets the test see that the unit still lives.
         std::thread::sleep(Duration::from_micros(200));
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
@@ -28,7 +28,7 @@ impl Host for Bare {
     }
 }
 
-/// Runs `task` in a unit of a fresh loop, then ends the loop. Fails if that takes ten seconds.
+/// Runs `task` in a unit of a fresh loop, then ends the loop. Fails if either takes ten seconds.
 fn in_a_loop<R: Send + 'static>(task: impl FnOnce() -> R + Send + 'static) -> R {
     let _one = lock(&ONE_WORKER);
     let host = Arc::new(Bare::default());
@@ -38,7 +38,7 @@ fn in_a_loop<R: Send + 'static>(task: impl FnOnce() -> R + Send + 'static) -> R 
     let result = receiver.recv_timeout(Duration::from_secs(10)).expect("the task ends");
     runtime.end();
     assert!(runtime.wait_ended(Duration::from_secs(10)), "the loop ends");
-    assert_eq!(host.0.load(Ordering::SeqCst), 0, "units live on although the loop has ended");
+    assert_eq!(host.0.load(Ordering::SeqCst), 0, "no unit lives after the loop has ended");
     result
 }
 
@@ -223,8 +223,8 @@ fn the_end_is_raised_once_and_who_waits_again_is_left_behind() {
     assert!(!runtime.wait_ended(Duration::from_millis(20)), "the third sleep goes on");
     runtime.send(LoopMessage::Control(Box::new(super::ends::leave_the_rest_behind)));
     assert!(runtime.wait_ended(Duration::from_secs(10)));
-    assert_eq!(host.0.load(Ordering::SeqCst), 1, "one unit is left behind and none else");
-    assert!(receiver.try_recv().is_err(), "it has not been resumed");
+    assert_eq!(host.0.load(Ordering::SeqCst), 1, "exactly one unit is left behind");
+    assert!(receiver.try_recv().is_err(), "the unit that is left behind never resumes");
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn a_unit_that_was_in_no_wait_is_killed_at_its_next_one() {
     runtime.send(LoopMessage::Task(Box::new(move || {
         super::ends::set_awaited();
         other.send(LoopMessage::Control(Box::new(super::ends::kill_awaited)));
-        // Ready at once: the control runs before the unit goes on.
+        // The wait is ready at once: the control runs before the unit resumes.
         sender.send(super::after_next_poll()).unwrap();
         sender.send(sleep(after(50))).unwrap();
         sender.send(sleep(after(1))).unwrap();
@@ -254,11 +254,11 @@ fn a_loop_ends_whose_followers_have_not_started() {
     }
 }
 
-/// The interpreter may be finalised right after: a unit that ends later crashes the process.
+/// The interpreter may be finalised right after the end: a unit that ends later would crash the process.
 #[test]
 fn a_loop_has_not_ended_before_its_last_unit_whichever_that_is() {
     for _ in 0..20 {
-        // The first unit parks, so that another one leads from now on.
+        // The first unit parks, so that another unit leads from now on.
         in_a_loop(|| {
             assert_eq!(sleep(after(1)), Wake::TimedOut);
             assert_ne!(with(|state| state.leader), current::current().map(|unit| unit.slot));
@@ -274,13 +274,13 @@ fn spare_idle_units_end() {
         assert!(with(|state| state.units.len()).unwrap() > 200);
         let patience = after(9000);
         while with(|state| state.units.len()).unwrap() > 30 {
-            assert!(Instant::now() < patience, "idle units stay");
+            assert!(Instant::now() < patience, "spare idle units do not end");
             sleep(after(50));
         }
     });
 }
 
-/// Computes for `milliseconds`, with a chance to switch all the time. Returns how often the turn was cut off.
+/// Computes for `milliseconds`, with constant chances to switch. Returns how often the turn was cut off.
 fn compute(milliseconds: u64) -> u32 {
     let end = after(milliseconds);
     let mut cuts = 0;
@@ -314,7 +314,7 @@ fn turns_that_never_end_by_themselves_delay_others_by_one_budget_however_many_th
         (cuts.get(), latest.get())
     });
     assert!(cuts >= 3, "{cuts} cuts");
-    // Without a budget the first sleep ends 4 s late. A machine with other work takes its time as well.
+    // Without a budget the first sleep ends 4 s late. The limit leaves room for a busy machine.
     assert!(latest < Duration::from_secs(1), "a sleep ended {latest:?} late");
 }
 

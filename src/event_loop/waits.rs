@@ -19,7 +19,7 @@ use super::wake::Wake;
 use crate::coroutine;
 use crate::kernel::LentDescriptor;
 
-/// Waits until `source`, a stream of the server's, may be ready.
+/// Waits until `source`, a stream of the server, may be ready.
 ///
 /// # Parks
 pub fn wait_stream(source: SourceId, interest: Interest, deadline: Option<Instant>) -> Wake {
@@ -31,10 +31,10 @@ pub fn wait_stream(source: SourceId, interest: Interest, deadline: Option<Instan
     )
 }
 
-/// Waits until a descriptor of the application's may be ready. Many coroutines may wait on one.
+/// Waits until a descriptor of the application may be ready. Many coroutines may wait on one descriptor.
 ///
 /// # Errors
-/// Errors of epoll_ctl(2), EBADF above all. A descriptor that epoll refuses because it is always ready is ready.
+/// Errors of epoll_ctl(2), mainly EBADF. A descriptor that epoll refuses because it is always ready counts as ready.
 ///
 /// # Parks
 pub fn wait_descriptor(number: RawFd, interest: Interest, deadline: Option<Instant>) -> io::Result<Wake> {
@@ -52,11 +52,11 @@ pub fn wait_descriptor(number: RawFd, interest: Interest, deadline: Option<Insta
     failure.map_or(Ok(wake), Err)
 }
 
-/// Waits until one of several descriptors of the application's may be ready for its events, which are those of
-/// epoll_ctl(2). One that epoll refuses because it is always ready, or never, is not waited for.
+/// Waits until one of several descriptors of the application may be ready for its events, given as bits of
+/// epoll_ctl(2). Ignores a descriptor that epoll refuses because it is always or never ready.
 ///
 /// # Errors
-/// Errors of epoll_ctl(2). EBADF also for a descriptor of the server's own.
+/// Errors of epoll_ctl(2), with EBADF also for a descriptor of the server.
 ///
 /// # Parks
 pub fn wait_any_descriptor(interests: &[(RawFd, u32)], deadline: Option<Instant>) -> io::Result<Wake> {
@@ -86,15 +86,15 @@ pub fn wait_any_descriptor(interests: &[(RawFd, u32)], deadline: Option<Instant>
     failure.map_or(Ok(wake), Err)
 }
 
-/// Ends every wait on a descriptor of the application's with [`Wake::Closed`]. To be called before it is closed. `false`
-/// on another thread than the loop's; [`Runtime::descriptor_closes`] is for those.
+/// Ends every wait on a descriptor of the application with [`Wake::Closed`]. Call it before the descriptor is closed.
+/// Returns `false` off the loop thread; call [`Runtime::descriptor_closes`] there.
 pub fn descriptor_closes(number: RawFd) -> bool {
     with(|state| state.end_waits(number, Wake::Closed)).is_some()
 }
 
 impl Runtime {
-    /// Has every coroutine that waits on a descriptor look again: another thread is about to close it. By the time at
-    /// which they look, the number may be another descriptor's.
+    /// Makes every coroutine that waits on a descriptor check again: another thread is about to close it. By then the
+    /// number may name another descriptor.
     pub fn descriptor_closes(&self, number: RawFd) {
         self.send(LoopMessage::Control(Box::new(move || {
             with(|state| state.end_waits(number, Wake::Ready));
@@ -109,7 +109,7 @@ pub fn sleep(deadline: Instant) -> Wake {
     wait(Some(deadline), |_, _| Ok(None))
 }
 
-/// Ends one wait, from any thread. A second use, or a late one, does nothing.
+/// Ends one wait from any thread. A second or late use does nothing.
 #[derive(Clone)]
 pub struct Waker {
     ticket: Ticket,
@@ -117,7 +117,7 @@ pub struct Waker {
 }
 
 impl Waker {
-    /// Whether the wait will never end: its loop has left it behind.
+    /// Whether the wait will never end because its loop has left it behind.
     pub fn is_lost(&self) -> bool {
         self.runtime.is_leaving()
     }
@@ -135,7 +135,7 @@ impl Waker {
     }
 }
 
-/// Waits until the waker that `register` was given is used. `register` returns `false` if there is nothing to wait for.
+/// Waits until the waker passed to `register` is used. `register` returns `false` if there is nothing to wait for.
 ///
 /// # Parks
 pub fn wait_for_wake(deadline: Option<Instant>, register: impl FnOnce(Waker) -> bool) -> Wake {
@@ -168,7 +168,7 @@ fn wait_with(
     register: impl FnOnce(&Unit) -> Result<(Ticket, Option<SourceId>), Wake>,
 ) -> Wake {
     let Some(unit) = current::current() else { return Wake::Closed };
-    debug_assert!(unit.may_park.get(), "a wait of a unit that leads, is idle or ends");
+    debug_assert!(unit.may_park.get(), "a unit that leads, is idle or ends must not wait");
     if let Some(wake) = unit.postponed.take() {
         return wake;
     }
@@ -201,7 +201,7 @@ fn wait_with(
     wake
 }
 
-/// The one place that parks.
+/// Parks `unit`. Nothing else in the loop parks a coroutine.
 pub(super) fn park(unit: &Rc<Unit>) {
     current::count_park();
     let thread = cfg!(debug_assertions).then(rustix::thread::gettid);
