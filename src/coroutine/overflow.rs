@@ -1,9 +1,9 @@
 //! Ends the process when a coroutine overflows its stack.
 //!
-//! The guard page below a stack turns an overflow into SIGSEGV. The handler must run on a stack of its own. It prints a
-//! message and restores the handler from before the first coroutine. Python's faulthandler then prints the traceback,
-//! and the default action kills the process by the signal. The handler of `may`'s stack switching is replaced, since it
-//! would abandon the coroutine with its frames and locks, or exit(1).
+//! The guard page below a stack turns an overflow into SIGSEGV. The handler must run on a stack of its own. The
+//! handler prints a message and restores the handler from before the first coroutine. Python's faulthandler then prints
+//! the traceback, and the default action kills the process by the signal. The handler of `may`'s stack switching is
+//! replaced, since it would abandon the coroutine with its frames and locks, or exit(1).
 
 #![expect(unsafe_code, reason = "signal handlers and alternate stacks exist only in libc")]
 

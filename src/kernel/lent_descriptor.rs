@@ -27,10 +27,10 @@ impl LentDescriptor {
 impl AsFd for LentDescriptor {
     #[expect(unsafe_code, reason = "the application names its descriptors by number")]
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: a borrowed descriptor must not be -1, and `new` refuses that. It must stay open while it is borrowed.
-        // The application promises that, as for `os.read`, but may break the promise. Memory then stays safe: no code
-        // of this crate closes or maps a lent descriptor, or relies on its file. A system call reports EBADF, or acts
-        // on the file that has the number now, as for the application itself.
+        // SAFETY: a borrowed descriptor must not be -1, and `new` refuses that. The descriptor must stay open while
+        // borrowed. The application promises that, as for `os.read`, but may break the promise. Memory then stays safe:
+        // no code of this crate closes or maps a lent descriptor, or relies on its file. A system call reports EBADF,
+        // or acts on the file that has the number now, as for the application itself.
         unsafe { BorrowedFd::borrow_raw(self.0) }
     }
 }

@@ -54,7 +54,7 @@ pub fn own(socket: BorrowedFd<'_>) {
     }
 }
 
-/// Reverts [`own`]. Call it before `socket` is closed.
+/// Reverts [`own`], before `socket` is closed.
 pub fn disown(socket: BorrowedFd<'_>) {
     if let Some((word, bit)) = place(socket.as_raw_fd()) {
         word.fetch_and(!bit, Ordering::Relaxed);
@@ -71,7 +71,7 @@ pub fn own_listener(socket: BorrowedFd<'_>, original: RawFd) {
     }
 }
 
-/// Reverts [`own_listener`]. Call it before the listening socket is closed.
+/// Reverts [`own_listener`], before the listening socket is closed.
 pub fn disown_listener(socket: BorrowedFd<'_>) {
     disown(socket);
     listeners().retain(|&(own, _)| own != socket.as_raw_fd());
@@ -150,7 +150,7 @@ fn replace(by: BorrowedFd<'_>, number: RawFd) {
 }
 
 fn borrow<'a>(number: RawFd) -> BorrowedFd<'a> {
-    // SAFETY: callers use the result for its number or for one fstat(2), which reports a closed number. A socket is
-    // never -1.
+    // SAFETY: callers use the result for its number or for one fstat(2), which reports a closed number. A socket's
+    // number is never -1.
     unsafe { BorrowedFd::borrow_raw(number) }
 }

@@ -18,8 +18,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// A peer may receive nothing for `timeout` (`None`: no limit). It must receive `bytes_per_second` on average (0:
-    /// no minimum).
+    /// A peer may receive nothing for `timeout` (`None`: no limit). The peer must receive `bytes_per_second` on average
+    /// (0: no minimum).
     pub fn new(timeout: Option<Duration>, bytes_per_second: u32) -> Pace {
         Pace { timeout, bytes_per_second, left: Mutex::new(timeout) }
     }

@@ -50,7 +50,7 @@ pub struct Stream {
     socket: OwnedFd,
     source: SourceId,
     secured: Option<Secured>,
-    /// Whether closing resets the connection, so that the peer does not take its end for an ordinary one.
+    /// Whether closing resets the connection, so that the peer does not see an ordinary end.
     ends_in_reset: AtomicBool,
 }
 
@@ -204,13 +204,13 @@ impl Stream {
         }
     }
 
-    /// Bytes that have arrived and are still unread. They are encrypted if the stream is.
+    /// Bytes that have arrived and are still unread, encrypted if the stream is.
     pub fn unread_bytes(&self) -> u64 {
         rustix::io::ioctl_fionread(&self.socket).unwrap_or(0)
     }
 
-    /// Bytes sent that the peer has not acknowledged, as far as the kernel reports. They are encrypted if the stream
-    /// is. Bytes accepted by [`Self::give_now`] have not necessarily arrived.
+    /// Bytes sent that the peer has not acknowledged, as far as the kernel reports, encrypted if the stream is. Bytes
+    /// accepted by [`Self::give_now`] have not necessarily arrived.
     pub fn unacknowledged_bytes(&self) -> u32 {
         unacknowledged::unacknowledged_bytes(self.socket.as_fd())
     }

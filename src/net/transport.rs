@@ -21,7 +21,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 
 /// Converts between a socket's bytes and a connection's bytes, in memory. Never waits for the socket.
 pub trait Transport: Send + Sync {
-    /// Takes bytes received from the socket. Empty `data` is the end of its input.
+    /// Takes bytes received from the socket. Empty `data` is the end of the socket's input.
     ///
     /// # Errors
     /// Out of memory.
