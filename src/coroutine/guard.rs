@@ -1,7 +1,7 @@
 //! Guard pages that need no memory mapping of their own.
 //!
 //! `may` makes the page below a stack inaccessible with mprotect(2). The call splits the stack's mapping in two, and
-//! prevents neighbouring stacks from sharing one. Linux 6.13 has guards within a mapping (MADV_GUARD_INSTALL,
+//! prevents neighbouring stacks from sharing a mapping. Linux 6.13 has guards within a mapping (MADV_GUARD_INSTALL,
 //! madvise(2)). A coroutine then takes one mapping less of the number that `vm.max_map_count` allows.
 //!
 //! A guard within a mapping survives fork(2), madvise(MADV_DONTNEED) and a change of the mapping's protection.

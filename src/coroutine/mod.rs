@@ -1,8 +1,8 @@
 //! Stackful coroutines on one OS thread: the only user of `may`.
 //!
-//! Only spawn with a stack size, park, unpark and yield of `may` are used. The timed waits of `may`
-//! resume a coroutine on a timer thread. Cancellation unwinds through all frames of the coroutine, Python's included. A
-//! test forbids both.
+//! Only spawn with a stack size, park, unpark and yield of `may` are used. The timed waits of `may` resume a
+//! coroutine on a timer thread. Cancellation unwinds through all frames of the coroutine, Python's included. A test
+//! forbids both.
 //!
 //! # Limits of the promises
 //!

@@ -1,9 +1,10 @@
 //! The chunked transfer coding of a request body (RFC 9112 7.1), as a state machine that takes pieces of any size.
 //!
-//! The decoder is strict, since a lenient reader and a strict proxy disagree about where the body ends. A size is 1*HEXDIG
-//! that fits 64 bits, lines end in CRLF, and chunk extensions follow their grammar. Extensions and the trailer section are
-//! bounded. Trailer fields are checked and dropped, which RFC 9110 6.5.1 permits for every field. Fields that frame a
-//! message, name its host or change its connection are refused: a client that sends one tries to deceive a proxy.
+//! The decoder is strict, since a lenient reader and a strict proxy disagree about where the body ends. A size is
+//! 1*HEXDIG that fits 64 bits, lines end in CRLF, and chunk extensions follow their grammar. Extensions and the trailer
+//! section are bounded. Trailer fields are checked and dropped, which RFC 9110 6.5.1 permits for every field. Fields
+//! that frame a message, name its host or change its connection are refused: a client that sends one tries to deceive a
+//! proxy.
 //!
 //! The caller limits the size of the whole body. Chunk extensions have no meaning here.
 
@@ -19,8 +20,8 @@ pub const DEFAULT_TRAILER_BYTES: usize = 8192;
 /// Default of [`ChunkLimits::trailer_count`], the same as for fields of a head.
 pub const DEFAULT_TRAILER_COUNT: usize = 128;
 
-/// Bytes of chunk-size lines beyond the free ones of each chunk, over the whole body (Go's net/http has the same rule and
-/// number). Extensions that cost more than the data they come with are an attack.
+/// Bytes of chunk-size lines beyond the free ones of each chunk, over the whole body (Go's net/http has the same rule
+/// and number). Extensions that cost more than the data they come with are an attack.
 const EXCESS_BYTES: u64 = 16 * 1024;
 /// Bytes of a chunk-size line that are free, in addition to twice the data of the chunk. One-byte chunks are permitted.
 const FREE_LINE_BYTES: u64 = 16;
@@ -161,9 +162,9 @@ impl ChunkedDecoder {
     ///
     /// # Errors
     ///
-    /// [`RequestError::BadRequest`] where the grammar is broken, a chunk-size line is over its limit, or all lines together
-    /// are out of proportion to the data. [`RequestError::FieldsTooLarge`] where the trailer section is over a limit. After
-    /// an error each further call fails.
+    /// [`RequestError::BadRequest`] where the grammar is broken, a chunk-size line is over its limit, or all lines
+    /// together are out of proportion to the data. [`RequestError::FieldsTooLarge`] where the trailer section is over a
+    /// limit. After an error each further call fails.
     pub fn decode(&mut self, input: &[u8]) -> Result<Decoded, RequestError> {
         let mut decoded = Decoded { consumed: 0, data: 0..0, finished: false };
         while let Some(rest) = input.get(decoded.consumed..)

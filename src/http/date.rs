@@ -1,8 +1,8 @@
 //! Dates as text: the `Date` field (RFC 9110 5.6.7) and the time of an access log line (Common Log Format).
 //!
-//! This module formats dates of the proleptic Gregorian calendar, without leap seconds (as POSIX time has none). The caller
-//! has the clock and the offset of local time. Years after 9999 do not fit the formats: the last second of 9999 stands for
-//! them.
+//! This module formats dates of the proleptic Gregorian calendar, without leap seconds (as POSIX time has none). The
+//! caller has the clock and the offset of local time. Years after 9999 do not fit the formats: the last second of 9999
+//! stands for them.
 
 use std::fmt::Write;
 
@@ -32,8 +32,8 @@ pub fn imf_fixdate(unix_seconds: u64) -> [u8; 29] {
 
 /// The time of a Common Log Format line, without its brackets: `23/Nov/2026:08:43:00 +0000`.
 ///
-/// `utc_offset_seconds` is how far local time is ahead of UTC. The date is shown in local time. The format knows only whole
-/// minutes of offset.
+/// `utc_offset_seconds` is how far local time is ahead of UTC. The date is shown in local time. The format knows only
+/// whole minutes of offset.
 pub fn common_log_date(unix_seconds: u64, utc_offset_seconds: i32) -> String {
     let moment = Moment::of(unix_seconds.saturating_add_signed(i64::from(utc_offset_seconds)));
     let sign = if utc_offset_seconds < 0 { '-' } else { '+' };

@@ -2,8 +2,8 @@
 //! (RFC 9112 9.3 to 9.6).
 //!
 //! Each direction is a state machine, [`Reading`] and [`Writing`]. All transitions stand in one table, the two `after`
-//! functions below. [`Exchange`] adds the counts and the framing of the bodies, and owns the decision whether the connection
-//! persists. Everything else asks it:
+//! functions below. [`Exchange`] adds the counts and the framing of the bodies, and owns the decision whether the
+//! connection persists. Everything else asks it:
 //!
 //! | question                           | asked by                                          |
 //! |------------------------------------|---------------------------------------------------|
@@ -116,7 +116,7 @@ impl ExchangeEvent {
     }
 }
 
-// --- the transition table ----------------------------------------------------------------------------------------------
+// --- the transition table --------------------------------------------------------------------------------------------
 
 impl Reading {
     /// The state after an event; `None` where the event is illegal.
@@ -162,7 +162,7 @@ impl Writing {
     }
 }
 
-// --- the exchange -------------------------------------------------------------------------------------------------------
+// --- the exchange ----------------------------------------------------------------------------------------------------
 
 /// An event that the present states do not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -245,8 +245,8 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    /// An exchange whose head has been read. `received` bytes have come behind the head. `is_reusable` says that client and
-    /// server would use the connection again.
+    /// An exchange whose head has been read. `received` bytes have come behind the head. `is_reusable` says that client
+    /// and server would use the connection again.
     pub fn new(body: BodyFraming, expects_continue: bool, received: usize, is_reusable: bool) -> Exchange {
         let has_body = body.has_content();
         let mut exchange = Exchange {
@@ -264,8 +264,8 @@ impl Exchange {
         exchange
     }
 
-    /// The exchange of a request that was refused before it reached the application. `is_answered` says that the error page
-    /// was sent.
+    /// The exchange of a request that was refused before it reached the application. `is_answered` says that the error
+    /// page was sent.
     pub fn refused(is_answered: bool) -> Exchange {
         let mut exchange = Exchange::default();
         exchange.must(ExchangeEvent::HeadRefused);
@@ -344,8 +344,8 @@ impl Exchange {
         self.awaits_continue && self.reading == Reading::Body && self.takes_interim()
     }
 
-    /// Does the rest of the body keep the connection from being used again? It may never come, or is too long to be read
-    /// and discarded.
+    /// Does the rest of the body keep the connection from being used again? It may never come, or is too long to be
+    /// read and discarded.
     fn is_held_by_body(&self) -> bool {
         match self.reading {
             Reading::Body => self.awaits_continue || self.body_left.is_some_and(|left| left > DRAIN_BYTES),
@@ -389,9 +389,9 @@ impl Exchange {
 
     /// The option that the Connection field of the response names, if it has one (RFC 9112 9.3).
     ///
-    /// `close` goes to clients of both versions: the response is an HTTP/1.1 message, whose connection persists unless it
-    /// says otherwise. `keep-alive` goes to HTTP/1.0 only. Neither precedes a tunnel or another protocol, which begins
-    /// where the response ends.
+    /// `close` goes to clients of both versions: the response is an HTTP/1.1 message, whose connection persists unless
+    /// it says otherwise. `keep-alive` goes to HTTP/1.0 only. Neither precedes a tunnel or another protocol, which
+    /// begins where the response ends.
     pub fn connection_option(&self, request_version: Version) -> Option<&'static [u8]> {
         match self.persistence {
             _ if self.announces_close() => Some(b"close"),
@@ -474,13 +474,14 @@ impl Exchange {
         self.framing.is_some() || self.is_upgraded()
     }
 
-    /// The framing of the response, once its head has gone out. Only the end of the connection can signal an error then.
+    /// The framing of the response, once its head has gone out. Only the end of the connection can signal an error
+    /// then.
     pub fn framing(&self) -> Option<ResponseBody> {
         self.framing
     }
 
-    /// Will nothing of the body that is still to come be sent? True for answers to HEAD and the like, and for a body that
-    /// has exceeded its Content-Length.
+    /// Will nothing of the body that is still to come be sent? True for answers to HEAD and the like, and for a body
+    /// that has exceeded its Content-Length.
     pub fn is_body_over(&self) -> bool {
         self.is_overlong || self.framing == Some(ResponseBody::None)
     }
@@ -519,8 +520,8 @@ impl Exchange {
         self.is_reusable() && !self.is_held_by_body()
     }
 
-    /// How the connection goes on. `left_over` was received behind the request; `has_unread` says whether the kernel has
-    /// more from the client.
+    /// How the connection goes on. `left_over` was received behind the request; `has_unread` says whether the kernel
+    /// has more from the client.
     pub fn ending(&self, left_over: Vec<u8>, has_unread: impl FnOnce() -> bool) -> Ending {
         if self.is_reusable() && self.reading == Reading::Drained {
             return Ending::Reuse(left_over);

@@ -1,9 +1,9 @@
 //! The client as the proxies on the way name it: `X-Forwarded-For`, and `Forwarded` (RFC 7239).
 //!
-//! Each proxy appends the peer that it has seen, so the lists are read from their end. While an address is that of a trusted
-//! proxy, the address before it is trusted, too. Everything before the first untrusted address is ignored, since any client
-//! may have written it. `Forwarded` as a whole must still follow its grammar: a quote that the client leaves open would
-//! swallow what a proxy appends.
+//! Each proxy appends the peer that it has seen, so the lists are read from their end. While an address is that of a
+//! trusted proxy, the address before it is trusted, too. Everything before the first untrusted address is ignored,
+//! since any client may have written it. `Forwarded` as a whole must still follow its grammar: a quote that the client
+//! leaves open would swallow what a proxy appends.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -59,8 +59,8 @@ pub fn client_of_x_forwarded_for<'a>(
     Ok(client)
 }
 
-/// The client that the values of all `Forwarded` lines name, and the element in which its proxy names it; `None` without an
-/// element.
+/// The client that the values of all `Forwarded` lines name, and the element in which its proxy names it; `None`
+/// without an element.
 ///
 /// # Errors
 ///
@@ -155,7 +155,8 @@ fn parse_elements<'a>(value: &'a [u8], elements: &mut Vec<Element<'a>>) -> Optio
     }
 }
 
-/// `token "=" ( token / quoted-string )`, without white space (RFC 7239 4). Returns the rest. No parameter may occur twice.
+/// `token "=" ( token / quoted-string )`, without white space (RFC 7239 4). Returns the rest. No parameter may occur
+/// twice.
 fn parse_pair<'a>(bytes: &'a [u8], element: &mut Element<'a>) -> Option<&'a [u8]> {
     let (name, after) = bytes.split_at_checked(memchr::memchr(b'=', bytes)?)?;
     let (value, rest) = match after.get(1..)? {

@@ -2,12 +2,12 @@
 //!
 //! Two servers that disagree about where a request ends let an attacker hide a second request in the first one
 //! (RFC 9112 11.2). Everything that the RFC lets a recipient repair is therefore refused. A Content-Length must not be
-//! repeated, even with equal values, nor stand next to a Transfer-Encoding. A Transfer-Encoding must not be in HTTP/1.0, nor
-//! have an empty member. Refusing the empty member deviates from RFC 9110 5.6.1.2, which ignores it. Recipients
-//! disagree about `,chunked`, and no client sends it.
+//! repeated, even with equal values, nor stand next to a Transfer-Encoding. A Transfer-Encoding must not be in
+//! HTTP/1.0, nor have an empty member. Refusing the empty member deviates from RFC 9110 5.6.1.2, which ignores it.
+//! Recipients disagree about `,chunked`, and no client sends it.
 //!
-//! [`response`](super::response) decides the lengths of responses, [`chunked`](super::chunked) decodes the chunked coding,
-//! and the caller limits the size of the body.
+//! [`response`](super::response) decides the lengths of responses, [`chunked`](super::chunked) decodes the chunked
+//! coding, and the caller limits the size of the body.
 
 use super::error::RequestError;
 use super::{Version, is_token, trim};
@@ -39,8 +39,8 @@ impl BodyFraming {
 /// # Errors
 ///
 /// * [`RequestError::BadRequest`]: both fields, several Content-Length lines or values, or a Content-Length that is not
-///   1*DIGIT below 2^64. The same for a Transfer-Encoding in HTTP/1.0, one with an empty member, and one in which `chunked`
-///   is not the last coding exactly once.
+///   1*DIGIT below 2^64. The same for a Transfer-Encoding in HTTP/1.0, one with an empty member, and one in which
+///   `chunked` is not the last coding exactly once.
 /// * [`RequestError::NotImplemented`]: a coding before `chunked` (RFC 9112 6.1).
 pub fn request_body<'a>(
     version: Version,

@@ -2,8 +2,8 @@
 //!
 //! [`Head`] keeps positions in the caller's buffer instead of copies, and is used again for the next request, so a
 //! request costs no allocation. `httparse` splits the lines. This module refuses what `httparse` tolerates against
-//! RFC 9112: bare LF, more than one empty line before the request, and targets of other than visible ASCII. It also checks
-//! Host, framing and Expect.
+//! RFC 9112: bare LF, more than one empty line before the request, and targets of other than visible ASCII. It also
+//! checks Host, framing and Expect.
 //!
 //! It does not decode the target, join repeated fields, or judge field names that only matter to CGI (underscores).
 //!
@@ -130,13 +130,13 @@ impl Head {
 
     /// Reads a head at the beginning of `bytes`.
     ///
-    /// After [`Parsed::Partial`] the next call gets the same bytes and those that arrived since. The buffer may have moved.
-    /// No more than `limits.head_bytes` bytes are ever needed.
+    /// After [`Parsed::Partial`] the next call gets the same bytes and those that arrived since. The buffer may have
+    /// moved. No more than `limits.head_bytes` bytes are ever needed.
     ///
     /// # Errors
     ///
-    /// Each [`RequestError`] except `Timeout` and `BodyTooLarge`. Every call checks the limits, so the answer to an endless
-    /// line does not wait for its end. After an error the connection must be closed.
+    /// Each [`RequestError`] except `Timeout` and `BodyTooLarge`. Every call checks the limits, so the answer to an
+    /// endless line does not wait for its end. After an error the connection must be closed.
     pub fn parse(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Parsed, RequestError> {
         let most = limits.head_bytes.min(u32::MAX as usize);
         let window = bytes.get(..most).unwrap_or(bytes);
@@ -162,8 +162,8 @@ impl Head {
         Ok(Parsed::Partial)
     }
 
-    /// As [`parse`](Self::parse), after `leniency` has changed the bytes of a complete head. Faults are found once the head
-    /// is complete, except for a request line over its limit and a bare LF.
+    /// As [`parse`](Self::parse), after `leniency` has changed the bytes of a complete head. Faults are found once the
+    /// head is complete, except for a request line over its limit and a bare LF.
     ///
     /// # Errors
     ///
@@ -190,8 +190,8 @@ impl Head {
         require(parsed == Parsed::Complete, BAD_REQUEST_LINE).map(|()| parsed)
     }
 
-    /// Parses the window once. The scratch of `httparse` lives in this frame alone, so that a parked request does not keep
-    /// its pages.
+    /// Parses the window once. The scratch of `httparse` lives in this frame alone, so that a parked request does not
+    /// keep its pages.
     #[inline(never)]
     fn parse_window(&mut self, window: &[u8], limits: &HeadLimits) -> Result<Parsed, RequestError> {
         let Some(start) = skip_empty_line(window)? else {
@@ -280,8 +280,8 @@ impl Head {
         Ok(Parsed::Complete)
     }
 
-    /// Takes over the field lines. `httparse` accepts LF for CRLF, so the end of each line is checked here: the end of the
-    /// line before each field, and the empty line after the last field.
+    /// Takes over the field lines. `httparse` accepts LF for CRLF, so the end of each line is checked here: the end of
+    /// the line before each field, and the empty line after the last field.
     fn take_fields(
         &mut self,
         window: &[u8],

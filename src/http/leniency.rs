@@ -1,10 +1,10 @@
 //! Repairs of a request head before it is parsed. Settings ask for each repair; by default the fault is refused.
 //!
-//! Each repair leaves the number of bytes unchanged, so that positions and limits stay valid. The repaired head goes through
-//! the same parser as every other head.
+//! Each repair leaves the number of bytes unchanged, so that positions and limits stay valid. The repaired head goes
+//! through the same parser as every other head.
 //!
-//! A proxy that reads the same bytes differently sees other requests than this server (request smuggling, RFC 9112 11.2).
-//! Fields that frame a message or name its host are therefore never repaired: 400, as without repairs.
+//! A proxy that reads the same bytes differently sees other requests than this server (request smuggling, RFC 9112
+//! 11.2). Fields that frame a message or name its host are therefore never repaired: 400, as without repairs.
 
 use std::iter;
 

@@ -18,7 +18,8 @@
 //! Nothing here reads, writes, waits, logs or knows Python. No byte of a peer leads to a panic or to an unbounded
 //! allocation: each limit is a named value that the caller passes in.
 //!
-//! This file defines the terms that all modules share: the protocol version, and the small grammar of RFC 9110 4.2 and 5.6.
+//! This file defines the terms that all modules share: the protocol version, and the small grammar of RFC 9110 4.2 and
+//! 5.6.
 
 use std::net::Ipv6Addr;
 
@@ -62,8 +63,8 @@ const fn is_text_byte(byte: u8) -> bool {
     byte == b'\t' || (byte >= b' ' && byte != 0x7F)
 }
 
-/// The bytes without SP and HTAB around them (OWS, RFC 9110 5.6.3). No other byte counts as white space, since a proxy does
-/// not strip it and would see another value.
+/// The bytes without SP and HTAB around them (OWS, RFC 9110 5.6.3). No other byte counts as white space, since a proxy
+/// does not strip it and would see another value.
 fn trim(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = bytes {
         bytes = rest;
@@ -79,8 +80,8 @@ pub fn list_members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim).filter(|member| !member.is_empty())
 }
 
-/// The port, perhaps empty, of `uri-host [ ":" port ]` (RFC 9110 4.2, RFC 3986 3.2.2). `None` if the grammar is broken or
-/// the host is empty. Host and the authority of a request target have this grammar.
+/// The port, perhaps empty, of `uri-host [ ":" port ]` (RFC 9110 4.2, RFC 3986 3.2.2). `None` if the grammar is broken
+/// or the host is empty. Host and the authority of a request target have this grammar.
 fn port_of(authority: &[u8]) -> Option<&[u8]> {
     let (is_host, after_host) = if let [b'[', literal @ ..] = authority {
         let (literal, after) = literal.split_at_checked(memchr::memchr(b']', literal)?)?;

@@ -1,7 +1,7 @@
 //! One connection's life, from top to bottom: rest, read a head, run the request, rest again; or refuse, linger, close.
 //!
-//! A connection at rest is a record in `connections` and holds no coroutine. The record also keeps a head that arrives in
-//! pieces, so a slow client costs its bytes and nothing else. `http::exchange` decides how each request ends.
+//! A connection at rest is a record in `connections` and holds no coroutine. The record also keeps a head that arrives
+//! in pieces, so a slow client costs its bytes and nothing else. `http::exchange` decides how each request ends.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,8 +20,8 @@ use crate::interp::{Level, log};
 use crate::net::{Peer, Stream};
 use crate::wsgi::{self, ClientDisconnected, RemoteAddress, Request, Unprepared};
 
-/// How long the server reads and discards what the client sends on an ended connection. An immediate close would destroy the
-/// answer on its way (RFC 9112 9.6). Apache waits 2 s at first, nginx 5.
+/// How long the server reads and discards what the client sends on an ended connection. An immediate close would
+/// destroy the answer on its way (RFC 9112 9.6). Apache waits 2 s at first, nginx 5.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Requests of one client's pipeline that run before other work gets its turn.
@@ -120,8 +120,8 @@ impl Connection {
         })
     }
 
-    /// Prepares for a stop of the server: a head that arrives must be complete soon, and a first request must come soon.
-    /// Returns false if there is nothing to wait for.
+    /// Prepares for a stop of the server: a head that arrives must be complete soon, and a first request must come
+    /// soon. Returns false if there is nothing to wait for.
     pub fn begin_stop(&mut self, shared: &Shared) -> bool {
         let source = self.stream.source();
         let deadline = match self.stage {
@@ -374,8 +374,8 @@ impl Connection {
         Next::Rest(self)
     }
 
-    /// Answers a request that is refused, of which `request` has arrived. The connection ends, since nothing behind it is
-    /// certain to be a request.
+    /// Answers a request that is refused, of which `request` has arrived. The connection ends, since nothing behind it
+    /// is certain to be a request.
     ///
     /// # Parks
     fn refuse(&self, py: Python<'_>, shared: &Shared, error: RequestError, request: &[u8]) -> Ending {

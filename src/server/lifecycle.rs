@@ -35,8 +35,8 @@ const ENDS: [u8; 3] = [libc::SIGTERM.to_le_bytes()[0], libc::SIGINT.to_le_bytes(
 /// How long the handler of SIGABRT may wait for the interpreter.
 const ABORT_GRACE: Duration = Duration::from_millis(300);
 
-/// How long the thread that runs the server may take to end the process in order after the grace period. Coroutines, the
-/// loop and the handlers at exit have two seconds each.
+/// How long the thread that runs the server may take to end the process in order after the grace period. Coroutines,
+/// the loop and the handlers at exit have two seconds each.
 const EXIT_GRACE: Duration = Duration::from_secs(6);
 
 /// How long a stop waits in silence for requests in progress.
@@ -314,8 +314,8 @@ fn signals_of(wakeup_fd: RawFd) -> Vec<u8> {
     numbers
 }
 
-/// Aborts the process after [`ABORT_GRACE`], unless the returned flag is set by then. SIGABRT has come, and its handler in
-/// Python waits for an interpreter that C code may hold for ever.
+/// Aborts the process after [`ABORT_GRACE`], unless the returned flag is set by then. SIGABRT has come, and its handler
+/// in Python waits for an interpreter that C code may hold for ever.
 fn abort_unless_in_time() -> Arc<AtomicBool> {
     let in_time = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&in_time);

@@ -41,8 +41,8 @@ impl LoopService {
         self.accepting.begin();
     }
 
-    /// Stops the server: accepts what the kernel has queued, then nothing more, and closes idle connections. Requests in
-    /// progress go on.
+    /// Stops the server: accepts what the kernel has queued, then nothing more, and closes idle connections. Requests
+    /// in progress go on.
     pub fn begin_stop(&self, py: Python<'_>) {
         self.accepting.accept_the_last(py);
         streams::stop_stream_watchers();

@@ -62,7 +62,8 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The state for an application behind `gateway`. `templates` has the environ that the requests of each listener copy.
+    /// The state for an application behind `gateway`. `templates` has the environ that the requests of each listener
+    /// copy.
     pub fn new(
         settings: &Settings,
         gateway: Gateway,

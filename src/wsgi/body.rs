@@ -84,7 +84,8 @@ pub struct RequestBody {
 }
 
 impl RequestBody {
-    /// A body with this framing, of which `raw` has arrived. A body that its head shows to be too long is refused at once.
+    /// A body with this framing, of which `raw` has arrived. A body that its head shows to be too long is refused at
+    /// once.
     ///
     /// # Errors
     /// [`RequestError::BodyTooLarge`], [`RequestError::LengthRequired`].
@@ -119,8 +120,8 @@ impl RequestBody {
         self.raw
     }
 
-    /// Appends some of the body to `out` and notes it in the exchange of `response`. Returns the number of bytes, 0 at the
-    /// end.
+    /// Appends some of the body to `out` and notes it in the exchange of `response`. Returns the number of bytes, 0 at
+    /// the end.
     ///
     /// # Errors
     /// See [`BodyFailure`]. After one, every further call reports [`BodyFailure::Incomplete`].

@@ -210,8 +210,8 @@ impl<'py> ApplicationCall<'py> {
             }
         };
         if response.is_head_sent() {
-            // Only the end of the connection, without a proper end of the body, signals the error. Where sending has failed
-            // before, the response is broken already.
+            // Only the end of the connection, without a proper end of the body, signals the error. Where sending has
+            // failed before, the response is broken already.
             let _ = response.answer().exchange.apply(ExchangeEvent::ResponseCut);
         } else {
             // The client may be gone by now.

@@ -1,7 +1,7 @@
 //! From a request head to an `environ` dictionary (PEP 3333, "environ Variables").
 //!
-//! Each environ is a copy of a prebuilt dictionary, which holds what most requests share. Only the differences are set. Keys
-//! of common fields are interned once.
+//! Each environ is a copy of a prebuilt dictionary, which holds what most requests share. Only the differences are set.
+//! Keys of common fields are interned once.
 
 use std::borrow::Cow;
 

@@ -64,8 +64,8 @@ impl FileWrapper {
 }
 
 impl FileWrapper {
-    /// A regular file, the position in it and the number of bytes from there to its end; `None` for other objects. `None` also
-    /// where nothing is left by its size: files of /proc have content and a size of 0.
+    /// A regular file, the position in it and the number of bytes from there to its end; `None` for other objects.
+    /// `None` also where nothing is left by its size: files of /proc have content and a size of 0.
     fn regular_file(&self, py: Python<'_>) -> PyResult<Option<(SentFile, u64, u64)>> {
         let file = self.filelike.bind(py);
         if !reads_its_descriptor(file)? {
@@ -111,8 +111,8 @@ impl FileWrapper {
     }
 }
 
-/// Does reading the object give the bytes of its descriptor? True for objects of `open()` in binary mode. A wrapper such as
-/// GzipFile has a descriptor, too.
+/// Does reading the object give the bytes of its descriptor? True for objects of `open()` in binary mode. A wrapper
+/// such as GzipFile has a descriptor, too.
 fn reads_its_descriptor(file: &Bound<'_, PyAny>) -> PyResult<bool> {
     let io = file.py().import("io")?;
     let is = |object: &Bound<'_, PyAny>, name: &str| io.getattr(name).map(|class| object.get_type().is(&class));

@@ -1,8 +1,8 @@
 //! The policy for request fields: the names under which they reach the environ, and the fields of trusted proxies.
 //!
-//! By default no peer is trusted to speak for other clients. `forwarded_allow_ips` lists the trusted proxies. Once it names
-//! one, the fields that proxies set are removed from the requests of all other peers, unless a setting keeps them. An
-//! application then cannot mistake the field of a client for that of a proxy.
+//! By default no peer is trusted to speak for other clients. `forwarded_allow_ips` lists the trusted proxies. Once it
+//! names one, the fields that proxies set are removed from the requests of all other peers, unless a setting keeps
+//! them. An application then cannot mistake the field of a client for that of a proxy.
 
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -23,7 +23,8 @@ const BAD_PORT: RequestError = RequestError::BadRequest("X-Forwarded-Port is no 
 const BAD_SCRIPT_NAME: RequestError = RequestError::BadRequest("the path does not begin with the proxy's SCRIPT_NAME");
 const UNDERSCORE: RequestError = RequestError::BadRequest("a field name with an underscore (header_map is refuse)");
 
-/// The treatment of names with an underscore, which look like names with a dash in the environ (Gunicorn's `header_map`).
+/// The treatment of names with an underscore, which look like names with a dash in the environ (Gunicorn's
+/// `header_map`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Underscores {
     /// The field is left out.
@@ -165,8 +166,8 @@ impl FieldPolicy {
         Ok(())
     }
 
-    /// Sets the scheme as Gunicorn does: a field with its value for https means https, any other value means http, and the
-    /// fields must agree.
+    /// Sets the scheme as Gunicorn does: a field with its value for https means https, any other value means http, and
+    /// the fields must agree.
     fn scheme(&self, request: &Request<'_>) -> Result<Option<&'static str>, RequestError> {
         let mut scheme = None;
         for (name, secure) in &self.secure_schemes {
@@ -212,8 +213,8 @@ fn values<'a>(request: &Request<'a>, name: &[u8]) -> impl DoubleEndedIterator<It
     fields.map(move |field| field.value.of(bytes))
 }
 
-/// Sets SERVER_NAME and SERVER_PORT of a Unix socket, which has neither, to the host that the client has asked for, as in
-/// Gunicorn.
+/// Sets SERVER_NAME and SERVER_PORT of a Unix socket, which has neither, to the host that the client has asked for, as
+/// in Gunicorn.
 fn name_server(environ: &Bound<'_, PyDict>, request: &Request<'_>) -> PyResult<()> {
     let Request { head, bytes, .. } = request;
     let authority = if head.authority.is_empty() { head.host } else { head.authority };

@@ -55,8 +55,8 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// Reads and discards the rest of the body, up to [`DRAIN_BYTES`]. Returns the bytes behind the body, or `None` if they
-    /// are out of reach.
+    /// Reads and discards the rest of the body, up to [`DRAIN_BYTES`]. Returns the bytes behind the body, or `None` if
+    /// they are out of reach.
     ///
     /// # Parks
     pub fn drain(self) -> Option<Vec<u8>> {

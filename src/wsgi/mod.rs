@@ -1,8 +1,8 @@
 //! WSGI (PEP 3333): from a parsed request to the application and from its answer to bytes on the connection.
 //!
-//! [`Gateway`] holds everything that requests share. [`Gateway::prepare`] makes a request ready, and returns the call that
-//! takes it through the application. A rule that the application breaks becomes an exception that names the rule. It ends as
-//! a 500 page, or as a cut connection if some of the response is out already.
+//! [`Gateway`] holds everything that requests share. [`Gateway::prepare`] makes a request ready, and returns the call
+//! that takes it through the application. A rule that the application breaks becomes an exception that names the rule.
+//! It ends as a 500 page, or as a cut connection if some of the response is out already.
 
 mod body;
 mod call;

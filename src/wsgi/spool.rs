@@ -1,7 +1,7 @@
 //! Request bodies that are gathered before the application runs: in memory up to a size, in a temporary file beyond it.
 //!
-//! A slow client then costs no more than its coroutine while it sends. The application gets a seekable file, and a chunked
-//! body gets a length.
+//! A slow client then costs no more than its coroutine while it sends. The application gets a seekable file, and a
+//! chunked body gets a length.
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};

@@ -150,7 +150,8 @@ impl StartResponse {
 }
 
 impl StartResponse {
-    /// May the application call `start_response` now? False after an upgrade, where the call is noted and has no effect.
+    /// May the application call `start_response` now? False after an upgrade, where the call is noted and has no
+    /// effect.
     fn check_call(&self, status: &Bound<'_, PyAny>, exc_info: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
         let answer = self.answer();
         if answer.stream.is_none() {

@@ -92,7 +92,8 @@ impl Answer {
         Answer { stream: Some(stream), exchange, ..Answer::default() }
     }
 
-    /// Replaces what the application has said so far by an error page of the server's own. `closes` ends the connection.
+    /// Replaces what the application has said so far by an error page of the server's own. `closes` ends the
+    /// connection.
     pub(super) fn become_error(&mut self, status: u16, closes: bool) {
         let mut head = ResponseHead { status, wants_close: closes, ..ResponseHead::default() };
         write_status_line(&mut head.bytes, format!("{status} {}", reason(status)).as_bytes());
@@ -234,8 +235,8 @@ impl ResponseHead {
     }
 }
 
-/// Does a field say that the body is a stream of server-sent events (HTML, "Server-sent events")? Such a stream goes on until
-/// the server ends it, and its client reconnects by itself.
+/// Does a field say that the body is a stream of server-sent events (HTML, "Server-sent events")? Such a stream goes on
+/// until the server ends it, and its client reconnects by itself.
 fn is_event_stream(name: &[u8], value: &[u8]) -> bool {
     const TYPE: &[u8] = b"text/event-stream";
     value.get(..TYPE.len()).is_some_and(|start| start.eq_ignore_ascii_case(TYPE))

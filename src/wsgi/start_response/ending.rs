@@ -15,8 +15,8 @@ use crate::interp::{self, failure_error};
 use crate::net::{Failure, PeerEnd, peer_end};
 
 impl StartResponse {
-    /// Notes that the application has asked whether the server stops, and got `stops` as the answer. One that knows of the
-    /// stop needs no exception any more.
+    /// Notes that the application has asked whether the server stops, and got `stops` as the answer. One that knows of
+    /// the stop needs no exception any more.
     pub fn note_asked(&self, stops: bool) {
         let mut answer = self.answer();
         if stops {
@@ -81,9 +81,9 @@ impl StartResponse {
         self.answer().rare.as_ref()?.ending.as_ref().map(|ending| ending.clone_ref(py))
     }
 
-    /// Checks the client instead of sending an empty item: an application with nothing to send would otherwise never notice
-    /// the end of its client. A client that has closed its own side alone may still read. It counts as gone once nothing was
-    /// sent for `send_timeout`.
+    /// Checks the client instead of sending an empty item: an application with nothing to send would otherwise never
+    /// notice the end of its client. A client that has closed its own side alone may still read. It counts as gone once
+    /// nothing was sent for `send_timeout`.
     ///
     /// # Errors
     /// ConnectionError when the client is gone.

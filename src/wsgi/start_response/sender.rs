@@ -42,7 +42,8 @@ impl StartResponse {
         self.finish(py)
     }
 
-    /// Sends an item of the body. `known_length` is the whole body's, where the caller knows it. Empty items send nothing.
+    /// Sends an item of the body. `known_length` is the whole body's, where the caller knows it. Empty items send
+    /// nothing.
     ///
     /// # Errors
     /// PyErr where the application broke a rule or the client is gone (then the exchange knows it).

@@ -11,8 +11,8 @@ use crate::http::exchange::ExchangeEvent;
 use crate::net::Stream;
 
 impl StartResponse {
-    /// Takes the connection over for another protocol. The caller sends `head`, the answer that accepts it; the access log
-    /// gets it from here. Returns the stream.
+    /// Takes the connection over for another protocol. The caller sends `head`, the answer that accepts it; the access
+    /// log gets it from here. Returns the stream.
     ///
     /// # Errors
     /// RuntimeError when the request has ended, has been answered otherwise, or the connection was taken over before.
