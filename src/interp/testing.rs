@@ -6,11 +6,25 @@ use pyo3::IntoPyObjectExt;
 use pyo3::prelude::*;
 use pyo3::types::{PyCFunction, PyDict, PyTuple};
 
+use super::process_loop;
 use super::spawned::{self, Coroutine};
+use crate::coroutine::tests::ONE_WORKER;
+use crate::sync::lock;
 
-/// Runs `test` attached to the interpreter of this process.
+/// Ends the process's loop, so that another test may use the one worker. Tests that fail do so too.
+struct EndOfLoop;
+
+impl Drop for EndOfLoop {
+    fn drop(&mut self) {
+        Python::attach(|py| process_loop::stop(py).expect("the loop ends"));
+    }
+}
+
+/// Runs `test` attached to the interpreter of this process. One test at a time does so, with a loop of its own.
 pub fn with_python<R>(test: impl FnOnce(Python<'_>) -> R) -> R {
+    let _one = lock(&ONE_WORKER);
     Python::initialize();
+    let _end = EndOfLoop;
     Python::attach(test)
 }
 

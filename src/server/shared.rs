@@ -264,9 +264,10 @@ impl Shared {
 
     /// Opens the access log's file anew after it was moved away, or goes on in `opened`.
     pub fn reopen_logs(&self, py: Python<'_>, opened: Option<OwnedFd>) {
-        if let Some(access_log) = &self.access_log
-            && let Err(error) = access_log.borrow_mut().reopen(opened)
-        {
+        let Some(access_log) = &self.access_log else { return };
+        let outcome = access_log.borrow_mut().reopen(opened);
+        // A handler of the log may park, so nothing is borrowed meanwhile.
+        if let Err(error) = outcome {
             log(py, Level::Error, &format!("The access log cannot be opened again: {error}"), None);
         }
     }
