@@ -235,8 +235,9 @@ fn a_line_serves_coroutines_and_threads_in_their_order() {
         };
         let coroutine = start(py, |py| take(py, Some(Instant::now() + LONG), &Runner(&BATON, 1)));
         arrived(1);
-        let thread =
-            std::thread::spawn(|| Python::attach(|py| take(py, Some(Instant::now() + LONG), &Runner(&BATON, 2)).unwrap()));
+        let thread = std::thread::spawn(|| {
+            Python::attach(|py| take(py, Some(Instant::now() + LONG), &Runner(&BATON, 2)).unwrap())
+        });
         arrived(2);
         let insisting = start(py, |py| insist(py, &Runner(&BATON, 3)));
         arrived(3);
