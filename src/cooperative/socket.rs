@@ -20,7 +20,7 @@ use rustix::net::{RecvFlags, SendFlags, SocketType, sockopt};
 use super::socket_fields::{base, descriptor_and_timeout};
 use super::timeouts::give_way;
 use crate::event_loop::{self, Interest, Wake};
-use crate::interp::{Lent, deadline_after, io_error, os_error, wake_error};
+use crate::interp::{Lent, call_on_thread, deadline_after, io_error, os_error, wake_error};
 use crate::kernel::LentDescriptor;
 
 /// Size of the buffer into which all calls of the loop thread receive. A call for more gets a buffer of its own.
@@ -174,7 +174,7 @@ impl<'a, 'py> SocketCall<'a, 'py> {
 pub fn receive<'py>(socket: &Bound<'py, PyAny>, size: isize, flags: u32) -> PyResult<Bound<'py, PyAny>> {
     let py = socket.py();
     if !event_loop::can_park() {
-        return base(py)?.call_method1(intern!(py, "recv"), (socket, size, flags));
+        return on_this_thread(py, "recv", (socket, size, flags));
     }
     let size = usize::try_from(size).map_err(|_| PyValueError::new_err("negative buffersize in recv"))?;
     if size == 0 {
@@ -222,7 +222,7 @@ pub fn receive<'py>(socket: &Bound<'py, PyAny>, size: isize, flags: u32) -> PyRe
 pub fn receive_into(socket: &Bound<'_, PyAny>, buffer: &Bound<'_, PyAny>, size: isize, flags: u32) -> PyResult<usize> {
     let py = socket.py();
     if !event_loop::can_park() {
-        return base(py)?.call_method1(intern!(py, "recv_into"), (socket, buffer, size, flags))?.extract();
+        return on_this_thread(py, "recv_into", (socket, buffer, size, flags))?.extract();
     }
     let size = usize::try_from(size).map_err(|_| PyValueError::new_err("negative buffersize in recv_into"))?;
     let mut lent = Lent::writable(buffer)?;
@@ -254,7 +254,7 @@ pub fn receive_into(socket: &Bound<'_, PyAny>, buffer: &Bound<'_, PyAny>, size: 
 pub fn send(socket: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>, flags: u32) -> PyResult<usize> {
     let py = socket.py();
     if !event_loop::can_park() {
-        return base(py)?.call_method1(intern!(py, "send"), (socket, data, flags))?.extract();
+        return on_this_thread(py, "send", (socket, data, flags))?.extract();
     }
     let lent = Lent::readable(data)?;
     let mut call = SocketCall::new(socket, flags)?;
@@ -271,7 +271,7 @@ pub fn send(socket: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>, flags: u32) -> P
 pub fn send_all(socket: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>, flags: u32) -> PyResult<()> {
     let py = socket.py();
     if !event_loop::can_park() {
-        base(py)?.call_method1(intern!(py, "sendall"), (socket, data, flags))?;
+        on_this_thread(py, "sendall", (socket, data, flags))?;
         return Ok(());
     }
     let lent = Lent::readable(data)?;
@@ -297,7 +297,7 @@ pub fn send_all(socket: &Bound<'_, PyAny>, data: &Bound<'_, PyAny>, flags: u32) 
 pub fn receive_from<'py>(socket: &Bound<'py, PyAny>, size: isize, flags: u32) -> PyResult<Bound<'py, PyAny>> {
     let py = socket.py();
     if !event_loop::can_park() {
-        return base(py)?.call_method1(intern!(py, "recvfrom"), (socket, size, flags));
+        return on_this_thread(py, "recvfrom", (socket, size, flags));
     }
     let mut call = SocketCall::new(socket, flags)?;
     if size > 0 && call.wants_all(RecvFlags::from_bits_retain(flags)) {
@@ -324,7 +324,7 @@ pub fn receive_from_into<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = socket.py();
     if !event_loop::can_park() {
-        return base(py)?.call_method1(intern!(py, "recvfrom_into"), (socket, buffer, size, flags));
+        return on_this_thread(py, "recvfrom_into", (socket, buffer, size, flags));
     }
     let mut call = SocketCall::new(socket, flags)?;
     if call.wants_all(RecvFlags::from_bits_retain(flags)) {
@@ -376,6 +376,15 @@ pub fn repeat<'py>(
     arguments: &Bound<'py, PyTuple>,
 ) -> PyResult<Bound<'py, PyAny>> {
     SocketCall::new(socket, 0)?.complete_call(interest, function, arguments)
+}
+
+/// Calls a method of `_socket.socket`, which blocks this OS thread.
+fn on_this_thread<'py>(
+    py: Python<'py>,
+    method: &str,
+    arguments: impl IntoPyObject<'py, Target = PyTuple, Output = Bound<'py, PyTuple>, Error = PyErr>,
+) -> PyResult<Bound<'py, PyAny>> {
+    call_on_thread(&base(py)?.getattr(method)?, &arguments.into_pyobject(py)?)
 }
 
 /// Calls a function that would wait in C for a socket's timeout. The timeout is 0 during the call.

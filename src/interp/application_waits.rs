@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::errors::{io_error, os_error, wake_error};
+use super::on_thread::call_on_thread;
 use crate::event_loop::{self, Interest, Wake};
 use crate::kernel::{LentDescriptor, poll_events, poll_numbers, timespec};
 
@@ -30,8 +31,8 @@ pub const SIGNAL_CHECK: Duration = Duration::from_millis(250);
 pub fn sleep(py: Python<'_>, seconds: f64) -> PyResult<()> {
     let deadline = deadline_after("seconds", seconds)?;
     if !event_loop::can_park() {
-        py.import("time")?.call_method1("sleep", (seconds,))?;
-        return Ok(());
+        let blocking = py.import("time")?.getattr("sleep")?;
+        return call_on_thread(&blocking, &(seconds,).into_pyobject(py)?).map(drop);
     }
     match if seconds == 0.0 { event_loop::after_next_poll() } else { event_loop::sleep(deadline) } {
         Wake::Ready | Wake::TimedOut => Ok(()),

@@ -14,6 +14,7 @@ pub mod identity;
 mod interruptions;
 mod lent;
 mod log;
+mod on_thread;
 mod process_loop;
 mod recursion;
 
@@ -35,6 +36,7 @@ pub use exit::{arm_exit, disarm_exit};
 pub use give_way::{give_way, give_way_quietly};
 pub use lent::Lent;
 pub use log::{Level, log};
+pub use on_thread::call_on_thread;
 pub use process_loop::{
     descriptor_closes, end_awaited, ensure_started, forget_in_child, is_forked, leave_if_forked, prepare_with, stop,
     stop_at_exit,

@@ -76,6 +76,7 @@ UNSAFE_DOORS = {
     "src/interp/exit.rs": "std has no _exit(2)",
     "src/interp/identity.rs": "the number that CPython knows a thread state by",
     "src/interp/lent.rs": "memory that Python objects lend",
+    "src/interp/on_thread.rs": "calls that the end of the interpreter may unwind",
     "src/interp/recursion.rs": "the recursion counters in CPython's structures",
     "src/interp/subject.rs": "objects noted by their addresses",
     "src/interp/thread_state.rs": "making, attaching and ending thread states",

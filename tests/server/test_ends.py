@@ -94,6 +94,31 @@ sys.exit(4)
         assert script(PATCHED + RUN + source, status=4).split() == ["handler"]
 
 
+@pytest.mark.parametrize("wait", ["client.recv(1)", "client.recv_into(bytearray(1))", "sleep(0.001)"])
+def test_the_interpreter_ends_while_a_daemon_os_thread_waits_in_a_call_that_the_patch_replaces(
+    script: RunScript, wait: str
+) -> None:
+    # Before Python 3.14 the thread ends by pthread_exit(3), once its wait is over.
+    source = f"""
+client, other = socket.socketpair()
+client.settimeout(0.001)
+
+def waits():
+    while True:
+        try:
+            {wait}
+        except TimeoutError:
+            pass
+
+for _ in range(8):
+    threading.Thread(target=waits, daemon=True).start()
+spawn(sleep, 0.02).join()
+print("ends")
+sys.exit(3)
+"""
+    assert script(PATCHED + RUN + source, status=3) == "ends\n"
+
+
 # --- what computes ---------------------------------------------------------------------------------------------------
 
 

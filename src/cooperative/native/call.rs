@@ -82,6 +82,23 @@ impl CFunction {
         }
     }
 
+    /// The class of `object`, or its base, that the function belongs to. A module in C that is imported a second time has
+    /// another class of the same layout, and shares the function.
+    fn class_of(&self, object: &Bound<'_, PyAny>) -> Option<*mut ffi::PyTypeObject> {
+        let mut class = object.get_type_ptr();
+        while !class.is_null() {
+            // SAFETY: attached; both are classes, alive as long as their objects, and so are their bases.
+            let (known, candidate) = unsafe { (&*self.class, &*class) };
+            let is_twin = candidate.tp_dealloc.map(|end| end as usize) == known.tp_dealloc.map(|end| end as usize)
+                && candidate.tp_basicsize == known.tp_basicsize;
+            if class == self.class || is_twin {
+                return Some(class);
+            }
+            class = candidate.tp_base;
+        }
+        None
+    }
+
     /// Calls the function with positional arguments.
     ///
     /// # Errors
@@ -91,10 +108,7 @@ impl CFunction {
         object: &Bound<'py, PyAny>,
         arguments: &[&Bound<'py, PyAny>],
     ) -> PyResult<Bound<'py, PyAny>> {
-        // SAFETY: attached; both are classes.
-        if unsafe { ffi::PyType_IsSubtype(object.get_type_ptr(), self.class) } == 0 {
-            return Err(PyTypeError::new_err("the object is of another class"));
-        }
+        let class = self.class_of(object).ok_or_else(|| PyTypeError::new_err("the object is of another class"))?;
         let pointers: Vec<_> = arguments.iter().map(|argument| argument.as_ptr()).collect();
         let first = pointers.first().copied().unwrap_or(ptr::null_mut());
         let count = ffi::Py_ssize_t::try_from(pointers.len()).unwrap_or(0);
@@ -120,7 +134,7 @@ impl CFunction {
             ffi::METH_VARARGS => RawArguments::One(tuple),
             ffi::METH_FASTCALL => RawArguments::Fast(pointers.as_ptr(), count),
             FAST_KEYWORDS => RawArguments::FastKeywords(pointers.as_ptr(), count, ptr::null_mut()),
-            METHOD => RawArguments::Method(self.class, pointers.as_ptr(), count, ptr::null_mut()),
+            METHOD => RawArguments::Method(class, pointers.as_ptr(), count, ptr::null_mut()),
             _ => RawArguments::One(first),
         };
         // SAFETY: `object` is of the function's class, as checked above; the arguments are of its convention and live
