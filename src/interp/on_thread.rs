@@ -19,9 +19,9 @@ impl Drop for HangThread {
 
 /// Calls a function that blocks this OS thread.
 ///
-/// Before Python 3.14, an interpreter that ends does so with daemon threads by pthread_exit(3), once the function returns
-/// from the kernel. That unwinds the stack, and Rust aborts the process where code in C is not expected to unwind. The
-/// thread hangs instead, as it does in Python 3.14.
+/// Before Python 3.14, the end of the interpreter ends a daemon thread by pthread_exit(3), once the kernel returns to the
+/// function. The exit unwinds the stack. Rust aborts the process when a function in C unwinds, unless that is declared.
+/// The thread hangs instead, as it does in Python 3.14.
 ///
 /// # Errors
 /// The errors of the function.
