@@ -210,7 +210,7 @@ $(VENV)/.interpreter: FORCE
 # Dependency groups need pip 25.1.
 $(VENV)/.build-tools: $(VENV)/.interpreter pyproject.toml .ci/constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --prefer-binary --constraint .ci/constraints.txt --group build
+	$(BIN)/python -m pip install --quiet --prefer-binary --constraint .ci/constraints.txt --group build --group demo
 	@touch $@
 
 $(VENV)/.dependencies: $(VENV)/.build-tools

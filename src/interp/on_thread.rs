@@ -29,13 +29,19 @@ pub fn call_on_thread<'py>(
     function: &Bound<'py, PyAny>,
     arguments: &Bound<'py, PyTuple>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    // Read through a pointer that the compiler cannot see through. It would take the function for one that never unwinds,
+    // because bindings declare it so elsewhere in the program.
+    let call: UnwindingCall = std::hint::black_box(call_that_may_unwind);
     let guard = HangThread;
     // SAFETY: attached; both arguments are valid, and no keywords are passed.
-    let result = unsafe { call_that_may_unwind(function.as_ptr(), arguments.as_ptr(), std::ptr::null_mut()) };
+    let result = unsafe { call(function.as_ptr(), arguments.as_ptr(), std::ptr::null_mut()) };
     std::mem::forget(guard);
     // SAFETY: attached; the result is a new reference, or null with an exception set.
     unsafe { Bound::from_owned_ptr_or_err(function.py(), result) }
 }
+
+type UnwindingCall =
+    unsafe extern "C-unwind" fn(*mut ffi::PyObject, *mut ffi::PyObject, *mut ffi::PyObject) -> *mut ffi::PyObject;
 
 unsafe extern "C-unwind" {
     #[link_name = "PyObject_Call"]
