@@ -57,7 +57,8 @@ endif
 READY := $(VENV)/.dependencies $(VENV)/.installed
 
 # A few seconds for each layer: `make check` runs these.
-SMOKE := -m 'not packaging' tests/repository --ignore=tests/repository/test_docs.py tests/http/test_http.py tests/websocket/test_websocket.py \
+SMOKE := -m 'not packaging' tests/repository --ignore=tests/repository/test_docs.py \
+	tests/http/test_http.py tests/websocket/test_websocket.py \
 	tests/wsgi/test_wsgi.py tests/coroutine/test_coroutine.py tests/patch/test_select.py tests/python/test_settings.py \
 	tests/gunicorn/test_gunicorn_options.py
 

@@ -23,7 +23,9 @@ def app(environ, start_response):
 """
 
 
-@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+@pytest.mark.skipif(
+    shutil.which("valgrind") is None, reason="valgrind is not installed (Debian: apt-get install valgrind)"
+)
 def test_ten_requests_are_served_under_valgrind(tmp_path: Path) -> None:
     # Memcheck takes five times longer. With PYTHONMALLOC=malloc it reports no error.
     command = ["valgrind", "--tool=none", *command_of_server("application:app", [])]

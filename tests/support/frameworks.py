@@ -26,7 +26,7 @@ def curl(*arguments: str, data: bytes | None = None) -> bytes:
     """The output of curl, which must not fail."""
     program = shutil.which("curl")
     if program is None:
-        pytest.skip("curl is not installed")
+        pytest.skip("curl is not installed (Debian: apt-get install curl)")
     command = [program, "--silent", "--show-error", "--fail", "--max-time", str(int(TIMEOUT)), *arguments]
     return subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True, timeout=2 * TIMEOUT).stdout
 
