@@ -38,8 +38,8 @@ BIN := $(VENV)/bin
 SUITES_VENV := $(BUILD)/suites/venv-$(TAG)
 # Not README.md: its text is metadata, which no test reads from here.
 PACKAGE_SOURCES := Cargo.toml Cargo.lock pyproject.toml MANIFEST.in LICENSE \
-	$(shell find src python gunicorn_worker \( -type d -name '[!._]*' ! -name '*.egg-info' \
-	-o -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) ! -path '*.egg-info/*')
+	$(sort $(shell find src python gunicorn_worker -type f \
+	\( -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) ! -path '*.egg-info/*'))
 
 # Without PYO3_PYTHON, PyO3 takes whatever python3 is, and rebuilds whenever PATH changes.
 CARGO_PYTHON := CARGO_TARGET_DIR='$(abspath $(BUILD))/target-$(TAG)' PYO3_PYTHON='$(abspath $(BIN))/python'
@@ -222,8 +222,13 @@ $(VENV)/.docs: $(VENV)/.dependencies
 	$(BIN)/python -m pip install --quiet --prefer-binary --constraint .ci/constraints.txt --group docs
 	@touch $@
 
+# The names of the sources, so that one more or one less counts as a change. The times of their directories also change
+# when pip or Python writes egg-info or __pycache__, and an installation while tests run takes the package from them.
+$(VENV)/.sources: $(VENV)/.interpreter FORCE
+	@printf '%s\n' $(PACKAGE_SOURCES) | cmp --quiet - $@ || printf '%s\n' $(PACKAGE_SOURCES) > $@
+
 # Not in isolation, where cargo would see a new path of Python at every build and start anew.
-$(VENV)/.installed: $(VENV)/.build-tools $(PACKAGE_SOURCES)
+$(VENV)/.installed: $(VENV)/.build-tools $(VENV)/.sources $(PACKAGE_SOURCES)
 	$(CARGO_PYTHON) $(BIN)/python .ci/install.py
 	@touch $@
 
