@@ -283,6 +283,7 @@ def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
     """Options that no Gunicorn setting decides, from variables of the environment or `--env`."""
     options: dict[str, Any] = {}
     for option in OPTIONS.values():
-        if option.environment and (text := variables.get(option.environment)):
+        is_ours = option.is_of_worker and not option.gunicorn and option.scope == "server"
+        if is_ours and option.environment and (text := variables.get(option.environment)):
             options[option.name] = option.kind.parse(option.environment, text)
     return options

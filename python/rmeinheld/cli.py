@@ -186,6 +186,9 @@ def parse_arguments(arguments: Sequence[str]) -> tuple[str, Settings, frozenset[
     target = texts.pop("target")
     with _as_start_error():
         values = {name: _read(OPTIONS[name], text) for name, text in texts.items()}
+        for name, value in values.items():
+            if OPTIONS[name].scope == "service" and value != OPTIONS[name].default:
+                raise ValueError(f"{OPTIONS[name].flag} has no effect yet")
         return target, Settings(**cast(dict[str, Any], values)), frozenset(values)
 
 

@@ -23,6 +23,8 @@ class Kind:
 
     metavar: ClassVar[str] = ""
     repeatable: ClassVar[bool] = False
+    has_text: ClassVar[bool] = True
+    """Can a value be written as text, on the command line or in a variable of the environment?"""
 
     @property
     def expected(self) -> str:
@@ -173,6 +175,18 @@ class Text(Kind):
 
 
 @dataclass(frozen=True)
+class Named(Text):
+    """A string that is not empty, with a word of its own in the help."""
+
+    word: str = "TEXT"
+
+    @property
+    def metavar(self) -> str:  # type: ignore[override]
+        """See `Kind.metavar`."""
+        return self.word
+
+
+@dataclass(frozen=True)
 class FileName(Text):
     """The name of a file."""
 
@@ -251,6 +265,38 @@ class Choice(Kind):
         if value.lower() not in self.words:
             raise self._bad_value(label, value)
         return value.lower()
+
+
+@dataclass(frozen=True)
+class CertificateNeed(Kind):
+    """The need of a client's certificate, as a number of `ssl.VerifyMode`."""
+
+    words: ClassVar[tuple[str, ...]] = ("none", "optional", "required")
+    metavar: ClassVar[str] = "HOW"
+
+    @property
+    def expected(self) -> str:
+        """See `Kind.expected`."""
+        return "none (0), optional (1) or required (2)"
+
+    def check(self, label: str, value: object) -> int:
+        """See `Kind.check`."""
+        if isinstance(value, str):
+            return self.parse(label, value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self._wrong_type(label, value)
+        if not 0 <= value < len(self.words):
+            raise self._bad_value(label, value)
+        return int(value)
+
+    def parse(self, label: str, text: str) -> int:
+        """See `Kind.parse`."""
+        word = text.lower().removeprefix("cert_")
+        if word in self.words:
+            return self.words.index(word)
+        if word in ("0", "1", "2"):
+            return int(word)
+        raise self._bad_value(label, text)
 
 
 @dataclass(frozen=True)
@@ -346,6 +392,7 @@ class Assignments(Texts):
 class Caller(Kind):
     """An object with a method that the server calls."""
 
+    has_text: ClassVar[bool] = False
     method: str
 
     @property
@@ -361,6 +408,24 @@ class Caller(Kind):
             raise TypeError(
                 f"{label} must be {self.expected}; {self.method!r} of {type(value).__name__} is no callable"
             )
+        return value
+
+
+@dataclass(frozen=True)
+class Function(Kind):
+    """A function that the server calls."""
+
+    has_text: ClassVar[bool] = False
+
+    @property
+    def expected(self) -> str:
+        """See `Kind.expected`."""
+        return "a function, or None"
+
+    def check(self, label: str, value: object) -> object:
+        """See `Kind.check`."""
+        if not callable(value):
+            raise self._wrong_type(label, value)
         return value
 
 
@@ -450,6 +515,8 @@ class Origins(Listed):
 class SchemeFields(Kind):
     """A dictionary from field names to the values that mean https."""
 
+    metavar: ClassVar[str] = "NAME=VALUE,..."
+
     @property
     def expected(self) -> str:
         """See `Kind.expected`."""
@@ -468,3 +535,10 @@ class SchemeFields(Kind):
                 case _:
                     raise self._bad_value(label, pair)
         return value
+
+    def parse(self, label: str, text: str) -> tuple[tuple[str, str], ...]:
+        """See `Kind.parse`."""
+        pairs = [item.strip().partition("=") for item in text.split(",") if item.strip()]
+        if not all(name and equals and value for name, equals, value in pairs):
+            raise ValueError(f"{label} must be NAME=VALUE separated by commas, not {text!r}")
+        return self.check(label, tuple((name.strip().upper(), value.strip()) for name, _, value in pairs))
