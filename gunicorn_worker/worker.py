@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rmeinheld import _rmeinheld, ends
 from rmeinheld.addresses import Descriptor
+from rmeinheld.application import mounted
 from rmeinheld.coroutine import set_offload_threads, sleep, spawn
 from rmeinheld.listeners import Listener
 from rmeinheld.option_kinds import Switch
@@ -157,7 +158,7 @@ class Worker(_Base):  # type: ignore[misc]
         """Return the application, wrapped only as the settings need."""
         app: WSGIApplication = self.wsgi
         if root := getattr(self.cfg, "root_path", "") or os.environ.get("SCRIPT_NAME", ""):
-            app = _mounted(app, root)
+            app = mounted(app, root)
         if is_hook_set(self.cfg, "pre_request") or self.log.error_log.isEnabledFor(logging.DEBUG):
             app = self._announced(app)
         if self.max_requests < sys.maxsize or is_hook_set(self.cfg, "post_request"):
@@ -273,22 +274,6 @@ class Worker(_Base):  # type: ignore[misc]
             self._engine.abandon()
             atexit.register(ends.leave_now, 1)
         sys.exit(1)
-
-
-def _mounted(app: WSGIApplication, root: str) -> WSGIApplication:
-    """Return `app` below the path `root`. A proxy may have removed `root` from the path already."""
-    root = "/" + root.strip("/")
-
-    def mounted(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        # A trusted proxy may have set it already.
-        if not environ["SCRIPT_NAME"] and root != "/":
-            environ["SCRIPT_NAME"] = root
-            path = environ["PATH_INFO"]
-            if path == root or path.startswith(root + "/"):
-                environ["PATH_INFO"] = path[len(root) :]
-        return app(environ, start_response)
-
-    return mounted
 
 
 MeinheldWorker = Worker

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from .running import check_application
 from .settings import suggestion
+from .wsgi_callable import check_application
 
 if TYPE_CHECKING:
-    from wsgiref.types import WSGIApplication
+    from collections.abc import Iterable
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
-__all__ = ["StartError", "load_application"]
+__all__ = ["StartError", "load_application", "mounted"]
 
 DEFAULT_ATTRIBUTES: Final = ("application", "app")
 """Names of the application that are tried if the command line gives none: Gunicorn's, then Flask's."""
@@ -53,7 +54,7 @@ def load_application(target: str) -> WSGIApplication:
     if call is not None:
         app = _call_factory(f"{name}:{dotted}", app, *call)
     try:
-        check_application(app, f"application {name + ':' + expression!r}")
+        check_application(app, f"application {name + ':' + expression!r}", "" if call else f"{name}:{dotted}")
     except TypeError as error:
         raise StartError(str(error)) from None
     return cast("WSGIApplication", app)
@@ -155,3 +156,19 @@ def _check_call(name: str, factory: Callable[..., object], positional: list[Any]
         signature.bind(*positional, **named)
     except TypeError as error:
         raise StartError(f"{name!r} does not take these arguments: {error}") from None
+
+
+def mounted(app: WSGIApplication, root: str) -> WSGIApplication:
+    """Return `app` below the path `root`. A proxy may have removed `root` from the path already."""
+    root = "/" + root.strip("/")
+
+    def mounted(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        # A trusted proxy may have set it already.
+        if not environ["SCRIPT_NAME"] and root != "/":
+            environ["SCRIPT_NAME"] = root
+            path = environ["PATH_INFO"]
+            if path == root or path.startswith(root + "/"):
+                environ["PATH_INFO"] = path[len(root) :]
+        return app(environ, start_response)
+
+    return mounted

@@ -1,47 +1,37 @@
 """The command line: `rmeinheld MODULE:APP`, or `python -m rmeinheld MODULE:APP`.
 
-Options have Gunicorn's names where Gunicorn has them. They come from the table in `rmeinheld.settings`. A failure to
-start is one line on standard error and exit status 1. If the application raises while it is imported, its traceback
-comes first.
+Options have Gunicorn's names where Gunicorn has them. They come from the table in `rmeinheld.settings`, and their
+values from the sources in `rmeinheld.configuration`. One process serves, unless a value needs Gunicorn's arbiter. A
+failure to start is one line on standard error and exit status 1. If the application raises while it is imported, its
+traceback comes first.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Final
 
-from . import _rmeinheld, ends, error_log, stdio
+from . import ends, error_log, stdio
 from .addresses import Address, parse_address
-from .application import StartError, load_application
+from .application import StartError, load_application, mounted
+from .configuration import Command, Resolved, report
+from .coroutine import set_offload_threads
 from .listeners import close_all, systemd_descriptors
-from .option_kinds import Choice, Switch
 from .running import make_engine, open_listeners, serve
-from .settings import GROUPS, OPTIONS, Option, Settings, suggestion
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 __all__ = ["StartError", "load_application", "main"]
 
 FAILURE: Final = 1
 """Exit status of a server that could not start."""
-
-DESCRIPTION: Final = "Serve a WSGI application. Each request runs in a coroutine with a Python thread state of its own."
-
-EPILOG: Final = """\
-examples:
-  rmeinheld shop:app
-  rmeinheld --bind 0.0.0.0:80 --bind unix:/run/shop.sock 'shop:create_app("production")'
-
-signals:
-  SIGTERM, SIGINT   stop; requests in progress have the graceful timeout to finish
-  SIGQUIT           stop at once, as does a second SIGINT
-  SIGUSR1           reopen the log files
-"""
 
 
 class _Hang(Exception):
@@ -56,25 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     stdio.fill_standard_descriptors()
     try:
-        target, settings, given = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-        _prepare_process(settings)
-        with ExitStack() as stack:
-            with _as_start_error("--error-logfile"):
-                stack.enter_context(error_log.configured(settings.log_level, settings.error_logfile))
-            app = load_application(target)
-            with _as_start_error():
-                addresses = _addresses(settings, given)
-            if settings.check_config:
-                print(f"rmeinheld: {target} and its options are in order")
-                return 0
-            with _as_start_error():
-                listeners = open_listeners(addresses, settings)
-                stack.callback(close_all, listeners)
-                engine = make_engine(app, listeners, settings)
-            if settings.pid is not None:
-                stack.enter_context(_pid_file(settings.pid))
-            with _as_hang():
-                serve(engine, listeners, settings, exit_status=FAILURE)
+        command = Command(sys.argv[1:] if arguments is None else arguments)
+        resolved = command.load()
+        if resolved.settings.print_config:
+            _print_config(resolved)
+        elif resolved.settings.check_config:
+            _check_config(resolved)
+        elif resolved.reasons:
+            _serve_with_arbiter(command, resolved)
+        else:
+            _serve_alone(resolved)
     except _Hang as error:
         logging.getLogger(error_log.LOGGER_NAME).error("%s; the process ends anyway", error)
         ends.leave(FAILURE)
@@ -88,122 +69,95 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-# --- arguments -------------------------------------------------------------------------------------------------------
+# --- the ways to go on -----------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise StartError(f"{message} (rmeinheld --help lists the options)")
+def _print_config(resolved: Resolved) -> None:
+    if resolved.reasons:
+        _ = resolved.gunicorn
+    print(report(resolved))
 
 
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str, **options: Any) -> None:
-        super().__init__(prog, max_help_position=30, **options)
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        # "-b, --bind ADDRESS" instead of "-b ADDRESS, --bind ADDRESS".
-        if not action.option_strings or action.nargs == 0:
-            return super()._format_action_invocation(action)
-        return f"{', '.join(action.option_strings)} {action.metavar}"
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command line from the table of options. Values stay strings."""
-    parser = _Parser(
-        prog="rmeinheld",
-        usage="rmeinheld [OPTIONS] MODULE:APP",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=_HelpFormatter,
-        allow_abbrev=False,
-        add_help=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    what = parser.add_argument_group("Application")
-    what.add_argument(
-        "target",
-        metavar="MODULE:APP",
-        help="Module, and in it the application: a name, a dotted name, or a call with literal arguments that returns "
-        "it. Default of APP: application, or app.",
-    )
-    for group in GROUPS:
-        section = parser.add_argument_group(group)
-        for option in OPTIONS.values():
-            if option.group == group and option.flags:
-                _add_option(section, option)
-    other = parser.add_argument_group("Other")
-    other.add_argument("-h", "--help", action="help", help="Show this help and exit.")
-    other.add_argument(
-        "-v",
-        "--version",
-        action="version",
-        version=f"rmeinheld {_rmeinheld.__version__}",
-        help="Show the version and exit.",
-    )
-    return parser
-
-
-def _add_option(section: argparse._ArgumentGroup, option: Option) -> None:
-    text = f"{option.help} {_describe_default(option)}".strip().replace("%", "%%")
-    if isinstance(option.kind, Switch):
-        section.add_argument(*option.flags, dest=option.name, action="store_const", const=not option.default, help=text)
-    else:
-        word = option.kind.switch[0] if isinstance(option.kind, Choice) and option.kind.switch else None
-        section.add_argument(
-            *option.flags,
-            dest=option.name,
-            nargs=None if word is None else "?",
-            const=word,
-            action="append" if option.kind.repeatable else "store",
-            metavar=option.kind.metavar,
-            help=text,
-        )
-
-
-def _describe_default(option: Option) -> str:
-    default = option.default
-    if default is None or default == () or isinstance(option.kind, Switch):
-        return ""
-    if isinstance(default, tuple):
-        default = ", ".join(default)
-    if isinstance(default, float):
-        default = f"{default:g}"
-    return f"[{default} {option.unit}]" if option.unit else f"[{default}]"
-
-
-def parse_arguments(arguments: Sequence[str]) -> tuple[str, Settings, frozenset[str]]:
-    """Read the command line: MODULE:APP, the settings, and the names of the options that were given.
-
-    Raises StartError naming the argument and its value; SystemExit after `--help` and `--version`.
-    """
-    parser = build_parser()
-    namespace, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        flags = [flag for option in OPTIONS.values() for flag in option.flags]
-        name = unknown[0].split("=")[0]
-        parser.error(f"unknown argument {unknown[0]!r}{suggestion(name, flags)}")
-    texts = vars(namespace)
-    target = texts.pop("target")
+def _check_config(resolved: Resolved) -> None:
+    if resolved.reasons:
+        _ = resolved.gunicorn
+    _prepare_process(resolved)
+    with _error_log(resolved):
+        _load_patched(resolved)
     with _as_start_error():
-        values = {name: _read(OPTIONS[name], text) for name, text in texts.items()}
-        for name, value in values.items():
-            if OPTIONS[name].scope == "service" and value != OPTIONS[name].default:
-                raise ValueError(f"{OPTIONS[name].flag} has no effect yet")
-        return target, Settings(**cast(dict[str, Any], values)), frozenset(values)
+        _addresses(resolved)
+    print(f"rmeinheld: {resolved.target} and its options are in order")
 
 
-def _read(option: Option, text: object) -> object:
-    if isinstance(text, list):
-        return tuple(option.kind.parse(option.flag, item) for item in text)
-    return option.kind.parse(option.flag, text) if isinstance(text, str) else text
+def _serve_with_arbiter(command: Command, resolved: Resolved) -> None:
+    """Start Gunicorn's arbiter in this process. It ends the process."""
+    # Before anything else, so that a value that Gunicorn refuses is one line.
+    _ = resolved.gunicorn
+    try:
+        from .gunicorn_worker.application import run_service  # type: ignore[import-not-found,unused-ignore]
+    except ModuleNotFoundError as error:
+        if error.name != "rmeinheld.gunicorn_worker.application":
+            raise
+        raise StartError(f"{resolved.reasons[0]} has no effect yet") from None
+    if resolved.settings.umask is not None:
+        os.umask(resolved.settings.umask)
+    run_service(_loads(command, resolved))
+
+
+def _loads(command: Command, first: Resolved) -> Callable[[], Resolved]:
+    """Return a function that returns `first` when it is called first, and then reads the sources again."""
+    pending = [first]
+
+    def load() -> Resolved:
+        return pending.pop() if pending else command.load()
+
+    return load
+
+
+def _serve_alone(resolved: Resolved) -> None:
+    settings = resolved.settings
+    _prepare_process(resolved)
+    with ExitStack() as stack:
+        stack.enter_context(_error_log(resolved))
+        app = _load_patched(resolved)
+        if settings.root_path is not None:
+            app = mounted(app, settings.root_path)
+        if settings.threads > 1:
+            set_offload_threads(settings.threads)
+        with _as_start_error():
+            listeners = open_listeners(_addresses(resolved), settings)
+            stack.callback(close_all, listeners)
+            engine = make_engine(app, listeners, settings)
+        if settings.pid is not None:
+            stack.enter_context(_pid_file(settings.pid))
+        with _as_hang():
+            serve(engine, listeners, settings, exit_status=FAILURE)
+
+
+@contextmanager
+def _error_log(resolved: Resolved) -> Iterator[None]:
+    with ExitStack() as stack:
+        with _as_start_error(resolved.label("error_logfile")):
+            stack.enter_context(error_log.configured(resolved.settings.log_level, resolved.settings.error_logfile))
+        yield
+
+
+def _load_patched(resolved: Resolved) -> WSGIApplication:
+    """Patch the standard library, unless `--no-patch` forbids it, and import the application."""
+    if resolved.settings.patch:
+        from .patch import patch_all
+
+        patch_all()
+    return load_application(resolved.target)
 
 
 # --- the process -----------------------------------------------------------------------------------------------------
 
 
-def _prepare_process(settings: Settings) -> None:
+def _prepare_process(resolved: Resolved) -> None:
+    settings = resolved.settings
     if settings.chdir is not None:
-        with _as_start_error("--chdir"):
+        with _as_start_error(resolved.label("chdir")):
             os.chdir(settings.chdir)
     if settings.umask is not None:
         os.umask(settings.umask)
@@ -217,8 +171,9 @@ def _prepare_process(settings: Settings) -> None:
     sys.path[:0] = [directory for directory in front if directory not in sys.path]
 
 
-def _addresses(settings: Settings, given: frozenset[str]) -> list[Address]:
-    if "bind" not in given and not settings.check_config and (passed := systemd_descriptors(os.environ)):
+def _addresses(resolved: Resolved) -> list[Address]:
+    settings = resolved.settings
+    if "bind" not in resolved.given and not settings.check_config and (passed := systemd_descriptors(os.environ)):
         return list(passed)
     return [parse_address(text) for text in settings.bind]
 

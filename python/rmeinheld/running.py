@@ -19,6 +19,7 @@ from .option_kinds import Seconds
 from .process_state import defaults, start_hooks, state
 from .settings import Settings, resolve
 from .signals import Signals
+from .wsgi_callable import check_application
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -86,12 +87,6 @@ def stop(timeout: float | None = None) -> None:
     end = state.end
     if end is not None:
         end(timeout)
-
-
-def check_application(app: object, name: str = "the application") -> None:
-    """Raise TypeError naming the type of `app` if it cannot be called."""
-    if not callable(app):
-        raise TypeError(f"{name} must be a callable as PEP 3333 has it, not {type(app).__name__} {app!r:.80}")
 
 
 def open_listeners(addresses: Sequence[Address], settings: Settings) -> list[Listener]:

@@ -54,7 +54,7 @@ def test_the_table_of_options_names_the_gunicorn_setting_that_decides_each() -> 
     default = config.Config()
     settings = settings_of(default)
     changed = {option.name for option in OPTIONS.values() if getattr(settings, option.name) != option.default}
-    assert {name for name in changed if OPTIONS[name].environment} == {
+    assert {name for name in changed if OPTIONS[name].environment and not OPTIONS[name].gunicorn} == {
         "clear_untrusted_proxy_headers", "limit_request_body", "limit_request_head", "trusted_proxy_headers",
         *(["websocket_max_message_size"] if hasattr(default, "websocket_max_message_size") else []),
     }  # fmt: skip

@@ -122,7 +122,8 @@ HINT = " (rmeinheld --help lists the options)"
     [
         ([], f"the following arguments are required: MODULE:APP{HINT}"),
         (["--bind"], f"argument -b/--bind: expected one argument{HINT}"),
-        (["--workers", "4", "hello"], f"unknown argument '--workers'; did you mean '--worker-connections'?{HINT}"),
+        (["--worker", "4", "hello"], f"unknown argument '--worker'; did you mean '--workers'?{HINT}"),
+        (["hello", "other"], f"unknown argument 'other', after the application 'hello'{HINT}"),
         (["--xyzzy=1", "hello"], f"unknown argument '--xyzzy=1'{HINT}"),
         (["--no-sendfile=1", "hello"], f"argument --no-sendfile: ignored explicit argument '1'{HINT}"),
         (["--backlog", "0", "hello"], "--backlog must be an integer from 1 to 65535, not 0"),

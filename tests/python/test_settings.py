@@ -42,8 +42,13 @@ def test_every_number_has_a_unit_and_nothing_else_has(option: Option) -> None:
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS.values() if option.flags], ids=lambda o: o.name)
-def test_an_option_is_set_by_gunicorn_or_by_an_environment_variable(option: Option) -> None:
-    assert option.environment == ("" if option.gunicorn else "RMEINHELD_" + option.name.upper())
+def test_every_option_of_the_command_line_has_a_variable(option: Option) -> None:
+    assert option.environment == "RMEINHELD_" + option.name.upper()
+
+
+def test_no_two_options_share_a_name() -> None:
+    names = [name for option in OPTIONS.values() if option.scope != "run" for name in option.spellings]
+    assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS)
@@ -197,6 +202,7 @@ def test_a_bad_value_is_refused_with_name_range_and_value(
         ({"keep_alives": 1}, "unknown option 'keep_alives'; did you mean 'keep_alive'?"),
         ({"zzz": 1}, "unknown option 'zzz'"),
         ({"chdir": "/"}, "option 'chdir' belongs to the command line (--chdir); run() does not take it"),
+        ({"workers": 2}, "option 'workers' belongs to the command line (--workers); run() does not take it"),
         ({"pid": "x"}, "option 'pid' belongs to the command line (--pid); run() does not take it"),
         ({"keepalive": 1, "keep_alive": 2}, "options 'keepalive' and 'keep_alive' are the same option; give only one"),
         ({"keepalive": "x"}, f"keepalive must be {SECONDS}, not str 'x'"),
