@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rmeinheld import _rmeinheld, ends
 from rmeinheld.addresses import Descriptor
-from rmeinheld.application import mounted
+from rmeinheld.application import StartError, mounted
 from rmeinheld.coroutine import set_offload_threads, sleep, spawn
 from rmeinheld.listeners import Listener
 from rmeinheld.option_kinds import Switch
@@ -40,17 +40,18 @@ from rmeinheld.stdio import fill_standard_descriptors
 from .access_log import Observer, access_log_descriptor, needs_gunicorns_logger
 from .error_log import forward_errors
 from .hooks import is_hook_set
+from .limits import Limits
 from .request import request_of
 from .settings import settings_of
 
 try:
-    from gunicorn.errors import ConfigError
+    from gunicorn.errors import AppImportError, ConfigError
     from gunicorn.workers.base import Worker as _Base
 except ModuleNotFoundError as missing:
     if missing.name != "gunicorn":
         raise
     _Base = object
-    ConfigError = RuntimeError
+    AppImportError = ConfigError = RuntimeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,9 +76,24 @@ class Worker(_Base):  # type: ignore[misc]
 
     alive: bool
     nr: int
+    scoreboard: _rmeinheld.Scoreboard | None = None
+    """The states of the service's workers. The arbiter of `rmeinheld --workers` sets it; Gunicorn's own does not."""
+    slot = -1
+    """This worker's place in the scoreboard."""
     _engine: _rmeinheld.Server | None = None
     _grace: ends.Grace | None = None
+    _limits: Limits | None = None
     _is_armed = False
+    _has_asked = False
+
+    @staticmethod
+    def check_config(cfg: Any, log: Any) -> None:
+        """Called by Gunicorn in the master, once it has its sockets."""
+        if not hasattr(cfg, "rmeinheld_options"):
+            log.info(
+                "Gunicorn's own arbiter replaces workers: they leave before their replacements are ready, and there is "
+                "no drain_delay. The command 'rmeinheld --workers' has both"
+            )
 
     @classmethod
     def setup(cls) -> None:
@@ -108,14 +124,28 @@ class Worker(_Base):  # type: ignore[misc]
         """
         arbiter: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         signal.signal(signal.SIGTERM, self.handle_exit)
-        for number in (signal.SIGINT, signal.SIGQUIT):
-            signal.signal(number, self.handle_quit)
+        signal.signal(signal.SIGQUIT, self.handle_quit)
+        signal.signal(signal.SIGINT, self.handle_interrupt)
         # Signals since the fork.
         with contextlib.suppress(AttributeError, queue.Empty):
             while True:
                 missed = arbiter.SIG_QUEUE.get_nowait()
                 if missed in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                     os.kill(os.getpid(), missed)
+
+    def init_signals(self) -> None:
+        """Handle signals as every Gunicorn worker does, apart from SIGINT in a service."""
+        super().init_signals()
+        signal.signal(signal.SIGINT, self.handle_interrupt)
+
+    def load_wsgi(self) -> None:
+        """Import the application. Of a service, the error log shows the application's own exception."""
+        try:
+            super().load_wsgi()
+        except StartError as error:
+            if error.cause_shown is not None:
+                raise error.cause_shown from None
+            raise AppImportError(str(error)) from None
 
     def _asks_to_patch(self) -> bool:
         try:
@@ -136,9 +166,13 @@ class Worker(_Base):  # type: ignore[misc]
         settings = settings_of(self.cfg, observer, writes_log=not logs)
         ragged, context = bool(self.cfg.suppress_ragged_eofs), self._ssl_context()
         self._grace = grace = ends.Grace(self.cfg.graceful_timeout)
+        descriptor = None if logs else access_log_descriptor(self.log)
+        board: dict[str, Any] = {} if self.scoreboard is None else {"scoreboard": self.scoreboard, "slot": self.slot}
         self._engine = engine = _rmeinheld.Server(
-            self._application(), sockets, settings, context, ragged, None if logs else access_log_descriptor(self.log)
+            self._application(), sockets, settings, context, ragged, descriptor, **board
         )
+        if self.scoreboard is not None:
+            self._limits = Limits(self.app.resolved.settings)
         beat = spawn(self._beat)
         spawn(ends.name_loop_thread)
         try:
@@ -201,6 +235,7 @@ class Worker(_Base):  # type: ignore[misc]
         is_ending = False
         while True:
             self.notify()
+            self._report()
             if self.alive and os.getppid() != self.ppid:
                 self.log.info("Parent changed, shutting down: %s", self)
                 self.alive = False
@@ -209,6 +244,33 @@ class Worker(_Base):  # type: ignore[misc]
                 is_ending = True
                 self._end(None)
             sleep(interval)
+
+    def _report(self) -> None:
+        """Say in the scoreboard that this worker is ready, or that a limit of its memory or lifetime is exceeded."""
+        if self.scoreboard is None or not self.alive:
+            return
+        if self.scoreboard.state(self.slot) == "booting":
+            self.scoreboard.set_state(self.slot, "ready")
+            self._wake_master()
+        if self._limits is not None and not self._has_asked and (exceeded := self._limits.exceeded()) is not None:
+            self.ask_for_replacement(*exceeded)
+
+    def ask_for_replacement(self, reason: str, text: str) -> None:
+        """Ask the arbiter of the service for a replacement, and serve until it sends SIGTERM. From any thread.
+
+        `reason` is one of the scoreboard's; `text` is for the log.
+        """
+        assert self.scoreboard is not None
+        self._has_asked = True
+        self.log.info("Worker (pid:%s) asks to be replaced: %s", self.pid, text)
+        self.scoreboard.ask(self.slot, reason)
+        self._wake_master()
+
+    def _wake_master(self) -> None:
+        # A worker of another user may not send a signal. The master looks by itself, too.
+        with contextlib.suppress(OSError):
+            if os.getppid() == self.ppid:
+                os.kill(self.ppid, signal.SIGCHLD)
 
     def _announced(self, app: WSGIApplication) -> WSGIApplication:
         """Return an application that calls `pre_request`, whose default logs at level DEBUG, and then `app`."""
@@ -222,15 +284,21 @@ class Worker(_Base):  # type: ignore[misc]
     def _counted(self, app: WSGIApplication) -> WSGIApplication:
         def counted(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
             self.nr += 1
-            if self.nr >= self.max_requests and self.alive:
-                self.log.info("Autorestarting worker after current request.")
-                self.alive = False
-                self._end(None)
+            if self.nr >= self.max_requests and self.alive and not self._has_asked:
+                if self.scoreboard is not None:
+                    text = f"it has had {self.nr} requests, which is max_requests with its jitter"
+                    self.ask_for_replacement("requests", text)
+                else:
+                    self.log.info("Autorestarting worker after current request.")
+                    self.alive = False
+                    self._end(None)
             return app(environ, start_response)
 
         return counted
 
     def _end(self, timeout: float | None) -> None:
+        if self.scoreboard is not None:
+            self.scoreboard.set_state(self.slot, "draining")
         if self._engine is not None and self._grace is not None:
             self._grace.begin(timeout)
             self._engine.stop(timeout)
@@ -239,6 +307,11 @@ class Worker(_Base):  # type: ignore[misc]
         """SIGTERM: finish the requests in progress within `graceful_timeout`."""
         self.alive = False
         self._end(None)
+
+    def handle_interrupt(self, sig: int, frame: FrameType | None) -> None:
+        """SIGINT: end at once. In a service only the master acts on it, since a terminal sends it to all processes."""
+        if self.scoreboard is None:
+            self.handle_quit(sig, frame)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """SIGQUIT, SIGINT: end at once, and end waiting requests."""

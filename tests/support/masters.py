@@ -35,17 +35,23 @@ def wait_until(what: Callable[[], bool], said: Callable[[], str]) -> None:
 class Gunicorn(Process):
     """A master of Gunicorn and its workers."""
 
-    def __init__(self, directory: Path, options: tuple[str, ...], app: str = "gunicorn_app:app") -> None:
+    def __init__(
+        self, directory: Path, options: tuple[str, ...], app: str = "gunicorn_app:app", *, new_session: bool = False
+    ) -> None:
+        command = [*(["setsid"] if new_session else []), *self.command(options, app)]
+        super().__init__(command, directory, environment_of_child(directory))
+        self.directory = directory.resolve()
+        self.port = 0
+
+    @staticmethod
+    def command(options: tuple[str, ...], app: str) -> list[str]:
+        """Return the command with the options that all tests share."""
         command = [sys.executable, "-m", "gunicorn", "--worker-class", "rmeinheld.gunicorn_worker.Worker"]
         # Gunicorn has a control socket since 25.
         quiet = ["--no-control-socket"] if "control_socket_disable" in make_settings() else []
         # A worker that is still booting when the master stops misses the signal: until then the handlers are the
         # master's. This limits how long the master waits for it.
-        patience = ["--graceful-timeout", "8"]
-        command += ["--bind", "127.0.0.1:0", *quiet, *patience, *options, app]
-        super().__init__(command, directory, environment_of_child(directory))
-        self.directory = directory.resolve()
-        self.port = 0
+        return [*command, "--bind", "127.0.0.1:0", *quiet, "--graceful-timeout", "8", *options, app]
 
     def await_start(self) -> None:
         """Wait until a worker answers."""
@@ -99,6 +105,27 @@ class Gunicorn(Process):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         super().kill()
+
+
+class Service(Gunicorn):
+    """A master of `rmeinheld --workers` and its workers."""
+
+    @staticmethod
+    def command(options: tuple[str, ...], app: str) -> list[str]:
+        patience = [] if "--graceful-timeout" in options else ["--graceful-timeout", "8"]
+        return [sys.executable, "-m", "rmeinheld", "--bind", "127.0.0.1:0", *patience, *options, app]
+
+    def await_ready(self, times: int = 1) -> None:
+        """Wait until a master has said this number of times that all of its workers are ready."""
+        wait_until(lambda: len(re.findall("Workers ready: ", self.log())) >= times, self.log)
+
+    def workers(self) -> list[int]:
+        """Ids of all worker processes so far."""
+        return [int(found) for found in re.findall(r"Booting worker with pid: (\d+)", self.log())]
+
+    def running(self) -> list[int]:
+        """Ids of the worker processes that run."""
+        return [pid for pid in self.workers() if self.has(pid)]
 
 
 class Masters[Kind: Gunicorn]:

@@ -1,0 +1,142 @@
+"""The application of Gunicorn behind `rmeinheld --workers N`: its configuration comes from our command line.
+
+`run_service` starts Gunicorn's arbiter in this process, as `ServiceArbiter`. Gunicorn is imported only here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from rmeinheld.application import StartError, load_application
+
+from .hooks import is_hook_set
+
+try:
+    import gunicorn
+    from gunicorn.app.base import Application, BaseApplication
+    from gunicorn.errors import ConfigError
+except ModuleNotFoundError as missing:
+    if missing.name != "gunicorn":
+        raise
+    raise StartError("several workers need Gunicorn, which is not installed: pip install gunicorn") from None
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+    from rmeinheld.configuration import Resolved
+
+__all__ = ["OLDEST", "TOO_NEW", "Service", "run_service"]
+
+OLDEST: Final = (24, 1)
+"""The oldest version of Gunicorn whose arbiter `ServiceArbiter` can change. It is in pyproject.toml, too."""
+
+TOO_NEW: Final = (28,)
+"""The first version that this package does not know."""
+
+WORKER: Final = "rmeinheld.gunicorn_worker.Worker"
+
+
+def run_service(load: Callable[[], Resolved]) -> NoReturn:
+    """Serve with the configuration that `load` returns, until a signal. It is called again at each SIGHUP.
+
+    Raises StartError if the service cannot start, and SystemExit at its end; in a worker process, too.
+    """
+    check_version(gunicorn.__version__, gunicorn.version_info)
+    Service(load).run()
+    sys.exit(0)
+
+
+def check_version(text: str, version: tuple[int | str, ...]) -> None:
+    """Raise StartError unless `ServiceArbiter` is known to work with this version of Gunicorn."""
+    numbers = tuple(number for number in version if isinstance(number, int))
+    if not OLDEST <= numbers < TOO_NEW:
+        raise StartError(
+            f"several workers need Gunicorn {'.'.join(map(str, OLDEST))} to {TOO_NEW[0] - 1}, and {text} is installed: "
+            f"pip install 'gunicorn>={'.'.join(map(str, OLDEST))},<{TOO_NEW[0]}'"
+        )
+
+
+class _Started(BaseApplication):  # type: ignore[misc]
+    """The last step of `Application.run`, which names Gunicorn's own arbiter."""
+
+    def run(self) -> None:
+        from .arbiter import ServiceArbiter
+
+        try:
+            ServiceArbiter(self).run()
+        except (RuntimeError, OSError, ValueError, ConfigError) as error:
+            # Of the master before it serves: later its loop catches everything.
+            raise StartError(" ".join(str(error).split())) from None
+
+
+class Service(Application, _Started):  # type: ignore[misc]
+    """The configuration and the application of a service."""
+
+    cfg: Any
+    resolved: Resolved
+
+    def __init__(self, load: Callable[[], Resolved]) -> None:
+        self._load = load
+        self._directory = os.getcwd()
+        super().__init__(prog="rmeinheld")
+
+    def do_load_config(self) -> None:
+        """Load the configuration, as Gunicorn does, but raise instead of ending the process.
+
+        Raises StartError, or what a configuration file raises.
+        """
+        before = self.cfg
+        try:
+            self.load_default_config()
+            self.load_config()
+            if hasattr(self.cfg, "validate"):
+                self.cfg.validate()
+        except BaseException:
+            self.cfg = before
+            raise
+
+    def load_config(self) -> None:
+        # A relative path means the same at a reload.
+        os.chdir(self._directory)
+        resolved = self._load()
+        for name, value in resolved.gunicorn.items():
+            self.cfg.set(name, value)
+        # The arbiter opens the sockets before the first fork, so that a worker that leaves strands no connection.
+        self.cfg.set("reuse_port", False)
+        self.cfg.set("default_proc_name", resolved.target)
+        self._check_worker_class()
+        self._check_certificate()
+        self.cfg.rmeinheld_options = dict(resolved.options)
+        self.chdir()
+        self.resolved = resolved
+
+    def load(self) -> WSGIApplication:
+        """Import the application. Raises StartError."""
+        return load_application(self.resolved.target)
+
+    def _check_worker_class(self) -> None:
+        from .worker import Worker
+
+        try:
+            given = self.cfg.worker_class
+        except RuntimeError as error:
+            raise StartError(f"worker_class: {error}") from None
+        if not issubclass(given, Worker):
+            raise StartError(
+                f"worker_class must be a subclass of {WORKER}, not {self.cfg.worker_class_str!r}; "
+                "use Gunicorn's own command for other workers"
+            )
+
+    def _check_certificate(self) -> None:
+        """Read the files of TLS, so that a bad one is noticed before a worker needs it."""
+        from gunicorn.sock import ssl_context
+
+        if self.cfg.is_ssl and not is_hook_set(self.cfg, "ssl_context"):
+            try:
+                ssl_context(self.cfg)
+            except (OSError, ValueError) as error:
+                names = ", ".join(filter(None, (self.cfg.certfile, self.cfg.keyfile, self.cfg.ca_certs)))
+                raise StartError(f"TLS cannot use {names}: {error}") from None

@@ -1,0 +1,521 @@
+"""Gunicorn's arbiter with our rules: a replacement is ready before a worker leaves, and a service stops without loss.
+
+It changes what Gunicorn does at SIGHUP, SIGTERM, SIGINT, SIGUSR2 and SIGWINCH, and when workers ask to be replaced or
+fail. `replacement.plan` decides who starts and who leaves. The states of the workers are in the scoreboard.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from gunicorn import util
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
+from gunicorn.pidfile import Pidfile
+
+from rmeinheld._rmeinheld import Scoreboard
+from rmeinheld.application import StartError
+
+from .handing_on import HandedOn, hand_on
+from .replacement import GrowingPause, Member, plan
+from .sockets import ServiceSocket, open_sockets, opened_again, passed_by_systemd, taken_over
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rmeinheld.settings import Settings
+
+    from .application import Service
+
+__all__ = ["ServiceArbiter"]
+
+SLOTS: Final = 256
+"""Most workers at a time, those of another master and those that leave included."""
+
+BRISK_SECONDS: Final = 0.1
+"""Most time between two looks at the workers while a worker starts or leaves."""
+
+YOUNG_SECONDS: Final = 2.0
+"""Time after its readiness in which the end of a worker counts as a crash in a loop."""
+
+KILL_SECONDS: Final = 0.5
+"""Time after graceful_timeout, in which a worker answers what is left, until the master kills it."""
+
+QUICK_SECONDS: Final = 0.7
+"""Time that workers have to end after a second Ctrl-C."""
+
+REASONS: Final = {
+    "requests": "max_requests is reached",
+    "memory": "max_worker_memory is exceeded",
+    "lifetime": "max_worker_lifetime is over",
+    "reload": "its code has changed",
+}
+"""Reasons for which a worker asks to be replaced, as the log names them."""
+
+
+class ServiceArbiter(Arbiter):  # type: ignore[misc]
+    """The master process of a service."""
+
+    app: Service
+    cfg: Any
+    pidfile: Any
+    worker_class: Any
+    reexec_pid: int
+    master_pid: int
+    LISTENERS: list[ServiceSocket]
+    _last_logged_active_worker_count: int | None
+
+    def __init__(self, app: Service) -> None:
+        self._inherited = HandedOn.from_environment(os.environ)
+        self.scoreboard = self._inherited.scoreboard() if self._inherited else Scoreboard(SLOTS)
+        self._stale = 0
+        self._was_ready = False
+        self._is_complete = False
+        self._is_changing = True
+        self._is_interrupted = self._is_ending = self._is_quick = self._is_stopping = False
+        self._crashes = GrowingPause()
+        self._refusals = GrowingPause()
+        self._refused = ""
+        self._admin: list[ServiceSocket] = []
+        super().__init__(app)
+        # Gunicorn takes sys.argv, which `python -m` changes.
+        self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
+
+    @property
+    def settings(self) -> Settings:
+        return self.app.resolved.settings
+
+    @property
+    def _is_alone(self) -> bool:
+        """Is there no other master, of before or after SIGUSR2, that goes on serving?"""
+        return self.reexec_pid == 0 == self.master_pid
+
+    # --- start ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Open the sockets, and start as Gunicorn does. systemd gets no READY before the workers are ready."""
+        if self._inherited:
+            passed = taken_over(self._inherited.listeners, self.settings)
+            self.LISTENERS = opened_again(passed, self._binds(passed), self.settings, self._owner())
+            _close(one for one in passed if one not in self.LISTENERS)
+            os.environ.pop("GUNICORN_FD", None)
+        else:
+            self.LISTENERS = self._sockets()
+        notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
+        try:
+            super().start()
+        except BaseException:
+            _close(self.LISTENERS, unlink=self._is_alone)
+            raise
+        finally:
+            if notify_socket is not None:
+                os.environ["NOTIFY_SOCKET"] = notify_socket
+
+    def _sockets(self) -> list[ServiceSocket]:
+        """Open the sockets of the configuration; those from systemd count if no address is configured."""
+        if "bind" not in self.app.resolved.given and (passed := passed_by_systemd(self.settings)):
+            return passed
+        return open_sockets(self.settings.bind, self.settings, self._owner())
+
+    def _binds(self, passed: list[ServiceSocket]) -> list[str]:
+        """Return the configured addresses, or those of sockets that systemd has passed."""
+        activated = [one.bind for one in passed if one.bind.startswith("fd://")]
+        return activated or list(self.settings.bind)
+
+    def _owner(self) -> tuple[int, int] | None:
+        """Return the user and group of the workers, if they are not those of the master."""
+        wanted = self.cfg.uid, self.cfg.gid
+        return None if wanted == (os.geteuid(), os.getegid()) else wanted
+
+    # --- workers --------------------------------------------------------------------------------------------------
+
+    def spawn_worker(self) -> int | None:
+        """Start a worker with a slot in the scoreboard. If that fails, the log says so and the next try comes later."""
+        try:
+            slot = self.scoreboard.reserve()
+        except RuntimeError as error:
+            self._release_slots_of_the_dead()
+            self._cannot_spawn(error)
+            return None
+        made = self.worker_class
+
+        def make(*arguments: Any) -> Any:
+            worker = made(*arguments)
+            worker.scoreboard, worker.slot = self.scoreboard, slot
+            worker.ready_at, worker.ends_by = None, None
+            return worker
+
+        self.worker_class = make
+        pid = os.getpid()
+        try:
+            started: int = super().spawn_worker()
+            return started
+        except OSError as error:
+            if os.getpid() != pid:
+                raise
+            self.scoreboard.release(slot)
+            self._cannot_spawn(error)
+            return None
+        finally:
+            self.worker_class = made
+
+    def _cannot_spawn(self, error: Exception) -> None:
+        if not self._was_ready and not self.WORKERS:
+            raise HaltServer(f"Cannot start a worker: {error}", 1)
+        pause = self._crashes.fail(time.monotonic())
+        self.log.error("Cannot start a worker: %s. The next try is in %g s", error, pause)
+
+    def manage_workers(self) -> None:
+        """Start and stop workers as `plan` says."""
+        now = time.monotonic()
+        if self._refused and self._refusals.is_over(now) and not self._is_stopping:
+            self.reload()
+        self._note_states(now)
+        step = plan(self._members(), self.num_workers, replace_first=self.settings.replace_first)
+        if self._crashes.is_over(now):
+            for _ in range(step.start):
+                self.spawn_worker()
+        for worker in list(self.WORKERS.values()):
+            if worker.age in step.leave:
+                self._retire(worker, now)
+        self._is_changing = bool(step.start) or any(self._state(one) != "ready" for one in self.WORKERS.values())
+        self._report_number()
+
+    def _members(self) -> Iterator[Member]:
+        for worker in self.WORKERS.values():
+            asks = self.scoreboard.asks(worker.slot)
+            yield Member(worker.age, self._state(worker), worker.age <= self._stale, asks)
+
+    def _state(self, worker: Any) -> str:
+        return "draining" if worker.ends_by is not None else self.scoreboard.state(worker.slot)
+
+    def _note_states(self, now: float) -> None:
+        """Note which workers have become ready, and kill those that do not end."""
+        for pid, worker in list(self.WORKERS.items()):
+            if worker.ready_at is None and self.scoreboard.state(worker.slot) == "ready":
+                worker.ready_at, self._was_ready = now, True
+            if worker.ends_by is not None and now > worker.ends_by:
+                self.log.error("Worker (pid:%s) has not ended within graceful_timeout: it is killed", pid)
+                worker.ends_by = now + KILL_SECONDS
+                self.kill_worker(pid, signal.SIGKILL)
+        was_complete, self._is_complete = self._is_complete, self._ready(self._stale) >= self.num_workers
+        if self._is_complete and not was_complete:
+            self.log.info("Workers ready: %d", self.num_workers)
+            if self.master_pid:
+                self.log.info("The new master is ready. To end the old one: kill -TERM %d", self.master_pid)
+
+    def _ready(self, stale: int = 0) -> int:
+        """Count the workers that are ready, without those up to the age `stale`."""
+        states = [self._state(worker) for worker in self.WORKERS.values() if worker.age > stale]
+        return states.count("ready")
+
+    def _retire(self, worker: Any, now: float) -> None:
+        """Have a worker leave. One that is importing has nothing to finish."""
+        was_ready = self._state(worker) == "ready"
+        reason = self.scoreboard.asks(worker.slot)
+        why = "reload" if worker.age <= self._stale else REASONS.get(reason, reason) or "there are workers enough"
+        self.log.info("Worker (pid:%s) leaves: %s", worker.pid, why)
+        worker.ends_by = now + self.cfg.graceful_timeout + KILL_SECONDS
+        self.scoreboard.set_state(worker.slot, "draining")
+        self.kill_worker(worker.pid, signal.SIGTERM if was_ready else signal.SIGQUIT)
+
+    def _report_number(self) -> None:
+        """Log the number of workers for statsd, as Gunicorn does."""
+        number = len(self.WORKERS)
+        if self._last_logged_active_worker_count != number:
+            self._last_logged_active_worker_count = number
+            extra = {"metric": "gunicorn.workers", "value": number, "mtype": "gauge"}
+            self.log.debug("%d workers", number, extra=extra)
+
+    def reap_workers(self) -> None:
+        """Take note of workers that have ended. One that cannot start ends the service only at its first start."""
+        known = dict(self.WORKERS)
+        upgrade = self.reexec_pid
+        halts: dict[int, HaltServer] = {}
+        while True:
+            try:
+                super().reap_workers()
+                break
+            except HaltServer as halt:
+                # Gunicorn has left it half reaped.
+                for pid in [pid for pid, worker in known.items() if pid not in halts and _is_half_reaped(pid, worker)]:
+                    halts[pid] = halt
+                    self.WORKERS.pop(pid, None)
+                    known[pid].tmp.close()
+                    self.cfg.child_exit(self, known[pid])
+        for pid in known.keys() - self.WORKERS.keys():
+            self._note_end(known[pid], halts.get(pid))
+        if upgrade and not self.reexec_pid:
+            self._release_slots_of_the_dead()
+            self.log.warning("The new master (pid:%s) has ended; this one goes on", upgrade)
+
+    def _note_end(self, worker: Any, halt: HaltServer | None) -> None:
+        state, now = self._state(worker), time.monotonic()
+        self.scoreboard.release(worker.slot)
+        if state == "draining" or self._is_stopping:
+            return
+        if halt is not None and not self._was_ready:
+            raise halt
+        if worker.ready_at is None or now - worker.ready_at < YOUNG_SECONDS:
+            pause = self._crashes.fail(now, is_free=worker.ready_at is not None)
+            what = "could not start" if worker.ready_at is None else "has crashed"
+            if pause:
+                self.log.error(
+                    "Worker (pid:%s) %s; %d workers go on, and the next try is in %g s",
+                    worker.pid,
+                    what,
+                    self._ready(),
+                    pause,
+                )
+
+    def _release_slots_of_the_dead(self) -> None:
+        """Release the slots of workers whose master has died, too."""
+        ours = {worker.slot for worker in self.WORKERS.values()}
+        for slot in range(SLOTS):
+            if slot not in ours and self.scoreboard.state(slot) != "free" and (pid := self.scoreboard.pid(slot)):
+                if not _exists(pid):
+                    self.scoreboard.release(slot)
+
+    # --- signals --------------------------------------------------------------------------------------------------
+
+    def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
+        """Wait for signals, more briefly while a worker starts or leaves: it may not be allowed to send one."""
+        signals: list[int] = super().wait_for_signals(min(timeout, BRISK_SECONDS) if self._is_changing else timeout)
+        interrupts = signals.count(signal.SIGINT)
+        self._is_quick |= interrupts > (0 if self._is_ending else 1)
+        return signals
+
+    def handle_int(self) -> None:
+        """SIGINT: stop, and finish the requests in progress. A second one ends them."""
+        self._is_interrupted = True
+        raise StopIteration
+
+    def handle_hup(self) -> None:
+        """SIGHUP: load the configuration and the application anew."""
+        self._refused = ""
+        self._refusals.reset()
+        super().handle_hup()
+
+    def handle_winch(self) -> None:
+        """SIGWINCH: stop the workers, unless it comes from the size of a terminal's window."""
+        if self.cfg.daemon or not _has_terminal():
+            self.log.info("The workers leave; SIGHUP starts others")
+            self.num_workers = 0
+        else:
+            self.log.debug("SIGWINCH is ignored: this process has a terminal")
+
+    def maybe_promote_master(self) -> None:
+        """Become the only master if the old one has ended."""
+        is_promoted = self.master_pid not in (0, os.getppid())
+        try:
+            super().maybe_promote_master()
+        except RuntimeError as error:
+            self.log.error("pidfile: %s", error)
+        if is_promoted:
+            self._release_slots_of_the_dead()
+
+    # --- reload ---------------------------------------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """Load the configuration anew. Workers with the old one leave as their replacements become ready.
+
+        If the new configuration is refused, everything stays as it is, and the next try comes after a growing pause.
+        """
+        before = _Before(self)
+        opened: list[ServiceSocket] = []
+        try:
+            self._reset_environment()
+            self.app.reload()
+            opened = opened_again(self.LISTENERS, self._binds(self.LISTENERS), self.settings, self._owner())
+            self.setup(self.app)
+            self.cfg.on_reload(self)
+            self._change_pidfile()
+        except (Exception, SystemExit) as error:
+            _close((one for one in opened if one not in self.LISTENERS), unlink=True)
+            before.put_back()
+            self._refuse(error)
+            return
+        _close((one for one in self.LISTENERS if one not in opened), unlink=True)
+        if opened != self.LISTENERS:
+            self.LISTENERS = opened
+            self.log.info("Listening at: %s", ",".join(map(str, opened)))
+        self.log.reopen_files()
+        util._setproctitle(f"master [{self.proc_name}]")
+        self._stale, self._refused = self.worker_age, ""
+        self._crashes.reset()
+        self._refusals.reset()
+
+    def _refuse(self, error: BaseException) -> None:
+        text = " ".join(f"{error}".split()) or type(error).__name__
+        if not isinstance(error, StartError):
+            text = f"{type(error).__name__}: {text}"
+        pause = self._refusals.fail(time.monotonic())
+        if text != self._refused:
+            self.log.error(
+                "The new configuration is refused, and the old one stays in use: %s. The next try is in %g s",
+                text,
+                pause,
+            )
+        self._refused = text
+
+    def _reset_environment(self) -> None:
+        """Undo the variables of `--env`, as Gunicorn does before it reads the configuration."""
+        for name in self.cfg.env:
+            if name in self.cfg.env_orig:
+                os.environ[name] = self.cfg.env_orig[name]
+            else:
+                os.environ.pop(name, None)
+
+    def _change_pidfile(self) -> None:
+        """Write another file if the configuration names another. Raises RuntimeError if another process owns it."""
+        path = self.cfg.pidfile
+        if path is not None and self.master_pid:
+            path += ".2"
+        if path == (None if self.pidfile is None else self.pidfile.fname):
+            return
+        new = None if path is None else Pidfile(path)
+        if new is not None:
+            new.create(self.pid)
+        if self.pidfile is not None:
+            self.pidfile.unlink()
+        self.pidfile = new
+
+    # --- upgrade --------------------------------------------------------------------------------------------------
+
+    def reexec(self) -> None:
+        """Start a new master with the same sockets and scoreboard. If that fails, this one goes on."""
+        if self.reexec_pid or self.master_pid:
+            super().reexec()
+            return
+        pid = os.getpid()
+        with hand_on(self.cfg.env_orig, self.scoreboard, self.LISTENERS, self._admin):
+            try:
+                super().reexec()
+            except BaseException as error:
+                self.log.error("Cannot start a new master: %s: %s. This one goes on", type(error).__name__, error)
+                if os.getpid() != pid:
+                    # The copy of this process, which must not touch the workers.
+                    os._exit(1)
+
+    # --- stop -----------------------------------------------------------------------------------------------------
+
+    def stop(self, graceful: bool = True) -> None:
+        """Stop the workers. With `graceful`, accept for `drain_delay` more, and wait for the requests in progress."""
+        if self._is_ending:
+            return
+        self._is_ending = self._is_changing = True
+        if self._is_alone:
+            self.scoreboard.is_stopping = True
+        if graceful and self._is_alone and self._was_ready and not self._is_interrupted and self.settings.drain_delay:
+            self._drain()
+        self._is_stopping = True
+        _close(self.LISTENERS, unlink=self._is_alone)
+        _close(self._admin, unlink=self._is_alone)
+        self.LISTENERS = []
+        for worker in self.WORKERS.values():
+            self.scoreboard.set_state(worker.slot, "draining")
+        self._signal_all(signal.SIGTERM if graceful else signal.SIGQUIT)
+        self._await_workers(graceful)
+        self._signal_all(signal.SIGKILL)
+        deadline = time.monotonic() + KILL_SECONDS
+        while self.WORKERS and time.monotonic() < deadline:
+            self.reap_workers()
+            time.sleep(0.001)
+
+    def _signal_all(self, number: int) -> None:
+        self.kill_workers(number)
+        if getattr(self, "dirty_arbiter_pid", 0):
+            self.kill_dirty_arbiter(number)
+
+    def _drain(self) -> None:
+        """Go on for `drain_delay` while readiness fails. SIGINT or SIGQUIT ends it."""
+        self.log.info("Not ready any more; accepting goes on for %g s (drain_delay)", self.settings.drain_delay)
+        deadline = time.monotonic() + self.settings.drain_delay
+        while (left := deadline - time.monotonic()) > 0 and not self._is_quick:
+            self._handle_while_stopping(left)
+            self.murder_workers()
+            self.manage_workers()
+
+    def _await_workers(self, graceful: bool) -> None:
+        """Wait until the workers have ended, for `graceful_timeout` at most; for less after a further Ctrl-C."""
+        deadline = time.monotonic() + self.cfg.graceful_timeout + KILL_SECONDS
+        is_quick = not graceful
+        while self.WORKERS or getattr(self, "dirty_arbiter_pid", 0):
+            now = time.monotonic()
+            if self._is_quick and not is_quick:
+                is_quick, deadline = True, now + QUICK_SECONDS
+                self._signal_all(signal.SIGQUIT)
+            if now >= deadline:
+                return
+            self._handle_while_stopping(max(deadline - now, 0.001))
+            self.murder_workers()
+
+    def _handle_while_stopping(self, timeout: float) -> None:
+        for number in self.wait_for_signals(timeout):
+            if number == signal.SIGQUIT:
+                self._is_quick = True
+            elif number == signal.SIGCHLD:
+                self.handle_chld()
+            elif number == signal.SIGUSR1:
+                self.handle_usr1()
+
+
+class _Before:
+    """The configuration of a master, to put back if the next one is refused."""
+
+    def __init__(self, arbiter: ServiceArbiter) -> None:
+        self._arbiter, self._environ, self._directory = arbiter, dict(os.environ), os.getcwd()
+        self._cfg, self._resolved, self._number = arbiter.app.cfg, arbiter.app.resolved, arbiter.num_workers
+
+    def put_back(self) -> None:
+        arbiter = self._arbiter
+        is_changed = arbiter.cfg is not self._cfg
+        arbiter.app.cfg, arbiter.app.resolved = self._cfg, self._resolved
+        with suppress(OSError):
+            os.chdir(self._directory)
+        os.environ.clear()
+        os.environ.update(self._environ)
+        if is_changed:
+            try:
+                arbiter.setup(arbiter.app)
+            except (Exception, SystemExit):
+                arbiter.log.exception("A hook failed while the old configuration was put back")
+            arbiter.cfg = self._cfg
+            arbiter._num_workers = self._number
+
+
+def _close(sockets: Iterator[ServiceSocket] | list[ServiceSocket], *, unlink: bool = False) -> None:
+    for one in list(sockets):
+        one.close(unlink=unlink)
+
+
+def _is_half_reaped(pid: int, worker: Any) -> bool:
+    try:
+        worker.tmp.fileno()
+    except ValueError:
+        # Its heartbeat file is closed, as the last step of reaping.
+        return False
+    return not _exists(pid)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True

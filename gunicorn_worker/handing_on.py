@@ -1,0 +1,64 @@
+"""The hand-over from a master to the new master that SIGUSR2 starts: sockets, the scoreboard, the crew's directory."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from rmeinheld._rmeinheld import Scoreboard
+
+from .sockets import ServiceSocket
+
+__all__ = ["VARIABLE", "HandedOn", "hand_on"]
+
+VARIABLE: Final = "_RMEINHELD_HANDED_ON"
+"""Environment variable of the new master, as JSON. It has no meaning for anything else."""
+
+
+@dataclass(frozen=True)
+class HandedOn:
+    """The hand-over of the old master. Sockets are pairs of an address and a descriptor."""
+
+    board: int
+    listeners: list[tuple[str, int]]
+    admin: list[tuple[str, int]] = field(default_factory=list)
+
+    @classmethod
+    def from_environment(cls, environ: MutableMapping[str, str]) -> HandedOn | None:
+        """Take the variable out of `environ`, so that no child finds it. None: this master is the first."""
+        text = environ.pop(VARIABLE, None)
+        if text is None:
+            return None
+        found = json.loads(text)
+        return cls(found["board"], *([(bind, number) for bind, number in found[key]] for key in ("listeners", "admin")))
+
+    def scoreboard(self) -> Scoreboard:
+        """Open the scoreboard of the service. Raises ValueError if it is of another version."""
+        os.set_inheritable(self.board, False)
+        return Scoreboard.from_descriptor(self.board)
+
+
+@contextmanager
+def hand_on(
+    environ: MutableMapping[str, str],
+    scoreboard: Scoreboard,
+    listeners: Sequence[ServiceSocket],
+    admin: Sequence[ServiceSocket],
+) -> Iterator[None]:
+    """Let a process that is started within the block inherit the descriptors, and `environ` name them."""
+    groups = {"listeners": listeners, "admin": admin}
+    text = {key: [[one.bind, one.fileno()] for one in sockets] for key, sockets in groups.items()}
+    environ[VARIABLE] = json.dumps({"board": scoreboard.descriptor, **text})
+    descriptors = [scoreboard.descriptor, *(one.fileno() for sockets in groups.values() for one in sockets)]
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, True)
+    try:
+        yield
+    finally:
+        del environ[VARIABLE]
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)

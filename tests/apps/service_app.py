@@ -1,0 +1,37 @@
+"""The application behind the tests of services. It imports for IMPORT_SECONDS, and fails where a file `broken` is."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rmeinheld.coroutine
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+time.sleep(float(os.environ.get("IMPORT_SECONDS", "0")))
+if Path("broken").exists():
+    raise RuntimeError("the file 'broken' exists")
+
+MARK = os.environ.get("MARK", "")
+EATEN: list[bytes] = []
+
+
+def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer with the process and MARK. /sleep/SECONDS waits, /eat/MIB takes memory, and /die ends the worker."""
+    match environ["PATH_INFO"].split("/")[1:]:
+        case ["sleep", seconds]:
+            environ["wsgi.errors"].write("begun to sleep\n")
+            rmeinheld.coroutine.sleep(float(seconds))
+        case ["eat", size]:
+            EATEN.append(os.urandom(1024) * 1024 * int(size))
+        case ["die"]:
+            os._exit(7)
+    answer = json.dumps({"pid": os.getpid(), "mark": MARK}).encode()
+    start_response("200 OK", [("Content-Length", str(len(answer)))])
+    return [answer]
