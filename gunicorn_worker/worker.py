@@ -32,6 +32,7 @@ from rmeinheld import _rmeinheld, ends
 from rmeinheld.addresses import Descriptor
 from rmeinheld.application import StartError, mounted
 from rmeinheld.coroutine import set_offload_threads, sleep, spawn
+from rmeinheld.health import answer_probes
 from rmeinheld.listeners import Listener
 from rmeinheld.option_kinds import Switch
 from rmeinheld.settings import PREFIX
@@ -80,10 +81,14 @@ class Worker(_Base):  # type: ignore[misc]
     """The states of the service's workers. The arbiter of `rmeinheld --workers` sets it; Gunicorn's own does not."""
     slot = -1
     """This worker's place in the scoreboard."""
+    admin: Listener | None = None
+    """The socket of `admin_bind`, which the arbiter opens. Each worker answers there for all."""
+    ready_workers = 1
     _engine: _rmeinheld.Server | None = None
     _grace: ends.Grace | None = None
     _limits: Limits | None = None
     _is_armed = False
+    _admin: _rmeinheld.AdminListener | None = None
     _has_asked = False
 
     @staticmethod
@@ -105,6 +110,11 @@ class Worker(_Base):  # type: ignore[misc]
 
         Raises ConfigError naming a setting or environment variable and its bad value.
         """
+        if self.scoreboard is not None:
+            self.scoreboard.claim(self.slot)
+            if self.admin is not None:
+                # Before the import, so that a worker is known to live while it imports.
+                self._admin = answer_probes(self.admin, self.scoreboard, self.ready_workers)
         try:
             settings_of(self.cfg)
         except (ValueError, TypeError) as error:

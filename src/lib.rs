@@ -50,6 +50,7 @@
 //! interp         (6) thread states, coroutines as Python sees them, exceptions
 //! --------------------------------------------------------------------------------------------------
 //! websocket      RFC 6455: the handshake; bytes in, messages and answers out
+//! crew           the workers of one service: the memory that they share
 //! http           (4) HTTP/1.x: bytes in, heads and framing out
 //! net            (7) sockets whose waits park
 //! event_loop     (1) leader and followers: poller, waits, timers, inbox
@@ -264,6 +265,7 @@
 //!   code allows it since 3.12, and a self-test at start refuses an interpreter that does not.
 
 pub mod coroutine;
+pub mod crew;
 pub mod event_loop;
 pub mod http;
 pub mod kernel;

@@ -12,6 +12,7 @@ from typing_extensions import disjoint_base
 from .settings import Settings
 
 __all__ = [
+    "AdminListener",
     "BoundedSemaphore",
     "ClientDisconnected",
     "ClientSocket",
@@ -29,6 +30,7 @@ __all__ = [
     "Lock",
     "Queue",
     "RLock",
+    "Scoreboard",
     "Semaphore",
     "Server",
     "ShutDown",
@@ -85,6 +87,130 @@ class _Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 @final
+class AdminListener:
+    """Answers `/live` and `/ready` on a listening socket, on an OS thread of its own that never takes the interpreter.
+
+    It works with a duplicate of `descriptor`, a listening TCP or Unix socket that several processes may share. `/live`
+    is answered with 200 as long as the process runs. `/ready` is answered with 200 while at least `ready_workers`
+    workers of `scoreboard` are ready, and with 503 and the reasons otherwise. A worker is ready if it accepts requests,
+    does not drain, and its loop has turned within the last `turn_limit` seconds (5 by default).
+
+    Raises ValueError for a negative or infinite `turn_limit`, and OSError for a bad descriptor.
+    """
+
+    def __new__(
+        cls, descriptor: int, scoreboard: Scoreboard, ready_workers: int = 1, turn_limit: float = 5.0
+    ) -> Self: ...
+    def start(self) -> None:
+        """Start to answer. A process calls it after its last fork.
+
+        Raises RuntimeError if called a second time, and OSError if no thread or descriptor is left.
+        """
+
+    def stop(self) -> None:
+        """Stop answering, and close the duplicate of the socket. May be repeated. In a forked child it does nothing."""
+
+@final
+class Scoreboard:
+    """The memory that the workers of a service share: a slot for each worker. Any process reads it without waking
+    others.
+
+    The master makes it before the first fork, with room for `slots` workers (256 by default). Slots have numbers from
+    0. The master reserves a slot before it forks a worker, and releases it when the worker has ended.
+
+    Raises ValueError if `slots` is not a number from 1 to 65536, and OSError if there is no memory or descriptor.
+    """
+
+    def __new__(cls, slots: int = 256) -> Self: ...
+    @staticmethod
+    def from_descriptor(descriptor: int, /) -> Scoreboard:
+        """Convert a function to be a static method.
+
+        A static method does not receive an implicit first argument. To declare a static method, use this idiom:
+
+        class C: @staticmethod def f(arg1, arg2, argN): ...
+
+        It can be called either on the class (e.g. C.f()) or on an instance (e.g. C().f()). Both the class and the
+        instance are ignored, and neither is passed implicitly as the first argument to the method.
+
+        Static methods in Python are similar to those found in Java or C++. For a more advanced concept, see the
+        classmethod builtin.
+        """
+
+    @property
+    def descriptor(self) -> int:
+        """Number of the memory's descriptor. A program started by execve(2) inherits it only if it is made
+        inheritable.
+        """
+
+    @property
+    def slots(self) -> int:
+        """Number of slots."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the whole service stops."""
+
+    @is_stopping.setter
+    def is_stopping(self, is_stopping: bool, /) -> None:
+        """Whether the whole service stops."""
+
+    def reserve(self) -> int:
+        """Take a free slot for a worker that is about to start, whose state becomes "booting". Returns its number.
+
+        Raises RuntimeError if no slot is free.
+        """
+
+    def release(self, slot: int, /) -> None:
+        """Give the slot of a worker free that has ended. Its counters stay in the sum of all."""
+
+    def claim(self, slot: int, /) -> None:
+        """Note that the calling process, a worker after its fork, owns the slot."""
+
+    def state(self, slot: int, /) -> str:
+        """Return the state of a slot: "free", "booting", "ready" or "draining"."""
+
+    def set_state(self, slot: int, state: str, /) -> None:
+        """Set the state of a slot. A worker that drains does not become ready again: "ready" then changes nothing.
+
+        Raises ValueError for an unknown state.
+        """
+
+    def asks(self, slot: int, /) -> str:
+        """Return the reason why the worker asks to be replaced: "requests", "memory", "lifetime", "reload"; ""
+        without.
+        """
+
+    def ask(self, slot: int, reason: str, /) -> None:
+        """Ask for a replacement of the worker. An empty reason takes the wish back.
+
+        Raises ValueError for an unknown reason.
+        """
+
+    def pid(self, slot: int, /) -> int:
+        """Return the process id of the worker; 0 before the worker has written it."""
+
+    def generation(self, slot: int, /) -> int:
+        """Return how many workers have owned the slot, the current one included."""
+
+    def turn_age(self, slot: int, /) -> float:
+        """Return how many seconds the running turn of the worker's loop has lasted; 0 while the loop waits for
+        events.
+        """
+
+    def counters(self, slot: int | None = None) -> dict[str, int]:
+        """Return the numbers of one worker, or of all, with those that have ended (None, the default).
+
+        "requests" (answered) and "connections" (accepted) only grow. "open_connections", "in_progress" (requests) and
+        "websockets" are those of now.
+        """
+
+    def ready_workers(self) -> int:
+        """Return the number of workers that are ready, alive, and whose loop has turned within the last five
+        seconds.
+        """
+
+@final
 class Server:
     """The engine of one server. It runs once.
 
@@ -95,7 +221,10 @@ class Server:
     may end a connection without the closing alert of TLS. `access_log` is the descriptor of an access log that is open
     already; the engine writes to a duplicate, and the setting `access_logfile` names the file.
 
+    With `scoreboard` (None by default) the engine notes its turns, counters and state in the slot `slot`.
+
     Raises TypeError if `app` is not callable, and OSError for a bad descriptor or if the access log cannot be opened.
+    Raises ValueError if the scoreboard has no such slot.
     """
 
     def __new__(
@@ -106,6 +235,9 @@ class Server:
         ssl_context: SSLContext | None = None,
         suppress_ragged_eofs: bool = True,
         access_log: int | None = None,
+        *,
+        scoreboard: Scoreboard | None = None,
+        slot: int = -1,
     ) -> Self: ...
     @property
     def running(self) -> bool:

@@ -22,6 +22,7 @@ from .addresses import Address, parse_address
 from .application import StartError, load_application, mounted
 from .configuration import Command, Resolved, report
 from .coroutine import set_offload_threads
+from .health import watched
 from .listeners import close_all, systemd_descriptors
 from .running import make_engine, open_listeners, serve
 
@@ -119,6 +120,8 @@ def _serve_alone(resolved: Resolved) -> None:
     _prepare_process(resolved)
     with ExitStack() as stack:
         stack.enter_context(_error_log(resolved))
+        with _as_start_error(resolved.label("admin_bind")):
+            health = stack.enter_context(watched(settings))
         app = _load_patched(resolved)
         if settings.root_path is not None:
             app = mounted(app, settings.root_path)
@@ -127,11 +130,11 @@ def _serve_alone(resolved: Resolved) -> None:
         with _as_start_error():
             listeners = open_listeners(_addresses(resolved), settings)
             stack.callback(close_all, listeners)
-            engine = make_engine(app, listeners, settings)
+            engine = make_engine(app, listeners, settings, health)
         if settings.pid is not None:
             stack.enter_context(_pid_file(settings.pid))
         with _as_hang():
-            serve(engine, listeners, settings, exit_status=FAILURE)
+            serve(engine, listeners, settings, exit_status=FAILURE, health=health)
 
 
 @contextmanager

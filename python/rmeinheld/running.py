@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import _rmeinheld, ends, error_log, stdio
 from .addresses import DEFAULT_HOST, DEFAULT_PORT, Address, address_of, parse_address
+from .health import Health
 from .listeners import Listener, close_all, open_all
 from .option_kinds import Seconds
 from .process_state import defaults, start_hooks, state
@@ -95,12 +96,19 @@ def open_listeners(addresses: Sequence[Address], settings: Settings) -> list[Lis
     return open_all(addresses, backlog=settings.backlog, reuse_port=settings.reuse_port, umask=settings.umask)
 
 
-def make_engine(app: WSGIApplication, listeners: Sequence[Listener], settings: Settings) -> _rmeinheld.Server:
-    """Make the engine that serves `app` on `listeners`. Raises OSError if the access log cannot be opened."""
+def make_engine(
+    app: WSGIApplication, listeners: Sequence[Listener], settings: Settings, health: Health | None = None
+) -> _rmeinheld.Server:
+    """Make the engine that serves `app` on `listeners`, and notes its work for `health`.
+
+    Raises OSError if the access log cannot be opened.
+    """
     if settings.wsgi_errors is None:
         settings = replace(settings, wsgi_errors=stdio.standard_error())
     sockets = [(listener.socket.fileno(), listener.server_name, listener.server_port) for listener in listeners]
-    return _rmeinheld.Server(app, sockets, settings)
+    if health is None:
+        return _rmeinheld.Server(app, sockets, settings)
+    return _rmeinheld.Server(app, sockets, settings, scoreboard=health.scoreboard, slot=health.slot)
 
 
 def serve(
@@ -110,6 +118,7 @@ def serve(
     *,
     silent: bool = True,
     exit_status: int | None = None,
+    health: Health | None = None,
 ) -> None:
     """Print the start line and run `engine` with signals handled. A stop closes `listeners` at once.
 
@@ -120,7 +129,7 @@ def serve(
     names that request. Raises KeyboardInterrupt after SIGINT unless `silent`.
     """
     clean_up = _clean_up if exit_status is None else _put_back
-    _rmeinheld.exclusively(lambda: _serve(engine, listeners, settings, silent, exit_status), clean_up)
+    _rmeinheld.exclusively(lambda: _serve(engine, listeners, settings, silent, exit_status, health), clean_up)
 
 
 def start_line(listeners: Sequence[Listener]) -> str:
@@ -142,7 +151,9 @@ def _run(
         if "backlog" in given:
             for listener in pending:
                 listener.set_backlog(settings.backlog)
-        _serve(make_engine(app, listeners, settings), listeners, settings, silent)
+        # Without a service manager nothing is noted.
+        health = Health(ends_process=False) if "NOTIFY_SOCKET" in os.environ else None
+        _serve(make_engine(app, listeners, settings, health), listeners, settings, silent, health=health)
 
 
 def _serve(
@@ -151,12 +162,15 @@ def _serve(
     settings: Settings,
     silent: bool,
     exit_status: int | None = None,
+    health: Health | None = None,
 ) -> None:
     grace = ends.Grace(settings.graceful_timeout)
 
     def end(timeout: float | None) -> None:
         grace.begin(timeout)
         engine.stop(timeout)
+        if health is not None:
+            health.stop(timeout)
         # The engine has duplicates, which serve the clients that wait already. Closing ours, and removing the path of a
         # Unix socket, lets the next server take the address while this one finishes its requests.
         close_all(listeners)
@@ -170,6 +184,8 @@ def _serve(
     for hook in start_hooks:
         hook(end)
     _rmeinheld.spawn(ends.name_loop_thread)
+    if health is not None:
+        health.begin(settings.graceful_timeout)
     try:
         engine.run(signals.wakeup_fd, exit_status)
         ends.finish(engine, grace, process_ends=exit_status is not None)

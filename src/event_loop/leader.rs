@@ -265,7 +265,7 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
     if let Some(service) = with(|state| state.service.clone()).flatten() {
         service.before_poll();
     }
-    let Some((epoll, patience)) = with(|state| {
+    let Some((epoll, patience, pulse)) = with(|state| {
         let mut deadline = state.timers.next();
         for at in [state.trim_idle(), state.retry_follower].into_iter().flatten() {
             deadline = Some(deadline.map_or(at, |first| first.min(at)));
@@ -275,14 +275,21 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
         let has_more = state.woken > 0 || !resumed.is_empty() || state.has_cut_off() || state.may_take_work();
         state.tasks.extend(resumed.into_iter().map(Work::Resume));
         let patience = if has_more { Some(Duration::ZERO) } else { state.poller.patience(deadline) };
-        (state.poller.descriptor(), patience)
+        (state.poller.descriptor(), patience, state.pulse.clone())
     }) else {
         return;
     };
+    let may_wait = patience != Some(Duration::ZERO);
     released(|| {
+        if let Some(pulse) = pulse.as_ref().filter(|_| may_wait) {
+            pulse.waits();
+        }
         if let Err(error) = poller::wait(&epoll, events, patience) {
             output::say(&format!("epoll_wait fails: {error}; the process ends"));
             std::process::abort();
+        }
+        if let Some(pulse) = &pulse {
+            pulse.turns();
         }
     });
     with(|state| {

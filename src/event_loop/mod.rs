@@ -64,7 +64,7 @@ use state::{Work, with};
 pub use current::{can_park, current_stack, ident, number_of_parks, set_ident, with_local, without_parking};
 pub use inbox::LoopMessage;
 pub use poller::Interest;
-pub use roles::{Host, Service, StreamWatcher};
+pub use roles::{Host, Pulse, Service, StreamWatcher};
 pub use runtime::Runtime;
 pub use tokens::{SourceId, Ticket, WorkId};
 pub use turn::after_next_poll;
@@ -119,6 +119,12 @@ pub fn set_service(service: Option<Rc<dyn Service>>, request_limit: usize) {
         state.paused = false;
         std::mem::replace(&mut state.service, service)
     });
+    drop(previous);
+}
+
+/// Installs the observer of the loop's turns, or removes it. Call it on the loop thread.
+pub fn set_pulse(pulse: Option<Rc<dyn Pulse>>) {
+    let previous = with(|state| std::mem::replace(&mut state.pulse, pulse));
     drop(previous);
 }
 

@@ -26,6 +26,15 @@ pub trait Service {
     fn before_poll(&self) {}
 }
 
+/// Observes the turns of the loop, for other processes that ask whether it still turns.
+pub trait Pulse {
+    /// The loop is about to wait for events. Without the host's state.
+    fn waits(&self);
+
+    /// A turn begins: the wait is over, or there was none. Without the host's state, which may take long to come back.
+    fn turns(&self);
+}
+
 /// Watches a stream while work is in progress on it, even if that work waits for other things or for nothing. The cap
 /// does not hold a watcher back: it serves requests that have begun.
 pub trait StreamWatcher: Send + Sync + 'static {

@@ -12,7 +12,7 @@ use slab::Slab;
 use super::current;
 use super::inbox::LoopMessage;
 use super::poller::{Notice, Poller};
-use super::roles::{Host, Service, StreamWatcher};
+use super::roles::{Host, Pulse, Service, StreamWatcher};
 use super::runtime::Runtime;
 use super::timers::{Target, Timers};
 use super::tokens::{SourceId, Ticket, WorkId};
@@ -46,6 +46,8 @@ pub struct LoopState {
     pub host: Arc<dyn Host>,
     pub runtime: Arc<Runtime>,
     pub service: Option<Rc<dyn Service>>,
+    /// Observes the turns; `None` if no other process asks.
+    pub pulse: Option<Rc<dyn Pulse>>,
     pub poller: Poller,
     pub timers: Timers,
     pub units: Slab<Rc<Unit>>,
@@ -142,6 +144,7 @@ impl LoopState {
             host,
             runtime,
             service: None,
+            pulse: None,
             poller,
             timers: Timers::default(),
             units: Slab::new(),

@@ -216,6 +216,7 @@ impl Connection {
         shared.give_buffer(buffer);
         shared.give_head(head);
         let started = shared.logs_access().then(Instant::now);
+        shared.seat().count_begun();
         let finished = call.run(py, shared.gateway());
         if let Some(started) = started {
             shared.log_access(py, &finished, started.elapsed());

@@ -1,17 +1,19 @@
 //! The open connections of a server: those at rest, and those that a coroutine serves.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use slab::Slab;
 
 use super::connection::Connection;
 use super::idle::{Candidate, Idle};
 use super::shared::Shared;
+use crate::crew::seat::Seat;
 use crate::event_loop::SourceId;
 
 /// The connections by their keys, which are the owners of their sources in the loop. Lives on the loop thread.
-#[derive(Default)]
 pub struct Connections {
+    seat: Arc<Seat>,
     slots: RefCell<Slab<ConnectionSlot>>,
     idle: Idle,
 }
@@ -23,6 +25,11 @@ enum ConnectionSlot {
 }
 
 impl Connections {
+    /// No connection is open. The numbers of connections are noted in `seat`.
+    pub fn new(seat: Arc<Seat>) -> Connections {
+        Connections { seat, slots: RefCell::default(), idle: Idle::default() }
+    }
+
     /// How many connections are open.
     pub fn count(&self) -> usize {
         self.slots.borrow().len()
@@ -30,7 +37,9 @@ impl Connections {
 
     /// Reserves the key of a new connection.
     pub fn reserve(&self) -> usize {
-        self.slots.borrow_mut().insert(ConnectionSlot::Busy)
+        let key = self.slots.borrow_mut().insert(ConnectionSlot::Busy);
+        self.seat.count_accepted(self.count());
+        key
     }
 
     /// Takes a connection to serve it, if it rests and its source is still this one.
@@ -60,6 +69,7 @@ impl Connections {
         // Closing may run Python code, so nothing is borrowed meanwhile.
         let removed = self.slots.borrow_mut().try_remove(key);
         drop(removed);
+        self.seat.note_open(self.count());
     }
 
     /// Prepares for a stop of the server: closes every connection at rest that has nothing to wait for.

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
+use crate::crew;
+
 /// How often a cleanup is called that exceptions cut short: each raising signal handler does so once.
 const CLEANUP_ATTEMPTS: usize = 10;
 
@@ -46,4 +48,5 @@ pub fn exclusively<'py>(function: &Bound<'py, PyAny>, cleanup: &Bound<'py, PyAny
 /// Forgets the server in the child of a fork: it belongs to the parent.
 pub fn forget_in_child() {
     IS_RUNNING.store(false, Ordering::Release);
+    crew::seat::forget_in_child();
 }

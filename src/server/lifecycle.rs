@@ -17,8 +17,11 @@ use super::given_descriptor::given_descriptor;
 use super::service::LoopService;
 use super::settings::Settings;
 use super::shared::Shared;
+use super::shared_scoreboard::SharedScoreboard;
 use super::stop_signal::StopSignal;
 use super::tls::Tls;
+use crate::crew::scoreboard::WorkerState;
+use crate::crew::seat::Seat;
 use crate::event_loop::{self, LoopMessage, Runtime};
 use crate::interp;
 use crate::kernel::{LentDescriptor, timespec_until};
@@ -54,7 +57,10 @@ const NEXT_WORD: Duration = Duration::from_secs(10);
 /// may end a connection without the closing alert of TLS. `access_log` is the descriptor of an access log that is open
 /// already; the engine writes to a duplicate, and the setting `access_logfile` names the file.
 ///
+/// With `scoreboard` (None by default) the engine notes its turns, counters and state in the slot `slot`.
+///
 /// Raises TypeError if `app` is not callable, and OSError for a bad descriptor or if the access log cannot be opened.
+/// Raises ValueError if the scoreboard has no such slot.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct Server {
     prepared: Mutex<Option<Prepared>>,
@@ -76,7 +82,9 @@ struct Prepared {
 #[pymethods]
 impl Server {
     #[new]
-    #[pyo3(signature = (app, listeners, settings, ssl_context = None, suppress_ragged_eofs = true, access_log = None))]
+    #[pyo3(signature = (app, listeners, settings, ssl_context = None, suppress_ragged_eofs = true, access_log = None, *,
+        scoreboard = None, slot = -1))]
+    #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn new(
         py: Python<'_>,
         app: Bound<'_, PyAny>,
@@ -85,12 +93,16 @@ impl Server {
         ssl_context: Option<Py<PyAny>>,
         suppress_ragged_eofs: bool,
         access_log: Option<RawFd>,
+        scoreboard: Option<PyRef<'_, SharedScoreboard>>,
+        slot: i64,
     ) -> PyResult<Server> {
         if !app.is_callable() {
             let message = format!("the application must be callable, not {}", app.get_type().name()?);
             return Err(PyTypeError::new_err(message));
         }
-        let gateway = Gateway::new(py, app.unbind(), settings.gateway(py))?;
+        let seat =
+            Arc::new(scoreboard.map(|scoreboard| scoreboard.seat(slot)).transpose()?.unwrap_or_else(Seat::private));
+        let gateway = Gateway::new(py, app.unbind(), settings.gateway(py), Arc::clone(&seat))?;
         let (mut sockets, mut templates) = (Vec::new(), Vec::new());
         for (number, name, port) in listeners {
             sockets.push(given_descriptor(number, "a listening socket", Listener::new)?);
@@ -110,7 +122,7 @@ impl Server {
         Ok(Server {
             graceful_timeout: settings.graceful_timeout(),
             request_limit: settings.worker_connections,
-            stop_signal: Arc::new(StopSignal::new(gateway.stop_flag().clone(), settings.graceful_timeout())?),
+            stop_signal: Arc::new(StopSignal::new(gateway.stop_flag().clone(), settings.graceful_timeout(), seat)?),
             prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log, tls })),
             runtime: Mutex::new(None),
         })
@@ -329,6 +341,19 @@ fn abort_unless_in_time() -> Arc<AtomicBool> {
     in_time
 }
 
+/// Notes the turns of the loop in the server's seat.
+struct Heartbeat(Arc<StopSignal>);
+
+impl event_loop::Pulse for Heartbeat {
+    fn waits(&self) {
+        self.0.seat().note_wait();
+    }
+
+    fn turns(&self) {
+        self.0.seat().note_turn();
+    }
+}
+
 /// Makes the service and starts to accept. On the loop thread.
 fn install(prepared: Prepared, stop_signal: Arc<StopSignal>, request_limit: usize) {
     let Prepared { settings, gateway, sockets, templates, access_log, tls } = prepared;
@@ -338,4 +363,7 @@ fn install(prepared: Prepared, stop_signal: Arc<StopSignal>, request_limit: usiz
     SERVICE.with(|slot| *slot.borrow_mut() = Rc::downgrade(&service));
     event_loop::set_service(Some(Rc::clone(&service) as Rc<dyn event_loop::Service>), request_limit);
     service.begin();
+    event_loop::set_pulse(stop_signal.seat().shared().map(|_| Rc::new(Heartbeat(Arc::clone(&stop_signal))) as Rc<_>));
+    // After a stop that came first it changes nothing.
+    stop_signal.seat().set_state(WorkerState::Ready);
 }

@@ -12,6 +12,8 @@
 //! | `idle`              | connections that may be closed to make room, the longest idle first   |
 //! | `connection`        | one connection: reading heads, running requests, closing              |
 //! | `shared`            | shared by connections: application, settings, logs, buffers           |
+//! | `admin_listener`    | `AdminListener`, which answers probes, as Python sees it              |
+//! | `shared_scoreboard` | `Scoreboard`, as Python sees it                                       |
 //! | `settings`          | the settings, as Rust values                                          |
 //! | `access_log`        | the access log: its file, and its lines                               |
 //! | `access_log_format` | the format of its lines, in Gunicorn's atoms                          |
@@ -24,6 +26,7 @@
 mod accepting;
 mod access_log;
 mod access_log_format;
+mod admin_listener;
 mod connection;
 mod connection_limit;
 mod connections;
@@ -37,10 +40,13 @@ mod listening;
 mod service;
 mod settings;
 mod shared;
+mod shared_scoreboard;
 mod stop_signal;
 mod tls;
 
 pub use access_log_format::parse as parse_access_log_format;
+pub use admin_listener::AdminListener;
 pub use error_stream::ErrorStream;
 pub use exclusive::{exclusively, forget_in_child};
 pub use lifecycle::Server;
+pub use shared_scoreboard::SharedScoreboard;

@@ -1,6 +1,7 @@
 //! The service that the loop calls when something happens on a listening socket or a connection.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -26,7 +27,8 @@ pub struct LoopService {
 impl LoopService {
     /// A service that accepts nothing yet.
     pub fn new(shared: Shared, listeners: Vec<Listener>, tls: Option<Tls>) -> LoopService {
-        let (shared, connections) = (Rc::new(shared), Rc::<Connections>::default());
+        let connections = Rc::new(Connections::new(Arc::clone(shared.seat())));
+        let shared = Rc::new(shared);
         let accepting = Accepting::new(Rc::clone(&shared), Rc::clone(&connections), listeners, tls);
         LoopService { shared, connections, accepting }
     }

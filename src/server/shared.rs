@@ -12,6 +12,7 @@ use super::access_log::AccessLog;
 use super::connection_limit::ConnectionLimit;
 use super::settings::Settings;
 use super::stop_signal::StopSignal;
+use crate::crew::seat::Seat;
 use crate::event_loop;
 use crate::http::error::{Checked, RequestError, require};
 use crate::http::head::Head;
@@ -244,6 +245,11 @@ impl Shared {
         {
             self.gateway.report(py, "Error in the access logger", &error);
         }
+    }
+
+    /// The seat in which the server notes its work.
+    pub fn seat(&self) -> &Arc<Seat> {
+        self.stop_signal.seat()
     }
 
     /// Counts a finished request.

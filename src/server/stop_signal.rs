@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::crew::scoreboard::WorkerState;
+use crate::crew::seat::Seat;
 use crate::kernel::Bell;
 use crate::sync::lock;
 use crate::wsgi::StopFlag;
@@ -18,7 +20,7 @@ pub struct StopSignal {
     stop: Mutex<StopRequest>,
     failure: Mutex<Option<String>>,
     grace: Duration,
-    requests: AtomicU64,
+    seat: Arc<Seat>,
     clients_gone: AtomicU64,
 }
 
@@ -29,11 +31,11 @@ struct StopRequest {
 }
 
 impl StopSignal {
-    /// The state of a server whose requests have `grace` to end after a failure.
+    /// The state of a server whose requests have `grace` to end after a failure. It notes its work in `seat`.
     ///
     /// # Errors
     /// When the process has no descriptor left.
-    pub fn new(flag: StopFlag, grace: Duration) -> io::Result<StopSignal> {
+    pub fn new(flag: StopFlag, grace: Duration, seat: Arc<Seat>) -> io::Result<StopSignal> {
         Ok(StopSignal {
             bell: Bell::new()?,
             drained: AtomicBool::new(false),
@@ -41,7 +43,7 @@ impl StopSignal {
             stop: Mutex::default(),
             failure: Mutex::default(),
             grace,
-            requests: AtomicU64::new(0),
+            seat,
             clients_gone: AtomicU64::new(0),
         })
     }
@@ -70,6 +72,7 @@ impl StopSignal {
         }
         // Set at once, before the loop acts on it: the request that asks for the stop is its connection's last.
         self.flag.set();
+        self.seat.set_state(WorkerState::Draining);
         self.bell.ring();
     }
 
@@ -96,15 +99,22 @@ impl StopSignal {
         lock(&self.stop).deadline
     }
 
-    /// Counts a finished request.
+    /// The seat in which the server notes its work.
+    pub fn seat(&self) -> &Arc<Seat> {
+        &self.seat
+    }
+
+    /// Counts a finished request. On the loop thread.
     pub fn count(&self, client_gone: bool) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.clients_gone.fetch_add(u64::from(client_gone), Ordering::Relaxed);
+        self.seat.count_answered();
+        if client_gone {
+            self.clients_gone.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Requests answered so far.
     pub fn requests(&self) -> u64 {
-        self.requests.load(Ordering::Relaxed)
+        self.seat.counters().requests
     }
 
     /// Requests whose client went away before the answer was complete.

@@ -15,6 +15,7 @@ use super::spool::SpoolSettings;
 use super::stop_flag::StopFlag;
 use super::upgrade::WebSocketSettings;
 use super::{FileWrapper, SERVER_SOFTWARE};
+use crate::crew::seat::Seat;
 use crate::interp::{Level, log};
 use crate::net::Peer;
 
@@ -50,12 +51,20 @@ pub struct Gateway {
     shared: Py<PyDict>,
     pub(super) stop: StopFlag,
     pub(super) websocket: Arc<WebSocketSettings>,
+    pub(super) seat: Arc<Seat>,
 }
 
 impl Gateway {
+    /// The gateway to `application`. WebSockets are counted in `seat`.
+    ///
     /// # Errors
     /// MemoryError, or a broken `sys.stderr`.
-    pub fn new(py: Python<'_>, application: Py<PyAny>, settings: GatewaySettings) -> PyResult<Gateway> {
+    pub fn new(
+        py: Python<'_>,
+        application: Py<PyAny>,
+        settings: GatewaySettings,
+        seat: Arc<Seat>,
+    ) -> PyResult<Gateway> {
         let shared = PyDict::new(py);
         let no_body = Bound::new(py, Input::empty())?;
         shared.set_item("wsgi.version", PyTuple::new(py, [1, 0])?)?;
@@ -84,6 +93,7 @@ impl Gateway {
             keys: Keys::new(py),
             shared: shared.unbind(),
             stop,
+            seat,
         })
     }
 

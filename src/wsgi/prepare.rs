@@ -64,7 +64,8 @@ impl Gateway {
         early: Vec<u8>,
     ) -> PyResult<Bound<'py, WebSocket>> {
         let py = environ.py();
-        let websocket = WebSocket::new(handshake, Arc::clone(&self.websocket), environ, response, early)?;
+        let websocket =
+            WebSocket::new(handshake, Arc::clone(&self.websocket), Arc::clone(&self.seat), environ, response, early)?;
         let websocket = Bound::new(py, websocket)?;
         environ.set_item("gunicorn.socket", Bound::new(py, ClientSocket::new(response, &websocket))?)?;
         environ.set_item("wsgi.websocket", &websocket)?;

@@ -9,6 +9,7 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use super::session::WebSocketSession;
 use super::taken_over;
 use super::wire::WebSocketSettings;
+use crate::crew::seat::Seat;
 use crate::http::response::{FieldKind, check_field, write_field};
 use crate::interp::deadline_after;
 use crate::sync::lock;
@@ -41,6 +42,8 @@ pyo3::create_exception!(
 pub struct WebSocket {
     handshake: Handshake,
     settings: Arc<WebSocketSettings>,
+    /// Counts the WebSocket while it is open.
+    seat: Arc<Seat>,
     response: Py<StartResponse>,
     session: OnceLock<Arc<WebSocketSession>>,
     early: Mutex<Vec<u8>>,
@@ -241,6 +244,7 @@ impl WebSocket {
     pub fn new(
         handshake: Handshake,
         settings: Arc<WebSocketSettings>,
+        seat: Arc<Seat>,
         environ: &Bound<'_, PyDict>,
         response: &Bound<'_, StartResponse>,
         early: Vec<u8>,
@@ -249,6 +253,7 @@ impl WebSocket {
         Ok(WebSocket {
             handshake,
             settings,
+            seat,
             response: response.clone().unbind(),
             session: OnceLock::new(),
             early: Mutex::new(early),
@@ -283,6 +288,7 @@ impl WebSocket {
     pub fn finish(&self, py: Python<'_>, code: u16) -> u64 {
         if let Some(session) = self.session.get() {
             session.finish(py, code);
+            self.seat.count_websocket_over();
             return session.sent_bytes(py);
         }
         if let Some(stream) = self.response.get().stream() {
@@ -327,6 +333,7 @@ impl WebSocket {
             let _ = self.subprotocol.set(subprotocol);
         }
         let session = self.session.get_or_init(|| session);
+        self.seat.count_websocket();
         session.start(py)?;
         if self.response.get().is_last() {
             // A stop notifies the sessions that exist at that time; this one came later.

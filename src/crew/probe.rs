@@ -1,0 +1,166 @@
+//! The answers to probes: `/live` and `/ready`, from the scoreboard alone.
+//!
+//! Bytes in, bytes out: nothing here reads a socket or waits.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::scoreboard::{Scoreboard, WorkerState};
+use crate::http::error::RequestError;
+use crate::http::head::Head;
+use crate::http::response::{error_page, reason, write_field, write_status_line};
+
+/// The workers that an answer names one by one.
+const NAMED_WORKERS: usize = 64;
+
+const SERVER: &[u8] = b"rmeinheld";
+
+/// The rules of readiness.
+#[derive(Clone, Copy, Debug)]
+pub struct Readiness {
+    /// Workers that must be ready.
+    pub workers: u32,
+    /// How long a turn of a loop may last until its worker counts as stuck.
+    pub turn_limit: Duration,
+}
+
+/// An answer, before it is written.
+struct ProbeAnswer {
+    status: u16,
+    text: String,
+}
+
+/// The response to a request whose head is in `bytes`.
+pub fn respond(head: &Head, bytes: &[u8], board: &Scoreboard, readiness: Readiness, date: &[u8; 29]) -> Vec<u8> {
+    let method = head.method.of(bytes);
+    let is_known = method == b"GET" || method == b"HEAD";
+    let answer = match head.path.of(bytes) {
+        b"/live" | b"/ready" if !is_known => {
+            ProbeAnswer { status: 405, text: "/live and /ready are asked by GET or HEAD\n".to_owned() }
+        }
+        b"/live" => ProbeAnswer { status: 200, text: format!("live: process {}\n", std::process::id()) },
+        b"/ready" => ready(board, readiness),
+        _ => ProbeAnswer { status: 404, text: "the paths here are /live and /ready\n".to_owned() },
+    };
+    write(&answer, method == b"HEAD", date)
+}
+
+/// The response to bytes that are no request.
+pub fn refuse(error: RequestError, bytes: &[u8], date: &[u8; 29]) -> Vec<u8> {
+    error_page(error.status(), bytes, date, SERVER)
+}
+
+/// Is the service ready? The text says why it is not.
+fn ready(board: &Scoreboard, readiness: Readiness) -> ProbeAnswer {
+    if board.is_stopping() {
+        return ProbeAnswer { status: 503, text: "not ready: the service stops\n".to_owned() };
+    }
+    let ready = board.ready_workers(readiness.turn_limit);
+    let taken: Vec<u32> = board.taken().collect();
+    if ready >= readiness.workers {
+        return ProbeAnswer { status: 200, text: format!("ready: {ready} of {} workers\n", taken.len()) };
+    }
+    let mut text = format!(
+        "not ready: {ready} of {} workers are ready, and ready_workers is {}\n",
+        taken.len(),
+        readiness.workers
+    );
+    let idle = taken.iter().filter(|&&index| !board.is_ready(index, readiness.turn_limit));
+    for &index in idle.take(NAMED_WORKERS) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "worker {index} (process {}): {}", board.pid(index), why(board, index, readiness));
+    }
+    ProbeAnswer { status: 503, text }
+}
+
+/// The reason why a worker is not ready.
+fn why(board: &Scoreboard, index: u32, readiness: Readiness) -> String {
+    match board.state(index) {
+        _ if !board.is_alive(index) => "its process is gone".to_owned(),
+        WorkerState::Free => "it has ended".to_owned(),
+        WorkerState::Booting => "it starts and imports the application".to_owned(),
+        WorkerState::Draining => "it ends".to_owned(),
+        WorkerState::Ready => {
+            let (age, limit) = (board.turn_age(index).as_secs_f64(), readiness.turn_limit.as_secs_f64());
+            format!("it computes: its loop has not turned for {age:.1} s (the limit is {limit} s)")
+        }
+    }
+}
+
+fn write(answer: &ProbeAnswer, is_head: bool, date: &[u8; 29]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(256 + answer.text.len());
+    write_status_line(&mut out, format!("{} {}", answer.status, reason(answer.status)).as_bytes());
+    write_field(&mut out, b"Server", SERVER);
+    write_field(&mut out, b"Date", date);
+    write_field(&mut out, b"Content-Type", b"text/plain; charset=utf-8");
+    write_field(&mut out, b"Content-Length", answer.text.len().to_string().as_bytes());
+    write_field(&mut out, b"Cache-Control", b"no-store");
+    if answer.status == 405 {
+        write_field(&mut out, b"Allow", b"GET, HEAD");
+    }
+    write_field(&mut out, b"Connection", b"close");
+    out.extend_from_slice(b"\r\n");
+    if !is_head {
+        out.extend_from_slice(answer.text.as_bytes());
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crew::admin::HEAD_LIMITS;
+    use crate::http::head::Parsed;
+
+    const DATE: &[u8; 29] = b"Thu, 01 Jan 1970 00:00:00 GMT";
+
+    fn ask(line: &str, board: &Scoreboard, workers: u32) -> String {
+        let bytes = format!("{line} HTTP/1.1\r\nHost: probe\r\n\r\n").into_bytes();
+        let mut head = Head::new();
+        assert_eq!(head.parse(&bytes, &HEAD_LIMITS), Ok(Parsed::Complete));
+        let readiness = Readiness { workers, turn_limit: Duration::from_secs(5) };
+        String::from_utf8(respond(&head, &bytes, board, readiness, DATE)).unwrap()
+    }
+
+    #[test]
+    fn a_service_is_ready_with_enough_ready_workers() {
+        let board = Scoreboard::new(4).unwrap();
+        assert!(ask("GET /ready", &board, 1).contains("503 Service Unavailable"));
+        let (one, two) = (board.reserve().unwrap(), board.reserve().unwrap());
+        let text = ask("GET /ready", &board, 1);
+        assert!(text.ends_with("worker 1 (process 0): it starts and imports the application\n"), "{text}");
+        board.set_state(one, WorkerState::Ready);
+        assert!(ask("GET /ready?verbose", &board, 1).ends_with("\r\n\r\nready: 1 of 2 workers\n"));
+        assert!(ask("GET /ready", &board, 2).contains("not ready: 1 of 2 workers are ready, and ready_workers is 2\n"));
+        board.set_state(two, WorkerState::Ready);
+        assert!(ask("GET /ready", &board, 2).starts_with("HTTP/1.1 200 OK\r\n"));
+        board.set_state(two, WorkerState::Draining);
+        assert!(ask("GET /ready", &board, 2).ends_with("worker 1 (process 0): it ends\n"));
+        board.set_stopping(true);
+        assert!(ask("GET /ready", &board, 1).ends_with("not ready: the service stops\n"));
+        assert!(ask("GET /live", &board, 1).starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+
+    #[test]
+    fn the_answer_to_head_has_no_body_and_the_length_of_that_to_get() {
+        let board = Scoreboard::new(1).unwrap();
+        let (full, bare) = (ask("GET /ready", &board, 1), ask("HEAD /ready", &board, 1));
+        assert!(bare.ends_with("\r\n\r\n"));
+        assert_eq!(full.split_once("\r\n\r\n").unwrap().0, bare.trim_end());
+    }
+
+    #[test]
+    fn other_paths_and_methods_are_refused() {
+        let board = Scoreboard::new(1).unwrap();
+        for path in ["/", "/live/", "/ready%20", "/Ready", "*"] {
+            let line = if path == "*" { "OPTIONS *".to_owned() } else { format!("GET {path}") };
+            assert!(ask(&line, &board, 1).starts_with("HTTP/1.1 404 Not Found\r\n"), "{path}");
+        }
+        assert!(ask("GET http://other/live", &board, 1).starts_with("HTTP/1.1 200 OK\r\n"));
+        for method in ["POST", "get", "DELETE"] {
+            let answer = ask(&format!("{method} /live"), &board, 1);
+            assert!(answer.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{answer}");
+            assert!(answer.contains("\r\nAllow: GET, HEAD\r\n"));
+        }
+    }
+}
