@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -114,7 +115,17 @@ class Service(Application, _Started):  # type: ignore[misc]
         self.resolved = resolved
 
     def load(self) -> WSGIApplication:
-        """Import the application. Raises StartError."""
+        """Import the application, in a patched process: with `preload_app`, the master. Raises StartError."""
+        if self.resolved.settings.patch:
+            from rmeinheld.patch import patch_all
+
+            patch_all()
+        if self.resolved.settings.preload_app:
+            logging.getLogger("gunicorn.error").info(
+                "preload_app: the master imports %s%s. The workers share it, and SIGHUP does not load changed code",
+                self.resolved.target,
+                ", after it has patched the standard library" if self.resolved.settings.patch else "",
+            )
         return load_application(self.resolved.target)
 
     def _check_worker_class(self) -> None:

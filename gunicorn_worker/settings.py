@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from rmeinheld.access_log import DEFAULT_FORMAT
 from rmeinheld.option_kinds import KIB, MIB
-from rmeinheld.settings import OPTIONS, Settings
+from rmeinheld.settings import Settings
 
 from .error_log import Errors
+from .sources import options_of_sources
 
 if TYPE_CHECKING:
     from .access_log import Observer
@@ -100,7 +100,7 @@ SETTINGS: Final[dict[str, tuple[Kind, str]]] = {
     "http2_max_frame_size": _HTTP2,
     "http2_max_header_list_size": _HTTP2,
     "http_parser": (Kind.NONE, "the parser is the engine's own"),
-    "http_protocols": (Kind.NONE, "HTTP/1.1 only; a warning says so if h2 is configured"),
+    "http_protocols": (Kind.NONE, "HTTP/1.1 only; h2 is an error at start"),
     "initgroups": _PROCESS,
     "keepalive": (Kind.WORKER, "seconds; 0: one request for each connection"),
     "keyfile": (Kind.WORKER, "see certfile"),
@@ -208,20 +208,29 @@ _OLD_PROXY_PROTOCOLS: Final = {True: "v1", False: "off"}
 
 
 def settings_of(cfg: Any, observer: Observer | None = None, *, writes_log: bool = True) -> Settings:
-    """Return the options of this server for Gunicorn's configuration `cfg` and the environment.
+    """Return the options of this server for Gunicorn's configuration `cfg`.
+
+    Started by the command `rmeinheld`, a service has them in `cfg.rmeinheld_options`. Under Gunicorn's own command they
+    come from `cfg`, from the environment and from gunicorn.conf.py: see `sources`.
 
     The engine calls `observer` after every request. It writes the access log itself if `writes_log`.
 
-    Raises ValueError or TypeError naming an option and its bad value.
+    Raises StartError, ValueError or TypeError naming an option and its bad value.
     """
-    given = _from_gunicorn(cfg)
-    given.update(
-        wsgi_errors=Errors(cfg),
-        access_logger=observer,
-        access_logfile=cfg.accesslog if writes_log else None,
-        access_logformat=cfg.access_log_format if writes_log else DEFAULT_FORMAT,
+    options = getattr(cfg, "rmeinheld_options", None)
+    if options is None:
+        given = options_of_sources(cfg)
+        options = {**_from_gunicorn(cfg), **given}
+        options = {**_defaults(cfg, options), **options}
+    return Settings(
+        **{
+            **options,
+            "wsgi_errors": Errors(cfg),
+            "access_logger": observer,
+            "access_logfile": cfg.accesslog if writes_log else None,
+            "access_logformat": cfg.access_log_format if writes_log else DEFAULT_FORMAT,
+        }
     )
-    return Settings(**{**_defaults(cfg), **_from_environment({**os.environ, **cfg.env}), **given})
 
 
 def _from_gunicorn(cfg: Any) -> dict[str, Any]:
@@ -229,7 +238,6 @@ def _from_gunicorn(cfg: Any) -> dict[str, Any]:
     return {
         "keep_alive": cfg.keepalive,
         "worker_connections": cfg.worker_connections,
-        "graceful_timeout": cfg.graceful_timeout,
         "limit_request_line": cfg.limit_request_line,
         "limit_request_fields": _most_fields(cfg),
         # Gunicorn counts the line's CRLF. A field line has at least one byte.
@@ -249,12 +257,17 @@ def _from_gunicorn(cfg: Any) -> dict[str, Any]:
         "proxy_allow_ips": tuple(cfg.proxy_allow_ips),
         "sendfile": cfg.sendfile is not False,
         "multiprocess": cfg.workers > 1,
+        # They have no effect in the engine, but in the worker.
+        "graceful_timeout": cfg.graceful_timeout,
+        "threads": max(cfg.threads, 1),
+        "root_path": getattr(cfg, "root_path", "") or None,
     }
 
 
-def _defaults(cfg: Any) -> dict[str, Any]:
+def _defaults(cfg: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Defaults of options that differ under Gunicorn. The environment can change them."""
-    head_bytes = cfg.limit_request_line + _most_fields(cfg) * (_field_bytes(cfg) + CRLF_BYTES) + 2 * CRLF_BYTES
+    fields = options["limit_request_fields"] * (options["limit_request_field_size"] + 2 * CRLF_BYTES)
+    head_bytes = options["limit_request_line"] + fields + 2 * CRLF_BYTES
     defaults: dict[str, Any] = {
         "limit_request_head": min(max(head_bytes, 80 * KIB), 16 * MIB),
         # Gunicorn does not limit a body.
@@ -277,13 +290,3 @@ def _most_fields(cfg: Any) -> int:
 
 def _field_bytes(cfg: Any) -> int:
     return cfg.limit_request_field_size or FIELD_BYTES
-
-
-def _from_environment(variables: Mapping[str, str]) -> dict[str, Any]:
-    """Options that no Gunicorn setting decides, from variables of the environment or `--env`."""
-    options: dict[str, Any] = {}
-    for option in OPTIONS.values():
-        is_ours = option.is_of_worker and not option.gunicorn and option.scope == "server"
-        if is_ours and option.environment and (text := variables.get(option.environment)):
-            options[option.name] = option.kind.parse(option.environment, text)
-    return options

@@ -6,11 +6,11 @@ It is an ordinary Gunicorn worker. Nothing happens at import or before the fork,
 signals, `--timeout`, `--graceful-timeout` and `--max-requests` work as for Gunicorn's own workers.
 `rmeinheld.gunicorn_worker.settings` lists all settings with their effects.
 
-Options without a Gunicorn setting come from the environment or `--env`: `RMEINHELD_` and the option's name in capitals,
-such as `RMEINHELD_WEBSOCKET_PING_INTERVAL=20`.
+Options come from the environment or `--env`, too: `RMEINHELD_` and the option's name in capitals, such as
+`RMEINHELD_WEBSOCKET_PING_INTERVAL=20`; or from a global of `gunicorn.conf.py`, `websocket_ping_interval = 20`.
 
-With `RMEINHELD_PATCH=1` in the environment (or `--env RMEINHELD_PATCH=1`) a worker calls `rmeinheld.patch.patch_all()`
-before it imports the application. With `--preload` the master imports it: call `patch_all()` at the top of
+A worker calls `rmeinheld.patch.patch_all()` before it imports the application. `RMEINHELD_PATCH=0`, or `patch = False`
+in `gunicorn.conf.py`, forbids it. With `--preload` the master imports the application: call `patch_all()` at the top of
 `gunicorn.conf.py`, which is read before that.
 """
 
@@ -34,8 +34,7 @@ from rmeinheld.application import StartError, mounted
 from rmeinheld.coroutine import set_offload_threads, sleep, spawn
 from rmeinheld.health import answer_probes
 from rmeinheld.listeners import Listener
-from rmeinheld.option_kinds import Switch
-from rmeinheld.settings import PREFIX
+from rmeinheld.patch import is_patched
 from rmeinheld.stdio import fill_standard_descriptors
 
 from .access_log import Observer, access_log_descriptor, needs_gunicorns_logger
@@ -44,6 +43,7 @@ from .hooks import is_hook_set
 from .limits import Limits
 from .request import request_of
 from .settings import settings_of
+from .sources import options_of_sources, refuse_settings
 
 try:
     from gunicorn.errors import AppImportError, ConfigError
@@ -59,12 +59,12 @@ if TYPE_CHECKING:
     from ssl import SSLContext
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from rmeinheld.settings import Settings
+
 __all__ = ["MeinheldWorker", "Worker"]
 
 BEAT_SECONDS: Final = 1.0
 """Most time between two heartbeats. It is shorter with a short `--timeout`."""
-
-PATCH_VARIABLE: Final = PREFIX + "PATCH"
 
 
 class Worker(_Base):  # type: ignore[misc]
@@ -91,22 +91,40 @@ class Worker(_Base):  # type: ignore[misc]
     _admin: _rmeinheld.AdminListener | None = None
     _has_asked = False
 
-    @staticmethod
-    def check_config(cfg: Any, log: Any) -> None:
-        """Called by Gunicorn in the master, once it has its sockets."""
-        if not hasattr(cfg, "rmeinheld_options"):
-            log.info(
-                "Gunicorn's own arbiter replaces workers: they leave before their replacements are ready, and there is "
-                "no drain_delay. The command 'rmeinheld --workers' has both"
-            )
-
     @classmethod
     def setup(cls) -> None:
         """Called by Gunicorn in the master before it opens sockets, so that no socket becomes standard output."""
         fill_standard_descriptors()
 
+    @classmethod
+    def check_config(cls, cfg: Any, log: Any) -> None:
+        """Called by Gunicorn in the master, before the first worker.
+
+        Raises RuntimeError, of which Gunicorn's command makes a line, naming a setting that cannot be honoured.
+        """
+        if getattr(cfg, "rmeinheld_options", None) is not None:
+            return
+        try:
+            refuse_settings(cfg)
+            options_of_sources(cfg, log.warning)
+            settings = settings_of(cfg)
+        except (StartError, ValueError, TypeError) as error:
+            raise RuntimeError(str(error)) from None
+        log.info(
+            "Gunicorn's own arbiter replaces workers: they leave before their replacements are ready, and there is "
+            "no drain_delay. The command 'rmeinheld --workers' has both"
+        )
+        if cfg.preload_app and settings.patch and not is_patched("time"):
+            log.warning(
+                "preload_app: the application was imported before its workers patch the standard library, so names and "
+                "locks that it made at import may block. Call rmeinheld.patch.patch_all() at the top of "
+                "gunicorn.conf.py, or forbid the patch by RMEINHELD_PATCH=0"
+            )
+
     def init_process(self) -> None:
-        """Patch the standard library if configured, then start as every Gunicorn worker does, which ends with `run`.
+        """Patch the standard library, unless that is forbidden, and start as every Gunicorn worker does.
+
+        That ends with `run`.
 
         Raises ConfigError naming a setting or environment variable and its bad value.
         """
@@ -116,12 +134,11 @@ class Worker(_Base):  # type: ignore[misc]
                 # Before the import, so that a worker is known to live while it imports.
                 self._admin = answer_probes(self.admin, self.scoreboard, self.ready_workers)
         try:
-            settings_of(self.cfg)
-        except (ValueError, TypeError) as error:
+            settings = settings_of(self.cfg)
+        except (StartError, ValueError, TypeError) as error:
             raise ConfigError(str(error)) from None
-        asks_to_patch = self._asks_to_patch()
         self._obey_early()
-        if asks_to_patch:
+        if settings.patch:
             from rmeinheld.patch import patch_all
 
             patch_all()
@@ -157,29 +174,23 @@ class Worker(_Base):  # type: ignore[misc]
                 raise error.cause_shown from None
             raise AppImportError(str(error)) from None
 
-    def _asks_to_patch(self) -> bool:
-        try:
-            return Switch().parse(PATCH_VARIABLE, {**os.environ, **self.cfg.env}.get(PATCH_VARIABLE, ""))
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-
     def run(self) -> None:
         """Serve until a signal, `max_requests` or the end of the master."""
         forward_errors(self.log)
         self._arm()
         listeners = [Listener(socket.sock, Descriptor(socket.fileno())) for socket in self.sockets]
         sockets = [(one.socket.fileno(), one.server_name, one.server_port) for one in listeners]
-        if self.cfg.threads > 1:
-            set_offload_threads(self.cfg.threads)
         logs, posts = needs_gunicorns_logger(self.cfg, self.log), is_hook_set(self.cfg, "post_request")
         observer = Observer(self, logs=logs, posts=posts) if logs or posts else None
         settings = settings_of(self.cfg, observer, writes_log=not logs)
+        if settings.threads > 1:
+            set_offload_threads(settings.threads)
         ragged, context = bool(self.cfg.suppress_ragged_eofs), self._ssl_context()
-        self._grace = grace = ends.Grace(self.cfg.graceful_timeout)
+        self._grace = grace = ends.Grace(settings.graceful_timeout)
         descriptor = None if logs else access_log_descriptor(self.log)
         board: dict[str, Any] = {} if self.scoreboard is None else {"scoreboard": self.scoreboard, "slot": self.slot}
         self._engine = engine = _rmeinheld.Server(
-            self._application(), sockets, settings, context, ragged, descriptor, **board
+            self._application(settings), sockets, settings, context, ragged, descriptor, **board
         )
         if self.scoreboard is not None:
             self._limits = Limits(self.app.resolved.settings)
@@ -198,10 +209,10 @@ class Worker(_Base):  # type: ignore[misc]
             # With max_requests or a hook, the requests were counted before.
             self.nr = max(self.nr, engine.requests)
 
-    def _application(self) -> WSGIApplication:
+    def _application(self, settings: Settings) -> WSGIApplication:
         """Return the application, wrapped only as the settings need."""
         app: WSGIApplication = self.wsgi
-        if root := getattr(self.cfg, "root_path", "") or os.environ.get("SCRIPT_NAME", ""):
+        if root := settings.root_path or os.environ.get("SCRIPT_NAME", ""):
             app = mounted(app, root)
         if is_hook_set(self.cfg, "pre_request") or self.log.error_log.isEnabledFor(logging.DEBUG):
             app = self._announced(app)
@@ -216,9 +227,6 @@ class Worker(_Base):  # type: ignore[misc]
         from gunicorn.sock import ssl_context
 
         context: SSLContext = ssl_context(self.cfg)
-        if "h2" in str(getattr(self.cfg, "http_protocols", "")):
-            self.log.warning("rmeinheld speaks HTTP/1.1 only: h2 of http_protocols is not offered")
-            context.set_alpn_protocols(["http/1.1"])
         return context
 
     def _arm(self) -> None:

@@ -64,7 +64,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("--env", "RMEINHELD_PATCH=1"), ("--preload",)], ids=["", "patched", "preload"]
+    "options", [(), ("--env", "RMEINHELD_PATCH=0"), ("--preload",)], ids=["", "unpatched", "preload"]
 )
 def test_flask_is_served(start: Start, options: tuple[str, ...]) -> None:
     pytest.importorskip("flask")
@@ -80,7 +80,7 @@ def test_flask_is_served(start: Start, options: tuple[str, ...]) -> None:
     assert "Traceback" in server.log()  # of /error, in Gunicorn's error log
 
 
-@pytest.mark.parametrize("options", [(), ("--env", "RMEINHELD_PATCH=1")], ids=["", "patched"])
+@pytest.mark.parametrize("options", [(), ("--env", "RMEINHELD_PATCH=0")], ids=["", "unpatched"])
 def test_django_is_served(start: Start, tmp_path: Path, options: tuple[str, ...]) -> None:
     pytest.importorskip("django")
     variables = [f"--env={name}={value}" for name, value in make_django_site(tmp_path).items()]

@@ -285,12 +285,28 @@ def test_script_name(start: Start) -> None:
     assert server.get("/belowed")["PATH_INFO"] == "/belowed"
 
 
-@pytest.mark.parametrize("options", [(), ("--preload",)])
-def test_patching_comes_before_the_application(start: Start, tmp_path: Path, options: tuple[str, ...]) -> None:
+PATCH_THE_MASTER = "from rmeinheld.patch import patch_all\npatch_all()\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "conf", "patched"),
+    [
+        ((), "", True),
+        (("--env", "RMEINHELD_PATCH=0"), "", False),
+        ((), "patch = False", False),
+        (("--env", "RMEINHELD_PATCH=1"), "patch = False", True),
+        (("--preload",), "", False),
+        (("--preload",), PATCH_THE_MASTER, True),
+    ],
+)
+def test_patching_comes_before_the_application(
+    start: Start, tmp_path: Path, options: tuple[str, ...], conf: str, patched: bool
+) -> None:
     (tmp_path / "gunicorn_app.py").write_text(PATCHED_APP)
-    by_file = "from rmeinheld.patch import patch_all\npatch_all()\n" if options else ""
-    switch = () if options else ("--env", "RMEINHELD_PATCH=1")
-    assert start(*options, *switch, conf=by_file).get("/") == {"patched": True}
+    server = start(*options, conf=conf)
+    assert server.get("/") == {"patched": patched}
+    is_said = "preload_app: the application was imported before" in server.log()
+    assert is_said is ("--preload" in options and not patched)
 
 
 PATCHED_APP = """

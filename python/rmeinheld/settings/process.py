@@ -64,7 +64,6 @@ class ProcessOptions:
         "there.",
         precedent="Gunicorn root_path, the environment variable SCRIPT_NAME",
         gunicorn="root_path",
-        master=True,
         scope="command",
     )
     env: tuple[str, ...] = option(
