@@ -94,12 +94,8 @@ def _serve_with_arbiter(command: Command, resolved: Resolved) -> None:
     """Start Gunicorn's arbiter in this process. It ends the process."""
     # Before anything else, so that a value that Gunicorn refuses is one line.
     _ = resolved.gunicorn
-    try:
-        from .gunicorn_worker.application import run_service  # type: ignore[import-not-found,unused-ignore]
-    except ModuleNotFoundError as error:
-        if error.name != "rmeinheld.gunicorn_worker.application":
-            raise
-        raise StartError(f"{resolved.reasons[0]} has no effect yet") from None
+    from .gunicorn_worker.application import run_service
+
     if resolved.settings.umask is not None:
         os.umask(resolved.settings.umask)
     run_service(_loads(command, resolved))
