@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from .access_log import validate_format
@@ -21,7 +20,7 @@ GIB: Final = 1024 * MIB
 class Kind:
     """A kind of option value: its check, and its form on the command line."""
 
-    metavar: ClassVar[str] = ""
+    metavar: str = ""
     repeatable: ClassVar[bool] = False
     has_text: ClassVar[bool] = True
     """Can a value be written as text, on the command line or in a variable of the environment?"""
@@ -46,12 +45,13 @@ class Kind:
         return ValueError(f"{label} must be {self.expected}, not {value!r}")
 
 
-@dataclass(frozen=True)
 class Seconds(Kind):
     """A time in seconds, whole or not."""
 
-    maximum: float = YEAR_SECONDS
-    metavar: ClassVar[str] = "SECONDS"
+    metavar = "SECONDS"
+
+    def __init__(self, maximum: float = YEAR_SECONDS) -> None:
+        self.maximum = maximum
 
     @property
     def expected(self) -> str:
@@ -73,13 +73,13 @@ class Seconds(Kind):
         return self.check(label, float(text) if "." in text else int(text))
 
 
-@dataclass(frozen=True)
 class Count(Kind):
     """A whole number within a range."""
 
-    minimum: int
-    maximum: int
-    metavar: ClassVar[str] = "N"
+    metavar = "N"
+
+    def __init__(self, minimum: int, maximum: int) -> None:
+        self.minimum, self.maximum = minimum, maximum
 
     @property
     def expected(self) -> str:
@@ -102,11 +102,10 @@ class Count(Kind):
         return self.check(label, int(text))
 
 
-@dataclass(frozen=True)
 class Size(Count):
     """A number of bytes. The command line also takes K, M or G after it (powers of 1024)."""
 
-    metavar: ClassVar[str] = "BYTES"
+    metavar = "BYTES"
     factors: ClassVar[dict[str, int]] = {"": 1, "K": KIB, "M": MIB, "G": GIB}
 
     @property
@@ -125,7 +124,6 @@ class Size(Count):
         return value
 
 
-@dataclass(frozen=True)
 class Switch(Kind):
     """True or False. On the command line it is a flag without a value; an environment variable has one."""
 
@@ -153,12 +151,14 @@ class Switch(Kind):
         return self.WORDS[word]
 
 
-@dataclass(frozen=True)
 class Text(Kind):
     """A string that is not empty."""
 
     what: str = "a text"
-    metavar: ClassVar[str] = "TEXT"
+    metavar: str = "TEXT"
+
+    def __init__(self, what: str = "", metavar: str = "") -> None:
+        self.what, self.metavar = what or self.what, metavar or self.metavar
 
     @property
     def expected(self) -> str:
@@ -174,40 +174,29 @@ class Text(Kind):
         return value
 
 
-@dataclass(frozen=True)
 class Named(Text):
     """A string that is not empty, with a word of its own in the help."""
 
-    word: str = "TEXT"
 
-    @property
-    def metavar(self) -> str:  # type: ignore[override]
-        """See `Kind.metavar`."""
-        return self.word
-
-
-@dataclass(frozen=True)
 class FileName(Text):
     """The name of a file."""
 
-    what: str = "a file name"
-    metavar: ClassVar[str] = "FILE"
+    what = "a file name"
+    metavar = "FILE"
 
 
-@dataclass(frozen=True)
 class Directory(Text):
     """The name of a directory."""
 
-    what: str = "a directory"
-    metavar: ClassVar[str] = "DIR"
+    what = "a directory"
+    metavar = "DIR"
 
 
-@dataclass(frozen=True)
 class Directories(Text):
     """Directories, separated by commas as in Gunicorn."""
 
-    what: str = "directories separated by commas"
-    metavar: ClassVar[str] = "DIRS"
+    what = "directories separated by commas"
+    metavar = "DIRS"
 
     def check(self, label: str, value: object) -> str:
         """See `Kind.check`."""
@@ -217,12 +206,11 @@ class Directories(Text):
         return text
 
 
-@dataclass(frozen=True)
 class LogFormat(Text):
     """A format of the access log."""
 
-    what: str = "an access log format"
-    metavar: ClassVar[str] = "FORMAT"
+    what = "an access log format"
+    metavar = "FORMAT"
 
     def check(self, label: str, value: object) -> str:
         """See `Kind.check`."""
@@ -234,7 +222,6 @@ class LogFormat(Text):
             raise ValueError(f"{label}: {error}") from None
 
 
-@dataclass(frozen=True)
 class Choice(Kind):
     """One of a few words, in any case.
 
@@ -242,14 +229,8 @@ class Choice(Kind):
     word for True.
     """
 
-    words: tuple[str, ...] = ()
-    what: str = "LEVEL"
-    switch: tuple[str, str] | None = None
-
-    @property
-    def metavar(self) -> str:  # type: ignore[override]
-        """See `Kind.metavar`."""
-        return self.what
+    def __init__(self, words: tuple[str, ...] = (), what: str = "LEVEL", switch: tuple[str, str] | None = None) -> None:
+        self.words, self.metavar, self.switch = words, what, switch
 
     @property
     def expected(self) -> str:
@@ -267,12 +248,11 @@ class Choice(Kind):
         return value.lower()
 
 
-@dataclass(frozen=True)
 class CertificateNeed(Kind):
     """The need of a client's certificate, as a number of `ssl.VerifyMode`."""
 
     words: ClassVar[tuple[str, ...]] = ("none", "optional", "required")
-    metavar: ClassVar[str] = "HOW"
+    metavar = "HOW"
 
     @property
     def expected(self) -> str:
@@ -299,11 +279,10 @@ class CertificateNeed(Kind):
         raise self._bad_value(label, text)
 
 
-@dataclass(frozen=True)
 class Mask(Kind):
     """A mask of permission bits, in octal on the command line, as for umask(1)."""
 
-    metavar: ClassVar[str] = "OCTAL"
+    metavar = "OCTAL"
 
     @property
     def expected(self) -> str:
@@ -326,13 +305,15 @@ class Mask(Kind):
         return self.check(label, int(text, 8))
 
 
-@dataclass(frozen=True)
 class Texts(Kind):
     """Several strings. The command line repeats the flag."""
 
     what: str = "a sequence of texts"
-    metavar: ClassVar[str] = "TEXT"
+    metavar = "TEXT"
     repeatable: ClassVar[bool] = True
+
+    def __init__(self, what: str = "") -> None:
+        self.what = what or self.what
 
     @property
     def expected(self) -> str:
@@ -358,12 +339,11 @@ class Texts(Kind):
         return self.check_item(label, text)
 
 
-@dataclass(frozen=True)
 class Addresses(Texts):
     """Addresses to listen on, in the forms of `rmeinheld.addresses.parse_address`."""
 
-    what: str = "an address or a sequence of addresses"
-    metavar: ClassVar[str] = "ADDRESS"
+    what = "an address or a sequence of addresses"
+    metavar = "ADDRESS"
 
     def check(self, label: str, value: object) -> tuple[str, ...]:
         """See `Kind.check`."""
@@ -373,12 +353,11 @@ class Addresses(Texts):
         return addresses
 
 
-@dataclass(frozen=True)
 class Assignments(Texts):
     """Assignments of environment variables."""
 
-    what: str = "assignments of the form NAME=VALUE"
-    metavar: ClassVar[str] = "NAME=VALUE"
+    what = "assignments of the form NAME=VALUE"
+    metavar = "NAME=VALUE"
 
     def check_item(self, label: str, item: object) -> str:
         """See `Texts.check_item`."""
@@ -388,12 +367,13 @@ class Assignments(Texts):
         return text
 
 
-@dataclass(frozen=True)
 class Caller(Kind):
     """An object with a method that the server calls."""
 
     has_text: ClassVar[bool] = False
-    method: str
+
+    def __init__(self, method: str) -> None:
+        self.method = method
 
     @property
     def expected(self) -> str:
@@ -411,7 +391,6 @@ class Caller(Kind):
         return value
 
 
-@dataclass(frozen=True)
 class Function(Kind):
     """A function that the server calls."""
 
@@ -429,11 +408,10 @@ class Function(Kind):
         return value
 
 
-@dataclass(frozen=True)
 class Listed(Kind):
     """Several short strings: a sequence, or one string with commas between them."""
 
-    metavar: ClassVar[str] = "LIST"
+    metavar = "LIST"
 
     def check(self, label: str, value: object) -> tuple[str, ...]:
         """See `Kind.check`."""
@@ -451,11 +429,10 @@ class Listed(Kind):
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
 class Networks(Listed):
     """IP addresses and networks, or `*` for all."""
 
-    metavar: ClassVar[str] = "IPS"
+    metavar = "IPS"
 
     @property
     def expected(self) -> str:
@@ -473,12 +450,13 @@ class Networks(Listed):
         return str(network.network_address) if network.num_addresses == 1 else str(network)
 
 
-@dataclass(frozen=True)
 class FieldNames(Listed):
     """Names of fields in capitals, or `*` for all. With `known`, a choice of these, in lower case."""
 
-    known: tuple[str, ...] = ()
-    metavar: ClassVar[str] = "NAMES"
+    metavar = "NAMES"
+
+    def __init__(self, known: tuple[str, ...] = ()) -> None:
+        self.known = known
 
     @property
     def expected(self) -> str:
@@ -493,11 +471,10 @@ class FieldNames(Listed):
         return name
 
 
-@dataclass(frozen=True)
 class Origins(Listed):
     """Origins as browsers send them: scheme, host, and the port if it is not the scheme's default (RFC 6454 6.2)."""
 
-    metavar: ClassVar[str] = "ORIGINS"
+    metavar = "ORIGINS"
 
     @property
     def expected(self) -> str:
@@ -511,11 +488,10 @@ class Origins(Listed):
         return item.lower()
 
 
-@dataclass(frozen=True)
 class SchemeFields(Kind):
     """A dictionary from field names to the values that mean https."""
 
-    metavar: ClassVar[str] = "NAME=VALUE,..."
+    metavar = "NAME=VALUE,..."
 
     @property
     def expected(self) -> str:

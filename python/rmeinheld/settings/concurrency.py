@@ -8,7 +8,7 @@ from ..option_kinds import GIB, KIB, MIB, Count, Seconds, Size, Switch
 from .option import option
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ConcurrencyOptions:
     """Options of the group Concurrency."""
 

@@ -8,7 +8,7 @@ from ..option_kinds import GIB, KIB, MIB, Count, Directory, Seconds, Size, Switc
 from .option import option
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class LimitOptions:
     """Options of the groups Time limits, Size limits, Leniency, Request bodies."""
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ListeningOptions:
     """Options of the groups Listening, TLS."""
 

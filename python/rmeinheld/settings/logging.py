@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from wsgiref.types import ErrorStream
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class LoggingOptions:
     """Options of the group Logging."""
 

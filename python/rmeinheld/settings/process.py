@@ -8,7 +8,7 @@ from ..option_kinds import Assignments, Directories, Directory, FileName, Named,
 from .option import option
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ProcessOptions:
     """Options of the group Process."""
 

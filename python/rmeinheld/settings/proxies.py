@@ -8,7 +8,7 @@ from ..option_kinds import Choice, FieldNames, Networks, SchemeFields, Switch
 from .option import option
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ProxyOptions:
     """Options of the group Behind a proxy."""
 

@@ -8,7 +8,7 @@ from ..option_kinds import GIB, KIB, MIB, Origins, Seconds, Size
 from .option import option
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class WebSocketOptions:
     """Options of the group WebSocket."""
 

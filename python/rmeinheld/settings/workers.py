@@ -8,7 +8,7 @@ from ..option_kinds import Choice, Count, Directory, FileName, Mask, Named, Seco
 from .option import option
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class WorkerOptions:
     """Options of the groups Workers, Health, Development."""
 
