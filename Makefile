@@ -9,6 +9,7 @@ PYTHON ?=
 PORT ?= 8000
 PYTEST ?=
 BENCH ?=
+SOAK ?=
 FUZZ ?=
 SUITES ?=
 STDLIB ?=
@@ -71,7 +72,7 @@ help: ## Show this list.
 	@echo
 	@echo '  PYTHON=3.12 or PYTHON=/path/to/python chooses the interpreter, PYTEST="-k name" the tests,'
 	@echo '  PORT=8001 the port of run, BENCH="--rounds 1" the options of bench, FUZZ="--target head" those of fuzz,'
-	@echo '  SUITES="django" which suites.'
+	@echo '  SUITES="django" which suites, SOAK="--reloads 20" how often.'
 
 .PHONY: run
 run: port $(VENV)/.installed ## Build, and serve the demo at http://127.0.0.1:8000 until Ctrl-C.
@@ -181,6 +182,14 @@ bench-websocket: $(READY) ## Measure WebSockets, ours and others' (takes BENCH t
 .PHONY: bench-gunicorn
 bench-gunicorn: $(READY) ## Measure what Gunicorn adds, and two workers compared with one (takes BENCH too).
 	$(BIN)/python benches/gunicorn_worker.py $(BENCH)
+
+.PHONY: bench-service
+bench-service: $(READY) ## Measure services with several workers: start, waits, spread of load, memory (takes BENCH too).
+	$(BIN)/python benches/service.py $(BENCH)
+
+.PHONY: soak-restarts
+soak-restarts: $(READY) ## Recycle, reload and upgrade a service under load; no request may fail (SOAK=--quick: a minute).
+	$(BIN)/python benches/restarts.py $(SOAK)
 
 .PHONY: fuzz
 fuzz: ## Fuzz HTTP and WebSocket, each target for a minute (FUZZ="--seconds 600 --jobs 2 --target head").
