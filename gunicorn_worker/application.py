@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from rmeinheld.application import StartError, load_application
 
+from .errors import one_line
 from .hooks import is_hook_set
 
 try:
@@ -70,7 +71,7 @@ class _Started(BaseApplication):  # type: ignore[misc]
             ServiceArbiter(self).run()
         except (RuntimeError, OSError, ValueError, ConfigError) as error:
             # Of the master before it serves: later its loop catches everything.
-            raise StartError(" ".join(str(error).split())) from None
+            raise StartError(one_line(error)) from None
 
 
 class Service(Application, _Started):  # type: ignore[misc]

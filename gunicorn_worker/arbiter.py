@@ -18,9 +18,13 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from gunicorn.pidfile import Pidfile
 
+from rmeinheld import crew_directory
 from rmeinheld._rmeinheld import Scoreboard
 from rmeinheld.application import StartError
+from rmeinheld.health import open_admin_socket
+from rmeinheld.systemd import Notifier
 
+from .errors import one_line
 from .handing_on import HandedOn, hand_on
 from .replacement import GrowingPause, Member, plan
 from .sockets import ServiceSocket, open_sockets, opened_again, passed_by_systemd, taken_over
@@ -82,6 +86,8 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         self._refusals = GrowingPause()
         self._refused = ""
         self._admin: list[ServiceSocket] = []
+        self._notifier = Notifier()
+        self._place: crew_directory.Place | None = None
         super().__init__(app)
         # Gunicorn takes sys.argv, which `python -m` changes.
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
@@ -99,22 +105,27 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
 
     def start(self) -> None:
         """Open the sockets, and start as Gunicorn does. systemd gets no READY before the workers are ready."""
-        if self._inherited:
-            passed = taken_over(self._inherited.listeners, self.settings)
-            self.LISTENERS = opened_again(passed, self._binds(passed), self.settings, self._owner())
-            _close(one for one in passed if one not in self.LISTENERS)
-            os.environ.pop("GUNICORN_FD", None)
-        else:
-            self.LISTENERS = self._sockets()
-        notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
         try:
-            super().start()
+            if self._inherited:
+                # Gunicorn reads it only a little later.
+                self.master_pid = int(os.environ.get("GUNICORN_PID", "0"))
+                passed = taken_over(self._inherited.listeners, self.settings)
+                self.LISTENERS = opened_again(passed, self._binds(passed), self.settings, self._owner())
+                _close(one for one in passed if one not in self.LISTENERS)
+                self._admin = taken_over(self._inherited.admin, self.settings)
+                os.environ.pop("GUNICORN_FD", None)
+            else:
+                self.LISTENERS = self._sockets()
+            self._change_admin()
+            user, group = self._owner() or (None, None)
+            self._place = crew_directory.take_over(os.environ, user) or crew_directory.make(
+                user, group, workers=self.cfg.workers
+            )
+            with self._notifier.hidden():
+                super().start()
         except BaseException:
-            _close(self.LISTENERS, unlink=self._is_alone)
+            self._close_all()
             raise
-        finally:
-            if notify_socket is not None:
-                os.environ["NOTIFY_SOCKET"] = notify_socket
 
     def _sockets(self) -> list[ServiceSocket]:
         """Open the sockets of the configuration; those from systemd count if no address is configured."""
@@ -132,6 +143,27 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         wanted = self.cfg.uid, self.cfg.gid
         return None if wanted == (os.geteuid(), os.getegid()) else wanted
 
+    def _change_admin(self) -> None:
+        """Open the socket of `admin_bind`, unless it is open. Raises OSError or ValueError naming the address."""
+        wanted = self.settings.admin_bind
+        if wanted == (self._admin[0].bind if self._admin else None):
+            return
+        before, self._admin = self._admin, []
+        if wanted is not None:
+            try:
+                self._admin = [ServiceSocket(open_admin_socket(wanted), wanted)]
+            except BaseException:
+                self._admin = before
+                raise
+        _close(before, unlink=self._is_alone)
+
+    def _close_all(self) -> None:
+        """Close the sockets, and remove their paths if no other master uses them."""
+        _close([*self.LISTENERS, *self._admin], unlink=self._is_alone)
+        self.LISTENERS, self._admin = [], []
+        if self._place is not None:
+            crew_directory.remove(self._place)
+
     # --- workers --------------------------------------------------------------------------------------------------
 
     def spawn_worker(self) -> int | None:
@@ -148,6 +180,9 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
             worker = made(*arguments)
             worker.scoreboard, worker.slot = self.scoreboard, slot
             worker.ready_at, worker.ends_by = None, None
+            worker.ready_workers = self.settings.ready_workers
+            worker.admin = self._admin[0].listener if self._admin else None
+            worker.place = self._place
             return worker
 
         self.worker_class = make
@@ -185,6 +220,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
                 self._retire(worker, now)
         self._is_changing = bool(step.start) or any(self._state(one) != "ready" for one in self.WORKERS.values())
         self._report_number()
+        self._notifier.beat_if_due(self.scoreboard)
 
     def _members(self) -> Iterator[Member]:
         for worker in self.WORKERS.values():
@@ -206,6 +242,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         was_complete, self._is_complete = self._is_complete, self._ready(self._stale) >= self.num_workers
         if self._is_complete and not was_complete:
             self.log.info("Workers ready: %d", self.num_workers)
+            self._notifier.ready()
             if self.master_pid:
                 self.log.info("The new master is ready. To end the old one: kill -TERM %d", self.master_pid)
 
@@ -326,6 +363,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
 
         If the new configuration is refused, everything stays as it is, and the next try comes after a growing pause.
         """
+        self._notifier.reloading()
         before = _Before(self)
         opened: list[ServiceSocket] = []
         try:
@@ -335,12 +373,14 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
             self.setup(self.app)
             self.cfg.on_reload(self)
             self._change_pidfile()
+            self._change_admin()
         except (Exception, SystemExit) as error:
             _close((one for one in opened if one not in self.LISTENERS), unlink=True)
             before.put_back()
             self._refuse(error)
+            self._notifier.ready()
             return
-        _close((one for one in self.LISTENERS if one not in opened), unlink=True)
+        _close((one for one in self.LISTENERS if one not in opened), unlink=self._is_alone)
         if opened != self.LISTENERS:
             self.LISTENERS = opened
             self.log.info("Listening at: %s", ",".join(map(str, opened)))
@@ -351,8 +391,8 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         self._refusals.reset()
 
     def _refuse(self, error: BaseException) -> None:
-        text = " ".join(f"{error}".split()) or type(error).__name__
-        if not isinstance(error, StartError):
+        text = one_line(error)
+        if not isinstance(error, StartError | OSError):
             text = f"{type(error).__name__}: {text}"
         pause = self._refusals.fail(time.monotonic())
         if text != self._refused:
@@ -393,7 +433,8 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
             super().reexec()
             return
         pid = os.getpid()
-        with hand_on(self.cfg.env_orig, self.scoreboard, self.LISTENERS, self._admin):
+        place = {} if self._place is None else self._place.environment()
+        with hand_on(self.cfg.env_orig, self.scoreboard, self.LISTENERS, self._admin, place):
             try:
                 super().reexec()
             except BaseException as error:
@@ -411,12 +452,13 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         self._is_ending = self._is_changing = True
         if self._is_alone:
             self.scoreboard.is_stopping = True
+            self._notifier.stopping(self.settings.drain_delay + self.cfg.graceful_timeout if graceful else 0)
+        elif self.reexec_pid:
+            self._notifier.main_pid(self.reexec_pid)
         if graceful and self._is_alone and self._was_ready and not self._is_interrupted and self.settings.drain_delay:
             self._drain()
         self._is_stopping = True
-        _close(self.LISTENERS, unlink=self._is_alone)
-        _close(self._admin, unlink=self._is_alone)
-        self.LISTENERS = []
+        self._close_all()
         for worker in self.WORKERS.values():
             self.scoreboard.set_state(worker.slot, "draining")
         self._signal_all(signal.SIGTERM if graceful else signal.SIGQUIT)

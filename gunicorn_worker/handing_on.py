@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -48,17 +48,23 @@ def hand_on(
     scoreboard: Scoreboard,
     listeners: Sequence[ServiceSocket],
     admin: Sequence[ServiceSocket],
+    further: Mapping[str, str],
 ) -> Iterator[None]:
-    """Let a process that is started within the block inherit the descriptors, and `environ` name them."""
+    """Let a process that is started within the block inherit the descriptors, and `environ` name them.
+
+    `further` has more variables for it.
+    """
     groups = {"listeners": listeners, "admin": admin}
     text = {key: [[one.bind, one.fileno()] for one in sockets] for key, sockets in groups.items()}
-    environ[VARIABLE] = json.dumps({"board": scoreboard.descriptor, **text})
+    variables = {**further, VARIABLE: json.dumps({"board": scoreboard.descriptor, **text})}
+    environ.update(variables)
     descriptors = [scoreboard.descriptor, *(one.fileno() for sockets in groups.values() for one in sockets)]
     for descriptor in descriptors:
         os.set_inheritable(descriptor, True)
     try:
         yield
     finally:
-        del environ[VARIABLE]
+        for name in variables:
+            del environ[name]
         for descriptor in descriptors:
             os.set_inheritable(descriptor, False)

@@ -18,13 +18,13 @@ class ServiceSocket:
     """A listening socket, with the methods that Gunicorn's code calls. `bind` is its address as configured."""
 
     def __init__(self, listener: Listener, bind: str, *, is_tls: bool = False) -> None:
-        self._listener = listener
+        self.listener = listener
         self.bind = bind
         self._url = listener.url.replace("http:", "https:", 1) if is_tls else listener.url
 
     @property
     def sock(self) -> socket.socket:
-        return self._listener.socket
+        return self.listener.socket
 
     def __str__(self) -> str:
         return self._url
@@ -42,7 +42,7 @@ class ServiceSocket:
     def close(self, *, unlink: bool = False) -> None:
         """Close the socket, and with `unlink` remove its path if it still belongs to this socket."""
         if unlink:
-            self._listener.close()
+            self.listener.close()
         else:
             self.sock.close()
 

@@ -89,6 +89,7 @@ class Worker(_Base):  # type: ignore[misc]
     _limits: Limits | None = None
     _is_armed = False
     _admin: _rmeinheld.AdminListener | None = None
+    _is_ready = False
     _has_asked = False
 
     @classmethod
@@ -267,7 +268,8 @@ class Worker(_Base):  # type: ignore[misc]
         """Say in the scoreboard that this worker is ready, or that a limit of its memory or lifetime is exceeded."""
         if self.scoreboard is None or not self.alive:
             return
-        if self.scoreboard.state(self.slot) == "booting":
+        if not self._is_ready:
+            self._is_ready = True
             self.scoreboard.set_state(self.slot, "ready")
             self._wake_master()
         if self._limits is not None and not self._has_asked and (exceeded := self._limits.exceeded()) is not None:
