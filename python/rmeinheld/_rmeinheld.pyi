@@ -2,7 +2,7 @@
 
 from collections.abc import Buffer, Callable, Iterable, Iterator, Sequence
 from socket import socket
-from ssl import SSLContext
+from ssl import MemoryBIO, SSLObject
 from types import TracebackType
 from typing import Any, Never, Protocol, Self, final
 from wsgiref.types import WSGIApplication
@@ -85,6 +85,9 @@ __version__: str
 
 class _Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
+
+class _WrapsBio(Protocol):
+    def wrap_bio(self, incoming: MemoryBIO, outgoing: MemoryBIO, *, server_side: bool) -> SSLObject: ...
 
 @final
 class AdminListener:
@@ -217,9 +220,10 @@ class Server:
     `app` is the WSGI application. `listeners` are the listening sockets, non-blocking, each with its descriptor,
     SERVER_NAME and SERVER_PORT; the engine works with duplicates of the descriptors. `settings` are the settings.
 
-    With `ssl_context` (None by default) every connection speaks TLS. With `suppress_ragged_eofs` (the default) a client
-    may end a connection without the closing alert of TLS. `access_log` is the descriptor of an access log that is open
-    already; the engine writes to a duplicate, and the setting `access_logfile` names the file.
+    With `ssl_context` (None by default) every connection speaks TLS. It is an `ssl.SSLContext`, or an object that
+    chooses one in its method `wrap_bio`. With `suppress_ragged_eofs` (the default) a client may end a connection
+    without the closing alert of TLS. `access_log` is the descriptor of an access log that is open already; the engine
+    writes to a duplicate, and the setting `access_logfile` names the file.
 
     With `scoreboard` (None by default) the engine notes its turns, counters and state in the slot `slot`.
 
@@ -232,7 +236,7 @@ class Server:
         app: WSGIApplication,
         listeners: Sequence[tuple[int, str, str]],
         settings: Settings,
-        ssl_context: SSLContext | None = None,
+        ssl_context: _WrapsBio | None = None,
         suppress_ragged_eofs: bool = True,
         access_log: int | None = None,
         *,

@@ -20,6 +20,7 @@ from .option_kinds import Seconds
 from .process_state import defaults, start_hooks, state
 from .settings import Settings, resolve
 from .signals import Signals
+from .tls import Tls, tls_of
 from .wsgi_callable import check_application
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def run(
     is given, the logger `rmeinheld.error` writes there while the server runs; otherwise logging is left as it is.
 
     In the main thread, SIGINT and SIGTERM end the server: requests in progress have `graceful_timeout` seconds to
-    finish. SIGQUIT, or SIGINT while the server is ending, stops it at once. SIGUSR1 reopens the log files. `run`
-    restores the previous handlers before it returns. In another thread no signal is handled.
+    finish. SIGQUIT, or SIGINT while the server is ending, stops it at once. SIGUSR1 reopens the log files. With
+    `certfile` or `ssl_context`, SIGHUP reads the certificates again; without them SIGHUP is left alone. `run` restores
+    the previous handlers before it returns. In another thread no signal is handled.
 
     `silent=False` raises KeyboardInterrupt at the end if SIGINT ended the server, as Meinheld does.
 
@@ -97,18 +99,23 @@ def open_listeners(addresses: Sequence[Address], settings: Settings) -> list[Lis
 
 
 def make_engine(
-    app: WSGIApplication, listeners: Sequence[Listener], settings: Settings, health: Health | None = None
+    app: WSGIApplication,
+    listeners: Sequence[Listener],
+    settings: Settings,
+    *,
+    tls: Tls | None = None,
+    access_log: int | None = None,
+    health: Health | None = None,
 ) -> _rmeinheld.Server:
     """Make the engine that serves `app` on `listeners`, and notes its work for `health`.
 
-    Raises OSError if the access log cannot be opened.
+    `access_log` is the descriptor of the access log, if it is open already. Raises OSError if it cannot be opened.
     """
     if settings.wsgi_errors is None:
         settings = replace(settings, wsgi_errors=stdio.standard_error())
     sockets = [(listener.socket.fileno(), listener.server_name, listener.server_port) for listener in listeners]
-    if health is None:
-        return _rmeinheld.Server(app, sockets, settings)
-    return _rmeinheld.Server(app, sockets, settings, scoreboard=health.scoreboard, slot=health.slot)
+    board: dict[str, Any] = {} if health is None else {"scoreboard": health.scoreboard, "slot": health.slot}
+    return _rmeinheld.Server(app, sockets, settings, tls, settings.suppress_ragged_eofs, access_log, **board)
 
 
 def serve(
@@ -116,11 +123,14 @@ def serve(
     listeners: Sequence[Listener],
     settings: Settings,
     *,
+    tls: Tls | None = None,
     silent: bool = True,
     exit_status: int | None = None,
     health: Health | None = None,
 ) -> None:
     """Print the start line and run `engine` with signals handled. A stop closes `listeners` at once.
+
+    `tls` is that of the engine: its files are watched.
 
     With `exit_status` the process is about to end, and the loop runs until then: see `rmeinheld.ends`. The process ends
     with that status if it cannot end in order.
@@ -129,12 +139,15 @@ def serve(
     names that request. Raises KeyboardInterrupt after SIGINT unless `silent`.
     """
     clean_up = _clean_up if exit_status is None else _put_back
-    _rmeinheld.exclusively(lambda: _serve(engine, listeners, settings, silent, exit_status, health), clean_up)
+    _rmeinheld.exclusively(lambda: _serve(engine, listeners, settings, tls, silent, exit_status, health), clean_up)
 
 
-def start_line(listeners: Sequence[Listener]) -> str:
+def start_line(listeners: Sequence[Listener], *, is_tls: bool = False) -> str:
     """Return the line that says where the server listens."""
-    places = ", ".join(listener.url for listener in listeners)
+    urls = [listener.url for listener in listeners]
+    if is_tls:
+        urls = [f"https{url.removeprefix('http')}" if url.startswith("http://") else url for url in urls]
+    places = ", ".join(urls)
     return f"rmeinheld {_rmeinheld.__version__} listening at {places} (pid {os.getpid()})"
 
 
@@ -144,6 +157,8 @@ def _run(
     with ExitStack() as stack:
         if "log_level" in given or "error_logfile" in given:
             stack.enter_context(error_log.configured(settings.log_level, settings.error_logfile))
+        # A fault of the certificate is found before a client can connect.
+        tls = tls_of(settings, settings.ssl_context)
         listeners = open_listeners(addresses, settings)
         pending = state.take_pending()
         listeners[:0] = pending
@@ -153,13 +168,15 @@ def _run(
                 listener.set_backlog(settings.backlog)
         # Without a service manager nothing is noted.
         health = Health(ends_process=False) if "NOTIFY_SOCKET" in os.environ else None
-        _serve(make_engine(app, listeners, settings, health), listeners, settings, silent, health=health)
+        engine = make_engine(app, listeners, settings, tls=tls, health=health)
+        _serve(engine, listeners, settings, tls, silent, health=health)
 
 
 def _serve(
     engine: _rmeinheld.Server,
     listeners: Sequence[Listener],
     settings: Settings,
+    tls: Tls | None,
     silent: bool,
     exit_status: int | None = None,
     health: Health | None = None,
@@ -176,20 +193,23 @@ def _serve(
         close_all(listeners)
 
     state.end = end
-    signals = Signals(engine, end)
+    signals = Signals(engine, end, None if tls is None else tls.read_again)
     signals.install()
     # A closed or full standard error must not keep a server from starting.
     with suppress(OSError, ValueError, AttributeError):
-        print(start_line(listeners), file=sys.stderr, flush=True)
+        print(start_line(listeners, is_tls=tls is not None), file=sys.stderr, flush=True)
     for hook in start_hooks:
         hook(end)
     _rmeinheld.spawn(ends.name_loop_thread)
     if health is not None:
         health.begin(settings.graceful_timeout)
+    watch = None if tls is None else tls.watch()
     try:
         engine.run(signals.wakeup_fd, exit_status)
         ends.finish(engine, grace, process_ends=exit_status is not None)
     finally:
+        if watch is not None:
+            watch.kill()
         if exit_status is None:
             _rmeinheld.end_loop()
     if signals.interrupted and not silent:

@@ -1,4 +1,7 @@
-"""Signals of a running server: SIGINT, SIGTERM, SIGQUIT and SIGUSR1. The previous handlers return when it ends."""
+"""Signals of a running server: SIGINT, SIGTERM, SIGQUIT, SIGUSR1, and SIGHUP with TLS.
+
+The previous handlers return when the server ends.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -22,9 +26,12 @@ class Signals:
     current: Signals | None = None
     """The handlers that are installed."""
 
-    def __init__(self, engine: _rmeinheld.Server, end: End) -> None:
+    def __init__(
+        self, engine: _rmeinheld.Server, end: End, read_certificates: Callable[[], None] | None = None
+    ) -> None:
         self._engine = engine
         self._end = end
+        self._read_certificates = read_certificates
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
         self._previous_fd = -1
         self._pair: tuple[socket.socket, socket.socket] | None = None
@@ -46,12 +53,15 @@ class Signals:
         self.wakeup_fd = reader.fileno()
         # A full pair loses nothing: it is readable, which is all that the engine needs.
         self._previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        for number, handler in (
+        handlers: list[tuple[signal.Signals, Callable[[int, FrameType | None], Any]]] = [
             (signal.SIGINT, self._interrupt),
             (signal.SIGTERM, self._terminate),
             (signal.SIGQUIT, self._quit),
             (signal.SIGUSR1, self._reopen),
-        ):
+        ]
+        if self._read_certificates is not None:
+            handlers.append((signal.SIGHUP, self._hang_up))
+        for number, handler in handlers:
             self._previous[number] = signal.getsignal(number)
             signal.signal(number, handler)
 
@@ -93,6 +103,12 @@ class Signals:
     def _quit(self, number: int, frame: FrameType | None) -> None:
         self._is_ending = True
         self._end(0)
+
+    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+        if self._read_certificates is not None:
+            # In a coroutine, since a hook of the application may wait. The loop may have ended.
+            with suppress(RuntimeError):
+                _rmeinheld.spawn(self._read_certificates)
 
     def _reopen(self, number: int, frame: FrameType | None) -> None:
         # An exception of a handler would end the server.

@@ -53,9 +53,10 @@ const NEXT_WORD: Duration = Duration::from_secs(10);
 /// `app` is the WSGI application. `listeners` are the listening sockets, non-blocking, each with its descriptor,
 /// SERVER_NAME and SERVER_PORT; the engine works with duplicates of the descriptors. `settings` are the settings.
 ///
-/// With `ssl_context` (None by default) every connection speaks TLS. With `suppress_ragged_eofs` (the default) a client
-/// may end a connection without the closing alert of TLS. `access_log` is the descriptor of an access log that is open
-/// already; the engine writes to a duplicate, and the setting `access_logfile` names the file.
+/// With `ssl_context` (None by default) every connection speaks TLS. It is an `ssl.SSLContext`, or an object that
+/// chooses one in its method `wrap_bio`. With `suppress_ragged_eofs` (the default) a client may end a connection
+/// without the closing alert of TLS. `access_log` is the descriptor of an access log that is open already; the engine
+/// writes to a duplicate, and the setting `access_logfile` names the file.
 ///
 /// With `scoreboard` (None by default) the engine notes its turns, counters and state in the slot `slot`.
 ///

@@ -30,7 +30,7 @@ TIMEOUT = 15.0
 APPLICATIONS = Path(__file__).parents[1] / "apps"
 """Where the applications live that `module:app` names in tests refer to."""
 
-START_LINE = re.compile(r"^rmeinheld \S+ listening at http://\S+?:(?P<port>\d+)\b.* \(pid (?P<pid>\d+)\)$", re.M)
+START_LINE = re.compile(r"^rmeinheld \S+ listening at https?://\S+?:(?P<port>\d+)\b.* \(pid (?P<pid>\d+)\)$", re.M)
 
 
 ALWAYS_PRESENT = ("Date", "Server")
