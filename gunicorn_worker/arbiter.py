@@ -293,8 +293,13 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
 
     def _note_end(self, worker: Any, halt: HaltServer | None) -> None:
         state, now = self._state(worker), time.monotonic()
+        is_outdated = worker.ready_at is None and self.scoreboard.asks(worker.slot) == "reload"
         self.scoreboard.release(worker.slot)
         if state == "draining" or self._is_stopping:
+            return
+        if is_outdated:
+            # With --reload it has made room for the code of the last edit.
+            self._crashes.reset()
             return
         if halt is not None and not self._was_ready:
             raise halt

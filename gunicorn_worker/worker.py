@@ -36,11 +36,13 @@ from rmeinheld.health import answer_probes
 from rmeinheld.listeners import Listener
 from rmeinheld.patch import is_patched
 from rmeinheld.stdio import fill_standard_descriptors
+from rmeinheld.tls import Tls, describe, tls_of
 
 from .access_log import Observer, access_log_descriptor, needs_gunicorns_logger
 from .error_log import forward_errors
 from .hooks import is_hook_set
 from .limits import Limits
+from .reloading import Reloading
 from .request import request_of
 from .settings import settings_of
 from .sources import options_of_sources, refuse_settings
@@ -56,7 +58,6 @@ except ModuleNotFoundError as missing:
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from ssl import SSLContext
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     from rmeinheld.settings import Settings
@@ -91,6 +92,8 @@ class Worker(_Base):  # type: ignore[misc]
     _admin: _rmeinheld.AdminListener | None = None
     _is_ready = False
     _has_asked = False
+    _tls: Tls | None = None
+    _reloading: Reloading | None = None
 
     @classmethod
     def setup(cls) -> None:
@@ -143,6 +146,16 @@ class Worker(_Base):  # type: ignore[misc]
             from rmeinheld.patch import patch_all
 
             patch_all()
+        # A private key is often readable by root alone, and the base class drops root's rights.
+        self._tls = self._make_tls()
+        if os.geteuid() == 0 and self.cfg.uid != 0:
+            # The base class leaves root's further groups to the user.
+            os.setgroups([self.cfg.gid])
+        if self.cfg.reload and self.scoreboard is not None:
+            # Gunicorn's reloader would end this worker.
+            self.cfg.set("reload", False)
+            self._reloading = Reloading(self)
+            self._reloading.start()
         super().init_process()
 
     def _obey_early(self) -> None:
@@ -167,13 +180,21 @@ class Worker(_Base):  # type: ignore[misc]
         signal.signal(signal.SIGINT, self.handle_interrupt)
 
     def load_wsgi(self) -> None:
-        """Import the application. Of a service, the error log shows the application's own exception."""
+        """Import the application. Of a service, the error log shows the application's own exception.
+
+        With `--reload` of a service, a failed import waits for the next edit.
+        """
         try:
-            super().load_wsgi()
-        except StartError as error:
-            if error.cause_shown is not None:
-                raise error.cause_shown from None
-            raise AppImportError(str(error)) from None
+            try:
+                super().load_wsgi()
+            except StartError as error:
+                if error.cause_shown is not None:
+                    raise error.cause_shown from None
+                raise AppImportError(str(error)) from None
+        except (Exception, SystemExit) as error:
+            if self._reloading is None:
+                raise
+            self._reloading.await_edit(error)
 
     def run(self) -> None:
         """Serve until a signal, `max_requests` or the end of the master."""
@@ -186,17 +207,20 @@ class Worker(_Base):  # type: ignore[misc]
         settings = settings_of(self.cfg, observer, writes_log=not logs)
         if settings.threads > 1:
             set_offload_threads(settings.threads)
-        ragged, context = bool(self.cfg.suppress_ragged_eofs), self._ssl_context()
+        tls, ragged = self._tls, bool(self.cfg.suppress_ragged_eofs)
         self._grace = grace = ends.Grace(settings.graceful_timeout)
         descriptor = None if logs else access_log_descriptor(self.log)
         board: dict[str, Any] = {} if self.scoreboard is None else {"scoreboard": self.scoreboard, "slot": self.slot}
         self._engine = engine = _rmeinheld.Server(
-            self._application(settings), sockets, settings, context, ragged, descriptor, **board
+            self._application(settings), sockets, settings, tls, ragged, descriptor, **board
         )
         if self.scoreboard is not None:
             self._limits = Limits(self.app.resolved.settings)
         beat = spawn(self._beat)
+        watch = None if tls is None else tls.watch()
         spawn(ends.name_loop_thread)
+        if self._reloading is not None:
+            self._reloading.serves()
         try:
             engine.run(self.PIPE[0], 0)
             ends.finish(engine, grace, process_ends=True)
@@ -207,6 +231,8 @@ class Worker(_Base):  # type: ignore[misc]
         finally:
             # Gunicorn now closes the file of the heartbeat.
             beat.kill()
+            if watch is not None:
+                watch.kill()
             # With max_requests or a hook, the requests were counted before.
             self.nr = max(self.nr, engine.requests)
 
@@ -221,14 +247,15 @@ class Worker(_Base):  # type: ignore[misc]
             app = self._counted(app)
         return app
 
-    def _ssl_context(self) -> SSLContext | None:
-        """Return the context that Gunicorn's own workers use, from its settings and the hook `ssl_context`."""
-        if not self.cfg.is_ssl:
-            return None
-        from gunicorn.sock import ssl_context
+    def _make_tls(self) -> Tls | None:
+        """Return the TLS of Gunicorn's settings, with the hook `ssl_context` if it is set.
 
-        context: SSLContext = ssl_context(self.cfg)
-        return context
+        Raises ConfigError naming a setting and its file.
+        """
+        try:
+            return tls_of(self.cfg, self.cfg.ssl_context if is_hook_set(self.cfg, "ssl_context") else None)
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(describe(error)) from None
 
     def _arm(self) -> None:
         """Have SIGABRT write the stacks to the error log before `handle_abort`, even while C code holds the GIL.
