@@ -23,8 +23,11 @@ from .application import StartError, load_application, mounted
 from .configuration import Command, Resolved, report
 from .coroutine import set_offload_threads
 from .health import watched
-from .listeners import close_all, systemd_descriptors
+from .listeners import Listener, close_all, systemd_descriptors
+from .privileges import Identity, identity_of, warn_root
 from .running import make_engine, open_listeners, serve
+from .settings import Settings
+from .tls import Tls, tls_of
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
@@ -84,6 +87,7 @@ def _check_config(resolved: Resolved) -> None:
         _ = resolved.gunicorn
     _prepare_process(resolved)
     with _error_log(resolved):
+        _tls_and_identity(resolved.settings)
         _load_patched(resolved)
     with _as_start_error():
         _addresses(resolved)
@@ -94,6 +98,7 @@ def _serve_with_arbiter(command: Command, resolved: Resolved) -> None:
     """Start Gunicorn's arbiter in this process. It ends the process."""
     # Before anything else, so that a value that Gunicorn refuses is one line.
     _ = resolved.gunicorn
+    _check_files(resolved)
     from .gunicorn_worker.application import run_service
 
     if resolved.settings.umask is not None:
@@ -106,9 +111,23 @@ def _loads(command: Command, first: Resolved) -> Callable[[], Resolved]:
     pending = [first]
 
     def load() -> Resolved:
-        return pending.pop() if pending else command.load()
+        if pending:
+            return pending.pop()
+        resolved = command.load()
+        _check_files(resolved)
+        return resolved
 
     return load
+
+
+def _check_files(resolved: Resolved) -> None:
+    """Raise StartError for a certificate or a key that the workers could not use.
+
+    The hook `ssl_context` is left to the workers, since it may need the application.
+    """
+    if resolved.settings.ssl_context is None:
+        with _as_start_error():
+            tls_of(resolved.settings)
 
 
 def _serve_alone(resolved: Resolved) -> None:
@@ -118,19 +137,49 @@ def _serve_alone(resolved: Resolved) -> None:
         stack.enter_context(_error_log(resolved))
         with _as_start_error(resolved.label("admin_bind")):
             health = stack.enter_context(watched(settings))
-        app = _load_patched(resolved)
-        if settings.root_path is not None:
-            app = mounted(app, settings.root_path)
-        if settings.threads > 1:
-            set_offload_threads(settings.threads)
+        # A private key is often readable by root alone.
+        tls, identity = _tls_and_identity(settings)
+        app = _load_mounted(resolved) if identity is None else None
         with _as_start_error():
             listeners = open_listeners(_addresses(resolved), settings)
-            stack.callback(close_all, listeners)
-            engine = make_engine(app, listeners, settings, health)
+        stack.callback(close_all, listeners)
         if settings.pid is not None:
             stack.enter_context(_pid_file(settings.pid))
+        access_log = None if identity is None else _assume(identity, listeners, settings, stack)
+        if app is None:
+            # It has no more rights than the requests that it answers.
+            app = _load_mounted(resolved)
+        with _as_start_error():
+            engine = make_engine(app, listeners, settings, tls=tls, access_log=access_log, health=health)
+        warn_root()
         with _as_hang():
-            serve(engine, listeners, settings, exit_status=FAILURE, health=health)
+            serve(engine, listeners, settings, tls=tls, exit_status=FAILURE, health=health)
+
+
+def _tls_and_identity(settings: Settings) -> tuple[Tls | None, Identity | None]:
+    with _as_start_error():
+        identity = identity_of(settings.user, settings.group, initgroups=settings.initgroups)
+        return tls_of(settings, settings.ssl_context), identity
+
+
+def _assume(identity: Identity, listeners: Sequence[Listener], settings: Settings, stack: ExitStack) -> int | None:
+    """Become the user and group of `identity`, who then owns sockets and logs. Returns the access log's descriptor."""
+    descriptor: int | None = None
+    paths = [listener.path for listener in listeners if listener.path is not None]
+    if settings.error_logfile != "-":
+        paths.append(settings.error_logfile)
+    if settings.access_logfile not in (None, "-"):
+        path = str(settings.access_logfile)
+        with _as_start_error("access_logfile"):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        stack.callback(os.close, descriptor)
+        paths.append(path)
+    if settings.pid is not None:
+        paths.append(settings.pid)
+    with _as_start_error():
+        identity.own(paths)
+        identity.assume()
+    return descriptor
 
 
 @contextmanager
@@ -148,6 +197,14 @@ def _load_patched(resolved: Resolved) -> WSGIApplication:
 
         patch_all()
     return load_application(resolved.target)
+
+
+def _load_mounted(resolved: Resolved) -> WSGIApplication:
+    settings = resolved.settings
+    app = _load_patched(resolved)
+    if settings.threads > 1:
+        set_offload_threads(settings.threads)
+    return app if settings.root_path is None else mounted(app, settings.root_path)
 
 
 # --- the process -----------------------------------------------------------------------------------------------------

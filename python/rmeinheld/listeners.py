@@ -41,20 +41,20 @@ class Listener:
     """A listening socket, and its names for requests.
 
     `server_name` and `server_port` are a request's SERVER_NAME and SERVER_PORT. The start line shows `url`.
-    `is_inherited` is true for a socket that another process made.
+    `is_inherited` is true for a socket that another process made. `path` is that of a Unix socket of ours.
     """
 
     def __init__(self, sock: socket.socket, address: Address) -> None:
         self.socket: Final = sock
         self.is_inherited: Final = isinstance(address, Descriptor)
         self.server_name, self.server_port, self.url = _names(sock, address)
-        self._path: str | None = None
+        self.path: str | None = None
         self._identity: tuple[int, int] | None = None
         self._owner = os.getpid()
         if isinstance(address, UnixAddress) and not address.is_abstract:
             # Absolute, because the application may change the directory before the socket is closed.
-            self._path = os.path.abspath(address.path)
-            self._identity = _identity(self._path)
+            self.path = os.path.abspath(address.path)
+            self._identity = _identity(self.path)
 
     def __repr__(self) -> str:
         return f"<Listener {self.url}>"
@@ -73,10 +73,10 @@ class Listener:
         if self.socket.fileno() < 0:
             return
         self.socket.close()
-        if self._path is not None and self._owner == os.getpid():
+        if self.path is not None and self._owner == os.getpid():
             with suppress(OSError):
-                if _identity(self._path) == self._identity:
-                    os.unlink(self._path)
+                if _identity(self.path) == self._identity:
+                    os.unlink(self.path)
 
 
 def open_listener(

@@ -10,6 +10,7 @@ from typing import Any
 from ..addresses import parse_address
 from ..application import StartError
 from ..option_kinds import Seconds
+from ..privileges import identity_of
 from ..settings import OPTIONS, Settings
 from .layers import Given
 
@@ -37,7 +38,10 @@ def settings_for_gunicorn(
         reason = f"{reasons[0]} needs Gunicorn" if reasons else "several workers need Gunicorn"
         raise StartError(f"{reason}, which is not installed: pip install gunicorn") from None
     config = Config()
-    values: dict[str, Any] = {"worker_class": WORKER_CLASS, **_from_options(settings)}
+    try:
+        values: dict[str, Any] = {"worker_class": WORKER_CLASS, **_from_options(settings)}
+    except ValueError as error:
+        raise StartError(str(error)) from None
     values |= {name: one.value for name, one in extra.items()}
     sources = {OPTIONS[name].gunicorn: one.source for name, one in given.items()}
     sources |= {name: one.source for name, one in extra.items()}
@@ -66,6 +70,12 @@ def _from_options(settings: Settings) -> dict[str, Any]:
         values[option.gunicorn] = list(value) if isinstance(value, tuple) else value
     values["bind"] = [str(parse_address(text)) for text in settings.bind]
     values.setdefault("umask", _mask_of_process())
+    identity = identity_of(settings.user, settings.group)
+    if identity is not None:
+        # Gunicorn would leave the group of root to the user.
+        values |= {"user": identity.user, "group": identity.group}
+    # Only root may change groups, and Gunicorn needs the name of a user for it.
+    values["initgroups"] = settings.initgroups and settings.user is not None and os.geteuid() == 0
     values["chdir"] = os.path.abspath(settings.chdir or ".")
     values["threads"] = settings.threads
     if settings.control_socket is None:

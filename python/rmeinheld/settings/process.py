@@ -107,7 +107,8 @@ class ProcessOptions:
         "-u",
         "--user",
         group="Process",
-        help="User to become after the sockets are open.",
+        help="User, by name or number, to become when sockets and logs are open. The application is imported as that "
+        "user.",
         precedent="Gunicorn user",
         gunicorn="user",
         master=True,
@@ -119,22 +120,23 @@ class ProcessOptions:
         "-g",
         "--group",
         group="Process",
-        help="Group to become after the sockets are open.",
+        help="Group, by name or number, to go with it. The default is the user's own group.",
         precedent="Gunicorn group",
         gunicorn="group",
         master=True,
         scope="command",
     )
     initgroups: bool = option(
-        False,
+        True,
         Switch(),
         "--initgroups",
+        "--no-initgroups",
         group="Process",
-        help="With --user, take on the user's further groups.",
-        precedent="Gunicorn initgroups",
+        help="With --user, take on all groups of the user. Without it, only the one group.",
+        precedent="Gunicorn initgroups (off)",
         gunicorn="initgroups",
         master=True,
-        scope="service",
+        scope="command",
     )
     proc_name: str | None = option(
         None,
