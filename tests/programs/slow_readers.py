@@ -47,7 +47,7 @@ def app(environ, start_response):
     return Items(path, SIZE if path == "/whole" else 4000)
 
 
-def make_engine(app, listeners, settings):
+def make_engine(app, listeners, settings, **others):
     context = None
     if CERTIFICATE:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

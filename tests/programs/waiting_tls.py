@@ -44,7 +44,7 @@ def app(environ, start_response):
     return []
 
 
-def make_engine(app, listeners, settings):
+def make_engine(app, listeners, settings, **others):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
     context.sslobject_class = Waiting
