@@ -1,8 +1,7 @@
 """Options of this server under Gunicorn's own command: from variables of the environment, and gunicorn.conf.py.
 
-An option with a setting of Gunicorn has these sources, from the one that wins to the one that loses: Gunicorn's command
-line, the variable `RMEINHELD_*`, gunicorn.conf.py, the default. An option without one has the same, except that
-Gunicorn's command line does not know it.
+The order of the sources: Gunicorn's command line wins over the variable `RMEINHELD_*`, and that wins over
+gunicorn.conf.py. Gunicorn's command line knows only options that are settings of Gunicorn.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def options_of_sources(cfg: Any, warn: Warn | None = None) -> dict[str, Any]:
     for name, one in given.items():
         option = OPTIONS[name]
         if not option.is_of_worker:
-            raise StartError(_without_effect(option, one.source))
+            raise StartError(_without_effect(option, one.source, cfg))
         if _setting_of(option, cfg) not in decided:
             options[name] = one.value
     return options
@@ -83,14 +82,16 @@ def _setting_of(option: Option, cfg: Any) -> str:
     return option.gunicorn or (option.name if option.name in cfg.settings else "")
 
 
-def _without_effect(option: Option, source: str) -> str:
-    if option.gunicorn:
-        flag = next((flag for flag in option.flags if flag.startswith("--")), "")
-        return (
-            f"{source} has no effect here, because Gunicorn's master acts on it: use Gunicorn's own option {flag}, or "
-            f"the setting {option.gunicorn} in gunicorn.conf.py"
-        )
-    return f"{source} has no effect under the gunicorn command: start the service by rmeinheld {option.flag}"
+def _without_effect(option: Option, source: str, cfg: Any) -> str:
+    if not option.gunicorn:
+        return f"{source} has no effect under the gunicorn command: start the service by rmeinheld {option.flag}"
+    setting = cfg.settings.get(option.gunicorn)
+    flags = [flag for flag in (setting.cli if setting else None) or () if flag.startswith("--")]
+    own = f"Gunicorn's own option {flags[0]}, or " if flags else ""
+    return (
+        f"{source} has no effect here, because Gunicorn's master acts on it: use {own}the setting {option.gunicorn} in "
+        "gunicorn.conf.py"
+    )
 
 
 def _settings_on_the_line(cfg: Any) -> frozenset[str]:

@@ -126,9 +126,7 @@ class Worker(_Base):  # type: ignore[misc]
             )
 
     def init_process(self) -> None:
-        """Patch the standard library, unless that is forbidden, and start as every Gunicorn worker does.
-
-        That ends with `run`.
+        """Patch the standard library, unless that is forbidden, and start as every Gunicorn worker does, by `run`.
 
         Raises ConfigError naming a setting or environment variable and its bad value.
         """

@@ -178,6 +178,15 @@ class Named(Text):
     """A string that is not empty, with a word of its own in the help."""
 
 
+class Account(Named):
+    """The name or the number of a user or a group."""
+
+    def check(self, label: str, value: object) -> str:
+        """See `Kind.check`."""
+        is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        return super().check(label, str(value) if is_number else value)
+
+
 class FileName(Text):
     """The name of a file."""
 

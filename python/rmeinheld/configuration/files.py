@@ -44,7 +44,7 @@ def find_file(directory: str) -> str | None:
         except StartError:
             has_table = "[tool.rmeinheld" in _text_of(shared)
         if has_table and has_own:
-            raise StartError(f"both {TOML_NAME} and [tool.rmeinheld] of {PYPROJECT} have settings; keep one of them")
+            raise StartError(f"both {TOML_NAME} and [tool.rmeinheld] of {PYPROJECT} have settings; keep one place")
         if has_table:
             return shared
     return own if has_own else None

@@ -1,4 +1,4 @@
-"""Values with their sources, and layers of them: a value of a higher layer wins over one of a lower layer."""
+"""Values with their sources, and layers of values: the value of a higher layer wins."""
 
 from __future__ import annotations
 

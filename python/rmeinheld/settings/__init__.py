@@ -1,8 +1,8 @@
 """Every option of the server, in one table: the fields of `Settings`.
 
-The table is the source of the keyword options of `rmeinheld.run`, of the command line and its help, of the keys of
-configuration files, of the environment variables, and of the settings reference. It also has the checks of the `set_*`
-functions. An option is named after its flag (`--keep-alive` is `keep_alive`). A bad value raises ValueError or
+The table is the source of the keyword options of `rmeinheld.run`, and of the command line and its help. It is the
+source of the keys of files, of the environment variables, and of the settings reference. It also has the checks of the
+`set_*` functions. An option is named after its flag (`--keep-alive` is `keep_alive`). A bad value raises ValueError or
 TypeError that names the option, its range and the value. No value is corrected silently.
 """
 
@@ -80,6 +80,12 @@ class Settings(
                 "trusted_proxy_headers must have 'forwarded' alone or other fields without it, "
                 f"not {self.trusted_proxy_headers!r}"
             )
+        if self.certfile is None and self.ssl_context is None:
+            for name in ("keyfile", "ca_certs", "cert_reqs", "ciphers"):
+                if getattr(self, name) != OPTIONS[name].default:
+                    raise ValueError(f"{name} needs certfile: without it the server does not speak TLS")
+        if self.ready_workers > self.workers:
+            raise ValueError(f"ready_workers must be at most workers ({self.workers}), not {self.ready_workers}")
 
     @property
     def access_log_format(self) -> str:

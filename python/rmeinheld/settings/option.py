@@ -12,11 +12,13 @@ PREFIX: Final = "RMEINHELD_"
 """Start of the environment variables that set options."""
 
 type Scope = Literal["server", "run", "command", "service"]
-"""Who takes an option.
+"""The part that takes an option.
 
-"server": the command line and `run`. "run": `run` alone, because the value is an object of Python. "command": the
-command line alone; an application that calls `run` does that work itself. "service": the command line alone, and a
-value other than the default starts Gunicorn's arbiter.
+"server": the command line and `run`. "run": `run` alone, because the value is an object of Python.
+
+"command": the command line alone. An application that calls `run` does that work itself.
+
+"service": the command line alone. A value other than the default starts Gunicorn's arbiter.
 """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..option_kinds import Assignments, Directories, Directory, FileName, Named, Switch
+from ..option_kinds import Account, Assignments, Directories, Directory, FileName, Named, Switch
 from .option import option
 
 
@@ -103,7 +103,7 @@ class ProcessOptions:
     )
     user: str | None = option(
         None,
-        Named("a user name or number", "USER"),
+        Account("a user name or number", "USER"),
         "-u",
         "--user",
         group="Process",
@@ -116,7 +116,7 @@ class ProcessOptions:
     )
     group: str | None = option(
         None,
-        Named("a group name or number", "GROUP"),
+        Account("a group name or number", "GROUP"),
         "-g",
         "--group",
         group="Process",

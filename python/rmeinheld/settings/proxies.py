@@ -1,4 +1,4 @@
-"""What trusted proxies say of their clients."""
+"""Trusted proxies, and the fields in which they describe their clients."""
 
 from __future__ import annotations
 
