@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,16 @@ def _in_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     sys.modules.pop("__config__", None)
 
 
-def load(*arguments: str, files: dict[str, str] | None = None, **environ: str) -> Resolved:
+def load(*arguments: str, files: Mapping[str, str] | None = None, environ: Mapping[str, str] | None = None) -> Resolved:
     """Read a command line with MODULE:APP, in the test's directory with `files`."""
     for name, text in (files or {}).items():
         Path(name).write_text(text)
-    return Command([*arguments, "shop:app"], environ).load()
+    return Command([*arguments, "shop:app"], environ or {}).load()
 
 
-def refusal(*arguments: str, files: dict[str, str] | None = None, **environ: str) -> str:
+def refusal(*arguments: str, files: Mapping[str, str], environ: Mapping[str, str]) -> str:
     with pytest.raises(StartError) as caught:
-        load(*arguments, files=files, **environ)
+        load(*arguments, files=files, environ=environ)
     return str(caught.value)
 
 
@@ -76,7 +76,7 @@ def text_of(option: Option) -> str:
     if isinstance(kind, Switch):
         return "0" if option.default else "1"
     if type(kind).__name__ == "Choice":
-        return next(word for word in kind.words if word != option.default)
+        return str(next(word for word in kind.words if word != option.default))
     if option.name == "stack_size":
         return "512K"
     if option.name == "websocket_max_queue_size":
@@ -93,10 +93,10 @@ def test_every_option_has_the_same_value_from_each_source(option: Option, tmp_pa
     more = {"RMEINHELD_CERTFILE": "file", "RMEINHELD_WORKERS": "9"} if option.name in NOT_ALONE else {}
     if option.name == "config":
         (tmp_path / "file").write_text("keep_alive = 1\n")
-        assert source_of(load(RMEINHELD_CONFIG="file"), "keep_alive") == (1.0, "file: keep_alive")
+        assert source_of(load(environ={"RMEINHELD_CONFIG": "file"}), "keep_alive") == (1.0, "file: keep_alive")
         return
     text, name = text_of(option), option.name
-    variable = load(**{option.environment: text, **more})
+    variable = load(environ={option.environment: text, **more})
     value = getattr(variable.settings, name)
     assert value != option.default
     assert variable.source(name) == option.environment
@@ -104,18 +104,18 @@ def test_every_option_has_the_same_value_from_each_source(option: Option, tmp_pa
         on = text == "1" or not isinstance(option.kind, Switch)
         dashed = "--" + ("" if on else "no-") + name.replace("_", "-")
         flags = [dashed] if isinstance(option.kind, Switch) else [dashed, text]
-        assert source_of(load(*flags, **more), name) == (value, dashed)
-        by_gunicorn = load(GUNICORN_CMD_ARGS=" ".join(flags), **more)
+        assert source_of(load(*flags, environ=more), name) == (value, dashed)
+        by_gunicorn = load(environ={"GUNICORN_CMD_ARGS": " ".join(flags), **more})
         assert source_of(by_gunicorn, name) == (value, f"GUNICORN_CMD_ARGS: {dashed}")
     quoted = f'"{text}"' if not isinstance(option.kind, Switch) else ("true" if text == "1" else "false")
-    toml = load(files={"rmeinheld.toml": f"{name} = {quoted}\n"}, **more)
+    toml = load(files={"rmeinheld.toml": f"{name} = {quoted}\n"}, environ=more)
     assert source_of(toml, name) == (value, f"rmeinheld.toml: {name}")
     (tmp_path / "rmeinheld.toml").unlink()
-    project = load(files={"pyproject.toml": f"[tool.rmeinheld]\n{name} = {quoted}\n"}, **more)
+    project = load(files={"pyproject.toml": f"[tool.rmeinheld]\n{name} = {quoted}\n"}, environ=more)
     assert source_of(project, name) == (value, f"pyproject.toml: tool.rmeinheld.{name}")
     if name not in ("env", "pid"):
         literal = repr(text) if not isinstance(option.kind, Switch) else str(text == "1")
-        file = load("-c", "conf.py", files={"conf.py": f"{name} = {literal}\n"}, **more)
+        file = load("-c", "conf.py", files={"conf.py": f"{name} = {literal}\n"}, environ=more)
         assert source_of(file, name) == (value, f"conf.py: {name}")
 
 
@@ -124,7 +124,7 @@ def test_a_second_name_of_an_option_is_the_option(name: str, tmp_path: Path) -> 
     option = KEYS[name]
     text = text_of(option)
     assert VARIABLES["RMEINHELD_" + name.upper()] is option
-    value = getattr(load(**{"RMEINHELD_" + name.upper(): text}).settings, option.name)
+    value = getattr(load(environ={"RMEINHELD_" + name.upper(): text}).settings, option.name)
     assert value != option.default
     key = name.replace("_", "-")
     flags = [f"--{key}"] if isinstance(option.kind, Switch) else [f"--{key}", text]
@@ -186,7 +186,7 @@ def test_a_module_can_hold_the_settings(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_words_of_a_variable_are_divided_as_in_a_shell() -> None:
-    resolved = load(RMEINHELD_BIND="127.0.0.1:1 'unix:a b'", RMEINHELD_ENV="A=1 'B=2 3'")
+    resolved = load(environ={"RMEINHELD_BIND": "127.0.0.1:1 'unix:a b'", "RMEINHELD_ENV": "A=1 'B=2 3'"})
     assert resolved.settings.bind == ("127.0.0.1:1", "unix:a b")
     assert resolved.settings.env == ("A=1", "B=2 3")
 
@@ -217,14 +217,16 @@ def test_of_two_sources_the_higher_one_wins(winner: str, loser: str) -> None:
     order = list(SOURCES)
     if order.index(winner) > order.index(loser):
         winner, loser = loser, winner
-    arguments, environ, files = [], {}, {}
+    arguments: list[str] = []
+    environ: dict[str, str] = {}
+    files: dict[str, str] = {}
     for name in {winner, loser}:
         more = SOURCES[name]
         arguments += more[0]
         environ |= more[1]
         files |= more[2]
     expected = {"command line": 2, "environment": 3, "file": 4, "WEB_CONCURRENCY": 5, "default": 1}
-    assert load(*arguments, files=files, **environ).settings.workers == expected[winner]
+    assert load(*arguments, files=files, environ=environ).settings.workers == expected[winner]
 
 
 def test_only_one_file_is_read() -> None:
@@ -276,7 +278,7 @@ def test_a_reload_reads_the_file_again_from_the_first_directory(
 def test_the_values_decide_whether_the_arbiter_starts(
     arguments: list[str], environ: dict[str, str], files: dict[str, str], reasons: tuple[str, ...]
 ) -> None:
-    assert load(*arguments, files=files, **environ).reasons == reasons
+    assert load(*arguments, files=files, environ=environ).reasons == reasons
 
 
 def test_workers_change_no_default() -> None:
@@ -403,7 +405,7 @@ BAD_VALUES: list[tuple[list[str], dict[str, str], dict[str, str], str]] = [
 def test_a_refusal_names_the_setting_the_value_and_the_source(
     arguments: list[str], environ: dict[str, str], files: dict[str, str], sentence: str
 ) -> None:
-    assert sentence in refusal(*arguments, files=files, **environ)
+    assert sentence in refusal(*arguments, files=files, environ=environ)
 
 
 @pytest.mark.parametrize(
@@ -416,7 +418,7 @@ def test_a_refusal_names_the_setting_the_value_and_the_source(
     ],
 )
 def test_variables_that_mean_nothing_are_no_error(environ: dict[str, str]) -> None:
-    settings = load(**environ).settings
+    settings = load(environ=environ).settings
     assert (settings.workers, settings.patch) == (1, True)
 
 
@@ -462,7 +464,7 @@ def test_what_gunicorn_refuses_names_the_source() -> None:
 def test_the_report_has_each_setting_with_its_value_and_its_source() -> None:
     resolved = load(
         "-w2", "--umask", "27", "-c", "c.py", files={"c.py": "bind = ['a:1', 'b:2']\ndef on_exit(server): ..."},
-        RMEINHELD_KEEP_ALIVE="2.5",
+        environ={"RMEINHELD_KEEP_ALIVE": "2.5"},
     )  # fmt: skip
     lines = {line.split()[0]: line.split(None, 2)[1:] for line in report(resolved).splitlines() if line}
     assert set(OPTIONS) - set(lines) == {option.name for option in OPTIONS.values() if option.scope == "run"}
