@@ -144,6 +144,8 @@ class Reloading:
 
     def start(self) -> None:
         """Start the thread."""
+        # A file of bytecode that is written now would stay valid after a second edit within this second.
+        sys.dont_write_bytecode = True
         # A coroutine would wait for one that computes.
         get_original("_thread", "start_new_thread")(self._run, ())
 

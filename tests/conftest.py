@@ -27,6 +27,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_corpus.py",
     "test_databases.py",
     "test_demo.py",
+    "test_deploy.py",
     "test_developer_pages.py",
     "test_differential.py",
     "test_docs.py",

@@ -44,8 +44,7 @@ class Reloader(Process):
 
     def __init__(self, directory: Path, *options: str) -> None:
         command = [sys.executable, "-m", "rmeinheld", "--reload", "--bind", "127.0.0.1:0", *options, "site_app:app"]
-        environment = {**environment_of_child(directory), "PYTHONDONTWRITEBYTECODE": "1"}
-        super().__init__(command, directory, environment)
+        super().__init__(command, directory, environment_of_child(directory))
         self.directory = directory
         self.port = 0
 

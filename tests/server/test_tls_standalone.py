@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -256,13 +257,13 @@ def test_files_without_their_part_are_named(first: Certificate, tmp_path: Path) 
         ({"certfile": certificate, "keyfile": key, "cert_reqs": 2}, r"cert_reqs \(2\) needs ca_certs"),
     ):
         with pytest.raises(ValueError, match=message):
-            tls_of(Settings(**options))  # type: ignore[arg-type]
+            tls_of(Settings(**options))
 
 
 @pytest.mark.parametrize(
     "options", [{"keyfile": "x.pem"}, {"ca_certs": "x.pem"}, {"cert_reqs": 1}, {"ciphers": "ALL"}], ids=str
 )
-def test_a_setting_without_a_certificate_is_an_error(options: dict[str, object]) -> None:
+def test_a_setting_without_a_certificate_is_an_error(options: dict[str, Any]) -> None:
     (name,) = options
     with pytest.raises(ValueError, match=rf"{name} \(.*\) needs certfile"):
         rmeinheld.run(lambda environ, start_response: [], **options)

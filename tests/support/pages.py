@@ -56,8 +56,27 @@ def blocks(page: Path) -> list[Block]:
 
 
 def all_blocks(*languages: str) -> list[Block]:
-    """The code blocks in these languages, of all pages."""
-    return [block for page in pages() for block in blocks(page) if block.language in languages]
+    """The code blocks in these languages, of all pages, and the files in examples/deploy that pages include."""
+    of_pages = [block for page in pages() for block in blocks(page)]
+    return [block for block in [*of_pages, *deployed()] if block.language in languages]
+
+
+DEPLOYED = {
+    ".service": "systemd",
+    ".socket": "systemd",
+    "nginx.conf": "nginx",
+    "haproxy.cfg": "haproxy",
+    "Dockerfile": "dockerfile",
+    ".toml": "toml",
+}
+"""Languages of the files in examples/deploy, by the end of the name."""
+
+
+def deployed() -> Iterator[Block]:
+    """The files in examples/deploy."""
+    for path in sorted((ROOT / "examples" / "deploy").iterdir()):
+        (language,) = (language for end, language in DEPLOYED.items() if path.name.endswith(end))
+        yield Block(f"examples/deploy/{path.name}", 1, language, path.read_text(encoding="utf-8"))
 
 
 def commands(block: Block) -> Iterator[tuple[str, str]]:
