@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from rmeinheld.application import StartError, load_application
+from rmeinheld.tls import describe, tls_of
 
 from .errors import one_line
 from .hooks import is_hook_set
@@ -144,11 +145,8 @@ class Service(Application, _Started):  # type: ignore[misc]
 
     def _check_certificate(self) -> None:
         """Read the files of TLS, so that a bad one is noticed before a worker needs it."""
-        from gunicorn.sock import ssl_context
-
-        if self.cfg.is_ssl and not is_hook_set(self.cfg, "ssl_context"):
+        if not is_hook_set(self.cfg, "ssl_context"):
             try:
-                ssl_context(self.cfg)
-            except (OSError, ValueError) as error:
-                names = ", ".join(filter(None, (self.cfg.certfile, self.cfg.keyfile, self.cfg.ca_certs)))
-                raise StartError(f"TLS cannot use {names}: {error}") from None
+                tls_of(self.cfg, None)
+            except (OSError, ValueError, TypeError) as error:
+                raise StartError(describe(error)) from None

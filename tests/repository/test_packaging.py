@@ -16,6 +16,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from rmeinheld.gunicorn_worker.application import OLDEST, TOO_NEW
 
 from pages import PROJECT_URL
 
@@ -115,12 +116,31 @@ def wheel(request: pytest.FixtureRequest, wheels: dict[str, Wheel]) -> Wheel:
 
 @pytest.fixture
 def installed(wheel: Wheel, tmp_path: Path) -> Path:
-    """The Python of an environment with nothing in it but the wheel. No index: the wheel needs no other package."""
+    """The Python of an environment with nothing in it but the wheel: one worker needs no other package."""
     environment = tmp_path / "environment"
     output_of(sys.executable, "-m", "venv", "--without-pip", environment)
     python = environment / "bin" / "python"
-    output_of(sys.executable, "-m", "pip", "--python", python, "install", "--no-index", wheel.path, directory=tmp_path)
+    output_of(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--no-index",
+        "--no-deps",
+        wheel.path,
+        directory=tmp_path,
+    )
     return python
+
+
+def test_the_wheel_requires_the_versions_of_gunicorn_whose_arbiter_is_known(wheel: Wheel) -> None:
+    (requirement,) = wheel.metadata().get_all("Requires-Dist", [])
+    assert requirement.replace(" ", "") in {
+        "gunicorn<{1},>={0[0]}.{0[1]}".format(OLDEST, *TOO_NEW),
+        "gunicorn>={0[0]}.{0[1]},<{1}".format(OLDEST, *TOO_NEW),
+    }
 
 
 def test_an_installed_wheel_imports(installed: Path, tmp_path: Path) -> None:
