@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from rmeinheld._rmeinheld import Scoreboard
+from rmeinheld.cli import NEW_MASTER
 
 from .sockets import ServiceSocket
 
 __all__ = ["VARIABLE", "HandedOn", "hand_on"]
 
-VARIABLE: Final = "_RMEINHELD_HANDED_ON"
+VARIABLE: Final = NEW_MASTER
 """Environment variable of the new master, as JSON. It has no meaning for anything else."""
 
 

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["StartError", "load_application", "main"]
 
+NEW_MASTER: Final = "_RMEINHELD_HANDED_ON"
+"""Environment variable of the master that SIGUSR2 starts. It serves with the arbiter, even if one worker is left."""
+
 FAILURE: Final = 1
 """Exit status of a server that could not start."""
 
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_config(resolved)
         elif resolved.settings.check_config:
             _check_config(resolved)
-        elif resolved.reasons:
+        elif resolved.reasons or NEW_MASTER in os.environ:
             _serve_with_arbiter(command, resolved)
         else:
             _serve_alone(resolved)

@@ -109,6 +109,19 @@ def test_a_reload_changes_addresses_and_the_pidfile(start: Start, tmp_path: Path
     assert service.get("/")["pid"] != first
 
 
+def test_an_upgrade_takes_the_configuration_of_its_time(start: Start, tmp_path: Path) -> None:
+    """The new master serves with the arbiter, although one worker does not need it."""
+    configure(tmp_path, GOOD)
+    service = start(app=APP)
+    service.await_ready()
+    configure(tmp_path, GOOD.replace("old", "new").replace("2", "1", 1))
+    service.signal(signal.SIGUSR2)
+    service.wait_for_log("The new master is ready")
+    service.signal(signal.SIGTERM)
+    wait_until(lambda: len(service.running()) == 1, service.log)
+    assert service.get("/")["mark"] == "new"
+
+
 def test_two_services_on_one_port_are_an_error(start: Start, tmp_path: Path) -> None:
     configure(tmp_path, GOOD)
     service = start(app=APP)

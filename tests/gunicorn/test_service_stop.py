@@ -52,26 +52,32 @@ def test_a_request_that_outlasts_graceful_timeout_is_answered_before_the_end(sta
             assert service.wait() == 0
 
 
-def ask(path: Path) -> bytes:
+def ask(path: Path, target: str = "/") -> bytes:
     """The answer to a request on a Unix socket. OSError if there is none."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(10)
         sock.connect(str(path))
-        sock.sendall(request("GET", "/", "Connection: close"))
+        sock.sendall(request("GET", target, "Connection: close"))
         return sock.recv(65536)
 
 
 def test_drain_delay_goes_on_accepting_and_keeps_the_path_of_a_unix_socket(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "service.sock"
-    service = start("--workers", "2", "--drain-delay", "1", "--bind", f"unix:{path}", app=APP)
+    admin = tmp_path / "admin.sock"
+    addresses = ("--bind", f"unix:{path}", "--admin-bind", f"unix:{admin}")
+    service = start("--workers", "2", "--drain-delay", "1", *addresses, app=APP)
     service.await_ready()
+    assert ask(admin, "/ready").startswith(b"HTTP/1.1 200")
     with takes(1, 6):
         service.signal(signal.SIGTERM)
         service.wait_for_log(r"Not ready any more; accepting goes on for 1 s \(drain_delay\)")
+        assert ask(admin, "/ready").startswith(b"HTTP/1.1 503")
+        assert ask(admin, "/live").startswith(b"HTTP/1.1 200")
         assert service.get("/")["pid"] in service.workers()
         assert ask(path).startswith(b"HTTP/1.1 200")
         assert service.wait() == 0
     assert not path.exists()
+    assert not admin.exists()
 
 
 def test_drain_delay_is_no_part_of_a_reload(start: Start) -> None:
