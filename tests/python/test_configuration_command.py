@@ -98,7 +98,7 @@ BAD = {
     "create_app": FACTORY + "'shop:create_app()'?",
     "make_site": FACTORY + "'shop:make_site()'?",
     "wants_name": FACTORY + "'shop:wants_name(name=...)'?",
-    "patched": "must be a callable as PEP 3333 has it, not bool False False",
+    "patched": "must be a callable as PEP 3333 has it, not bool False",
 }
 
 
