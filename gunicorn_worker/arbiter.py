@@ -22,11 +22,11 @@ from rmeinheld import crew_directory
 from rmeinheld._rmeinheld import Scoreboard
 from rmeinheld.application import StartError
 from rmeinheld.health import open_admin_socket
-from rmeinheld.systemd import Notifier
 
 from .errors import one_line
 from .handing_on import HandedOn, hand_on
 from .replacement import GrowingPause, Member, plan
+from .reporting import Reporter
 from .sockets import ServiceSocket, open_sockets, opened_again, passed_by_systemd, taken_over
 
 if TYPE_CHECKING:
@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 __all__ = ["ServiceArbiter"]
 
 SLOTS: Final = 256
-"""Most workers at a time, those of another master and those that leave included."""
+"""Workers at a time that every service has room for, those of another master and those that leave included."""
+
+SLOTS_OF_A_WORKER: Final = 4
+"""Room for each configured worker: itself, its replacement, and both of another master."""
 
 BRISK_SECONDS: Final = 0.1
 """Most time between two looks at the workers while a worker starts or leaves."""
@@ -76,7 +79,8 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
 
     def __init__(self, app: Service) -> None:
         self._inherited = HandedOn.from_environment(os.environ)
-        self.scoreboard = self._inherited.scoreboard() if self._inherited else Scoreboard(SLOTS)
+        slots = max(SLOTS, SLOTS_OF_A_WORKER * app.resolved.settings.workers)
+        self.scoreboard = self._inherited.scoreboard() if self._inherited else Scoreboard(slots)
         self._stale = 0
         self._was_ready = False
         self._is_complete = False
@@ -86,7 +90,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         self._refusals = GrowingPause()
         self._refused = ""
         self._admin: list[ServiceSocket] = []
-        self._notifier = Notifier()
+        self._reporter = Reporter(self.scoreboard)
         self._place: crew_directory.Place | None = None
         super().__init__(app)
         # Gunicorn takes sys.argv, which `python -m` changes.
@@ -121,7 +125,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
             self._place = crew_directory.take_over(os.environ, user) or crew_directory.make(
                 user, group, workers=self.cfg.workers
             )
-            with self._notifier.hidden():
+            with self._reporter.notifier.hidden():
                 super().start()
         except BaseException:
             self._close_all()
@@ -220,7 +224,6 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
                 self._retire(worker, now)
         self._is_changing = bool(step.start) or any(self._state(one) != "ready" for one in self.WORKERS.values())
         self._report_number()
-        self._notifier.beat_if_due(self.scoreboard)
 
     def _members(self) -> Iterator[Member]:
         for worker in self.WORKERS.values():
@@ -242,7 +245,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         was_complete, self._is_complete = self._is_complete, self._ready(self._stale) >= self.num_workers
         if self._is_complete and not was_complete:
             self.log.info("Workers ready: %d", self.num_workers)
-            self._notifier.ready()
+            self._reporter.settle()
             if self.master_pid:
                 self.log.info("The new master is ready. To end the old one: kill -TERM %d", self.master_pid)
 
@@ -314,11 +317,13 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
                     self._ready(),
                     pause,
                 )
+                if self._ready() >= self.settings.ready_workers:
+                    self._reporter.settle(f"a worker {what}")
 
     def _release_slots_of_the_dead(self) -> None:
         """Release the slots of workers whose master has died, too."""
         ours = {worker.slot for worker in self.WORKERS.values()}
-        for slot in range(SLOTS):
+        for slot in range(self.scoreboard.slots):
             if slot not in ours and self.scoreboard.state(slot) != "free" and (pid := self.scoreboard.pid(slot)):
                 if not _exists(pid):
                     self.scoreboard.release(slot)
@@ -327,7 +332,9 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
 
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
         """Wait for signals, more briefly while a worker starts or leaves: it may not be allowed to send one."""
-        signals: list[int] = super().wait_for_signals(min(timeout, BRISK_SECONDS) if self._is_changing else timeout)
+        self._reporter.turn()
+        longest = self._reporter.limit(min(timeout, BRISK_SECONDS) if self._is_changing else timeout)
+        signals: list[int] = super().wait_for_signals(longest)
         interrupts = signals.count(signal.SIGINT)
         self._is_quick |= interrupts > (0 if self._is_ending else 1)
         return signals
@@ -368,7 +375,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
 
         If the new configuration is refused, everything stays as it is, and the next try comes after a growing pause.
         """
-        self._notifier.reloading()
+        self._reporter.reload()
         before = _Before(self)
         opened: list[ServiceSocket] = []
         try:
@@ -383,7 +390,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
             _close((one for one in opened if one not in self.LISTENERS), unlink=True)
             before.put_back()
             self._refuse(error)
-            self._notifier.ready()
+            self._reporter.fail_reload("the new configuration is refused")
             return
         _close((one for one in self.LISTENERS if one not in opened), unlink=self._is_alone)
         if opened != self.LISTENERS:
@@ -457,13 +464,14 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         self._is_ending = self._is_changing = True
         if self._is_alone:
             self.scoreboard.is_stopping = True
-            self._notifier.stopping(self.settings.drain_delay + self.cfg.graceful_timeout if graceful else 0)
+            self._reporter.stop(self.settings.drain_delay + self.cfg.graceful_timeout if graceful else 0)
         elif self.reexec_pid:
-            self._notifier.main_pid(self.reexec_pid)
+            self._reporter.hand_over(self.reexec_pid)
         if graceful and self._is_alone and self._was_ready and not self._is_interrupted and self.settings.drain_delay:
             self._drain()
         self._is_stopping = True
-        self._close_all()
+        _close(self.LISTENERS, unlink=self._is_alone)
+        self.LISTENERS = []
         for worker in self.WORKERS.values():
             self.scoreboard.set_state(worker.slot, "draining")
         self._signal_all(signal.SIGTERM if graceful else signal.SIGQUIT)
@@ -473,6 +481,8 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         while self.WORKERS and time.monotonic() < deadline:
             self.reap_workers()
             time.sleep(0.001)
+        # Probes are answered until the last worker has ended.
+        self._close_all()
 
     def _signal_all(self, number: int) -> None:
         self.kill_workers(number)

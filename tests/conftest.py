@@ -18,6 +18,7 @@ sys.path.insert(0, str(APPLICATIONS))
 
 
 SAME_ON_EVERY_PYTHON = (
+    "test_admin_listener.py",
     "test_advisories.py",
     "test_bodies.py",
     "test_chat.py",
@@ -53,13 +54,16 @@ SAME_ON_EVERY_PYTHON = (
     "test_proxies_forwarded.py",
     "test_reload.py",
     "test_replacement.py",
+    "test_scoreboard.py",
     "test_service_configuration.py",
+    "test_service_health.py",
     "test_service_replacement.py",
     "test_service_stop.py",
     "test_service_upgrade.py",
     "test_slow_clients.py",
     "test_slow_readers.py",
     "test_sqlite.py",
+    "test_systemd.py",
     "test_taken_over.py",
     "test_tls_standalone.py",
     "test_tls_transport.py",

@@ -84,7 +84,9 @@ struct Prepared {
 impl Server {
     #[new]
     #[pyo3(signature = (app, listeners, settings, ssl_context = None, suppress_ragged_eofs = true, access_log = None, *,
-        scoreboard = None, slot = -1))]
+        scoreboard = None, slot = -1),
+        text_signature = "(app, listeners, settings, ssl_context=None, suppress_ragged_eofs=True, access_log=None, *, \
+                          scoreboard=None, slot=-1)")]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn new(
         py: Python<'_>,

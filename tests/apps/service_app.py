@@ -23,13 +23,20 @@ EATEN: list[bytes] = []
 
 
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer with the process and MARK. /sleep/SECONDS waits, /eat/MIB takes memory, and /die ends the worker."""
+    """Answer with the process and MARK.
+
+    /sleep/SECONDS waits, /eat/MIB takes memory, /compute computes for ever, and /die ends the worker.
+    """
     match environ["PATH_INFO"].split("/")[1:]:
         case ["sleep", seconds]:
             environ["wsgi.errors"].write("begun to sleep\n")
             rmeinheld.coroutine.sleep(float(seconds))
         case ["eat", size]:
             EATEN.append(os.urandom(1024) * 1024 * int(size))
+        case ["compute"]:
+            os.write(2, b"process %d computes\n" % os.getpid())
+            while True:
+                pass
         case ["die"]:
             os._exit(7)
     answer = json.dumps({"pid": os.getpid(), "mark": MARK}).encode()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
-import signal
 import tempfile
-import time
 
 import pytest
 
 from rmeinheld._rmeinheld import Scoreboard
-from serving import Serve, request
+from serving import RunScript, Serve, request
 
 FULL = {"requests", "connections", "open_connections", "in_progress", "websockets"}
 
@@ -72,71 +71,64 @@ def test_a_descriptor_opens_the_same_memory_and_foreign_files_are_refused() -> N
         Scoreboard.from_descriptor(-1)
 
 
-def test_counters_never_go_backwards_when_workers_are_killed() -> None:
-    """Workers that count without a pause are killed with SIGKILL and replaced. Another process reads all the while."""
-    board = Scoreboard(4)
-    seen = requests = 0
-    for _ in range(8):
-        slot = board.reserve()
-        ready, worker = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            _work_for_ever(board, slot, worker)
-        os.close(worker)
-        assert os.read(ready, 1) == b"1"
-        os.close(ready)
-        until = time.monotonic() + 0.02
-        while time.monotonic() < until:
-            now = board.counters()["requests"]
-            assert now >= seen
-            seen = now
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        own = board.counters(slot)
-        assert own["requests"] > 0
-        requests += own["requests"]
-        board.release(slot)
-        assert board.counters()["requests"] == requests >= seen
-        assert board.counters()["in_progress"] == board.counters()["open_connections"] == 0
+KILLED = """
+import http.client, os, signal, threading, time
+from rmeinheld import _rmeinheld
+from rmeinheld.addresses import parse_address
+from rmeinheld.running import open_listeners
+from rmeinheld.settings import Settings
+
+board = _rmeinheld.Scoreboard(4)
+(listener,) = open_listeners([parse_address("127.0.0.1:0")], Settings())
+port = int(listener.server_port)
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Length", "0")])
+    return []
+
+def ask(ready):
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    while True:
+        connection.request("GET", "/")
+        connection.getresponse().read()
+        os.write(ready, b"1")
+
+def work(slot, ready):
+    "A worker that serves itself requests until it is killed."
+    sockets = [(listener.socket.fileno(), "localhost", str(port))]
+    server = _rmeinheld.Server(app, sockets, Settings(), scoreboard=board, slot=slot)
+    threading.Thread(target=ask, args=[ready], daemon=True).start()
+    server.run()
+
+seen = requests = 0
+for _ in range(8):
+    slot = board.reserve()
+    reader, writer = os.pipe()
+    if not (pid := os.fork()):
+        work(slot, writer)
+    os.close(writer)
+    assert os.read(reader, 1) == b"1"
+    until = time.monotonic() + 0.02
+    while time.monotonic() < until:
+        now = board.counters()["requests"]
+        assert now >= seen, (now, seen)
+        seen = now
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(reader)
+    own = board.counters(slot)["requests"]
+    assert own > 0
+    requests += own
+    board.release(slot)
+    after = board.counters()
+    assert after["requests"] == requests >= seen, (after, requests, seen)
+    assert after["in_progress"] == after["open_connections"] == 0, after
+print("done")
+"""
 
 
-def _work_for_ever(board: Scoreboard, slot: int, ready: int) -> None:
-    """A worker that serves itself requests until it is killed."""
-    import http.client
-    import threading
-
-    from rmeinheld import _rmeinheld
-    from rmeinheld.addresses import parse_address
-    from rmeinheld.running import open_listeners
-    from rmeinheld.settings import Settings
-
-    try:
-        settings = Settings()
-        (listener,) = open_listeners([parse_address("127.0.0.1:0")], settings)
-
-        def app(environ: object, start_response: object) -> list[bytes]:
-            start_response("200 OK", [("Content-Length", "0")])  # type: ignore[operator]
-            return []
-
-        server = _rmeinheld.Server(
-            app,  # type: ignore[arg-type]
-            [(listener.socket.fileno(), "localhost", listener.server_port)],
-            settings,
-            scoreboard=board,
-            slot=slot,
-        )
-
-        def ask() -> None:
-            connection = http.client.HTTPConnection("127.0.0.1", int(listener.server_port))
-            while True:
-                connection.request("GET", "/")
-                connection.getresponse().read()
-                os.write(ready, b"1")
-
-        threading.Thread(target=ask, daemon=True).start()
-        server.run()
-    finally:
-        os._exit(1)
+def test_counters_never_go_backwards_when_workers_are_killed(script: RunScript) -> None:
+    assert script(KILLED) == "done\n"
 
 
 WATCHED = """
@@ -148,8 +140,14 @@ from rmeinheld.websocket import ConnectionClosed
 board = _rmeinheld.Scoreboard(2)
 slot = board.reserve()
 
+watching = []
+
 def app(environ, start_response):
     path = environ["PATH_INFO"]
+    if not watching:
+        # Not before the start line is printed.
+        watching.append(threading.Thread(target=watch, daemon=True))
+        watching[0].start()
     if path == "/compute":
         until = time.monotonic() + 0.6
         while time.monotonic() < until:
@@ -173,7 +171,7 @@ def watch():
         counters = board.counters(slot)
         now = counters["in_progress"], counters["websockets"], board.state(slot), board.turn_age(slot) > 0.2
         if now != seen:
-            print("now", *now, flush=True)
+            os.write(1, b"now %d %d %s %s\\n" % (now[0], now[1], now[2].encode(), str(now[3]).encode()))
             seen = now
         time.sleep(0.002)
 
@@ -181,16 +179,13 @@ original = _rmeinheld.Server
 def server(*arguments):
     return original(*arguments, scoreboard=board, slot=slot)
 _rmeinheld.Server = server
-threading.Thread(target=watch, daemon=True).start()
 import rmeinheld
 rmeinheld.run(app, port=0)
-print("at last", board.state(slot), board.counters())
+os.write(1, f"at last {board.state(slot)} {board.counters()}\\n".encode())
 """
 
 
 def test_the_engine_counts_requests_connections_and_websockets(serve: Serve) -> None:
-    import json
-
     server = serve.script(WATCHED)
     with server.connect() as connection:
         for number in range(3):

@@ -113,7 +113,7 @@ class ServiceManager:
 
     def read_all(self) -> list[Note]:
         """The notes that have come and were not read yet."""
-        notes = []
+        notes: list[Note] = []
         self._socket.setblocking(False)
         while True:
             try:
