@@ -94,6 +94,7 @@ class Worker(_Base):  # type: ignore[misc]
     _has_asked = False
     _tls: Tls | None = None
     _reloading: Reloading | None = None
+    _is_interrupted = False
 
     @classmethod
     def setup(cls) -> None:
@@ -342,11 +343,15 @@ class Worker(_Base):  # type: ignore[misc]
         return counted
 
     def _end(self, timeout: float | None) -> None:
+        restarts = interrupted = False
         if self.scoreboard is not None:
             self.scoreboard.set_state(self.slot, "draining")
+            # Otherwise another worker takes over.
+            restarts = not self.scoreboard.is_stopping
+            interrupted = self._is_interrupted and not restarts
         if self._engine is not None and self._grace is not None:
-            self._grace.begin(timeout)
-            self._engine.stop(timeout)
+            self._grace.begin(timeout, interrupted=interrupted)
+            self._engine.stop(timeout, 0 if interrupted else None, restarts=restarts, interrupted=interrupted)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: finish the requests in progress within `graceful_timeout`."""
@@ -354,9 +359,16 @@ class Worker(_Base):  # type: ignore[misc]
         self._end(None)
 
     def handle_interrupt(self, sig: int, frame: FrameType | None) -> None:
-        """SIGINT: end at once. In a service only the master acts on it, since a terminal sends it to all processes."""
+        """SIGINT: end at once. In a service only the master acts on it, since a terminal sends it to all processes.
+
+        If the master then stops the service, idle connections are closed at once, and the worker prints its requests.
+        """
         if self.scoreboard is None:
             self.handle_quit(sig, frame)
+            return
+        self._is_interrupted = True
+        if not self.alive:
+            self._end(None)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
         """SIGQUIT, SIGINT: end at once, and end waiting requests."""

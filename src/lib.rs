@@ -196,7 +196,8 @@
 //! ## Signals
 //!
 //! Signals belong to the main thread, where CPython runs their handlers. The main thread waits in `run()` on the wakeup
-//! descriptor while the loop thread serves. SIGINT and SIGTERM drain and stop. The previous handlers are put back.
+//! descriptor while the loop thread serves (`server::waiting`). SIGINT and SIGTERM drain and stop. The previous handlers
+//! are put back.
 //!
 //! ## Fork
 //!
@@ -207,11 +208,16 @@
 //!
 //! ## The end
 //!
-//! 1. Accepting stops, and idle connections are closed.
-//! 2. `GeneratorExit` is raised in streams of events, and in responses that have asked whether the server stops.
-//! 3. Other requests in progress finish within the grace period, and the log names those that are waited for. Then
+//! 1. The server accepts until the kernel's queue is empty once, then closes its listening sockets. A process cannot
+//!    know whether others keep a shared socket open, so it always takes the queue.
+//! 2. Responses end their connections, unless the next request has arrived (`server::connection`). An idle connection
+//!    keeps its deadline. At the deadline the server reads once more before it ends its side (`Connection::end_idle`),
+//!    then and at any other time. Only a request that crosses this end on its way is lost. WebSockets end one after the
+//!    other (`server::stopping_watchers`).
+//! 3. `GeneratorExit` is raised in streams of events, and in responses that have asked whether the server stops.
+//! 4. Other requests in progress finish within the grace period, and the log names those that are waited for. Then
 //!    non-daemon threads and the jobs of executors finish (`rmeinheld.ends`).
-//! 4. After the grace period `CoroutineExit` is raised in these; at the end of the loop, in all other coroutines. Each
+//! 5. After the grace period `CoroutineExit` is raised in these; at the end of the loop, in all other coroutines. Each
 //!    coroutine gets it once ([`event_loop::ends`]).
 //!
 //! - A daemon thread that still waits a second later, and a request two seconds later, is *left behind*. It stays

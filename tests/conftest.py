@@ -32,6 +32,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_developer_pages.py",
     "test_differential.py",
     "test_docs.py",
+    "test_ends_of_connections.py",
     "test_ends_of_servers.py",
     "test_exhaustion.py",
     "test_forks.py",

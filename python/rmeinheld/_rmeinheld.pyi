@@ -259,7 +259,9 @@ class Server:
     def seconds_left(self) -> float | None:
         """Seconds until the grace period is over; None before `stop()`."""
 
-    def run(self, wakeup_fd: int = -1, exit_status: int | None = None) -> None:
+    def run(
+        self, wakeup_fd: int = -1, exit_status: int | None = None, on_stop: Callable[[], object] | None = None
+    ) -> None:
         """Serve until `stop()`. Returns when the last request has ended or the grace period is over; the loop goes on.
 
         When `wakeup_fd` becomes readable, `run` empties it and runs Python's signal handlers; see
@@ -268,16 +270,37 @@ class Server:
         `exit_status` is the status of a process that ends with the server. If the caller does not get the interpreter
         in time to call `disarm_exit`, the process ends with this status. None (the default) leaves the process alone.
 
+        `on_stop()` is called once accepting ends, in the thread of `run`; None (the default) calls nothing.
+
         Returns at once if `stop()` came first. Raises RuntimeError if called a second time or in a coroutine, and the
-        exception of a signal handler.
+        exception of a signal handler or of `on_stop`.
         """
 
-    def stop(self, timeout: float | None = None) -> None:
-        """Stop accepting, close idle connections, and let requests in progress end. Then `run()` returns.
+    def stop(
+        self,
+        timeout: float | None = None,
+        idle: float | None = None,
+        *,
+        delay: float = 0.0,
+        restarts: bool = False,
+        interrupted: bool = False,
+        hurries: bool = False,
+    ) -> None:
+        """Stop: accept what the kernel has queued, then nothing more, and let requests in progress end. Then `run()`
+        returns.
+
+        Every response ends its connection, unless the next request has arrived already. A connection that is idle waits
+        for one more request, as long as `idle` and the grace period permit.
 
         `timeout` is the grace period in seconds; None (the default) is the setting `graceful_timeout`, 0 ends requests
-        at once. May be called from any thread, signal handler or request, and more than once: a later call may only
-        shorten the time.
+        at once. `idle` is the time for idle connections in seconds; None (the default) is the setting `keep_alive`, 0
+        closes them at once, and WebSockets, too. `delay` (0 by default) is the time in seconds for which the server
+        goes on as before; the grace period begins after it. `restarts` closes WebSockets with 1012 instead of 1001,
+        because another process takes over. `interrupted` prints on standard error what is waited for, for a person who
+        has pressed Ctrl-C. `hurries` shortens the waits for work that does not end, to less than a second together.
+
+        May be called from any thread, signal handler or request, and more than once: a later call may only shorten the
+        times.
         """
 
     def abandon(self) -> None:

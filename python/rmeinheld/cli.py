@@ -40,6 +40,9 @@ NEW_MASTER: Final = "_RMEINHELD_HANDED_ON"
 FAILURE: Final = 1
 """Exit status of a server that could not start."""
 
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C outside the life of the server: that of a shell for a process that SIGINT has ended."""
+
 
 class _Hang(Exception):
     """A request or thread goes on computing, so the process cannot end in order."""
@@ -49,7 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line with `arguments` (None: those of the process) and return the exit status.
 
     0: the server stopped in order, or `--check-config` found no fault. 1: the server could not start, and one line on
-    standard error says why. The status is also 1 if the process ended while a request or thread was computing.
+    standard error says why. The status is also 1 if the process ended while a request or thread was computing. 130:
+    SIGINT came before the server ran.
     """
     stdio.fill_standard_descriptors()
     try:
@@ -73,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A message may quote text with line ends. It is printed as one line.
         print("rmeinheld: error:", " ".join(str(error).splitlines()), file=sys.stderr)
         return FAILURE
+    except KeyboardInterrupt:
+        # Before the server has started, or in its last moment: a traceback of ours helps no user.
+        return INTERRUPTED
     return 0
 
 

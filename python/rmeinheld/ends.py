@@ -37,6 +37,7 @@ SIGNAL_LOOK: Final = 0.25
 
 _logger: Final = logging.getLogger(error_log.LOGGER_NAME)
 _is_leaving = False
+_is_hurried = False
 
 
 class Grace:
@@ -46,13 +47,28 @@ class Grace:
         self._graceful_timeout = graceful_timeout
         self._given = graceful_timeout
         self._deadline: float | None = None
+        self.interrupted = False
+        """Has Ctrl-C asked for the stop, so that a person waits?"""
+        self.hurries = False
+        """Has a second Ctrl-C asked for an end within a second?"""
 
-    def begin(self, seconds: float | None) -> None:
-        """Record a stop with `seconds` (None: `graceful_timeout`). Of several stops, the earliest deadline counts."""
+    def begin(
+        self, seconds: float | None, delay: float = 0.0, *, interrupted: bool = False, hurries: bool = False
+    ) -> None:
+        """Record a stop with `seconds` (None: `graceful_timeout`), which begins after `delay`.
+
+        Of several stops, the earliest deadline counts. `interrupted` and `hurries` are those of
+        `_rmeinheld.Server.stop`.
+        """
         given = self._graceful_timeout if seconds is None else seconds
-        deadline = time.monotonic() + given
+        deadline = time.monotonic() + delay + given
         if self._deadline is None or deadline < self._deadline:
             self._given, self._deadline = given, deadline
+        self.interrupted |= interrupted
+        self.hurries |= hurries
+        if hurries:
+            global _is_hurried
+            _is_hurried = True
 
     def __str__(self) -> str:
         if self._given == self._graceful_timeout:
@@ -73,14 +89,18 @@ def finish(engine: _rmeinheld.Server, grace: Grace, *, process_ends: bool) -> No
         helper = threading.Thread(target=_work_off, args=(process_ends, is_done), name="rmeinheld-end", daemon=True)
         with suppress(RuntimeError):
             helper.start()
+        is_said = False
         while not is_done.wait(min(SIGNAL_LOOK, left := engine.seconds_left or 0.0)) and left > 0:
-            pass
+            if grace.interrupted and not is_said:
+                is_said = True
+                _say_what_is_waited_for(process_ends)
     else:
         is_done.set()
     is_in_time = is_done.is_set() and engine.seconds_left != 0
     if not is_in_time:
         _end_the_rest(grace, process_ends)
-    if process_ends:
+    # In a hurry the process ends in time, whatever the handlers at exit do.
+    if process_ends and not grace.hurries:
         _rmeinheld.disarm_exit()
 
 
@@ -93,7 +113,8 @@ def leave(status: int) -> None:
     if _is_leaving:
         return
     _is_leaving = True
-    _rmeinheld.arm_exit(EXIT_SECONDS, status)
+    if not _is_hurried:
+        _rmeinheld.arm_exit(EXIT_SECONDS, status)
     atexit._run_exitfuncs()
     _leave(status)
 
@@ -126,6 +147,13 @@ def _leave(status: int) -> None:
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(status)
+
+
+def _say_what_is_waited_for(process_ends: bool) -> None:
+    if names := ", ".join(thread.name for thread in _unfinished(process_ends)):
+        with suppress(OSError, ValueError, AttributeError):
+            line = f"rmeinheld: waiting for the threads {names}; press Ctrl-C again to stop now"
+            print(line, file=sys.stderr, flush=True)
 
 
 def _end_the_rest(grace: Grace, process_ends: bool) -> None:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from .listeners import Listener, close_all
 
 __all__ = ["End", "defaults", "start_hooks", "state"]
 
-type End = Callable[[float | None], None]
-"""Stops the running server within some seconds. None: within its `graceful_timeout`."""
+
+class End(Protocol):
+    """Stops the running server within `timeout` seconds. The arguments are those of `_rmeinheld.Server.stop`."""
+
+    def __call__(
+        self,
+        timeout: float | None,
+        idle: float | None = None,
+        *,
+        delay: float = 0.0,
+        interrupted: bool = False,
+        hurries: bool = False,
+    ) -> None: ...
+
 
 defaults: Final[dict[str, object]] = {}
 """Values that the `set_*` functions have set, by the name of the option."""

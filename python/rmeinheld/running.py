@@ -48,9 +48,10 @@ def run(
     is given, the logger `rmeinheld.error` writes there while the server runs; otherwise logging is left as it is.
 
     In the main thread, SIGINT and SIGTERM end the server: requests in progress have `graceful_timeout` seconds to
-    finish. SIGQUIT, or SIGINT while the server is ending, stops it at once. SIGUSR1 reopens the log files. With
-    `certfile` or `ssl_context`, SIGHUP reads the certificates again; without them SIGHUP is left alone. `run` restores
-    the previous handlers before it returns. In another thread no signal is handled.
+    finish. SIGTERM first lets the server go on for `drain_delay` seconds; SIGINT closes idle connections at once and
+    prints what it waits for. SIGQUIT, or SIGINT while the server is ending, stops it at once. SIGUSR1 reopens the log
+    files. With `certfile` or `ssl_context`, SIGHUP reads the certificates again; without them SIGHUP is left alone.
+    `run` restores the previous handlers before it returns. In another thread no signal is handled.
 
     `silent=False` raises KeyboardInterrupt at the end if SIGINT ended the server, as Meinheld does.
 
@@ -80,8 +81,9 @@ def run(
 def stop(timeout: float | None = None) -> None:
     """Stop the running server: `run` returns when the requests in progress have ended, or after `timeout` seconds.
 
-    None is the option `graceful_timeout`; 0 ends the requests at once. Idle connections are closed at once. It may be
-    called from anywhere, also from a request or a signal handler. If no server runs, it does nothing.
+    None is the option `graceful_timeout`; 0 ends the requests at once. An idle connection is kept for the rest of its
+    `keep_alive`, and its next request is answered with `Connection: close`. The option `drain_delay` does not count.
+    It may be called from anywhere, also from a request or a signal handler. If no server runs, it does nothing.
 
     Raises TypeError or ValueError if `timeout` is not a number of seconds from 0.
     """
@@ -183,17 +185,34 @@ def _serve(
 ) -> None:
     grace = ends.Grace(settings.graceful_timeout)
 
-    def end(timeout: float | None) -> None:
-        grace.begin(timeout)
-        engine.stop(timeout)
+    def end(
+        timeout: float | None,
+        idle: float | None = None,
+        *,
+        delay: float = 0.0,
+        interrupted: bool = False,
+        hurries: bool = False,
+    ) -> None:
+        grace.begin(timeout, delay, interrupted=interrupted, hurries=hurries)
+        engine.stop(timeout, idle, delay=delay, interrupted=interrupted, hurries=hurries)
         if health is not None:
-            health.stop(timeout)
+            health.stop(delay + (settings.graceful_timeout if timeout is None else timeout))
+        if not delay:
+            stop_listening()
+
+    def stop_listening() -> None:
         # The engine has duplicates, which serve the clients that wait already. Closing ours, and removing the path of a
         # Unix socket, lets the next server take the address while this one finishes its requests.
         close_all(listeners)
 
     state.end = end
-    signals = Signals(engine, end, None if tls is None else tls.read_again)
+    signals = Signals(
+        engine,
+        end,
+        None if tls is None else tls.read_again,
+        drain_delay=settings.drain_delay,
+        exit_status=exit_status,
+    )
     signals.install()
     # A closed or full standard error must not keep a server from starting.
     with suppress(OSError, ValueError, AttributeError):
@@ -205,7 +224,7 @@ def _serve(
         health.begin(settings.graceful_timeout)
     watch = None if tls is None else tls.watch()
     try:
-        engine.run(signals.wakeup_fd, exit_status)
+        engine.run(signals.wakeup_fd, exit_status, stop_listening)
         ends.finish(engine, grace, process_ends=exit_status is not None)
     finally:
         if watch is not None:

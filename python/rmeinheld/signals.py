@@ -12,12 +12,15 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, Final
 
 from . import _rmeinheld, error_log
 from .process_state import End
 
 __all__ = ["Signals"]
+
+HURRIED_EXIT: Final = 0.8
+"""Seconds from a second SIGINT until the process ends, in order or not."""
 
 
 class Signals:
@@ -27,15 +30,24 @@ class Signals:
     """The handlers that are installed."""
 
     def __init__(
-        self, engine: _rmeinheld.Server, end: End, read_certificates: Callable[[], None] | None = None
+        self,
+        engine: _rmeinheld.Server,
+        end: End,
+        read_certificates: Callable[[], None] | None = None,
+        *,
+        drain_delay: float = 0.0,
+        exit_status: int | None = None,
     ) -> None:
         self._engine = engine
         self._end = end
         self._read_certificates = read_certificates
+        self._drain_delay = drain_delay
+        self._exit_status = exit_status
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
         self._previous_fd = -1
         self._pair: tuple[socket.socket, socket.socket] | None = None
         self._is_ending = False
+        self._is_hurried = False
         self.interrupted = False
         """Has SIGINT arrived?"""
         self.wakeup_fd = -1
@@ -64,6 +76,9 @@ class Signals:
         for number, handler in handlers:
             self._previous[number] = signal.getsignal(number)
             signal.signal(number, handler)
+        if self._exit_status is not None and self._previous[signal.SIGINT] is signal.default_int_handler:
+            # The process ends with the server, and a traceback of its end helps no user.
+            self._previous[signal.SIGINT] = signal.SIG_DFL
 
     @staticmethod
     def put_back() -> None:
@@ -93,12 +108,19 @@ class Signals:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self.interrupted = True
-        self._end(0 if self._is_ending else None)
+        if self._is_ending:
+            if self._exit_status is not None and not self._is_hurried:
+                _rmeinheld.arm_exit(HURRIED_EXIT, self._exit_status)
+            self._is_hurried = True
+            self._end(0, 0, interrupted=True, hurries=True)
+            return
         self._is_ending = True
+        # A person waits, and a browser may keep connections open.
+        self._end(None, 0, interrupted=True)
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         self._is_ending = True
-        self._end(None)
+        self._end(None, delay=self._drain_delay)
 
     def _quit(self, number: int, frame: FrameType | None) -> None:
         self._is_ending = True

@@ -257,9 +257,10 @@ impl Poller {
         (source.waits.into_iter().map(|(_, ticket)| ticket).collect(), source.armed)
     }
 
-    /// The watchers of all sources.
-    pub fn stream_watchers(&self) -> Vec<Arc<dyn StreamWatcher>> {
-        self.sources.iter().filter_map(|(_, source)| source.watcher.clone()).collect()
+    /// The sources that have a watcher.
+    pub fn watched(&self) -> Vec<SourceId> {
+        let watched = self.sources.iter().filter(|(_, source)| source.watcher.is_some());
+        watched.map(|(index, source)| SourceId::new(index, source.generation)).collect()
     }
 
     /// Adds a wait on a stream of the server. Returns false if the source is gone.

@@ -100,10 +100,15 @@ pub fn set_stream_watcher(id: SourceId, watcher: Option<Arc<dyn StreamWatcher>>)
     drop(previous);
 }
 
-/// Queues [`StreamWatcher::stop`] for every watcher.
-pub fn stop_stream_watchers() {
+/// The sources that have a watcher.
+pub fn watched() -> Vec<SourceId> {
+    with(|state| state.poller.watched()).unwrap_or_default()
+}
+
+/// Queues [`StreamWatcher::stop`] for a source's watcher, if it has one.
+pub fn stop_watcher(id: SourceId) {
     with(|state| {
-        for watcher in state.poller.stream_watchers() {
+        if let Some(watcher) = state.poller.source(id).and_then(|source| source.watcher.clone()) {
             state.tasks.push_back(Work::Task(Box::new(move || watcher.stop())));
         }
     });

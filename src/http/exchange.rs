@@ -10,6 +10,7 @@
 //! | [`Exchange::may_send_continue`]    | the reader of a request body, before it waits     |
 //! | [`Exchange::takes_interim`]        | early hints                                       |
 //! | [`Exchange::announces_close`]      | the head of the response                          |
+//! | [`Exchange::has_next`]             | the head of the response, once the server stops   |
 //! | [`Exchange::should_drain`]         | the end of a request                              |
 //! | [`Exchange::ending`]               | the connection, when the request has ended        |
 //!
@@ -231,7 +232,7 @@ pub struct Exchange {
     is_body_awaited: bool,
     /// Bytes of the body that are still to come, where that is known.
     body_left: Option<u64>,
-    /// More than the request has been received, although it has no body.
+    /// More than the request has been received.
     has_more: bool,
     is_client_gone: bool,
     /// The body of the response was longer than its Content-Length.
@@ -257,7 +258,12 @@ impl Exchange {
                 BodyFraming::Length(length) => Some(length),
                 BodyFraming::Chunked => None,
             },
-            has_more: !has_body && received > 0,
+            has_more: match body {
+                BodyFraming::None => received > 0,
+                BodyFraming::Length(length) => received as u64 > length,
+                // Known at the end of the body.
+                BodyFraming::Chunked => false,
+            },
             ..Exchange::default()
         };
         exchange.must(if has_body { ExchangeEvent::HeadWithBody } else { ExchangeEvent::HeadWithoutBody });
@@ -321,6 +327,16 @@ impl Exchange {
     pub fn take_body(&mut self, count: usize, is_end: bool) -> Result<(), IllegalEvent> {
         self.body_left = self.body_left.map(|left| left.saturating_sub(count as u64));
         if is_end { self.apply(ExchangeEvent::BodyEnded) } else { Ok(()) }
+    }
+
+    /// More than the request has been received.
+    pub fn note_more(&mut self) {
+        self.has_more = true;
+    }
+
+    /// Has the next request begun to arrive? `has_unread` says whether the kernel has bytes from the client.
+    pub fn has_next(&self, has_unread: impl FnOnce() -> bool) -> bool {
+        self.has_more || (self.reading == Reading::Drained && has_unread())
     }
 
     /// Reading the body has failed, by a fault of the client's or by something else.

@@ -38,11 +38,11 @@ pub use lent::Lent;
 pub use log::{Level, log};
 pub use on_thread::call_on_thread;
 pub use process_loop::{
-    descriptor_closes, end_awaited, ensure_started, forget_in_child, is_forked, leave_if_forked, prepare_with, stop,
-    stop_at_exit,
+    descriptor_closes, end_awaited, ensure_started, forget_in_child, hurry, is_forked, leave_if_forked, prepare_with,
+    stop, stop_at_exit,
 };
 pub use spawned::{Coroutine, current, spawn, take_back, throw_at};
-pub use subject::Subject;
+pub use subject::{Subject, running as running_subject};
 pub use timeout::TimeoutContext;
 pub use waiter::{Line, Waiter, insist, take, wait};
 pub use waiters::Waiters;

@@ -27,6 +27,9 @@ const AWAITED_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the loop may take to look at a message. A loop that takes longer runs work that computes.
 const LOOP_PATIENCE: Duration = Duration::from_secs(2);
 
+/// The shorter time for each of these, once [`hurry`] was called: a person waits.
+const HURRIED_PATIENCE: Duration = Duration::from_millis(200);
+
 /// How long a later stop waits for a loop that could not end before.
 const LAST_LOOK: Duration = Duration::from_millis(100);
 
@@ -44,6 +47,8 @@ static RUNTIME: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
 static HANGS: AtomicBool = AtomicBool::new(false);
 /// Whether [`end_awaited`] has given requests and threads their time.
 static AWAITED_HAD_TIME: AtomicBool = AtomicBool::new(false);
+/// Whether unfinished work has only [`HURRIED_PATIENCE`].
+static HURRIES: AtomicBool = AtomicBool::new(false);
 /// Whether this process was forked from one whose loop ran.
 static FORKED: AtomicBool = AtomicBool::new(false);
 /// Whether a loop was started in this process or its parent. The coroutine scheduler's threads belong to that process,
@@ -77,10 +82,20 @@ pub fn ensure_started(py: Python<'_>) -> PyResult<Arc<Runtime>> {
         return Ok(Arc::clone(runtime));
     }
     HANGS.store(false, Ordering::Relaxed);
+    HURRIES.store(false, Ordering::Relaxed);
     STARTED.store(true, Ordering::Relaxed);
     let runtime = Runtime::start(Arc::new(host))?;
     *slot = Some(Arc::clone(&runtime));
     Ok(runtime)
+}
+
+/// Shortens the time that unfinished work has at the end of the loop.
+pub fn hurry() {
+    HURRIES.store(true, Ordering::Relaxed);
+}
+
+fn patience(unhurried: Duration) -> Duration {
+    if HURRIES.load(Ordering::Relaxed) { HURRIED_PATIENCE } else { unhurried }
 }
 
 /// Sets the function that runs before each start of a loop.
@@ -122,15 +137,15 @@ pub fn stop(py: Python<'_>) -> PyResult<()> {
     let had_time = AWAITED_HAD_TIME.swap(false, Ordering::Relaxed);
     let ended = py.detach(|| {
         runtime.end();
-        if runtime.wait_ended(DAEMON_PATIENCE) {
+        if runtime.wait_ended(patience(DAEMON_PATIENCE)) {
             return true;
         }
         leave(&runtime, &left, had_time);
-        if runtime.wait_ended(AWAITED_PATIENCE - DAEMON_PATIENCE) {
+        if runtime.wait_ended(patience(AWAITED_PATIENCE - DAEMON_PATIENCE)) {
             return true;
         }
         leave(&runtime, &left, true);
-        runtime.wait_ended(LOOP_PATIENCE)
+        runtime.wait_ended(patience(LOOP_PATIENCE))
     });
     HANGS.store(!ended, Ordering::Relaxed);
     if !ended {
@@ -186,14 +201,14 @@ pub fn end_awaited(py: Python<'_>) -> PyResult<()> {
     let (sender, receiver) = mpsc::channel();
     let answers = py.detach(move || {
         runtime.send(LoopMessage::Control(Box::new(ends::kill_awaited)));
-        let patience = Instant::now() + AWAITED_PATIENCE;
+        let until = Instant::now() + patience(AWAITED_PATIENCE);
         loop {
             let asked = sender.clone();
             runtime.send(LoopMessage::Control(Box::new(move || {
                 let _ = asked.send(ends::unfinished().iter().any(|work| work.is_awaited));
             })));
-            let Ok(goes_on) = receiver.recv_timeout(LOOP_PATIENCE) else { return runtime.has_ended() };
-            if !goes_on || Instant::now() >= patience {
+            let Ok(goes_on) = receiver.recv_timeout(patience(LOOP_PATIENCE)) else { return runtime.has_ended() };
+            if !goes_on || Instant::now() >= until {
                 return true;
             }
             std::thread::sleep(LOOK_AGAIN);

@@ -209,6 +209,11 @@ impl Stream {
         rustix::io::ioctl_fionread(&self.socket).unwrap_or(0)
     }
 
+    /// Whether bytes of the peer are unread, in the kernel or decrypted. Asks the kernel.
+    pub fn has_unread(&self) -> bool {
+        self.has_more() || self.unread_bytes() > 0
+    }
+
     /// Bytes sent that the peer has not acknowledged, as far as the kernel reports, encrypted if the stream is. Bytes
     /// accepted by [`Self::give_now`] have not necessarily arrived.
     pub fn unacknowledged_bytes(&self) -> u32 {

@@ -80,7 +80,11 @@ impl Accepting {
 
     /// Accepts connections, unless there is a reason not to. Does not park.
     pub fn listen(&self) {
-        if self.shared.is_stopping() || self.is_full.get() {
+        if self.shared.is_stopping() {
+            // Descriptors may be free now for the rest of the kernel's queue.
+            return Python::attach(|py| self.accept_the_last(py));
+        }
+        if self.is_full.get() {
             return;
         }
         match self.listening.start() {
@@ -101,15 +105,21 @@ impl Accepting {
         self.shared.fail(why);
     }
 
-    /// The server stops: accepts what the kernel has queued, then nothing more.
+    /// The server stops: accepts what the kernel has queued, then nothing more. The kernel would reset the connections
+    /// in the queue of a socket that no process has open. Where processes share the socket, those that stay could serve
+    /// the queue, but this process may be the last one. An empty queue ends the turn, so it takes no more than its
+    /// share of the connections that still arrive.
+    ///
+    /// Without descriptors for the rest of the queue the socket stays open, and [`Self::listen`] tries again.
     ///
     /// # Parks
     /// Where the transport runs Python code that waits.
     pub fn accept_the_last(&self, py: Python<'_>) {
         self.listening.stop();
         for index in 0..self.listening.count() {
-            self.accept(py, index, LAST_TURN);
-            self.listening.close(index);
+            if !self.accept(py, index, LAST_TURN).is_short_of_resources || !self.shared.keeps_connections() {
+                self.listening.close(index);
+            }
         }
     }
 
@@ -120,7 +130,7 @@ impl Accepting {
     pub fn take_turn(&self, py: Python<'_>, source: SourceId, index: usize) {
         streams::about_to_read(source);
         if self.shared.is_one_of_many() {
-            let taken = self.accept(py, index, self.listening.shared_turn(index));
+            let taken = self.accept(py, index, self.listening.shared_turn(index)).count;
             if taken > 0 {
                 self.listening.pause(index, source);
             } else if !self.listening.end_pause(index) {
@@ -132,10 +142,11 @@ impl Accepting {
         streams::rest(source);
     }
 
-    /// Accepts at most `most` connections, as long as the turn lasts. Returns how many were accepted.
-    fn accept(&self, py: Python<'_>, index: usize, most: usize) -> usize {
-        for taken in 0..most {
-            if taken > 0 && turn::is_spent() {
+    /// Accepts at most `most` connections, as long as the turn lasts.
+    fn accept(&self, py: Python<'_>, index: usize, most: usize) -> AcceptTurn {
+        for count in 0..most {
+            let taken = AcceptTurn { count, is_short_of_resources: false };
+            if count > 0 && turn::is_spent() {
                 return taken;
             }
             if !self.has_room() {
@@ -155,7 +166,7 @@ impl Accepting {
                 Some(Accepted::OutOfResources(error)) => {
                     if !self.connections.close_longest_idle() {
                         self.out_of_resources(py, &error);
-                        return taken;
+                        return AcceptTurn { is_short_of_resources: true, ..taken };
                     }
                 }
                 Some(Accepted::Over(error)) => {
@@ -165,7 +176,7 @@ impl Accepting {
                 Some(Accepted::Nothing) | None => return taken,
             }
         }
-        most
+        AcceptTurn { count: most, is_short_of_resources: false }
     }
 
     /// Adds an accepted connection.
@@ -202,7 +213,7 @@ impl Accepting {
         if let Some(tls) = &self.tls {
             stream.secure(tls.transport(py)?);
         }
-        streams::set_deadline(stream.source(), self.shared.head_deadline());
+        streams::set_deadline(stream.source(), self.shared.first_deadline());
         Ok(Box::new(Connection::new(py, &self.shared, stream, listener, peer)?))
     }
 
@@ -289,6 +300,14 @@ impl Accepting {
             self.listen();
         }
     }
+}
+
+/// The outcome of a turn of accepting.
+struct AcceptTurn {
+    /// How many connections were accepted.
+    count: usize,
+    /// No descriptor or memory was left for the next one.
+    is_short_of_resources: bool,
 }
 
 /// Logs from a task: a handler of the log may park, and the leader must not.

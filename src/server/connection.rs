@@ -27,9 +27,6 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Requests of one client's pipeline that run before other work gets its turn.
 const PIPELINE_TURN: usize = 16;
 
-/// How long a connection without a request may rest once the server stops.
-const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
-
 const FORBIDDEN_PROXY: RequestError =
     RequestError::Forbidden("a PROXY header from an address that is not in proxy_allow_ips");
 
@@ -51,9 +48,13 @@ pub struct Connection {
     partial: Option<Box<Head>>,
     /// When the arriving head must be complete.
     head_deadline: Option<Instant>,
+    /// Something has arrived that is no head: a PROXY header, or the beginning of TLS.
+    has_begun: bool,
     stage: ConnectionStage,
     /// The number of requests so far.
     served: u32,
+    /// The last response ended because the server stops.
+    ended_with_server: bool,
 }
 
 /// The use of the PROXY protocol at the beginning of a connection.
@@ -115,25 +116,32 @@ impl Connection {
             pending: Vec::new(),
             partial: None,
             head_deadline: None,
+            has_begun: false,
             stage: ConnectionStage::Idle,
             served: 0,
+            ended_with_server: false,
         })
     }
 
-    /// Prepares for a stop of the server: a head that arrives must be complete soon, and a first request must come
-    /// soon. Returns false if there is nothing to wait for.
-    pub fn begin_stop(&mut self, shared: &Shared) -> bool {
+    /// Prepares for a stop of the server, or for changed terms of it: the connection ends at the deadline of the stop, or
+    /// at its own, if that is earlier.
+    pub fn begin_stop(&mut self, shared: &Shared) {
         let source = self.stream.source();
-        let deadline = match self.stage {
-            ConnectionStage::Lingering => return true,
-            ConnectionStage::Head => shared.head_deadline(),
+        let last = match self.stage {
+            ConnectionStage::Lingering => return,
+            ConnectionStage::Head => shared.last_head_deadline(),
+            // Bytes of a pipeline are served soon.
+            ConnectionStage::Idle if !self.is_idle() => return,
+            ConnectionStage::Idle if self.served > 0 => shared.last_idle_deadline(),
+            ConnectionStage::Idle if self.has_begun => shared.last_head_deadline(),
             // The first request may be on the way. Browsers also open connections that they never use.
-            ConnectionStage::Idle if self.is_new() => Some(Instant::now() + FIRST_REQUEST_GRACE),
-            ConnectionStage::Idle => return !self.is_idle() || streams::is_readable(source),
+            ConnectionStage::Idle => shared.first_request_deadline(),
         };
-        self.head_deadline = self.head_deadline.into_iter().chain(deadline).min();
-        streams::set_deadline(source, self.head_deadline);
-        true
+        let deadline = streams::deadline(source).into_iter().chain(last).min();
+        if self.served == 0 || self.stage == ConnectionStage::Head {
+            self.head_deadline = deadline;
+        }
+        streams::set_deadline(source, deadline);
     }
 
     /// Has no request begun to arrive?
@@ -144,11 +152,6 @@ impl Connection {
     /// Does the connection rest after a request?
     pub fn is_kept(&self) -> bool {
         self.is_idle() && self.served > 0
-    }
-
-    /// Is the first request still to come?
-    pub fn is_new(&self) -> bool {
-        self.is_idle() && self.served == 0
     }
 
     /// Serves the connection: there is something to read, or bytes were left over.
@@ -225,6 +228,7 @@ impl Connection {
             self.log_fault(py, fault);
         }
         shared.count(&finished);
+        self.ended_with_server = finished.ended_with_server;
         finished.ending
     }
 
@@ -247,15 +251,37 @@ impl Connection {
     /// # Parks
     pub fn expire(mut self: Box<Self>, py: Python<'_>, shared: &Shared) -> Next {
         match self.stage {
-            // Part of a head at the stop of the server.
-            ConnectionStage::Head if shared.is_stopping() => Next::Close,
+            // Cut short by the stop of the server, so the client is not to blame.
+            ConnectionStage::Head if self.is_cut_short(shared) => Next::Close,
             ConnectionStage::Head => {
                 let request = std::mem::take(&mut self.pending);
                 let ending = self.refuse(py, shared, RequestError::Timeout, &request);
                 self.end(ending)
             }
-            ConnectionStage::Idle | ConnectionStage::Lingering => Next::Close,
+            ConnectionStage::Idle => self.end_idle(),
+            ConnectionStage::Lingering => Next::Close,
         }
+    }
+
+    /// Has the stop of the server set the deadline of the head that is arriving?
+    fn is_cut_short(&self, shared: &Shared) -> bool {
+        let last = shared.last_head_deadline();
+        last.is_some_and(|last| self.head_deadline.is_none_or(|deadline| deadline >= last))
+            || shared.is_stopping_quickly()
+    }
+
+    /// Ends an idle connection, unless a request has arrived meanwhile.
+    ///
+    /// # Parks
+    /// If the stream is encrypted and Python code of the transport waits.
+    fn end_idle(self: Box<Self>) -> Next {
+        if self.stream.has_unread() {
+            return Next::Queue(self);
+        }
+        self.stream.shutdown_write();
+        // A request that has crossed this end is lost. Its client must see an orderly end instead of a reset, to know
+        // that the request was not processed (RFC 9112 9.3.1 and 9.6).
+        if self.stream.unread_bytes() > 0 { self.linger_from_now() } else { Next::Close }
     }
 
     /// Parses the received bytes, and reads until there is a head or nothing more to read.
@@ -345,14 +371,16 @@ impl Connection {
     fn rest_idle(mut self: Box<Self>, shared: &Shared) -> Next {
         if self.served == 0 {
             // Nothing but a PROXY header has arrived: the first request is still to come.
-            self.stage = ConnectionStage::Idle;
+            (self.stage, self.has_begun) = (ConnectionStage::Idle, true);
             // The first deadline stays: a handshake of TLS comes in many pieces.
             let deadline = self.head_deadline.or_else(|| shared.head_deadline());
             self.head_deadline = deadline;
             streams::set_deadline(self.stream.source(), deadline);
             return Next::Rest(self);
         }
-        match shared.idle_deadline() {
+        // A client whose stream was ended comes back after a while.
+        let brief = if self.ended_with_server { shared.first_request_deadline() } else { None };
+        match brief.or_else(|| shared.idle_deadline()) {
             Some(deadline) => {
                 streams::set_deadline(self.stream.source(), Some(deadline));
                 Next::Rest(self)
@@ -386,8 +414,12 @@ impl Connection {
         Exchange::refused(sent.is_ok()).ending(Vec::new(), || true)
     }
 
-    fn begin_lingering(mut self: Box<Self>) -> Next {
+    fn begin_lingering(self: Box<Self>) -> Next {
         self.stream.shutdown_write();
+        self.linger_from_now()
+    }
+
+    fn linger_from_now(mut self: Box<Self>) -> Next {
         self.stage = ConnectionStage::Lingering;
         self.pending = Vec::new();
         streams::set_deadline(self.stream.source(), Some(Instant::now() + LINGER));

@@ -72,18 +72,12 @@ impl Connections {
         self.seat.note_open(self.count());
     }
 
-    /// Prepares for a stop of the server: closes every connection at rest that has nothing to wait for.
+    /// Prepares for a stop of the server, or for changed terms of it: sets the deadlines of all connections at rest.
     pub fn begin_stop(&self, shared: &Shared) {
-        let mut idle = Vec::new();
-        for (key, slot) in &mut *self.slots.borrow_mut() {
-            if let ConnectionSlot::Resting(connection) = slot
-                && !connection.begin_stop(shared)
-            {
-                idle.push(key);
+        for (_, slot) in &mut *self.slots.borrow_mut() {
+            if let ConnectionSlot::Resting(connection) = slot {
+                connection.begin_stop(shared);
             }
-        }
-        for key in idle {
-            self.remove(key);
         }
     }
 
@@ -117,7 +111,8 @@ impl Connections {
         };
         let is_idle = |candidate: &Candidate| match self.slots.borrow().get(candidate.key) {
             Some(ConnectionSlot::Resting(connection)) => {
-                connection.is_kept() && candidate.is_of(connection.stream.source())
+                // A request may have arrived since the last poll.
+                connection.is_kept() && candidate.is_of(connection.stream.source()) && !connection.stream.has_unread()
             }
             _ => false,
         };

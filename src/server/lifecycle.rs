@@ -1,16 +1,14 @@
-//! A server's life, seen from the thread that runs it: start the loop, wait for signals, drain, end.
+//! A server's life: start the loop, serve, stop. `waiting` has the part between start and stop.
 
 use std::cell::RefCell;
 use std::os::fd::RawFd;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use rustix::event::{PollFd, PollFlags, poll};
 
 use super::access_log::AccessLog;
 use super::given_descriptor::given_descriptor;
@@ -18,35 +16,15 @@ use super::service::LoopService;
 use super::settings::Settings;
 use super::shared::Shared;
 use super::shared_scoreboard::SharedScoreboard;
-use super::stop_signal::StopSignal;
+use super::stop_signal::{StopSignal, StopTerms};
 use super::tls::Tls;
 use crate::crew::scoreboard::WorkerState;
 use crate::crew::seat::Seat;
 use crate::event_loop::{self, LoopMessage, Runtime};
 use crate::interp;
-use crate::kernel::{LentDescriptor, timespec_until};
 use crate::net::Listener;
 use crate::sync::lock;
 use crate::wsgi::Gateway;
-
-/// SIGABRT as it arrives through the file descriptor of `signal.set_wakeup_fd`.
-const ABORT: u8 = libc::SIGABRT.to_le_bytes()[0];
-
-/// Signals whose handlers end the server.
-const ENDS: [u8; 3] = [libc::SIGTERM.to_le_bytes()[0], libc::SIGINT.to_le_bytes()[0], libc::SIGQUIT.to_le_bytes()[0]];
-
-/// How long the handler of SIGABRT may wait for the interpreter.
-const ABORT_GRACE: Duration = Duration::from_millis(300);
-
-/// How long the thread that runs the server may take to end the process in order after the grace period. Coroutines,
-/// the loop and the handlers at exit have two seconds each.
-const EXIT_GRACE: Duration = Duration::from_secs(6);
-
-/// How long a stop waits in silence for requests in progress.
-const FIRST_WORD: Duration = Duration::from_secs(1);
-
-/// The time between two log lines about the requests that a stop waits for.
-const NEXT_WORD: Duration = Duration::from_secs(10);
 
 /// The engine of one server. It runs once.
 ///
@@ -65,9 +43,10 @@ const NEXT_WORD: Duration = Duration::from_secs(10);
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct Server {
     prepared: Mutex<Option<Prepared>>,
-    graceful_timeout: Duration,
+    pub(super) graceful_timeout: Duration,
+    pub(super) drain_delay: Duration,
     request_limit: usize,
-    stop_signal: Arc<StopSignal>,
+    pub(super) stop_signal: Arc<StopSignal>,
     runtime: Mutex<Option<Arc<Runtime>>>,
 }
 
@@ -124,6 +103,7 @@ impl Server {
         event_loop::turn::set_budget(settings.turn_budget());
         Ok(Server {
             graceful_timeout: settings.graceful_timeout(),
+            drain_delay: settings.drain_delay(),
             request_limit: settings.worker_connections,
             stop_signal: Arc::new(StopSignal::new(gateway.stop_flag().clone(), settings.graceful_timeout(), seat)?),
             prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log, tls })),
@@ -139,10 +119,21 @@ impl Server {
     /// `exit_status` is the status of a process that ends with the server. If the caller does not get the interpreter
     /// in time to call `disarm_exit`, the process ends with this status. None (the default) leaves the process alone.
     ///
+    /// `on_stop()` is called once accepting ends, in the thread of `run`; None (the default) calls nothing.
+    ///
     /// Returns at once if `stop()` came first. Raises RuntimeError if called a second time or in a coroutine, and the
-    /// exception of a signal handler.
-    #[pyo3(signature = (wakeup_fd = -1, exit_status = None), text_signature = "($self, wakeup_fd=-1, exit_status=None)")]
-    fn run(&self, py: Python<'_>, wakeup_fd: RawFd, exit_status: Option<i32>) -> PyResult<()> {
+    /// exception of a signal handler or of `on_stop`.
+    #[pyo3(
+        signature = (wakeup_fd = -1, exit_status = None, on_stop = None),
+        text_signature = "($self, wakeup_fd=-1, exit_status=None, on_stop=None)"
+    )]
+    fn run(
+        &self,
+        py: Python<'_>,
+        wakeup_fd: RawFd,
+        exit_status: Option<i32>,
+        on_stop: Option<Bound<'_, PyAny>>,
+    ) -> PyResult<()> {
         if event_loop::can_park() {
             return Err(PyRuntimeError::new_err("a server cannot be run from within a request or coroutine"));
         }
@@ -154,7 +145,7 @@ impl Server {
         let stop_signal = Arc::clone(&self.stop_signal);
         let request_limit = self.request_limit;
         runtime.send(LoopMessage::Control(Box::new(move || install(prepared, stop_signal, request_limit))));
-        let waited = self.wait(py, &runtime, wakeup_fd, exit_status);
+        let waited = self.wait(py, &runtime, wakeup_fd, exit_status, on_stop.as_ref());
         *lock(&self.runtime) = None;
         waited?;
         // Without a loop there was no server; see `event_loop::Runtime::failure`.
@@ -167,25 +158,54 @@ impl Server {
     /// Seconds until the grace period is over; None before `stop()`.
     #[getter]
     fn seconds_left(&self) -> Option<f64> {
-        Some(self.stop_signal.deadline()?.saturating_duration_since(Instant::now()).as_secs_f64())
+        Some(self.stop_signal.terms()?.deadline.saturating_duration_since(Instant::now()).as_secs_f64())
     }
 
-    /// Stop accepting, close idle connections, and let requests in progress end. Then `run()` returns.
+    /// Stop: accept what the kernel has queued, then nothing more, and let requests in progress end. Then `run()`
+    /// returns.
+    ///
+    /// Every response ends its connection, unless the next request has arrived already. A connection that is idle waits
+    /// for one more request, as long as `idle` and the grace period permit.
     ///
     /// `timeout` is the grace period in seconds; None (the default) is the setting `graceful_timeout`, 0 ends requests
-    /// at once. May be called from any thread, signal handler or request, and more than once: a later call may only
-    /// shorten the time.
-    #[pyo3(signature = (timeout = None))]
-    fn stop(&self, timeout: Option<f64>) {
-        let grace = timeout.map_or(self.graceful_timeout, |seconds| {
-            Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(self.graceful_timeout)
+    /// at once. `idle` is the time for idle connections in seconds; None (the default) is the setting `keep_alive`, 0
+    /// closes them at once, and WebSockets, too. `delay` (0 by default) is the time in seconds for which the server goes
+    /// on as before; the grace period begins after it. `restarts` closes WebSockets with 1012 instead of 1001, because
+    /// another process takes over. `interrupted` prints on standard error what is waited for, for a person who has
+    /// pressed Ctrl-C. `hurries` shortens the waits for work that does not end, to less than a second together.
+    ///
+    /// May be called from any thread, signal handler or request, and more than once: a later call may only shorten the
+    /// times.
+    #[pyo3(signature = (timeout = None, idle = None, *, delay = 0.0, restarts = false, interrupted = false,
+        hurries = false))]
+    fn stop(
+        &self,
+        timeout: Option<f64>,
+        idle: Option<f64>,
+        delay: f64,
+        restarts: bool,
+        interrupted: bool,
+        hurries: bool,
+    ) {
+        let duration = |seconds: f64| Duration::try_from_secs_f64(seconds.max(0.0));
+        let grace = timeout.map_or(Ok(self.graceful_timeout), duration).unwrap_or(self.graceful_timeout);
+        let begins = Instant::now() + duration(delay).unwrap_or_default();
+        if hurries {
+            interp::hurry();
+        }
+        self.stop_signal.ask_to_stop(StopTerms {
+            begins,
+            deadline: begins + grace,
+            idle: idle.and_then(|seconds| duration(seconds).ok()),
+            restarts,
+            is_interrupt: interrupted,
+            hurries,
         });
-        self.stop_signal.ask_to_stop(Instant::now() + grace);
     }
 
     /// Have `run()` return at once although the loop hangs, in a process that is about to end.
     fn abandon(&self) {
-        self.stop_signal.ask_to_stop(Instant::now());
+        self.stop_signal.ask_to_stop_now(Duration::ZERO);
     }
 
     /// Open the file of the access log anew, after the old one was renamed.
@@ -224,124 +244,16 @@ impl Server {
     }
 }
 
-impl Server {
-    /// Blocks until the server has drained, or the grace period or the loop is over.
-    fn wait(&self, py: Python<'_>, runtime: &Runtime, wakeup_fd: RawFd, exit_status: Option<i32>) -> PyResult<()> {
-        let mut is_armed = false;
-        let mut next_word = None;
-        let wakeup = LentDescriptor::new(wakeup_fd);
-        loop {
-            let deadline = self.tell_to_stop(runtime);
-            if self.stop_signal.is_drained() || runtime.has_ended() {
-                return Ok(());
-            }
-            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Ok(());
-            }
-            let word_at = deadline.map(|deadline| self.say_what_is_waited_for(runtime, deadline, &mut next_word));
-            let wake_at = deadline.into_iter().chain(word_at).min();
-            let (rung, in_time, may_end) = py.detach(|| {
-                let mut descriptors = vec![
-                    PollFd::from_borrowed_fd(self.stop_signal.bell(), PollFlags::IN),
-                    PollFd::from_borrowed_fd(runtime.end_bell(), PollFlags::IN),
-                ];
-                if let Ok(wakeup) = &wakeup {
-                    descriptors.push(PollFd::new(wakeup, PollFlags::IN));
-                }
-                let timeout = wake_at.map(timespec_until);
-                let rung = poll(&mut descriptors, timeout.as_ref());
-                // Armed while detached, since something may hold the interpreter for ever.
-                if let (Some(status), Some(deadline)) = (exit_status, deadline)
-                    && (self.stop_signal.is_drained() || Instant::now() >= deadline)
-                    && !std::mem::replace(&mut is_armed, true)
-                {
-                    interp::arm_exit(deadline.saturating_duration_since(Instant::now()) + EXIT_GRACE, status);
-                }
-                let signals = signals_of(wakeup_fd);
-                // The handlers of these signals need the interpreter, too.
-                let asked = exit_status.filter(|_| ENDS.iter().any(|number| signals.contains(number)));
-                if let Some(status) = asked {
-                    interp::arm_exit(self.graceful_timeout + EXIT_GRACE, status);
-                }
-                (rung, signals.contains(&ABORT).then(abort_unless_in_time), asked.is_some())
-            });
-            if let Some(in_time) = in_time {
-                in_time.store(true, Ordering::Release);
-            }
-            if let Err(error) = rung
-                && error != rustix::io::Errno::INTR
-            {
-                return Err(interp::os_error(error));
-            }
-            self.stop_signal.silence_bell();
-            py.check_signals()?;
-            if may_end && self.stop_signal.deadline().is_none() {
-                // The handler is the application's own, and has not asked for a stop.
-                interp::disarm_exit();
-            }
-        }
-    }
-
-    /// Logs the requests that the stop waits for, once `next` has come. Returns the time of the next line.
-    fn say_what_is_waited_for(&self, runtime: &Runtime, deadline: Instant, next: &mut Option<Instant>) -> Instant {
-        let now = Instant::now();
-        let at = *next.get_or_insert(now + FIRST_WORD);
-        if at > now {
-            return at;
-        }
-        let graceful_timeout = self.graceful_timeout;
-        // A task, since a handler of the log may wait.
-        runtime.send(LoopMessage::Task(Box::new(move || {
-            Python::attach(|py| with_service(|service| service.say_what_is_waited_for(py, deadline, graceful_timeout)));
-        })));
-        *next.insert(now + NEXT_WORD)
-    }
-
-    /// Passes a stop on to the loop, once. Returns its deadline.
-    fn tell_to_stop(&self, runtime: &Runtime) -> Option<Instant> {
-        let (deadline, is_new) = self.stop_signal.stop_asked()?;
-        if is_new {
-            runtime.send(LoopMessage::Control(Box::new(|| {
-                Python::attach(|py| with_service(|service| service.begin_stop(py)));
-            })));
-        }
-        Some(deadline)
-    }
-}
-
 thread_local! {
     /// The service that the loop on this thread serves.
     static SERVICE: RefCell<std::rc::Weak<LoopService>> = const { RefCell::new(std::rc::Weak::new()) };
 }
 
-fn with_service(action: impl FnOnce(&LoopService)) {
+pub(super) fn with_service(action: impl FnOnce(&LoopService)) {
     let service = SERVICE.with(|service| service.borrow().upgrade());
     if let Some(service) = service {
         action(&service);
     }
-}
-
-/// Reads the numbers of the signals that Python has noted.
-fn signals_of(wakeup_fd: RawFd) -> Vec<u8> {
-    let mut numbers = vec![0; 512];
-    let count = LentDescriptor::new(wakeup_fd).and_then(|wakeup| rustix::io::read(wakeup, &mut numbers)).unwrap_or(0);
-    numbers.truncate(count);
-    numbers
-}
-
-/// Aborts the process after [`ABORT_GRACE`], unless the returned flag is set by then. SIGABRT has come, and its handler
-/// in Python waits for an interpreter that C code may hold for ever.
-fn abort_unless_in_time() -> Arc<AtomicBool> {
-    let in_time = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&in_time);
-    // Without a thread the sender of the signal has to send another one.
-    let _ = std::thread::Builder::new().name("abort".into()).spawn(move || {
-        std::thread::sleep(ABORT_GRACE);
-        if !seen.load(Ordering::Acquire) {
-            std::process::abort();
-        }
-    });
-    in_time
 }
 
 /// Notes the turns of the loop in the server's seat.

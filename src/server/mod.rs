@@ -2,8 +2,10 @@
 //!
 //! | module              | contents                                                              |
 //! |---------------------|-----------------------------------------------------------------------|
-//! | `lifecycle`         | start, signals, graceful stop: the part that runs in the caller       |
+//! | `lifecycle`         | the class `Server`: start and stop                                    |
+//! | `waiting`           | signals and the end: the part that runs in the caller                 |
 //! | `stop_signal`       | the stop, shared by the loop and the thread that runs the server      |
+//! | `stopping_watchers` | the stop of WebSockets, spread over a time                            |
 //! | `service`           | the service that the loop calls                                       |
 //! | `accepting`         | the policy of accepting: when, and how many connections               |
 //! | `listening`         | listening sockets: accepted from, left to others, tried again         |
@@ -42,7 +44,9 @@ mod settings;
 mod shared;
 mod shared_scoreboard;
 mod stop_signal;
+mod stopping_watchers;
 mod tls;
+mod waiting;
 
 pub use access_log_format::parse as parse_access_log_format;
 pub use admin_listener::AdminListener;

@@ -11,10 +11,12 @@ use super::connection::Next;
 use super::connections::Connections;
 use super::listening::FIRST_LISTENER;
 use super::shared::Shared;
+use super::stopping_watchers::StoppingWatchers;
 use super::tls::Tls;
 use crate::event_loop::{Service, SourceId, streams};
 use crate::interp::{Level, log};
 use crate::net::Listener;
+use crate::output;
 use crate::wsgi::{self, Waited};
 
 /// The server as the loop sees it. Lives on the loop thread.
@@ -22,6 +24,7 @@ pub struct LoopService {
     shared: Rc<Shared>,
     connections: Rc<Connections>,
     accepting: Accepting,
+    stopping_watchers: StoppingWatchers,
 }
 
 impl LoopService {
@@ -30,7 +33,7 @@ impl LoopService {
         let connections = Rc::new(Connections::new(Arc::clone(shared.seat())));
         let shared = Rc::new(shared);
         let accepting = Accepting::new(Rc::clone(&shared), Rc::clone(&connections), listeners, tls);
-        LoopService { shared, connections, accepting }
+        LoopService { shared, connections, accepting, stopping_watchers: StoppingWatchers::default() }
     }
 
     /// The state that connections share.
@@ -43,12 +46,13 @@ impl LoopService {
         self.accepting.begin();
     }
 
-    /// Stops the server: accepts what the kernel has queued, then nothing more, and closes idle connections. Requests
-    /// in progress go on.
+    /// Stops the server, or changes the terms of its stop. Accepts what the kernel has queued, then nothing more.
+    /// Connections that wait for a request get deadlines, and requests in progress go on.
     pub fn begin_stop(&self, py: Python<'_>) {
+        let Some(terms) = self.shared.stop_begun() else { return };
         self.accepting.accept_the_last(py);
-        streams::stop_stream_watchers();
         self.connections.begin_stop(&self.shared);
+        self.stopping_watchers.begin(terms.spread());
         if let Err(error) = wsgi::end_streams(py) {
             error.write_unraisable(py, None);
         }
@@ -68,6 +72,15 @@ impl LoopService {
         log(py, Level::Warning, &message, None);
     }
 
+    /// Prints the requests that a stop by Ctrl-C waits for, as a person at a terminal needs it.
+    pub fn tell_a_person_what_is_waited_for(&self, py: Python<'_>) {
+        let Some(Waited { count, oldest, oldest_seconds }) = wsgi::waited_for(py) else { return };
+        output::say(&format!(
+            "waiting for {count} request{}, oldest {oldest_seconds} s: {oldest}; press Ctrl-C again to stop now",
+            if count == 1 { "" } else { "s" },
+        ));
+    }
+
     fn take_turn(&self, py: Python<'_>, source: SourceId, index: usize) {
         self.accepting.take_turn(py, source, index);
         self.note_if_drained();
@@ -75,7 +88,7 @@ impl LoopService {
 
     fn settle(&self, key: usize, next: Next) {
         match next {
-            Next::Rest(connection) if !self.shared.is_stopping() || !connection.is_idle() || connection.is_new() => {
+            Next::Rest(connection) => {
                 let source = connection.stream.source();
                 let is_kept = connection.is_kept();
                 self.connections.put_back(key, connection);
@@ -89,9 +102,8 @@ impl LoopService {
                 self.connections.put_back(key, connection);
                 streams::serve_later(source, key);
             }
-            closed @ (Next::Close | Next::Rest(_)) => {
+            Next::Close => {
                 self.connections.remove(key);
-                drop(closed);
                 self.accepting.note_room();
                 self.accepting.end_pauses();
                 self.note_if_drained();
@@ -140,6 +152,7 @@ impl Service for LoopService {
             self.accepting.pause_at_capacity();
         } else {
             self.accepting.resume_below_capacity();
+            self.note_if_drained();
         }
     }
 

@@ -25,6 +25,7 @@ pub struct Settings {
     /// Connections that may be open at once; `None` for what the limit of open files leaves.
     pub max_connections: Option<usize>,
     graceful_timeout: f64,
+    drain_delay: f64,
     limit_request_line: usize,
     limit_request_fields: usize,
     limit_request_field_size: usize,
@@ -93,6 +94,11 @@ impl Settings {
     /// How long requests in progress may take once the server stops.
     pub fn graceful_timeout(&self) -> Duration {
         seconds(self.graceful_timeout).unwrap_or_default()
+    }
+
+    /// How long the server goes on as before once SIGTERM has arrived.
+    pub fn drain_delay(&self) -> Duration {
+        seconds(self.drain_delay).unwrap_or_default()
     }
 
     /// How long a client may take for a whole head.

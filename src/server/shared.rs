@@ -11,7 +11,7 @@ use pyo3::types::PyDict;
 use super::access_log::AccessLog;
 use super::connection_limit::ConnectionLimit;
 use super::settings::Settings;
-use super::stop_signal::StopSignal;
+use super::stop_signal::{StopSignal, StopTerms};
 use crate::crew::seat::Seat;
 use crate::event_loop;
 use crate::http::error::{Checked, RequestError, require};
@@ -26,8 +26,11 @@ use crate::wsgi::{Finished, Gateway};
 /// Bytes read from a connection at a time: a head and a small body fit.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// How long a head that has begun to arrive may take once the server stops, within the grace period.
+/// How long a head that has begun to arrive may take at a stop that closes idle connections at once.
 const LAST_HEADS: Duration = Duration::from_secs(1);
+
+/// How long a new connection may rest without a request once the server stops.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
 /// Buffers and heads kept for the next request.
 const KEPT: usize = 16;
@@ -137,7 +140,7 @@ impl Shared {
         self.request_limit
     }
 
-    /// Does the server stop? Connections are not used again then.
+    /// Does the server stop? A connection is used again then only for a request that has arrived.
     pub fn is_stopping(&self) -> bool {
         self.stop_signal.is_stopping()
     }
@@ -160,7 +163,7 @@ impl Shared {
     /// May a connection that has carried `served` requests carry another one?
     pub fn keeps_alive(&self, served: u32) -> bool {
         let may_go_on = self.requests_per_connection == 0 || served < self.requests_per_connection;
-        self.keep_alive.is_some() && may_go_on && !self.is_stopping()
+        self.keep_alive.is_some() && may_go_on
     }
 
     /// The versions of the PROXY protocol that a connection may begin with; `None` where that is off.
@@ -175,18 +178,55 @@ impl Shared {
 
     /// The deadline of a connection that begins to rest now.
     pub fn idle_deadline(&self) -> Option<Instant> {
-        self.keep_alive.map(|timeout| Instant::now() + timeout)
+        let deadline = self.keep_alive.map(|timeout| Instant::now() + timeout);
+        self.last_idle_deadline().map_or(deadline, |last| Some(deadline.unwrap_or(last).min(last)))
+    }
+
+    /// The latest deadline of a connection that rests now, set by the stop of the server; `None` before a stop.
+    pub fn last_idle_deadline(&self) -> Option<Instant> {
+        let terms = self.stop_begun()?;
+        Some(terms.idle.map_or(terms.kept_until(), |idle| terms.kept_until().min(Instant::now() + idle)))
     }
 
     /// The deadline of a head that begins to arrive now.
     pub fn head_deadline(&self) -> Option<Instant> {
-        let now = Instant::now();
-        let deadline = self.header_timeout.map(|timeout| now + timeout);
-        if !self.is_stopping() {
-            return deadline;
-        }
-        let end = self.stop_signal.deadline().map_or(now, |end| end.min(now + LAST_HEADS));
-        deadline.into_iter().chain([end]).min()
+        let deadline = self.header_timeout.map(|timeout| Instant::now() + timeout);
+        self.last_head_deadline().map_or(deadline, |last| Some(deadline.unwrap_or(last).min(last)))
+    }
+
+    /// The latest deadline of a head that is arriving, set by the stop of the server; `None` before a stop.
+    pub fn last_head_deadline(&self) -> Option<Instant> {
+        let terms = self.stop_begun()?;
+        let until = terms.kept_until();
+        Some(if terms.is_quick() { until.min(Instant::now() + LAST_HEADS) } else { until })
+    }
+
+    /// The latest deadline of a connection whose first request is still to come, set by the stop of the server; `None`
+    /// before a stop.
+    pub fn first_request_deadline(&self) -> Option<Instant> {
+        let terms = self.stop_begun()?;
+        let grace = if terms.is_quick() { Duration::ZERO } else { FIRST_REQUEST_GRACE };
+        Some(terms.kept_until().min(Instant::now() + grace))
+    }
+
+    /// The deadline of a connection that is accepted now, for its first request.
+    pub fn first_deadline(&self) -> Option<Instant> {
+        self.first_request_deadline().or_else(|| self.head_deadline())
+    }
+
+    /// Does the server stop, and close idle connections at once?
+    pub fn is_stopping_quickly(&self) -> bool {
+        self.stop_begun().is_some_and(|terms| terms.is_quick())
+    }
+
+    /// Does a stopping server still keep connections that wait for a request?
+    pub fn keeps_connections(&self) -> bool {
+        self.stop_begun().is_some_and(|terms| Instant::now() < terms.kept_until())
+    }
+
+    /// The terms of the stop that has begun.
+    pub fn stop_begun(&self) -> Option<StopTerms> {
+        if self.is_stopping() { self.stop_signal.terms() } else { None }
     }
 
     /// The patience with a client that takes an answer of the server's own.

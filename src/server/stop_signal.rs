@@ -12,6 +12,66 @@ use crate::kernel::Bell;
 use crate::sync::lock;
 use crate::wsgi::StopFlag;
 
+/// The last part of the grace period, in which connections without a request are closed in order.
+const LAST_PART: u32 = 8;
+
+/// The longest [`LAST_PART`].
+const LONGEST_LAST_PART: Duration = Duration::from_secs(1);
+
+/// The part of the grace period over which the closes of WebSockets are spread.
+const SPREAD_PART: u32 = 2;
+
+/// The terms of a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopTerms {
+    /// When accepting ends. Until then the server goes on as before.
+    pub begins: Instant,
+    /// When the grace period ends.
+    pub deadline: Instant,
+    /// How long an idle connection is kept; `None` for `keep_alive`.
+    pub idle: Option<Duration>,
+    /// Another process takes over.
+    pub restarts: bool,
+    /// Ctrl-C has asked for the stop, and a person waits for it.
+    pub is_interrupt: bool,
+    /// The process or `run()` ends within a second, in order or not.
+    pub hurries: bool,
+}
+
+impl StopTerms {
+    /// The terms when a second stop is asked for: only a shorter time changes.
+    fn with(self, other: StopTerms) -> StopTerms {
+        StopTerms {
+            begins: self.begins.min(other.begins),
+            deadline: self.deadline.min(other.deadline),
+            idle: self.idle.into_iter().chain(other.idle).min(),
+            restarts: self.restarts && other.restarts,
+            is_interrupt: self.is_interrupt || other.is_interrupt,
+            hurries: self.hurries || other.hurries,
+        }
+    }
+
+    /// Until when connections are kept that wait for a request, or send one.
+    pub fn kept_until(&self) -> Instant {
+        let grace = self.deadline.saturating_duration_since(self.begins);
+        self.begins + (grace - (grace / LAST_PART).min(LONGEST_LAST_PART))
+    }
+
+    /// Idle connections are closed at once.
+    pub fn is_quick(&self) -> bool {
+        self.idle.is_some_and(|idle| idle.is_zero())
+    }
+
+    /// The time over which the closes of WebSockets are spread.
+    pub fn spread(&self) -> Duration {
+        if self.is_quick() {
+            Duration::ZERO
+        } else {
+            self.deadline.saturating_duration_since(self.begins) / SPREAD_PART
+        }
+    }
+}
+
 /// The state that both sides share.
 pub struct StopSignal {
     bell: Bell,
@@ -26,8 +86,8 @@ pub struct StopSignal {
 
 #[derive(Default)]
 struct StopRequest {
-    deadline: Option<Instant>,
-    is_passed_on: bool,
+    terms: Option<StopTerms>,
+    passed_on: Option<StopTerms>,
 }
 
 impl StopSignal {
@@ -54,7 +114,7 @@ impl StopSignal {
         self.bell.ring();
     }
 
-    /// Was a stop asked for?
+    /// Has a stop begun?
     pub fn is_stopping(&self) -> bool {
         self.flag.is_set()
     }
@@ -64,22 +124,39 @@ impl StopSignal {
         self.drained.load(Ordering::Acquire)
     }
 
-    /// Asks for a stop; requests in progress must be done by `deadline`, or by an earlier one that was set before.
-    pub fn ask_to_stop(&self, deadline: Instant) {
+    /// Asks for a stop. The terms of an earlier stop may only become shorter.
+    pub fn ask_to_stop(&self, terms: StopTerms) {
         {
             let mut stop = lock(&self.stop);
-            stop.deadline = Some(stop.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+            let terms = stop.terms.map_or(terms, |earlier| earlier.with(terms));
+            stop.terms = Some(terms);
+            self.flag.set_terms(terms.kept_until(), terms.restarts);
+            // Set at once, before the loop acts on it: the request that asks for the stop is its connection's last.
+            if terms.begins <= Instant::now() {
+                self.flag.set();
+            }
         }
-        // Set at once, before the loop acts on it: the request that asks for the stop is its connection's last.
-        self.flag.set();
         self.seat.set_state(WorkerState::Draining);
         self.bell.ring();
+    }
+
+    /// Asks for a stop now, with the grace period `grace`.
+    pub fn ask_to_stop_now(&self, grace: Duration) {
+        let now = Instant::now();
+        self.ask_to_stop(StopTerms {
+            begins: now,
+            deadline: now + grace,
+            idle: None,
+            restarts: false,
+            is_interrupt: false,
+            hurries: false,
+        });
     }
 
     /// Asks for a stop after a failure.
     pub fn fail(&self, why: String) {
         lock(&self.failure).get_or_insert(why);
-        self.ask_to_stop(Instant::now() + self.grace);
+        self.ask_to_stop_now(self.grace);
     }
 
     /// The reason of the failure.
@@ -87,16 +164,21 @@ impl StopSignal {
         lock(&self.failure).clone()
     }
 
-    /// The deadline of a stop, once one was asked for, and whether this is the first call that returns it.
-    pub fn stop_asked(&self) -> Option<(Instant, bool)> {
+    /// The terms of a stop, once one was asked for. The flag says whether to notify the loop: the stop has begun,
+    /// and its terms have changed since the last notification.
+    pub fn stop_asked(&self) -> Option<(StopTerms, bool)> {
         let mut stop = lock(&self.stop);
-        let deadline = stop.deadline?;
-        Some((deadline, !std::mem::replace(&mut stop.is_passed_on, true)))
+        let terms = stop.terms?;
+        if terms.begins > Instant::now() {
+            return Some((terms, false));
+        }
+        self.flag.set();
+        Some((terms, stop.passed_on.replace(terms) != Some(terms)))
     }
 
-    /// The deadline of a stop, once one was asked for.
-    pub fn deadline(&self) -> Option<Instant> {
-        lock(&self.stop).deadline
+    /// The terms of a stop, once one was asked for.
+    pub fn terms(&self) -> Option<StopTerms> {
+        lock(&self.stop).terms
     }
 
     /// The seat in which the server notes its work.
@@ -130,5 +212,54 @@ impl StopSignal {
     /// A descriptor that becomes readable when there is something new.
     pub fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn terms(delay: u64, grace: u64) -> StopTerms {
+        let begins = Instant::now() + Duration::from_secs(delay);
+        StopTerms {
+            begins,
+            deadline: begins + Duration::from_secs(grace),
+            idle: None,
+            restarts: true,
+            is_interrupt: false,
+            hurries: false,
+        }
+    }
+
+    #[test]
+    fn a_later_stop_only_shortens_the_first_one() {
+        let stop = StopSignal::new(StopFlag::default(), Duration::ZERO, Arc::new(Seat::private())).unwrap();
+        let (first, longer) = (terms(5, 30), terms(9, 60));
+        stop.ask_to_stop(first);
+        stop.ask_to_stop(longer);
+        assert_eq!(stop.terms(), Some(first));
+        assert!(!stop.is_stopping());
+        assert_eq!(stop.stop_asked(), Some((first, false)));
+        let interrupt = StopTerms { idle: Some(Duration::ZERO), is_interrupt: true, ..terms(0, 30) };
+        stop.ask_to_stop(interrupt);
+        assert!(stop.is_stopping());
+        assert_eq!(stop.stop_asked(), Some((interrupt, true)));
+        assert_eq!(stop.stop_asked(), Some((interrupt, false)));
+    }
+
+    #[test]
+    fn connections_are_kept_until_shortly_before_the_end_of_the_grace_period() {
+        let left = |grace| {
+            let terms = terms(0, grace);
+            terms.deadline - terms.kept_until()
+        };
+        assert_eq!((left(0), left(4), left(60)), (Duration::ZERO, Duration::from_millis(500), Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn websockets_are_closed_over_half_of_the_grace_period_unless_the_stop_is_quick() {
+        let calm = terms(5, 30);
+        assert_eq!(calm.spread(), Duration::from_secs(15));
+        assert_eq!(StopTerms { idle: Some(Duration::ZERO), ..calm }.spread(), Duration::ZERO);
     }
 }

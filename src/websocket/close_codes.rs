@@ -19,6 +19,9 @@ pub const MESSAGE_TOO_BIG: u16 = 1009;
 /// The application failed.
 pub const INTERNAL_ERROR: u16 = 1011;
 
+/// The server stops, and another process takes over at once.
+pub const SERVICE_RESTART: u16 = 1012;
+
 /// Codes, whether a close frame may carry them, and the registry's name. Codes outside the table are never sent.
 const REGISTRY: [(RangeInclusive<u16>, bool, &str); 18] = [
     (NORMAL..=NORMAL, true, "normal closure"),
@@ -33,7 +36,7 @@ const REGISTRY: [(RangeInclusive<u16>, bool, &str); 18] = [
     (MESSAGE_TOO_BIG..=MESSAGE_TOO_BIG, true, "message too big"),
     (1010..=1010, true, "mandatory extension"),
     (INTERNAL_ERROR..=INTERNAL_ERROR, true, "internal error"),
-    (1012..=1012, true, "service restart"),
+    (SERVICE_RESTART..=SERVICE_RESTART, true, "service restart"),
     (1013..=1013, true, "try again later"),
     (1014..=1014, true, "bad gateway"),
     (1015..=1015, false, "TLS handshake"),

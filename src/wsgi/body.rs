@@ -157,6 +157,9 @@ impl RequestBody {
             let decoded = self.decode(out).map_err(BodyFailure::Request)?;
             // Illegal only after the request has ended, when nothing depends on its exchange any more.
             let _ = response.answer().exchange.take_body(decoded, self.is_finished());
+            if self.is_finished() && self.raw_start < self.raw.len() {
+                response.answer().exchange.note_more();
+            }
             if decoded > 0 {
                 return Ok(decoded);
             }

@@ -30,6 +30,8 @@ pub struct Finished<'py> {
     pub fault: Option<RequestError>,
     /// The client went away before the response was complete.
     pub client_gone: bool,
+    /// The response ended because the server stops.
+    pub ended_with_server: bool,
     /// How the connection goes on.
     pub ending: Ending,
 }
@@ -79,6 +81,7 @@ impl<'py> ApplicationCall<'py> {
             (None, Some(websocket)) => websocket.get().take_early(),
             (None, None) => std::mem::take(&mut self.next),
         };
+        let ended_with_server = self.response.get().is_last();
         let mut answer = self.response.get().end();
         if let Some(fault) = answer.exchange.length_fault() {
             let message = match fault {
@@ -94,6 +97,7 @@ impl<'py> ApplicationCall<'py> {
             body_bytes: answer.exchange.sent_bytes() + websocket_bytes,
             fault,
             client_gone: answer.exchange.is_client_gone(),
+            ended_with_server: ended_with_server && answer.ends_with_server(),
             ending: answer.ending(left_over),
         }
     }

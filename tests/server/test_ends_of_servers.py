@@ -38,7 +38,7 @@ def test_background_work_of_requests_is_finished_before_the_process_ends(serve: 
 
 
 def test_threads_of_requests_are_finished_without_the_patch_too(serve: Serve) -> None:
-    server = serve(BACKGROUND)
+    server = serve(BACKGROUND, no_patch=True)
     assert server.get("/kind").body == b"False"
     assert server.get("/kind").body == b"False"
     server.get("/thread")
@@ -58,7 +58,7 @@ def test_idle_workers_of_executors_do_not_hold_up_the_end(serve: Serve) -> None:
 
 @pytest.mark.parametrize(("patch", "kind"), [(PATCHED, "threads are ended"), ("", "OS threads are left behind")])
 def test_threads_that_go_on_after_the_grace_time_are_named(serve: Serve, patch: str, kind: str) -> None:
-    server = serve(patch + BACKGROUND, graceful_timeout=0.5)
+    server = serve(patch + BACKGROUND, graceful_timeout=0.5, no_patch=True)
     server.get("/forever")
     with takes(0.4, 10):
         ended(server)

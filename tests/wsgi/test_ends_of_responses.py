@@ -37,7 +37,7 @@ def wait_until_it_stops(server: Server) -> None:
 
 
 def test_a_stream_of_events_ends_with_the_server(serve: Serve) -> None:
-    server = serve("ends_app:app", graceful_timeout=60)
+    server = serve("ends_app:app", graceful_timeout=60, keep_alive=1)
     with server.connect() as connection:
         open_response(connection, server, "/events", b"data: first\n\n")
         with takes(0, 10):
@@ -51,7 +51,7 @@ def test_a_stream_of_events_ends_with_the_server(serve: Serve) -> None:
 
 
 def test_a_stream_may_say_goodbye(serve: Serve) -> None:
-    server = serve("ends_app:app", graceful_timeout=60)
+    server = serve("ends_app:app", graceful_timeout=60, keep_alive=1)
     with server.connect() as connection:
         open_response(connection, server, "/goodbye", b"data: first\n\n")
         server.signal(signal.SIGTERM)
@@ -60,7 +60,7 @@ def test_a_stream_may_say_goodbye(serve: Serve) -> None:
 
 
 def test_a_stream_that_is_being_sent_ends_after_an_item(serve: Serve) -> None:
-    server = serve("ends_app:app", graceful_timeout=60)
+    server = serve("ends_app:app", graceful_timeout=60, keep_alive=1)
     with server.connect(receive_buffer=4096) as connection:
         open_response(connection, server, "/ticks", b"data: tick\n\n")
         # The socket is full now.
@@ -74,7 +74,7 @@ def test_a_stream_that_is_being_sent_ends_after_an_item(serve: Serve) -> None:
 
 
 def test_a_stream_that_is_written_ends_with_the_server(serve: Serve) -> None:
-    server = serve("ends_app:app", graceful_timeout=60)
+    server = serve("ends_app:app", graceful_timeout=60, keep_alive=1)
     with server.connect() as connection:
         open_response(connection, server, "/written", b"data: first\n\n")
         server.signal(signal.SIGTERM)
@@ -83,7 +83,7 @@ def test_a_stream_that_is_written_ends_with_the_server(serve: Serve) -> None:
 
 
 def test_a_response_whose_application_has_asked_ends_with_the_server_and_others_go_on(serve: Serve) -> None:
-    server = serve("ends_app:app", graceful_timeout=60)
+    server = serve("ends_app:app", graceful_timeout=60, keep_alive=1)
     with server.connect() as asked, server.connect() as export, server.connect() as elsewhere:
         open_response(asked, server, "/asked", b"False")
         open_response(export, server, "/export", b"part ")
@@ -96,7 +96,7 @@ def test_a_response_whose_application_has_asked_ends_with_the_server_and_others_
 
 
 def test_a_request_that_has_asked_and_not_answered_gets_a_503(serve: Serve) -> None:
-    server = serve("ends_app:app", graceful_timeout=60)
+    server = serve("ends_app:app", graceful_timeout=60, keep_alive=1)
     with server.connect() as connection:
         connection.send(request("GET", "/asked_before"))
         server.wait_for_log("waiting")
@@ -106,7 +106,7 @@ def test_a_request_that_has_asked_and_not_answered_gets_a_503(serve: Serve) -> N
 
 
 def test_an_application_that_asked_about_the_stop_ends_as_it_likes(serve: Serve) -> None:
-    server = serve("ends_app:app", graceful_timeout=60)
+    server = serve("ends_app:app", graceful_timeout=60, keep_alive=1)
     with server.connect() as connection:
         open_response(connection, server, "/asked_late", b"started")
         server.signal(signal.SIGTERM)
@@ -124,13 +124,26 @@ def test_a_stop_says_whom_it_waits_for_and_a_second_interrupt_ends_it(serve: Ser
         server.wait_for_log("waiting\n(.*\n)*waiting")
         server.signal(signal.SIGINT)
         server.wait_for_log(
-            r"\[WARNING\] The server stops and waits for 2 requests, the oldest for [2-9] s: GET /slow\?first%1b\. "
-            r"In 7[0-9] s \(graceful_timeout is 77 s\) what is left is ended; Ctrl-C \(again\) or SIGQUIT ends it now"
+            r"^rmeinheld: waiting for 2 requests, oldest [1-9] s: GET /slow\?first%1b; press Ctrl-C again to stop now$"
         )
         with takes(0, 8):
             server.signal(signal.SIGINT)
             assert server.wait() == 0
         assert first.read_response().status == second.read_response().status == 503
+
+
+def test_a_stop_by_a_signal_logs_whom_it_waits_for(serve: Serve) -> None:
+    server = serve("ends_app:app", graceful_timeout=77)
+    with server.connect() as connection:
+        connection.send(request("GET", "/slow"))
+        server.wait_for_log("waiting")
+        server.signal(signal.SIGTERM)
+        server.wait_for_log(
+            r"\[WARNING\] The server stops and waits for 1 request, the oldest for [1-9] s: GET /slow\. "
+            r"In 7[0-9] s \(graceful_timeout is 77 s\) what is left is ended; Ctrl-C \(again\) or SIGQUIT ends it now"
+        )
+        server.signal(signal.SIGQUIT)
+        assert server.wait() == 0
 
 
 def test_a_stop_that_is_quick_says_nothing(serve: Serve) -> None:
@@ -141,21 +154,34 @@ def test_a_stop_that_is_quick_says_nothing(serve: Serve) -> None:
     assert "waits for" not in server.log()
 
 
-@pytest.mark.parametrize("graceful_timeout", [0.5, 60])
-def test_half_a_head_has_a_second_and_gets_no_answer(serve: Serve, graceful_timeout: float) -> None:
+@pytest.mark.parametrize(("number", "graceful_timeout"), [(signal.SIGTERM, 1), (signal.SIGINT, 60)])
+def test_half_a_head_has_the_grace_period_or_a_second_and_gets_no_answer(
+    serve: Serve, number: int, graceful_timeout: float
+) -> None:
     server = serve("ends_app:app", graceful_timeout=graceful_timeout)
     with server.connect() as half, server.connect() as new:
         half.send(b"GET / HTTP/1.1\r\nHost: ")
         assert server.get("/hello").body
+        with takes(0.7, 8):
+            server.signal(number)
+            new.expect_end()
+            half.expect_end()
+            assert server.wait() == 0
+
+
+def test_half_a_head_has_no_longer_than_client_header_timeout_at_a_stop(serve: Serve) -> None:
+    server = serve("ends_app:app", graceful_timeout=60, client_header_timeout=1)
+    with server.connect() as half:
+        half.send(b"GET / HTTP/1.1\r\nHost: ")
+        assert server.get("/hello").body
         with takes(0.2, 8):
             server.signal(signal.SIGTERM)
-            half.expect_end()
-            new.expect_end()
+            assert half.read_response().status == 408
             assert server.wait() == 0
 
 
 def test_half_a_head_that_is_completed_in_time_is_answered(serve: Serve) -> None:
-    server = serve("ends_app:app", graceful_timeout=60)
+    server = serve("ends_app:app", graceful_timeout=60, keep_alive=1)
     with server.connect() as connection:
         connection.send(b"GET /export HTTP/1.1\r\nHost: ")
         server.signal(signal.SIGTERM)

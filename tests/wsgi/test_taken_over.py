@@ -81,7 +81,7 @@ def test_bytes_that_have_arrived_can_be_read_after_shutdown(server: Server) -> N
 
 
 def test_at_a_stop_the_library_reads_the_bytes_that_have_arrived_and_then_the_end(serve: Serve) -> None:
-    server = serve(APPLICATION, graceful_timeout=20)
+    server = serve(APPLICATION, graceful_timeout=4)
     with taken(server, "/reads") as connection, taken(server, "/waits") as late, taken(server, "/reads") as idle:
         connection.send(b"x" * 700)
         late.send(b"this")

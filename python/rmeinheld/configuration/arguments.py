@@ -35,7 +35,8 @@ examples:
   rmeinheld --workers 4 --bind 0.0.0.0:80 --bind unix:/run/shop.sock 'shop:create_app("production")'
 
 signals:
-  SIGTERM, SIGINT   stop; requests in progress have the graceful timeout to finish
+  SIGTERM, SIGINT   stop; requests in progress have the graceful timeout to finish.
+                    SIGTERM waits for the drain delay first, SIGINT closes idle connections at once
   SIGQUIT           stop at once, as does a second SIGINT
   SIGUSR1           reopen the log files
 """

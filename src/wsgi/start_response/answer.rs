@@ -112,16 +112,22 @@ impl Answer {
         self.head = head;
     }
 
-    /// Begins the response: adds the server's own fields and the end of the head. Returns the whole head.
+    /// Has the client's next request begun to arrive? Asks the kernel.
+    pub(super) fn has_next(&self) -> bool {
+        self.exchange.has_next(|| self.stream.as_ref().is_some_and(|stream| stream.has_unread()))
+    }
+
+    /// Begins the response: adds the server's own fields and the end of the head. `closes` says that the server ends
+    /// the connection. Returns the whole head.
     pub(super) fn complete_head(
         &mut self,
         terms: &Terms,
         known_length: Option<u64>,
-        server_stops: bool,
+        closes: bool,
     ) -> PyResult<Vec<u8>> {
         let ResponseHead { status, declared_length, has_server, has_date, wants_close, .. } = self.head;
         let plan = plan(terms.version, terms.method, status, declared_length, known_length);
-        self.exchange.begin_response(status, &plan, wants_close || server_stops).map_err(illegal)?;
+        self.exchange.begin_response(status, &plan, wants_close || closes).map_err(illegal)?;
         let mut out = std::mem::take(&mut self.head.bytes);
         if status == 101 {
             // RFC 9110 7.8: the connection speaks another protocol from here on.
@@ -137,6 +143,11 @@ impl Answer {
     pub fn ending(&self, left_over: Vec<u8>) -> Ending {
         let has_unread = || self.stream.as_ref().is_some_and(|stream| streams::is_readable(stream.source()));
         self.exchange.ending(left_over, has_unread)
+    }
+
+    /// Is the response one that ends with the server?
+    pub fn ends_with_server(&self) -> bool {
+        self.at_stop != AtStop::GoesOn
     }
 
     /// The state that few responses need.

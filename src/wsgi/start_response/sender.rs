@@ -138,7 +138,10 @@ impl StartResponse {
         }
         let mut before = match answer.exchange.framing() {
             Some(_) => Vec::new(),
-            None => answer.complete_head(&self.terms, known_length, self.is_last())?,
+            None => {
+                let closes = self.is_last_of_connection(&answer);
+                answer.complete_head(&self.terms, known_length, closes)?
+            }
         };
         let head = before.len();
         let count = answer.exchange.send_data(data.len()).map_err(illegal)?;

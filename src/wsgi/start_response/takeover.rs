@@ -5,8 +5,9 @@ use std::sync::Arc;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
+use super::super::stop_flag::StopFlag;
 use super::StartResponse;
-use super::answer::ResponseHead;
+use super::answer::{Answer, ResponseHead};
 use crate::http::exchange::ExchangeEvent;
 use crate::net::Stream;
 
@@ -39,8 +40,19 @@ impl StartResponse {
         self.answer().stream.clone()
     }
 
-    /// Does the server stop, so that this is the connection's last request?
+    /// Does the server stop?
     pub fn is_last(&self) -> bool {
         self.stop.is_set()
+    }
+
+    /// Does the connection end with this request, because the server stops? Requests that have arrived behind it are
+    /// answered first.
+    pub(super) fn is_last_of_connection(&self, answer: &Answer) -> bool {
+        self.is_last() && !(self.stop.keeps_connections() && answer.has_next())
+    }
+
+    /// The stop of the server.
+    pub fn stop(&self) -> &StopFlag {
+        &self.stop
     }
 }

@@ -21,6 +21,7 @@ use crate::net::Stream;
 use crate::sync::recover;
 use crate::websocket::closing::Close;
 use crate::websocket::protocol::{self, Message, MessageKind};
+use crate::wsgi::StopFlag;
 
 /// One connection.
 pub struct WebSocketSession {
@@ -34,11 +35,12 @@ impl WebSocketSession {
     pub fn new(
         stream: Arc<Stream>,
         settings: Arc<WebSocketSettings>,
+        stop: StopFlag,
         head: Vec<u8>,
         early: Vec<u8>,
     ) -> WebSocketSession {
         let source = stream.source();
-        let wire = Mutex::new(Wire::new(Arc::clone(&stream), settings, head, early));
+        let wire = Mutex::new(Wire::new(Arc::clone(&stream), settings, stop, head, early));
         WebSocketSession { source, stream, wire }
     }
 

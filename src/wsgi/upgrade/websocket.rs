@@ -328,7 +328,8 @@ impl WebSocket {
         }
         head.extend_from_slice(b"\r\n");
         let stream = self.response.get().upgrade(head.clone())?;
-        let session = Arc::new(WebSocketSession::new(stream, Arc::clone(&self.settings), head, self.take_early()));
+        let (settings, stop) = (Arc::clone(&self.settings), self.response.get().stop().clone());
+        let session = Arc::new(WebSocketSession::new(stream, settings, stop, head, self.take_early()));
         if let Some(subprotocol) = subprotocol {
             let _ = self.subprotocol.set(subprotocol);
         }

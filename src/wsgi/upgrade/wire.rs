@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use crate::interp::Waiter;
 use crate::net::{Pace, Stream};
-use crate::websocket::close_codes::{GOING_AWAY, NORMAL};
+use crate::websocket::close_codes::{GOING_AWAY, NORMAL, SERVICE_RESTART};
 use crate::websocket::closing::{Close, Closing, ClosingAction, ClosingEvent};
 use crate::websocket::protocol::{Message, Protocol};
+use crate::wsgi::StopFlag;
 
 /// Bytes of messages that may wait for the application. Then reading pauses, and TCP holds up the client. asyncio's
 /// `websockets` takes 16 messages, aiohttp 64 KiB.
@@ -29,8 +30,11 @@ const READ_BYTES: usize = 16 * 1024;
 /// The largest send buffer that an idle connection keeps, in bytes.
 const KEPT_BYTES: usize = 512;
 
-/// The reason that goes with [`GOING_AWAY`].
-const STOPS: &str = "the server stops";
+/// The code and reason of a close by a server that stops.
+const STOPS: (u16, &str) = (GOING_AWAY, "the server stops");
+
+/// The code and reason of a close by a server that another process replaces.
+const RESTARTS: (u16, &str) = (SERVICE_RESTART, "the server restarts");
 
 /// Settings of WebSockets. A duration of `None` means no limit.
 #[derive(Clone, Debug)]
@@ -78,6 +82,7 @@ enum Drain {
 pub(super) struct Wire {
     stream: Arc<Stream>,
     settings: Arc<WebSocketSettings>,
+    stop: StopFlag,
     protocol: Protocol,
     /// Bytes received, at first those that came with the head of the request. Those from `parsed` on are not parsed
     /// yet.
@@ -121,13 +126,20 @@ pub(super) struct Wire {
 
 impl Wire {
     /// A connection on which `head` is still to be sent, and of which `early` came with the request.
-    pub fn new(stream: Arc<Stream>, settings: Arc<WebSocketSettings>, head: Vec<u8>, early: Vec<u8>) -> Wire {
+    pub fn new(
+        stream: Arc<Stream>,
+        settings: Arc<WebSocketSettings>,
+        stop: StopFlag,
+        head: Vec<u8>,
+        early: Vec<u8>,
+    ) -> Wire {
         Wire {
             protocol: Protocol::new(settings.message_bytes),
             last_heard: settings.ping_interval.map(|_| Instant::now()),
             pace: Pace::new(settings.send_timeout, settings.min_send_rate),
             stream,
             settings,
+            stop,
             received: early,
             parsed: 0,
             incoming: VecDeque::new(),
@@ -260,12 +272,23 @@ impl Wire {
     /// whether it did.
     pub fn end_stop(&mut self) -> bool {
         let is_done = self.drain == Drain::Done && self.incoming.is_empty() && !self.is_answering;
-        is_done && self.begin_close(GOING_AWAY, STOPS)
+        is_done && self.close_for_stop()
+    }
+
+    /// Begins the closing handshake of a server that stops. Returns false if the connection is closing already.
+    fn close_for_stop(&mut self) -> bool {
+        let (code, reason) = self.close_of_stop();
+        self.begin_close(code, reason)
+    }
+
+    /// The code and reason of a close by the server that stops.
+    fn close_of_stop(&self) -> (u16, &'static str) {
+        if self.stop.restarts() { RESTARTS } else { STOPS }
     }
 
     /// The code and reason of the close when the application is done with the connection.
     pub fn last_close(&self, code: u16) -> (u16, &'static str) {
-        if self.drain == Drain::Not || code != NORMAL { (code, "") } else { (GOING_AWAY, STOPS) }
+        if self.drain == Drain::Not || code != NORMAL { (code, "") } else { self.close_of_stop() }
     }
 
     /// Fails the connection for the rule that the client broke, if it broke one. Returns whether it did.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{GOING_AWAY, Ping, STOPS, UNREAD_BYTES, WebSocketSettings, Wire};
+use super::{Ping, UNREAD_BYTES, WebSocketSettings, Wire};
 use crate::event_loop::streams;
 use crate::websocket::protocol;
 
@@ -42,7 +42,7 @@ impl Wire {
                 );
             }
         } else if self.stop_deadline.is_some_and(|deadline| deadline <= now) {
-            self.begin_close(GOING_AWAY, STOPS);
+            self.close_for_stop();
         } else if self.next_ping().is_some_and(|at| at <= now) {
             if self.pinged.is_some() && self.settings.ping_timeout.is_some() {
                 self.check_ping(now);
