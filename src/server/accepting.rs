@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
@@ -12,6 +13,7 @@ use super::connections::Connections;
 use super::episode::Episode;
 use super::listening::{self, ACCEPT_TURN, Attempt, Listening};
 use super::shared::Shared;
+use super::spread::Spread;
 use super::tls::Tls;
 use crate::event_loop::{self, SourceId, streams, turn};
 use crate::interp::{Level, log};
@@ -32,6 +34,7 @@ pub struct Accepting {
     shared: Rc<Shared>,
     connections: Rc<Connections>,
     listening: Listening,
+    spread: Spread,
     tls: Option<Tls>,
     /// As many connections are open as `max_connections` permits, and none was idle: nothing is accepted.
     is_full: Cell<bool>,
@@ -52,6 +55,7 @@ impl Accepting {
         tls: Option<Tls>,
     ) -> Accepting {
         Accepting {
+            spread: Spread::new(Arc::clone(shared.seat())),
             shared,
             connections,
             listening: Listening::new(listeners),
@@ -130,16 +134,28 @@ impl Accepting {
     pub fn take_turn(&self, py: Python<'_>, source: SourceId, index: usize) {
         streams::about_to_read(source);
         if self.shared.is_one_of_many() {
-            let taken = self.accept(py, index, self.listening.shared_turn(index)).count;
-            if taken > 0 {
-                self.listening.pause(index, source);
-            } else if !self.listening.end_pause(index) {
-                self.listen();
-            }
+            self.take_shared_turn(py, source, index);
         } else {
             self.accept(py, index, ACCEPT_TURN);
         }
         streams::rest(source);
+    }
+
+    /// A turn at a queue that other processes serve too.
+    fn take_shared_turn(&self, py: Python<'_>, source: SourceId, index: usize) {
+        let favours_a_sibling = self.spread.favours_a_sibling(self.connections.count());
+        if favours_a_sibling && !self.listening.is_paused(index) && self.spread.leaves_one() {
+            self.listening.pause(index, source);
+            return;
+        }
+        // A pause that is over ends: whether a connection still waits, the poller says.
+        let most =
+            if favours_a_sibling && self.listening.is_paused(index) { 0 } else { self.listening.shared_turn(index) };
+        if self.accept(py, index, most).count > 0 {
+            self.listening.pause(index, source);
+        } else if !self.listening.end_pause(index) {
+            self.listen();
+        }
     }
 
     /// Accepts at most `most` connections, as long as the turn lasts.

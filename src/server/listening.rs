@@ -139,7 +139,8 @@ impl Listening {
         (1 + pauses.unwrap_or(0) / PAUSES_IN_VAIN).min(ACCEPT_TURN)
     }
 
-    /// Leaves the socket to other processes for a moment. Call it after a turn that has accepted a connection.
+    /// Leaves the socket to other processes for a moment. Call it after a turn that has accepted a connection, or that
+    /// leaves one.
     pub fn pause(&self, index: usize, source: SourceId) {
         let Some(endpoint) = self.endpoints.get(index) else { return };
         if endpoint.source.get() != Some(source) {
@@ -153,6 +154,11 @@ impl Listening {
             endpoint.pauses.set(Some(pauses.map_or(0, |pauses| pauses + 1)));
             streams::set_deadline(source, Some(Instant::now() + SHARED_ACCEPT_PAUSE));
         }
+    }
+
+    /// Is the socket left to other processes at the moment?
+    pub fn is_paused(&self, index: usize) -> bool {
+        self.endpoints.get(index).is_some_and(|endpoint| endpoint.pauses.get().is_some())
     }
 
     /// Resumes a socket that was left to other processes. Returns `false` on failure: the socket must then be

@@ -8,6 +8,7 @@
 //! | `stopping_watchers` | the stop of WebSockets, spread over a time                            |
 //! | `service`           | the service that the loop calls                                       |
 //! | `accepting`         | the policy of accepting: when, and how many connections               |
+//! | `spread`            | which connections a worker leaves to its siblings                     |
 //! | `listening`         | listening sockets: accepted from, left to others, tried again         |
 //! | `connections`       | the open connections                                                  |
 //! | `connection_limit`  | the limit of open connections, by the limit of open files             |
@@ -43,6 +44,7 @@ mod service;
 mod settings;
 mod shared;
 mod shared_scoreboard;
+mod spread;
 mod stop_signal;
 mod stopping_watchers;
 mod tls;
