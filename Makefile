@@ -199,7 +199,7 @@ soak-restarts: $(READY) ## Recycle, reload and upgrade a service under load; no 
 	$(BIN)/python benches/restarts.py $(SOAK)
 
 .PHONY: fuzz
-fuzz: ## Fuzz HTTP and WebSocket, each target for a minute (FUZZ="--seconds 600 --jobs 2 --target head").
+fuzz: ## Fuzz HTTP, WebSocket and crews, each target for a minute (FUZZ="--seconds 600 --jobs 2 --target head").
 	@'$(INTERPRETER)' tests/fuzz/fuzz.py --build '$(BUILD)' $(FUZZ)
 
 .PHONY: wheel

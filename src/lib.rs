@@ -50,7 +50,7 @@
 //! interp         (6) thread states, coroutines as Python sees them, exceptions
 //! --------------------------------------------------------------------------------------------------
 //! websocket      RFC 6455: the handshake; bytes in, messages and answers out
-//! crew           the workers of one service: the memory that they share
+//! crew           the workers of one service: the memory that they share, messages between them
 //! http           (4) HTTP/1.x: bytes in, heads and framing out
 //! net            (7) sockets whose waits park
 //! event_loop     (1) leader and followers: poller, waits, timers, inbox

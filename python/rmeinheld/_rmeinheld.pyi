@@ -20,6 +20,7 @@ __all__ = [
     "ConnectionClosed",
     "Coroutine",
     "CoroutineExit",
+    "Crew",
     "EarlyHints",
     "ErrorStream",
     "Event",
@@ -112,6 +113,64 @@ class AdminListener:
 
     def stop(self) -> None:
         """Stop answering, and close the duplicate of the socket. May be repeated. In a forked child it does nothing."""
+
+@final
+class Crew:
+    """The messages between one worker and its siblings, the other workers of the service.
+
+    `place` is the text of a `rmeinheld.crew_directory.Place`, which all workers share. `slot` is the worker's slot of
+    `scoreboard`, which it has claimed. No socket is opened until a message is sent or a handler registered. Call no
+    method but `close` in the master: its workers would share the sockets.
+
+    Raises ValueError for a place or a slot that does not exist, and RuntimeError if another process has claimed the
+    slot.
+    """
+
+    def __new__(cls, place: str, slot: int, scoreboard: Scoreboard) -> Self: ...
+    @property
+    def slot(self) -> int:
+        """Number of the worker's slot."""
+
+    def on(self, kind: int, handler: Callable[[int, int, bytes, list[int]], object] | None, /) -> None:
+        """Call `handler(slot, generation, payload, descriptors)` for each message of `kind`, from 1 to 255.
+
+        `slot` and `generation` name the sender. Messages of one sender come in order: the next one waits until the
+        handler has returned. The handler runs in a coroutine, and owns the `descriptors`, a list of numbers. A handler
+        of None drops such messages. Messages without a handler are dropped, and their descriptors closed.
+
+        Raises ValueError for another kind, TypeError if `handler` is not callable, OSError if the socket cannot be
+        opened, and RuntimeError if the crew is closed.
+        """
+
+    def on_gone(self, handler: Callable[[int, int], object] | None, /) -> None:
+        """Call `handler(slot, generation)` when the connection of a sibling that has sent messages has ended.
+
+        The sibling has ended, or closed its crew, or sent something malformed. Raises as `on` does.
+        """
+
+    def send(self, slot: int, kind: int, payload: Buffer, descriptors: Sequence[int] = ()) -> None:
+        """Send a message to the worker of `slot`. Never waits: it is queued if the sibling does not read now.
+
+        `kind` is a number from 1 to 255, `payload` at most 1 MiB of bytes. Of up to 16 `descriptors` the sibling gets
+        duplicates; these stay open. May be called from any thread.
+
+        Raises ValueError for a message over a limit and for the worker's own slot. Raises BlockingIOError if the queue
+        for the sibling is full, and ConnectionRefusedError if the slot has no worker that takes messages. Raises
+        PermissionError if another user's process is in its place, RuntimeError if the crew is closed, and OSError.
+        """
+
+    def siblings(self) -> list[tuple[int, int, int]]:
+        """Return the other workers of the service: tuples of slot, generation and process id."""
+
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of messages since the worker began, by name.
+
+        "sent" and "received" need no explanation. "refused" messages found a full queue. The sibling of "lost" messages
+        died first. "faults" counts connections that were closed because they were malformed or of another user.
+        """
+
+    def close(self) -> None:
+        """Close all sockets. Messages that the kernel has not taken yet are lost. May be called from any thread."""
 
 @final
 class Scoreboard:

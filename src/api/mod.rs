@@ -28,7 +28,7 @@ mod _rmeinheld {
     #[pymodule_export]
     use crate::interp::{Coroutine, TimeoutContext};
     #[pymodule_export]
-    use crate::server::{AdminListener, ErrorStream, Server, SharedScoreboard};
+    use crate::server::{AdminListener, ErrorStream, Server, SharedCrew, SharedScoreboard};
     #[pymodule_export]
     use crate::wsgi::{
         ClientDisconnected, ClientSocket, EarlyHints, FileWrapper, Input, StartResponse, Stopping, WebSocket,

@@ -1,13 +1,37 @@
-//! The crew: the workers of one service, and the memory that they share.
+//! The crew: the workers of one service, the memory that they share, and the messages between them.
 //!
-//! | module         | contents                                                  |
-//! |----------------|-----------------------------------------------------------|
-//! | [`scoreboard`] | the memory that the workers share: a slot for each worker |
-//! | [`seat`]       | the slot of this process, in which the engine writes      |
-//! | [`probe`]      | the answers to `/live` and `/ready`                       |
-//! | [`admin`]      | the thread that answers them                              |
+//! | module                             | contents                                                    |
+//! |------------------------------------|-------------------------------------------------------------|
+//! | [`scoreboard`]                     | the memory that the workers share: a slot for each worker   |
+//! | [`seat`]                           | the slot of this process, in which the engine writes        |
+//! | [`probe`]                          | the answers to `/live` and `/ready`                         |
+//! | [`admin`]                          | the thread that answers them                                |
+//! | [`siblings`]                       | a worker's end of the crew: sends and receives messages     |
+//! | [`message`]                        | the format of messages, without input and output            |
+//! | [`outbox`]                         | the queue for one sibling, without input and output         |
+//! | `place`, `roster`                  | how siblings find each other                                |
+//! | `context`                          | the parts that all connections share                        |
+//! | `outgoing`, `incoming`, `acceptor` | the sockets, on the loop                                    |
 
+mod acceptor;
 pub mod admin;
+mod context;
+mod incoming;
+pub mod message;
+pub mod outbox;
+mod outgoing;
+mod place;
 pub mod probe;
+mod roster;
 pub mod scoreboard;
 pub mod seat;
+pub mod siblings;
+
+pub use context::CrewHost;
+pub use message::{Letter, Sibling};
+pub use place::CrewPlace;
+pub use roster::{Roster, SlotOwner};
+pub use siblings::{Crew, NotSent};
+
+#[cfg(test)]
+mod tests;

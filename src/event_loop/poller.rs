@@ -27,6 +27,10 @@ const EVENTS_PER_POLL: usize = 256;
 /// flag wakes one of several processes.
 const LISTENER: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::EXCLUSIVE);
 
+/// epoll flags of a stream.
+const STREAM: epoll::EventFlags =
+    epoll::EventFlags::IN.union(epoll::EventFlags::OUT).union(epoll::EventFlags::RDHUP).union(epoll::EventFlags::ET);
+
 /// Deadlines within this time use the timeout of epoll_wait(2); later ones use the alarm. Idle connections have late
 /// deadlines. A timeout would make the kernel set and cancel a timer for each of their requests.
 const NEAR: Duration = Duration::from_millis(50);
@@ -64,6 +68,8 @@ impl Interest {
 pub enum SourceOwner {
     /// The server's service, which knows the source by this number.
     Service(usize),
+    /// The source's watcher.
+    Watcher,
     /// The application, which gets events only through waits.
     Waits,
 }
@@ -169,8 +175,15 @@ impl Poller {
     /// # Errors
     /// Errors of epoll_ctl(2): no memory, the limit of watches.
     pub fn add_stream(&mut self, descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
-        self.add(descriptor, SourceOwner::Service(owner), flags)
+        self.add(descriptor, SourceOwner::Service(owner), STREAM)
+    }
+
+    /// Registers a socket whose events go to its watcher alone.
+    ///
+    /// # Errors
+    /// Errors of epoll_ctl(2).
+    pub fn add_watched(&mut self, descriptor: BorrowedFd<'_>) -> io::Result<SourceId> {
+        self.add(descriptor, SourceOwner::Watcher, STREAM)
     }
 
     /// Registers a listening socket.

@@ -17,6 +17,19 @@ pub fn add(descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
     with(|state| state.poller.add_stream(descriptor, owner)).unwrap_or_else(|| Err(off_the_loop()))
 }
 
+/// Registers a socket that is not the service's. Its events and deadlines go to `watcher`, which is called once at first.
+///
+/// # Errors
+/// Errors of epoll_ctl(2).
+pub fn add_watched(descriptor: BorrowedFd<'_>, watcher: Arc<dyn StreamWatcher>) -> io::Result<SourceId> {
+    with(|state| {
+        let id = state.poller.add_watched(descriptor)?;
+        state.set_stream_watcher(id, Some(watcher));
+        Ok(id)
+    })
+    .unwrap_or_else(|| Err(off_the_loop()))
+}
+
 /// Registers a listening socket.
 ///
 /// # Errors

@@ -93,6 +93,11 @@ pub fn descriptor_closes(number: RawFd) -> bool {
 }
 
 impl Runtime {
+    /// Whether the caller is on this loop's thread, and the loop has not ended.
+    pub fn is_here(&self) -> bool {
+        with(|state| std::ptr::eq(Arc::as_ptr(&state.runtime), self)).unwrap_or(false)
+    }
+
     /// Makes every coroutine that waits on a descriptor check again: another thread is about to close it. By then the
     /// number may name another descriptor.
     pub fn descriptor_closes(&self, number: RawFd) {

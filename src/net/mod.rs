@@ -5,8 +5,10 @@
 
 mod forks;
 mod listener;
+mod local_socket;
 mod networks;
 mod pace;
+mod peer_credentials;
 mod peer_end;
 mod sent_file;
 mod stream;
@@ -14,8 +16,10 @@ mod transport;
 mod unacknowledged;
 
 pub use listener::{Accepted, Listener, Peer};
+pub use local_socket::{DESCRIPTORS_PER_CALL, LocalAddress, LocalListener, LocalSocket};
 pub use networks::Networks;
 pub use pace::Pace;
+pub use peer_credentials::PeerCredentials;
 pub use peer_end::{PeerEnd, peer_end};
 pub use sent_file::SentFile;
 pub use stream::{Failure, Stream};

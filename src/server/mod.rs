@@ -16,6 +16,7 @@
 //! | `connection`        | one connection: reading heads, running requests, closing              |
 //! | `shared`            | shared by connections: application, settings, logs, buffers           |
 //! | `admin_listener`    | `AdminListener`, which answers probes, as Python sees it              |
+//! | `shared_crew`       | `Crew`, as Python sees it                                             |
 //! | `shared_scoreboard` | `Scoreboard`, as Python sees it                                       |
 //! | `settings`          | the settings, as Rust values                                          |
 //! | `access_log`        | the access log: its file, and its lines                               |
@@ -43,6 +44,7 @@ mod listening;
 mod service;
 mod settings;
 mod shared;
+mod shared_crew;
 mod shared_scoreboard;
 mod spread;
 mod stop_signal;
@@ -55,4 +57,5 @@ pub use admin_listener::AdminListener;
 pub use error_stream::ErrorStream;
 pub use exclusive::{exclusively, forget_in_child};
 pub use lifecycle::Server;
+pub use shared_crew::SharedCrew;
 pub use shared_scoreboard::SharedScoreboard;

@@ -1,4 +1,4 @@
-"""Fuzz HTTP and WebSocket: `make fuzz`, or `python tests/fuzz/fuzz.py`.
+"""Fuzz HTTP, WebSocket and the messages of crews: `make fuzz`, or `python tests/fuzz/fuzz.py`.
 
 Each target is built with the coverage that libFuzzer needs, on a stable compiler. It replays the inputs in
 `regressions/`, and then goes on from seeds made of the requests in `tests/corpus` and from what earlier runs have kept
@@ -34,6 +34,7 @@ TARGETS = (
     "handshake",
     "websocket",
     "closing",
+    "crew",
 )
 
 LONGEST_INPUT_BYTES = 4096
@@ -214,6 +215,16 @@ def closing_seeds(request: bytes) -> Iterator[bytes]:
     yield request[:64]
 
 
+def crew_seeds(request: bytes) -> Iterator[bytes]:
+    def message(kind: int, payload: bytes, descriptors: int = 0) -> bytes:
+        return len(payload).to_bytes(4, "little") + bytes([1, kind, descriptors, 0]) + payload
+
+    hello = message(0, b"crew" + (3).to_bytes(4, "little") + (7).to_bytes(8, "little"))
+    letters = message(1, request[:200]) + message(2, b"", 2) + message(255, request[200:400], 16)
+    yield b"\0" + CUTS + hello + letters
+    yield b"\1" + CUTS + bytes([0, 0, 2, 0, 0, 16, 0, 1]) + letters
+
+
 def masked(payload: bytes, mask: bytes) -> bytes:
     return bytes(byte ^ mask[index % 4] for index, byte in enumerate(payload))
 
@@ -230,6 +241,7 @@ SEEDS = {
     "handshake": handshake_seeds,
     "websocket": websocket_seeds,
     "closing": closing_seeds,
+    "crew": crew_seeds,
 }
 
 
@@ -363,7 +375,7 @@ def at_least_one(text: str) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Fuzz HTTP and WebSocket.")
+    parser = argparse.ArgumentParser(description="Fuzz HTTP, WebSocket and the messages of crews.")
     parser.add_argument("--seconds", type=at_least_one, default=60, help="for each target (default 60)")
     parser.add_argument("--jobs", type=at_least_one, default=1, help="processes for each target (default 1)")
     parser.add_argument(

@@ -1,5 +1,5 @@
-//! Fuzz targets for `rmeinheld::http` and `rmeinheld::websocket`: each module's `run` takes arbitrary bytes and panics
-//! where a promise is broken.
+//! Fuzz targets for `rmeinheld::http`, `rmeinheld::websocket` and the messages of `rmeinheld::crew`: each module's `run`
+//! takes arbitrary bytes and panics where a promise is broken.
 //!
 //! The binaries in `fuzz_targets` hand them to libFuzzer; `make fuzz` builds and runs them. Accepted input is compared
 //! with [`reference`], a second and much plainer reading of the RFCs. Input in pieces is compared with the same input
@@ -8,6 +8,7 @@
 pub mod chunked;
 pub mod closing;
 pub mod connection;
+pub mod crew;
 pub mod exchange;
 pub mod forwarded;
 pub mod framing;

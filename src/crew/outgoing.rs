@@ -1,0 +1,188 @@
+//! The connection by which a worker sends messages to one sibling.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::context::Context;
+use super::message::{self, HEADER_BYTES, Sibling};
+use super::outbox::Outbox;
+use crate::event_loop::{SourceId, StreamWatcher, streams};
+use crate::net::LocalSocket;
+use crate::sync::lock;
+
+/// The pause before the next attempt, if the kernel is out of memory or has too many descriptors under way.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// How a letter was posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Posted {
+    /// The kernel has it, or it waits in the queue.
+    Queued,
+    /// The queue is full.
+    Full {
+        /// The number of letters in it.
+        letters: usize,
+    },
+    /// The sibling is gone, and with it what was queued.
+    Gone,
+}
+
+/// A connection to a sibling. It sends only.
+pub struct Outgoing {
+    /// The sibling.
+    pub sibling: Sibling,
+    context: Arc<Context>,
+    live: Mutex<Option<Live>>,
+}
+
+/// The parts of a connection that has not ended.
+struct Live {
+    socket: LocalSocket,
+    source: Option<SourceId>,
+    outbox: Outbox<OwnedFd>,
+}
+
+/// The outcome of an attempt to send.
+enum Flushed {
+    /// Everything is sent, or an event announces that the kernel takes more.
+    Waits,
+    /// The kernel is out of something, and no event says when it has it again.
+    Retry,
+    /// The peer is gone.
+    Gone,
+}
+
+impl Live {
+    fn flush(&mut self) -> Flushed {
+        while !self.outbox.is_empty() {
+            let (bytes, descriptors) = self.outbox.batch();
+            match self.socket.send(&bytes, descriptors) {
+                Ok(Some(sent)) => self.outbox.advance(sent),
+                Ok(None) => return Flushed::Waits,
+                Err(error) => {
+                    let is_shortage = [Errno::TOOMANYREFS, Errno::NOBUFS, Errno::NOMEM]
+                        .iter()
+                        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
+                    return if is_shortage { Flushed::Retry } else { Flushed::Gone };
+                }
+            }
+        }
+        Flushed::Waits
+    }
+}
+
+impl Outgoing {
+    /// Takes a connected socket, and sends the first message.
+    pub fn new(context: Arc<Context>, sibling: Sibling, socket: LocalSocket) -> Arc<Outgoing> {
+        let (header, payload) = message::hello(context.own);
+        let mut outbox = Outbox::default();
+        outbox.push(header, payload.into(), Vec::new());
+        let live = Live { socket, source: None, outbox };
+        let outgoing = Arc::new(Outgoing { sibling, context, live: Mutex::new(Some(live)) });
+        outgoing.flush(&mut lock(&outgoing.live));
+        let registered = Arc::clone(&outgoing);
+        outgoing.context.on_loop(move || registered.register());
+        outgoing
+    }
+
+    /// Registers the socket with the loop. On the loop thread.
+    fn register(self: &Arc<Self>) {
+        let mut live = lock(&self.live);
+        let Some(open) = live.as_mut() else { return };
+        match streams::add_watched(open.socket.as_fd(), Arc::clone(self) as Arc<dyn StreamWatcher>) {
+            Ok(source) => open.source = Some(source),
+            // Without the loop, a queue that the kernel does not take at once would never leave.
+            Err(_) => self.end(live.take()),
+        }
+    }
+
+    /// Whether the connection has ended.
+    pub fn has_ended(&self) -> bool {
+        lock(&self.live).is_none()
+    }
+
+    /// Queues a letter, and sends as much of the queue as the kernel takes now. Never waits.
+    ///
+    /// # Errors
+    /// Errors of `descriptors`, which is called if there is room for `count` descriptors.
+    pub fn post(
+        &self,
+        header: [u8; HEADER_BYTES],
+        payload: &Arc<[u8]>,
+        count: usize,
+        descriptors: impl FnOnce() -> io::Result<Vec<OwnedFd>>,
+    ) -> io::Result<Posted> {
+        let mut live = lock(&self.live);
+        let Some(open) = live.as_mut() else { return Ok(Posted::Gone) };
+        if !open.outbox.has_room(payload.len(), count) {
+            self.context.counts.refused.fetch_add(1, Ordering::Relaxed);
+            return Ok(Posted::Full { letters: open.outbox.len() });
+        }
+        let descriptors = descriptors()?;
+        let was_empty = open.outbox.is_empty();
+        open.outbox.push(header, Arc::clone(payload), descriptors);
+        // Otherwise an event or the deadline comes first.
+        if was_empty && !self.flush(&mut live) {
+            return Ok(Posted::Gone);
+        }
+        self.context.counts.sent.fetch_add(1, Ordering::Relaxed);
+        Ok(Posted::Queued)
+    }
+
+    /// Returns false if the peer is gone.
+    fn flush(&self, live: &mut Option<Live>) -> bool {
+        let Some(open) = live.as_mut() else { return false };
+        match open.flush() {
+            Flushed::Waits => true,
+            Flushed::Retry => {
+                // A socket that is not registered yet is flushed when it is.
+                if let Some(source) = open.source {
+                    let at = Instant::now() + RETRY;
+                    self.context.on_loop(move || streams::set_deadline(source, Some(at)));
+                }
+                true
+            }
+            Flushed::Gone => {
+                self.end(live.take());
+                false
+            }
+        }
+    }
+
+    /// Ends the connection. Queued letters are lost.
+    pub fn close(&self) {
+        let live = lock(&self.live).take();
+        self.end(live);
+    }
+
+    fn end(&self, live: Option<Live>) {
+        let Some(live) = live else { return };
+        live.socket.end();
+        self.context.counts.lost.fetch_add(live.outbox.len() as u64, Ordering::Relaxed);
+        self.context.unregister(live.source, live.socket);
+    }
+}
+
+impl StreamWatcher for Outgoing {
+    fn look(&self) {
+        let mut live = lock(&self.live);
+        let has_peer_ended = live.as_ref().and_then(|open| open.source).is_some_and(streams::is_peer_closed);
+        if has_peer_ended {
+            self.end(live.take());
+        } else {
+            self.flush(&mut live);
+        }
+    }
+
+    fn expired(&self) {
+        self.flush(&mut lock(&self.live));
+    }
+
+    /// Messages go on while the server stops.
+    fn stop(&self) {}
+}
