@@ -14,6 +14,7 @@ from typing import Self
 import pytest
 
 from masters import Load, Masters, Service, wait_until
+from serving import request
 
 type Start = Masters[Service]
 
@@ -208,3 +209,17 @@ def test_workers_end_when_the_master_is_killed(tmp_path: Path) -> None:
         service.wait_for_log("Parent changed, shutting down")
     finally:
         service.kill()
+
+
+def test_an_idle_service_answers_on_kept_connections_at_a_reload(start: Start) -> None:
+    """A connection that is idle when its worker leaves is answered once more."""
+    service = start("--workers", "2", "--keep-alive", "5", app=APP)
+    service.await_ready()
+    first = set(service.running())
+    with service.connect() as connection:
+        assert connection.request(request("GET", "/")).status == 200
+        service.signal(signal.SIGHUP)
+        wait_until(lambda: service.log().count("leaves: reload") == 2, service.log)
+        response = connection.request(request("GET", "/"))
+        assert (response.status, response.ends_connection) == (200, True)
+    wait_until(lambda: not first & set(service.running()), service.log)
