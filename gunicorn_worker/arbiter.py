@@ -22,6 +22,7 @@ from rmeinheld import crew_directory
 from rmeinheld._rmeinheld import Scoreboard
 from rmeinheld.application import StartError
 from rmeinheld.health import open_admin_socket
+from rmeinheld.signals import has_terminal
 
 from .errors import one_line
 from .handing_on import HandedOn, hand_on
@@ -352,7 +353,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
 
     def handle_winch(self) -> None:
         """SIGWINCH: stop the workers, unless it comes from the size of a terminal's window."""
-        if self.cfg.daemon or not _has_terminal():
+        if self.cfg.daemon or not has_terminal():
             self.log.info("The workers leave; SIGHUP starts others")
             self.num_workers = 0
         else:
@@ -567,12 +568,4 @@ def _exists(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
-
-
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
     return True

@@ -32,8 +32,16 @@ def changelog() -> str:
     return resolve_links(body, "", None)
 
 
+def deployed(name: str) -> str:
+    """Return a file of examples/deploy as a block of code."""
+    languages = {"service": "systemd", "socket": "systemd", "conf": "nginx", "cfg": "haproxy", "toml": "toml"}
+    language = languages.get(name.rpartition(".")[2], "dockerfile")
+    return f"```{language}\n{(ROOT / 'examples' / 'deploy' / name).read_text(encoding='utf-8')}```\n"
+
+
 GENERATORS: dict[str, Callable[..., str]] = {
     "changelog": changelog,
+    "deployed": deployed,
     "settings": options.settings,
     "settings-by-name": options.by_name,
     "access-log-atoms": options.access_log_atoms,

@@ -5,9 +5,10 @@ Servers can follow one another in a process; one runs at a time.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from .listeners import Listener, close_all, open_all
 from .option_kinds import Seconds
 from .process_state import defaults, start_hooks, state
 from .settings import Settings, resolve
-from .signals import Signals
+from .signals import Signals, has_terminal
 from .tls import Tls, tls_of
 from .wsgi_callable import check_application
 
@@ -214,7 +215,7 @@ def _serve(
     signals = Signals(
         engine,
         end,
-        None if tls is None else tls.read_again,
+        _work_of_sighup(tls, process_ends=exit_status is not None),
         drain_delay=settings.drain_delay,
         exit_status=exit_status,
     )
@@ -238,6 +239,19 @@ def _serve(
             _rmeinheld.end_loop()
     if signals.interrupted and not silent:
         raise KeyboardInterrupt
+
+
+def _work_of_sighup(tls: Tls | None, *, process_ends: bool) -> Callable[[], object] | None:
+    if tls is not None:
+        return tls.read_again
+    # A supervisor means a reload. It must not end the server, as the end of a terminal does.
+    return _refuse_reload if process_ends and not has_terminal() else None
+
+
+def _refuse_reload() -> None:
+    logging.getLogger(error_log.LOGGER_NAME).warning(
+        "SIGHUP: a single process has nothing to reload without certfile; restart it, or use --workers 2"
+    )
 
 
 def _clean_up() -> None:

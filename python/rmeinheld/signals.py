@@ -1,4 +1,4 @@
-"""Signals of a running server: SIGINT, SIGTERM, SIGQUIT, SIGUSR1, and SIGHUP with TLS.
+"""Signals of a running server: SIGINT, SIGTERM, SIGQUIT, SIGUSR1, and in some cases SIGHUP.
 
 The previous handlers return when the server ends.
 """
@@ -6,6 +6,7 @@ The previous handlers return when the server ends.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import threading
@@ -17,14 +18,22 @@ from typing import Any, Final
 from . import _rmeinheld, error_log
 from .process_state import End
 
-__all__ = ["Signals"]
+__all__ = ["Signals", "has_terminal"]
 
 HURRIED_EXIT: Final = 0.8
 """Seconds from a second SIGINT until the process ends, in order or not."""
 
+def has_terminal() -> bool:
+    """Does this process have a controlling terminal, whose end sends SIGHUP?"""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
 
 class Signals:
-    """The signal handlers of a running server."""
+    """The signal handlers of a running server. SIGHUP calls `hang_up`, in a coroutine; None leaves SIGHUP alone."""
 
     current: Signals | None = None
     """The handlers that are installed."""
@@ -33,14 +42,14 @@ class Signals:
         self,
         engine: _rmeinheld.Server,
         end: End,
-        read_certificates: Callable[[], None] | None = None,
+        hang_up: Callable[[], object] | None = None,
         *,
         drain_delay: float = 0.0,
         exit_status: int | None = None,
     ) -> None:
         self._engine = engine
         self._end = end
-        self._read_certificates = read_certificates
+        self._hang_up = hang_up
         self._drain_delay = drain_delay
         self._exit_status = exit_status
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
@@ -71,8 +80,8 @@ class Signals:
             (signal.SIGQUIT, self._quit),
             (signal.SIGUSR1, self._reopen),
         ]
-        if self._read_certificates is not None:
-            handlers.append((signal.SIGHUP, self._hang_up))
+        if self._hang_up is not None:
+            handlers.append((signal.SIGHUP, self._reload))
         for number, handler in handlers:
             self._previous[number] = signal.getsignal(number)
             signal.signal(number, handler)
@@ -126,11 +135,11 @@ class Signals:
         self._is_ending = True
         self._end(0)
 
-    def _hang_up(self, number: int, frame: FrameType | None) -> None:
-        if self._read_certificates is not None:
+    def _reload(self, number: int, frame: FrameType | None) -> None:
+        if self._hang_up is not None:
             # In a coroutine, since a hook of the application may wait. The loop may have ended.
             with suppress(RuntimeError):
-                _rmeinheld.spawn(self._read_certificates)
+                _rmeinheld.spawn(self._hang_up)
 
     def _reopen(self, number: int, frame: FrameType | None) -> None:
         # An exception of a handler would end the server.
