@@ -30,7 +30,7 @@ OTHER_NAMES = [page.relative_to(ROOT).as_posix() for page in other_pages()]
 
 # Programs whose arguments no test here looks at.
 OTHER_PROGRAMS = {*"apt curl docker gdb git haproxy kill nginx openssl pip py-spy python".split(), "seq", "sysctl"}
-OTHER_PROGRAMS |= {"systemctl", "ulimit"}
+OTHER_PROGRAMS |= set("apt-get chmod cp django-admin python3 rm sed systemctl ulimit useradd".split())
 
 
 # --- Python ----------------------------------------------------------------------------------------------------------
@@ -124,6 +124,8 @@ def check_command(command: str) -> None:
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         name, _, _ = words.pop(0).partition("=")
         check_variable(name)
+    # A program of a virtual environment is named with its directory.
+    words[0] = words[0].rpartition("/")[2]
     if words[0] == "rmeinheld":
         read_arguments(words[1:])
     elif words[0] == "gunicorn":
