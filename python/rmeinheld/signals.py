@@ -23,6 +23,7 @@ __all__ = ["Signals", "has_terminal"]
 HURRIED_EXIT: Final = 0.8
 """Seconds from a second SIGINT until the process ends, in order or not."""
 
+
 def has_terminal() -> bool:
     """Does this process have a controlling terminal, whose end sends SIGHUP?"""
     try:
