@@ -65,7 +65,6 @@ class Changes:
 
     def look(self) -> str | None:
         """Return a file that has changed since the last look, or None. The first look compares with the start."""
-        now_ns = time.time_ns()
         with_installed = self._looks % LOOKS_OF_INSTALLED == 0
         self._looks += 1
         changed: str | None = None
@@ -77,8 +76,9 @@ class Changes:
             if path in self._states:
                 is_changed = state != self._states[path]
             else:
-                # A time in the future comes from another clock, and proves nothing.
-                is_changed = state is not None and (path in appearing or self._began_ns < state[0] <= now_ns)
+                # A time in the future comes from another clock, and proves nothing. The present is that after the look.
+                is_new = state is not None and self._began_ns < state[0] <= time.time_ns()
+                is_changed = is_new or (state is not None and path in appearing)
             self._states[path] = state
             if is_changed:
                 changed = changed or path

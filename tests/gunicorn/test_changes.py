@@ -71,6 +71,23 @@ def test_an_edit_between_the_import_and_the_first_look_counts(place: Path) -> No
     assert changes.look() == str(place / "changes_c.py")
 
 
+def test_an_edit_while_the_files_are_looked_at_counts(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    imported(place, "changes_f")
+    changes = Changes()
+    stat = os.stat
+
+    def slow(path: str) -> os.stat_result:
+        # The machine is busy, and the file is written just before it is looked at.
+        if str(path).endswith("changes_f.py"):
+            monkeypatch.setattr(os, "stat", stat)
+            time.sleep(0.02)
+            Path(path).write_text("x = 22")
+        return stat(path)
+
+    monkeypatch.setattr(os, "stat", slow)
+    assert changes.look() == str(place / "changes_f.py")
+
+
 def test_a_time_in_the_future_is_not_an_edit(place: Path) -> None:
     imported(place, "changes_d")
     later = time.time_ns() + 3_600_000_000_000

@@ -87,9 +87,9 @@ def test_the_unit_serves_a_passed_socket_reloads_and_stops(
 ) -> None:
     server, manager = activated
     assert ask(site) == "one 192.0.2.1 https"
-    manager.read_until("READY")
-    note = manager.read_until("WATCHDOG")
+    note = manager.read_until("READY")
     assert "2 of 2 workers" in note.fields["STATUS"], note
+    manager.read_until("WATCHDOG")
     admin = re.search(r'admin_bind = "(127.0.0.1):(\d+)"', (site / "rmeinheld.toml").read_text())
     assert admin is not None
     assert probe((admin[1], int(admin[2]))).status == 200
