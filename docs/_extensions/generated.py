@@ -44,6 +44,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "deployed": deployed,
     "settings": options.settings,
     "settings-by-name": options.by_name,
+    "settings-by-source": options.by_source,
     "access-log-atoms": options.access_log_atoms,
     "gunicorn-settings": options.gunicorn_settings,
     "api": api.module,

@@ -308,7 +308,8 @@ def test_text_for_the_generated_parts_is_made_without_sphinx(monkeypatch: pytest
     settings = options.settings()
     for name in OPTIONS:
         assert f"### `{name}`\n" in settings
-        assert f"[`{name}`](#setting-{name.replace('_', '-')})" in options.by_name()
+        for table in (options.by_name(), options.by_source()):
+            assert f"[`{name}`](#setting-{name.replace('_', '-')})" in table
     for make in (figures.http, figures.websocket, figures.cooperation, figures.gunicorn, options.access_log_atoms):
         assert "| --- |" in make()
     for page in (ROOT / "docs" / "api").glob("*.md"):
