@@ -89,7 +89,6 @@ class Worker(_Base):  # type: ignore[misc]
     _grace: ends.Grace | None = None
     _limits: Limits | None = None
     _is_armed = False
-    _admin: _rmeinheld.AdminListener | None = None
     _is_ready = False
     _has_asked = False
     _tls: Tls | None = None
@@ -135,7 +134,8 @@ class Worker(_Base):  # type: ignore[misc]
             self.scoreboard.claim(self.slot)
             if self.admin is not None:
                 # Before the import, so that a worker is known to live while it imports.
-                self._admin = answer_probes(self.admin, self.scoreboard, self.ready_workers)
+                # It answers until the process ends, and then to the clients that it has accepted.
+                atexit.register(answer_probes(self.admin, self.scoreboard, self.ready_workers).stop)
         try:
             settings = settings_of(self.cfg)
         except (StartError, ValueError, TypeError) as error:

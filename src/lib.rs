@@ -261,6 +261,14 @@
 //! Libraries that speak the protocol themselves find `environ["gunicorn.socket"]`, an object like a socket on the same
 //! stream.
 //!
+//! ## The state of all workers is shared memory
+//!
+//! A worker that computes answers no message. Its state, the start of its running turn and its counters therefore stand
+//! in a memfd that the master makes before the first fork ([`crew::scoreboard`]). Each worker writes its slot, with
+//! relaxed stores and without locks: one store for a turn, and counters that were written anyway. Any process reads the
+//! slots without waking their owners. A thread that never takes the interpreter answers `/live` and `/ready` from them
+//! ([`crew::admin`]), and the master decides by them which worker leaves and what systemd is notified of.
+//!
 //! # Limits
 //!
 //! - No second loop thread, no work stealing, no preemption. A request that computes, or blocks in C, holds up all

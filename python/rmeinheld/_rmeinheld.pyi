@@ -112,7 +112,10 @@ class AdminListener:
         """
 
     def stop(self) -> None:
-        """Stop answering, and close the duplicate of the socket. May be repeated. In a forked child it does nothing."""
+        """Stop accepting, and close the duplicate of the socket. May be repeated. In a forked child it does nothing.
+
+        Clients whose connections were accepted still get their answers, for 0.3 seconds at most.
+        """
 
 @final
 class Crew:

@@ -38,6 +38,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Clients at once. Another one takes the place of the oldest.
 const CLIENTS: usize = 64;
 
+/// How long the thread goes on after its stop, for the clients whose connections it has accepted.
+const LAST_ANSWERS: Duration = Duration::from_millis(300);
+
 /// The pause of accepting when no descriptor is left.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -57,13 +60,21 @@ impl AdminThread {
         let bell = Arc::new(Bell::new()?);
         // A forked child of the application must not keep the port in use.
         listener.keep_from_children();
-        let mut desk =
-            Desk { listener, board, readiness, bell: Arc::clone(&bell), clients: Vec::new(), resume_at: None };
+        let mut desk = Desk {
+            listener,
+            board,
+            readiness,
+            bell: Arc::clone(&bell),
+            clients: Vec::new(),
+            resume_at: None,
+            ends_at: None,
+        };
         let thread = std::thread::Builder::new().name("admin".into()).spawn(move || desk.run())?;
         Ok(AdminThread { bell, thread: Mutex::new(Some(thread)), process: std::process::id() })
     }
 
-    /// Stops the thread and closes its sockets. In a forked child, which has no such thread, it does nothing.
+    /// Stops the thread and closes its sockets. Clients whose connections were accepted still get their answers, within
+    /// [`LAST_ANSWERS`]. In a forked child, which has no such thread, it does nothing.
     pub fn stop(&self) {
         let thread = lock(&self.thread).take();
         if let Some(thread) = thread.filter(|_| self.process == std::process::id()) {
@@ -89,6 +100,8 @@ struct Desk {
     clients: Vec<ProbeClient>,
     /// Accepting pauses until then.
     resume_at: Option<Instant>,
+    /// After a stop nothing is accepted, and the thread ends at this time, or earlier with its last client.
+    ends_at: Option<Instant>,
 }
 
 struct ProbeClient {
@@ -116,10 +129,11 @@ impl Desk {
                     return;
                 }
             };
-            if ready.bell {
-                return;
-            }
             let now = Instant::now();
+            if ready.bell {
+                self.bell.silence();
+                self.ends_at = Some(now + LAST_ANSWERS);
+            }
             for (client, _) in self.clients.iter_mut().zip(&ready.clients).filter(|(_, is_ready)| **is_ready) {
                 client.go_on(&self.board, self.readiness);
             }
@@ -130,6 +144,9 @@ impl Desk {
             if ready.listener && !self.accept(now) {
                 return;
             }
+            if self.ends_at.is_some_and(|at| at <= now || self.clients.is_empty()) {
+                return;
+            }
         }
     }
 
@@ -138,10 +155,12 @@ impl Desk {
         self.resume_at = self.resume_at.filter(|&at| at > Instant::now());
         let mut polled = vec![PollFd::new(&*self.bell, PollFlags::IN)];
         polled.extend(self.clients.iter().map(|client| PollFd::new(&client.socket, client.interest())));
-        if self.resume_at.is_none() {
+        let is_accepting = self.resume_at.or(self.ends_at).is_none();
+        if is_accepting {
             polled.push(PollFd::new(&self.listener, PollFlags::IN));
         }
-        let deadline = self.clients.iter().map(|client| client.deadline).chain(self.resume_at).min();
+        let deadline =
+            self.clients.iter().map(|client| client.deadline).chain(self.resume_at).chain(self.ends_at).min();
         poll(&mut polled, deadline.map(timespec_until).as_ref())?;
         let mut ready = polled.iter().map(|one| !one.revents().is_empty());
         Ok(Ready {

@@ -65,7 +65,9 @@ impl AdminListener {
         Ok(())
     }
 
-    /// Stop answering, and close the duplicate of the socket. May be repeated. In a forked child it does nothing.
+    /// Stop accepting, and close the duplicate of the socket. May be repeated. In a forked child it does nothing.
+    ///
+    /// Clients whose connections were accepted still get their answers, for 0.3 seconds at most.
     fn stop(&self, py: Python<'_>) {
         let prepared = lock(&self.prepared).take();
         let thread = lock(&self.thread).take();

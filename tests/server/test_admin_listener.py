@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -138,6 +139,22 @@ def test_a_worker_whose_loop_does_not_turn_within_the_limit_is_not_ready() -> No
         body = await_status(listener.getsockname(), 503).body.decode()
         admin.stop()
     assert re.search(r"it computes: its loop has not turned for 0\.\d s \(the limit is 0\.2 s\)$", body), body
+
+
+def test_a_listener_that_stops_still_answers_a_client_that_it_has_accepted() -> None:
+    board = Scoreboard(1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        admin = AdminListener(listener.fileno(), board)
+        admin.start()
+        with closing(connect(listener.getsockname())) as connection:
+            connection.send(b"GET /live HTTP/1.1\r\n")
+            # The thread has accepted the connection before this one.
+            assert probe(listener.getsockname(), "/live").status == 200
+            stopping = threading.Thread(target=admin.stop)
+            stopping.start()
+            connection.send(b"Host: a\r\n\r\n")
+            assert connection.read_response().status == 200
+            stopping.join()
 
 
 def test_the_socket_is_free_after_the_stop_and_a_second_start_is_an_error() -> None:
