@@ -336,6 +336,9 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         self._reporter.turn()
         longest = self._reporter.limit(min(timeout, BRISK_SECONDS) if self._is_changing else timeout)
         signals: list[int] = super().wait_for_signals(longest)
+        if not self._is_ending:
+            # The signal may come just after the end of the old master.
+            self.maybe_promote_master()
         interrupts = signals.count(signal.SIGINT)
         self._is_quick |= interrupts > (0 if self._is_ending else 1)
         return signals

@@ -94,6 +94,7 @@ class Worker(_Base):  # type: ignore[misc]
     _tls: Tls | None = None
     _reloading: Reloading | None = None
     _is_interrupted = False
+    _has_ended = False
 
     @classmethod
     def setup(cls) -> None:
@@ -229,6 +230,7 @@ class Worker(_Base):  # type: ignore[misc]
             atexit.register(ends.leave, 0)
         finally:
             # Gunicorn now closes the file of the heartbeat.
+            self._has_ended = True
             beat.kill()
             if watch is not None:
                 watch.kill()
@@ -278,7 +280,7 @@ class Worker(_Base):  # type: ignore[misc]
         """Send the heartbeat. It runs in a coroutine, so it stops when the loop stops."""
         interval = min(BEAT_SECONDS, self.timeout / 2) if self.timeout else BEAT_SECONDS
         is_ending = False
-        while True:
+        while not self._has_ended:
             self.notify()
             self._report()
             if self.alive and os.getppid() != self.ppid:

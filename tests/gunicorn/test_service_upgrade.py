@@ -25,10 +25,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
     masters.stop()
 
 
-def upgrade(service: Service) -> int:
-    """Start a new master, and wait until its workers are ready; its id."""
+def upgrade(service: Service, master: int | None = None) -> int:
+    """Have a master (None: the first) start a new one, and wait until its workers are ready; its id."""
     seen = len(service.log())
-    service.signal(signal.SIGUSR2)
+    os.kill(master or service.pid, signal.SIGUSR2)
     service.wait_for_log("The new master is ready", start=seen)
     return service.masters()[-1]
 
@@ -44,8 +44,13 @@ def test_an_upgrade_that_stays_loses_no_request_and_keeps_the_files(start: Start
         service.wait_for_log(rf"To end the old one: kill -TERM {service.pid}$")
         assert (pid.read_text(), Path(f"{pid}.2").read_text()) == (f"{service.pid}\n", f"{new}\n")
         service.signal(signal.SIGTERM)
-        wait_until(lambda: pid.read_text() == f"{new}\n" if pid.exists() else False, service.log)
+        assert service.wait() == 0
+        # It is the only master now, and has another one made at once.
+        third = upgrade(service, new)
         service.wait_for_log("Master has been promoted")
+        assert (pid.read_text(), Path(f"{pid}.2").read_text()) == (f"{new}\n", f"{third}\n")
+        os.kill(third, signal.SIGTERM)
+        wait_until(lambda: not service.has(third), service.log)
         load.wait_for_answers()
         assert not load.pids - old - set(service.workers())
         # The new master can do everything that the old one could, with the same sockets.
@@ -54,7 +59,8 @@ def test_an_upgrade_that_stays_loses_no_request_and_keeps_the_files(start: Start
         load.wait_for_workers(2, seen)
     assert load.breaks == []
     assert path.exists()
-    service.end()
+    os.kill(new, signal.SIGTERM)
+    wait_until(lambda: not service.has(new), service.log)
     assert not path.exists()
     assert not pid.exists()
 
