@@ -126,6 +126,9 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
             self._place = crew_directory.take_over(os.environ, user) or crew_directory.make(
                 user, group, workers=self.cfg.workers
             )
+            if self._place.reason:
+                why = self._place.reason
+                self.log.info("No directory takes the sockets of the crew, so their names are abstract. %s", why)
             with self._reporter.notifier.hidden():
                 super().start()
         except BaseException:

@@ -28,7 +28,7 @@ import tempfile
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from rmeinheld import _rmeinheld, ends
+from rmeinheld import _crew, _rmeinheld, ends
 from rmeinheld.addresses import Descriptor
 from rmeinheld.application import StartError, mounted
 from rmeinheld.coroutine import set_offload_threads, sleep, spawn
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from rmeinheld.crew_directory import Place
     from rmeinheld.settings import Settings
 
 __all__ = ["MeinheldWorker", "Worker"]
@@ -82,6 +83,8 @@ class Worker(_Base):  # type: ignore[misc]
     """The states of the service's workers. The arbiter of `rmeinheld --workers` sets it; Gunicorn's own does not."""
     slot = -1
     """This worker's place in the scoreboard."""
+    place: Place | None = None
+    """The place of the sockets of the service's crew."""
     admin: Listener | None = None
     """The socket of `admin_bind`, which the arbiter opens. Each worker answers there for all."""
     ready_workers = 1
@@ -133,6 +136,8 @@ class Worker(_Base):  # type: ignore[misc]
         """
         if self.scoreboard is not None:
             self.scoreboard.claim(self.slot)
+            if self.place is not None:
+                _crew.join(self.place, self.slot, self.scoreboard)
             if self.admin is not None:
                 # Before the import, so that a worker is known to live while it imports.
                 # It answers until the process ends, and then to the clients that it has accepted.
@@ -234,6 +239,7 @@ class Worker(_Base):  # type: ignore[misc]
             beat.kill()
             if watch is not None:
                 watch.kill()
+            _crew.leave()
             # With max_requests or a hook, the requests were counted before.
             self.nr = max(self.nr, engine.requests)
 

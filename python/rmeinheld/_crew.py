@@ -1,0 +1,36 @@
+"""The crew of this process: its end of the messages between the workers of one service.
+
+Private for now: what applications use will stand on it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import _rmeinheld
+
+if TYPE_CHECKING:
+    from .crew_directory import Place
+
+__all__ = ["current", "join", "leave"]
+
+_current: _rmeinheld.Crew | None = None
+
+
+def join(place: Place, slot: int, scoreboard: _rmeinheld.Scoreboard) -> None:
+    """Make this process, which has claimed the slot, a member of the crew. It opens no socket yet."""
+    global _current
+    _current = _rmeinheld.Crew(str(place), slot, scoreboard)
+
+
+def current() -> _rmeinheld.Crew | None:
+    """Return the crew of this process; None if the process is no worker of a service."""
+    return _current
+
+
+def leave() -> None:
+    """Close the sockets of the crew. The process has none afterwards."""
+    global _current
+    crew, _current = _current, None
+    if crew is not None:
+        crew.close()
