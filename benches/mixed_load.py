@@ -15,18 +15,21 @@ from typing import Any, Self
 
 from load import LoadError
 
-ANSWER_SECONDS = 30.0
+ANSWER_SECONDS = 60.0
 POLL_SECONDS = 0.02
 WHOLE_RATE = 2000
 """Requests per second of the whole mix; other rates scale it."""
 
 SCALED = {"kept_rate": 1400, "cold_rate": 500}
-FIXED = {"kept": 64, "idle": 40, "long": 16, "streams": 16, "uploads": 10, "websockets": 30}
+CONNECTIONS = {"kept": 64, "idle": 40, "long": 16, "streams": 16, "uploads": 10, "websockets": 30}
+FEWEST = 4
 
 
 def mix(rate: float, *, longest: float = 3, websockets: bool = True, plain: bool = False) -> dict[str, float]:
     """The settings of the client for about `rate` requests per second, and half as many messages of WebSockets."""
-    settings: dict[str, float] = {name: value * rate / WHOLE_RATE for name, value in SCALED.items()} | FIXED
+    part = rate / WHOLE_RATE
+    settings: dict[str, float] = {name: value * part for name, value in SCALED.items()}
+    settings |= {name: max(FEWEST, round(value * min(1, 2 * part))) for name, value in CONNECTIONS.items()}
     settings["longest"] = longest
     if not websockets:
         settings["websockets"] = 0

@@ -21,8 +21,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from mixed_load import Failure, MixedLoad, mix
 from services import (
     ALL_PHASES,
     CONTENDERS,
-    RECYCLE_REQUESTS,
+    REQUESTS,
     WORKERS,
     Contender,
     Service,
@@ -43,8 +45,14 @@ from services import (
 )
 from toolchain import BENCHES, PROGRAMS, MissingTool, compile_program, install_peers, versions
 
-RARELY = 4000
-"""Requests of a worker while the service is reloaded, upgraded and scaled: recycling goes on."""
+OFTEN, RARELY = 0.2, 2.0
+"""Seconds until a worker has had `max_requests`, in the phase of that limit and in the others, which have it too."""
+
+DEFAULT_PHASES = "recycles,reloads,upgrades,rollbacks,scalings,kills,restarts"
+QUICK_PHASES = "upgrades,rollbacks,combined,restarts,recycles"
+
+AT_ONCE = 4
+"""Phases that run at once with --quick."""
 
 EXCUSED_SECONDS = 2.0
 """After a worker was killed, its connections fail within this time."""
@@ -171,6 +179,8 @@ class Soak:
     client: Path
     rate: float
     longest: float
+    grace: int
+    keep_alive: int
     log: Path
     phases: list[Phase] = field(default_factory=list)
 
@@ -179,7 +189,7 @@ class Soak:
         """Run a service under load. Its phase is complete after the block."""
         settings = self._mix()
         with (
-            Service(self.contender, self.log, options) as service,
+            self._service(options) as service,
             MixedLoad(self.client, service.port, settings | {"leak_rate": leak_rate}) as load,
         ):
             load.wait_for_answers_of(WORKERS, set())
@@ -227,7 +237,7 @@ class Soak:
     def recycles(self, kind: str, count: int) -> None:
         """Replace workers because of a limit, one after the other."""
         leak_rate = 40 if kind == "memory" else 0
-        with self.loaded(f"recycles ({kind})", self.contender.recycles[kind], leak_rate) as (service, load, phase):
+        with self.loaded(f"recycles ({kind})", self._limits(kind, OFTEN), leak_rate) as (service, load, phase):
             seen = service.workers()
             first = len(seen)
 
@@ -241,7 +251,7 @@ class Soak:
 
     def actions(self, name: str, actions: Sequence[Action], count: int) -> None:
         """Do each of the actions `count` times, in turn, while workers are recycled now and then."""
-        with self.loaded(name, self._rarely()) as (service, load, phase):
+        with self.loaded(name, self._limits("requests", RARELY)) as (service, load, phase):
             for number in range(count):
                 for action in actions:
                     action(service, load, phase, number)
@@ -251,7 +261,7 @@ class Soak:
         """SIGTERM, and a start when all is over. The listening socket is ours, as with socket activation."""
         settings = self._mix()
         with socket.create_server(("127.0.0.1", 0), backlog=2048) as bind:
-            service = Service(self.contender, self.log, self._rarely(), bind=bind)
+            service = self._service(self._limits("requests", RARELY), bind)
             try:
                 service.wait_for_start()
                 with MixedLoad(self.client, service.port, settings) as load:
@@ -261,7 +271,7 @@ class Soak:
                         for phase.events in range(1, count + 1):
                             load.wait_for_answers_of(WORKERS, set())
                             service.stop()
-                            service = Service(self.contender, self.log, self._rarely(), bind=bind)
+                            service = self._service(self._limits("requests", RARELY), bind)
                             service.wait_for_start()
                         load.wait_for_answers_of(WORKERS, set())
                         phase.report = load.stop()
@@ -273,6 +283,9 @@ class Soak:
             finally:
                 service.kill()
 
+    def _service(self, options: list[str], bind: socket.socket | None = None) -> Service:
+        return Service(self.contender, self.log, options, bind=bind, grace=self.grace, keep_alive=self.keep_alive)
+
     def _mix(self) -> dict[str, float]:
         return mix(
             self.rate,
@@ -281,9 +294,10 @@ class Soak:
             plain=not self.contender.reads_chunks,
         )
 
-    def _rarely(self) -> list[str]:
-        options = self.contender.recycles.get("requests")
-        return [str(RARELY) if word == str(RECYCLE_REQUESTS) else word for word in options or []]
+    def _limits(self, kind: str, seconds: float) -> list[str]:
+        """The options of a kind of recycling. `max_requests` is what a worker has in about so many seconds."""
+        requests = max(10, int(self.rate / WORKERS * seconds))
+        return [word.replace(REQUESTS, str(requests)) for word in self.contender.recycles.get(kind, [])]
 
 
 def arguments() -> argparse.Namespace:
@@ -295,33 +309,42 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--reloads", type=int, default=100)
     parser.add_argument("--upgrades", type=int, default=20)
     parser.add_argument("--others", type=int, default=20, help="all others, of each")
-    parser.add_argument("--only", help="some of " + ",".join(ALL_PHASES))
+    phases = ",".join(ALL_PHASES)
+    parser.add_argument("--only", help=f"some of {phases}; combined: all actions that are not in this list, in turn")
     parser.add_argument("--rate", type=float, default=2000, help="requests per second (default 2000)")
     parser.add_argument("--longest", type=float, default=3, help="seconds of the longest request (default 3)")
+    parser.add_argument("--grace", type=int, default=8, help="graceful_timeout in seconds (default 8)")
+    parser.add_argument("--keep-alive", type=int, default=5, help="seconds (default 5)")
     parser.add_argument("--output", type=Path, default=BENCHES / "results" / "restarts.json", help="not with --quick")
     parser.add_argument("--log", type=Path, default=PROGRAMS / "restarts.log", help="what the services print")
-    parser.add_argument("--quick", action="store_true", help="5 of each, all actions in one phase")
+    parser.add_argument("--quick", action="store_true", help="5 of each, all phases at once")
     return parser.parse_args()
 
 
 def soak(contender: Contender, client: Path, options: argparse.Namespace) -> Soak:
     """All phases of one contender; the first fault of the harness ends it."""
-    run = Soak(contender, client, options.rate, options.longest, options.log)
+    run = Soak(contender, client, options.rate, options.longest, options.grace, options.keep_alive, options.log)
     share = max(5, options.recycles // max(1, 3 * len(contender.recycles)))
+    kinds = list(contender.recycles)
+    tasks: list[Callable[[], None]] = []
     for name in options.only.split(","):
         if name not in contender.phases:
             continue
         if name == "recycles":
-            kinds = list(contender.recycles)
             for kind in kinds:
-                rest = options.recycles - share * (len(kinds) - 1)
-                run.recycles(kind, rest if kind == kinds[0] else share)
+                count = share if kind != kinds[0] else options.recycles - share * (len(kinds) - 1)
+                tasks.append(partial(run.recycles, kind, count))
         elif name == "combined":
-            run.actions(name, [ACTIONS[each] for each in contender.phases if each in ACTIONS], options.others)
+            apart = options.only.split(",")
+            actions = [ACTIONS[each] for each in contender.phases if each in ACTIONS and each not in apart]
+            tasks.append(partial(run.actions, name, actions, options.others))
         elif name == "restarts":
-            run.restarts(options.others)
+            tasks.append(partial(run.restarts, options.others))
         else:
-            run.actions(name, [ACTIONS[name]], getattr(options, name, options.others))
+            tasks.append(partial(run.actions, name, [ACTIONS[name]], getattr(options, name, options.others)))
+    with ThreadPoolExecutor(AT_ONCE if options.quick else 1) as pool:
+        for ended in [pool.submit(task) for task in tasks]:
+            ended.result()
     return run
 
 
@@ -329,9 +352,10 @@ def main() -> int:
     """Run, and print; 1 if a request failed that should not."""
     options = arguments()
     if options.quick:
-        options.recycles, options.others, options.longest = 15, 5, 1
+        options.recycles, options.others, options.longest = 15, 5, 0.8
+        options.grace, options.keep_alive = 3, 1
         options.reloads = options.upgrades = 5
-    options.only = options.only or ("recycles,combined,restarts" if options.quick else ",".join(ALL_PHASES))
+    options.only = options.only or (QUICK_PHASES if options.quick else DEFAULT_PHASES)
     raise_open_files_limit()
     try:
         client = compile_program("service_client")

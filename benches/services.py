@@ -18,13 +18,16 @@ from measure import process_tree
 from toolchain import BENCHES, peers_python
 
 WORKERS = 2
-START_SECONDS = 20.0
-STOP_SECONDS = 20.0
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
 POLL_SECONDS = 0.001
 GRACE_SECONDS = 8
-"""More than the longest request."""
 
-RECYCLE_REQUESTS = 700
+KEEP_ALIVE_SECONDS = 5
+
+GRACE, KEEP_ALIVE, REQUESTS = "{grace}", "{keep_alive}", "{requests}"
+"""Words of commands that stand for `graceful_timeout`, `keep_alive` and `max_requests`."""
+
 RECYCLE_MIB = 90
 RECYCLE_SECONDS = 2
 
@@ -49,13 +52,13 @@ class Contender:
 
 def _ours(bind: str, workers: int, options: list[str]) -> list[str]:
     command = [sys.executable, "-m", "rmeinheld", "--workers", str(workers), "--bind", bind, "--chdir", str(BENCHES)]
-    return [*command, "--graceful-timeout", str(GRACE_SECONDS), *options, "service_app:app"]
+    return [*command, "--graceful-timeout", GRACE, "--keep-alive", KEEP_ALIVE, *options, "service_app:app"]
 
 
 def _gunicorn(python: str, worker: str) -> Callable[[str, int, list[str]], list[str]]:
     def command(bind: str, workers: int, options: list[str]) -> list[str]:
         given = ["--workers", str(workers), "--worker-class", worker, "--threads", "200", "--bind", bind]
-        given += ["--graceful-timeout", str(GRACE_SECONDS), "--no-control-socket", "--keep-alive", "5"]
+        given += ["--graceful-timeout", GRACE, "--no-control-socket", "--keep-alive", KEEP_ALIVE]
         return [python, "-m", "gunicorn", *given, "--chdir", str(BENCHES), *options, "service_app:app"]
 
     return command
@@ -64,17 +67,17 @@ def _gunicorn(python: str, worker: str) -> Callable[[str, int, list[str]], list[
 def _granian(bind: str, workers: int, options: list[str]) -> list[str]:
     host, _, port = bind.rpartition(":")
     given = ["--interface", "wsgi", "--host", host, "--port", port, "--workers", str(workers), "--log-level", "warning"]
-    given += ["--blocking-threads", "200", "--workers-kill-timeout", str(GRACE_SECONDS), "--respawn-failed-workers"]
+    given += ["--blocking-threads", "200", "--workers-kill-timeout", GRACE, "--respawn-failed-workers"]
     return [str(peers_python()), "-m", "granian", *given, *options, "service_app:app"]
 
 
 def _uwsgi(bind: str, workers: int, options: list[str]) -> list[str]:
     given = ["--http11-socket", bind, "--master", "--processes", str(workers), "--threads", "100", "--lazy-apps"]
-    given += ["--die-on-term", "--disable-logging", "--listen", "1024", "--worker-reload-mercy", str(GRACE_SECONDS)]
+    given += ["--die-on-term", "--disable-logging", "--listen", "1024", "--worker-reload-mercy", GRACE]
     return [str(peers_python().with_name("uwsgi")), *given, *options, "--wsgi", "service_app:app"]
 
 
-BY_REQUESTS = {"requests": ["--max-requests", str(RECYCLE_REQUESTS), "--max-requests-jitter", "200"]}
+BY_REQUESTS = {"requests": ["--max-requests", REQUESTS, "--max-requests-jitter", "20"]}
 ALL_PHASES = ("recycles", "reloads", "upgrades", "rollbacks", "scalings", "kills", "combined", "restarts")
 GUNICORNS = ("recycles", "reloads", "upgrades", "rollbacks", "scalings", "kills")
 
@@ -103,7 +106,7 @@ CONTENDERS = (
     Contender(
         "uwsgi",
         _uwsgi,
-        {"requests": ["--max-requests", str(RECYCLE_REQUESTS), "--max-requests-delta", "200"]},
+        {"requests": ["--max-requests", REQUESTS, "--max-requests-delta", "20"]},
         ("recycles", "reloads", "kills"),
         reads_chunks=False,
     ),
@@ -179,6 +182,8 @@ class Service:
         workers: int = WORKERS,
         environment: Mapping[str, str] | None = None,
         bind: socket.socket | None = None,
+        grace: int = GRACE_SECONDS,
+        keep_alive: int = KEEP_ALIVE_SECONDS,
     ) -> None:
         """Start the command. With `bind` the service takes over that socket by its descriptor."""
         if bind is None:
@@ -192,7 +197,10 @@ class Service:
         self._begun = time.monotonic()
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                contender.command(address, workers, list(options)),
+                [
+                    word.replace(GRACE, str(grace)).replace(KEEP_ALIVE, str(keep_alive))
+                    for word in contender.command(address, workers, list(options))
+                ],
                 cwd=BENCHES,
                 env={**os.environ, **contender.environment, **(environment or {})},
                 stdin=subprocess.DEVNULL,

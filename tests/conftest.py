@@ -53,6 +53,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_privileges.py",
     "test_proxies.py",
     "test_proxies_forwarded.py",
+    "test_restarts.py",
     "test_reload.py",
     "test_replacement.py",
     "test_scoreboard.py",
