@@ -40,8 +40,9 @@ unsafe impl Send for Seat {}
 unsafe impl Sync for Seat {}
 
 impl Seat {
-    /// A seat that no other process sees.
+    /// Takes a seat that no other process sees.
     pub fn private() -> Seat {
+        IS_CHILD.store(false, Ordering::Relaxed);
         let slot = WorkerSlot::private();
         Seat { slot: NonNull::from(&*slot), memory: SeatMemory::Private(slot) }
     }

@@ -131,6 +131,43 @@ def test_counters_never_go_backwards_when_workers_are_killed(script: RunScript) 
     assert script(KILLED) == "done\n"
 
 
+FORKED = """
+import http.client, os, threading
+from rmeinheld import _rmeinheld
+from rmeinheld.addresses import parse_address
+from rmeinheld.running import open_listeners
+from rmeinheld.settings import Settings
+
+(listener,) = open_listeners([parse_address("127.0.0.1:0")], Settings())
+port = int(listener.server_port)
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Length", "0")])
+    return []
+
+if child := os.fork():
+    assert os.waitpid(child, 0) == (child, 0)
+else:
+    server = _rmeinheld.Server(app, [(listener.socket.fileno(), "localhost", str(port))], Settings())
+
+    def ask():
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        for _ in range(3):
+            connection.request("GET", "/")
+            connection.getresponse().read()
+        connection.close()
+        server.stop()
+
+    threading.Thread(target=ask).start()
+    server.run()
+    os.write(1, b"%d requests\\n" % server.requests)
+"""
+
+
+def test_a_server_in_a_forked_process_counts_without_a_scoreboard_too(script: RunScript) -> None:
+    assert script(FORKED) == "3 requests\n"
+
+
 WATCHED = """
 import json, os, threading, time
 from rmeinheld import _rmeinheld, running
@@ -176,8 +213,8 @@ def watch():
         time.sleep(0.002)
 
 original = _rmeinheld.Server
-def server(*arguments):
-    return original(*arguments, scoreboard=board, slot=slot)
+def server(*arguments, **others):
+    return original(*arguments, **others | {"scoreboard": board, "slot": slot})
 _rmeinheld.Server = server
 import rmeinheld
 rmeinheld.run(app, port=0)
