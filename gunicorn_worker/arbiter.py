@@ -22,6 +22,7 @@ from rmeinheld import crew_directory
 from rmeinheld._rmeinheld import Scoreboard
 from rmeinheld.application import StartError
 from rmeinheld.health import open_admin_socket
+from rmeinheld.privileges import ROOT_WARNING
 from rmeinheld.signals import has_terminal
 
 from .errors import one_line
@@ -134,6 +135,8 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         except BaseException:
             self._close_all()
             raise
+        if self.cfg.uid == 0:
+            self.log.warning(ROOT_WARNING)
 
     def _sockets(self) -> list[ServiceSocket]:
         """Open the sockets of the configuration; those from systemd count if no address is configured."""

@@ -35,6 +35,7 @@ from rmeinheld.coroutine import set_offload_threads, sleep, spawn
 from rmeinheld.health import answer_probes
 from rmeinheld.listeners import Listener
 from rmeinheld.patch import is_patched
+from rmeinheld.privileges import Identity
 from rmeinheld.stdio import fill_standard_descriptors
 from rmeinheld.tls import Tls, describe, tls_of
 
@@ -153,15 +154,23 @@ class Worker(_Base):  # type: ignore[misc]
             patch_all()
         # A private key is often readable by root alone, and the base class drops root's rights.
         self._tls = self._make_tls()
-        if os.geteuid() == 0 and self.cfg.uid != 0:
-            # The base class leaves root's further groups to the user.
-            os.setgroups([self.cfg.gid])
+        self._become_user()
         if self.cfg.reload and self.scoreboard is not None:
             # Gunicorn's reloader would end this worker.
             self.cfg.set("reload", False)
             self._reloading = Reloading(self)
             self._reloading.start()
         super().init_process()
+
+    def _become_user(self) -> None:
+        """Become the user and group of the settings, in place of the base class.
+
+        That one leaves root's further groups to the user, and with `initgroups` root's own group.
+        """
+        wanted = self.cfg.uid, self.cfg.gid
+        if os.geteuid() == 0 and wanted != (0, os.getegid()):
+            Identity.of_numbers(*wanted, initgroups=self.cfg.initgroups).assume()
+            self.cfg.set("initgroups", False)
 
     def _obey_early(self) -> None:
         """Handle the signals for the end early, because patching takes a while before Gunicorn's code handles them.

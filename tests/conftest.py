@@ -64,6 +64,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_service_stop.py",
     "test_service_upgrade.py",
     "test_siblings.py",
+    "test_service_tls.py",
     "test_slow_clients.py",
     "test_slow_readers.py",
     "test_sqlite.py",

@@ -14,10 +14,15 @@ from typing import Final
 
 from .error_log import LOGGER_NAME
 
-__all__ = ["Identity", "identity_of", "warn_root"]
+__all__ = ["ROOT_WARNING", "Identity", "identity_of", "warn_root"]
 
 LARGEST_ID: Final = 2**32 - 2
 """Largest number of a user or group: the number after it means "unchanged" in setuid(2) and chown(2)."""
+
+ROOT_WARNING: Final = (
+    "the server runs as root, so a fault of the application has root's rights; "
+    "--user names another user, which takes over when the sockets are open"
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,14 @@ class Identity:
     user: int
     group: int
     groups: tuple[int, ...]
+
+    @staticmethod
+    def of_numbers(user: int, group: int, *, initgroups: bool) -> Identity:
+        """Return the identity of a user with all of its groups, or (without `initgroups`) with this group alone."""
+        entry = _entry_of(user)
+        if initgroups and isinstance(entry, pwd.struct_passwd):
+            return Identity(user, group, tuple(os.getgrouplist(entry.pw_name, group)))
+        return Identity(user, group, (group,))
 
     def assume(self) -> None:
         """Become this user for good, with these groups alone.
@@ -80,17 +93,13 @@ def identity_of(user: str | None, group: str | None, *, initgroups: bool = True)
         group_number = known.pw_gid
     else:
         raise ValueError(f"user {user!r} has no entry in the list of users, so its group is unknown; give a group")
-    groups = [group_number] if known is None or not initgroups else os.getgrouplist(known.pw_name, group_number)
-    return Identity(number, group_number, tuple(groups))
+    return Identity.of_numbers(number, group_number, initgroups=initgroups)
 
 
 def warn_root() -> None:
     """Log a warning if this process, which serves, runs as root."""
     if os.geteuid() == 0:
-        logging.getLogger(LOGGER_NAME).warning(
-            "the server runs as root, so a fault of the application has root's rights; "
-            "--user names another user, which takes over when the sockets are open"
-        )
+        logging.getLogger(LOGGER_NAME).warning(ROOT_WARNING)
 
 
 def _user(text: str) -> pwd.struct_passwd | int:

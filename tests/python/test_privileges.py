@@ -124,6 +124,41 @@ def test_the_application_runs_as_the_user(place: Path, command: Callable[..., Pr
 
 
 @only_root
+def test_several_workers_run_as_the_user(place: Path, command: Callable[..., Process]) -> None:
+    place.joinpath("who.py").write_text(APPLICATION)
+    server = command("--workers", "2", "--user", "nobody", "--umask", "027", until="Workers ready")
+    user, group = NOBODY.pw_uid, NOBODY.pw_gid
+    expected = [user, user, user, group, group, group, sorted(os.getgrouplist("nobody", group))]
+    seen = ask(place)
+    assert (seen["import"], seen["request"]) == (expected, expected)
+    assert owner(place / "site.sock") == (user, group)
+    assert "runs as root" not in server.log()
+    # The master, which stays root, starts others.
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("Workers ready(.|\n)*Workers ready")
+    assert ask(place)["request"] == expected
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+    assert "[ERROR]" not in server.log()
+
+
+@only_root
+def test_workers_of_root_have_only_the_groups_that_are_asked_for(place: Path, command: Callable[..., Process]) -> None:
+    numbers = ("--user", "54321", "--group", "12345", "--no-initgroups")
+    server = command("--workers", "2", *numbers, until="Workers ready")
+    assert ask(place)["request"] == [54321, 54321, 54321, 12345, 12345, 12345, [12345]]
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+@only_root
+def test_workers_that_stay_root_are_warned_of_once(place: Path, command: Callable[..., Process]) -> None:
+    server = command("--workers", "2", until="Workers ready")
+    assert server.log().count("[WARNING] the server runs as root") == 1
+    assert ask(place)["request"][0] == 0
+
+
+@only_root
 def test_a_group_and_numbers(place: Path, command: Callable[..., Process]) -> None:
     command("--user", "54321", "--group", "12345", "--no-initgroups")
     expected = [54321, 54321, 54321, 12345, 12345, 12345, [12345]]
