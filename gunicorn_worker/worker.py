@@ -165,7 +165,7 @@ class Worker(_Base):  # type: ignore[misc]
     def _become_user(self) -> None:
         """Become the user and group of the settings, in place of the base class.
 
-        That one leaves root's further groups to the user, and with `initgroups` root's own group.
+        The base class leaves root's further groups to the user, and with `initgroups` root's own group.
         """
         wanted = self.cfg.uid, self.cfg.gid
         if os.geteuid() == 0 and wanted != (0, os.getegid()):
