@@ -8,7 +8,7 @@ which the thread takes its answers.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,18 @@ class Health:
         self.scoreboard.set_state(self.slot, "draining")
         if self._ends_process:
             self.notifier.stopping(self._grace if timeout is None else timeout, "stopping")
+
+    def reloads(self, work: Callable[[], object]) -> Callable[[], None]:
+        """Return a function that does `work`, and reports it to systemd as a reload, whose end it waits for."""
+
+        def reload() -> None:
+            self.notifier.reloading()
+            try:
+                work()
+            finally:
+                self.notifier.ready()
+
+        return reload
 
     def _report(self) -> None:
         while self.scoreboard.state(self.slot) == "booting":

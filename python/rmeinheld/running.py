@@ -212,10 +212,11 @@ def _serve(
         close_all(listeners)
 
     state.end = end
+    sighup = _work_of_sighup(tls, process_ends=exit_status is not None)
     signals = Signals(
         engine,
         end,
-        _work_of_sighup(tls, process_ends=exit_status is not None),
+        sighup if health is None or sighup is None else health.reloads(sighup),
         drain_delay=settings.drain_delay,
         exit_status=exit_status,
     )

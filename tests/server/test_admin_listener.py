@@ -198,6 +198,18 @@ def test_a_single_process_is_ready_from_its_start_to_its_stop(serve: Serve, tmp_
     assert not Path(path).exists()
 
 
+def test_readiness_fails_at_once_while_drain_delay_lets_a_single_process_go_on(serve: Serve) -> None:
+    address = ("127.0.0.1", free_port())
+    server = serve(APP, admin_bind=f"127.0.0.1:{address[1]}", drain_delay=30)
+    await_status(address, 200)
+    server.signal(signal.SIGTERM)
+    await_status(address, 503)
+    assert server.get("/").status == 200
+    assert probe(address, "/live").status == 200
+    server.signal(signal.SIGQUIT)
+    assert server.wait() == 0
+
+
 def test_a_process_lives_and_is_not_ready_while_it_imports(tmp_path: Path) -> None:
     address = ("127.0.0.1", free_port())
     go = tmp_path / "go"

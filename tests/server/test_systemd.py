@@ -11,6 +11,7 @@ import pytest
 
 from probes import service_manager
 from rmeinheld._rmeinheld import Scoreboard
+from rmeinheld.health import Health
 from rmeinheld.systemd import Notifier
 from serving import Serve, request
 
@@ -134,6 +135,17 @@ def test_the_command_line_is_ready_when_it_serves_and_reports_its_stop(serve: Se
             assert stopping.fields["EXTEND_TIMEOUT_USEC"] == "40000000"
             assert connection.read_response().status == 200
         assert server.wait() == 0
+
+
+def test_a_reload_of_a_single_process_ends_with_ready_even_if_it_fails() -> None:
+    def fail() -> None:
+        raise ValueError("no good")
+
+    with service_manager() as manager:
+        reload = Health(ends_process=True).reloads(fail)
+        with pytest.raises(ValueError, match="no good"):
+            reload()
+        assert [list(manager.read().fields) for _ in range(2)] == [["RELOADING", "MONOTONIC_USEC"], ["READY"]]
 
 
 def test_nothing_is_ready_before_the_import_has_ended(serve: Serve) -> None:
