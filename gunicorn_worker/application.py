@@ -19,6 +19,7 @@ from .hooks import is_hook_set
 
 try:
     import gunicorn
+    from gunicorn import util
     from gunicorn.app.base import Application, BaseApplication
     from gunicorn.errors import ConfigError
 except ModuleNotFoundError as missing:
@@ -83,7 +84,8 @@ class Service(Application, _Started):  # type: ignore[misc]
 
     def __init__(self, load: Callable[[], Resolved]) -> None:
         self._load = load
-        self._directory = os.getcwd()
+        # Where a link leads to another directory at each deployment, this is the link.
+        self.directory: str = util.getcwd()
         super().__init__(prog="rmeinheld")
 
     def do_load_config(self) -> None:
@@ -103,7 +105,7 @@ class Service(Application, _Started):  # type: ignore[misc]
 
     def load_config(self) -> None:
         # A relative path means the same at a reload.
-        os.chdir(self._directory)
+        os.chdir(self.directory)
         resolved = self._load()
         for name, value in resolved.gunicorn.items():
             self.cfg.set(name, value)

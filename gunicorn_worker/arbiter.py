@@ -97,6 +97,8 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         super().__init__(app)
         # Gunicorn takes sys.argv, which `python -m` changes.
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
+        # Gunicorn takes the directory after chdir, in which a relative path of the command line means another one.
+        self.START_CTX["cwd"] = app.directory
 
     @property
     def settings(self) -> Settings:
@@ -219,7 +221,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
     def manage_workers(self) -> None:
         """Start and stop workers as `plan` says."""
         now = time.monotonic()
-        if self._refused and self._refusals.is_over(now) and not self._is_stopping:
+        if self._refused and self._refusals.is_over(now) and not self._is_ending:
             self.reload()
         self._note_states(now)
         step = plan(self._members(), self.num_workers, replace_first=self.settings.replace_first)

@@ -39,8 +39,11 @@ class HandedOn:
 
     def scoreboard(self) -> Scoreboard:
         """Open the scoreboard of the service. Raises ValueError if it is of another version."""
-        os.set_inheritable(self.board, False)
-        return Scoreboard.from_descriptor(self.board)
+        try:
+            return Scoreboard.from_descriptor(self.board)
+        finally:
+            # The scoreboard has a duplicate.
+            os.close(self.board)
 
 
 @contextmanager

@@ -110,11 +110,14 @@ def test_a_reload_changes_addresses_and_the_pidfile(start: Start, tmp_path: Path
 
 
 def test_an_upgrade_takes_the_configuration_of_its_time(start: Start, tmp_path: Path) -> None:
-    """The new master serves with the arbiter, although one worker does not need it."""
-    configure(tmp_path, GOOD)
+    """The new master serves with the arbiter, although one worker does not need it. A relative chdir means the same."""
+    good = GOOD + 'chdir = "sub"\n'
+    (tmp_path / "sub").mkdir()
+    configure(tmp_path, good)
     service = start(app=APP)
+    service.directory = (tmp_path / "sub").resolve()
     service.await_ready()
-    configure(tmp_path, GOOD.replace("old", "new").replace("2", "1", 1))
+    configure(tmp_path, good.replace("old", "new").replace("2", "1", 1))
     service.signal(signal.SIGUSR2)
     service.wait_for_log("The new master is ready")
     service.signal(signal.SIGTERM)
