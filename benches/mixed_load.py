@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from load import LoadError
 
-ANSWER_SECONDS = 60.0
+ANSWER_SECONDS = 90.0
 POLL_SECONDS = 0.02
 WHOLE_RATE = 2000
 """Requests per second of the whole mix; other rates scale it."""
@@ -25,12 +25,14 @@ CONNECTIONS = {"kept": 64, "idle": 40, "long": 16, "streams": 16, "uploads": 10,
 FEWEST = 4
 
 
-def mix(rate: float, *, longest: float = 3, websockets: bool = True, plain: bool = False) -> dict[str, float]:
+def mix(
+    rate: float, *, longest: float = 3, lines: int = 20, websockets: bool = True, plain: bool = False
+) -> dict[str, float]:
     """The settings of the client for about `rate` requests per second, and half as many messages of WebSockets."""
     part = rate / WHOLE_RATE
     settings: dict[str, float] = {name: value * part for name, value in SCALED.items()}
     settings |= {name: max(FEWEST, round(value * min(1, 2 * part))) for name, value in CONNECTIONS.items()}
-    settings["longest"] = longest
+    settings |= {"longest": longest, "lines": lines}
     if not websockets:
         settings["websockets"] = 0
     if plain:

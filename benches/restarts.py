@@ -179,6 +179,7 @@ class Soak:
     client: Path
     rate: float
     longest: float
+    lines: int
     grace: int
     keep_alive: int
     log: Path
@@ -290,12 +291,13 @@ class Soak:
         return mix(
             self.rate,
             longest=self.longest,
+            lines=self.lines,
             websockets=self.contender.has_websockets,
             plain=not self.contender.reads_chunks,
         )
 
     def _limits(self, kind: str, seconds: float) -> list[str]:
-        """The options of a kind of recycling. `max_requests` is what a worker has in about so many seconds."""
+        """The options of a kind of recycling. `max_requests` is about what a worker has in that time."""
         requests = max(10, int(self.rate / WORKERS * seconds))
         return [word.replace(REQUESTS, str(requests)) for word in self.contender.recycles.get(kind, [])]
 
@@ -313,6 +315,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", help=f"some of {phases}; combined: all actions that are not in this list, in turn")
     parser.add_argument("--rate", type=float, default=2000, help="requests per second (default 2000)")
     parser.add_argument("--longest", type=float, default=3, help="seconds of the longest request (default 3)")
+    parser.add_argument("--lines", type=int, default=20, help="of a streamed answer, one every 50 ms (default 20)")
     parser.add_argument("--grace", type=int, default=8, help="graceful_timeout in seconds (default 8)")
     parser.add_argument("--keep-alive", type=int, default=5, help="seconds (default 5)")
     parser.add_argument("--output", type=Path, default=BENCHES / "results" / "restarts.json", help="not with --quick")
@@ -323,7 +326,9 @@ def arguments() -> argparse.Namespace:
 
 def soak(contender: Contender, client: Path, options: argparse.Namespace) -> Soak:
     """All phases of one contender; the first fault of the harness ends it."""
-    run = Soak(contender, client, options.rate, options.longest, options.grace, options.keep_alive, options.log)
+    run = Soak(
+        contender, client, options.rate, options.longest, options.lines, options.grace, options.keep_alive, options.log
+    )
     share = max(5, options.recycles // max(1, 3 * len(contender.recycles)))
     kinds = list(contender.recycles)
     tasks: list[Callable[[], None]] = []
@@ -352,8 +357,8 @@ def main() -> int:
     """Run, and print; 1 if a request failed that should not."""
     options = arguments()
     if options.quick:
-        options.recycles, options.others, options.longest = 15, 5, 0.8
-        options.grace, options.keep_alive = 3, 1
+        options.recycles, options.others, options.longest = 15, 5, 0.5
+        options.lines, options.grace, options.keep_alive = 5, 4, 1
         options.reloads = options.upgrades = 5
     options.only = options.only or (QUICK_PHASES if options.quick else DEFAULT_PHASES)
     raise_open_files_limit()

@@ -7,7 +7,7 @@
  *   idle             connections that ask for /short and rest for 0.3 to 3 s in between
  *   cold_rate        requests per second for /short, each on a connection of its own
  *   long, longest    connections that ask for /long, which takes a third of `longest` to `longest` seconds (default 3)
- *   streams          connections that ask for /stream, which sends a line every 50 ms
+ *   streams, lines   connections that ask for /stream, which sends `lines` lines (default 20), one every 50 ms
  *   uploads          connections that send 100 kB in 10 pieces to /upload, every second one chunked
  *   websockets       WebSockets that send a message every 100 ms and expect the same one back
  *   leak_rate        requests per second for /leak, each on a connection of its own
@@ -53,12 +53,11 @@
 #define HEAD_BYTES 4096
 #define SOURCES 8 /* 127.0.0.1 to 127.0.0.8, so that local ports never run short */
 #define COLD_PER_CLIENT 10.0
-#define PATIENCE_SECONDS 15.0
+#define PATIENCE_SECONDS 60.0
 #define CLOSE_SECONDS 5.0
 #define PIECES 10
 #define PIECE_BYTES 10000
 #define PIECE_SECONDS 0.03
-#define STREAM_LINES 20
 #define MESSAGE_SECONDS 0.1
 #define BUCKETS 100000
 #define BUCKET_SECONDS 0.0001
@@ -102,7 +101,7 @@ struct client {
 };
 
 static struct client *clients;
-static int total, poller, port;
+static int total, poller, port, lines;
 static bool is_stopping, is_plain;
 static unsigned numbers;
 static uint64_t seed = 88172645463325252u;
@@ -263,7 +262,7 @@ static bool is_expected(const struct client *client) {
     if (client->kind == STREAM) {
         uint32_t sum = 0;
         size_t length = 0;
-        for (int index = 0; index < STREAM_LINES; index++) {
+        for (int index = 0; index < lines; index++) {
             int count = snprintf(expected, sizeof expected, "stream %u %d\n", client->number, index);
             sum = crc(sum, expected, (size_t)count);
             length += (size_t)count;
@@ -548,7 +547,7 @@ static void write_head(struct client *client) {
     if (client->kind == LONG)
         snprintf(parameters, sizeof parameters, "&seconds=%.3f", random_between(longest_request / 3, longest_request));
     else if (client->kind == STREAM)
-        snprintf(parameters, sizeof parameters, "&lines=%d", STREAM_LINES);
+        snprintf(parameters, sizeof parameters, "&lines=%d", lines);
     else if (client->kind == UPLOAD && client->is_chunked)
         strcpy(framing, "Transfer-Encoding: chunked\r\n");
     else if (client->kind == UPLOAD)
@@ -751,6 +750,8 @@ int main(int count, char **arguments) {
     is_plain = setting(count, arguments, "plain") > 0;
     longest_request = setting(count, arguments, "longest");
     longest_request = longest_request > 0 ? longest_request : 3;
+    lines = (int)setting(count, arguments, "lines");
+    lines = lines > 0 ? lines : 20;
     int kept = (int)setting(count, arguments, "kept");
     double kept_rate = setting(count, arguments, "kept_rate"), cold_rate = setting(count, arguments, "cold_rate");
     double leak_rate = setting(count, arguments, "leak_rate");
