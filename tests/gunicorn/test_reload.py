@@ -202,3 +202,21 @@ def test_an_edit_during_the_import_begins_it_again(start: Callable[..., Reloader
     server.edit(changed("two"))
     server.expect("two")
     assert "cannot be imported" not in server.log()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--preload"], "reload and preload_app exclude each other"),
+        (["--reload-engine", "inotify"], "--reload-engine must be one of auto, poll, not 'inotify'"),
+    ],
+    ids=str,
+)
+def test_an_option_that_cannot_be_honoured_is_refused(tmp_path: Path, options: list[str], message: str) -> None:
+    (tmp_path / "site_app.py").write_text(APPLICATION)
+    process = Reloader(tmp_path, *options)
+    try:
+        assert process.wait() == 1
+        assert message in process.log()
+    finally:
+        process.kill()

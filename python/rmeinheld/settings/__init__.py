@@ -80,6 +80,8 @@ class Settings(
                 "trusted_proxy_headers must have 'forwarded' alone or other fields without it, "
                 f"not {self.trusted_proxy_headers!r}"
             )
+        if self.reload and self.preload_app:
+            raise ValueError("reload and preload_app exclude each other: the master would keep the code of before")
         if self.certfile is None and self.ssl_context is None:
             for name in ("keyfile", "ca_certs", "cert_reqs", "ciphers"):
                 if getattr(self, name) != OPTIONS[name].default:

@@ -202,11 +202,11 @@ class WorkerOptions:
     )
     reload_engine: str = option(
         "auto",
-        Choice(("auto", "poll", "inotify"), what="HOW"),
+        Choice(("auto", "poll"), what="HOW"),
         "--reload-engine",
         group="Development",
-        help="How changes are noticed: inotify, poll, or auto, which is inotify where there is one.",
-        precedent="Gunicorn reload_engine",
+        help="How changes are noticed: poll, which looks at the files five times a second, or auto, which is the same.",
+        precedent="Gunicorn reload_engine, which has inotify, too",
         gunicorn="reload_engine",
         master=True,
         scope="service",
