@@ -20,15 +20,15 @@ from rmeinheld._rmeinheld import AdminListener, Scoreboard
 from serving import TIMEOUT, Process, Serve, Server, command_of_server, environment_of_child, request
 
 APP = """
-import os, time
+import os
 from rmeinheld.coroutine import sleep
 
 def app(environ, start_response):
     if environ["PATH_INFO"] == "/compute":
         while True:
             pass
-    if environ["PATH_INFO"] == "/wait":
-        sleep(float(environ["QUERY_STRING"]))
+    while environ["PATH_INFO"] == "/wait" and not os.path.exists("go"):
+        sleep(0.01)
     start_response("200 OK", [("Content-Length", "0")])
     return []
 """
@@ -186,11 +186,12 @@ def test_a_single_process_is_ready_from_its_start_to_its_stop(serve: Serve, tmp_
     server = serve(APP, admin_bind=bind)
     assert await_status(address, 200).body == b"ready: 1 of 1 workers\n"
     with server.connect() as connection:
-        connection.send(request("GET", "/wait?0.6"))
+        connection.send(request("GET", "/wait"))
         await_status(address, 200)
         server.signal(signal.SIGTERM)
         assert b"it ends" in await_status(address, 503).body
         assert probe(address, "/live").status == 200
+        (tmp_path / "go").touch()
         assert connection.read_response().status == 200
     assert server.wait() == 0
     with pytest.raises((ConnectionRefusedError, FileNotFoundError)):
