@@ -111,6 +111,10 @@ def _serve_with_arbiter(command: Command, resolved: Resolved) -> None:
     _check_files(resolved)
     from .gunicorn_worker.application import run_service
 
+    if resolved.settings.patch:
+        from .patch import import_parts
+
+        import_parts()
     if resolved.settings.umask is not None:
         os.umask(resolved.settings.umask)
     run_service(_loads(command, resolved))

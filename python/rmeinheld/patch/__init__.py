@@ -88,6 +88,12 @@ def patch_all(*, aggressive: bool = True, **which: object) -> list[Finding]:
     return findings
 
 
+def import_parts() -> None:
+    """Import all parts without patching. A master does so before it forks, so that its workers need not."""
+    for name in PARTS.values():
+        importlib.import_module(f".{name}", __name__)
+
+
 def patch_thread() -> list[Finding]:
     """Patch `threading` and `_thread`: threads started in coroutines are coroutines, locks tell coroutines apart."""
     return _patch_one("thread")
