@@ -32,7 +32,7 @@ pub use application_waits::{
 pub use context::in_fresh_context;
 pub use errors::{failure_error, io_error, os_error, wake_error};
 pub use exceptions::{CoroutineExit, Timeout};
-pub use exit::{arm_exit, disarm_exit};
+pub use exit::{arm_exit, arm_exit_and_watch, disarm_exit};
 pub use give_way::{give_way, give_way_quietly};
 pub use lent::Lent;
 pub use log::{Level, log};

@@ -133,9 +133,8 @@ impl Connection {
             // Bytes of a pipeline are served soon.
             ConnectionStage::Idle if !self.is_idle() => return,
             ConnectionStage::Idle if self.served > 0 => shared.last_idle_deadline(),
-            ConnectionStage::Idle if self.has_begun => shared.last_head_deadline(),
             // The first request may be on the way. Browsers also open connections that they never use.
-            ConnectionStage::Idle => shared.first_request_deadline(),
+            ConnectionStage::Idle => shared.first_request_deadline(self.has_begun),
         };
         let deadline = streams::deadline(source).into_iter().chain(last).min();
         if self.served == 0 || self.stage == ConnectionStage::Head {
@@ -373,13 +372,14 @@ impl Connection {
             // Nothing but a PROXY header has arrived: the first request is still to come.
             (self.stage, self.has_begun) = (ConnectionStage::Idle, true);
             // The first deadline stays: a handshake of TLS comes in many pieces.
-            let deadline = self.head_deadline.or_else(|| shared.head_deadline());
+            let last = shared.first_request_deadline(true);
+            let deadline = self.head_deadline.or_else(|| shared.head_deadline()).into_iter().chain(last).min();
             self.head_deadline = deadline;
             streams::set_deadline(self.stream.source(), deadline);
             return Next::Rest(self);
         }
         // A client whose stream was ended comes back after a while.
-        let brief = if self.ended_with_server { shared.first_request_deadline() } else { None };
+        let brief = if self.ended_with_server { shared.first_request_deadline(false) } else { None };
         match brief.or_else(|| shared.idle_deadline()) {
             Some(deadline) => {
                 streams::set_deadline(self.stream.source(), Some(deadline));

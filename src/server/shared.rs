@@ -32,6 +32,10 @@ const LAST_HEADS: Duration = Duration::from_secs(1);
 /// How long a new connection may rest without a request once the server stops.
 const FIRST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
+/// The same for a connection on which something has arrived that is no head, such as the beginning of TLS: the client
+/// has two round trips to make.
+const HANDSHAKE_GRACE: Duration = Duration::from_millis(1500);
+
 /// Buffers and heads kept for the next request.
 const KEPT: usize = 16;
 
@@ -202,16 +206,20 @@ impl Shared {
     }
 
     /// The latest deadline of a connection whose first request is still to come, set by the stop of the server; `None`
-    /// before a stop.
-    pub fn first_request_deadline(&self) -> Option<Instant> {
+    /// before a stop. `has_begun` says that something has arrived that is no head.
+    pub fn first_request_deadline(&self, has_begun: bool) -> Option<Instant> {
         let terms = self.stop_begun()?;
-        let grace = if terms.is_quick() { Duration::ZERO } else { FIRST_REQUEST_GRACE };
+        let grace = match has_begun {
+            _ if terms.is_quick() => Duration::ZERO,
+            true => HANDSHAKE_GRACE,
+            false => FIRST_REQUEST_GRACE,
+        };
         Some(terms.kept_until().min(Instant::now() + grace))
     }
 
     /// The deadline of a connection that is accepted now, for its first request.
     pub fn first_deadline(&self) -> Option<Instant> {
-        self.first_request_deadline().or_else(|| self.head_deadline())
+        self.first_request_deadline(false).or_else(|| self.head_deadline())
     }
 
     /// Does the server stop, and close idle connections at once?

@@ -1,6 +1,6 @@
 //! The thread that runs a server: it waits for the end, runs signal handlers, and passes a stop on to the loop.
 
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -20,6 +20,9 @@ const ABORT: u8 = libc::SIGABRT.to_le_bytes()[0];
 
 /// Signals whose handlers end the server.
 const ENDS: [u8; 3] = [libc::SIGTERM.to_le_bytes()[0], libc::SIGINT.to_le_bytes()[0], libc::SIGQUIT.to_le_bytes()[0]];
+
+/// Signals that end the process in a hurry if they cannot be handled during a stop.
+const HURRYING: [u8; 2] = [libc::SIGINT.to_le_bytes()[0], libc::SIGQUIT.to_le_bytes()[0]];
 
 /// How long the handler of SIGABRT may wait for the interpreter.
 const ABORT_GRACE: Duration = Duration::from_millis(300);
@@ -102,7 +105,7 @@ impl Server {
                 // The handlers of these signals need the interpreter, too.
                 let asked = exit_status.filter(|_| ENDS.iter().any(|number| signals.contains(number)));
                 if let Some(status) = asked {
-                    interp::arm_exit(self.longest_stop() + EXIT_GRACE, status);
+                    self.arm_exit(wakeup.as_ref().ok(), status);
                 }
                 (rung, signals.contains(&ABORT).then(abort_unless_in_time), asked.is_some())
             });
@@ -176,9 +179,14 @@ impl Server {
         now + NEXT_WORD
     }
 
-    /// The longest time that a stop may take from now on.
-    fn longest_stop(&self) -> Duration {
-        self.graceful_timeout + self.drain_delay
+    /// Ends the process after the longest time that a stop may take from now on, or soon after a second signal that
+    /// cannot be handled.
+    fn arm_exit(&self, wakeup: Option<&LentDescriptor>, status: i32) {
+        let after = self.drain_delay + self.graceful_timeout + EXIT_GRACE;
+        match wakeup.map(|wakeup| wakeup.as_fd().try_clone_to_owned()) {
+            Some(Ok(signals)) => interp::arm_exit_and_watch(after, status, signals, &HURRYING),
+            _ => interp::arm_exit(after, status),
+        }
     }
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import signal
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from certificates import Certificate, make_certificate, open_tls
 from frames import CLOSE, FIN, Client, frame, text
 from proxying import nginx
 from serving import TIMEOUT, Connection, RunScript, Serve, Server, request, takes
@@ -146,34 +148,31 @@ def test_a_connection_that_finishes_late_in_the_grace_period_is_kept_after_its_a
 def test_no_request_is_lost_that_arrives_while_idle_connections_are_closed(serve: Serve, how: str) -> None:
     # Each client writes around the moment at which the server closes. A client that has not seen the end of the
     # connection after its write has written in time: on the loopback interface both are immediate.
-    server = serve(ECHO, keep_alive=0.3, graceful_timeout=20)
-    lost, answered, late = list[bytes](), 0, 0
-    with ExitStack() as stack:
-        connections = [stack.enter_context(kept(server)) for _ in range(150)]
-        began = time.monotonic()
-        if how == "stop":
+    keep_alive, count = 0.6, 100
+    answered = late = 0
+    while not (answered and late):  # on a busy machine all may miss the moment
+        server = serve(ECHO, keep_alive=keep_alive, graceful_timeout=20)
+        with ExitStack() as stack:
+            connections = [(stack.enter_context(kept(server)), time.monotonic()) for _ in range(count)]
+            if how == "stop":
+                server.signal(signal.SIGTERM)
+            for number, (connection, rested) in enumerate(connections):
+                offset = 0.2 * (2 * number / count - 1)
+                time.sleep(max(0.0, rested + keep_alive + offset - time.monotonic()))
+                try:
+                    connection.send(request("POST", "/raced", body=b"x"))
+                    in_time = not has_ended(connection)
+                except OSError:
+                    in_time = False
+                if in_time:
+                    assert connection.read_response().body == b"/raced x"
+                    answered += 1
+                else:
+                    late += 1
+        # A second SIGTERM could come at the last moment of the process, when nothing handles it any more.
+        if how == "timeout":
             server.signal(signal.SIGTERM)
-        for number, connection in enumerate(connections):
-            # From 0.2 to 0.4 s after the last requests.
-            time.sleep(max(0.0, began + 0.2 + 0.2 * number / len(connections) - time.monotonic()))
-            try:
-                connection.send(request("POST", "/raced", body=b"x"))
-                in_time = not has_ended(connection)
-            except OSError:
-                in_time = False
-            if not in_time:
-                late += 1
-                continue
-            try:
-                assert connection.read_response().body == b"/raced x"
-                answered += 1
-            except (AssertionError, OSError) as error:
-                lost.append(repr(error).encode())
-    if how == "stop":
         assert server.wait() == 0
-    assert not lost
-    # Most have met their moment from one side or the other.
-    assert answered and late, (answered, late)
 
 
 def has_ended(connection: Connection) -> bool:
@@ -291,6 +290,93 @@ def test_connections_in_the_queue_of_the_kernel_wait_for_descriptors_at_a_stop(s
             response = connection.read_response()
             assert (response.body, response.ends_connection) == (b"answer", True)
         assert server.wait() == 0
+
+
+# --- TLS -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+def serve_tls(serve: Serve, certificate: Certificate, **options: float) -> Server:
+    return serve(ECHO, certfile=str(certificate.certificate), keyfile=str(certificate.key), **options)
+
+
+def ask(connection: ssl.SSLSocket, data: bytes, end: bytes) -> bytes:
+    """Send `data` and read to `end`, the end of the last response."""
+    connection.sendall(data)
+    received = b""
+    while not received.endswith(end):
+        more = connection.recv(65536)
+        assert more, received
+        received += more
+    return received
+
+
+def expect_closing_alert(connection: ssl.SSLSocket) -> None:
+    """Assert that the server ends the connection with the alert of TLS (RFC 8446 6.1)."""
+    # Otherwise the end of TCP alone would do.
+    vars(connection)["suppress_ragged_eofs"] = False
+    assert connection.recv(1) == b""
+
+
+def test_over_tls_idle_connections_end_after_one_more_answer_and_with_the_alert(
+    serve: Serve, certificate: Certificate
+) -> None:
+    server = serve_tls(serve, certificate, keep_alive=2)
+    with (
+        open_tls(server.port, certificate) as used,
+        open_tls(server.port, certificate) as unused,
+        open_tls(server.port, certificate) as pipelined,
+        open_tls(server.port, certificate) as new,
+    ):
+        for connection in (used, unused, pipelined):
+            assert b"Connection: close" not in ask(connection, request("GET", "/kept"), b"/kept ")
+        server.signal(signal.SIGTERM)
+        wait_until_it_stops(server)
+        answer = ask(used, request("POST", "/last", body=b"body"), b"/last body")
+        assert b"/last body" in answer and b"Connection: close" in answer
+        expect_closing_alert(used)
+        three = request("GET", "/1") + request("POST", "/2", body=b"body") + request("GET", "/3")
+        answers = ask(pipelined, three, b"/3 ")
+        assert answers.count(b"Connection: close") == 1
+        expect_closing_alert(pipelined)
+        expect_closing_alert(new)
+        expect_closing_alert(unused)
+        assert server.wait() == 0
+
+
+def test_a_handshake_of_tls_that_has_begun_at_a_stop_may_go_on(serve: Serve, certificate: Certificate) -> None:
+    server = serve_tls(serve, certificate)
+    context = ssl.create_default_context(cafile=certificate.certificate)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    session = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        session.do_handshake()
+    with server.connect() as connection:
+        hello = outgoing.read()
+        connection.send(hello[:100])
+        # Accepted after the first one, and so is what came before.
+        with open_tls(server.port, certificate):
+            pass
+        server.signal(signal.SIGTERM)
+        time.sleep(0.8)
+        connection.send(hello[100:])
+        answer = b""
+        has_asked = False
+        while b"/late" not in answer:
+            incoming.write(connection.socket.recv(65536))
+            with suppress(ssl.SSLWantReadError):
+                session.do_handshake()
+                if not has_asked:
+                    has_asked = True
+                    session.write(request("GET", "/late"))
+                answer += session.read()
+            connection.send(outgoing.read())
+        assert b"Connection: close" in answer
+    assert server.wait() == 0
 
 
 # --- the drain delay -------------------------------------------------------------------------------------------------
@@ -450,6 +536,14 @@ def test_ctrl_c_says_what_is_waited_for_and_the_second_one_ends_within_a_second(
 @pytest.mark.parametrize(
     "application",
     [
+        # It computes in C, and no Python code runs meanwhile.
+        """
+        import re
+
+        def app(environ, start_response):
+            print("begun", flush=True)
+            re.match(r"(a+)+$", "a" * 60 + "b")
+        """,
         # Its end is swallowed.
         """
         from rmeinheld.coroutine import sleep
@@ -507,7 +601,10 @@ def test_the_second_ctrl_c_ends_what_does_not_end_by_itself(serve: Serve, applic
         connection.send(request("GET", "/slow"))
         server.wait_for_log("begun")
         server.signal(signal.SIGINT)
-        server.wait_for_log("waiting for .*; press Ctrl-C again to stop now$")
+        if "re.match" in application:
+            time.sleep(0.3)
+        else:
+            server.wait_for_log("waiting for .*; press Ctrl-C again to stop now$")
         # A second, and time for a machine that is busy.
         with takes(0, 2.5):
             server.signal(signal.SIGINT)

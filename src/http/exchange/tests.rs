@@ -262,3 +262,20 @@ fn a_refused_request_is_answered_and_what_follows_it_discarded() {
     assert_eq!(Exchange::refused(true).ending(Vec::new(), || false), Ending::Linger);
     assert_eq!(Exchange::refused(false).ending(Vec::new(), || true), Ending::Close);
 }
+
+#[test]
+fn the_next_request_is_known_from_the_bytes_behind_this_one() {
+    let sized = |received| Exchange::new(BodyFraming::Length(5), false, received, true);
+    let mut with_unread_body = sized(3);
+    // The kernel's bytes may belong to the body.
+    assert!(!with_unread_body.has_next(|| true));
+    with_unread_body.take_body(5, true).unwrap();
+    assert!(with_unread_body.has_next(|| true) && !with_unread_body.has_next(|| false));
+    assert!(!sized(5).has_next(|| false) && sized(6).has_next(|| false));
+    assert!(Exchange::new(BodyFraming::None, false, 1, true).has_next(|| false));
+    let mut chunked = Exchange::new(BodyFraming::Chunked, false, 100, true);
+    assert!(!chunked.has_next(|| true));
+    chunked.take_body(5, true).unwrap();
+    chunked.note_more();
+    assert!(chunked.has_next(|| false));
+}
