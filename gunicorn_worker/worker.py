@@ -368,7 +368,9 @@ class Worker(_Base):  # type: ignore[misc]
             interrupted = self._is_interrupted and not restarts
         if self._engine is not None and self._grace is not None:
             self._grace.begin(timeout, interrupted=interrupted)
-            self._engine.stop(timeout, 0 if interrupted else None, restarts=restarts, interrupted=interrupted)
+            # With --reload, one more request on a kept connection would get the answer of the code of before.
+            idle = 0 if interrupted or (restarts and self._reloading is not None) else None
+            self._engine.stop(timeout, idle, restarts=restarts, interrupted=interrupted)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: finish the requests in progress within `graceful_timeout`."""

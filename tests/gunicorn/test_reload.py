@@ -108,6 +108,16 @@ def test_an_edit_is_served_while_a_page_of_events_is_open(start: Callable[..., R
         assert page.read_to_end().endswith(b"0\r\n\r\n")
 
 
+def test_a_kept_connection_does_not_reach_the_old_code(start: Callable[..., Reloader]) -> None:
+    server = start()
+    assert server.get() == "one"
+    with server.connect() as browser:
+        assert browser.request(request("GET", "/")).body == b"one"
+        server.edit(changed("two"))
+        browser.expect_end()
+    assert server.get() == "two"
+
+
 def test_the_last_of_many_writes_counts(start: Callable[..., Reloader]) -> None:
     server = start()
     assert server.get() == "one"
