@@ -28,7 +28,7 @@ pub enum Posted {
         /// The number of letters in it.
         letters: usize,
     },
-    /// The sibling is gone, and with it what was queued.
+    /// The connection has ended, and with it what was queued. No sibling has this letter.
     Gone,
 }
 
@@ -128,6 +128,8 @@ impl Outgoing {
         open.outbox.push(header, Arc::clone(payload), descriptors);
         // Otherwise an event or the deadline comes first.
         if was_empty && !self.flush(&mut live) {
+            // The sender of this letter knows; it may send it again.
+            self.context.counts.lost.fetch_sub(1, Ordering::Relaxed);
             return Ok(Posted::Gone);
         }
         self.context.counts.sent.fetch_add(1, Ordering::Relaxed);

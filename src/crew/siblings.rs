@@ -48,6 +48,8 @@ pub enum NotSent {
         /// The number of messages in the queue.
         letters: usize,
     },
+    /// The sibling has not accepted connections for so long that no further one may wait.
+    NotAccepting(u32),
     /// The process on the sibling's socket has another user.
     Untrusted {
         /// The sibling's slot.
@@ -72,6 +74,9 @@ impl fmt::Display for NotSent {
                     f,
                     "{letters} messages wait for the worker of slot {slot}, which is the limit: it computes, or is slow"
                 )
+            }
+            NotSent::NotAccepting(slot) => {
+                write!(f, "too many connections wait for the worker of slot {slot}: it computes, or is stopped")
             }
             NotSent::Untrusted { slot, user } => {
                 write!(f, "the socket of slot {slot} belongs to a process of user {user}, which is not of this service")
@@ -157,15 +162,19 @@ impl Crew {
     ) -> Result<(), NotSent> {
         self.check_process()?;
         let header = message::header(kind, payload.len(), descriptors.len()).map_err(NotSent::Unsendable)?;
-        let outgoing = self.connection_to(slot)?;
         let duplicates = || -> io::Result<Vec<OwnedFd>> {
             descriptors.iter().map(|descriptor| Ok(rustix::io::fcntl_dupfd_cloexec(descriptor, 0)?)).collect()
         };
-        match outgoing.post(header, payload, descriptors.len(), duplicates).map_err(NotSent::Failed)? {
-            Posted::Queued => Ok(()),
-            Posted::Full { letters } => Err(NotSent::Full { slot, letters }),
-            Posted::Gone => Err(NotSent::NoSibling(slot)),
+        // The connection may have ended without the worker's end: the second one is new.
+        for _ in 0..2 {
+            let outgoing = self.connection_to(slot)?;
+            match outgoing.post(header, payload, descriptors.len(), duplicates).map_err(NotSent::Failed)? {
+                Posted::Queued => return Ok(()),
+                Posted::Full { letters } => return Err(NotSent::Full { slot, letters }),
+                Posted::Gone => {}
+            }
         }
+        Err(NotSent::NoSibling(slot))
     }
 
     fn connection_to(&self, slot: u32) -> Result<Arc<Outgoing>, NotSent> {
@@ -197,8 +206,7 @@ impl Crew {
                 Ok(socket) => return self.check_peer(socket, sibling),
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::NOENT | Errno::CONNREFUSED) => {}
-                    // Its queue of connections is full: it has not accepted for long.
-                    Some(Errno::AGAIN) => return Err(NotSent::Full { slot: sibling.slot, letters: 0 }),
+                    Some(Errno::AGAIN) => return Err(NotSent::NotAccepting(sibling.slot)),
                     _ => return Err(NotSent::Failed(error)),
                 },
             }

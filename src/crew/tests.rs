@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::coroutine::tests::ONE_WORKER;
 use crate::event_loop::{self, Host, LoopMessage, Runtime, Wake};
+use crate::net::{LocalAddress, LocalSocket};
 use crate::sync::lock;
 
 struct Bare;
@@ -264,6 +265,39 @@ fn a_sibling_that_died_is_forgotten_and_its_successor_found() {
         successor.until(|heard| heard.gone == [Sibling { slot: 1, generation: 1 }]);
         assert_eq!(service.names(), ["2-2.v1"]);
         assert!(matches!(one.send(2, b""), Err(NotSent::Closed)));
+    });
+}
+
+#[test]
+fn a_connection_that_a_living_sibling_has_closed_is_made_anew() {
+    in_a_service(|service| {
+        let one = service.worker(1);
+        let sibling = service.stuck_worker(3);
+        one.send(3, b"first").unwrap();
+        drop(sibling.accept().unwrap());
+        one.send(3, b"second").unwrap();
+        let mut bytes = vec![0; 24 + 8 + 6];
+        sibling.accept().unwrap().0.read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes[32..], *b"second");
+        assert_eq!((one.count("sent"), one.count("lost")), (2, 0));
+    });
+}
+
+#[test]
+fn a_sibling_that_accepts_nothing_refuses_when_too_many_wait() {
+    in_a_service(|service| {
+        let one = service.worker(1);
+        let _stuck = service.stuck_worker(3);
+        let mut waiting = Vec::new();
+        let refusal = loop {
+            assert!(waiting.len() < 10_000);
+            // A blocking connect(2) would wait for room.
+            match LocalSocket::connect(&LocalAddress::Path(service.path(3, 1))) {
+                Ok(socket) => waiting.push(socket),
+                Err(_) => break one.send(3, b"").unwrap_err(),
+            }
+        };
+        assert!(matches!(refusal, NotSent::NotAccepting(3)), "{refusal}");
     });
 }
 

@@ -212,7 +212,9 @@ fn error_of(error: NotSent) -> PyErr {
     match error {
         NotSent::Unsendable(_) | NotSent::OwnSlot(_) => PyValueError::new_err(message),
         NotSent::NoSibling(_) => PyConnectionRefusedError::new_err((Errno::CONNREFUSED.raw_os_error(), message)),
-        NotSent::Full { .. } => PyBlockingIOError::new_err((Errno::AGAIN.raw_os_error(), message)),
+        NotSent::Full { .. } | NotSent::NotAccepting(_) => {
+            PyBlockingIOError::new_err((Errno::AGAIN.raw_os_error(), message))
+        }
         NotSent::Untrusted { .. } => PyPermissionError::new_err((Errno::PERM.raw_os_error(), message)),
         NotSent::Closed => PyRuntimeError::new_err(message),
         NotSent::Failed(error) => io_error(error),
