@@ -103,7 +103,7 @@ BAD = {
 
 
 def test_an_application_is_accepted_or_refused_with_the_cure(directory: Path) -> None:
-    # One process for all of them, because each start takes a while.
+    # One process for all applications, because each start takes a while.
     (directory / "check.py").write_text(
         """
 import json, sys
