@@ -49,7 +49,11 @@ def run_service(load: Callable[[], Resolved]) -> NoReturn:
     Raises StartError if the service cannot start, and SystemExit at its end; in a worker process, too.
     """
     check_version(gunicorn.__version__, gunicorn.version_info)
-    Service(load).run()
+    try:
+        Service(load).run()
+    except KeyboardInterrupt:
+        # Before the handlers of the master: with preload_app, in the import.
+        sys.exit(1)
     sys.exit(0)
 
 

@@ -10,31 +10,25 @@ import os
 import signal
 import sys
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from gunicorn import util
-from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
-from gunicorn.pidfile import Pidfile
 
 from rmeinheld import crew_directory
 from rmeinheld._rmeinheld import Scoreboard
-from rmeinheld.application import StartError
 from rmeinheld.health import open_admin_socket
 from rmeinheld.privileges import ROOT_WARNING
 from rmeinheld.signals import has_terminal
 
-from .errors import one_line
 from .handing_on import HandedOn, hand_on
+from .refreshing import Refreshing
 from .replacement import GrowingPause, Member, plan
 from .reporting import Reporter
-from .sockets import ServiceSocket, open_sockets, opened_again, passed_by_systemd, taken_over
+from .sockets import ServiceSocket, close_sockets, open_sockets, opened_again, passed_by_systemd, taken_over
+from .stopping import KILL_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from rmeinheld.settings import Settings
 
     from .application import Service
 
@@ -46,17 +40,8 @@ SLOTS: Final = 256
 SLOTS_OF_A_WORKER: Final = 4
 """Room for each configured worker: itself, its replacement, and both of another master."""
 
-BRISK_SECONDS: Final = 0.1
-"""Most time between two looks at the workers while a worker starts or leaves."""
-
 YOUNG_SECONDS: Final = 2.0
 """Time after its readiness in which the end of a worker counts as a crash in a loop."""
-
-KILL_SECONDS: Final = 0.5
-"""Time after graceful_timeout, in which a worker answers what is left, until the master kills it."""
-
-QUICK_SECONDS: Final = 0.7
-"""Time that workers have to end after a second Ctrl-C."""
 
 REASONS: Final = {
     "requests": "max_requests is reached",
@@ -67,30 +52,19 @@ REASONS: Final = {
 """Reasons for which a worker asks to be replaced, as the log names them."""
 
 
-class ServiceArbiter(Arbiter):  # type: ignore[misc]
+class ServiceArbiter(Refreshing):
     """The master process of a service."""
 
-    app: Service
-    cfg: Any
-    pidfile: Any
     worker_class: Any
-    reexec_pid: int
-    master_pid: int
-    LISTENERS: list[ServiceSocket]
     _last_logged_active_worker_count: int | None
 
     def __init__(self, app: Service) -> None:
         self._inherited = HandedOn.from_environment(os.environ)
         slots = max(SLOTS, SLOTS_OF_A_WORKER * app.resolved.settings.workers)
         self.scoreboard = self._inherited.scoreboard() if self._inherited else Scoreboard(slots)
-        self._stale = 0
-        self._was_ready = False
         self._is_complete = False
-        self._is_changing = True
-        self._is_interrupted = self._is_ending = self._is_quick = self._is_stopping = False
         self._crashes = GrowingPause()
         self._refusals = GrowingPause()
-        self._refused = ""
         self._admin: list[ServiceSocket] = []
         self._reporter = Reporter(self.scoreboard)
         self._place: crew_directory.Place | None = None
@@ -99,15 +73,6 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
         # Gunicorn takes the directory after chdir, in which a relative path of the command line means another one.
         self.START_CTX["cwd"] = app.directory
-
-    @property
-    def settings(self) -> Settings:
-        return self.app.resolved.settings
-
-    @property
-    def _is_alone(self) -> bool:
-        """Is there no other master, of before or after SIGUSR2, that goes on serving?"""
-        return self.reexec_pid == 0 == self.master_pid
 
     # --- start ----------------------------------------------------------------------------------------------------
 
@@ -119,7 +84,7 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
                 self.master_pid = int(os.environ.get("GUNICORN_PID", "0"))
                 passed = taken_over(self._inherited.listeners, self.settings)
                 self.LISTENERS = opened_again(passed, self._binds(passed), self.settings, self._owner())
-                _close(one for one in passed if one not in self.LISTENERS)
+                close_sockets(one for one in passed if one not in self.LISTENERS)
                 self._admin = taken_over(self._inherited.admin, self.settings)
                 os.environ.pop("GUNICORN_FD", None)
             else:
@@ -168,11 +133,11 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
             except BaseException:
                 self._admin = before
                 raise
-        _close(before, unlink=self._is_alone)
+        close_sockets(before, unlink=self._is_alone)
 
     def _close_all(self) -> None:
         """Close the sockets, and remove their paths if no other master uses them."""
-        _close([*self.LISTENERS, *self._admin], unlink=self._is_alone)
+        close_sockets([*self.LISTENERS, *self._admin], unlink=self._is_alone)
         self.LISTENERS, self._admin = [], []
         if self._place is not None:
             crew_directory.remove(self._place)
@@ -339,23 +304,6 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
 
     # --- signals --------------------------------------------------------------------------------------------------
 
-    def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
-        """Wait for signals, more briefly while a worker starts or leaves: it may not be allowed to send one."""
-        self._reporter.turn()
-        longest = self._reporter.limit(min(timeout, BRISK_SECONDS) if self._is_changing else timeout)
-        signals: list[int] = super().wait_for_signals(longest)
-        if not self._is_ending:
-            # The signal may come just after the end of the old master.
-            self.maybe_promote_master()
-        interrupts = signals.count(signal.SIGINT)
-        self._is_quick |= interrupts > (0 if self._is_ending else 1)
-        return signals
-
-    def handle_int(self) -> None:
-        """SIGINT: stop, and finish the requests in progress. A second one ends them."""
-        self._is_interrupted = True
-        raise StopIteration
-
     def handle_hup(self) -> None:
         """SIGHUP: load the configuration and the application anew."""
         self._refused = ""
@@ -380,75 +328,6 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
         if is_promoted:
             self._release_slots_of_the_dead()
 
-    # --- reload ---------------------------------------------------------------------------------------------------
-
-    def reload(self) -> None:
-        """Load the configuration anew. Workers with the old one leave as their replacements become ready.
-
-        If the new configuration is refused, everything stays as it is, and the next try comes after a growing pause.
-        """
-        self._reporter.reload()
-        before = _Before(self)
-        opened: list[ServiceSocket] = []
-        try:
-            self._reset_environment()
-            self.app.reload()
-            opened = opened_again(self.LISTENERS, self._binds(self.LISTENERS), self.settings, self._owner())
-            self.setup(self.app)
-            self.cfg.on_reload(self)
-            self._change_pidfile()
-            self._change_admin()
-        except (Exception, SystemExit) as error:
-            _close((one for one in opened if one not in self.LISTENERS), unlink=True)
-            before.put_back()
-            self._refuse(error)
-            self._reporter.fail_reload("the new configuration is refused")
-            return
-        _close((one for one in self.LISTENERS if one not in opened), unlink=self._is_alone)
-        if opened != self.LISTENERS:
-            self.LISTENERS = opened
-            self.log.info("Listening at: %s", ",".join(map(str, opened)))
-        self.log.reopen_files()
-        util._setproctitle(f"master [{self.proc_name}]")
-        self._stale, self._refused = self.worker_age, ""
-        self._crashes.reset()
-        self._refusals.reset()
-
-    def _refuse(self, error: BaseException) -> None:
-        text = one_line(error)
-        if not isinstance(error, StartError | OSError):
-            text = f"{type(error).__name__}: {text}"
-        pause = self._refusals.fail(time.monotonic())
-        if text != self._refused:
-            self.log.error(
-                "The new configuration is refused, and the old one stays in use: %s. The next try is in %g s",
-                text,
-                pause,
-            )
-        self._refused = text
-
-    def _reset_environment(self) -> None:
-        """Undo the variables of `--env`, as Gunicorn does before it reads the configuration."""
-        for name in self.cfg.env:
-            if name in self.cfg.env_orig:
-                os.environ[name] = self.cfg.env_orig[name]
-            else:
-                os.environ.pop(name, None)
-
-    def _change_pidfile(self) -> None:
-        """Write another file if the configuration names another. Raises RuntimeError if another process owns it."""
-        path = self.cfg.pidfile
-        if path is not None and self.master_pid:
-            path += ".2"
-        if path == (None if self.pidfile is None else self.pidfile.fname):
-            return
-        new = None if path is None else Pidfile(path)
-        if new is not None:
-            new.create(self.pid)
-        if self.pidfile is not None:
-            self.pidfile.unlink()
-        self.pidfile = new
-
     # --- upgrade --------------------------------------------------------------------------------------------------
 
     def reexec(self) -> None:
@@ -466,101 +345,6 @@ class ServiceArbiter(Arbiter):  # type: ignore[misc]
                 if os.getpid() != pid:
                     # The copy of this process, which must not touch the workers.
                     os._exit(1)
-
-    # --- stop -----------------------------------------------------------------------------------------------------
-
-    def stop(self, graceful: bool = True) -> None:
-        """Stop the workers. With `graceful`, accept for `drain_delay` more, and wait for the requests in progress."""
-        if self._is_ending:
-            return
-        self._is_ending = self._is_changing = True
-        if self._is_alone:
-            self.scoreboard.is_stopping = True
-            self._reporter.stop(self.settings.drain_delay + self.cfg.graceful_timeout if graceful else 0)
-        elif self.reexec_pid:
-            self._reporter.hand_over(self.reexec_pid)
-        if graceful and self._is_alone and self._was_ready and not self._is_interrupted and self.settings.drain_delay:
-            self._drain()
-        self._is_stopping = True
-        _close(self.LISTENERS, unlink=self._is_alone)
-        self.LISTENERS = []
-        for worker in self.WORKERS.values():
-            self.scoreboard.set_state(worker.slot, "draining")
-        self._signal_all(signal.SIGTERM if graceful else signal.SIGQUIT)
-        self._await_workers(graceful)
-        self._signal_all(signal.SIGKILL)
-        deadline = time.monotonic() + KILL_SECONDS
-        while self.WORKERS and time.monotonic() < deadline:
-            self.reap_workers()
-            time.sleep(0.001)
-        # Probes are answered until the last worker has ended.
-        self._close_all()
-
-    def _signal_all(self, number: int) -> None:
-        self.kill_workers(number)
-        if getattr(self, "dirty_arbiter_pid", 0):
-            self.kill_dirty_arbiter(number)
-
-    def _drain(self) -> None:
-        """Go on for `drain_delay` while readiness fails. SIGINT or SIGQUIT ends it."""
-        self.log.info("Not ready any more; accepting goes on for %g s (drain_delay)", self.settings.drain_delay)
-        deadline = time.monotonic() + self.settings.drain_delay
-        while (left := deadline - time.monotonic()) > 0 and not self._is_quick:
-            self._handle_while_stopping(left)
-            self.murder_workers()
-            self.manage_workers()
-
-    def _await_workers(self, graceful: bool) -> None:
-        """Wait until the workers have ended, for `graceful_timeout` at most; for less after a further Ctrl-C."""
-        deadline = time.monotonic() + self.cfg.graceful_timeout + KILL_SECONDS
-        is_quick = not graceful
-        while self.WORKERS or getattr(self, "dirty_arbiter_pid", 0):
-            now = time.monotonic()
-            if self._is_quick and not is_quick:
-                is_quick, deadline = True, now + QUICK_SECONDS
-                self._signal_all(signal.SIGQUIT)
-            if now >= deadline:
-                return
-            self._handle_while_stopping(max(deadline - now, 0.001))
-            self.murder_workers()
-
-    def _handle_while_stopping(self, timeout: float) -> None:
-        for number in self.wait_for_signals(timeout):
-            if number == signal.SIGQUIT:
-                self._is_quick = True
-            elif number == signal.SIGCHLD:
-                self.handle_chld()
-            elif number == signal.SIGUSR1:
-                self.handle_usr1()
-
-
-class _Before:
-    """The configuration of a master, to put back if the next one is refused."""
-
-    def __init__(self, arbiter: ServiceArbiter) -> None:
-        self._arbiter, self._environ, self._directory = arbiter, dict(os.environ), os.getcwd()
-        self._cfg, self._resolved, self._number = arbiter.app.cfg, arbiter.app.resolved, arbiter.num_workers
-
-    def put_back(self) -> None:
-        arbiter = self._arbiter
-        is_changed = arbiter.cfg is not self._cfg
-        arbiter.app.cfg, arbiter.app.resolved = self._cfg, self._resolved
-        with suppress(OSError):
-            os.chdir(self._directory)
-        os.environ.clear()
-        os.environ.update(self._environ)
-        if is_changed:
-            try:
-                arbiter.setup(arbiter.app)
-            except (Exception, SystemExit):
-                arbiter.log.exception("A hook failed while the old configuration was put back")
-            arbiter.cfg = self._cfg
-            arbiter._num_workers = self._number
-
-
-def _close(sockets: Iterator[ServiceSocket] | list[ServiceSocket], *, unlink: bool = False) -> None:
-    for one in list(sockets):
-        one.close(unlink=unlink)
 
 
 def _is_half_reaped(pid: int, worker: Any) -> bool:

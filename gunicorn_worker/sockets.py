@@ -11,7 +11,7 @@ from rmeinheld.addresses import Address, UnixAddress, parse_address
 from rmeinheld.listeners import Listener, open_all, systemd_descriptors
 from rmeinheld.settings import Settings
 
-__all__ = ["ServiceSocket", "open_sockets", "opened_again", "passed_by_systemd", "taken_over"]
+__all__ = ["ServiceSocket", "close_sockets", "open_sockets", "opened_again", "passed_by_systemd", "taken_over"]
 
 
 class ServiceSocket:
@@ -98,3 +98,9 @@ def taken_over(handed_on: Iterable[tuple[str, int]], settings: Settings) -> list
 
 def _made(listener: Listener, bind: str, settings: Settings) -> ServiceSocket:
     return ServiceSocket(listener, bind, is_tls=bool(settings.certfile))
+
+
+def close_sockets(sockets: Iterable[ServiceSocket], *, unlink: bool = False) -> None:
+    """Close the sockets, and with `unlink` remove the paths that still belong to them."""
+    for one in list(sockets):
+        one.close(unlink=unlink)
