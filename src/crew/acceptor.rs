@@ -83,7 +83,7 @@ impl Acceptor {
                 "refused a connection of user {} (process {}) to the crew's socket: only user {own} and root may connect",
                 peer.user, peer.process
             ));
-        } else if counts.incoming.load(Ordering::Relaxed) >= MAX_INCOMING {
+        } else if counts.incoming.load(Ordering::Relaxed) >= MAX_INCOMING && !self.make_room() {
             self.context.complain(&format!(
                 "refused a connection of process {} to the crew's socket: there are {MAX_INCOMING} connections",
                 peer.process
@@ -94,6 +94,13 @@ impl Acceptor {
                 Err(error) => self.context.complain(&format!("cannot poll a connection of the crew: {error}")),
             }
         }
+    }
+
+    /// Closes the oldest connection that has not named its sender. A sibling does that at once, so a flood of idle
+    /// connections keeps no sibling out. Returns whether there was one.
+    fn make_room(&self) -> bool {
+        let connections = lock(&self.open).connections.clone();
+        connections.iter().filter_map(Weak::upgrade).any(|connection| connection.give_up())
     }
 
     fn keep(&self, incoming: &Arc<Incoming>) {

@@ -96,6 +96,20 @@ impl Incoming {
         sender
     }
 
+    /// Ends a connection that has not named its sender, for another one. Returns false if it has named the sender.
+    ///
+    /// # Parks
+    pub fn give_up(&self) -> bool {
+        let is_waiting = {
+            let reading = lock(&self.reading);
+            reading.socket.is_some() && reading.sender.is_none()
+        };
+        if is_waiting {
+            self.end(End::Faulty("it has not named its sender, and there are too many connections".to_owned()));
+        }
+        is_waiting
+    }
+
     fn step(&self) -> IncomingStep {
         let mut reading = lock(&self.reading);
         let OpenIncoming { socket: Some(socket), decoder, sender, source } = &mut *reading else {

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -237,6 +237,21 @@ def test_a_flood_of_garbage_ends_its_connections_and_nothing_else(crew: Service)
     lines = two.log.splitlines()
     assert 1 <= len(lines) <= 8, lines
     assert all("closed a connection to the crew's socket" in line for line in lines)
+
+
+def test_a_flood_of_idle_connections_keeps_no_sibling_out(crew: Service) -> None:
+    one, two = crew.worker(), crew.worker()
+    one.ask("crew.send(1, 7, b'known')")
+    path = socket_of(crew, two)
+    with ExitStack() as idle:
+        for _ in range(1100):
+            stray = idle.enter_context(socket.socket(socket.AF_UNIX))
+            stray.connect(path)
+        three = crew.worker()
+        assert three.ask("crew.send(1, 7, b'new')") is None
+        assert one.ask("crew.send(1, 7, b'still known')") is None
+        assert two.ask("until(lambda: {(2, b'new'), (0, b'still known')} <= set(heard))")
+    assert two.ask("crew.counts()['faults']") >= 70
 
 
 def test_a_process_that_claims_to_be_another_worker_is_refused(crew: Service) -> None:
