@@ -40,6 +40,11 @@ def test_an_application_is_served(start: Start) -> None:
     assert seen["wsgi.input_terminated"] is True
 
 
+def test_the_log_says_which_promises_need_the_other_command(start: Start) -> None:
+    log = start("--workers", "2").log()
+    assert log.count("The command 'rmeinheld --workers' has both") == 1
+
+
 def test_requests_that_wait_do_not_hinder_each_other(start: Start) -> None:
     server = start()
     connections = [server.connect() for _ in range(20)]
