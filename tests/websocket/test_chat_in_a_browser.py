@@ -106,7 +106,7 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 
 def test_two_browsers_talk_and_reconnect_after_a_restart(browser: Browser, serve: Serve) -> None:
-    server = serve("app:app", chdir=str(CHAT))
+    server = serve("app:app", chdir=str(CHAT), graceful_timeout=3)
     ann, bob = browser.open(server.url), browser.open(server.url)
     ann.come_in("Ann")
     bob.come_in("Bob")
