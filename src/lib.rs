@@ -269,6 +269,14 @@
 //! slots without waking their owners. A thread that never takes the interpreter answers `/live` and `/ready` from them
 //! ([`crew::admin`]), and the master decides by them which worker leaves and what systemd is notified of.
 //!
+//! ## Workers pass each other messages and descriptors
+//!
+//! Each worker that takes messages listens on a Unix socket in a private directory of its service. A worker connects to
+//! a sibling when it first sends to it ([`crew::siblings`]). The format is pure ([`crew::message`]). The sockets are on
+//! the loop and never wait: a full or dead sibling is an error for the message to it alone. A connection is read only
+//! while no handler of its messages waits, so messages of one sender come in order and queues have a bound. One worker
+//! opens nothing.
+//!
 //! # Limits
 //!
 //! - No second loop thread, no work stealing, no preemption. A request that computes, or blocks in C, holds up all
