@@ -376,7 +376,7 @@ def before(program: str, directory: Path, address: str, lines: list[str]) -> Abs
 @pytest.mark.parametrize("program", ["nginx", "haproxy"])
 def test_a_server_that_comes_back_is_used_again(serve: Serve, tmp_path: Path, program: str) -> None:
     path = tmp_path / "server.sock"
-    server = serve(APPLICATION, bind=f"unix:{path}")
+    server = serve(APPLICATION, bind=f"unix:{path}", keep_alive=1)
     with before(program, tmp_path, f"unix:{path}", RETRYING) as proxy, proxy.fronts["only"].connect() as connection:
         for _ in range(2):
             assert connection.request(request("GET", "/up")).body == b"hello from /up"
@@ -384,7 +384,7 @@ def test_a_server_that_comes_back_is_used_again(serve: Serve, tmp_path: Path, pr
             with proxy.fronts["only"].connect() as other:
                 other.send(request("GET", "/down"))
                 assert other.read_until(b"\r\n").split()[1] in (b"502", b"503")
-            server = serve(APPLICATION, bind=f"unix:{path}")
+            server = serve(APPLICATION, bind=f"unix:{path}", keep_alive=1)
         assert connection.request(request("GET", "/up")).body == b"hello from /up"
 
 
@@ -402,7 +402,7 @@ def test_a_restart_behind_an_inherited_socket_fails_no_request(serve: Serve, tmp
 
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener, ThreadPoolExecutor(4) as pool:
         number = listener.fileno()
-        server = serve(APPLICATION, [number], bind=f"fd://{number}")
+        server = serve(APPLICATION, [number], bind=f"fd://{number}", keep_alive=1)
         address = f"127.0.0.1:{listener.getsockname()[1]}"
         with before(program, tmp_path, address, RETRYING) as proxy:
             clients = [pool.submit(client, proxy.fronts["only"]) for _ in range(4)]
@@ -412,7 +412,7 @@ def test_a_restart_behind_an_inherited_socket_fails_no_request(serve: Serve, tmp
                     for _ in range(100):
                         start = server.wait_for_log(r"served GET .*\n", start=start).end()
                     server.stop()
-                    server = serve(APPLICATION, [number], bind=f"fd://{number}")
+                    server = serve(APPLICATION, [number], bind=f"fd://{number}", keep_alive=1)
                 server.wait_for_log("served GET")
             finally:
                 ended.set()
@@ -449,7 +449,7 @@ def test_health_checks_notice_a_stop_and_a_start(
 ) -> None:
     lines = [*lines, "default-server check inter 50ms rise 2 fall 1"]
     path = tmp_path / "server.sock"
-    server = serve(APPLICATION, bind=f"unix:{path}")
+    server = serve(APPLICATION, bind=f"unix:{path}", keep_alive=1)
     with before("haproxy", tmp_path, f"unix:{path}", lines) as proxy:
         front = proxy.fronts["only"]
         for _ in range(2):
@@ -463,7 +463,7 @@ def test_health_checks_notice_a_stop_and_a_start(
                 connection.send(request("GET", "/down"))
                 assert connection.read_until(b"\r\n").split()[1] == b"503"
             start = len(proxy.log())
-            server = serve(APPLICATION, bind=f"unix:{path}")
+            server = serve(APPLICATION, bind=f"unix:{path}", keep_alive=1)
             proxy.wait_for_log("Server only/only is UP", start=start)
             with front.connect() as connection:
                 assert connection.request(request("GET", "/up")).body == b"hello from /up"

@@ -71,7 +71,7 @@ class LiveServer:
 
     def shutdown(self) -> None:
         """Stop, also if `serve_forever` has not been called yet."""
-        self.engine.stop()
+        self.engine.stop(idle=0)
 
     def server_close(self) -> None:
         """Close the socket."""
