@@ -44,6 +44,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_gunicorn_load.py",
     "test_gunicorn_options.py",
     "test_gunicorn_settings.py",
+    "test_gunicorn_sources.py",
     "test_http.py",
     "test_layering.py",
     "test_listeners.py",
