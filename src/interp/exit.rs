@@ -32,8 +32,8 @@ pub fn arm_exit(after: Duration, status: i32) {
     });
 }
 
-/// Like [`arm_exit`]. The process also ends if one of `hurrying` stays unread on the socket `signals`, the descriptor of
-/// `signal.set_wakeup_fd`, for [`HURRIED_EXIT`]: the thread that should handle the signal waits for the interpreter.
+/// Like [`arm_exit`], and watches `signals`, the socket of `signal.set_wakeup_fd`. The process also ends if one of the
+/// signals `hurrying` stays unread there for [`HURRIED_EXIT`]. The thread that handles it then waits for the interpreter.
 pub fn arm_exit_and_watch(after: Duration, status: i32, signals: OwnedFd, hurrying: &'static [u8]) {
     let number = ARMED.fetch_add(1, Ordering::AcqRel) + 1;
     let end = Instant::now() + after;
