@@ -283,7 +283,8 @@ unsafe fn within_turn(file: *mut ffi::PyObject, call: impl FnOnce() -> *mut ffi:
         let kept = ffi::PyDict_GetItemWithError(dictionary, key);
         let needs_none = kept == ffi::Py_None();
         ffi::Py_DECREF(dictionary);
-        if needs_none {
+        // At its end the interpreter closes the standard streams, with a thread state but alone.
+        if needs_none || ffi::Py_IsInitialized() == 0 {
             return call();
         }
     }

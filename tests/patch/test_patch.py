@@ -26,6 +26,19 @@ def test_patching_first_finds_nothing_and_says_nothing(script: RunScript) -> Non
     assert output == "[] []\n"
 
 
+def test_a_process_whose_parts_were_imported_before_the_patch_ends_in_order(script: RunScript) -> None:
+    """The interpreter closes the standard streams at its very end, and their methods are patched."""
+    output = script(
+        """
+        from rmeinheld import patch
+        patch.import_parts()
+        patch.patch_all()
+        print("patched")
+        """
+    )
+    assert output == "patched\n"
+
+
 def test_what_was_imported_by_name_before_is_exchanged_and_reported(script: RunScript) -> None:
     output = script(
         """

@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Iterable
 from types import ModuleType
 
-from ._state import Finding, get_original, is_patched, rebind
+from ._state import Finding, get_original, is_patched, one_scan, rebind
 
 __all__ = [
     "PARTS",
     "Finding",
     "get_original",
+    "import_parts",
     "is_patched",
     "patch_all",
     "patch_dns",
@@ -78,20 +80,21 @@ def patch_all(*, aggressive: bool = True, **which: object) -> list[Finding]:
     unknown = sorted(which.keys() - PARTS.keys())
     if unknown:
         raise TypeError(f"patch_all() knows no part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
+    chosen = {part: option for part in PARTS if (option := which.get(part, True)) is not False}
+    import_parts(chosen)
     findings: list[Finding] = []
-    for part in PARTS:
-        option = which.get(part, True)
-        if option is not False:
+    with one_scan():
+        for part, option in chosen.items():
             findings += _patch(part, option)
-    findings += rebind()
+        findings += rebind()
     _log(findings)
     return findings
 
 
-def import_parts() -> None:
-    """Import all parts without patching. A master does so before it forks, so that its workers need not."""
-    for name in PARTS.values():
-        importlib.import_module(f".{name}", __name__)
+def import_parts(parts: Iterable[str] = PARTS) -> None:
+    """Import parts without patching. A master does so before it forks, so that its workers need not."""
+    for part in parts:
+        importlib.import_module(f".{PARTS[part]}", __name__)
 
 
 def patch_thread() -> list[Finding]:

@@ -7,7 +7,6 @@ coroutine that waits for a result parks in either case.
 from __future__ import annotations
 
 import concurrent.futures.thread as pools
-import gc
 import os
 import queue
 import sys
@@ -120,7 +119,7 @@ def _renew_lock() -> None:
 def _adopt_executors() -> Iterator[Finding]:
     """Give executors made before the patch locks and a queue that park, unless workers already use theirs."""
     blocking = type(_state.get_original("_thread", "allocate_lock")())
-    executors = [each for each in gc.get_objects() if isinstance(each, pools.ThreadPoolExecutor)]
+    executors = _state.instances(pools.ThreadPoolExecutor)
     early = [each for each in executors if isinstance(getattr(each, "_shutdown_lock", None), blocking)]
     idle = [each for each in early if not each._threads]
     for executor in idle:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _multiprocessing  # type: ignore[import-not-found]
 import functools
-import gc
 import sys
 from collections.abc import Iterator
 from time import monotonic
@@ -94,7 +93,7 @@ def patch() -> Iterator[Finding]:
     _state.replace(_multiprocessing, "SemLock", SemLock)
     synchronize = sys.modules.get("multiprocessing.synchronize")
     if synchronize is not None:
-        early = sum(isinstance(each, synchronize.SemLock) for each in gc.get_objects())
+        early = len(_state.instances(synchronize.SemLock))
         if early:
             what = f"{early} locks made before the patch block all coroutines when they wait"
             yield Finding("multiprocessing", what, fixed=False)

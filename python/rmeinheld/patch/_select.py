@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import gc
 import select
 import selectors
 import sys
@@ -232,7 +231,7 @@ def patch() -> Iterator[Finding]:
     _state.replace(type(_poll()), "poll", _early_poll)
     _state.replace(selectors.SelectSelector, "_select", staticmethod(cooperative_select))
     _state.replace(selectors.PollSelector, "_selector_cls", poll)
-    early = [each for each in gc.get_objects() if isinstance(each, selectors.PollSelector)]
+    early = _state.instances(selectors.PollSelector)
     for selector in early:
         new = poll()
         for key in selector.get_map().values():
@@ -241,6 +240,6 @@ def patch() -> Iterator[Finding]:
                 select.POLLIN * bool(key.events & selectors.EVENT_READ)
                 | select.POLLOUT * bool(key.events & selectors.EVENT_WRITE),
             )
-        selector._selector = new  # type: ignore[attr-defined]
+        selector._selector = new
     if early:
         yield Finding("selectors", f"{len(early)} selectors had been made before the patch", fixed=True)

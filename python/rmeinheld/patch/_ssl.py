@@ -6,7 +6,6 @@ to 0, and then waits in the event loop until the socket is readable or writable,
 
 from __future__ import annotations
 
-import gc
 import socket
 import ssl
 import weakref
@@ -98,8 +97,8 @@ def _wrap_socket(self: ssl.SSLContext, sock: Any, *arguments: Any, **keywords: A
 def patch() -> Iterator[Finding]:
     """Make the sockets of every context park, including sockets that were made before the patch."""
     _state.replace(ssl.SSLContext, "_wrap_socket", _wrap_socket)
-    early = [each for each in gc.get_objects() if isinstance(each, ssl.SSLSocket) and each._sslobj is not None]  # type: ignore[attr-defined]
+    early = [each for each in _state.instances(ssl.SSLSocket) if each._sslobj is not None]
     for sock in early:
-        sock._sslobj = _SSLConnection(sock._sslobj, sock)  # type: ignore[attr-defined]
+        sock._sslobj = _SSLConnection(sock._sslobj, sock)
     if early:
         yield Finding("ssl", f"{len(early)} TLS connections had been made before the patch", fixed=True)

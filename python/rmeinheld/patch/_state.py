@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
@@ -30,6 +32,8 @@ class Finding:
 _originals: dict[tuple[str, str], Any] = {}
 _replacements: dict[int, tuple[Any, Any]] = {}
 _builtins: dict[FunctionType, object] = {}
+_scanned: dict[type, list[object]] = {}
+"""Objects by their class, within `one_scan`."""
 
 
 def replace(owner: ModuleType | type, name: str, new: object) -> None:
@@ -90,6 +94,26 @@ def closing[T](fd: int, close: Callable[[], T]) -> T:
             _rmeinheld.descriptor_closes(fd)
 
 
+@contextmanager
+def one_scan() -> Iterator[None]:
+    """Let `instances` look through the objects of the process once in this block. Later objects are overlooked."""
+    scanned = defaultdict(list)
+    for each in gc.get_objects():
+        scanned[type(each)].append(each)
+    _scanned.update(scanned)
+    try:
+        yield
+    finally:
+        _scanned.clear()
+
+
+def instances(kind: type) -> list[Any]:
+    """Return the objects of the class `kind` and of its subclasses. Proxies that pretend to be of it do not count."""
+    if _scanned:
+        return [each for found, several in _scanned.items() if kind in found.__mro__ for each in several]
+    return [each for each in gc.get_objects() if kind in type(each).__mro__]
+
+
 def rebind() -> Iterator[Finding]:
     """Replace the originals that modules have stored under names of their own.
 
@@ -104,8 +128,10 @@ def _rebind_names() -> Iterator[Finding]:
         if not isinstance(module, ModuleType) or name.startswith("rmeinheld") or name == "__mp_main__":
             continue
         for attribute, value in list(vars(module).items()):
+            if id(value) not in _replacements or (name, attribute) in _originals:
+                continue
             new = _replacement(value)
-            if new is value or (name, attribute) in _originals:
+            if new is value:
                 continue
             _originals[name, attribute] = value
             setattr(module, attribute, new)
@@ -114,10 +140,10 @@ def _rebind_names() -> Iterator[Finding]:
 
 
 def _rebind_defaults() -> Iterator[Finding]:
-    for function in gc.get_objects():
-        if type(function) is not FunctionType or (module := str(function.__module__)).startswith("rmeinheld"):
-            continue
+    for function in instances(FunctionType):
         in_order, by_name = function.__defaults__ or (), function.__kwdefaults__ or {}
+        if not (in_order or by_name) or (module := str(function.__module__)).startswith("rmeinheld"):
+            continue
         early = [value for value in (*in_order, *by_name.values()) if _replacement(value) is not value]
         if not early:
             continue

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _thread
 import functools
-import gc
 import logging
 import os
 import sys
@@ -433,9 +432,8 @@ def _adopt_threads() -> None:
 def _renew_handles() -> None:
     """Give threads and timers that were made but not started before the patch its handles (Python 3.13 and later)."""
     name = "_handle" if sys.version_info < (3, 14) else "_os_thread_handle"
-    for thread in gc.get_objects():
-        # `isinstance` would run the code of proxies.
-        if issubclass(type(thread), threading.Thread) and thread.__dict__.get("_initialized") and thread.ident is None:
+    for thread in _state.instances(threading.Thread):
+        if thread.__dict__.get("_initialized") and thread.ident is None:
             setattr(thread, name, ThreadHandle())
 
 
