@@ -32,5 +32,5 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
                     refused.append((pid, str(error)))
     pids = [pid for _, _, pid in siblings]
     answer = json.dumps({"pid": os.getpid(), "siblings": pids, "heard": HEARD, "refused": refused}).encode()
-    start_response("200 OK", [("Content-Length", str(len(answer))), ("Connection", "close")])
+    start_response("200 OK", [("Content-Length", str(len(answer)))])
     return [answer]
