@@ -288,6 +288,11 @@ unsafe fn within_turn(file: *mut ffi::PyObject, call: impl FnOnce() -> *mut ffi:
             return call();
         }
     }
+    // SAFETY: always safe to call.
+    if unsafe { ffi::Py_IsInitialized() } == 0 {
+        // The interpreter ends, and this thread is the last one. A signal has ended the patch half-way.
+        return call();
+    }
     Python::attach(|py| {
         // SAFETY: the caller keeps `file` alive for the length of the call.
         let file = unsafe { Bound::from_borrowed_ptr(py, file) };
