@@ -68,6 +68,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_service_tls.py",
     "test_slow_clients.py",
     "test_slow_readers.py",
+    "test_spread.py",
     "test_sqlite.py",
     "test_systemd.py",
     "test_taken_over.py",

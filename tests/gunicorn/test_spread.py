@@ -1,0 +1,59 @@
+"""Connections are spread over the workers of a service by their number."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from masters import Masters, Service
+from serving import Connection, request
+
+type Start = Masters[Service]
+
+CONNECTIONS = 64
+
+MOST = 44
+"""Of 64 connections. On a quiet machine each worker gets 32; the limit leaves room for a worker that has to wait."""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """`start(*options) -> Service`: a running master, which must end in order at the end of the test."""
+    masters = Masters(tmp_path, Service)
+    yield masters
+    masters.stop()
+
+
+def worker_of(connection: Connection) -> int:
+    """The process that answers on this connection."""
+    pid: int = json.loads(connection.request(request("GET", "/")).body)["pid"]
+    return pid
+
+
+def test_connections_go_to_the_worker_that_has_fewer(start: Start) -> None:
+    service = start("--workers", "2", "--keep-alive", "60", app="service_app:app")
+    service.await_ready()
+    connections = [service.connect() for _ in range(CONNECTIONS)]
+    workers = [worker_of(connection) for connection in connections]
+    counts = Counter(workers)
+    print(counts)
+    assert len(counts) == 2
+    assert max(counts.values()) <= MOST
+
+    # The next worker gets what the killed one had.
+    killed, staying = counts
+    os.kill(killed, signal.SIGKILL)
+    service.await_ready(2)
+    anew = [service.connect() for worker in workers if worker == killed]
+    again = Counter(map(worker_of, anew))
+    left = CONNECTIONS - counts[killed]
+    print(again)
+    assert left + again[staying] <= MOST
+    for connection in connections + anew:
+        connection.close()
