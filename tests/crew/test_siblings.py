@@ -30,6 +30,13 @@ def crew(tmp_path: Path) -> Iterator[Service]:
         yield made
 
 
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A directory whose path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="crew") as path:
+        yield Path(path)
+
+
 def socket_of(crew: Service, worker: Worker) -> str:
     return f"{crew.place}/{worker.slot}-{crew.board.generation(worker.slot)}.v1"
 
@@ -324,7 +331,7 @@ sys.stdin.read()
 
 
 @pytest.mark.skipif(not IS_ROOT, reason="root alone mounts file systems")
-def test_workers_find_each_other_where_the_directory_has_become_full(tmp_path: Path) -> None:
+def test_workers_find_each_other_where_the_directory_has_become_full(tmp_path: Path, short: Path) -> None:
     script = f"""
 import sys
 sys.path[:0] = {sys.path!r}
@@ -332,8 +339,7 @@ import os, subprocess
 from pathlib import Path
 from crews import Service
 from rmeinheld import crew_directory
-base = "/tmp/crew-full-{os.getpid()}"
-os.mkdir(base)
+base = "{short}"
 if subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=4", "none", base]).returncode:
     sys.exit(77)
 os.environ["RUNTIME_DIRECTORY"] = base
@@ -348,8 +354,6 @@ with Service(str(place), Path("{tmp_path}/log")) as crew:
     print(one.ask("until(lambda: heard)") and one.ask("heard"), two.ask("until(lambda: heard)") and two.ask("heard"))
 os.unlink(place.directory / "filler")
 print(crew_directory.remove(place))
-subprocess.run(["umount", base])
-os.rmdir(base)
 """
     done = subprocess.run(
         ["unshare", "--mount", sys.executable, "-c", script], capture_output=True, text=True, check=False
