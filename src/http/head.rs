@@ -22,6 +22,8 @@ use super::leniency::Leniency;
 use super::limits::HeadLimits;
 use super::{list_members, port_of};
 
+pub mod known;
+
 /// Field lines that are parsed without an allocation; a head with more lines costs one.
 const FIELDS_ON_STACK: usize = 64;
 /// The length of `HTTP/1.1`.
@@ -58,6 +60,10 @@ impl Span {
         self.start >= self.end
     }
 
+    fn moved(self, by: u32) -> Self {
+        Self { start: self.start.wrapping_add(by), end: self.end.wrapping_add(by) }
+    }
+
     /// The place of `part`, a subslice of `bytes`. Both are within `u32::MAX` bytes: `Head::parse` cuts its input.
     fn locate(bytes: &[u8], part: &[u8]) -> Self {
         let start = part.as_ptr().addr().wrapping_sub(bytes.as_ptr().addr());
@@ -72,6 +78,12 @@ pub struct FieldLine {
     pub name: Span,
     /// The value without SP and HTAB around it: bytes of HTAB, SP, VCHAR and obs-text.
     pub value: Span,
+}
+
+impl FieldLine {
+    fn moved(self, by: u32) -> Self {
+        Self { name: self.name.moved(by), value: self.value.moved(by) }
+    }
 }
 
 /// Was the head complete?
@@ -113,7 +125,19 @@ pub struct Head {
     pub host: Span,
     /// Is there an Upgrade field? In HTTP/1.0 it does not count (RFC 9110 7.8).
     pub has_upgrade: bool,
+    /// The head was recognised by its bytes; see [`known`].
+    pub repeated: Option<Repeated>,
+    seen: Semantics,
     scan: HeadScan,
+}
+
+/// The numbers of a head among those that connections repeat. Heads with equal numbers have equal bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repeated {
+    /// The number of the field section.
+    pub section: u32,
+    /// The number of the request line; 0 if only the field section was recognised.
+    pub line: u32,
 }
 
 impl Head {
@@ -253,6 +277,19 @@ impl Head {
         request: &httparse::Request<'_, '_>,
         limits: &HeadLimits,
     ) -> Result<Parsed, RequestError> {
+        let method = self.take_line(window, request, limits)?;
+        let seen = self.take_fields(window, length, request.headers, limits)?;
+        self.conclude(window, length, method, &seen)?;
+        Ok(Parsed::Complete)
+    }
+
+    /// Takes over the request line. Returns the method.
+    fn take_line<'b>(
+        &mut self,
+        window: &[u8],
+        request: &httparse::Request<'_, 'b>,
+        limits: &HeadLimits,
+    ) -> Result<&'b str, RequestError> {
         let (Some(method), Some(target), Some(minor)) = (request.method, request.path, request.version) else {
             return Err(BAD_REQUEST_LINE);
         };
@@ -261,9 +298,13 @@ impl Head {
         self.target = Span::locate(window, target.as_bytes());
         let line_bytes = method.len() + 1 + target.len() + 1 + VERSION_BYTES;
         require(line_bytes <= or_unlimited(limits.request_line_bytes), RequestError::UriTooLong)?;
-        let seen = self.take_fields(window, length, request.headers, limits)?;
+        Ok(method)
+    }
+
+    /// Applies the rules that depend on both the request line and the fields.
+    fn conclude(&mut self, window: &[u8], length: usize, method: &str, seen: &Semantics) -> Checked {
         self.take_target(window, method)?;
-        self.take_host(window, &seen)?;
+        self.take_host(window, seen)?;
         self.body = BodyFraming::None;
         if seen.has_framing {
             let lengths = values(window, &self.fields, b"content-length");
@@ -276,8 +317,10 @@ impl Head {
         self.keep_alive = !seen.close && (is_http_1_1 || seen.keep_alive);
         self.has_upgrade = is_http_1_1 && seen.upgrade;
         self.length = length;
+        self.seen = *seen;
+        self.repeated = None;
         self.scan = HeadScan::default();
-        Ok(Parsed::Complete)
+        Ok(())
     }
 
     /// Takes over the field lines. `httparse` accepts LF for CRLF, so the end of each line is checked here: the end of
@@ -376,7 +419,7 @@ impl Head {
 }
 
 /// The contents of the few fields that matter to the server.
-#[derive(Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Semantics {
     host: Span,
     host_count: usize,
@@ -390,6 +433,11 @@ struct Semantics {
 }
 
 impl Semantics {
+    /// The same contents at another place.
+    fn moved(self, by: u32) -> Self {
+        Self { host: if self.host_count > 0 { self.host.moved(by) } else { self.host }, ..self }
+    }
+
     /// Takes note of a field. Length and first letter tell most names apart.
     fn note(&mut self, name: &[u8], value: &[u8], value_span: Span) {
         let is = |known: &[u8]| name.eq_ignore_ascii_case(known);

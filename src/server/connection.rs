@@ -13,6 +13,7 @@ use super::shared::Shared;
 use crate::event_loop::{streams, turn};
 use crate::http::error::RequestError;
 use crate::http::exchange::{Ending, Exchange};
+use crate::http::head::known::LastSection;
 use crate::http::head::{Head, Parsed};
 use crate::http::proxy_protocol::{self, Addresses, Preface};
 use crate::http::response::error_page;
@@ -46,6 +47,8 @@ pub struct Connection {
     pending: Vec<u8>,
     /// The parser of a head that arrives in pieces.
     partial: Option<Box<Head>>,
+    /// The field section that came last, which most clients repeat.
+    section: LastSection,
     /// When the arriving head must be complete.
     head_deadline: Option<Instant>,
     /// Something has arrived that is no head: a PROXY header, or the beginning of TLS.
@@ -115,6 +118,7 @@ impl Connection {
             opening,
             pending: Vec::new(),
             partial: None,
+            section: LastSection::default(),
             head_deadline: None,
             has_begun: false,
             stage: ConnectionStage::Idle,
@@ -322,7 +326,7 @@ impl Connection {
                 }
             }
             let parsed = match shared.leniency() {
-                None => head.parse(buffer, limits),
+                None => head.parse_repeated(buffer, limits, &mut shared.known_heads(), &mut self.section),
                 Some(leniency) => head.parse_leniently(buffer, limits, leniency),
             };
             match parsed {

@@ -1,6 +1,6 @@
 //! State that the connections of a server share: the application, settings, logs, and buffers for the next request.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use crate::crew::seat::Seat;
 use crate::event_loop;
 use crate::http::error::{Checked, RequestError, require};
 use crate::http::head::Head;
+use crate::http::head::known::KnownHeads;
 use crate::http::leniency::{Leniency, is_conventional};
 use crate::http::limits::HeadLimits;
 use crate::http::proxy_protocol::Versions;
@@ -66,6 +67,7 @@ pub struct Shared {
     buffers: RefCell<Vec<Vec<u8>>>,
     #[expect(clippy::vec_box, reason = "connections keep a head that arrives in pieces, boxed")]
     heads: RefCell<Vec<Box<Head>>>,
+    known_heads: RefCell<KnownHeads>,
     stop_signal: Arc<StopSignal>,
 }
 
@@ -101,6 +103,7 @@ impl Shared {
             connection_limit: ConnectionLimit::new(settings.max_connections),
             buffers: RefCell::default(),
             heads: RefCell::default(),
+            known_heads: RefCell::default(),
             stop_signal,
         }
     }
@@ -118,6 +121,11 @@ impl Shared {
     /// The limits of a request head.
     pub fn head_limits(&self) -> &HeadLimits {
         &self.limits
+    }
+
+    /// The heads that connections repeat.
+    pub fn known_heads(&self) -> RefMut<'_, KnownHeads> {
+        self.known_heads.borrow_mut()
     }
 
     /// The repairs of a request head; `None` without any.

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use super::forwarding::FieldPolicy;
+use super::known_environs::{Beginning, KnownEnvirons};
 use super::request::{Request, Unprepared};
 use super::text::{environ_key, latin1, percent_decode};
 use crate::http::Version;
@@ -69,9 +70,6 @@ const COMMON_FIELDS: [&str; 52] = [
     "forwarded",
 ];
 
-/// Room in the prebuilt dictionary for the items of a request: a copy that grows is rebuilt.
-const SPARE_KEYS: usize = 7;
-
 /// Environ keys, made once.
 pub struct Keys {
     request_method: Py<PyString>,
@@ -131,8 +129,9 @@ impl Keys {
     }
 }
 
-/// Makes the dictionary that requests copy, with room for their own items.
-pub fn template<'py>(shared: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>> {
+/// Makes the dictionary that requests copy. It has the keys that every request sets, since a new key can make a copy grow,
+/// which rebuilds it. With these keys a dictionary has room for 18 fields.
+pub fn template<'py>(shared: &Bound<'py, PyDict>, keys: &Keys) -> PyResult<Bound<'py, PyDict>> {
     let py = shared.py();
     let base = shared.copy()?;
     let defaults =
@@ -140,11 +139,17 @@ pub fn template<'py>(shared: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>
     for (key, value) in defaults {
         base.set_item(PyString::intern(py, key), PyString::intern(py, value))?;
     }
-    for number in 0..SPARE_KEYS {
-        base.set_item(format!("rmeinheld.spare.{number}"), py.None())?;
-    }
-    for number in 0..SPARE_KEYS {
-        base.del_item(format!("rmeinheld.spare.{number}"))?;
+    let set_by_requests = [
+        &keys.raw_uri,
+        &keys.request_uri,
+        &keys.path_info,
+        &keys.remote_addr,
+        &keys.remote_port,
+        &keys.client_disconnected,
+        &keys.early_hints,
+    ];
+    for key in set_by_requests {
+        base.set_item(key, py.None())?;
     }
     Ok(base)
 }
@@ -156,11 +161,41 @@ pub fn template<'py>(shared: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyDict>
 pub fn build<'py>(
     py: Python<'py>,
     keys: &Keys,
+    known: &KnownEnvirons,
     policy: &FieldPolicy,
     request: &Request<'_>,
 ) -> Result<Bound<'py, PyDict>, Unprepared> {
-    let Request { head, bytes, remote, template, .. } = request;
-    let environ = template.bind(py).copy()?;
+    let remote = request.remote;
+    let environ = match known.begin(py, request)? {
+        Beginning::Whole(environ) => environ,
+        Beginning::Fields(environ) => {
+            add_line(keys, &environ, request)?;
+            known.keep_whole(&environ, request)?;
+            environ
+        }
+        Beginning::Template(environ) => {
+            add_fields(keys, policy, &environ, request)?;
+            known.keep_fields(&environ, request)?;
+            add_line(keys, &environ, request)?;
+            environ
+        }
+    };
+    environ.set_item(&keys.remote_addr, &remote.address)?;
+    match &remote.port {
+        Some(port) => environ.set_item(&keys.remote_port, port)?,
+        None => environ.del_item(&keys.remote_port)?,
+    }
+    if let Some(proxy) = &remote.proxy {
+        environ.update(proxy.bind(py).as_mapping())?;
+    }
+    policy.apply(&environ, request)?;
+    Ok(environ)
+}
+
+/// Adds the items of the request line.
+fn add_line(keys: &Keys, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> PyResult<()> {
+    let py = environ.py();
+    let Request { head, bytes, .. } = request;
     let method = head.method.of(bytes);
     if method != b"GET" {
         environ.set_item(&keys.request_method, latin1(py, method)?)?;
@@ -179,16 +214,13 @@ pub fn build<'py>(
     if !head.query.is_empty() {
         environ.set_item(&keys.query_string, latin1(py, head.query.of(bytes))?)?;
     }
-    environ.set_item(&keys.remote_addr, &remote.address)?;
-    if let Some(port) = &remote.port {
-        environ.set_item(&keys.remote_port, port)?;
+    // RFC 9112 3.2.2: the authority of an absolute target replaces Host, which HTTP/1.0 may lack.
+    if !head.authority.is_empty()
+        && let Some(host) = keys.common(b"host")
+    {
+        environ.set_item(&host.key, latin1(py, head.authority.of(bytes))?)?;
     }
-    if let Some(proxy) = &remote.proxy {
-        environ.update(proxy.bind(py).as_mapping())?;
-    }
-    add_fields(keys, policy, &environ, request)?;
-    policy.apply(&environ, request)?;
-    Ok(environ)
+    Ok(())
 }
 
 fn add_fields(
@@ -200,16 +232,10 @@ fn add_fields(
     let py = environ.py();
     let Request { head, bytes, is_trusted, .. } = request;
     let mut seen = 0_u64;
-    // RFC 9112 3.2.2: the authority of an absolute target replaces Host, which HTTP/1.0 may lack.
-    let has_authority = !head.authority.is_empty();
-    if has_authority && let Some(host) = keys.common(b"host") {
-        environ.set_item(&host.key, latin1(py, head.authority.of(bytes))?)?;
-    }
     for field in &head.fields {
         let (name, value) = (field.name.of(bytes), field.value.of(bytes));
         let value = latin1(py, value)?;
         match keys.common(name) {
-            Some(common) if has_authority && common.name == b"host" => {}
             Some(common) if seen & common.bit != 0 => {
                 let separator = if common.name == b"cookie" { "; " } else { "," };
                 append(environ, common.key.bind(py), &value, separator)?;

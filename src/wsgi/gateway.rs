@@ -11,6 +11,7 @@ use super::environ::{self, Keys};
 use super::forwarding::FieldPolicy;
 use super::in_progress::Stopping;
 use super::input::Input;
+use super::known_environs::KnownEnvirons;
 use super::spool::SpoolSettings;
 use super::stop_flag::StopFlag;
 use super::upgrade::WebSocketSettings;
@@ -48,6 +49,7 @@ pub struct Gateway {
     pub(super) application: Py<PyAny>,
     pub(super) settings: GatewaySettings,
     pub(super) keys: Keys,
+    pub(super) known: KnownEnvirons,
     shared: Py<PyDict>,
     pub(super) stop: StopFlag,
     pub(super) websocket: Arc<WebSocketSettings>,
@@ -84,13 +86,12 @@ impl Gateway {
         shared.set_item("SERVER_SOFTWARE", SERVER_SOFTWARE)?;
         let stop = StopFlag::default();
         shared.set_item("rmeinheld.stopping", Bound::new(py, Stopping::new(stop.clone()))?)?;
-        // Each request sets its own value; a copy with a new key would be larger.
-        shared.set_item("rmeinheld.client_disconnected", py.None())?;
         Ok(Gateway {
             application,
             websocket: Arc::new(settings.websocket.clone()),
             settings,
             keys: Keys::new(py),
+            known: KnownEnvirons::default(),
             shared: shared.unbind(),
             stop,
             seat,
@@ -109,7 +110,7 @@ impl Gateway {
             shared.set_item("wsgi.url_scheme", "https")?;
             shared.set_item("HTTPS", "on")?;
         }
-        Ok(environ::template(&shared)?.unbind())
+        Ok(environ::template(&shared, &self.keys)?.unbind())
     }
 
     /// The flag that is set when the server stops.

@@ -14,6 +14,7 @@ mod forwarding;
 mod gateway;
 mod in_progress;
 mod input;
+mod known_environs;
 mod prepare;
 mod request;
 mod respond;

@@ -26,7 +26,7 @@ impl Gateway {
         let Request { head, bytes, .. } = &request;
         let handshake =
             if head.has_upgrade { Handshake::of(head, bytes, self.websocket.origins.as_deref())? } else { None };
-        let environ = environ::build(py, &self.keys, &self.settings.fields, &request)?;
+        let environ = environ::build(py, &self.keys, &self.known, &self.settings.fields, &request)?;
         let Request { head, bytes, rest, stream, keep_alive, disconnected, .. } = request;
         environ.set_item(&self.keys.client_disconnected, disconnected)?;
         let method = MethodKind::of(head.method.of(bytes));
