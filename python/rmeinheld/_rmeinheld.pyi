@@ -41,6 +41,7 @@ __all__ = [
     "Timeout",
     "WebSocket",
     "WebSocketError",
+    "Write",
     "__version__",
     "_locks_park",
     "arm_exit",
@@ -1131,15 +1132,19 @@ class StartResponse:
 
     def __call__(
         self, status: str, response_headers: Iterable[Iterable[str]], exc_info: _ExceptionInfo | None = None, /
-    ) -> Callable[[bytes], None]: ...
-    def write(self, data: bytes) -> None:
-        """Send `data`, bytes, at once (PEP 3333, "The write() Callable"). Prefer returning an iterable.
-
-        Raises TypeError for anything but bytes, and ConnectionError when the client has gone.
-        """
-
+    ) -> Write: ...
     def client_has_gone(self) -> bool:
         """Return whether the client has gone away, as far as the loop knows without sending."""
+
+@final
+class Write:
+    """The callable that `start_response` returns: `write(data)` sends bytes at once (PEP 3333, "The write() Callable").
+    Prefer returning an iterable.
+
+    Raises TypeError for anything but bytes, and ConnectionError when the client has gone.
+    """
+
+    def __call__(self, data: bytes, /) -> None: ...
 
 @final
 class EarlyHints:

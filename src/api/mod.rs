@@ -31,7 +31,7 @@ mod _rmeinheld {
     use crate::server::{AdminListener, ErrorStream, Server, SharedCrew, SharedScoreboard};
     #[pymodule_export]
     use crate::wsgi::{
-        ClientDisconnected, ClientSocket, EarlyHints, FileWrapper, Input, StartResponse, Stopping, WebSocket,
+        ClientDisconnected, ClientSocket, EarlyHints, FileWrapper, Input, StartResponse, Stopping, WebSocket, Write,
     };
 
     #[pymodule_export]

@@ -79,13 +79,14 @@ pub enum ResponseBody {
 }
 
 /// The methods of requests whose responses have a framing of their own (RFC 9112 6.3, items 1 and 2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MethodKind {
     /// HEAD: the fields of the answer to GET, and no body.
     Head,
     /// CONNECT: a 2xx makes the connection a tunnel.
     Connect,
     /// All others.
+    #[default]
     Other,
 }
 

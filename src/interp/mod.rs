@@ -17,7 +17,7 @@ mod log;
 mod on_thread;
 mod process_loop;
 mod recursion;
-
+mod references;
 mod spawned;
 mod subject;
 mod thread_state;
@@ -41,6 +41,7 @@ pub use process_loop::{
     descriptor_closes, end_awaited, ensure_started, forget_in_child, hurry, is_forked, leave_if_forked, prepare_with,
     stop, stop_at_exit,
 };
+pub use references::reference_count;
 pub use spawned::{Coroutine, current, spawn, take_back, throw_at};
 pub use subject::{Subject, running as running_subject};
 pub use timeout::TimeoutContext;

@@ -232,7 +232,7 @@ impl Connection {
         }
         shared.count(&finished);
         self.ended_with_server = finished.ended_with_server;
-        finished.ending
+        finished.into_ending(shared.gateway())
     }
 
     /// Ends the connection as its last exchange has decided.

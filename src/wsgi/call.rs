@@ -9,7 +9,7 @@ use super::in_progress::{InProgress, describe};
 use super::input::{Input, Rest};
 use super::respond::respond;
 use super::spool::{Spooled, spool};
-use super::start_response::StartResponse;
+use super::start_response::{ResponseObjects, StartResponse};
 use super::upgrade::{WebSocket, WebSocketError};
 use crate::http::error::RequestError;
 use crate::http::exchange::{Ending, ExchangeEvent, LengthFault};
@@ -33,13 +33,37 @@ pub struct Finished<'py> {
     /// The response ended because the server stops.
     pub ended_with_server: bool,
     /// How the connection goes on.
-    pub ending: Ending,
+    ending: Ending,
+    objects: ResponseObjects<'py>,
+}
+
+impl Finished<'_> {
+    /// Frees what the request has used, for the next one. Returns how the connection goes on.
+    ///
+    /// # Parks
+    pub fn into_ending(self, gateway: &Gateway) -> Ending {
+        let Finished { environ, fields, ending, objects, .. } = self;
+        drop(environ);
+        gateway.responses.end(objects, fields);
+        ending
+    }
+}
+
+/// The outcome of a request as its response knows it; see [`Finished`].
+struct Ended {
+    length_fault: Option<LengthFault>,
+    status: u16,
+    fields: Vec<u8>,
+    body_bytes: u64,
+    client_gone: bool,
+    ended_with_server: bool,
+    ending: Ending,
 }
 
 /// A request that is ready to run.
 pub struct ApplicationCall<'py> {
     pub(super) environ: Bound<'py, PyDict>,
-    pub(super) response: Bound<'py, StartResponse>,
+    pub(super) objects: ResponseObjects<'py>,
     /// `wsgi.input` of a request with a body.
     pub(super) input: Option<Bound<'py, Input>>,
     /// Bytes received behind a request without a body.
@@ -54,14 +78,14 @@ impl<'py> ApplicationCall<'py> {
     /// # Parks
     pub fn run(self, py: Python<'py>, gateway: &Gateway) -> Finished<'py> {
         let _subject = Subject::set(self.environ.as_any().clone());
-        let in_progress = InProgress::begin(&self.environ, &self.response);
+        let in_progress = InProgress::begin(&self.environ, &self.objects.response);
         let outcome = in_fresh_context(py, || self.call(py, gateway)).and_then(|outcome| outcome);
         let (mut fault, mut websocket_bytes) = (None, 0);
         if let Some(websocket) = &self.websocket {
             websocket.get().forget_environ();
         }
         match &self.websocket {
-            Some(websocket) if self.response.get().is_upgraded() || is_taken_over(py, &outcome) => {
+            Some(websocket) if self.response().is_upgraded() || is_taken_over(py, &outcome) => {
                 let code = self.end_upgraded(py, gateway, outcome);
                 websocket_bytes = websocket.get().finish(py, code);
             }
@@ -81,32 +105,49 @@ impl<'py> ApplicationCall<'py> {
             (None, Some(websocket)) => websocket.get().take_early(),
             (None, None) => std::mem::take(&mut self.next),
         };
-        let ended_with_server = self.response.get().is_last();
-        let mut answer = self.response.get().end();
-        if let Some(fault) = answer.exchange.length_fault() {
+        let is_last = self.response().is_last();
+        let ended = self.response().end(|answer| {
+            let exchange = &answer.exchange;
+            Ended {
+                length_fault: exchange.length_fault(),
+                status: if exchange.is_answered() { answer.head.status } else { 0 },
+                body_bytes: exchange.sent_bytes() + websocket_bytes,
+                client_gone: exchange.is_client_gone(),
+                ended_with_server: is_last && answer.ends_with_server(),
+                ending: answer.ending(left_over),
+                fields: std::mem::take(&mut answer.head.bytes),
+            }
+        });
+        if let Some(fault) = ended.length_fault {
             let message = match fault {
                 LengthFault::TooLong => "the body is longer than its Content-Length; it was cut",
                 LengthFault::TooShort => "the body is shorter than its Content-Length",
             };
             log(py, Level::Warning, &format!("{}: {message}", self.what()), None);
         }
+        let ApplicationCall { environ, objects, .. } = self;
         Finished {
-            environ: self.environ,
-            status: if answer.exchange.is_answered() { answer.head.status } else { 0 },
-            fields: std::mem::take(&mut answer.head.bytes),
-            body_bytes: answer.exchange.sent_bytes() + websocket_bytes,
+            environ,
+            status: ended.status,
+            fields: ended.fields,
+            body_bytes: ended.body_bytes,
             fault,
-            client_gone: answer.exchange.is_client_gone(),
-            ended_with_server: ended_with_server && answer.ends_with_server(),
-            ending: answer.ending(left_over),
+            client_gone: ended.client_gone,
+            ended_with_server: ended.ended_with_server,
+            ending: ended.ending,
+            objects,
         }
+    }
+
+    fn response(&self) -> &StartResponse {
+        self.objects.response.get()
     }
 
     /// Ends the use of `wsgi.input`. Returns the bytes received behind the body, if the connection can be used again.
     ///
     /// # Parks
     fn end_input(&self, input: &Input) -> Vec<u8> {
-        let response = self.response.get();
+        let response = self.response();
         let rest = input.end();
         let is_in_reach = rest.is_some();
         let should_drain = response.answer().exchange.should_drain();
@@ -138,12 +179,12 @@ impl<'py> ApplicationCall<'py> {
     }
 
     fn call_application(&self, py: Python<'py>, gateway: &Gateway) -> PyResult<()> {
-        let result = gateway.application.bind(py).call1((&self.environ, &self.response));
+        let result = gateway.application.bind(py).call1((&self.environ, &self.objects.response));
         leave_if_forked(py, result.as_ref().err());
         let result = result?;
         // After an upgrade the return value is ignored.
-        let is_over = self.websocket.is_some() && self.response.get().is_upgraded();
-        let sent = if is_over { Ok(()) } else { respond(&result, self.response.get(), gateway.settings.use_sendfile) };
+        let is_over = self.websocket.is_some() && self.response().is_upgraded();
+        let sent = if is_over { Ok(()) } else { respond(&result, self.response(), gateway.settings.use_sendfile) };
         let closed = close(&result);
         match (sent, closed) {
             (Err(error), Err(second)) => {
@@ -164,7 +205,7 @@ impl<'py> ApplicationCall<'py> {
     /// Judges how the application of an upgraded connection has ended. Returns the code to close a WebSocket with.
     fn end_upgraded(&self, py: Python<'py>, gateway: &Gateway, outcome: PyResult<()>) -> u16 {
         match outcome {
-            Ok(()) if self.response.get().answer().has_failed => INTERNAL_ERROR,
+            Ok(()) if self.response().answer().has_failed => INTERNAL_ERROR,
             Ok(()) => NORMAL,
             // Gunicorn's sign of a connection that was taken over, and the sign of a client that is gone.
             Err(error) if error.is_instance_of::<PyStopIteration>(py) || error.is_instance_of::<WebSocketError>(py) => {
@@ -185,7 +226,7 @@ impl<'py> ApplicationCall<'py> {
     ///
     /// # Parks
     fn fail(&self, py: Python<'py>, gateway: &Gateway, error: &PyErr) -> Option<RequestError> {
-        let response = self.response.get();
+        let response = self.response();
         let fault = {
             let exchange = &response.answer().exchange;
             if exchange.is_client_gone() {

@@ -13,6 +13,7 @@ use super::in_progress::Stopping;
 use super::input::Input;
 use super::known_environs::KnownEnvirons;
 use super::spool::SpoolSettings;
+use super::start_response::{ResponsePool, ResponseSettings};
 use super::stop_flag::StopFlag;
 use super::upgrade::WebSocketSettings;
 use super::{FileWrapper, SERVER_SOFTWARE};
@@ -50,6 +51,7 @@ pub struct Gateway {
     pub(super) settings: GatewaySettings,
     pub(super) keys: Keys,
     pub(super) known: KnownEnvirons,
+    pub(super) responses: ResponsePool,
     shared: Py<PyDict>,
     pub(super) stop: StopFlag,
     pub(super) websocket: Arc<WebSocketSettings>,
@@ -86,12 +88,18 @@ impl Gateway {
         shared.set_item("SERVER_SOFTWARE", SERVER_SOFTWARE)?;
         let stop = StopFlag::default();
         shared.set_item("rmeinheld.stopping", Bound::new(py, Stopping::new(stop.clone()))?)?;
+        let responses = ResponsePool::new(ResponseSettings {
+            send_timeout: settings.send_timeout,
+            min_send_rate: settings.min_send_rate,
+            stop: stop.clone(),
+        });
         Ok(Gateway {
             application,
             websocket: Arc::new(settings.websocket.clone()),
             settings,
             keys: Keys::new(py),
             known: KnownEnvirons::default(),
+            responses,
             shared: shared.unbind(),
             stop,
             seat,

@@ -35,7 +35,7 @@ pub use in_progress::{Stopping, Waited, end_streams, waited_for};
 pub use input::Input;
 pub use request::{RemoteAddress, Request, Unprepared};
 pub use spool::SpoolSettings;
-pub use start_response::{EarlyHints, StartResponse, Terms};
+pub use start_response::{EarlyHints, ResponseObjects, StartResponse, Terms, Write};
 pub use stop_flag::StopFlag;
 pub use text::latin1;
 pub use upgrade::{ClientSocket, ConnectionClosed, WebSocket, WebSocketError, WebSocketSettings};

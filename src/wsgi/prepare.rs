@@ -11,7 +11,7 @@ use super::environ;
 use super::gateway::Gateway;
 use super::input::Input;
 use super::request::{Request, Unprepared};
-use super::start_response::{EarlyHints, StartResponse, Terms};
+use super::start_response::{StartResponse, Terms};
 use super::upgrade::{ClientSocket, WebSocket};
 use crate::http::exchange::Exchange;
 use crate::http::response::MethodKind;
@@ -30,29 +30,24 @@ impl Gateway {
         let Request { head, bytes, rest, stream, keep_alive, disconnected, .. } = request;
         environ.set_item(&self.keys.client_disconnected, disconnected)?;
         let method = MethodKind::of(head.method.of(bytes));
-        let terms = Terms {
-            version: head.version,
-            method,
-            send_timeout: self.settings.send_timeout,
-            min_send_rate: self.settings.min_send_rate,
-        };
+        let terms = Terms { version: head.version, method };
         let is_reusable = keep_alive && head.keep_alive && method != MethodKind::Connect;
         let exchange = Exchange::new(head.body, head.expects_continue, rest.len(), is_reusable);
-        let respond = |stream| Bound::new(py, StartResponse::new(terms, stream, exchange, self.stop.clone()));
-        let (response, input, mut next) = if head.body.has_content() {
+        let begin = |stream| self.responses.begin(py, terms, stream, exchange);
+        let (objects, input, mut next) = if head.body.has_content() {
             let body = RequestBody::new(head.body, rest, &self.settings.body)?;
-            let response = respond(Arc::clone(&stream))?;
-            let input = Bound::new(py, Input::new(body, stream, response.clone().unbind()))?;
+            let objects = begin(Arc::clone(&stream))?;
+            let input = Bound::new(py, Input::new(body, stream, objects.response.clone().unbind()))?;
             environ.set_item(&self.keys.input, &input)?;
-            (response, Some(input), Vec::new())
+            (objects, Some(input), Vec::new())
         } else {
-            (respond(stream)?, None, rest)
+            (begin(stream)?, None, rest)
         };
-        environ.set_item(&self.keys.early_hints, Bound::new(py, EarlyHints::new(&response))?)?;
+        environ.set_item(&self.keys.early_hints, &objects.early_hints)?;
         let websocket = handshake
-            .map(|handshake| self.add_websocket(handshake, &environ, &response, std::mem::take(&mut next)))
+            .map(|handshake| self.add_websocket(handshake, &environ, &objects.response, std::mem::take(&mut next)))
             .transpose()?;
-        Ok(ApplicationCall { environ, response, input, next, websocket })
+        Ok(ApplicationCall { environ, objects, input, next, websocket })
     }
 
     /// Adds the items of a valid handshake to the environ.

@@ -9,15 +9,18 @@
 //! | `sender`      | framing, sending, and the lock on sending                       |
 //! | `early_hints` | interim responses                                               |
 //! | `ending`      | the end with the server or its client                           |
+//! | `reuse`       | objects that serve one request after the other                  |
 //! | `takeover`    | connections that speak another protocol from now on             |
 
 mod answer;
 mod early_hints;
 mod ending;
+mod reuse;
 mod sender;
 mod takeover;
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use pyo3::exceptions::{PyAssertionError, PyValueError};
 use pyo3::prelude::*;
@@ -35,6 +38,17 @@ use crate::sync::lock;
 use answer::ResponseHead;
 pub use answer::{Answer, Terms};
 pub use early_hints::EarlyHints;
+pub use reuse::{ResponseObjects, ResponsePool};
+
+/// The settings of all responses of a server.
+pub struct ResponseSettings {
+    /// How long a client may take without taking anything.
+    pub send_timeout: Option<Duration>,
+    /// Bytes a second that a client must take in the long run; 0 for no such rule.
+    pub min_send_rate: u32,
+    /// Once it is set, responses announce the end of their connections.
+    pub stop: StopFlag,
+}
 
 /// `start_response(status, response_headers, exc_info=None)` of one request (PEP 3333). It returns `write`.
 ///
@@ -42,21 +56,47 @@ pub use early_hints::EarlyHints;
 /// exception of `exc_info` once the head has been sent.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct StartResponse {
-    terms: Terms,
+    settings: Arc<ResponseSettings>,
     pace: Pace,
-    stop: StopFlag,
     answer: Mutex<Answer>,
+    /// The callable that `start_response` returns.
+    write: Mutex<Option<Py<Write>>>,
+}
+
+/// The callable that `start_response` returns: `write(data)` sends bytes at once (PEP 3333, "The write() Callable").
+/// Prefer returning an iterable.
+///
+/// Raises TypeError for anything but bytes, and ConnectionError when the client has gone.
+#[pyclass(frozen, module = "rmeinheld")]
+pub struct Write {
+    response: Py<StartResponse>,
 }
 
 impl StartResponse {
-    /// The response to one request on `stream`. Once `stop` is set, it announces the end of the connection.
-    pub fn new(terms: Terms, stream: Arc<Stream>, exchange: Exchange, stop: StopFlag) -> StartResponse {
+    /// A response that belongs to no request yet.
+    fn new(settings: Arc<ResponseSettings>) -> StartResponse {
         StartResponse {
-            pace: Pace::new(terms.send_timeout, terms.min_send_rate),
-            terms,
-            stop,
-            answer: Mutex::new(Answer::new(stream, exchange)),
+            pace: Pace::new(settings.send_timeout, settings.min_send_rate),
+            settings,
+            answer: Mutex::default(),
+            write: Mutex::default(),
         }
+    }
+
+    /// Begins the response to one request on `stream`.
+    fn begin(&self, terms: Terms, stream: Arc<Stream>, exchange: Exchange, buffer: Vec<u8>) {
+        self.pace.refresh();
+        self.answer().begin(terms, stream, exchange, buffer);
+    }
+
+    fn set_write(&self, write: Option<Py<Write>>) {
+        let previous = std::mem::replace(&mut *lock(&self.write), write);
+        drop(previous);
+    }
+
+    /// Does nothing but this response refer to its `write`?
+    fn is_write_free(&self, py: Python<'_>) -> bool {
+        lock(&self.write).as_ref().is_some_and(|write| interp::reference_count(write.bind(py)) == 1)
     }
 
     /// Locks the response as it stands. The lock must not be held across a park or a call of Python code.
@@ -69,9 +109,15 @@ impl StartResponse {
         self.answer().exchange.framing().is_some()
     }
 
-    /// Ends the request: `write` raises from now on. Returns the response's record.
-    pub fn end(&self) -> Answer {
-        std::mem::take(&mut *self.answer())
+    /// Ends the request: `write` raises from now on. Returns what `look` finds in the response.
+    pub fn end<R>(&self, look: impl FnOnce(&mut Answer) -> R) -> R {
+        let mut answer = self.answer();
+        let found = look(&mut answer);
+        let remains = answer.end();
+        drop(answer);
+        // Outside of the lock, since this may run Python code.
+        drop(remains);
+        found
     }
 
     /// Does the body go out in chunks, each with its size before it?
@@ -104,12 +150,12 @@ impl StartResponse {
         status: &Bound<'py, PyAny>,
         response_headers: &Bound<'py, PyAny>,
         exc_info: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
+    ) -> PyResult<Py<Write>> {
         let py = slf.py();
         let this = slf.get();
-        if this.check_call(status, exc_info)? {
+        if let Some(buffer) = this.check_call(status, exc_info)? {
             // Reading the arguments may run Python code that calls back, so the lock is free meanwhile.
-            let head = ResponseHead::read(status, response_headers);
+            let head = ResponseHead::read(status, response_headers, buffer);
             let mut answer = this.answer();
             match head {
                 Ok(_) if answer.exchange.framing().is_some() => {
@@ -126,17 +172,7 @@ impl StartResponse {
             drop(answer);
             this.end_own_stream(py)?;
         }
-        slf.getattr(pyo3::intern!(py, "write"))
-    }
-
-    /// Send `data`, bytes, at once (PEP 3333, "The write() Callable"). Prefer returning an iterable.
-    ///
-    /// Raises TypeError for anything but bytes, and ConnectionError when the client has gone.
-    fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
-        let data = data.cast::<PyBytes>().map_err(|_| text::wrong_type("write() takes bytes", data, "PEP 3333"))?;
-        self.send(data, None)?;
-        self.end_own_stream(data.py())?;
-        interp::give_way(data.py())
+        this.write(py)
     }
 
     /// Return whether the client has gone away, as far as the loop knows without sending.
@@ -149,11 +185,39 @@ impl StartResponse {
     }
 }
 
+#[pymethods]
+impl Write {
+    /// # Parks
+    #[pyo3(signature = (data, /))]
+    fn __call__(&self, data: &Bound<'_, PyAny>) -> PyResult<()> {
+        let data = data.cast::<PyBytes>().map_err(|_| text::wrong_type("write() takes bytes", data, "PEP 3333"))?;
+        let response = self.response.get();
+        response.send(data, None)?;
+        response.end_own_stream(data.py())?;
+        interp::give_way(data.py())
+    }
+}
+
+impl Write {
+    fn new(response: &Bound<'_, StartResponse>) -> Write {
+        Write { response: response.clone().unbind() }
+    }
+}
+
 impl StartResponse {
-    /// May the application call `start_response` now? False after an upgrade, where the call is noted and has no
-    /// effect.
-    fn check_call(&self, status: &Bound<'_, PyAny>, exc_info: Option<&Bound<'_, PyAny>>) -> PyResult<bool> {
-        let answer = self.answer();
+    /// The callable that `start_response` returns.
+    ///
+    /// # Errors
+    /// ValueError after the request has ended.
+    fn write(&self, py: Python<'_>) -> PyResult<Py<Write>> {
+        let write = lock(&self.write).as_ref().map(|write| write.clone_ref(py));
+        write.ok_or_else(|| PyValueError::new_err("start_response was called after its request had ended"))
+    }
+
+    /// Checks that the application may call `start_response` now. Returns an empty buffer for the head; `None` after an
+    /// upgrade, where the call is noted and has no effect.
+    fn check_call(&self, status: &Bound<'_, PyAny>, exc_info: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Vec<u8>>> {
+        let mut answer = self.answer();
         if answer.stream.is_none() {
             return Err(PyValueError::new_err("start_response was called after its request had ended"));
         }
@@ -162,7 +226,7 @@ impl StartResponse {
             // Frameworks answer the result or exception of their handler; the client does not see it.
             let has_failed = status.to_string().starts_with('5');
             self.answer().has_failed |= has_failed;
-            return Ok(false);
+            return Ok(None);
         }
         match exc_info {
             Some(exc_info) if answer.exchange.framing().is_some() => {
@@ -172,7 +236,8 @@ impl StartResponse {
             None if answer.head.status != 0 => {
                 Err(PyAssertionError::new_err("start_response was called a second time without exc_info (PEP 3333)"))
             }
-            _ => Ok(true),
+            None => Ok(Some(std::mem::take(&mut answer.head.bytes))),
+            Some(_) => Ok(Some(Vec::new())),
         }
     }
 }

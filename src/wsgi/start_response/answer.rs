@@ -1,7 +1,7 @@
 //! The response as it stands: status and fields as the application gives them, and how far the exchange has come.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -17,19 +17,15 @@ use crate::http::response::{
 use crate::net::Stream;
 
 /// Room for the head of an ordinary response and the server's own fields, so that its buffer need not grow.
-const HEAD_BYTES: usize = 512;
+pub(super) const HEAD_BYTES: usize = 512;
 
 /// Request properties and settings that shape the response.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Terms {
     /// The request's version.
     pub version: Version,
     /// Its method, as far as that decides how the answer is framed.
     pub method: MethodKind,
-    /// How long the client may take without taking anything.
-    pub send_timeout: Option<Duration>,
-    /// Bytes a second that it must take in the long run; 0 for no such rule.
-    pub min_send_rate: u32,
 }
 
 /// The response as it stands. The default belongs to a request that has ended.
@@ -37,6 +33,7 @@ pub struct Terms {
 pub struct Answer {
     /// Where the response goes, until the request has ended.
     pub(super) stream: Option<Arc<Stream>>,
+    pub(super) terms: Terms,
     /// How far request and response have come.
     pub exchange: Exchange,
     /// Status and fields, until and after they are sent.
@@ -87,9 +84,17 @@ pub(super) struct Rare {
 }
 
 impl Answer {
-    /// A response of which nothing is known yet.
-    pub(super) fn new(stream: Arc<Stream>, exchange: Exchange) -> Answer {
-        Answer { stream: Some(stream), exchange, ..Answer::default() }
+    /// Begins a response of which nothing is known yet, after the end of another. `buffer` is for its head.
+    pub(super) fn begin(&mut self, terms: Terms, stream: Arc<Stream>, exchange: Exchange, buffer: Vec<u8>) {
+        (self.stream, self.terms, self.exchange) = (Some(stream), terms, exchange);
+        self.head.bytes = buffer;
+    }
+
+    /// Becomes the response to a request that has ended. Returns the parts whose end may run Python code.
+    pub(super) fn end(&mut self) -> (Option<Arc<Stream>>, Option<Box<Rare>>) {
+        (self.exchange, self.head) = Default::default();
+        (self.is_sending, self.has_failed, self.at_stop) = Default::default();
+        (self.stream.take(), self.rare.take())
     }
 
     /// Replaces what the application has said so far by an error page of the server's own. `closes` ends the
@@ -119,12 +124,8 @@ impl Answer {
 
     /// Begins the response: adds the server's own fields and the end of the head. `closes` says that the server ends
     /// the connection. Returns the whole head.
-    pub(super) fn complete_head(
-        &mut self,
-        terms: &Terms,
-        known_length: Option<u64>,
-        closes: bool,
-    ) -> PyResult<Vec<u8>> {
+    pub(super) fn complete_head(&mut self, known_length: Option<u64>, closes: bool) -> PyResult<Vec<u8>> {
+        let terms = self.terms;
         let ResponseHead { status, declared_length, has_server, has_date, wants_close, .. } = self.head;
         let plan = plan(terms.version, terms.method, status, declared_length, known_length);
         self.exchange.begin_response(status, &plan, wants_close || closes).map_err(illegal)?;
@@ -162,11 +163,15 @@ impl ResponseHead {
         ResponseHead { status: 101, bytes, ..ResponseHead::default() }
     }
 
-    /// Reads status and fields, which may run Python code.
+    /// Reads status and fields, which may run Python code, into the empty buffer `bytes`.
     ///
     /// # Errors
     /// TypeError or ValueError naming the rule that is broken.
-    pub(super) fn read(status: &Bound<'_, PyAny>, fields: &Bound<'_, PyAny>) -> PyResult<ResponseHead> {
+    pub(super) fn read(
+        status: &Bound<'_, PyAny>,
+        fields: &Bound<'_, PyAny>,
+        mut bytes: Vec<u8>,
+    ) -> PyResult<ResponseHead> {
         let status =
             status.cast::<PyString>().map_err(|_| text::wrong_type("the status must be a str", status, "PEP 3333"))?;
         let status = text::latin1_bytes(status, "the status")?;
@@ -175,7 +180,8 @@ impl ResponseHead {
         if matches!(code, 100 | 102..=199) {
             return Err(PyValueError::new_err("the status is that of an interim response (PEP 3333, RFC 9110 15.2)"));
         }
-        let mut head = ResponseHead { status: code, bytes: Vec::with_capacity(HEAD_BYTES), ..ResponseHead::default() };
+        bytes.reserve(HEAD_BYTES);
+        let mut head = ResponseHead { status: code, bytes, ..ResponseHead::default() };
         write_status_line(&mut head.bytes, &status);
         if let Ok(list) = fields.cast::<PyList>() {
             for field in list {

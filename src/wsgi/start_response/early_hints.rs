@@ -41,7 +41,7 @@ impl EarlyHints {
     #[pyo3(signature = (headers, /))]
     fn __call__(&self, py: Python<'_>, headers: &Bound<'_, PyAny>) -> PyResult<()> {
         let response = self.response.get();
-        if response.terms.version == Version::Http10 || !response.answer().takes_interim() {
+        if !response.answer().takes_interim() {
             return Ok(());
         }
         let mut head = Vec::new();
@@ -74,9 +74,9 @@ impl StartResponse {
 }
 
 impl Answer {
-    /// Does the client still wait for the head of the response?
+    /// Does the client still wait for the head of the response, and know interim ones?
     fn takes_interim(&self) -> bool {
-        self.stream.is_some() && self.exchange.takes_interim()
+        self.stream.is_some() && self.terms.version != Version::Http10 && self.exchange.takes_interim()
     }
 }
 

@@ -96,7 +96,7 @@ impl StartResponse {
             PeerEnd::Both => true,
             PeerEnd::Sending => {
                 let since = *self.answer().rare().half_closed_since.get_or_insert_with(Instant::now);
-                self.terms.send_timeout.is_some_and(|timeout| since.elapsed() >= timeout)
+                self.settings.send_timeout.is_some_and(|timeout| since.elapsed() >= timeout)
             }
         };
         if !is_gone {

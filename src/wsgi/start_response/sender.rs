@@ -140,7 +140,7 @@ impl StartResponse {
             Some(_) => Vec::new(),
             None => {
                 let closes = self.is_last_of_connection(&answer);
-                answer.complete_head(&self.terms, known_length, closes)?
+                answer.complete_head(known_length, closes)?
             }
         };
         let head = before.len();

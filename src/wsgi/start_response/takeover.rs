@@ -42,17 +42,17 @@ impl StartResponse {
 
     /// Does the server stop?
     pub fn is_last(&self) -> bool {
-        self.stop.is_set()
+        self.settings.stop.is_set()
     }
 
     /// Does the connection end with this request, because the server stops? Requests that have arrived behind it are
     /// answered first.
     pub(super) fn is_last_of_connection(&self, answer: &Answer) -> bool {
-        self.is_last() && !(self.stop.keeps_connections() && answer.has_next())
+        self.is_last() && !(self.settings.stop.keeps_connections() && answer.has_next())
     }
 
     /// The stop of the server.
     pub fn stop(&self) -> &StopFlag {
-        &self.stop
+        &self.settings.stop
     }
 }
