@@ -88,11 +88,8 @@ impl Gateway {
         shared.set_item("SERVER_SOFTWARE", SERVER_SOFTWARE)?;
         let stop = StopFlag::default();
         shared.set_item("rmeinheld.stopping", Bound::new(py, Stopping::new(stop.clone()))?)?;
-        let responses = ResponsePool::new(ResponseSettings {
-            send_timeout: settings.send_timeout,
-            min_send_rate: settings.min_send_rate,
-            stop: stop.clone(),
-        });
+        let responses =
+            ResponsePool::new(ResponseSettings::new(settings.send_timeout, settings.min_send_rate, stop.clone()));
         Ok(Gateway {
             application,
             websocket: Arc::new(settings.websocket.clone()),

@@ -9,12 +9,14 @@
 //! | `sender`      | framing, sending, and the lock on sending                       |
 //! | `early_hints` | interim responses                                               |
 //! | `ending`      | the end with the server or its client                           |
+//! | `known_fields`| headers that applications pass again and again                  |
 //! | `reuse`       | objects that serve one request after the other                  |
 //! | `takeover`    | connections that speak another protocol from now on             |
 
 mod answer;
 mod early_hints;
 mod ending;
+mod known_fields;
 mod reuse;
 mod sender;
 mod takeover;
@@ -38,6 +40,7 @@ use crate::sync::lock;
 use answer::ResponseHead;
 pub use answer::{Answer, Terms};
 pub use early_hints::EarlyHints;
+use known_fields::KnownFields;
 pub use reuse::{ResponseObjects, ResponsePool};
 
 /// The settings of all responses of a server.
@@ -48,6 +51,14 @@ pub struct ResponseSettings {
     pub min_send_rate: u32,
     /// Once it is set, responses announce the end of their connections.
     pub stop: StopFlag,
+    known_fields: Mutex<KnownFields>,
+}
+
+impl ResponseSettings {
+    /// Settings with these values.
+    pub fn new(send_timeout: Option<Duration>, min_send_rate: u32, stop: StopFlag) -> ResponseSettings {
+        ResponseSettings { send_timeout, min_send_rate, stop, known_fields: Mutex::default() }
+    }
 }
 
 /// `start_response(status, response_headers, exc_info=None)` of one request (PEP 3333). It returns `write`.
@@ -155,7 +166,7 @@ impl StartResponse {
         let this = slf.get();
         if let Some(buffer) = this.check_call(status, exc_info)? {
             // Reading the arguments may run Python code that calls back, so the lock is free meanwhile.
-            let head = ResponseHead::read(status, response_headers, buffer);
+            let head = ResponseHead::read(status, response_headers, buffer, &this.settings.known_fields);
             let mut answer = this.answer();
             match head {
                 Ok(_) if answer.exchange.framing().is_some() => {

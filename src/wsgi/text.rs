@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyString;
+use pyo3::types::string::PyStringData;
 
 /// The `str` with these bytes as its code points.
 #[expect(unsafe_code, reason = "pyo3 decodes only UTF-8, and this runs for every header of every request")]
@@ -21,16 +22,16 @@ pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyStrin
 ///
 /// # Errors
 /// ValueError, naming `what`, if one is above U+00FF.
-pub fn latin1_bytes<'a>(text: &'a Bound<'_, PyString>, what: &str) -> PyResult<Cow<'a, [u8]>> {
-    if let Ok(utf8) = text.to_str() {
-        if utf8.is_ascii() {
-            return Ok(Cow::Borrowed(utf8.as_bytes()));
-        }
-        if let Some(bytes) = utf8.chars().map(|character| u8::try_from(u32::from(character)).ok()).collect() {
-            return Ok(Cow::Owned(bytes));
+#[expect(unsafe_code, reason = "CPython keeps latin-1 as bytes, and this runs for every header of every response")]
+pub fn latin1_bytes<'a>(text: &'a Bound<'_, PyString>, what: &str) -> PyResult<&'a [u8]> {
+    // SAFETY: a str object never changes, and `text` keeps it alive.
+    match unsafe { text.data() } {
+        // The widest code point decides how a str is kept.
+        Ok(PyStringData::Ucs1(bytes)) => Ok(bytes),
+        _ => {
+            Err(PyValueError::new_err(format!("{what} has a character outside latin-1 (PEP 3333, \"Unicode Issues\")")))
         }
     }
-    Err(PyValueError::new_err(format!("{what} has a character outside latin-1 (PEP 3333, \"Unicode Issues\")")))
 }
 
 /// TypeError: the rule that a value breaks, its type, and where the rule comes from.

@@ -1,6 +1,6 @@
 //! The response as it stands: status and fields as the application gives them, and how far the exchange has come.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyValueError};
@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyIterator, PyList, PyString, PyTuple};
 
 use super::super::{SERVER_SOFTWARE, clock, text};
+use super::known_fields::{KnownFields, ReadField};
 use crate::event_loop::streams;
 use crate::http::Version;
 use crate::http::exchange::{Ending, Exchange, IllegalEvent};
@@ -15,6 +16,7 @@ use crate::http::response::{
     FieldKind, MethodKind, check_field, parse_status, plan, reason, write_common, write_field, write_status_line,
 };
 use crate::net::Stream;
+use crate::sync::lock;
 
 /// Room for the head of an ordinary response and the server's own fields, so that its buffer need not grow.
 pub(super) const HEAD_BYTES: usize = 512;
@@ -171,83 +173,114 @@ impl ResponseHead {
         status: &Bound<'_, PyAny>,
         fields: &Bound<'_, PyAny>,
         mut bytes: Vec<u8>,
+        known: &Mutex<KnownFields>,
     ) -> PyResult<ResponseHead> {
         let status =
             status.cast::<PyString>().map_err(|_| text::wrong_type("the status must be a str", status, "PEP 3333"))?;
         let status = text::latin1_bytes(status, "the status")?;
-        let code = parse_status(&status).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let code = parse_status(status).map_err(|error| PyValueError::new_err(error.to_string()))?;
         // A client waits for the final response behind such a one, and would take that of its next request for it.
         if matches!(code, 100 | 102..=199) {
             return Err(PyValueError::new_err("the status is that of an interim response (PEP 3333, RFC 9110 15.2)"));
         }
         bytes.reserve(HEAD_BYTES);
         let mut head = ResponseHead { status: code, bytes, ..ResponseHead::default() };
-        write_status_line(&mut head.bytes, &status);
+        write_status_line(&mut head.bytes, status);
         if let Ok(list) = fields.cast::<PyList>() {
             for field in list {
-                head.add_pair(&field)?;
+                head.add_pair(&field, known)?;
             }
         } else {
             // PEP 3333 asks for a list; Gunicorn takes whatever can be iterated, and applications count on that.
             for field in iterate(fields, "the response headers must be a list of pairs")? {
-                head.add_pair(&field?)?;
+                head.add_pair(&field?, known)?;
             }
         }
         Ok(head)
     }
 
-    fn add_pair(&mut self, field: &Bound<'_, PyAny>) -> PyResult<()> {
+    fn add_pair(&mut self, field: &Bound<'_, PyAny>, known: &Mutex<KnownFields>) -> PyResult<()> {
         const RULE: &str = "each response header must be a pair (name, value)";
         if let Ok(pair) = field.cast::<PyTuple>()
             && pair.len() == 2
         {
-            return self.add_field(&pair.get_item(0)?, &pair.get_item(1)?);
+            if let Some(known) = lock(known).find(pair) {
+                return self.add_known(known);
+            }
+            let start = self.bytes.len();
+            let added = self.add_field(&pair.get_item(0)?, &pair.get_item(1)?)?;
+            if let Some((kind, is_event_stream)) = added {
+                let line = self.bytes.get(start..).unwrap_or_default();
+                let previous = lock(known).keep(pair, ReadField { kind, is_event_stream, line });
+                drop(previous);
+            }
+            return Ok(());
         }
         let mut items = iterate(field, RULE)?;
         match (items.next().transpose()?, items.next().transpose()?, items.next().transpose()?) {
-            (Some(name), Some(value), None) => self.add_field(&name, &value),
+            (Some(name), Some(value), None) => self.add_field(&name, &value).map(drop),
             _ => Err(text::wrong_type(RULE, field, "PEP 3333")),
         }
     }
 
-    fn add_field(&mut self, name: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    /// Adds a field. Returns its meaning if that depends on nothing but the field.
+    fn add_field(&mut self, name: &Bound<'_, PyAny>, value: &Bound<'_, PyAny>) -> PyResult<Option<(FieldKind, bool)>> {
         let name = name
             .cast::<PyString>()
             .map_err(|_| text::wrong_type("a response header's name must be a str", name, "PEP 3333"))?;
         let name = text::latin1_bytes(name, "a response header's name")?;
         let value = value.cast::<PyString>().map_err(|_| {
-            let what = format!("the value of response header {:?} must be a str", String::from_utf8_lossy(&name));
+            let what = format!("the value of response header {:?} must be a str", String::from_utf8_lossy(name));
             text::wrong_type(&what, value, "PEP 3333")
         })?;
         let value = text::latin1_bytes(value, "a response header's value")?;
-        let kind = check_field(&name, &value).map_err(|error| {
-            PyValueError::new_err(format!("response header {:?}: {error}", String::from_utf8_lossy(&name)))
+        let kind = check_field(name, value).map_err(|error| {
+            PyValueError::new_err(format!("response header {:?}: {error}", String::from_utf8_lossy(name)))
         })?;
+        let mut is_event_stream_field = false;
         match kind {
             FieldKind::ContentLength(length) => {
-                if self.declared_length.is_some_and(|other| other != length) {
-                    return Err(PyValueError::new_err(
-                        "two different Content-Length response headers (PEP 3333, RFC 9110 8.6)",
-                    ));
-                }
-                self.declared_length = Some(length);
-                return Ok(());
+                self.declare_length(length)?;
+                return Ok(Some((kind, false)));
             }
             // PEP 3333, "Other HTTP Features": hop-by-hop fields are the server's. The wish to close is honoured.
             FieldKind::Connection => {
                 self.wants_close |=
                     value.split(|&byte| byte == b',').any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
-                return Ok(());
+                return Ok(None);
             }
             FieldKind::Upgrade if self.status == 101 => {}
             // RFC 9110 15.5.22: a 426 names the protocol that the client should ask for.
             FieldKind::Upgrade if self.status == 426 => write_field(&mut self.bytes, b"Connection", b"upgrade"),
-            FieldKind::TransferEncoding | FieldKind::HopByHop | FieldKind::Upgrade => return Ok(()),
+            FieldKind::TransferEncoding | FieldKind::HopByHop | FieldKind::Upgrade => return Ok(None),
             FieldKind::Date => self.has_date = true,
             FieldKind::Server => self.has_server = true,
-            FieldKind::Other => self.is_event_stream |= is_event_stream(&name, &value),
+            FieldKind::Other => is_event_stream_field = is_event_stream(name, value),
         }
-        write_field(&mut self.bytes, &name, &value);
+        self.is_event_stream |= is_event_stream_field;
+        write_field(&mut self.bytes, name, value);
+        Ok((kind != FieldKind::Upgrade).then_some((kind, is_event_stream_field)))
+    }
+
+    /// Adds a field that an earlier response had.
+    fn add_known(&mut self, field: ReadField<'_>) -> PyResult<()> {
+        if let FieldKind::ContentLength(length) = field.kind {
+            return self.declare_length(length);
+        }
+        self.has_date |= field.kind == FieldKind::Date;
+        self.has_server |= field.kind == FieldKind::Server;
+        self.is_event_stream |= field.is_event_stream;
+        self.bytes.extend_from_slice(field.line);
+        Ok(())
+    }
+
+    fn declare_length(&mut self, length: u64) -> PyResult<()> {
+        if self.declared_length.is_some_and(|other| other != length) {
+            return Err(PyValueError::new_err(
+                "two different Content-Length response headers (PEP 3333, RFC 9110 8.6)",
+            ));
+        }
+        self.declared_length = Some(length);
         Ok(())
     }
 }

@@ -1,6 +1,5 @@
 //! `environ["wsgi.early_hints"]` as in Gunicorn: interim responses of status 103 (RFC 8297).
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -86,17 +85,17 @@ fn add_field(head: &mut Vec<u8>, field: &Bound<'_, PyAny>) -> PyResult<()> {
         return Err(PyTypeError::new_err("each early hint must be a pair of name and value"));
     };
     let (name, value) = (bytes_of(name)?, bytes_of(value)?);
-    let kind = check_field(&name, &value)
-        .map_err(|error| PyValueError::new_err(format!("early hint {:?}: {error}", String::from_utf8_lossy(&name))))?;
+    let kind = check_field(name, value)
+        .map_err(|error| PyValueError::new_err(format!("early hint {:?}: {error}", String::from_utf8_lossy(name))))?;
     if matches!(kind, FieldKind::Other | FieldKind::Date | FieldKind::Server) {
-        write_field(head, &name, &value);
+        write_field(head, name, value);
     }
     Ok(())
 }
 
-fn bytes_of<'a>(text: &'a Bound<'_, PyAny>) -> PyResult<Cow<'a, [u8]>> {
+fn bytes_of<'a>(text: &'a Bound<'_, PyAny>) -> PyResult<&'a [u8]> {
     if let Ok(bytes) = text.cast::<PyBytes>() {
-        return Ok(Cow::Borrowed(bytes.as_bytes()));
+        return Ok(bytes.as_bytes());
     }
     let text = text
         .cast::<PyString>()

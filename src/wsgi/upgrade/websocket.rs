@@ -353,15 +353,15 @@ fn add_headers(headers: &Bound<'_, PyAny>, head: &mut Vec<u8>) -> PyResult<()> {
             .map_err(|_| wrong(&pair.get_type().to_string()))?;
         let name = text::latin1_bytes(&name, "a header's name")?;
         let value = text::latin1_bytes(&value, "a header's value")?;
-        let readable = String::from_utf8_lossy(&name);
-        let kind = check_field(&name, &value)
-            .map_err(|error| PyValueError::new_err(format!("header {readable:?}: {error}")))?;
+        let readable = String::from_utf8_lossy(name);
+        let kind =
+            check_field(name, value).map_err(|error| PyValueError::new_err(format!("header {readable:?}: {error}")))?;
         let is_handshakes = name.get(..14).is_some_and(|start| start.eq_ignore_ascii_case(b"sec-websocket-"));
         if is_handshakes || !matches!(kind, FieldKind::Other) {
             let message = format!("header {readable:?} belongs to the handshake (RFC 6455 4.2.2); see `subprotocol`");
             return Err(PyValueError::new_err(message));
         }
-        write_field(head, &name, &value);
+        write_field(head, name, value);
     }
     Ok(())
 }
