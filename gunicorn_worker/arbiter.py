@@ -40,6 +40,9 @@ SLOTS: Final = 256
 SLOTS_OF_A_WORKER: Final = 4
 """Room for each configured worker: itself, its replacement, and both of another master."""
 
+HEAD_START_SECONDS: Final = 0.05
+"""Most time between the first worker and the second one. Gunicorn waits for up to 0.1 s after each."""
+
 YOUNG_SECONDS: Final = 2.0
 """Time after its readiness in which the end of a worker counts as a crash in a loop."""
 
@@ -191,13 +194,21 @@ class ServiceArbiter(Refreshing):
         self._note_states(now)
         step = plan(self._members(), self.num_workers, replace_first=self.settings.replace_first)
         if self._crashes.is_over(now):
-            for _ in range(step.start):
+            for number in range(step.start):
+                if number == 1 and not self._was_ready:
+                    self._give_a_head_start()
                 self.spawn_worker()
         for worker in list(self.WORKERS.values()):
             if worker.age in step.leave:
                 self._retire(worker, now)
         self._is_changing = bool(step.start) or any(self._state(one) != "ready" for one in self.WORKERS.values())
         self._report_number()
+
+    def _give_a_head_start(self) -> None:
+        """Leave the first worker of a service alone for a moment: the service answers as soon as one is ready."""
+        deadline = time.monotonic() + HEAD_START_SECONDS
+        while time.monotonic() < deadline and not self._ready():
+            time.sleep(HEAD_START_SECONDS / 20)
 
     def _members(self) -> Iterator[Member]:
         for worker in self.WORKERS.values():
