@@ -99,6 +99,8 @@ pub(super) fn set_current(unit: Option<&Rc<Unit>>) {
 
 /// Clears the current unit in a forked child, but keeps the unit's ident.
 pub(super) fn forget() {
-    KEPT_IDENT.set(current().map(|unit| unit.ident.get()));
-    set_current(None);
+    if let Some(ident) = with_current(|unit| unit.ident.get()) {
+        KEPT_IDENT.set(Some(ident));
+        set_current(None);
+    }
 }

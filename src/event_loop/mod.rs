@@ -81,7 +81,8 @@ pub fn is_loop_thread() -> bool {
     state::is_here()
 }
 
-/// Detaches a forked child from the parent's loop. The loop's state stays as it is.
+/// Detaches a forked child from the parent's loop. The loop's state stays as it is. Allocates and frees nothing, and may
+/// be called again.
 pub fn forget_in_child() {
     state::forget();
 }

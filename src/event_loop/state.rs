@@ -121,10 +121,11 @@ pub fn install(state: Option<LoopState>) {
     drop(previous);
 }
 
-/// Removes the state without freeing anything: another process shares its descriptors and stacks.
+/// Removes the state without freeing anything: another process shares its descriptors and stacks. A second call does
+/// nothing.
 pub fn forget() {
     current::forget();
-    FORGOTTEN.with(|forgotten| forgotten.set(with(|_| ()).is_some()));
+    FORGOTTEN.with(|forgotten| forgotten.set(forgotten.get() || with(|_| ()).is_some()));
     HERE.set(false);
     std::mem::forget(STATE.with(|slot| slot.borrow_mut().take()));
 }

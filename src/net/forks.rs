@@ -4,7 +4,7 @@
 //! `os.fork`) would keep client connections open that the server has ended. It would also keep the port in use after
 //! the server's end. After every fork, a handler (pthread_atfork(3)) therefore replaces the server's sockets in the
 //! child by a socket without a peer. Reading the replacement returns the end of the stream, writing fails, and closing
-//! it affects nothing else.
+//! it affects nothing else. The handler also detaches the child from the loop, so that its waits block.
 
 #![expect(
     unsafe_code,
@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawF
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, Once};
 
+use crate::event_loop;
 use crate::sync::lock;
 use rustix::io::DupFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -90,6 +91,8 @@ fn place(number: RawFd) -> Option<(&'static AtomicU64, u64)> {
 /// held any lock at the fork.
 extern "C" fn let_go() {
     IS_CHILD.store(true, Ordering::Relaxed);
+    // Code in C that forks runs no hook of Python's. A wait of the child would take events of the parent's poller.
+    event_loop::forget_in_child();
     let spare = without_peer().or_else(|_| {
         // No descriptor is left: close two of the server's sockets first.
         own_numbers().take(2).for_each(close);

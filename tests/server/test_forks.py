@@ -25,7 +25,7 @@ FORKS = ["fork", "multi", "fork_in_c"]
 
 @pytest.fixture(scope="module")
 def server(serve_module: Serve) -> Server:
-    return serve_module(APPLICATION, keep_alive=1, no_patch=True)
+    return serve_module(APPLICATION, keep_alive=1)
 
 
 @pytest.fixture
@@ -100,11 +100,10 @@ def test_the_port_is_free_when_the_server_has_ended_although_a_child_lives(
 ) -> None:
     server: Server | Gunicorn
     if kind == "alone":
-        # Nothing notifies the patches of a fork in C.
-        server = serve(APPLICATION, no_patch=True)
+        server = serve(APPLICATION)
     else:
         (tmp_path / "forking.py").write_text(APPLICATION)
-        server = Gunicorn(tmp_path, ("--env", "RMEINHELD_PATCH=0"), "forking:app")
+        server = Gunicorn(tmp_path, (), "forking:app")
         server.await_socket()
     with server.connect() as connection:
         # Children of multiprocessing do not count here: their parent waits for them when it ends.
