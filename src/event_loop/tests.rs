@@ -363,3 +363,34 @@ fn without_a_budget_no_turn_is_cut_off() {
     });
     assert_eq!((cuts, budget), (0, None));
 }
+
+#[test]
+fn a_pulse_sees_each_turn_and_the_waits_before_some() {
+    #[derive(Default)]
+    struct Recorder(RefCell<String>);
+
+    impl Pulse for Recorder {
+        fn waits(&self) {
+            self.0.borrow_mut().push('w');
+        }
+
+        fn turns(&self) {
+            self.0.borrow_mut().push('t');
+        }
+    }
+
+    let (waited, polled, removed) = in_a_loop(|| {
+        let recorder = Rc::new(Recorder::default());
+        set_pulse(Some(Rc::clone(&recorder) as Rc<dyn Pulse>));
+        sleep(after(5));
+        let waited = recorder.0.take();
+        after_next_poll();
+        let polled = recorder.0.take();
+        set_pulse(None);
+        sleep(after(1));
+        (waited, polled, recorder.0.take())
+    });
+    assert!(waited.starts_with("wt") && waited.ends_with("wt"), "{waited}");
+    // With work to run, the loop polls without waiting.
+    assert_eq!((polled.as_str(), removed.as_str()), ("t", ""));
+}
