@@ -387,8 +387,13 @@ def main() -> int:
             status = 1
     answer["versions"] = versions()
     if not options.quick:
-        options.output.write_text(json.dumps(answer, indent=1, default=vars) + "\n")
+        options.output.write_text(json.dumps(answer, indent=1, default=_plain) + "\n")
     return status
+
+
+def _plain(value: object) -> object:
+    """A value of JSON for an object that is none."""
+    return sorted(value) if isinstance(value, set) else vars(value)
 
 
 def counted(phase: Phase) -> dict[str, Any]:
