@@ -174,6 +174,10 @@ format: $(VENV)/.dependencies ## Format Rust and Python.
 bench: $(READY) ## Measure against other servers (about 25 minutes; BENCH=--quick to see that it runs).
 	$(BIN)/python benches/run.py $(BENCH)
 
+.PHONY: gauge
+gauge: $(READY) ## Count the instructions of a request in ten rows and compare them with a file (needs valgrind; takes BENCH).
+	$(BIN)/python benches/instructions.py $(BENCH)
+
 .PHONY: bench-cooperation
 bench-cooperation: $(READY) ## Measure what waiting costs between coroutines, ours and gevent's (takes BENCH too).
 	$(BIN)/python benches/cooperation.py $(BENCH)

@@ -39,6 +39,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_ends_of_responses.py",
     "test_forwarded.py",
     "test_full_outputs.py",
+    "test_gauge.py",
     "test_gunicorn_applications.py",
     "test_gunicorn_likeness.py",
     "test_gunicorn_load.py",
