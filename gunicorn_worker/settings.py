@@ -1,4 +1,4 @@
-"""Every setting of Gunicorn 22 to 27: its effect in the worker, and the option of this server that it decides.
+"""Every setting of Gunicorn 24.1 to 27: its effect in the worker, and the option of this server that it decides.
 
 `SETTINGS` is the documentation, which `table()` prints as Markdown. `settings_of` is the mapping to options.
 """
@@ -169,7 +169,6 @@ SETTINGS: Final[dict[str, tuple[Kind, str]]] = {
     "threads": (Kind.WORKER, "from 2 on: OS threads of rmeinheld.coroutine.offload"),
     "timeout": (Kind.WORKER, "the worker sends its heartbeat only while its loop turns"),
     "tmp_upload_dir": (Kind.NONE, "Gunicorn itself does not use it"),
-    "tolerate_dangerous_framing": (Kind.NONE, "only in Gunicorn 22; the answer to such framing is always 400"),
     "umask": _PROCESS,
     "user": _PROCESS,
     "uwsgi_allow_ips": (Kind.NONE, "uWSGI's protocol is not supported"),
@@ -246,14 +245,12 @@ def _from_gunicorn(cfg: Any) -> dict[str, Any]:
         # Gunicorn counts the line's CRLF. A field line has at least one byte.
         "limit_request_field_size": max(_field_bytes(cfg) - CRLF_BYTES, 1),
         "casefold_http_method": cfg.casefold_http_method,
-        # Gunicorn 22 has no such setting: it always joins the lines.
-        "permit_obsolete_folding": bool(getattr(cfg, "permit_obsolete_folding", False)),
+        "permit_obsolete_folding": cfg.permit_obsolete_folding,
         "permit_unconventional_http_method": cfg.permit_unconventional_http_method,
         "permit_unconventional_http_version": cfg.permit_unconventional_http_version,
         "strip_header_spaces": cfg.strip_header_spaces,
         "header_map": cfg.header_map,
-        # Gunicorn 22 has no such setting.
-        "forwarder_headers": tuple(getattr(cfg, "forwarder_headers", ())),
+        "forwarder_headers": tuple(cfg.forwarder_headers),
         "forwarded_allow_ips": tuple(cfg.forwarded_allow_ips),
         "secure_scheme_headers": cfg.secure_scheme_headers,
         "proxy_protocol": _OLD_PROXY_PROTOCOLS.get(cfg.proxy_protocol, cfg.proxy_protocol),

@@ -23,7 +23,7 @@ __all__ = ["KILL_SECONDS", "Stopping"]
 BRISK_SECONDS: Final = 0.1
 """Most time between two looks at the workers while a worker starts or leaves."""
 
-KILL_SECONDS: Final = 0.5
+KILL_SECONDS: Final = 2.0
 """Time after graceful_timeout, in which a worker answers what is left, until the master kills it."""
 
 QUICK_SECONDS: Final = 0.7

@@ -89,7 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print_config(resolved: Resolved) -> None:
     if resolved.reasons:
         _ = resolved.gunicorn
-    print(report(resolved))
+    try:
+        print(report(resolved), flush=True)
+    except BrokenPipeError:
+        # A reader such as head(1) has read enough. The interpreter would write the rest again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _check_config(resolved: Resolved) -> None:

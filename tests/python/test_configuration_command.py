@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,23 @@ def test_print_config_needs_no_application_and_starts_nothing(directory: Path) -
     assert rows["backlog"] == ["5", "rmeinheld.toml:", "backlog"]
     assert rows["keep_alive"] == ["3", "RMEINHELD_KEEP_ALIVE"]
     assert ended.stdout.endswith("\nOne process serves, without Gunicorn.\n")
+
+
+def test_print_config_may_be_read_in_part(directory: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as closed:
+        arguments = [sys.executable, "-m", "rmeinheld", "--print-config"]
+        ended = subprocess.run(
+            arguments,
+            cwd=directory,
+            env=environment_of_child(directory),
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_an_error_of_a_python_file_shows_its_traceback(directory: Path) -> None:

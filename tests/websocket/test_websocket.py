@@ -465,7 +465,7 @@ def test_a_client_that_reads_nothing_of_a_large_message_is_disconnected(serve: S
 
 
 def test_a_stop_of_the_server_closes_with_1001(serve: Serve) -> None:
-    server = serve(APPLICATION, graceful_timeout=20)
+    server = serve(APPLICATION, graceful_timeout=8)
     with Client(server, "/echo") as client, Client(server, "/silent") as silent:
         started = time.monotonic()
         server.signal(15)
