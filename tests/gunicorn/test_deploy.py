@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from health_probes import ServiceManager, UnixConnection, free_port, probe, service_manager
 from masters import wait_until
 from pages import ROOT
-from probes import ServiceManager, UnixConnection, free_port, probe, service_manager
 from proxying import program
 from serving import Process, environment_of_child, request
 

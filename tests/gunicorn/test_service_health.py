@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from health_probes import ServiceManager, await_status, connect, free_port, probe, service_manager
 from masters import Masters, Service, wait_until
-from probes import ServiceManager, await_status, connect, free_port, probe, service_manager
 from serving import Connection, request
 
 type Start = Masters[Service]

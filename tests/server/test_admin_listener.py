@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from probes import Address, await_status, connect, free_port, probe
+from health_probes import Address, await_status, connect, free_port, probe
 from rmeinheld._rmeinheld import AdminListener, Scoreboard
 from serving import TIMEOUT, Process, Serve, Server, command_of_server, environment_of_child, request
 

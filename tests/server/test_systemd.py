@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from probes import service_manager
+from health_probes import service_manager
 from rmeinheld._rmeinheld import Scoreboard
 from rmeinheld.health import Health
 from rmeinheld.systemd import Notifier
