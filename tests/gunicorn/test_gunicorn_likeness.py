@@ -232,8 +232,8 @@ def test_a_setting_that_cannot_be_ends_the_master_with_its_name(
 ) -> None:
     server = Gunicorn(tmp_path, options)
     try:
-        assert server.wait() == 3
+        assert server.wait() == 1
         assert name in server.log()
-        assert len(re.findall("Booting worker", server.log())) == 1
+        assert "Booting worker" not in server.log()
     finally:
         server.kill()

@@ -187,7 +187,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_stack_is_in_the_log(
 ) -> None:
     """Within the time limit and two seconds. `match` never lets go of the interpreter."""
     (tmp_path / "hanging_app.py").write_text(HANGING_APP)
-    server = start("--timeout", "2", conf=CONF, app="hanging_app:app")
+    server = start("--timeout", "2", "--env", "RMEINHELD_PATCH=0", conf=CONF, app="hanging_app:app")
     first = server.get("/")["pid"]
     with server.connect() as connection:
         begun = time.monotonic()

@@ -74,6 +74,12 @@ def start(tmp_path: Path, current: Certificate) -> Iterator[Callable[..., Gunico
         masters.stop()
 
 
+def number_of_loops(server: Gunicorn) -> int:
+    """Number of workers whose loop has started, which is a thread of its own."""
+    children = Path(f"/proc/{server.popen.pid}/task/{server.popen.pid}/children").read_text().split()
+    return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) > 1 for pid in children)
+
+
 def serves(server: Gunicorn, certificate: Certificate) -> bool:
     """Is this the certificate of new connections?"""
     try:
@@ -108,6 +114,8 @@ def test_workers_read_changed_files_again(
 ) -> None:
     first, second = both
     server = start(kind, checks_often=True)
+    # A worker that starts later would find the second certificate at once.
+    wait_until(lambda: number_of_loops(server) == 2, server.log)
     assert serves(server, first)
     second.put(current)
     wait_until(lambda: server.log().count("TLS: read the certificates again") == 2, server.log)

@@ -18,8 +18,9 @@ type Start = Masters[Service]
 
 CONNECTIONS = 64
 
-MOST = 44
-"""Of 64 connections. On a quiet machine each worker gets 32; the limit leaves room for a worker that has to wait."""
+MOST = 52
+"""Of 64 connections. On a quiet machine each worker gets 32; the limit leaves room for a worker that has to wait for a
+processor. Without the spread the worker that polls first gets nearly all."""
 
 
 @pytest.fixture
@@ -52,8 +53,7 @@ def test_connections_go_to_the_worker_that_has_fewer(start: Start) -> None:
     service.await_ready(2)
     anew = [service.connect() for worker in workers if worker == killed]
     again = Counter(map(worker_of, anew))
-    left = CONNECTIONS - counts[killed]
     print(again)
-    assert left + again[staying] <= MOST
+    assert again[staying] < len(anew) / 2
     for connection in connections + anew:
         connection.close()
