@@ -46,7 +46,9 @@ def wanted(node: Definition, found: object) -> str:
     """The docstring that the stub is to have. The class documents its special methods."""
     if node.name.startswith("__"):
         return ""
-    return inspect.cleandoc(getattr(found, "__doc__", None) or "")
+    # A static method has the docstring of its function only from Python 3.13 on.
+    function = found.__func__ if isinstance(found, staticmethod) else found
+    return inspect.cleandoc(getattr(function, "__doc__", None) or "")
 
 
 def words(docstring: str) -> list[str]:

@@ -188,7 +188,6 @@ def test_the_wheel_says_what_it_is(wheel: Wheel) -> None:
     assert metadata["License-File"] == "LICENSE"
     # README.md links to this address, and test_docs.py holds it to that.
     assert metadata.get_all("Project-URL") == [f"Source, {PROJECT_URL}"]
-    assert metadata.get_all("Requires-Dist") is None
     entry_points = wheel.read("entry_points.txt")
     assert "rmeinheld = rmeinheld.cli:main" in entry_points
     assert "gunicorn_worker = rmeinheld.gunicorn_worker:Worker" in entry_points

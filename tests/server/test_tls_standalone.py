@@ -120,6 +120,8 @@ def test_the_end_of_a_terminal_ends_the_command(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
 
     def take_terminal() -> None:
+        # nohup(1) would have children ignore it.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         os.setsid()
         fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
 
