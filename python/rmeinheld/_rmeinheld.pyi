@@ -190,17 +190,10 @@ class Scoreboard:
     def __new__(cls, slots: int = 256) -> Self: ...
     @staticmethod
     def from_descriptor(descriptor: int, /) -> Scoreboard:
-        """Convert a function to be a static method.
+        """Open the scoreboard behind `descriptor`, of which it keeps a duplicate.
 
-        A static method does not receive an implicit first argument. To declare a static method, use this idiom:
-
-        class C: @staticmethod def f(arg1, arg2, argN): ...
-
-        It can be called either on the class (e.g. C.f()) or on an instance (e.g. C().f()). Both the class and the
-        instance are ignored, and neither is passed implicitly as the first argument to the method.
-
-        Static methods in Python are similar to those found in Java or C++. For a more advanced concept, see the
-        classmethod builtin.
+        Raises ValueError, with the difference, if the file is no scoreboard or one of another version or size. Raises
+        OSError if the descriptor cannot be used.
         """
 
     @property
