@@ -14,6 +14,7 @@ LABELS = {
     "floor": "C epoll loop (the floor)",
     "rmeinheld": "**rmeinheld**",
     "bjoern": "Bjoern",
+    "fastpysgi": "FastPySGI",
     "fastwsgi": "FastWSGI",
     "granian": "Granian",
     "gunicorn-gevent": "Gunicorn + gevent",
@@ -21,6 +22,7 @@ LABELS = {
 PACKAGES = {
     "rmeinheld": ("project", ("rmeinheld",)),
     "bjoern": ("peers", ("bjoern",)),
+    "fastpysgi": ("peers", ("fastpysgi",)),
     "fastwsgi": ("peers", ("fastwsgi",)),
     "granian": ("peers", ("granian",)),
     "gunicorn-gevent": ("peers", ("gunicorn", "gevent")),

@@ -81,12 +81,12 @@ def _bjoern(port: int, task: Task) -> list[str]:
     return [str(peers_python()), "-c", script]
 
 
-def _fastwsgi(port: int, task: Task) -> list[str]:
+def _fastpysgi(port: int, task: Task) -> list[str]:
     script = (
-        f"import fastwsgi, apps; fastwsgi.server.backlog = {BACKLOG}; "
-        f"fastwsgi.run(wsgi_app=apps.{task.app}, host='127.0.0.1', port={port})"
+        f"import fastpysgi, apps; fastpysgi.server.backlog = {BACKLOG}; "
+        f"fastpysgi.run(wsgi_app=apps.{task.app}, host='127.0.0.1', port={port})"
     )
-    return [str(peers_python()), "-W", "ignore", "-c", script]
+    return [str(peers_python()), "-c", script]
 
 
 def _granian(port: int, task: Task) -> list[str]:
@@ -119,7 +119,7 @@ RMEINHELD = Contender("rmeinheld", _rmeinheld, serves_while_asleep=True, sleep_m
 GEVENT = Contender("gunicorn-gevent", gunicorn(str(peers_python()), "gevent"), serves_while_asleep=True)
 PEERS = (
     Contender("bjoern", _bjoern, serves_while_asleep=False),
-    Contender("fastwsgi", _fastwsgi, serves_while_asleep=False),
+    Contender("fastpysgi", _fastpysgi, serves_while_asleep=False),
     Contender("granian", _granian, serves_while_asleep=True),
     GEVENT,
 )

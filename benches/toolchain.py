@@ -34,8 +34,8 @@ class Peer:
 # The versions are fixed so that figures can be reproduced.
 PEER_PACKAGES = (
     Peer("bjoern", ("bjoern==3.2.2",), "a C compiler, the headers of Python and libev (apt install libev-dev)"),
-    # fastwsgi 0.0.9 imports pkg_resources, which later versions of setuptools no longer have.
-    Peer("fastwsgi", ("fastwsgi==0.0.9", "setuptools<81"), "a C compiler and the headers of Python"),
+    # The successor of FastWSGI.
+    Peer("fastpysgi", ("fastpysgi==0.6",), "a C compiler and the headers of Python"),
     Peer("granian", ("granian==2.8.7",)),
     Peer("gevent-websocket", ("gevent==26.9.0", "gevent-websocket==0.10.1")),
     # Its speed-ups are in C.
