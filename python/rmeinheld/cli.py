@@ -306,6 +306,11 @@ def _as_hang() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise _Hang(str(error)) from None
+    except OSError as error:
+        # A failure of the engine has no number. The log may have lost its line, since the process ends.
+        if error.errno is None:
+            raise StartError(f"the server ends: {error}") from None
+        raise
 
 
 @contextmanager
