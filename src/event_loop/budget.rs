@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::activity;
+
 /// The budget of a turn unless the process sets another one.
 pub const DEFAULT_BUDGET: Duration = Duration::from_millis(10);
 
@@ -35,7 +37,9 @@ pub(super) fn is_used_up() -> bool {
 
 /// Restarts the budget of the running turn.
 pub fn begin() {
-    BEGUN.set(now());
+    let now = now();
+    BEGUN.set(now);
+    activity::note_turn(now);
 }
 
 /// The start of the running turn, for [`seconds_since`].
@@ -68,7 +72,7 @@ fn has_lasted(nanoseconds: u64) -> bool {
 }
 
 /// Nanoseconds on the coarse clock. A look costs no more than a read of memory; the clock ticks every 1 to 10 ms.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     let now = clock_gettime(ClockId::MonotonicCoarse);
     now.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec.cast_unsigned())
 }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::activity;
 use super::budget;
 use super::current;
 use super::ends;
@@ -58,6 +59,7 @@ fn spawn_first(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<()> {
     coroutine::remember_handlers();
     let body = move || {
         coroutine::install_overflow_handler();
+        activity::begin();
         match LoopState::new(Arc::clone(&host), Arc::clone(&runtime)) {
             Ok(mut state) => {
                 let unit = Unit::new(state.units.vacant_key());
@@ -68,7 +70,10 @@ fn spawn_first(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<()> {
                 state::install(Some(state));
                 live(&unit, &*host);
             }
-            Err(error) => runtime.ended(Err(cannot_start(error))),
+            Err(error) => {
+                activity::end();
+                runtime.ended(Err(cannot_start(error)));
+            }
         }
     };
     coroutine::spawn(Box::new(body)).map(drop)
@@ -146,6 +151,7 @@ fn live(unit: &Rc<Unit>, host: &dyn Host) {
     // The leader goes last: the host holds nothing any more when the end is announced.
     if let Some(runtime) = over.flatten() {
         state::install(None);
+        activity::end();
         runtime.ended(Ok(()));
     }
 }
@@ -281,13 +287,18 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
     };
     let may_wait = patience != Some(Duration::ZERO);
     released(|| {
-        if let Some(pulse) = pulse.as_ref().filter(|_| may_wait) {
-            pulse.waits();
+        if may_wait {
+            activity::note_wait();
+            if let Some(pulse) = &pulse {
+                pulse.waits();
+            }
         }
         if let Err(error) = poller::wait(&epoll, events, patience) {
             output::say(&format!("epoll_wait fails: {error}; the process ends"));
             std::process::abort();
         }
+        // Before the interpreter comes back, which may take long.
+        activity::note_poll();
         if let Some(pulse) = &pulse {
             pulse.turns();
         }

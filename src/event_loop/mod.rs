@@ -35,6 +35,7 @@
 //! No work stealing, no second loop thread, no preemption. A unit that computes without a chance to switch ([`turn`])
 //! blocks all others, like a thread that holds the GIL.
 
+pub mod activity;
 mod budget;
 mod current;
 pub mod ends;

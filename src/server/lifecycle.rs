@@ -18,6 +18,7 @@ use super::shared::Shared;
 use super::shared_scoreboard::SharedScoreboard;
 use super::stop_signal::{StopSignal, StopTerms};
 use super::tls::Tls;
+use super::watchdog::{Check, Watchdog};
 use crate::crew::scoreboard::WorkerState;
 use crate::crew::seat::Seat;
 use crate::event_loop::{self, LoopMessage, Runtime};
@@ -145,8 +146,12 @@ impl Server {
         let stop_signal = Arc::clone(&self.stop_signal);
         let request_limit = self.request_limit;
         runtime.send(LoopMessage::Control(Box::new(move || install(prepared, stop_signal, request_limit))));
+        let watchdog = Watchdog::start(self.checks());
         let waited = self.wait(py, &runtime, wakeup_fd, exit_status, on_stop.as_ref());
         *lock(&self.runtime) = None;
+        if let Some(watchdog) = watchdog {
+            py.detach(|| watchdog.stop());
+        }
         waited?;
         // Without a loop there was no server; see `event_loop::Runtime::failure`.
         match runtime.failure().or_else(|| self.stop_signal.failure()) {
@@ -241,6 +246,13 @@ impl Server {
     #[getter]
     fn clients_gone(&self) -> u64 {
         self.stop_signal.clients_gone()
+    }
+}
+
+impl Server {
+    /// The checks of the watchdog.
+    fn checks(&self) -> Vec<Box<dyn Check>> {
+        Vec::new()
     }
 }
 

@@ -26,6 +26,7 @@
 //! | `exclusive`         | one server at a time in a process                                     |
 //! | `given_descriptor`  | descriptors that Python passes by their number                        |
 //! | `tls`               | TLS by the `ssl` module                                               |
+//! | `watchdog`          | threads that look after a loop which does not turn                    |
 
 mod accepting;
 mod access_log;
@@ -51,6 +52,7 @@ mod stop_signal;
 mod stopping_watchers;
 mod tls;
 mod waiting;
+mod watchdog;
 
 pub use access_log_format::parse as parse_access_log_format;
 pub use admin_listener::AdminListener;

@@ -1,0 +1,236 @@
+//! The watchdog: two OS threads that look after a loop which does not turn.
+//!
+//! The first thread never takes the interpreter. It looks a few times a second at the loop's [`activity`], and has its
+//! [checks](Check) look, too. While the loop waits for events it sleeps without a time limit, and the next turn wakes
+//! it. The second thread is made when a check first has a [job](Job) that needs the interpreter, for which it may have
+//! to wait. The first thread goes on meanwhile.
+//!
+//! A process may stand still as a whole: by SIGSTOP, or because the machine was suspended. That time is no time of a
+//! turn. A look that comes far too late is the sign of it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+
+use crate::event_loop::activity::{self, Activity};
+use crate::output;
+use crate::sync::lock;
+
+/// The longest time between two looks at a loop that turns.
+const LONGEST_LOOK: Duration = Duration::from_millis(250);
+
+/// The shortest time between two looks.
+const SHORTEST_LOOK: Duration = Duration::from_millis(5);
+
+/// The number of looks at a waiting loop after which the first thread sleeps until the next turn.
+const IDLE_LOOKS: u32 = 8;
+
+/// How late a look may be. A later one means that the process or the machine stood still.
+const LATE: Duration = Duration::from_millis(300);
+
+/// How long the end of the server waits for a job that runs, or waits for the interpreter.
+const LAST_JOB: Duration = Duration::from_secs(1);
+
+/// Work for the thread that may wait for the interpreter.
+pub type Job = Box<dyn FnOnce(Python<'_>) + Send>;
+
+/// The turn that runs while a check looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// The activity by which the turn is known again. Turns that began in the same tick of the clock share it.
+    pub activity: Activity,
+    /// How long it has lasted, without the time in which the process stood still.
+    pub age: Duration,
+}
+
+/// The wishes of a check after a look.
+#[derive(Default)]
+pub struct Wishes {
+    /// The next look comes at this time at the latest, if the loop still turns. `None` leaves it to the watchdog.
+    pub next: Option<Duration>,
+    /// A job for the thread that may wait for the interpreter. Jobs run in their order.
+    pub job: Option<Job>,
+}
+
+/// A check of the loop, made by the first thread of the watchdog: the loop is blocked, or a request computes past its
+/// deadline.
+pub trait Check: Send {
+    /// Looks at the loop, whose running turn is `turn`; `None` while the loop waits for events. The interpreter must
+    /// not be taken, and nothing may be waited for. A loop that waits is looked at only once in a while.
+    fn look(&mut self, turn: Option<Turn>) -> Wishes;
+}
+
+/// The watchdog of a server that runs.
+pub struct Watchdog {
+    stops: Arc<AtomicBool>,
+    first: JoinHandle<()>,
+    second: Arc<Mutex<Option<JoinHandle<()>>>>,
+    process: u32,
+}
+
+impl Watchdog {
+    /// Starts the first thread with its checks. `None` if there is nothing to check, or if no thread can be started.
+    pub fn start(checks: Vec<Box<dyn Check>>) -> Option<Watchdog> {
+        if checks.is_empty() {
+            return None;
+        }
+        let stops = Arc::new(AtomicBool::new(false));
+        let second = Arc::default();
+        let watch = Watch {
+            checks,
+            stops: Arc::clone(&stops),
+            sender: None,
+            second: Arc::clone(&second),
+            seen: None,
+            idle_looks: 0,
+        };
+        let started = thread::Builder::new().name("watchdog".into()).spawn(move || watch.run());
+        match started {
+            Ok(first) => Some(Watchdog { stops, first, second, process: std::process::id() }),
+            Err(error) => {
+                output::say(&format!("there is no watchdog: its thread cannot be started: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Ends both threads. Call it while detached: a job may wait for the interpreter. A job that goes on for more than
+    /// [`LAST_JOB`] is left alone. In a forked child, which has no such threads, it does nothing.
+    pub fn stop(self) {
+        if self.process != std::process::id() {
+            // Joining would wait for ever.
+            std::mem::forget(self);
+            return;
+        }
+        self.stops.store(true, Ordering::Release);
+        self.first.thread().unpark();
+        let _ = self.first.join();
+        let Some(second) = lock(&self.second).take() else { return };
+        let until = Instant::now() + LAST_JOB;
+        while !second.is_finished() && Instant::now() < until {
+            thread::sleep(SHORTEST_LOOK);
+        }
+        if second.is_finished() {
+            let _ = second.join();
+        }
+    }
+}
+
+/// The first thread.
+struct Watch {
+    checks: Vec<Box<dyn Check>>,
+    stops: Arc<AtomicBool>,
+    /// Jobs for the second thread, once it runs.
+    sender: Option<mpsc::Sender<Job>>,
+    second: Arc<Mutex<Option<JoinHandle<()>>>>,
+    seen: Option<SeenTurn>,
+    idle_looks: u32,
+}
+
+/// A turn, as far as it was seen.
+#[derive(Clone, Copy)]
+struct SeenTurn {
+    activity: Activity,
+    /// When it began, or was first seen, on the coarse clock. Time in which the process stood still moves it.
+    since: u64,
+}
+
+impl Watch {
+    fn run(mut self) {
+        let mut pause = SHORTEST_LOOK;
+        loop {
+            let asked = Instant::now();
+            thread::park_timeout(pause);
+            if self.stops.load(Ordering::Acquire) {
+                return;
+            }
+            self.stood_still(asked.elapsed().saturating_sub(pause));
+            let turn = self.turn();
+            pause = self.look(turn);
+            if turn.is_some() {
+                self.idle_looks = 0;
+                continue;
+            }
+            self.idle_looks += 1;
+            if self.idle_looks == IDLE_LOOKS {
+                activity::wake_me_at_the_next_turn();
+            } else if self.idle_looks > IDLE_LOOKS {
+                while activity::will_be_woken() && !self.stops.load(Ordering::Acquire) {
+                    thread::park();
+                }
+                self.idle_looks = 0;
+            }
+        }
+    }
+
+    /// Has the checks look. Returns the time until the next look.
+    fn look(&mut self, turn: Option<Turn>) -> Duration {
+        let mut pause = LONGEST_LOOK;
+        let mut jobs = Vec::new();
+        for check in &mut self.checks {
+            let Wishes { next, job } = check.look(turn);
+            pause = next.map_or(pause, |next| next.clamp(SHORTEST_LOOK, pause));
+            jobs.extend(job);
+        }
+        for job in jobs {
+            self.send(job);
+        }
+        pause
+    }
+
+    /// The turn that runs now.
+    fn turn(&mut self) -> Option<Turn> {
+        let now = activity::coarse_now();
+        let activity = activity::activity();
+        let first = match activity {
+            Activity::Waits => {
+                self.seen = None;
+                return None;
+            }
+            Activity::Turns(begun) => begun,
+            Activity::Polled(_) => now,
+        };
+        let known = self.seen.filter(|seen| seen.activity == activity);
+        let seen = known.unwrap_or(SeenTurn { activity, since: first });
+        self.seen = Some(seen);
+        Some(Turn { activity, age: Duration::from_nanos(now.saturating_sub(seen.since)) })
+    }
+
+    /// Notes that a look came later than it was asked for.
+    fn stood_still(&mut self, late: Duration) {
+        if late >= LATE
+            && let Some(seen) = &mut self.seen
+        {
+            seen.since = seen.since.saturating_add(u64::try_from(late.as_nanos()).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Sends a job to the second thread, which is made now if it is the first job.
+    fn send(&mut self, job: Job) {
+        if self.sender.is_none() {
+            let (sender, receiver) = mpsc::channel::<Job>();
+            let stops = Arc::clone(&self.stops);
+            let work = move || {
+                while let Ok(job) = receiver.recv() {
+                    if stops.load(Ordering::Acquire) {
+                        return;
+                    }
+                    // Without the interpreter, which is about to end, the job is lost.
+                    let _ = Python::try_attach(job);
+                }
+            };
+            match thread::Builder::new().name("watchdog-python".into()).spawn(work) {
+                Ok(thread) => *lock(&self.second) = Some(thread),
+                // The next job tries again.
+                Err(_) => return,
+            }
+            self.sender = Some(sender);
+        }
+        if let Some(sender) = &self.sender {
+            let _ = sender.send(job);
+        }
+    }
+}
