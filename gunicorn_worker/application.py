@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from rmeinheld.application import StartError, load_application
+from rmeinheld.patch import is_patched
 from rmeinheld.tls import describe, tls_of
 
 from .errors import one_line
@@ -118,6 +119,8 @@ class Service(Application, _Started):  # type: ignore[misc]
         self.cfg.set("default_proc_name", resolved.target)
         self._check_worker_class()
         self._check_certificate()
+        if is_patched("time") and not resolved.settings.patch:
+            raise StartError("patch is off now, but the master is patched already: start the service anew")
         self.cfg.rmeinheld_options = dict(resolved.options)
         self.chdir()
         self.resolved = resolved

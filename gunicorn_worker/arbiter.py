@@ -17,9 +17,11 @@ from gunicorn.errors import HaltServer
 from rmeinheld import crew_directory
 from rmeinheld._rmeinheld import Scoreboard
 from rmeinheld.health import open_admin_socket
+from rmeinheld.patch import get_original
 from rmeinheld.privileges import ROOT_WARNING
 from rmeinheld.signals import has_terminal
 
+from .forking import signals_kept
 from .handing_on import HandedOn, hand_on
 from .refreshing import Refreshing
 from .replacement import GrowingPause, Member, plan
@@ -72,6 +74,8 @@ class ServiceArbiter(Refreshing):
         self._reporter = Reporter(self.scoreboard)
         self._place: crew_directory.Place | None = None
         super().__init__(app)
+        # Handlers of signals put into it while the main loop takes from it, for which the original is made.
+        self.SIG_QUEUE = get_original("queue", "SimpleQueue")()
         # Gunicorn takes sys.argv, which `python -m` changes.
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
         # Gunicorn takes the directory after chdir, in which a relative path of the command line means another one.
@@ -169,7 +173,8 @@ class ServiceArbiter(Refreshing):
         self.worker_class = make
         pid = os.getpid()
         try:
-            started: int = super().spawn_worker()
+            with signals_kept():
+                started: int = super().spawn_worker()
             return started
         except OSError as error:
             if os.getpid() != pid:

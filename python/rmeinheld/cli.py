@@ -113,12 +113,13 @@ def _serve_with_arbiter(command: Command, resolved: Resolved) -> None:
     # Before anything else, so that a value that Gunicorn refuses is one line.
     _ = resolved.gunicorn
     _check_files(resolved)
+    if resolved.settings.patch:
+        # In the master, so that its workers share the work: each would touch, and so copy, all of its objects.
+        from .patch import patch_all
+
+        patch_all()
     from .gunicorn_worker.application import run_service
 
-    if resolved.settings.patch:
-        from .patch import import_parts
-
-        import_parts()
     if resolved.settings.umask is not None:
         os.umask(resolved.settings.umask)
     run_service(_loads(command, resolved))

@@ -15,7 +15,6 @@ import errno
 import fcntl
 import os
 import re
-import secrets
 import socket
 import stat
 import tempfile
@@ -141,7 +140,7 @@ def remove_stale(base: Path | None = None) -> int:
 
 
 def _new_token() -> str:
-    return _PREFIX + secrets.token_hex(8)
+    return _PREFIX + os.urandom(8).hex()
 
 
 def _bases(user: int | None) -> Iterator[Path]:

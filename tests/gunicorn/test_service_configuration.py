@@ -61,6 +61,7 @@ GOOD = 'workers = 2\nenv = ["MARK=old"]\ngraceful_timeout = 8\nbind = ["127.0.0.
         ("workers = -2", r"workers.*-2"),
         ("wrokers = 2", r"wrokers.*workers"),
         (GOOD + 'certfile = "missing.pem"\nkeyfile = "missing.pem"\n', r"missing\.pem"),
+        (GOOD + "patch = false\n", r"patch is off now"),
         (GOOD.replace('0"]', '0", "unix:/no/such/directory/socket"]'), r"/no/such/directory"),
     ],
 )

@@ -52,6 +52,29 @@ def test_a_request_that_outlasts_graceful_timeout_is_answered_before_the_end(sta
             assert service.wait() == 0
 
 
+EARLY = """
+import os, signal
+
+def say(what):
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    os.write(2, f"{what}: {sorted(one.name for one in blocked)}\\n".encode())
+
+# Registered before that of the arbiter, so it runs before it.
+os.register_at_fork(after_in_child=lambda: say("fork"))
+
+def post_fork(server, worker):
+    say("post_fork")
+"""
+
+
+def test_a_signal_that_reaches_a_worker_in_its_fork_waits_until_python_handles_it(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "early.py").write_text(EARLY)
+    service = start("--workers", "2", "--config", str(tmp_path / "early.py"), app=APP)
+    service.await_ready()
+    assert service.log().count("\nfork: ['SIGINT', 'SIGQUIT', 'SIGTERM']\n") == 2
+    assert service.log().count("\npost_fork: []\n") == 2
+
+
 def ask(path: Path, target: str = "/") -> bytes:
     """The answer to a request on a Unix socket. OSError if there is none."""
     with socket.socket(socket.AF_UNIX) as sock:

@@ -30,8 +30,10 @@ def test_a_process_whose_parts_were_imported_before_the_patch_ends_in_order(scri
     """The interpreter closes the standard streams at its very end, and their methods are patched."""
     output = script(
         """
+        import importlib
         from rmeinheld import patch
-        patch.import_parts()
+        for part in patch.PARTS.values():
+            importlib.import_module(f"rmeinheld.patch.{part}")
         patch.patch_all()
         print("patched")
         """

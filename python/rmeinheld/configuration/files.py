@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
 from importlib.machinery import SourceFileLoader
 from types import ModuleType
@@ -86,6 +85,9 @@ def _read_toml(path: str) -> Layer:
 
 
 def _load_toml(path: str) -> dict[str, Any]:
+    # Most services have no such file.
+    import tomllib
+
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)

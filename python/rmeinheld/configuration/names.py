@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Final
 
@@ -108,5 +107,7 @@ def _is_our_worker(kind: type) -> bool:
 
 def nearest(name: str, known: Iterable[str], closeness: float = 0.6) -> str:
     """Return the one of `known` that is closest to `name`, or "" if none is close."""
+    import difflib
+
     close = difflib.get_close_matches(name, known, n=1, cutoff=closeness)
     return close[0] if close else ""

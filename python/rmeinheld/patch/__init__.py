@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Iterable
 from types import ModuleType
 
 from ._state import Finding, get_original, is_patched, one_scan, rebind
@@ -24,7 +23,6 @@ __all__ = [
     "PARTS",
     "Finding",
     "get_original",
-    "import_parts",
     "is_patched",
     "patch_all",
     "patch_dns",
@@ -81,7 +79,10 @@ def patch_all(*, aggressive: bool = True, **which: object) -> list[Finding]:
     if unknown:
         raise TypeError(f"patch_all() knows no part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
     chosen = {part: option for part in PARTS if (option := which.get(part, True)) is not False}
-    import_parts(chosen)
+    if chosen.keys() <= _done:
+        return []
+    for part in chosen:
+        importlib.import_module(f".{PARTS[part]}", __name__)
     findings: list[Finding] = []
     with one_scan():
         for part, option in chosen.items():
@@ -89,12 +90,6 @@ def patch_all(*, aggressive: bool = True, **which: object) -> list[Finding]:
         findings += rebind()
     _log(findings)
     return findings
-
-
-def import_parts(parts: Iterable[str] = PARTS) -> None:
-    """Import parts without patching. A master does so before it forks, so that its workers need not."""
-    for part in parts:
-        importlib.import_module(f".{PARTS[part]}", __name__)
 
 
 def patch_thread() -> list[Finding]:
