@@ -1,6 +1,6 @@
 """Forks of workers, in which no signal is lost.
 
-CPython forgets a signal that reaches a child before its fork is over. A worker that is told to end so early would go on
+CPython forgets a signal that reaches a child before its fork is over. A worker that gets SIGTERM so early would go on
 until it is killed.
 """
 
