@@ -3,6 +3,7 @@
 //! | module                             | contents                                                    |
 //! |------------------------------------|-------------------------------------------------------------|
 //! | [`scoreboard`]                     | the memory that the workers share: a slot for each worker   |
+//! | [`measures`]                       | the counters and histograms of a slot                       |
 //! | [`seat`]                           | the slot of this process, in which the engine writes        |
 //! | [`probe`]                          | the answers to `/live` and `/ready`                         |
 //! | [`admin`]                          | the thread that answers them                                |
@@ -17,6 +18,7 @@ mod acceptor;
 pub mod admin;
 mod context;
 mod incoming;
+pub mod measures;
 pub mod message;
 pub mod outbox;
 mod outgoing;

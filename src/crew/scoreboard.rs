@@ -5,10 +5,10 @@
 //! the slots without waking their owners. The memory is a memfd (memfd_create(2)), made before the first fork. USR2
 //! hands it on to the next generation by its descriptor.
 //!
-//! # Layout, version 1
+//! # Layout, version 2
 //!
-//! All numbers have the byte order of the machine. A page of header comes first, then a page for each slot. Each line
-//! of 64 bytes has one writer, so that no two processes wait for the same line of a processor's cache.
+//! All numbers have the byte order of the machine. A page of header comes first, then three pages for each slot. Each
+//! line of 64 bytes has one writer, so that no two processes wait for the same line of a processor's cache.
 //!
 //! | header  | field      | meaning                                                    |
 //! |---------|------------|------------------------------------------------------------|
@@ -16,6 +16,7 @@
 //! | 8, u32  | version    | [`VERSION`]                                                |
 //! | 12, u32 | slots      | the number of slots                                        |
 //! | 64, u32 | stopping   | 1 once the whole service stops                             |
+//! | 128     | exits      | a u64 for each of [`EXIT_REASONS`]: workers that have ended |
 //!
 //! | slot     | field             | written by | meaning                                                       |
 //! |----------|-------------------|------------|---------------------------------------------------------------|
@@ -32,8 +33,9 @@
 //! | 200, u64 | open connections  | worker     | connections that are open                                     |
 //! | 256, u64 | websockets begun  | worker     | WebSockets that were accepted                                 |
 //! | 264, u64 | websockets over   | worker     | WebSockets that are over                                      |
+//! | 320      | measures          | worker     | [`Measures`], in the order of its fields                      |
 //!
-//! The rest of a slot's page is reserved, and zero.
+//! The rest of a slot's pages is reserved, and zero. A slot that never had an owner has no memory but its first page.
 //!
 //! # Counters never go backwards
 //!
@@ -51,35 +53,40 @@
 #![expect(unsafe_code, reason = "mmap(2), and the fields of memory that other processes write")]
 
 use std::io;
-use std::mem::size_of;
+use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::io::{Errno, fcntl_dupfd_cloexec, pread};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::process::{Pid, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
+
+use super::measures::{Measured, Measures};
 
 /// The first eight bytes.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"RMECREW\0");
 
 /// The version of the layout. Generations with another version do not share a scoreboard.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The number of slots by default. A service with more workers asks for more.
 pub const DEFAULT_SLOTS: u32 = 256;
 
-/// The largest number of slots: 256 MiB of address space.
+/// The largest number of slots: 768 MiB of address space.
 pub const MOST_SLOTS: u32 = 65_536;
 
 /// How long a turn of the loop may last until its worker counts as stuck.
 pub const TURN_LIMIT: Duration = Duration::from_secs(5);
 
-/// The size of the header and of each slot.
+/// The size of the header.
 const PAGE_BYTES: usize = 4096;
+
+/// The size of a slot.
+const SLOT_BYTES: usize = 3 * PAGE_BYTES;
 
 /// The seals of the memfd: its size stays.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
@@ -121,6 +128,10 @@ impl WorkerState {
 /// The reasons why a worker asks to be replaced, in the order of their numbers from 1.
 pub const REASONS: [&str; 4] = ["requests", "memory", "lifetime", "reload"];
 
+/// The reasons for which workers have ended. The first four are those of [`REASONS`].
+pub const EXIT_REASONS: [&str; 10] =
+    ["requests", "memory", "lifetime", "reload", "scale_down", "stop", "timeout", "killed", "crash", "boot"];
+
 /// The numbers that a worker has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -143,7 +154,10 @@ struct BoardHeader {
     version: AtomicU32,
     slots: AtomicU32,
     _unused: [u64; 5],
+    _line_0: u64,
     stopping: AtomicU32,
+    _line_1: [u32; 15],
+    exits: [AtomicU64; EXIT_REASONS.len()],
 }
 
 /// A slot. The table at the top of this file explains the fields.
@@ -168,9 +182,13 @@ pub(super) struct WorkerSlot {
     _line_3: [u64; 6],
     pub(super) websockets_begun: AtomicU64,
     pub(super) websockets_over: AtomicU64,
+    _line_4: [u64; 6],
+    pub(super) measures: Measures,
 }
 
-const _: () = assert!(size_of::<BoardHeader>() <= PAGE_BYTES && size_of::<WorkerSlot>() == PAGE_BYTES);
+const _: () = assert!(size_of::<BoardHeader>() <= PAGE_BYTES && size_of::<WorkerSlot>() == SLOT_BYTES);
+const _: () = assert!(offset_of!(BoardHeader, stopping) == 64 && offset_of!(BoardHeader, exits) == 128);
+const _: () = assert!(offset_of!(WorkerSlot, measures) == 320);
 
 /// The scoreboard of a service.
 pub struct Scoreboard {
@@ -224,24 +242,33 @@ impl Scoreboard {
         if !seals.contains(SEALS) || bytes < (2 * PAGE_BYTES) as i64 {
             return refuse(format!("it is no scoreboard: its size is {bytes} bytes, with the seals {seals:?}"));
         }
-        let slots = bytes as u64 / PAGE_BYTES as u64 - 1;
+        if let Some(version) = Scoreboard::foreign_version(descriptor) {
+            return refuse(format!("its version is {version}, and this process knows version {VERSION}"));
+        }
+        let slots = (bytes as u64 - PAGE_BYTES as u64) / SLOT_BYTES as u64;
         let Some(slots) = u32::try_from(slots).ok().filter(|&slots| slots <= MOST_SLOTS) else {
             return refuse(format!("its size is {bytes} bytes, more than a scoreboard can have"));
         };
         let board = Scoreboard::map(fcntl_dupfd_cloexec(descriptor, 0)?, slots)?;
         let header = board.header();
-        let (magic, version) = (header.magic.load(Ordering::Relaxed), header.version.load(Ordering::Relaxed));
+        let magic = header.magic.load(Ordering::Relaxed);
         if magic != MAGIC {
             return refuse(format!("it is no scoreboard: it begins with {magic:#018x} instead of {MAGIC:#018x}"));
-        }
-        if version != VERSION {
-            return refuse(format!("its version is {version}, and this process knows version {VERSION}"));
         }
         let named = header.slots.load(Ordering::Acquire);
         if named != slots || bytes as usize != bytes_of(slots) {
             return refuse(format!("it names {named} slots, and its size is {bytes} bytes"));
         }
         Ok(board)
+    }
+
+    /// The version of a scoreboard with another layout, whose slots may be smaller than ours.
+    fn foreign_version(descriptor: BorrowedFd<'_>) -> Option<u32> {
+        let mut start = [0; 12];
+        let read = pread(descriptor, &mut start, 0).ok()?;
+        let (magic, version) = start.get(..read)?.split_first_chunk::<8>()?;
+        let version = u32::from_ne_bytes(*version.first_chunk()?);
+        (u64::from_ne_bytes(*magic) == MAGIC && version != VERSION).then_some(version)
     }
 
     fn map(descriptor: OwnedFd, slots: u32) -> io::Result<Scoreboard> {
@@ -294,6 +321,7 @@ impl Scoreboard {
         slot.open_connections.store(0, Ordering::Relaxed);
         slot.requests_before.store(slot.requests.load(Ordering::Relaxed), Ordering::Relaxed);
         slot.connections_before.store(slot.connections.load(Ordering::Relaxed), Ordering::Relaxed);
+        slot.measures.release(nanoseconds(ClockId::Monotonic));
         slot.pid.store(0, Ordering::Relaxed);
         slot.asks.store(0, Ordering::Relaxed);
         slot.turn.store(0, Ordering::Relaxed);
@@ -375,6 +403,45 @@ impl Scoreboard {
                 websockets: sum.websockets.wrapping_add(one.websockets),
             },
         )
+    }
+
+    /// The measures of a slot at this time, with those of its earlier owners. `None` if no worker has owned it.
+    pub fn measured(&self, index: u32) -> Option<Measured> {
+        self.measures(index).map(|measures| measures.read(nanoseconds(ClockId::Monotonic)))
+    }
+
+    /// The measures of all slots at this time, with those of the dead.
+    pub fn measured_in_total(&self) -> Measured {
+        let mut total = Measured::default();
+        (0..self.slots).filter_map(|index| self.measured(index)).for_each(|one| total.include(&one));
+        total
+    }
+
+    /// The share of the last ten seconds for which the loop of the slot's worker was busy, from 0 to 1.
+    pub fn busy_share(&self, index: u32) -> f64 {
+        self.measures(index).map_or(0.0, |measures| measures.busy_share(nanoseconds(ClockId::Monotonic)))
+    }
+
+    /// The measures of a slot that has or had an owner. Reading others would give them memory.
+    fn measures(&self, index: u32) -> Option<&Measures> {
+        self.slot(index).filter(|slot| slot.generation.load(Ordering::Acquire) > 0).map(|slot| &slot.measures)
+    }
+
+    /// How many workers have been started, by any master of the service.
+    pub fn starts(&self) -> u64 {
+        (0..self.slots).map(|index| self.generation(index)).fold(0, u64::wrapping_add)
+    }
+
+    /// Counts a worker that has ended. Returns false for an unknown reason.
+    pub fn count_exit(&self, reason: &str) -> bool {
+        let place = EXIT_REASONS.iter().position(|known| *known == reason);
+        let count = place.and_then(|place| self.header().exits.get(place));
+        count.inspect(|count| _ = count.fetch_add(1, Ordering::AcqRel)).is_some()
+    }
+
+    /// How many workers have ended, by [`EXIT_REASONS`].
+    pub fn exits(&self) -> [u64; EXIT_REASONS.len()] {
+        std::array::from_fn(|place| self.header().exits[place].load(Ordering::Acquire))
     }
 
     /// Whether a worker serves: it is ready, alive, and its loop turns within `turn_limit`.
@@ -464,7 +531,7 @@ pub(super) fn nanoseconds(clock: ClockId) -> u64 {
 }
 
 fn bytes_of(slots: u32) -> usize {
-    PAGE_BYTES * (slots as usize + 1)
+    PAGE_BYTES + SLOT_BYTES * slots as usize
 }
 
 #[cfg(test)]
@@ -563,9 +630,9 @@ mod tests {
         let board = Scoreboard::new(2).unwrap();
         assert!(ftruncate(&board, 0).is_err(), "the size of a scoreboard is sealed");
         board.header().slots.store(5, Ordering::Relaxed);
-        assert_eq!(refusal(board.as_fd()), "it names 5 slots, and its size is 12288 bytes");
+        assert_eq!(refusal(board.as_fd()), "it names 5 slots, and its size is 28672 bytes");
         board.header().version.store(7, Ordering::Relaxed);
-        assert_eq!(refusal(board.as_fd()), "its version is 7, and this process knows version 1");
+        assert_eq!(refusal(board.as_fd()), "its version is 7, and this process knows version 2");
         board.header().magic.store(1, Ordering::Relaxed);
         assert!(refusal(board.as_fd()).starts_with("it is no scoreboard: it begins with 0x0000000000000001"));
     }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use rustix::process::getpid;
 use rustix::time::ClockId;
 
+use super::measures::Measures;
 use super::scoreboard::{Counters, Scoreboard, WorkerSlot, WorkerState, nanoseconds};
 
 /// Whether this process is a forked child that has not taken a seat: the seat in its memory belongs to the parent.
@@ -26,6 +27,7 @@ pub fn forget_in_child() {
 pub struct Seat {
     slot: NonNull<WorkerSlot>,
     memory: SeatMemory,
+    is_measuring: bool,
 }
 
 /// The owner of the slot's memory, which keeps it in place.
@@ -44,13 +46,13 @@ impl Seat {
     pub fn private() -> Seat {
         IS_CHILD.store(false, Ordering::Relaxed);
         let slot = WorkerSlot::private();
-        Seat { slot: NonNull::from(&*slot), memory: SeatMemory::Private(slot) }
+        Seat { slot: NonNull::from(&*slot), memory: SeatMemory::Private(slot), is_measuring: false }
     }
 
     /// Takes the seat `index` for this process, and writes the process id. `None` if the scoreboard has no such slot.
     pub fn take(board: Arc<Scoreboard>, index: u32) -> Option<Seat> {
         let slot = NonNull::from(board.slot(index)?);
-        let seat = Seat { slot, memory: SeatMemory::Shared(board, index) };
+        let seat = Seat { slot, memory: SeatMemory::Shared(board, index), is_measuring: false };
         IS_CHILD.store(false, Ordering::Relaxed);
         let slot = seat.slot();
         slot.pid.store(getpid().as_raw_nonzero().get().unsigned_abs(), Ordering::Release);
@@ -63,6 +65,16 @@ impl Seat {
             SeatMemory::Private(_) => None,
             SeatMemory::Shared(board, index) => Some((board, *index)),
         }
+    }
+
+    /// Makes [`Self::measures`] return the measures of the slot, if other processes can see it.
+    pub fn measure(&mut self) {
+        self.is_measuring = matches!(self.memory, SeatMemory::Shared(..));
+    }
+
+    /// The measures of the slot; `None` where nothing is measured.
+    pub fn measures(&self) -> Option<&Measures> {
+        (self.is_measuring && is_owner()).then(|| &self.slot().measures)
     }
 
     /// Sets the state of the worker. A worker that drains does not become ready again.
@@ -87,7 +99,12 @@ impl Seat {
 
     /// Notes that a turn of the loop begins now.
     pub fn note_turn(&self) {
-        self.slot().turn.store(nanoseconds(ClockId::MonotonicCoarse), Ordering::Relaxed);
+        self.note_turn_at(nanoseconds(ClockId::MonotonicCoarse));
+    }
+
+    /// Notes that a turn of the loop began at `now`, in nanoseconds on the clock of all processes.
+    pub fn note_turn_at(&self, now: u64) {
+        self.slot().turn.store(now, Ordering::Relaxed);
     }
 
     /// Counts a request that begins. On the loop thread.
