@@ -4,9 +4,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
-
-use super::activity;
+use super::activity::{self, coarse_now};
 
 /// The budget of a turn unless the process sets another one.
 pub const DEFAULT_BUDGET: Duration = Duration::from_millis(10);
@@ -37,7 +35,7 @@ pub(super) fn is_used_up() -> bool {
 
 /// Restarts the budget of the running turn.
 pub fn begin() {
-    let now = now();
+    let now = coarse_now();
     BEGUN.set(now);
     activity::note_turn(now);
 }
@@ -49,7 +47,7 @@ pub fn begun() -> u64 {
 
 /// Whole seconds since `begun`, a result of [`begun`].
 pub fn seconds_since(begun: u64) -> u64 {
-    now().saturating_sub(begun) / 1_000_000_000
+    coarse_now().saturating_sub(begun) / 1_000_000_000
 }
 
 /// Whether the running turn has used half of its budget: it then counts as cut off even if it gives way by itself.
@@ -59,20 +57,14 @@ pub(super) fn is_worth_counting() -> bool {
 
 /// The time one budget from now, for [`has_passed`]. `None` without a limit.
 pub(super) fn end_of_budget() -> Option<u64> {
-    budget().map(|_| now().saturating_add(BUDGET.load(Ordering::Relaxed)))
+    budget().map(|_| coarse_now().saturating_add(BUDGET.load(Ordering::Relaxed)))
 }
 
 /// Whether the coarse clock has reached `at`.
 pub(super) fn has_passed(at: u64) -> bool {
-    now() >= at
+    coarse_now() >= at
 }
 
 fn has_lasted(nanoseconds: u64) -> bool {
-    nanoseconds > 0 && now().saturating_sub(BEGUN.get()) >= nanoseconds
-}
-
-/// Nanoseconds on the coarse clock. A look costs no more than a read of memory; the clock ticks every 1 to 10 ms.
-pub(super) fn now() -> u64 {
-    let now = clock_gettime(ClockId::MonotonicCoarse);
-    now.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec.cast_unsigned())
+    nanoseconds > 0 && coarse_now().saturating_sub(BEGUN.get()) >= nanoseconds
 }

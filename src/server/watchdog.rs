@@ -5,8 +5,8 @@
 //! it. The second thread is made when a check first has a [job](Job) that needs the interpreter, for which it may have
 //! to wait. The first thread goes on meanwhile.
 //!
-//! A process may stand still as a whole: by SIGSTOP, or because the machine was suspended. That time is no time of a
-//! turn. A look that comes far too late is the sign of it.
+//! A process may stand still as a whole: by SIGSTOP, or because the machine was suspended. A look that comes far too late
+//! is the sign of it, and the time does not count as time of a turn.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
