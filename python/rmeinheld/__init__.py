@@ -19,11 +19,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._moved import forward
-from ._rmeinheld import __version__
+from ._rmeinheld import RequestTimeout, __version__
 from .coroutine import sleep, spawn, timeout
 from .running import run
 
-__all__ = ["__version__", "run", "sleep", "spawn", "timeout"]
+__all__ = ["RequestTimeout", "__version__", "run", "sleep", "spawn", "timeout"]
 
 _MOVED = frozenset(
     """

@@ -31,6 +31,7 @@ __all__ = [
     "Lock",
     "Queue",
     "RLock",
+    "RequestTimeout",
     "Scoreboard",
     "Semaphore",
     "Server",
@@ -420,6 +421,13 @@ class CoroutineExit(SystemExit):
     """Raised in a coroutine that is killed, and once in each coroutine that still runs when its server stops.
 
     Let it pass, and clean up in `finally`. It is a SystemExit, which libraries let pass as the end of a thread.
+    """
+
+class RequestTimeout(BaseException):
+    """Raised in a request whose time is up: where it waits, or while it computes.
+
+    The client gets 504 if nothing was sent, and the end of its connection otherwise. It is no subclass of Exception, so
+    code that answers or retries after errors of its own does not swallow it. Let it pass, and clean up in `finally`.
     """
 
 class Timeout(BaseException):

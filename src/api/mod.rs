@@ -26,7 +26,7 @@ mod _rmeinheld {
         BoundedSemaphore, Condition, Event, Jobs, LifoQueue, Lock, Queue, RLock, Semaphore, SimpleQueue,
     };
     #[pymodule_export]
-    use crate::interp::{Coroutine, TimeoutContext};
+    use crate::interp::{Coroutine, RequestTimeout, TimeoutContext};
     #[pymodule_export]
     use crate::server::{AdminListener, ErrorStream, Server, SharedCrew, SharedScoreboard};
     #[pymodule_export]

@@ -20,6 +20,15 @@ pub fn current_work() -> Option<WorkId> {
         .flatten()
 }
 
+/// The piece of work with this number, unless it has ended. `None` off the loop thread.
+pub fn work_of_number(number: u64) -> Option<WorkId> {
+    let found = with(|state| {
+        let mut units = state.units.iter().map(|(_, unit)| unit);
+        units.find(|unit| unit.busy.get() && unit.work.get() == number).map(|unit| unit.slot)
+    });
+    found.flatten().map(|unit| WorkId { unit, number })
+}
+
 /// Interrupts `work` from any thread; off the loop thread, later than now. Leaves ended work alone.
 pub fn interrupt(runtime: &Runtime, work: WorkId) {
     if with(|state| state.interrupt(work)).is_none() {

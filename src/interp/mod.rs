@@ -6,6 +6,7 @@
 
 mod application_waits;
 mod context;
+mod ending_work;
 mod errors;
 mod exceptions;
 mod exit;
@@ -30,8 +31,9 @@ pub use application_waits::{
     deadline_after, events_now, park_or_detach, sleep, sleep_until, wait_any, wait_descriptor,
 };
 pub use context::in_fresh_context;
+pub use ending_work::{EndReason, end_work};
 pub use errors::{failure_error, io_error, os_error, wake_error};
-pub use exceptions::{CoroutineExit, Timeout};
+pub use exceptions::{CoroutineExit, RequestTimeout, Timeout};
 pub use exit::{arm_exit, arm_exit_and_watch, disarm_exit};
 pub use give_way::{give_way, give_way_quietly};
 pub use lent::Lent;

@@ -103,7 +103,8 @@ pub fn prepare_with(prepare: fn(Python<'_>)) {
     let _ = PREPARE.set(prepare);
 }
 
-fn running(py: Python<'_>) -> Option<Arc<Runtime>> {
+/// The process's loop, if it runs.
+pub fn running(py: Python<'_>) -> Option<Arc<Runtime>> {
     slot(py).as_ref().filter(|runtime| !runtime.has_ended()).map(Arc::clone)
 }
 
