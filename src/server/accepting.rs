@@ -133,7 +133,7 @@ impl Accepting {
     /// Where the transport runs Python code that waits.
     pub fn take_turn(&self, py: Python<'_>, source: SourceId, index: usize) {
         streams::about_to_read(source);
-        if self.shared.is_one_of_many() {
+        if self.shared.is_one_of_many() || self.spread.has_siblings() {
             self.take_shared_turn(py, source, index);
         } else {
             self.accept(py, index, ACCEPT_TURN);

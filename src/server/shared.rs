@@ -142,7 +142,7 @@ impl Shared {
         require(self.takes_connect || method != b"CONNECT", NO_CONNECT)
     }
 
-    /// Do other processes serve the same application?
+    /// Do other processes serve the same application, by the settings?
     pub fn is_one_of_many(&self) -> bool {
         self.is_one_of_many
     }

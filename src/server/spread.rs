@@ -58,6 +58,13 @@ impl Spread {
         }
     }
 
+    /// Does another worker of the service accept connections? Their number changes while this worker serves.
+    pub fn has_siblings(&self) -> bool {
+        self.seat.shared().is_some_and(|(board, own)| {
+            known_slots(board).any(|index| index != own && board.state(index) == WorkerState::Ready)
+        })
+    }
+
     /// Should a sibling take the next connection? This worker has `open` connections.
     pub fn favours_a_sibling(&self, open: usize) -> bool {
         let open = open as u64;
@@ -160,6 +167,16 @@ mod tests {
         assert!(!Spread::new(Arc::new(Seat::private())).favours_a_sibling(1000));
         let (_, seats) = crew(2);
         assert!(!Spread::new(Arc::clone(&seats[0])).favours_a_sibling(7));
+    }
+
+    #[test]
+    fn a_worker_has_siblings_while_others_are_ready() {
+        let (board, seats) = crew(2);
+        let spread = Spread::new(Arc::clone(&seats[0]));
+        assert!(spread.has_siblings());
+        board.set_state(1, WorkerState::Draining);
+        assert!(!spread.has_siblings());
+        assert!(!Spread::new(Arc::new(Seat::private())).has_siblings());
     }
 
     #[test]

@@ -57,3 +57,20 @@ def test_connections_go_to_the_worker_that_has_fewer(start: Start) -> None:
     assert again[staying] < len(anew) / 2
     for connection in connections + anew:
         connection.close()
+
+
+def test_a_worker_that_began_alone_shares_with_the_one_that_sigttin_adds(start: Start) -> None:
+    service = start("--workers", "1", "--max-requests", "100000", "--keep-alive", "60", app="service_app:app")
+    service.await_ready()
+    service.signal(signal.SIGTTIN)
+    service.await_ready(2)
+    connections = []
+    counts: Counter[int] = Counter()
+    for _ in range(CONNECTIONS):
+        connections.append(service.connect())
+        counts[worker_of(connections[-1])] += 1
+    print(counts)
+    assert len(counts) == 2
+    assert max(counts.values()) <= MOST
+    for connection in connections:
+        connection.close()
