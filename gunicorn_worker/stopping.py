@@ -101,6 +101,9 @@ class Stopping(Arbiter):  # type: ignore[misc]
             # A worker that is importing has nothing to finish.
             is_booting = self.scoreboard.state(worker.slot) == "booting"
             self.scoreboard.set_state(worker.slot, "draining")
+            if self._is_interrupted:
+                # Only a terminal has sent it to the workers, too. They say then what they wait for.
+                self.kill_worker(pid, signal.SIGINT)
             self.kill_worker(pid, signal.SIGQUIT if is_booting else number)
         self._signal_dirty_arbiter(number)
         self._await_workers(graceful)

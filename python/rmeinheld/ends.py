@@ -151,9 +151,12 @@ def _leave(status: int) -> None:
 
 def _say_what_is_waited_for(process_ends: bool) -> None:
     if names := ", ".join(thread.name for thread in _unfinished(process_ends)):
+        line = f"waiting for the threads {names}; press Ctrl-C again to stop now"
         with suppress(OSError, ValueError, AttributeError):
-            line = f"rmeinheld: waiting for the threads {names}; press Ctrl-C again to stop now"
-            print(line, file=sys.stderr, flush=True)
+            if sys.stderr.isatty():
+                print(f"rmeinheld: {line}", file=sys.stderr, flush=True)
+                return
+        _logger.warning("%s", line)
 
 
 def _end_the_rest(grace: Grace, process_ends: bool) -> None:

@@ -9,7 +9,7 @@ mod log_file;
 pub use log_file::{LogFile, News};
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -31,6 +31,11 @@ pub fn say(message: &str) {
     if can_take(error.as_fd(), Duration::ZERO) {
         let _ = rustix::io::write(&error, line.as_bytes().get(..PIPE_BYTES).unwrap_or(line.as_bytes()));
     }
+}
+
+/// Is standard error a terminal, at which a person reads what [`say`] writes?
+pub fn has_reader() -> bool {
+    io::stderr().is_terminal()
 }
 
 /// A descriptor of any kind that is written without waiting.

@@ -72,13 +72,18 @@ impl LoopService {
         log(py, Level::Warning, &message, None);
     }
 
-    /// Prints the requests that a stop by Ctrl-C waits for, as a person at a terminal needs it.
+    /// Says which requests a stop by SIGINT waits for: to the person at the terminal, and to the log without one.
     pub fn tell_a_person_what_is_waited_for(&self, py: Python<'_>) {
         let Some(Waited { count, oldest, oldest_seconds }) = wsgi::waited_for(py) else { return };
-        output::say(&format!(
+        let message = format!(
             "waiting for {count} request{}, oldest {oldest_seconds} s: {oldest}; press Ctrl-C again to stop now",
             if count == 1 { "" } else { "s" },
-        ));
+        );
+        if output::has_reader() {
+            output::say(&message);
+        } else {
+            log(py, Level::Warning, &message, None);
+        }
     }
 
     fn take_turn(&self, py: Python<'_>, source: SourceId, index: usize) {

@@ -163,10 +163,16 @@ impl Server {
         if terms.is_interrupt {
             let was_said = Arc::new(AtomicBool::new(false));
             words.asked = Some((now + LOOP_ANSWERS, Arc::clone(&was_said)));
-            runtime.send(LoopMessage::Control(Box::new(move || {
+            let say = move || {
                 was_said.store(true, Ordering::Release);
                 Python::attach(|py| with_service(|service| service.tell_a_person_what_is_waited_for(py)));
-            })));
+            };
+            runtime.send(if output::has_reader() {
+                LoopMessage::Control(Box::new(say))
+            } else {
+                // A task, since a handler of the log may wait.
+                LoopMessage::Task(Box::new(say))
+            });
             return now + LOOP_ANSWERS;
         }
         let graceful_timeout = self.graceful_timeout;

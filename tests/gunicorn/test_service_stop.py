@@ -156,6 +156,20 @@ def test_an_interrupt_says_what_the_service_waits_for(start: Start) -> None:
     assert service.wait() == 0
 
 
+def test_an_interrupt_of_the_master_alone_logs_what_the_service_waits_for(start: Start) -> None:
+    service = start("--workers", "2", "--graceful-timeout", "30", app=APP)
+    service.await_ready()
+    with service.connect() as connection:
+        connection.send(request("GET", "/sleep/60"))
+        service.wait_for_log("begun to sleep")
+        service.signal(signal.SIGINT)
+        service.wait_for_log(r"\[WARNING\] waiting for 1 request, oldest \d+ s: GET /sleep/60; press Ctrl-C again")
+        with takes(0, 2):
+            service.signal(signal.SIGINT)
+            assert service.wait() == 0
+    assert "Traceback" not in service.log()
+
+
 def test_quit_ends_at_once(start: Start) -> None:
     service = start("--workers", "2", "--graceful-timeout", "30", app=APP)
     service.await_ready()

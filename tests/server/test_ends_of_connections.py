@@ -516,7 +516,7 @@ def test_websockets_of_a_server_that_is_replaced_are_closed_with_1012(serve: Ser
 # --- Ctrl-C ----------------------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_says_what_is_waited_for_and_the_second_one_ends_within_a_second(serve: Serve) -> None:
+def test_an_interrupt_without_a_terminal_logs_what_is_waited_for(serve: Serve) -> None:
     server = serve(ECHO, graceful_timeout=3600)
     with server.connect() as one, server.connect() as other:
         for connection in (one, other):
@@ -525,7 +525,7 @@ def test_ctrl_c_says_what_is_waited_for_and_the_second_one_ends_within_a_second(
         server.signal(signal.SIGINT)
         with takes(0, 3):
             server.wait_for_log(
-                r"^rmeinheld: waiting for 2 requests, oldest \d+ s: GET /slow\?3600; press Ctrl-C again to stop now$"
+                r"\[WARNING\] waiting for 2 requests, oldest \d+ s: GET /slow\?3600; press Ctrl-C again to stop now$"
             )
         server.signal(signal.SIGINT)
         assert server.wait() == 0

@@ -124,7 +124,7 @@ def test_a_stop_says_whom_it_waits_for_and_a_second_interrupt_ends_it(serve: Ser
         server.wait_for_log("waiting\n(.*\n)*waiting")
         server.signal(signal.SIGINT)
         server.wait_for_log(
-            r"^rmeinheld: waiting for 2 requests, oldest [1-9] s: GET /slow\?first%1b; press Ctrl-C again to stop now$"
+            r"waiting for 2 requests, oldest [1-9] s: GET /slow\?first%1b; press Ctrl-C again to stop now$"
         )
         with takes(0, 8):
             server.signal(signal.SIGINT)
