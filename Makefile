@@ -195,7 +195,7 @@ bench-gunicorn: $(READY) ## Measure what Gunicorn adds, and two workers compared
 	$(BIN)/python benches/gunicorn_worker.py $(BENCH)
 
 .PHONY: bench-service
-bench-service: $(READY) ## Measure services with several workers: start, waits, spread of load, memory (takes BENCH too).
+bench-service: $(READY) ## Measure services with several workers: start, waits, spread, scaling, probes (takes BENCH too).
 	$(BIN)/python benches/service.py $(BENCH)
 
 .PHONY: soak-restarts

@@ -70,7 +70,14 @@ def parse_wrk(output: str) -> WrkResult:
 
 
 def run_wrk(
-    wrk: str, port: int, connections: int, seconds: int, core: int | None, patience_seconds: int = 2, threads: int = 1
+    wrk: str,
+    port: int,
+    connections: int,
+    seconds: int,
+    core: int | None,
+    patience_seconds: int = 2,
+    threads: int = 1,
+    path: str = "/",
 ) -> WrkResult:
     """One run of wrk with this number of threads on `core` (None: on any); raises LoadError as `parse_wrk` does.
 
@@ -85,7 +92,7 @@ def run_wrk(
         "--timeout",
         f"{patience_seconds}s",
     ]
-    command.append(f"http://127.0.0.1:{port}/")
+    command.append(f"http://127.0.0.1:{port}{path}")
     with pinned_to(core):
         try:
             result = subprocess.run(

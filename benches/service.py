@@ -1,4 +1,4 @@
-"""A service with several workers: its start, the wait while workers are replaced, the spread of load, and its memory.
+"""A service with several workers: start, waits while workers are replaced, spread of load, scaling, probes, memory.
 
     make bench-service
     make bench-service BENCH="--only start --rounds 21"
@@ -10,6 +10,9 @@ The scenarios:
 - start: the time from the start of the command to the first answer, with four workers.
 - waits: the longest wait for /short while workers are recycled, and at SIGHUP. The import takes 1 s.
 - spread: requests of the busier of two workers, as a multiple of the mean, over 64 and 512 connections.
+- scaling: requests per second of two workers, as a multiple of one. The application computes for 1 ms, so that the
+  client on the same cores costs little in comparison. 64 connections; one and two take turns.
+- ready: the time of a probe of /ready while every worker runs `while True: pass`.
 - memory: KiB of the master and of one worker that has answered once, resident, and its own part (PSS).
 """
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import socket
 import statistics
 import sys
 import time
@@ -25,12 +29,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from load import LoadError
+from load import LoadError, run_wrk
 from machine import facts, raise_open_files_limit
 from measure import memory, process_tree
 from mixed_load import MixedLoad
 from services import CONTENDERS, WORKERS, Contender, Service
-from toolchain import BENCHES, PROGRAMS, MissingTool, compile_program, versions
+from toolchain import BENCHES, PROGRAMS, MissingTool, compile_program, find_wrk, versions
 
 START_WORKERS = 4
 CONNECTIONS = (64, 512)
@@ -39,9 +43,13 @@ WAIT_SECONDS = 12.0
 REQUESTS_PER_SECOND = 2450
 RELOADS = 3
 RECYCLE_REQUESTS = 5000
+SCALING_CONNECTIONS = 64
+WARM_UP_SECONDS = 1
+PROBES = 200
+PROBE_PAUSE_SECONDS = 0.005
 
-WANTED = {"start_behind_gthread_ms": 50, "longest_wait_ms": 50, "spread": 1.2}
-"""At most."""
+WANTED = {"start_behind_gthread_ms": 50, "longest_wait_ms": 50, "spread": 1.2, "scaling": 1.9, "ready_ms": 5}
+"""At most; scaling at least."""
 
 
 BY_NAME = {contender.name: contender for contender in CONTENDERS}
@@ -144,19 +152,93 @@ def idle(contender: Contender, client: Path, seconds: float) -> Figures:
         }
 
 
+def scaling(contender: Contender, client: Path, seconds: float) -> Figures:
+    """Requests per second of one worker and of two."""
+    figures = {}
+    for name, workers in (("one", 1), ("two", 2)):
+        with Service(contender, LOG, workers=workers) as service:
+            if workers > 1:
+                with MixedLoad(client, service.port, {"cold_rate": 200}) as load:
+                    load.wait_for_answers_of(workers, set())
+
+            def run(length: int, port: int = service.port) -> float:
+                return run_wrk(find_wrk(), port, SCALING_CONNECTIONS, length, None, path="/compute").requests_per_second
+
+            run(WARM_UP_SECONDS)
+            figures[f"{name}_per_second"] = run(max(1, round(seconds)))
+    return figures
+
+
+def ready(contender: Contender, client: Path, seconds: float) -> Figures:
+    """The times of probes while no worker's loop turns."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        admin: int = place.getsockname()[1]
+    service = Service(contender, LOG, ["--admin-bind", f"127.0.0.1:{admin}"])
+    spinning = []
+    try:
+        service.wait_for_start()
+        with MixedLoad(client, service.port, {"cold_rate": 200}) as load:
+            load.wait_for_answers_of(WORKERS, set())
+            load.stop()
+        skipped = LOG.stat().st_size
+        for count in range(1, WORKERS + 1):
+            # A worker that spins accepts nothing.
+            spinning.append(socket.create_connection(("127.0.0.1", service.port)))
+            spinning[-1].sendall(b"GET /spin HTTP/1.1\r\nHost: x\r\n\r\n")
+            _wait_until_spinning(count, skipped)
+        times = [_probe(admin) for _ in range(PROBES)]
+    finally:
+        for connection in spinning:
+            connection.close()
+        service.kill()
+    return {"median_ms": round(statistics.median(times), 2), "worst_ms": round(max(times), 2), "probes": len(times)}
+
+
+def _wait_until_spinning(count: int, skipped: int) -> None:
+    deadline = time.monotonic() + 30
+    while LOG.read_bytes()[skipped:].count(b" spins\n") < count:
+        if time.monotonic() > deadline:
+            raise LoadError(f"after 30 s fewer than {count} workers spin; the log is {LOG}")
+        time.sleep(0.01)
+
+
+def _probe(port: int) -> float:
+    """The milliseconds of a probe, from its connection to the end of the answer."""
+    begun = time.perf_counter()
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(b"GET /ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = b""
+        while piece := connection.recv(4096):
+            answer += piece
+    taken = time.perf_counter() - begun
+    # 503 once the loops have not turned for too long.
+    if not answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 503")):
+        raise LoadError(f"/ready: {answer[:100]!r}")
+    time.sleep(PROBE_PAUSE_SECONDS)
+    return taken * 1e3
+
+
 MEASUREMENTS: dict[str, Callable[[Contender, Path, float], Figures]] = {
     "start": start,
     "waits": waits,
     "spread": spread,
+    "scaling": scaling,
+    "ready": ready,
     "memory": idle,
 }
+
+REPEATED = ("start", "spread", "scaling")
+
+ONLY_OURS = ("ready",)
+"""Other servers have no such thing."""
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="of start and spread (default 7); the others have one")
-    parser.add_argument("--seconds", type=float, default=3, help="of each measurement of spread (default 3)")
+    parser.add_argument("--rounds", type=int, default=7, help=f"of {', '.join(REPEATED)} (default 7); the others have one")
+    parser.add_argument("--seconds", type=float, default=3, help="of a measurement of spread and scaling (default 3)")
     parser.add_argument("--only", default=",".join(MEASUREMENTS), help="some of " + ",".join(MEASUREMENTS))
     parser.add_argument("--contenders", default=",".join(contender.name for contender in COMPARED))
     parser.add_argument("--output", type=Path, default=BENCHES / "results" / "service.json", help="not with --quick")
@@ -182,15 +264,17 @@ def main() -> int:
     PROGRAMS.mkdir(parents=True, exist_ok=True)
     try:
         client = compile_program("service_client")
+        find_wrk()
     except MissingTool as error:
         sys.exit(str(error))
     contenders = [contender for contender in COMPARED if contender.name in options.contenders.split(",")]
     answer: dict[str, Any] = {"command": sys.argv, "machine": facts(), "wanted": WANTED, "rounds": {}, "medians": {}}
     for what in options.only.split(","):
-        rounds: dict[str, list[Figures]] = {contender.name: [] for contender in contenders}
-        for number in range(options.rounds if what in ("start", "spread") else 1):
-            for contender in contenders if number % 2 == 0 else reversed(contenders):
-                length = options.seconds if what == "spread" or options.quick else WAIT_SECONDS
+        able = [contender for contender in contenders if contender is OURS or what not in ONLY_OURS]
+        rounds: dict[str, list[Figures]] = {contender.name: [] for contender in able}
+        for number in range(options.rounds if what in REPEATED else 1):
+            for contender in able if number % 2 == 0 else reversed(able):
+                length = options.seconds if what in REPEATED or options.quick else WAIT_SECONDS
                 try:
                     figures = MEASUREMENTS[what](contender, client, length)
                 except LoadError as error:
@@ -198,7 +282,10 @@ def main() -> int:
                 rounds[contender.name].append(figures)
                 print(f"  {what:8} {contender.name:22} {json.dumps(figures)}", file=sys.stderr, flush=True)
         answer["rounds"][what] = rounds
-        answer["medians"][what] = {name: medians(several) for name, several in rounds.items()}
+        answer["medians"][what] = {name: medians(several) for name, several in rounds.items() if several}
+        if what == "scaling" and OURS.name in rounds:
+            ours = answer["medians"][what][OURS.name]
+            answer["scaling"] = round(ours["two_per_second"] / ours["one_per_second"], 3)
         if what == "start" and {OURS.name, GTHREAD.name} <= rounds.keys():
             behind = [
                 ours["first_answer_ms"] - theirs["first_answer_ms"]

@@ -1,6 +1,6 @@
-"""The application of the service benchmarks, for every server: the paths that service_client.c asks for.
+"""The application of the service benchmarks, for every server: the paths that service_client.c asks for, and two more.
 
-`SERVICE_IMPORT_SECONDS` says how long the import takes, 0 by default; it waits, as for a database.
+/compute computes for about a millisecond, and /spin for ever. `SERVICE_IMPORT_SECONDS` says how long the import takes, 0 by default; it waits, as for a database.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if seconds := float(os.environ.get("SERVICE_IMPORT_SECONDS", "0")):
 
 LINE_SECONDS = 0.05
 LEAK_BYTES = 4 << 20
+COMPUTE_STEPS = 10_000
 
 leaked: list[bytes] = []
 
@@ -31,6 +32,12 @@ def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Itera
     if path == "/short":
         # The most frequent request by far: its query has the number alone.
         text = f"short {query.removeprefix('number=')}\n"
+    elif path == "/compute":
+        text = f"computed {computed(COMPUTE_STEPS)}\n"
+    elif path == "/spin":
+        os.write(2, b"process %d spins\n" % os.getpid())
+        while True:
+            pass
     else:
         query = {name: values[0] for name, values in parse_qs(query).items()}
         number = query["number"]
@@ -51,6 +58,14 @@ def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Itera
     body = text.encode()
     start_response("200 OK", [("Content-Length", str(len(body))), ("X-Worker", str(os.getpid()))])
     return [body]
+
+
+def computed(steps: int) -> int:
+    """A number that takes `steps` steps of Python code."""
+    number = 0
+    for step in range(steps):
+        number = (31 * number + step) & 0xFFFFFFFF
+    return number
 
 
 def sum_of(source: Any) -> str:

@@ -16,6 +16,7 @@ LABELS = {
     "uwsgi": "uWSGI",
     "granian": "Granian (ASGI)",
 }
+SERVICES = ("rmeinheld", "gunicorn -k rmeinheld", "gthread")
 
 
 def http() -> str:
@@ -63,6 +64,77 @@ def gunicorn() -> str:
     return f"{_table(['', 'measured', 'target'], rows)}\n\n{_notes(data, 'gunicorn', 'gevent')}"
 
 
+def services() -> str:
+    """Return the table of `make bench-service`."""
+    if not (RESULTS / "service.json").exists():
+        return _unmeasured("make bench-service", "service.json")
+    data = _load("service")
+    names = [name for name in SERVICES if any(name in each for each in data["medians"].values())]
+    wanted = data["wanted"]
+    rows: list[tuple[str, dict[str, Any], str]] = []
+
+    def add(text: str, scenario: str, figure: str, target: str = "") -> None:
+        rows.append((text, {name: each.get(figure) for name, each in data["medians"].get(scenario, {}).items()}, target))
+
+    add("first answer with four workers, ms", "start", "first_answer_ms")
+    behind = {"rmeinheld": data.get("start_behind_gthread_ms")}
+    rows.append(("the same, after that of gthread, ms", behind, f"at most {wanted['start_behind_gthread_ms']}"))
+    for key, when in (("recycles", "while workers are recycled"), ("reloads", "at SIGHUP")):
+        each = {name: rounds[0][key] for name, rounds in data["rounds"].get("waits", {}).items()}
+        longest = {name: one["longest_ms"] for name, one in each.items()}
+        rows.append((f"longest wait {when}, ms", longest, f"at most {wanted['longest_wait_ms']}"))
+        rows.append((f"failed requests {when}", {name: sum(one["failed"].values()) for name, one in each.items()}, "0"))
+    spreads = next(iter(data["medians"].get("spread", {}).values()), {})
+    for figure in spreads:
+        connections = figure if "connections" in figure else f"connections: {figure}"
+        add(f"requests of the busier worker, {connections}", "spread", figure, f"at most {wanted['spread']} of the mean")
+    scaling = {
+        name: each["two_per_second"] / each["one_per_second"] for name, each in data["medians"].get("scaling", {}).items()
+    }
+    rows.append(("requests per second of two workers, of those of one", scaling, f"at least {wanted['scaling']}"))
+    for figure, text in (("median_ms", "`/ready` while all workers compute, ms"), ("worst_ms", "the slowest of 200, ms")):
+        add(text, "ready", figure, f"at most {wanted['ready_ms']}")
+    for figure, text in (
+        ("master_pss_kib", "master, KiB of its own (PSS)"),
+        ("worker_pss_kib", "a worker, KiB of its own"),
+        ("worker_resident_kib", "a worker, KiB resident"),
+    ):
+        add(text, "memory", figure)
+    cells = [[text, *(_number(values.get(name)) for name in names), target] for text, values, target in rows]
+    head = ["", *(f"**{name}**" if name == "rmeinheld" else f"`{name}`" for name in names), "target"]
+    return f"{_table(head, cells)}\n\n{_notes(data, 'gunicorn')}"
+
+
+def restarts() -> str:
+    """Return the table of `make soak-restarts`."""
+    if not (RESULTS / "restarts.json").exists():
+        return _unmeasured("make soak-restarts", "restarts.json")
+    data = _load("restarts")
+    rows = []
+    for name, phases in data["phases"].items():
+        for phase in phases:
+            report = phase["report"]
+            waits = report.get("waits_ms", {})
+            failed = ", ".join(f"{count} {how}" for how, count in phase["failed"].items()) or "0"
+            numbers = (sum(report.get("answers", {}).values()), waits.get("longest"), waits.get("p99"))
+            label = LABELS.get(name, name).removesuffix(" (ASGI)")
+            rows.append([label, f"{phase['events']} {phase['name']}", _number(numbers[0]), failed, *map(_number, numbers[1:])])
+    head = ["", "", "answers", "failed requests", "longest wait of a short request, ms", "99% within, ms"]
+    left_out = "".join(f"\n\nLeft out: {LABELS.get(name, name)}: {why}." for name, why in data["left_out"].items())
+    peers = [package for name, package in (("granian", "granian"), ("uwsgi", "uWSGI")) if name in data["phases"]]
+    return f"{_table(head, rows)}\n\n{_notes(data, 'gunicorn', *peers, shown='Counted by')}{left_out}"
+
+
+def _unmeasured(command: str, name: str) -> str:
+    return f"Not measured yet: `{command}` writes `benches/results/{name}`."
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"
+
+
 def _load(name: str) -> dict[str, Any]:
     data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return data
@@ -72,11 +144,12 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *rows])
 
 
-def _notes(data: dict[str, Any], *packages: str) -> str:
+def _notes(data: dict[str, Any], *packages: str, shown: str = "Medians of the rounds of") -> str:
     machine = data["machine"]
-    versions = {**data["versions"].get("peers", {}), "rmeinheld": data["versions"]["project"]["rmeinheld"]}
+    versions = {**data["versions"]["project"], **data["versions"].get("peers", {})}
+    versions["rmeinheld"] = data["versions"]["project"]["rmeinheld"]
     named = ", ".join(f"{name} {versions[name]}" for name in ("rmeinheld", *packages))
     return (
-        f"Medians of the rounds of `python {' '.join(data['command'])}`. {machine['cpu']}, {machine['cores']} cores; "
+        f"{shown} `python {' '.join(data['command'])}`. {machine['cpu']}, {machine['cores']} cores; "
         f"Linux {machine['kernel']}, Python {machine['python']}; {named}."
     )

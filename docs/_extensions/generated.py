@@ -52,6 +52,8 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "websocket-figures": figures.websocket,
     "cooperation-figures": figures.cooperation,
     "gunicorn-figures": figures.gunicorn,
+    "service-figures": figures.services,
+    "restart-figures": figures.restarts,
 }
 
 

@@ -354,7 +354,8 @@ class Server:
         closes them at once, and WebSockets, too. `delay` (0 by default) is the time in seconds for which the server
         goes on as before; the grace period begins after it. `restarts` closes WebSockets with 1012 instead of 1001,
         because another process takes over. `interrupted` says soon what is waited for: on the terminal of a person who
-        has pressed Ctrl-C, or in the log. `hurries` shortens the waits for work that does not end, to less than a second together.
+        has pressed Ctrl-C, or in the log. `hurries` shortens the waits for work that does not end, to less than a
+        second together.
 
         May be called from any thread, signal handler or request, and more than once: a later call may only shorten the
         times.

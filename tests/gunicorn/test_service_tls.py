@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import ssl
@@ -12,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from certificates import Certificate, get_tls, make_certificate, open_tls
+from certificates import (
+    Certificate,
+    bad_renewals,
+    get_tls,
+    make_certificate,
+    make_expired_certificate,
+    open_tls,
+    shown_certificate,
+)
 from masters import Gunicorn, Masters, Service, wait_until
 from serving import TIMEOUT, environment_of_child
 
@@ -106,6 +115,27 @@ def test_sighup_replaces_the_certificate_and_keeps_it_if_the_new_one_is_bad(
     server.signal(signal.SIGHUP)
     wait_until(lambda: serves(server, second), server.log)
     assert server.log().count("[ERROR]") == 1
+
+
+def test_every_bad_renewal_at_sighup_is_one_error_line_and_the_workers_stay(
+    start: Callable[..., Gunicorn], current: Certificate, both: tuple[Certificate, Certificate], tmp_path: Path
+) -> None:
+    first, second = both
+    server = start()
+    workers = set(re.findall(r"Booting worker with pid: \d+", server.log()))
+    for fault in bad_renewals(current, second):
+        seen = len(server.log())
+        server.signal(signal.SIGHUP)
+        line = server.wait_for_log(r"\[ERROR\] The new configuration is refused.*? stays in use: (.*)", start=seen)
+        assert line[1].startswith(fault)
+        assert serves(server, first)
+        assert "Traceback" not in server.log()
+    assert set(re.findall(r"Booting worker with pid: \d+", server.log())) == workers
+    # Clients judge whether it has expired.
+    expired = make_expired_certificate(tmp_path / "expired")
+    expired.put(current)
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: shown_certificate(server.port).split() == expired.certificate.read_text().split(), server.log)
 
 
 @pytest.mark.parametrize("kind", [Secure, SecureGunicorn])

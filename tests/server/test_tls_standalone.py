@@ -18,7 +18,15 @@ from typing import Any
 import pytest
 
 import rmeinheld
-from certificates import Certificate, get_tls, make_certificate, open_tls
+from certificates import (
+    Certificate,
+    bad_renewals,
+    get_tls,
+    make_certificate,
+    make_expired_certificate,
+    open_tls,
+    shown_certificate,
+)
 from rmeinheld import tls as tls_module
 from rmeinheld.settings import Settings
 from rmeinheld.tls import Tls, tls_of
@@ -105,6 +113,32 @@ def test_a_bad_certificate_at_sighup_leaves_the_old_one_in_use(
     server.wait_for_log("TLS: read the certificates again")
     with open_tls(server.port, second) as connection:
         assert get_tls(connection).status == 200
+
+
+def test_every_bad_renewal_at_sighup_is_one_error_line_and_service_goes_on(
+    serve: Serve, current: Certificate, first: Certificate, second: Certificate
+) -> None:
+    server = serve_tls(serve, current)
+    for number, fault in enumerate(bad_renewals(current, second), 1):
+        seen = len(server.log())
+        server.signal(signal.SIGHUP)
+        line = server.wait_for_log(r"\[ERROR\] TLS: (.*); the certificates that were read before stay in use$", start=seen)
+        assert line[1].startswith(fault)
+        with open_tls(server.port, first) as connection:
+            assert get_tls(connection).status == 200
+        assert server.log().count("[ERROR]") == number
+    assert "Traceback" not in server.log()
+
+
+def test_a_certificate_that_has_expired_is_served(serve: Serve, current: Certificate, tmp_path: Path) -> None:
+    """Clients judge it, and some trust it nevertheless."""
+    expired = make_expired_certificate(tmp_path / "expired")
+    server = serve_tls(serve, current)
+    expired.put(current)
+    server.signal(signal.SIGHUP)
+    server.wait_for_log("TLS: read the certificates again")
+    assert shown_certificate(server.port).split() == expired.certificate.read_text().split()
+    assert "[ERROR]" not in server.log()
 
 
 def test_without_tls_and_without_a_terminal_sighup_changes_nothing(serve: Serve) -> None:
