@@ -79,20 +79,30 @@ impl<'py> ApplicationCall<'py> {
     pub fn run(self, py: Python<'py>, gateway: &Gateway) -> Finished<'py> {
         let _subject = Subject::set(self.environ.as_any().clone());
         let in_progress = InProgress::begin(&self.environ, &self.objects.response);
-        let outcome = in_fresh_context(py, || self.call(py, gateway)).and_then(|outcome| outcome);
-        let (mut fault, mut websocket_bytes) = (None, 0);
-        if let Some(websocket) = &self.websocket {
-            websocket.get().forget_environ();
-        }
-        match &self.websocket {
-            Some(websocket) if self.response().is_upgraded() || is_taken_over(py, &outcome) => {
-                let code = self.end_upgraded(py, gateway, outcome);
-                websocket_bytes = websocket.get().finish(py, code);
-            }
-            _ => fault = outcome.err().and_then(|error| self.fail(py, gateway, &error)),
-        }
+        let settled = in_fresh_context(py, || {
+            let outcome = self.call(py, gateway);
+            self.settle(py, gateway, outcome)
+        });
+        // The context could not be entered or left.
+        let (fault, websocket_bytes) = settled.unwrap_or_else(|error| (self.fail(py, gateway, &error), 0));
         drop(in_progress);
         self.end(py, fault, websocket_bytes)
+    }
+
+    /// Answers for what the application left undone, still in the request's context: handlers of the log find the
+    /// request's variables there. Returns the client's fault, and the bytes that a WebSocket has sent.
+    ///
+    /// # Parks
+    fn settle(&self, py: Python<'py>, gateway: &Gateway, outcome: PyResult<()>) -> (Option<RequestError>, u64) {
+        let Some(websocket) = self.websocket.as_ref().map(Bound::get) else {
+            return (outcome.err().and_then(|error| self.fail(py, gateway, &error)), 0);
+        };
+        websocket.forget_environ();
+        if self.response().is_upgraded() || is_taken_over(py, &outcome) {
+            let code = self.end_upgraded(py, gateway, outcome);
+            return (None, websocket.finish(py, code));
+        }
+        (outcome.err().and_then(|error| self.fail(py, gateway, &error)), 0)
     }
 
     /// Ends the request, and lets the exchange decide how its connection goes on.

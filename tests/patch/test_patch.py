@@ -26,6 +26,42 @@ def test_patching_first_finds_nothing_and_says_nothing(script: RunScript) -> Non
     assert output == "[] []\n"
 
 
+def test_a_builtin_function_that_an_agent_has_wrapped_is_patched(script: RunScript) -> None:
+    """Agents of tracing replace functions by proxies, whose `__class__` is that of the function."""
+    output = script(
+        """
+        import os, types
+        class Proxy:
+            def __init__(self, wrapped):
+                self.wrapped = wrapped
+            def __call__(self, *args, **named):
+                return self.wrapped(*args, **named)
+            def __getattr__(self, name):
+                return getattr(self.wrapped, name)
+            @property
+            def __class__(self):
+                return types.BuiltinFunctionType
+        os.system = Proxy(os.system)
+        os.read = Proxy(os.read)
+        from rmeinheld import patch
+        patch.patch_all()
+        from rmeinheld.coroutine import spawn
+        import time
+        def test():
+            inside, outside = os.pipe()
+            reader = spawn(os.read, inside, 9)
+            time.sleep(0.01)
+            os.write(outside, b"read")
+            reader.join()
+            return reader.result, os.system("exit 3") >> 8
+        tested = spawn(test)
+        tested.join(20)
+        print(tested.result)
+        """
+    )
+    assert output == "(b'read', 3)\n"
+
+
 def test_a_process_whose_parts_were_imported_before_the_patch_ends_in_order(script: RunScript) -> None:
     """The interpreter closes the standard streams at its very end, and their methods are patched."""
     output = script(

@@ -529,6 +529,10 @@ class Servers:
         path.write_text(textwrap.dedent(source))
         return self._start([sys.executable, str(path)])
 
+    def command(self, command: Sequence[str]) -> Server:
+        """Run a command that starts a server, a profiler's for instance, and wait for its start line."""
+        return self._start(command)
+
     def _start(self, command: Sequence[str], descriptors: Sequence[int] = ()) -> Server:
         server = Server(command, self._directory, environment_of_child(self._directory), descriptors)
         self._servers.append(server)

@@ -46,6 +46,34 @@ def test_requests_at_once_share_one_thread_and_nothing_else(serve: Serve, total:
     assert server.threads() <= 4, "a thread for each request?"
 
 
+def test_the_log_of_a_failed_request_is_written_in_its_context(serve: Serve) -> None:
+    server = serve(
+        """
+        import contextvars, logging
+        number = contextvars.ContextVar("number", default="none")
+        failed = []
+
+        class Kept(logging.Handler):
+            def emit(self, record):
+                failed.append(f"{record.getMessage()}: {number.get()}")
+
+        def app(environ, start_response):
+            if environ["PATH_INFO"] == "/failed":
+                start_response("200 OK", [])
+                return ["; ".join(failed).encode() + number.get().encode()]
+            if not failed:
+                logging.getLogger("rmeinheld.error").addHandler(Kept())
+            number.set(environ["PATH_INFO"])
+            raise ValueError(number.get())
+        """
+    )
+    with server.connect() as connection:
+        for path in ("/1", "/2"):
+            assert connection.request(request("GET", path)).status == 500
+        failed = connection.request(request("GET", "/failed")).body
+    assert failed == b"Error handling request GET /1: /1; Error handling request GET /2: /2none"
+
+
 def test_what_a_request_left_in_a_thread_local_may_wait_when_it_ends(serve: Serve) -> None:
     server = serve(APPLICATION)
     connections = [server.connect(timeout=4 * TIMEOUT) for _ in range(40)]

@@ -45,7 +45,8 @@ def replace(owner: ModuleType | type, name: str, new: object) -> None:
         return
     original = getattr(owner, name)
     _originals[key] = original
-    if isinstance(owner, ModuleType) and isinstance(new, FunctionType) and isinstance(original, BuiltinFunctionType):
+    # The type itself, since a tracing agent's proxy of a built-in function pretends to be one.
+    if isinstance(owner, ModuleType) and isinstance(new, FunctionType) and type(original) is BuiltinFunctionType:
         new = _as_builtin(original, new)
     if isinstance(owner, type):
         _rmeinheld.set_attribute(owner, name, new)
