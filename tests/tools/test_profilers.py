@@ -1,4 +1,4 @@
-"""Profilers, tracers and coverage see requests as they see the threads of a threaded server. docs/tools.md has the table."""
+"""Profilers and coverage see requests as they see the threads of another server. docs/tools.md has the table."""
 
 from __future__ import annotations
 
