@@ -32,7 +32,7 @@ from rmeinheld import _crew, _rmeinheld, ends
 from rmeinheld.addresses import Descriptor
 from rmeinheld.application import StartError, mounted
 from rmeinheld.coroutine import set_offload_threads, sleep, spawn
-from rmeinheld.health import answer_probes
+from rmeinheld.health import answer_probes, measures
 from rmeinheld.listeners import Listener
 from rmeinheld.patch import is_patched
 from rmeinheld.privileges import Identity
@@ -142,7 +142,7 @@ class Worker(_Base):  # type: ignore[misc]
             if self.admin is not None:
                 # Before the import, so that a worker is known to live while it imports.
                 # It answers until the process ends, and then to the clients that it has accepted.
-                atexit.register(answer_probes(self.admin, self.scoreboard, self.ready_workers).stop)
+                atexit.register(self._answer_probes(self.admin, self.scoreboard).stop)
         try:
             settings = settings_of(self.cfg)
         except (StartError, ValueError, TypeError) as error:
@@ -161,6 +161,9 @@ class Worker(_Base):  # type: ignore[misc]
             self._reloading = Reloading(self)
             self._reloading.start()
         super().init_process()
+
+    def _answer_probes(self, admin: Listener, board: _rmeinheld.Scoreboard) -> _rmeinheld.AdminListener:
+        return answer_probes(admin, board, self.ready_workers, metrics=self.app.resolved.settings.metrics)
 
     def _become_user(self) -> None:
         """Become the user and group of the settings, in place of the base class.
@@ -225,6 +228,8 @@ class Worker(_Base):  # type: ignore[misc]
         self._grace = grace = ends.Grace(settings.graceful_timeout)
         descriptor = None if logs else access_log_descriptor(self.log)
         board: dict[str, Any] = {} if self.scoreboard is None else {"scoreboard": self.scoreboard, "slot": self.slot}
+        if self.scoreboard is not None:
+            board["metrics"] = measures(self.app.resolved.settings)
         self._engine = engine = _rmeinheld.Server(
             self._application(settings), sockets, settings, tls, ragged, descriptor, **board
         )

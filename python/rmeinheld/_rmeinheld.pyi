@@ -94,18 +94,26 @@ class _WrapsBio(Protocol):
 
 @final
 class AdminListener:
-    """Answers `/live` and `/ready` on a listening socket, on an OS thread of its own that never takes the interpreter.
+    """Answers `/live`, `/ready` and `/metrics` on a listening socket, on an OS thread of its own that never takes the
+    interpreter.
 
     It works with a duplicate of `descriptor`, a listening TCP or Unix socket that several processes may share. `/live`
     is answered with 200 as long as the process runs. `/ready` is answered with 200 while at least `ready_workers`
     workers of `scoreboard` are ready, and with 503 and the reasons otherwise. A worker is ready if it accepts requests,
-    does not drain, and its loop has turned within the last `turn_limit` seconds (5 by default).
+    does not drain, and its loop has turned within the last `turn_limit` seconds (5 by default). With `metrics` (off by
+    default) `/metrics` is answered with the measures of all workers, in the format of Prometheus or OpenMetrics.
 
     Raises ValueError for a negative or infinite `turn_limit`, and OSError for a bad descriptor.
     """
 
     def __new__(
-        cls, descriptor: int, scoreboard: Scoreboard, ready_workers: int = 1, turn_limit: float = 5.0
+        cls,
+        descriptor: int,
+        scoreboard: Scoreboard,
+        ready_workers: int = 1,
+        turn_limit: float = 5.0,
+        *,
+        metrics: bool = False,
     ) -> Self: ...
     def start(self) -> None:
         """Start to answer. A process calls it after its last fork.
@@ -265,6 +273,26 @@ class Scoreboard:
         "websockets" are those of now.
         """
 
+    def metrics(self, slot: int | None = None) -> dict[str, Any]:
+        """Return the measures of one slot, or of all (None, the default), with those of its earlier owners.
+
+        They are empty unless metrics are on. "requests" has counts by method and class of the status. "refused" has
+        counts by status. "request_duration", "time_to_first_byte", "queue_time", "loop_lag" and "gil_wait" are
+        histograms: dictionaries with "bounds" in seconds, "counts" for each bucket (one more than bounds), and the
+        "sum" in seconds. The other items are numbers. Counts and histograms only grow, so the difference of two calls
+        is that of the time between.
+        """
+
+    def busy_share(self, slot: int, /) -> float:
+        """Return the share of the last 10 seconds for which a worker's loop was busy, from 0 to 1. It needs metrics."""
+
+    def count_exit(self, reason: str, /) -> None:
+        """Count a worker that has ended.
+
+        `reason` is "requests", "memory", "lifetime", "reload", "scale_down", "stop", "timeout", "killed", "crash" or
+        "boot". Raises ValueError for another one.
+        """
+
     def ready_workers(self) -> int:
         """Return the number of workers that are ready, alive, and whose loop has turned within the last five
         seconds.
@@ -282,7 +310,8 @@ class Server:
     without the closing alert of TLS. `access_log` is the descriptor of an access log that is open already; the engine
     writes to a duplicate, and the setting `access_logfile` names the file.
 
-    With `scoreboard` (None by default) the engine notes its turns, counters and state in the slot `slot`.
+    With `scoreboard` (None by default) the engine notes its turns, counters and state in the slot `slot`. With
+    `metrics` (off by default) it measures for `/metrics`, too.
 
     Raises TypeError if `app` is not callable, and OSError for a bad descriptor or if the access log cannot be opened.
     Raises ValueError if the scoreboard has no such slot.
@@ -299,6 +328,7 @@ class Server:
         *,
         scoreboard: Scoreboard | None = None,
         slot: int = -1,
+        metrics: bool = False,
     ) -> Self: ...
     @property
     def running(self) -> bool:

@@ -21,7 +21,7 @@ from .systemd import STATUS_SECONDS, Notifier
 if TYPE_CHECKING:
     from .settings import Settings
 
-__all__ = ["Health", "answer_probes", "open_admin_socket", "watched"]
+__all__ = ["Health", "answer_probes", "measures", "open_admin_socket", "watched"]
 
 START_LOOK = 0.01
 """Seconds between two looks for the start of the service, by the coroutine that reports it to systemd."""
@@ -88,6 +88,11 @@ class Health:
         )
 
 
+def measures(settings: Settings) -> bool:
+    """Return whether the engine measures for `/metrics`: something answers there."""
+    return settings.metrics and settings.admin_bind is not None
+
+
 @contextmanager
 def watched(settings: Settings) -> Iterator[Health | None]:
     """Answer probes at `admin_bind`, if it is set, while the block runs. For the command line and a single process.
@@ -101,7 +106,7 @@ def watched(settings: Settings) -> Iterator[Health | None]:
     health = Health(ends_process=True)
     listener = open_admin_socket(settings.admin_bind)
     try:
-        admin = answer_probes(listener, health.scoreboard, settings.ready_workers)
+        admin = answer_probes(listener, health.scoreboard, settings.ready_workers, metrics=settings.metrics)
         try:
             yield health
         finally:
@@ -119,9 +124,9 @@ def open_admin_socket(address: str) -> Listener:
 
 
 def answer_probes(
-    listener: Listener, scoreboard: _rmeinheld.Scoreboard, ready_workers: int
+    listener: Listener, scoreboard: _rmeinheld.Scoreboard, ready_workers: int, *, metrics: bool
 ) -> _rmeinheld.AdminListener:
-    """Start the thread that answers probes on `listener`, in this process."""
-    admin = _rmeinheld.AdminListener(listener.socket.fileno(), scoreboard, ready_workers)
+    """Start the thread that answers probes on `listener`, and `/metrics` where they are on, in this process."""
+    admin = _rmeinheld.AdminListener(listener.socket.fileno(), scoreboard, ready_workers, metrics=metrics)
     admin.start()
     return admin

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import _rmeinheld, ends, error_log, stdio
 from .addresses import DEFAULT_HOST, DEFAULT_PORT, Address, address_of, parse_address
 from .blocked_loop import BlockedLoop
-from .health import Health
+from .health import Health, measures
 from .listeners import Listener, close_all, open_all
 from .option_kinds import Seconds
 from .process_state import defaults, start_hooks, state
@@ -119,6 +119,8 @@ def make_engine(
         settings = replace(settings, wsgi_errors=stdio.standard_error())
     sockets = [(listener.socket.fileno(), listener.server_name, listener.server_port) for listener in listeners]
     board: dict[str, Any] = {} if health is None else {"scoreboard": health.scoreboard, "slot": health.slot}
+    if board and measures(settings):
+        board["metrics"] = True
     return _rmeinheld.Server(app, sockets, settings, tls, settings.suppress_ragged_eofs, access_log, **board)
 
 

@@ -4,6 +4,8 @@
 //! Python's, a destructor could wait for that lock and stop the loop.
 
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -12,6 +14,30 @@ use pyo3::prelude::*;
 use super::hand_over::HandOver;
 use crate::interp::{self, Waiters};
 use crate::sync::lock;
+
+/// Numbers of the pool of `offload`, of which a process has one.
+static CALLS: AtomicU64 = AtomicU64::new(0);
+static QUEUED: AtomicU64 = AtomicU64::new(0);
+static THREADS: AtomicU64 = AtomicU64::new(0);
+
+/// The numbers of the pool of `offload` at one time.
+#[derive(Clone, Copy, Debug)]
+pub struct OffloadFigures {
+    /// Jobs so far.
+    pub calls: u64,
+    /// Jobs that wait for a thread.
+    pub queued: u64,
+    /// OS threads.
+    pub threads: u64,
+}
+
+impl OffloadFigures {
+    /// The numbers now. From any thread.
+    pub fn now() -> OffloadFigures {
+        let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        OffloadFigures { calls: load(&CALLS), queued: load(&QUEUED), threads: load(&THREADS) }
+    }
+}
 
 /// The jobs of a pool of OS threads: jobs that wait for a thread, and threads that wait for a job.
 ///
@@ -53,6 +79,7 @@ impl Jobs {
     /// The thread to start counts from now on.
     #[pyo3(signature = (job, /))]
     fn put(&self, job: Py<PyAny>) -> bool {
+        CALLS.fetch_add(1, Ordering::Relaxed);
         let mut pool = self.pool();
         if let Some(place) = pool.idle.notify_last() {
             place.put(job);
@@ -115,7 +142,31 @@ impl Jobs {
 }
 
 impl Jobs {
-    fn pool(&self) -> MutexGuard<'_, ThreadPool> {
-        lock(&self.pool)
+    fn pool(&self) -> LockedPool<'_> {
+        LockedPool(lock(&self.pool))
+    }
+}
+
+/// A locked pool, whose numbers are published when it is unlocked.
+struct LockedPool<'a>(MutexGuard<'a, ThreadPool>);
+
+impl Deref for LockedPool<'_> {
+    type Target = ThreadPool;
+
+    fn deref(&self) -> &ThreadPool {
+        &self.0
+    }
+}
+
+impl DerefMut for LockedPool<'_> {
+    fn deref_mut(&mut self) -> &mut ThreadPool {
+        &mut self.0
+    }
+}
+
+impl Drop for LockedPool<'_> {
+    fn drop(&mut self) {
+        QUEUED.store(self.0.waiting.len() as u64, Ordering::Relaxed);
+        THREADS.store(self.0.threads as u64, Ordering::Relaxed);
     }
 }

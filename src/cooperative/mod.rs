@@ -28,7 +28,7 @@ pub use condition::Condition;
 pub use descriptor::{is_fifo, may_wait};
 pub use event::Event;
 pub use file_methods::{detour, in_turn};
-pub use jobs::Jobs;
+pub use jobs::{Jobs, OffloadFigures};
 pub use lock::Lock;
 pub use queue::{LifoQueue, Queue, ShutDown, SimpleQueue};
 pub use rlock::RLock;

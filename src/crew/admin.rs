@@ -1,7 +1,8 @@
-//! The admin listener: answers probes on an OS thread of its own.
+//! The admin listener: answers probes and scrapes on an OS thread of its own.
 //!
 //! The thread knows neither the loop nor Python, so it answers while both compute. One request is answered on each
-//! connection. A client has [`CLIENT_TIME`] for its request and for taking the answer; then it is disconnected.
+//! connection. A client has [`CLIENT_TIME`] for its request and for taking the answer, and [`SCRAPE_TIME`] for taking
+//! metrics; then it is disconnected. No client holds up another one: nothing waits for a single socket.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::probe::{self, Readiness};
+use super::probe::{self, Topics};
 use super::scoreboard::Scoreboard;
 use crate::http::date::imf_fixdate;
 use crate::http::error::RequestError;
@@ -32,10 +33,13 @@ pub(super) const HEAD_LIMITS: HeadLimits =
 /// How long a client may take, from its connection to the last byte of the answer. Kubernetes waits 1 s by default.
 const CLIENT_TIME: Duration = Duration::from_secs(2);
 
+/// How long a client may take to receive metrics. Prometheus waits 10 s by default.
+const SCRAPE_TIME: Duration = Duration::from_secs(10);
+
 /// How long the rest of a client's bytes is discarded, so that the close does not destroy the answer (RFC 9112 9.6).
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Clients at once. Another one takes the place of the oldest.
+/// Clients at once. Another one takes the place of the oldest whose request has not arrived, or of the oldest.
 const CLIENTS: usize = 64;
 
 /// How long the thread goes on after its stop, for the clients whose connections it has accepted.
@@ -56,14 +60,14 @@ impl AdminThread {
     ///
     /// # Errors
     /// Errors of eventfd(2) and clone(2), when a limit of the process is reached.
-    pub fn start(listener: Listener, board: Arc<Scoreboard>, readiness: Readiness) -> io::Result<AdminThread> {
+    pub fn start(listener: Listener, board: Arc<Scoreboard>, topics: Topics) -> io::Result<AdminThread> {
         let bell = Arc::new(Bell::new()?);
         // A forked child of the application must not keep the port in use.
         listener.keep_from_children();
         let mut desk = Desk {
             listener,
             board,
-            readiness,
+            topics,
             bell: Arc::clone(&bell),
             clients: Vec::new(),
             resume_at: None,
@@ -94,7 +98,7 @@ impl Drop for AdminThread {
 struct Desk {
     listener: Listener,
     board: Arc<Scoreboard>,
-    readiness: Readiness,
+    topics: Topics,
     bell: Arc<Bell>,
     /// The oldest client comes first.
     clients: Vec<ProbeClient>,
@@ -135,7 +139,7 @@ impl Desk {
                 self.ends_at = Some(now + LAST_ANSWERS);
             }
             for (client, _) in self.clients.iter_mut().zip(&ready.clients).filter(|(_, is_ready)| **is_ready) {
-                client.go_on(&self.board, self.readiness);
+                client.go_on(&self.board, &self.topics);
             }
             for client in self.clients.iter_mut().filter(|client| client.deadline <= now) {
                 client.expire(now);
@@ -177,12 +181,13 @@ impl Desk {
                 Accepted::Connection(socket, _) => {
                     let stage = ProbeStage::Asks(Box::new(Head::new()), Vec::new());
                     let mut client = ProbeClient { socket, deadline: now + CLIENT_TIME, stage };
-                    client.go_on(&self.board, self.readiness);
+                    client.go_on(&self.board, &self.topics);
                     if matches!(client.stage, ProbeStage::Over) {
                         continue;
                     }
                     if self.clients.len() >= CLIENTS {
-                        self.clients.remove(0);
+                        let asks = |client: &ProbeClient| matches!(client.stage, ProbeStage::Asks(..));
+                        self.clients.remove(self.clients.iter().position(asks).unwrap_or(0));
                     }
                     self.clients.push(client);
                 }
@@ -218,7 +223,7 @@ impl ProbeClient {
     }
 
     /// Goes on as far as the socket permits now.
-    fn go_on(&mut self, board: &Scoreboard, readiness: Readiness) {
+    fn go_on(&mut self, board: &Scoreboard, topics: &Topics) {
         if let ProbeStage::Asks(head, bytes) = &mut self.stage {
             match read_some(&self.socket, bytes) {
                 Ok(0) => return self.end(),
@@ -228,7 +233,13 @@ impl ProbeClient {
             }
             let answer = match head.parse(bytes, &HEAD_LIMITS) {
                 Ok(Parsed::Partial) => return,
-                Ok(Parsed::Complete) => probe::respond(head, bytes, board, readiness, &date()),
+                Ok(Parsed::Complete) => {
+                    let response = probe::respond(head, bytes, board, topics, &date());
+                    if response.is_scrape {
+                        self.deadline = Instant::now() + SCRAPE_TIME;
+                    }
+                    response.bytes
+                }
                 Err(error) => probe::refuse(error, bytes, &date()),
             };
             self.stage = ProbeStage::Takes(answer, 0);

@@ -15,8 +15,7 @@ pub const METHODS: [&str; 10] =
 pub const STATUS_CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Upper bounds of the durations of requests, in seconds (OpenTelemetry, `http.server.request.duration`).
-pub const REQUEST_BOUNDS: [f64; 14] =
-    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+pub const REQUEST_BOUNDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// Upper bounds of the times that the loop is kept from its next poll, in seconds.
 pub const LOOP_BOUNDS: [f64; 14] =
@@ -323,9 +322,7 @@ impl Measures {
             queue: self.queue.read(),
             lag: self.lag.read(),
             gil: self.gil.read(),
-            durations: std::array::from_fn(|method| {
-                std::array::from_fn(|class| self.durations[method][class].read())
-            }),
+            durations: std::array::from_fn(|method| std::array::from_fn(|class| self.durations[method][class].read())),
         }
     }
 

@@ -5,6 +5,8 @@
 //! | [`scoreboard`]                     | the memory that the workers share: a slot for each worker   |
 //! | [`measures`]                       | the counters and histograms of a slot                       |
 //! | [`seat`]                           | the slot of this process, in which the engine writes        |
+//! | [`metrics`]                        | the list of all metrics, and the text of a scrape           |
+//! | [`exposition`]                     | the text formats of metrics, without input and output       |
 //! | [`probe`]                          | the answers to `/live` and `/ready`                         |
 //! | [`admin`]                          | the thread that answers them                                |
 //! | [`siblings`]                       | a worker's end of the crew: sends and receives messages     |
@@ -17,9 +19,11 @@
 mod acceptor;
 pub mod admin;
 mod context;
+pub mod exposition;
 mod incoming;
 pub mod measures;
 pub mod message;
+pub mod metrics;
 pub mod outbox;
 mod outgoing;
 mod place;

@@ -1,10 +1,12 @@
-//! The answers to probes: `/live` and `/ready`, from the scoreboard alone.
+//! The answers to `/live`, `/ready` and `/metrics`, from the scoreboard alone.
 //!
 //! Bytes in, bytes out: nothing here reads a socket or waits.
 
 use std::fmt::Write;
 use std::time::Duration;
 
+use super::exposition::TextFormat;
+use super::metrics::{self, Build};
 use super::scoreboard::{Scoreboard, WorkerState};
 use crate::http::error::RequestError;
 use crate::http::head::Head;
@@ -24,25 +26,62 @@ pub struct Readiness {
     pub turn_limit: Duration,
 }
 
+/// The questions that are answered.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    /// The rules of `/ready`.
+    pub readiness: Readiness,
+    /// The versions that `/metrics` names; `None` where metrics are off.
+    pub build: Option<Build>,
+}
+
+/// A response, and its kind.
+pub struct Response {
+    /// The bytes to send.
+    pub bytes: Vec<u8>,
+    /// It is long, so its client needs more time.
+    pub is_scrape: bool,
+}
+
 /// An answer, before it is written.
 struct ProbeAnswer {
     status: u16,
+    content_type: &'static str,
     text: String,
 }
 
+impl ProbeAnswer {
+    fn text(status: u16, text: impl Into<String>) -> ProbeAnswer {
+        ProbeAnswer { status, content_type: "text/plain; charset=utf-8", text: text.into() }
+    }
+}
+
 /// The response to a request whose head is in `bytes`.
-pub fn respond(head: &Head, bytes: &[u8], board: &Scoreboard, readiness: Readiness, date: &[u8; 29]) -> Vec<u8> {
+pub fn respond(head: &Head, bytes: &[u8], board: &Scoreboard, topics: &Topics, date: &[u8; 29]) -> Response {
     let method = head.method.of(bytes);
     let is_known = method == b"GET" || method == b"HEAD";
-    let answer = match head.path.of(bytes) {
-        b"/live" | b"/ready" if !is_known => {
-            ProbeAnswer { status: 405, text: "/live and /ready are asked by GET or HEAD\n".to_owned() }
+    let mut is_scrape = false;
+    let answer = match (head.path.of(bytes), &topics.build) {
+        (b"/live" | b"/ready" | b"/metrics", _) if !is_known => {
+            ProbeAnswer::text(405, "/live, /ready and /metrics are asked by GET or HEAD\n")
         }
-        b"/live" => ProbeAnswer { status: 200, text: format!("live: process {}\n", std::process::id()) },
-        b"/ready" => ready(board, readiness),
-        _ => ProbeAnswer { status: 404, text: "the paths here are /live and /ready\n".to_owned() },
+        (b"/live", _) => ProbeAnswer::text(200, format!("live: process {}\n", std::process::id())),
+        (b"/ready", _) => ready(board, topics.readiness),
+        (b"/metrics", Some(build)) => {
+            is_scrape = true;
+            scraped(head, bytes, board, topics.readiness, build)
+        }
+        (b"/metrics", None) => ProbeAnswer::text(404, "the setting metrics is off\n"),
+        _ => ProbeAnswer::text(404, "the paths here are /live, /ready and /metrics\n"),
     };
-    write(&answer, method == b"HEAD", date)
+    Response { bytes: write(&answer, method == b"HEAD", date), is_scrape }
+}
+
+fn scraped(head: &Head, bytes: &[u8], board: &Scoreboard, readiness: Readiness, build: &Build) -> ProbeAnswer {
+    let accept = head.fields.iter().filter(|field| field.name.of(bytes).eq_ignore_ascii_case(b"accept"));
+    let format = TextFormat::of(accept.map(|field| field.value.of(bytes)));
+    let text = metrics::scrape(board, readiness.turn_limit, build, format);
+    ProbeAnswer { status: 200, content_type: format.content_type(), text }
 }
 
 /// The response to bytes that are no request.
@@ -53,12 +92,12 @@ pub fn refuse(error: RequestError, bytes: &[u8], date: &[u8; 29]) -> Vec<u8> {
 /// Is the service ready? The text says why it is not.
 fn ready(board: &Scoreboard, readiness: Readiness) -> ProbeAnswer {
     if board.is_stopping() {
-        return ProbeAnswer { status: 503, text: "not ready: the service stops\n".to_owned() };
+        return ProbeAnswer::text(503, "not ready: the service stops\n");
     }
     let ready = board.ready_workers(readiness.turn_limit);
     let taken: Vec<u32> = board.taken().collect();
     if ready >= readiness.workers {
-        return ProbeAnswer { status: 200, text: format!("ready: {ready} of {} workers\n", taken.len()) };
+        return ProbeAnswer::text(200, format!("ready: {ready} of {} workers\n", taken.len()));
     }
     let mut text = format!(
         "not ready: {ready} of {} workers are ready, and ready_workers is {}\n",
@@ -70,7 +109,7 @@ fn ready(board: &Scoreboard, readiness: Readiness) -> ProbeAnswer {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "worker {index} (process {}): {}", board.pid(index), why(board, index, readiness));
     }
-    ProbeAnswer { status: 503, text }
+    ProbeAnswer::text(503, text)
 }
 
 /// The reason why a worker is not ready.
@@ -92,7 +131,7 @@ fn write(answer: &ProbeAnswer, is_head: bool, date: &[u8; 29]) -> Vec<u8> {
     write_status_line(&mut out, format!("{} {}", answer.status, reason(answer.status)).as_bytes());
     write_field(&mut out, b"Server", SERVER);
     write_field(&mut out, b"Date", date);
-    write_field(&mut out, b"Content-Type", b"text/plain; charset=utf-8");
+    write_field(&mut out, b"Content-Type", answer.content_type.as_bytes());
     write_field(&mut out, b"Content-Length", answer.text.len().to_string().as_bytes());
     write_field(&mut out, b"Cache-Control", b"no-store");
     if answer.status == 405 {
@@ -119,7 +158,8 @@ mod tests {
         let mut head = Head::new();
         assert_eq!(head.parse(&bytes, &HEAD_LIMITS), Ok(Parsed::Complete));
         let readiness = Readiness { workers, turn_limit: Duration::from_secs(5) };
-        String::from_utf8(respond(&head, &bytes, board, readiness, DATE)).unwrap()
+        let topics = Topics { readiness, build: (workers > 0).then(Build::default) };
+        String::from_utf8(respond(&head, &bytes, board, &topics, DATE).bytes).unwrap()
     }
 
     #[test]
@@ -147,6 +187,15 @@ mod tests {
         let (full, bare) = (ask("GET /ready", &board, 1), ask("HEAD /ready", &board, 1));
         assert!(bare.ends_with("\r\n\r\n"));
         assert_eq!(full.split_once("\r\n\r\n").unwrap().0, bare.trim_end());
+    }
+
+    #[test]
+    fn metrics_have_the_format_that_is_asked_for_or_are_off() {
+        let board = Scoreboard::new(1).unwrap();
+        let plain = ask("GET /metrics", &board, 1);
+        assert!(plain.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{plain}");
+        assert!(ask("GET /metrics", &board, 0).ends_with("\r\n\r\nthe setting metrics is off\n"));
+        assert!(ask("POST /metrics", &board, 1).starts_with("HTTP/1.1 405 "));
     }
 
     #[test]

@@ -422,6 +422,20 @@ impl Scoreboard {
         self.measures(index).map_or(0.0, |measures| measures.busy_share(nanoseconds(ClockId::Monotonic)))
     }
 
+    /// The use of the slot's worker, from 0 to 1: the larger of its loop's busy share over ten seconds and its requests
+    /// in progress over the most that it takes.
+    pub fn saturation(&self, index: u32) -> f64 {
+        let limit = self.measures(index).map_or(0, |measures| measures.request_limit.load(Ordering::Acquire));
+        let in_use = if limit == 0 { 0.0 } else { self.counters(index).in_progress as f64 / limit as f64 };
+        self.busy_share(index).max(in_use.min(1.0))
+    }
+
+    /// How many WebSockets have been accepted, by all workers and those that have ended.
+    pub fn websockets_begun(&self) -> u64 {
+        let slots = (0..self.slots).filter_map(|index| self.slot(index));
+        slots.map(|slot| slot.websockets_begun.load(Ordering::Acquire)).fold(0, u64::wrapping_add)
+    }
+
     /// The measures of a slot that has or had an owner. Reading others would give them memory.
     fn measures(&self, index: u32) -> Option<&Measures> {
         self.slot(index).filter(|slot| slot.generation.load(Ordering::Acquire) > 0).map(|slot| &slot.measures)

@@ -23,6 +23,15 @@ pub fn forget_in_child() {
     IS_CHILD.store(true, Ordering::Relaxed);
 }
 
+/// The direction of a message, as the server sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The client has sent it.
+    Received,
+    /// The server has sent it.
+    Sent,
+}
+
 /// The slot in which this process notes its work.
 pub struct Seat {
     slot: NonNull<WorkerSlot>,
@@ -130,6 +139,17 @@ impl Seat {
         }
     }
 
+    /// Counts a message of a WebSocket, if anything is measured. From any thread.
+    pub fn count_message(&self, direction: Direction) {
+        if let Some(measures) = self.measures() {
+            let counter = match direction {
+                Direction::Received => &measures.messages_received,
+                Direction::Sent => &measures.messages_sent,
+            };
+            counter.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
     /// Counts an accepted WebSocket. From any thread.
     pub fn count_websocket(&self) {
         if is_owner() {
@@ -148,6 +168,11 @@ impl Seat {
         // SAFETY: `memory` keeps the slot in place while `self` lives, and only references to shared slots exist.
         unsafe { self.slot.as_ref() }
     }
+}
+
+/// The time on a clock that all processes share, in nanoseconds.
+pub fn monotonic_nanoseconds() -> u64 {
+    nanoseconds(ClockId::Monotonic)
 }
 
 fn is_owner() -> bool {

@@ -15,7 +15,7 @@ use super::budget;
 use super::current;
 use super::ends;
 use super::poller::{self, Poller};
-use super::roles::{Host, Service};
+use super::roles::{Host, LoopFigures, Service};
 use super::runtime::Runtime;
 use super::schedule::Step;
 use super::state::{self, LoopState, Work, with};
@@ -281,7 +281,8 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
         let has_more = state.woken > 0 || !resumed.is_empty() || state.has_cut_off() || state.may_take_work();
         state.tasks.extend(resumed.into_iter().map(Work::Resume));
         let patience = if has_more { Some(Duration::ZERO) } else { state.poller.patience(deadline) };
-        (state.poller.descriptor(), patience, state.pulse.clone())
+        let pulse = state.pulse.clone().map(|pulse| (pulse, state.figures()));
+        (state.poller.descriptor(), patience, pulse)
     }) else {
         return;
     };
@@ -289,8 +290,8 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
     released(|| {
         if may_wait {
             activity::note_wait();
-            if let Some(pulse) = &pulse {
-                pulse.waits();
+            if let Some((pulse, figures)) = &pulse {
+                pulse.waits(figures);
             }
         }
         if let Err(error) = poller::wait(&epoll, events, patience) {
@@ -299,10 +300,13 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
         }
         // Before the interpreter comes back, which may take long.
         activity::note_poll();
-        if let Some(pulse) = &pulse {
-            pulse.turns();
+        if let Some((pulse, figures)) = &pulse {
+            pulse.turns(figures);
         }
     });
+    if let Some((pulse, _)) = &pulse {
+        pulse.resumes();
+    }
     with(|state| {
         let alarmed = state.take_events(events);
         // After a wait without a limit, no deadline has passed unless the alarm went off.
@@ -348,6 +352,12 @@ fn end_followers(leader: &Rc<Unit>) {
 }
 
 impl LoopState {
+    /// The numbers of the loop at a poll. The unit that polls does not count.
+    fn figures(&self) -> LoopFigures {
+        let idle = self.idle.len();
+        LoopFigures { busy: self.units.len().saturating_sub(idle + 1), idle }
+    }
+
     /// Records a failed attempt to make a follower. Work that needs a follower then waits for [`NO_FOLLOWER_RETRY`].
     /// The first failure of an episode is logged.
     fn follower_made(&mut self, failure: Option<&io::Error>) {

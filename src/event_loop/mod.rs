@@ -65,7 +65,7 @@ use state::{Work, with};
 pub use current::{can_park, current_stack, ident, number_of_parks, set_ident, with_local, without_parking};
 pub use inbox::LoopMessage;
 pub use poller::Interest;
-pub use roles::{Host, Pulse, Service, StreamWatcher};
+pub use roles::{Host, LoopFigures, Pulse, Service, StreamWatcher};
 pub use runtime::Runtime;
 pub use tokens::{SourceId, Ticket, WorkId};
 pub use turn::after_next_poll;

@@ -29,10 +29,22 @@ pub trait Service {
 /// Observes the turns of the loop, for other processes that ask whether it still turns.
 pub trait Pulse {
     /// The loop is about to wait for events. Without the host's state.
-    fn waits(&self);
+    fn waits(&self, figures: &LoopFigures);
 
     /// A turn begins: the wait is over, or there was none. Without the host's state, which may take long to come back.
-    fn turns(&self);
+    fn turns(&self, figures: &LoopFigures);
+
+    /// The host's state is back after a poll.
+    fn resumes(&self) {}
+}
+
+/// Numbers of a loop at a poll.
+#[derive(Clone, Copy, Debug)]
+pub struct LoopFigures {
+    /// Units that run work, parked ones included.
+    pub busy: usize,
+    /// Units that wait for work.
+    pub idle: usize,
 }
 
 /// Watches a stream while work is in progress on it, even if that work waits for other things or for nothing. The cap

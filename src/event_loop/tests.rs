@@ -370,11 +370,11 @@ fn a_pulse_sees_each_turn_and_the_waits_before_some() {
     struct Recorder(RefCell<String>);
 
     impl Pulse for Recorder {
-        fn waits(&self) {
+        fn waits(&self, _: &LoopFigures) {
             self.0.borrow_mut().push('w');
         }
 
-        fn turns(&self) {
+        fn turns(&self, _: &LoopFigures) {
             self.0.borrow_mut().push('t');
         }
     }

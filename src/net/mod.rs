@@ -12,6 +12,7 @@ mod peer_credentials;
 mod peer_end;
 mod sent_file;
 mod stream;
+mod traffic;
 mod transport;
 mod unacknowledged;
 
@@ -23,4 +24,5 @@ pub use peer_credentials::PeerCredentials;
 pub use peer_end::{PeerEnd, peer_end};
 pub use sent_file::SentFile;
 pub use stream::{Failure, Stream};
+pub use traffic::{Traffic, count_traffic, traffic};
 pub use transport::Transport;

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown};
 
 use super::transport::{Secured, Transport};
-use super::{forks, unacknowledged};
+use super::{forks, traffic, unacknowledged};
 use crate::event_loop::{self, Interest, SourceId, Wake, streams};
 use crate::kernel::timespec_until;
 
@@ -172,6 +172,7 @@ impl Stream {
             let room = buffer.capacity() - buffer.len();
             match rustix::io::read(&self.socket, rustix::buffer::spare_capacity(buffer)) {
                 Ok(read) => {
+                    traffic::note_received(read);
                     // A short read has emptied the socket, and an edge announces more input. No edge follows once the
                     // poller has reported the end of the stream.
                     if read > 0 && (read == room || peer_closed) {

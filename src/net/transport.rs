@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
+use super::traffic;
 use crate::sync::lock;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
@@ -239,6 +240,7 @@ impl Secured {
             received.clear();
             match rustix::io::read(socket, rustix::buffer::spare_capacity(&mut received)) {
                 Ok(read) => {
+                    traffic::note_received(read);
                     is_at_end = read == 0;
                     // A short read has emptied the socket, as in `Stream::read_socket_now`.
                     is_socket_empty = read < RECEIVED_BYTES && !peer_closed;
@@ -299,7 +301,10 @@ impl Held {
     fn send(&mut self, socket: &OwnedFd) {
         while !self.sealed.is_empty() {
             match rustix::net::send(socket, &self.sealed, SendFlags::NOSIGNAL) {
-                Ok(sent) => drop(self.sealed.drain(..sent)),
+                Ok(sent) => {
+                    traffic::note_sent(sent);
+                    drop(self.sealed.drain(..sent));
+                }
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR) => {}
                 Err(error) => return self.fail(error.into()),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use super::measuring::RequestMeasure;
 use super::shared::Shared;
 use crate::event_loop::{streams, turn};
 use crate::http::error::RequestError;
@@ -69,6 +70,17 @@ enum Opening {
     Forbidden,
     /// The connection speaks HTTP.
     Over,
+}
+
+/// What a connection rests for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Resting {
+    /// A request.
+    Idle,
+    /// The rest of a head.
+    Head,
+    /// The end of the client's side.
+    Lingering,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -152,6 +164,15 @@ impl Connection {
         self.stage == ConnectionStage::Idle && self.pending.is_empty()
     }
 
+    /// What the connection rests for.
+    pub fn resting(&self) -> Resting {
+        match self.stage {
+            ConnectionStage::Idle => Resting::Idle,
+            ConnectionStage::Head => Resting::Head,
+            ConnectionStage::Lingering => Resting::Lingering,
+        }
+    }
+
     /// Does the connection rest after a request?
     pub fn is_kept(&self) -> bool {
         self.is_idle() && self.served > 0
@@ -200,6 +221,7 @@ impl Connection {
         self.stage = ConnectionStage::Idle;
         self.served = self.served.saturating_add(1);
         self.head_deadline = None;
+        let measure = RequestMeasure::begin(shared.seat(), &head, &buffer, self.is_trusted);
         let request = Request {
             head: &head,
             bytes: &buffer,
@@ -231,6 +253,9 @@ impl Connection {
             self.log_fault(py, fault);
         }
         shared.count(&finished);
+        if let Some(measure) = measure {
+            measure.end(shared.seat(), &finished);
+        }
         self.ended_with_server = finished.ended_with_server;
         finished.into_ending(shared.gateway())
     }
@@ -413,6 +438,9 @@ impl Connection {
     /// # Parks
     fn refuse(&self, py: Python<'_>, shared: &Shared, error: RequestError, request: &[u8]) -> Ending {
         self.log_fault(py, error);
+        if let Some(measures) = shared.seat().measures() {
+            measures.note_refusal(error.status());
+        }
         let page = error_page(error.status(), request, &wsgi::http_date(), wsgi::SERVER_SOFTWARE.as_bytes());
         let sent = self.stream.write_all(&[&page], &shared.pace());
         Exchange::refused(sent.is_ok()).ending(Vec::new(), || true)

@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use slab::Slab;
 
-use super::connection::Connection;
+use super::connection::{Connection, Resting};
 use super::idle::{Candidate, Idle};
 use super::shared::Shared;
 use crate::crew::seat::Seat;
@@ -47,7 +48,10 @@ impl Connections {
         let mut slots = self.slots.borrow_mut();
         match slots.get_mut(key) {
             Some(slot @ ConnectionSlot::Resting(_)) => match std::mem::replace(slot, ConnectionSlot::Busy) {
-                ConnectionSlot::Resting(connection) if connection.stream.source() == source => Some(connection),
+                ConnectionSlot::Resting(connection) if connection.stream.source() == source => {
+                    self.note_rest(&connection, u64::wrapping_sub);
+                    Some(connection)
+                }
                 other => {
                     *slot = other;
                     None
@@ -60,14 +64,29 @@ impl Connections {
     /// Puts a connection to rest, under the key that it was taken or reserved with.
     pub fn put_back(&self, key: usize, connection: Box<Connection>) {
         if let Some(slot) = self.slots.borrow_mut().get_mut(key) {
+            self.note_rest(&connection, u64::wrapping_add);
             *slot = ConnectionSlot::Resting(connection);
         }
+    }
+
+    /// Notes a connection that begins or ends to rest, unless it is idle: idle connections are the others.
+    fn note_rest(&self, connection: &Connection, change: impl FnOnce(u64, u64) -> u64) {
+        let Some(measures) = self.seat.measures() else { return };
+        let gauge = match connection.resting() {
+            Resting::Idle => return,
+            Resting::Head => &measures.heads,
+            Resting::Lingering => &measures.lingering,
+        };
+        gauge.store(change(gauge.load(Ordering::Relaxed), 1), Ordering::Relaxed);
     }
 
     /// Closes a connection at rest, or gives the key of another one free.
     pub fn remove(&self, key: usize) {
         // Closing may run Python code, so nothing is borrowed meanwhile.
         let removed = self.slots.borrow_mut().try_remove(key);
+        if let Some(ConnectionSlot::Resting(connection)) = &removed {
+            self.note_rest(connection, u64::wrapping_sub);
+        }
         drop(removed);
         self.seat.note_open(self.count());
     }

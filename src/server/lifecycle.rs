@@ -12,6 +12,7 @@ use pyo3::types::PyDict;
 
 use super::access_log::AccessLog;
 use super::given_descriptor::given_descriptor;
+use super::heartbeat::Heartbeat;
 use super::service::LoopService;
 use super::settings::Settings;
 use super::shared::Shared;
@@ -37,7 +38,8 @@ use crate::wsgi::Gateway;
 /// without the closing alert of TLS. `access_log` is the descriptor of an access log that is open already; the engine
 /// writes to a duplicate, and the setting `access_logfile` names the file.
 ///
-/// With `scoreboard` (None by default) the engine notes its turns, counters and state in the slot `slot`.
+/// With `scoreboard` (None by default) the engine notes its turns, counters and state in the slot `slot`. With
+/// `metrics` (off by default) it measures for `/metrics`, too.
 ///
 /// Raises TypeError if `app` is not callable, and OSError for a bad descriptor or if the access log cannot be opened.
 /// Raises ValueError if the scoreboard has no such slot.
@@ -64,9 +66,9 @@ struct Prepared {
 impl Server {
     #[new]
     #[pyo3(signature = (app, listeners, settings, ssl_context = None, suppress_ragged_eofs = true, access_log = None, *,
-        scoreboard = None, slot = -1),
+        scoreboard = None, slot = -1, metrics = false),
         text_signature = "(app, listeners, settings, ssl_context=None, suppress_ragged_eofs=True, access_log=None, *, \
-                          scoreboard=None, slot=-1)")]
+                          scoreboard=None, slot=-1, metrics=False)")]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn new(
         py: Python<'_>,
@@ -78,13 +80,17 @@ impl Server {
         access_log: Option<RawFd>,
         scoreboard: Option<PyRef<'_, SharedScoreboard>>,
         slot: i64,
+        metrics: bool,
     ) -> PyResult<Server> {
         if !app.is_callable() {
             let message = format!("the application must be callable, not {}", app.get_type().name()?);
             return Err(PyTypeError::new_err(message));
         }
-        let seat =
-            Arc::new(scoreboard.map(|scoreboard| scoreboard.seat(slot)).transpose()?.unwrap_or_else(Seat::private));
+        let mut seat = scoreboard.map(|scoreboard| scoreboard.seat(slot)).transpose()?.unwrap_or_else(Seat::private);
+        if metrics {
+            seat.measure();
+        }
+        let seat = Arc::new(seat);
         let gateway = Gateway::new(py, app.unbind(), settings.gateway(py), Arc::clone(&seat))?;
         let (mut sockets, mut templates) = (Vec::new(), Vec::new());
         for (number, name, port) in listeners {
@@ -268,19 +274,6 @@ pub(super) fn with_service(action: impl FnOnce(&LoopService)) {
     }
 }
 
-/// Notes the turns of the loop in the server's seat.
-struct Heartbeat(Arc<StopSignal>);
-
-impl event_loop::Pulse for Heartbeat {
-    fn waits(&self) {
-        self.0.seat().note_wait();
-    }
-
-    fn turns(&self) {
-        self.0.seat().note_turn();
-    }
-}
-
 /// Makes the service and starts to accept. On the loop thread.
 fn install(prepared: Prepared, stop_signal: Arc<StopSignal>, request_limit: usize) {
     let Prepared { settings, gateway, sockets, templates, access_log, tls } = prepared;
@@ -290,7 +283,8 @@ fn install(prepared: Prepared, stop_signal: Arc<StopSignal>, request_limit: usiz
     SERVICE.with(|slot| *slot.borrow_mut() = Rc::downgrade(&service));
     event_loop::set_service(Some(Rc::clone(&service) as Rc<dyn event_loop::Service>), request_limit);
     service.begin();
-    event_loop::set_pulse(stop_signal.seat().shared().map(|_| Rc::new(Heartbeat(Arc::clone(&stop_signal))) as Rc<_>));
+    let seat = stop_signal.seat();
+    event_loop::set_pulse(seat.shared().map(|_| Rc::new(Heartbeat::new(Arc::clone(seat), request_limit)) as Rc<_>));
     // After a stop that came first it changes nothing.
     stop_signal.seat().set_state(WorkerState::Ready);
 }

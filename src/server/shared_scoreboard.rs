@@ -7,7 +7,8 @@ use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::crew::scoreboard::{Counters, DEFAULT_SLOTS, REASONS, Scoreboard, TURN_LIMIT, WorkerState};
+use super::shared_measures;
+use crate::crew::scoreboard::{Counters, DEFAULT_SLOTS, EXIT_REASONS, REASONS, Scoreboard, TURN_LIMIT, WorkerState};
 use crate::crew::seat::Seat;
 use crate::kernel::LentDescriptor;
 
@@ -157,6 +158,41 @@ impl SharedScoreboard {
         numbers.set_item("in_progress", in_progress)?;
         numbers.set_item("websockets", websockets)?;
         Ok(numbers)
+    }
+
+    /// Return the measures of one slot, or of all (None, the default), with those of its earlier owners.
+    ///
+    /// They are empty unless metrics are on. "requests" has counts by method and class of the status. "refused" has
+    /// counts by status. "request_duration", "time_to_first_byte", "queue_time", "loop_lag" and "gil_wait" are
+    /// histograms: dictionaries with "bounds" in seconds, "counts" for each bucket (one more than bounds), and the "sum"
+    /// in seconds. The other items are numbers. Counts and histograms only grow, so the difference of two calls is that
+    /// of the time between.
+    #[pyo3(signature = (slot = None))]
+    fn metrics<'py>(&self, py: Python<'py>, slot: Option<u32>) -> PyResult<Bound<'py, PyDict>> {
+        let measured = match slot {
+            Some(slot) => self.0.measured(self.checked(slot)?).unwrap_or_default(),
+            None => self.0.measured_in_total(),
+        };
+        shared_measures::as_dict(py, &measured)
+    }
+
+    /// Return the share of the last 10 seconds for which a worker's loop was busy, from 0 to 1. It needs metrics.
+    #[pyo3(signature = (slot, /))]
+    fn busy_share(&self, slot: u32) -> PyResult<f64> {
+        Ok(self.0.busy_share(self.checked(slot)?))
+    }
+
+    /// Count a worker that has ended.
+    ///
+    /// `reason` is "requests", "memory", "lifetime", "reload", "scale_down", "stop", "timeout", "killed", "crash" or
+    /// "boot". Raises ValueError for another one.
+    #[pyo3(signature = (reason, /))]
+    fn count_exit(&self, reason: &str) -> PyResult<()> {
+        if self.0.count_exit(reason) {
+            return Ok(());
+        }
+        let known = EXIT_REASONS.join(", ");
+        Err(PyValueError::new_err(format!("the reason for the end of a worker is one of {known}, not {reason:?}")))
     }
 
     /// Whether the whole service stops.

@@ -1,5 +1,7 @@
 //! One request's way through the application: run it, fail it, end it.
 
+use std::time::Instant;
+
 use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -32,6 +34,8 @@ pub struct Finished<'py> {
     pub client_gone: bool,
     /// The response ended because the server stops.
     pub ended_with_server: bool,
+    /// When the first bytes of the response had been sent, if that is measured.
+    pub first_byte: Option<Instant>,
     /// How the connection goes on.
     ending: Ending,
     objects: ResponseObjects<'py>,
@@ -57,6 +61,7 @@ struct Ended {
     body_bytes: u64,
     client_gone: bool,
     ended_with_server: bool,
+    first_byte: Option<Instant>,
     ending: Ending,
 }
 
@@ -124,6 +129,7 @@ impl<'py> ApplicationCall<'py> {
                 body_bytes: exchange.sent_bytes() + websocket_bytes,
                 client_gone: exchange.is_client_gone(),
                 ended_with_server: is_last && answer.ends_with_server(),
+                first_byte: answer.first_byte,
                 ending: answer.ending(left_over),
                 fields: std::mem::take(&mut answer.head.bytes),
             }
@@ -144,6 +150,7 @@ impl<'py> ApplicationCall<'py> {
             fault,
             client_gone: ended.client_gone,
             ended_with_server: ended.ended_with_server,
+            first_byte: ended.first_byte,
             ending: ended.ending,
             objects,
         }

@@ -88,8 +88,8 @@ impl Gateway {
         shared.set_item("SERVER_SOFTWARE", SERVER_SOFTWARE)?;
         let stop = StopFlag::default();
         shared.set_item("rmeinheld.stopping", Bound::new(py, Stopping::new(stop.clone()))?)?;
-        let responses =
-            ResponsePool::new(ResponseSettings::new(settings.send_timeout, settings.min_send_rate, stop.clone()));
+        let (timeout, rate, is_measured) = (settings.send_timeout, settings.min_send_rate, seat.measures().is_some());
+        let responses = ResponsePool::new(ResponseSettings::new(timeout, rate, stop.clone(), is_measured));
         Ok(Gateway {
             application,
             websocket: Arc::new(settings.websocket.clone()),

@@ -51,13 +51,20 @@ pub struct ResponseSettings {
     pub min_send_rate: u32,
     /// Once it is set, responses announce the end of their connections.
     pub stop: StopFlag,
+    /// The time of the first byte of each response is noted.
+    pub notes_first_byte: bool,
     known_fields: Mutex<KnownFields>,
 }
 
 impl ResponseSettings {
     /// Settings with these values.
-    pub fn new(send_timeout: Option<Duration>, min_send_rate: u32, stop: StopFlag) -> ResponseSettings {
-        ResponseSettings { send_timeout, min_send_rate, stop, known_fields: Mutex::default() }
+    pub fn new(
+        send_timeout: Option<Duration>,
+        min_send_rate: u32,
+        stop: StopFlag,
+        notes_first_byte: bool,
+    ) -> ResponseSettings {
+        ResponseSettings { send_timeout, min_send_rate, stop, notes_first_byte, known_fields: Mutex::default() }
     }
 }
 

@@ -170,9 +170,19 @@ class WorkerOptions:
         Named("an address", "ADDRESS"),
         "--admin-bind",
         group="Health",
-        help="Address of /live and /ready, in the forms of --bind. They answer while Python computes, too. By default "
-        "there is none.",
+        help="Address of /live, /ready and /metrics, in the forms of --bind. They answer while Python computes, too. By "
+        "default there is none.",
         precedent="Kubernetes probes; none in Gunicorn",
+        scope="command",
+    )
+    metrics: bool = option(
+        True,
+        Switch(),
+        "--metrics",
+        "--no-metrics",
+        group="Health",
+        help="Measure requests and the loop, and answer /metrics at admin_bind. Without admin_bind nothing is measured.",
+        precedent="none in Gunicorn; Granian --metrics (off)",
         scope="command",
     )
     ready_workers: int = option(

@@ -11,6 +11,7 @@ use super::{Failure, Stream};
 use crate::event_loop::{Interest, Wake, turn};
 use crate::net::pace::Pace;
 use crate::net::sent_file::SentFile;
+use crate::net::traffic;
 use crate::net::transport::Secured;
 
 /// Bytes that one sendfile(2) call may send. The call blocks the loop while the kernel reads the file from disk.
@@ -35,7 +36,10 @@ impl Stream {
         while sent < total {
             give_way(sent > 0)?;
             match self.write_from(parts, sent) {
-                Ok(written) => sent += written,
+                Ok(written) => {
+                    traffic::note_sent(written);
+                    sent += written;
+                }
                 Err(Errno::AGAIN) => self.wait_to_write(pace)?,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(Failure::Gone(error.into())),
@@ -78,7 +82,10 @@ impl Stream {
         }
         loop {
             match rustix::net::send(&self.socket, data, SendFlags::NOSIGNAL) {
-                Ok(sent) => return Ok(sent),
+                Ok(sent) => {
+                    traffic::note_sent(sent);
+                    return Ok(sent);
+                }
                 Err(Errno::AGAIN) => return Ok(0),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -158,7 +165,8 @@ impl Stream {
             let count = usize::try_from(end - at).unwrap_or(usize::MAX).min(SENDFILE_BYTES);
             match rustix::fs::sendfile(&self.socket, file.descriptor(), Some(&mut at), count) {
                 Ok(0) => break,
-                Ok(_) | Err(Errno::INTR) => {}
+                Ok(sent) => traffic::note_sent(sent),
+                Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => {
                     file.keep();
                     self.wait_to_write(pace)?;

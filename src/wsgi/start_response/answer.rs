@@ -45,6 +45,8 @@ pub struct Answer {
     /// The application has named a server error after the upgrade, which the client does not see.
     pub has_failed: bool,
     pub(super) at_stop: AtStop,
+    /// When the first bytes of the response had been sent, if that is measured.
+    pub first_byte: Option<Instant>,
     /// State that few responses need.
     pub(super) rare: Option<Box<Rare>>,
 }
@@ -95,7 +97,7 @@ impl Answer {
     /// Becomes the response to a request that has ended. Returns the parts whose end may run Python code.
     pub(super) fn end(&mut self) -> (Option<Arc<Stream>>, Option<Box<Rare>>) {
         (self.exchange, self.head) = Default::default();
-        (self.is_sending, self.has_failed, self.at_stop) = Default::default();
+        (self.is_sending, self.has_failed, self.at_stop, self.first_byte) = Default::default();
         (self.stream.take(), self.rare.take())
     }
 

@@ -1,6 +1,7 @@
 //! Sending a response: its framing, its bytes on the connection, and the lock that keeps senders apart.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -168,6 +169,7 @@ impl StartResponse {
             if head > 0 {
                 before.truncate(head);
                 answer.head.bytes = before;
+                answer.first_byte = self.settings.notes_first_byte.then(Instant::now);
             }
             answer.is_sending = false;
         }

@@ -9,7 +9,7 @@ use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 use super::session::WebSocketSession;
 use super::taken_over;
 use super::wire::WebSocketSettings;
-use crate::crew::seat::Seat;
+use crate::crew::seat::{Direction, Seat};
 use crate::http::response::{FieldKind, check_field, write_field};
 use crate::interp::deadline_after;
 use crate::sync::lock;
@@ -86,16 +86,14 @@ impl WebSocket {
     /// Send `message`, a str, as text; see `send`.
     fn send_text(&self, message: &Bound<'_, PyString>) -> PyResult<()> {
         let py = message.py();
-        let sent = self.session(py)?.send(py, MessageKind::Text, message.to_str()?.as_bytes())?;
-        sent.map_err(|close| closed_error(py, &close))
+        self.send_message(py, MessageKind::Text, message.to_str()?.as_bytes())
     }
 
     /// Send `message`, bytes or another buffer, as binary; see `send`.
     fn send_binary(&self, message: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = message.py();
         let data = bytes_of(message)?;
-        let sent = self.session(py)?.send(py, MessageKind::Binary, data.as_bytes())?;
-        sent.map_err(|close| closed_error(py, &close))
+        self.send_message(py, MessageKind::Binary, data.as_bytes())
     }
 
     /// Return the next message, a str for text or bytes for binary, or None once the connection is closed.
@@ -108,7 +106,9 @@ impl WebSocket {
     #[pyo3(signature = (timeout = None))]
     fn receive<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyAny>>> {
         let deadline = timeout.map(|seconds| deadline_after("timeout", seconds)).transpose()?;
-        Ok(self.session(py)?.receive(py, deadline)?.map(|message| match message {
+        let Some(message) = self.session(py)?.receive(py, deadline)? else { return Ok(None) };
+        self.seat.count_message(Direction::Received);
+        Ok(Some(match message {
             Message::Text(text) => PyString::new(py, &text).into_any(),
             Message::Binary(data) => PyBytes::new(py, &data).into_any(),
         }))
@@ -295,6 +295,13 @@ impl WebSocket {
             taken_over::finish(&stream, self.response.get().pace());
         }
         0
+    }
+
+    /// # Parks
+    fn send_message(&self, py: Python<'_>, kind: MessageKind, payload: &[u8]) -> PyResult<()> {
+        self.session(py)?.send(py, kind, payload)?.map_err(|close| closed_error(py, &close))?;
+        self.seat.count_message(Direction::Sent);
+        Ok(())
     }
 
     fn close_of(&self, py: Python<'_>) -> Option<Close> {
