@@ -170,8 +170,8 @@ class WorkerOptions:
         Named("an address", "ADDRESS"),
         "--admin-bind",
         group="Health",
-        help="Address of /live, /ready and /metrics, in the forms of --bind. They answer while Python computes, too. By "
-        "default there is none.",
+        help="Address of /live, /ready and /metrics, in the forms of --bind. They answer while Python computes, too. "
+        "By default there is none.",
         precedent="Kubernetes probes; none in Gunicorn",
         scope="command",
     )
@@ -181,7 +181,8 @@ class WorkerOptions:
         "--metrics",
         "--no-metrics",
         group="Health",
-        help="Measure requests and the loop, and answer /metrics at admin_bind. Without admin_bind nothing is measured.",
+        help="Measure requests and the loop, and answer /metrics at admin_bind. Without admin_bind nothing is "
+        "measured.",
         precedent="none in Gunicorn; Granian --metrics (off)",
         scope="command",
     )
