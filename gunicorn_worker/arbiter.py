@@ -21,6 +21,7 @@ from rmeinheld.patch import get_original
 from rmeinheld.privileges import ROOT_WARNING
 from rmeinheld.signals import has_terminal
 
+from .exits import exit_reason, is_killed
 from .forking import signals_kept
 from .handing_on import HandedOn, hand_on
 from .refreshing import Refreshing
@@ -164,7 +165,7 @@ class ServiceArbiter(Refreshing):
         def make(*arguments: Any) -> Any:
             worker = made(*arguments)
             worker.scoreboard, worker.slot = self.scoreboard, slot
-            worker.ready_at, worker.ends_by = None, None
+            worker.ready_at, worker.ends_by, worker.leaves_for = None, None, ""
             worker.ready_workers = self.settings.ready_workers
             worker.admin = self._admin[0].listener if self._admin else None
             worker.place = self._place
@@ -250,6 +251,7 @@ class ServiceArbiter(Refreshing):
         reason = self.scoreboard.asks(worker.slot)
         why = "reload" if worker.age <= self._stale else REASONS.get(reason, reason) or "there are workers enough"
         self.log.info("Worker (pid:%s) leaves: %s", worker.pid, why)
+        worker.leaves_for = "reload" if worker.age <= self._stale else reason or "scale_down"
         worker.ends_by = now + self.cfg.graceful_timeout + KILL_SECONDS
         self.scoreboard.set_state(worker.slot, "draining")
         self.kill_worker(worker.pid, signal.SIGTERM if was_ready else signal.SIGQUIT)
@@ -265,6 +267,7 @@ class ServiceArbiter(Refreshing):
     def reap_workers(self) -> None:
         """Take note of workers that have ended. One that cannot start ends the service only at its first start."""
         known = dict(self.WORKERS)
+        killed = {pid for pid in known if is_killed(pid)}
         upgrade = self.reexec_pid
         halts: dict[int, HaltServer] = {}
         while True:
@@ -279,6 +282,8 @@ class ServiceArbiter(Refreshing):
                     known[pid].tmp.close()
                     self.cfg.child_exit(self, known[pid])
         for pid in known.keys() - self.WORKERS.keys():
+            reason = exit_reason(known[pid], is_stopping=self._is_stopping, was_killed=pid in killed)
+            self.scoreboard.count_exit(reason)
             self._note_end(known[pid], halts.get(pid))
         if upgrade and not self.reexec_pid:
             self._release_slots_of_the_dead()
@@ -316,6 +321,7 @@ class ServiceArbiter(Refreshing):
         for slot in range(self.scoreboard.slots):
             if slot not in ours and self.scoreboard.state(slot) != "free" and (pid := self.scoreboard.pid(slot)):
                 if not _exists(pid):
+                    self.scoreboard.count_exit("killed")
                     self.scoreboard.release(slot)
 
     # --- signals --------------------------------------------------------------------------------------------------

@@ -887,6 +887,13 @@ def check_access_log_format(text: str, /) -> None:
     Raises ValueError, with the part that is not understood.
     """
 
+def metric_families() -> list[tuple[str, str, str, list[str], str]]:
+    """Return all metrics of `/metrics`, in their order: name, kind, unit, names of the labels, meaning.
+
+    The name is the one that the samples of the text format of Prometheus have. The kind is "counter", "gauge",
+    "histogram" or "info". The unit is empty for a number of things.
+    """
+
 def descriptor_closes(fd: int, /) -> bool:
     """Wake every coroutine that waits for `fd` with OSError (EBADF), because `fd` is about to be closed.
 

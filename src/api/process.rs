@@ -6,6 +6,8 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::cooperative::native;
+use crate::crew::exposition::Family;
+use crate::crew::metrics::FAMILIES;
 use crate::event_loop::ends;
 use crate::{interp, server};
 
@@ -27,6 +29,19 @@ pub fn exclusively<'py>(function: &Bound<'py, PyAny>, cleanup: &Bound<'py, PyAny
 #[pyo3(signature = (text, /))]
 pub fn check_access_log_format(text: &str) -> PyResult<()> {
     server::parse_access_log_format(text).map(drop).map_err(PyValueError::new_err)
+}
+
+/// Return all metrics of `/metrics`, in their order: name, kind, unit, names of the labels, meaning.
+///
+/// The name is the one that the samples of the text format of Prometheus have. The kind is "counter", "gauge",
+/// "histogram" or "info". The unit is empty for a number of things.
+#[pyfunction]
+pub fn metric_families() -> Vec<(String, &'static str, &'static str, Vec<&'static str>, &'static str)> {
+    let row = |family: &Family| {
+        let name = format!("{}{}", family.name, family.end());
+        (name, family.kind.name(), family.unit, family.labels.to_vec(), family.help)
+    };
+    FAMILIES.iter().map(row).collect()
 }
 
 /// Raise CoroutineExit in the requests and in threads other than daemons, and wait two seconds at most for their end.

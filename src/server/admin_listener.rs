@@ -59,7 +59,7 @@ impl AdminListener {
                 readiness: Readiness { workers: ready_workers, turn_limit },
                 build: metrics.then(|| Build {
                     version: env!("CARGO_PKG_VERSION").to_owned(),
-                    python: py.version_str().split_whitespace().next().unwrap_or_default().to_owned(),
+                    python: Python::version_str().split_whitespace().next().unwrap_or_default().to_owned(),
                 }),
             },
             thread: Mutex::default(),
