@@ -266,8 +266,12 @@
 //! A worker that computes answers no message. Its state, the start of its running turn and its counters therefore stand
 //! in a memfd that the master makes before the first fork ([`crew::scoreboard`]). Each worker writes its slot, with
 //! relaxed stores and without locks: one store for a turn, and counters that were written anyway. Any process reads the
-//! slots without waking their owners. A thread that never takes the interpreter answers `/live` and `/ready` from them
-//! ([`crew::admin`]), and the master decides by them which worker leaves and what systemd is notified of.
+//! slots without waking their owners. A thread that never takes the interpreter answers `/live`, `/ready` and `/metrics`
+//! from them ([`crew::admin`]), and the master decides by them which worker leaves and what systemd is notified of.
+//!
+//! Metrics are counters and histograms in the same slots ([`crew::measures`]), written by the loop while it works. A
+//! slot's next owner goes on with them, so no sum goes backwards. One list in [`crew::metrics`] is the source of the text
+//! and of the documentation's table.
 //!
 //! ## Workers pass each other messages and descriptors
 //!

@@ -17,6 +17,7 @@ from sphinx.errors import ExtensionError
 
 import api
 import figures
+import metrics
 import options
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +49,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "access-log-atoms": options.access_log_atoms,
     "gunicorn-settings": options.gunicorn_settings,
     "api": api.module,
+    "metrics": metrics.table,
     "figures": figures.http,
     "websocket-figures": figures.websocket,
     "cooperation-figures": figures.cooperation,

@@ -41,7 +41,6 @@ impl AdminListener {
         metrics = false),
         text_signature = "(descriptor, scoreboard, ready_workers=1, turn_limit=5.0, *, metrics=False)")]
     fn new(
-        py: Python<'_>,
         descriptor: RawFd,
         scoreboard: PyRef<'_, SharedScoreboard>,
         ready_workers: u32,
