@@ -40,9 +40,22 @@ def deployed(name: str) -> str:
     return f"```{language}\n{(ROOT / 'examples' / 'deploy' / name).read_text(encoding='utf-8')}```\n"
 
 
+def hang(case: str, output: str) -> str:
+    """Return an output of docs/hangs, which tests/support/hangs.py has written, as a block of code."""
+    return f"```console\n{(ROOT / 'docs' / 'hangs' / f'{case}-{output}.txt').read_text(encoding='utf-8')}```\n"
+
+
+def program(case: str) -> str:
+    """Return a program of examples/hangs without its docstring."""
+    text = (ROOT / "examples" / "hangs" / f"{case}.py").read_text(encoding="utf-8")
+    return f"```python\n{text.partition('\n\n')[2]}```\n"
+
+
 GENERATORS: dict[str, Callable[..., str]] = {
     "changelog": changelog,
     "deployed": deployed,
+    "hang": hang,
+    "hang-program": program,
     "settings": options.settings,
     "settings-by-name": options.by_name,
     "settings-by-source": options.by_source,
