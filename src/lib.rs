@@ -240,6 +240,11 @@
 //! with interned keys. Bodies stream in both directions, and no buffer is without a bound. Where a MUST of an RFC is
 //! not followed, `tests/DEVIATIONS.md` has the clause and the reason.
 //!
+//! Items of an iterable share a write as far as one turn yields them ([`net::held`]). Before the request waits, its turn
+//! is cut off or its iterable raises, all these items are on their way. After a millisecond they are anyway: an OS
+//! thread that needs no interpreter sends them (PEP 3333 forbids to delay an item unless another thread is sure to send it).
+//! `write()` and TLS send at once.
+//!
 //! One state machine owns how a request and its response proceed and end ([`http::exchange`]): whether the connection
 //! persists, says `close`, lingers or is reset. Readers, senders and the connection report events and ask it.
 //!

@@ -14,6 +14,7 @@ static RUNNING: AtomicUsize = AtomicUsize::new(0);
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Unit>>> = const { RefCell::new(None) };
     static PARKS: Cell<u64> = const { Cell::new(0) };
+    static BEFORE_WAIT: Cell<Option<fn()>> = const { Cell::new(None) };
     static KEPT_IDENT: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
@@ -73,6 +74,16 @@ pub fn running_subject() -> usize {
 /// Number of parks on the loop thread so far. While this number stays the same, the same unit runs.
 pub fn number_of_parks() -> u64 {
     PARKS.get()
+}
+
+/// Calls `action` before the next wait on the loop thread begins, in the unit that waits. It may itself wait.
+pub fn before_next_wait(action: fn()) {
+    BEFORE_WAIT.set(Some(action));
+}
+
+/// Takes the action of [`before_next_wait`].
+pub(super) fn take_before_wait() -> Option<fn()> {
+    BEFORE_WAIT.take()
 }
 
 /// Counts a park.

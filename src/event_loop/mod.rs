@@ -62,7 +62,9 @@ use std::time::Instant;
 
 use state::{Work, with};
 
-pub use current::{can_park, current_stack, ident, number_of_parks, set_ident, with_local, without_parking};
+pub use current::{
+    before_next_wait, can_park, current_stack, ident, number_of_parks, set_ident, with_local, without_parking,
+};
 pub use inbox::LoopMessage;
 pub use poller::Interest;
 pub use roles::{Host, LoopFigures, Pulse, Service, StreamWatcher};

@@ -174,6 +174,9 @@ fn wait_with(
 ) -> Wake {
     let Some(unit) = current::current() else { return Wake::Closed };
     debug_assert!(unit.may_park.get(), "a unit that leads, is idle or ends must not wait");
+    if let Some(action) = current::take_before_wait() {
+        action();
+    }
     if let Some(wake) = unit.postponed.take() {
         return wake;
     }

@@ -4,6 +4,7 @@
 //! system calls for the server's own sockets.
 
 mod forks;
+pub mod held;
 mod listener;
 mod local_socket;
 mod networks;

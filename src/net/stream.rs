@@ -70,6 +70,11 @@ impl Stream {
         self.secured = Some(Secured::new(transport));
     }
 
+    /// Whether reads and writes pass through a transport.
+    pub fn is_encrypted(&self) -> bool {
+        self.secured.is_some()
+    }
+
     /// The stream's source in the loop.
     pub fn source(&self) -> SourceId {
         self.source

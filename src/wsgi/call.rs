@@ -201,7 +201,8 @@ impl<'py> ApplicationCall<'py> {
         let result = result?;
         // After an upgrade the return value is ignored.
         let is_over = self.websocket.is_some() && self.response().is_upgraded();
-        let sent = if is_over { Ok(()) } else { respond(&result, self.response(), gateway.settings.use_sendfile) };
+        let sent =
+            if is_over { Ok(()) } else { respond(&result, &self.objects.response, gateway.settings.use_sendfile) };
         let closed = close(&result);
         match (sent, closed) {
             (Err(error), Err(second)) => {
@@ -272,6 +273,7 @@ impl<'py> ApplicationCall<'py> {
             }
         };
         if response.is_head_sent() {
+            response.flush_last(py);
             // Only the end of the connection, without a proper end of the body, signals the error. Where sending has
             // failed before, the response is broken already.
             let _ = response.answer().exchange.apply(ExchangeEvent::ResponseCut);

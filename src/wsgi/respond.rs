@@ -17,8 +17,8 @@ const JOINED_BYTES: usize = 64 * 1024;
 /// The application's exception, the rule that it broke, or the failure of sending.
 ///
 /// # Parks
-pub fn respond(result: &Bound<'_, PyAny>, response: &StartResponse, use_sendfile: bool) -> PyResult<()> {
-    let py = result.py();
+pub fn respond(result: &Bound<'_, PyAny>, object: &Bound<'_, StartResponse>, use_sendfile: bool) -> PyResult<()> {
+    let (py, response) = (result.py(), object.get());
     if let Ok(list) = result.cast_exact::<PyList>() {
         if list.len() == 1 {
             let item = list.get_item(0)?;
@@ -34,7 +34,7 @@ pub fn respond(result: &Bound<'_, PyAny>, response: &StartResponse, use_sendfile
         && file.get().send(py, response)?
     {
     } else {
-        send_items(result, response)?;
+        send_items(result, object)?;
     }
     response.finish(py)
 }
@@ -64,7 +64,8 @@ fn send_sized(items: Bound<'_, PyTuple>, response: &StartResponse) -> PyResult<(
 }
 
 /// Sends any iterable. One with a single item has a known length (PEP 3333, "Handling the Content-Length Header").
-fn send_items(result: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<()> {
+fn send_items(result: &Bound<'_, PyAny>, object: &Bound<'_, StartResponse>) -> PyResult<()> {
+    let response = object.get();
     let has_one_item = result.hasattr("__len__")? && result.len()? == 1;
     let items = result
         .try_iter()
@@ -78,7 +79,7 @@ fn send_items(result: &Bound<'_, PyAny>, response: &StartResponse) -> PyResult<(
         response.hold_end(result.py());
         let data = bytes(&item)?;
         let known_length = has_one_item.then(|| data.as_bytes().len() as u64);
-        response.send(data, known_length)?;
+        StartResponse::send_item(object, data, known_length)?;
         if response.is_over() || response.is_to_end() {
             break;
         }

@@ -9,6 +9,7 @@
 //! | `sender`      | framing, sending, and the lock on sending                       |
 //! | `early_hints` | interim responses                                               |
 //! | `ending`      | the end with the server or its client                           |
+//! | `holding`     | items that share a write                                        |
 //! | `known_fields`| headers that applications pass again and again                  |
 //! | `reuse`       | objects that serve one request after the other                  |
 //! | `takeover`    | connections that speak another protocol from now on             |
@@ -16,6 +17,7 @@
 mod answer;
 mod early_hints;
 mod ending;
+mod holding;
 mod known_fields;
 mod reuse;
 mod sender;
@@ -34,7 +36,7 @@ use crate::event_loop::streams;
 use crate::http::exchange::Exchange;
 use crate::http::response::ResponseBody;
 use crate::interp;
-use crate::net::{Pace, Stream};
+use crate::net::{Pace, Stream, held};
 use crate::sync::lock;
 
 use answer::ResponseHead;
@@ -130,6 +132,10 @@ impl StartResponse {
     /// Ends the request: `write` raises from now on. Returns what `look` finds in the response.
     pub fn end<R>(&self, look: impl FnOnce(&mut Answer) -> R) -> R {
         let mut answer = self.answer();
+        if let Some(stream) = &answer.stream {
+            // Held back for a client that is gone.
+            held::take(stream).into_iter().for_each(held::give_back);
+        }
         let found = look(&mut answer);
         let remains = answer.end();
         drop(answer);

@@ -15,7 +15,7 @@ use crate::http::exchange::{Ending, Exchange, IllegalEvent};
 use crate::http::response::{
     FieldKind, MethodKind, check_field, parse_status, plan, reason, write_common, write_field, write_status_line,
 };
-use crate::net::Stream;
+use crate::net::{Failure, Stream};
 use crate::sync::lock;
 
 /// Room for the head of an ordinary response and the server's own fields, so that its buffer need not grow.
@@ -85,6 +85,8 @@ pub(super) struct Rare {
     pub(super) ending: Option<Py<PyBaseException>>,
     /// When the client was first seen to have closed its own side, with nothing sent since.
     pub(super) half_closed_since: Option<Instant>,
+    /// Why items that were held back could not be sent.
+    pub(super) held_failure: Option<Failure>,
 }
 
 impl Answer {

@@ -12,10 +12,10 @@ use super::answer::{Answer, illegal};
 use crate::http::exchange::Writing;
 use crate::http::response::{CHUNK_END, LAST_CHUNK, ResponseBody, error_body, write_chunk_head};
 use crate::interp::{self, failure_error};
-use crate::net::{Failure, Stream};
+use crate::net::{Failure, Stream, held};
 
 /// Bodies up to this many bytes are copied behind the head, so that one buffer goes out; larger ones are gathered.
-const COPIED_BYTES: usize = 16 * 1024;
+pub(super) const COPIED_BYTES: usize = 16 * 1024;
 
 /// Bytes ready to be sent.
 pub(super) struct Framed {
@@ -121,9 +121,13 @@ impl StartResponse {
                     answer.is_sending = true;
                     Some(Framed { stream, before: LAST_CHUNK.to_vec(), head: 0, data: 0, after: b"" })
                 }
-                Some(_) => return answer.exchange.end_response().map_err(illegal),
+                Some(_) => None,
             }
         };
+        if rest.is_none() && self.is_head_sent() {
+            self.flush(py)?;
+            return self.answer().exchange.end_response().map_err(illegal);
+        }
         let framed = rest.map_or_else(|| self.frame(&[], Some(0)), Ok)?;
         let sent = self.put(py, &framed.stream, &[&framed.before]);
         self.sent(framed, sent)?;
@@ -131,7 +135,7 @@ impl StartResponse {
     }
 
     /// Puts the framing around `data`, and the head before it if that is still to be sent. Takes the lock on sending.
-    fn frame(&self, data: &[u8], known_length: Option<u64>) -> PyResult<Framed> {
+    pub(super) fn frame(&self, data: &[u8], known_length: Option<u64>) -> PyResult<Framed> {
         let mut answer = self.answer();
         let stream = answer.sendable_stream()?;
         if let Some(rare) = &mut answer.rare {
@@ -154,10 +158,13 @@ impl StartResponse {
         Ok(Framed { stream, before, head, data: count, after: if is_chunk { CHUNK_END } else { b"" } })
     }
 
-    /// Sends `parts`, whole.
+    /// Sends `parts`, whole, behind what is held back.
     ///
     /// # Parks
     pub(super) fn put(&self, py: Python<'_>, stream: &Stream, parts: &[&[u8]]) -> Result<(), Failure> {
+        if held::is_held(stream) {
+            return self.put_behind_held(py, stream, parts);
+        }
         interp::park_or_detach(py, || stream.write_all(parts, &self.pace))
     }
 
@@ -180,15 +187,20 @@ impl StartResponse {
     }
 
     fn failed(&self, failure: Failure) -> PyResult<()> {
-        {
-            let mut answer = self.answer();
-            answer.is_sending = false;
-            let is_client_gone = !matches!(failure, Failure::Killed | Failure::Interrupted);
-            // Illegal only after the request has ended, when nothing depends on its exchange any more.
-            let _ = answer.exchange.fail_sending(is_client_gone);
-        }
+        self.note_failure(&failure);
         // Outside of the lock: the exception of a `timeout()` may be written in Python.
         Err(failure_error(failure))
+    }
+}
+
+impl StartResponse {
+    /// Notes that sending has failed. Gives the lock on sending back.
+    pub(super) fn note_failure(&self, failure: &Failure) {
+        let mut answer = self.answer();
+        answer.is_sending = false;
+        let is_client_gone = !matches!(failure, Failure::Killed | Failure::Interrupted);
+        // Illegal only after the request has ended, when nothing depends on its exchange any more.
+        let _ = answer.exchange.fail_sending(is_client_gone);
     }
 }
 

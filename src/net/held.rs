@@ -1,0 +1,149 @@
+//! Output that is held back for at most a millisecond, so that several items of a response share a write.
+//!
+//! PEP 3333 forbids to delay an item unless another thread is sure to send it. The *sender* is this thread, an OS thread
+//! that needs no interpreter: it sends what has been held for half a millisecond to one, whatever the loop does. One stream
+//! at a time is held back, that of the running turn, whose owner sends what is held before the turn ends.
+//!
+//! Encrypted streams are never held back. A forked child drops what is held, which its parent sends.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rustix::net::SendFlags;
+use rustix::thread::futex;
+
+use super::{Stream, forks};
+use crate::sync::lock;
+
+/// Bytes from which held output should be sent.
+pub const FULL: usize = 64 * 1024;
+
+/// The time between two looks of the sender. It sends what two looks have found.
+const LOOK: Duration = Duration::from_micros(500);
+
+/// Looks without held output after which the sender sleeps.
+const PATIENCE: u32 = 20;
+
+struct HeldOutput {
+    stream: Option<Arc<Stream>>,
+    bytes: Vec<u8>,
+}
+
+static HELD: Mutex<HeldOutput> = Mutex::new(HeldOutput { stream: None, bytes: Vec::new() });
+
+/// The address of the stream that is held back; 0 for none.
+static HOLDER: AtomicUsize = AtomicUsize::new(0);
+
+/// How often output was held back so far.
+static BATCH: AtomicU64 = AtomicU64::new(0);
+
+/// The state of the sender: [`MISSING`], [`AWAKE`] or [`ASLEEP`].
+static SENDER: AtomicU32 = AtomicU32::new(MISSING);
+
+const MISSING: u32 = 0;
+const AWAKE: u32 = 1;
+const ASLEEP: u32 = 2;
+
+/// Holds `parts` back, behind what is held already. Returns the number of bytes held; `None` if the caller has to send
+/// them itself: on an encrypted stream, in a forked child, without a thread for the sender.
+pub fn hold(stream: &Arc<Stream>, parts: &[&[u8]]) -> Option<usize> {
+    let address = Arc::as_ptr(stream) as usize;
+    let holder = HOLDER.load(Ordering::Relaxed);
+    if (holder != 0 && holder != address) || stream.is_encrypted() || forks::is_child() || !has_sender() {
+        return None;
+    }
+    let mut held = lock(&HELD);
+    for part in parts {
+        held.bytes.extend_from_slice(part);
+    }
+    let count = held.bytes.len();
+    if held.stream.is_none() {
+        held.stream = Some(Arc::clone(stream));
+        BATCH.fetch_add(1, Ordering::Relaxed);
+        drop(held);
+        HOLDER.store(address, Ordering::SeqCst);
+        if SENDER.load(Ordering::SeqCst) == ASLEEP {
+            SENDER.store(AWAKE, Ordering::SeqCst);
+            let _ = futex::wake(&SENDER, futex::Flags::PRIVATE, 1);
+        }
+    }
+    Some(count)
+}
+
+/// Whether output of `stream` is held back.
+pub fn is_held(stream: &Stream) -> bool {
+    HOLDER.load(Ordering::Relaxed) == std::ptr::from_ref(stream) as usize
+}
+
+/// Takes the output of `stream` that is held back, which the caller sends before anything else. `None` if there is
+/// none. [`give_back`] takes the emptied buffer.
+pub fn take(stream: &Stream) -> Option<Vec<u8>> {
+    if !is_held(stream) || forks::is_child() {
+        return None;
+    }
+    let mut held = lock(&HELD);
+    HOLDER.store(0, Ordering::SeqCst);
+    let owner = held.stream.take();
+    let bytes = std::mem::take(&mut held.bytes);
+    drop(held);
+    drop(owner);
+    Some(bytes)
+}
+
+/// Keeps the buffer of [`take`] for the next output.
+pub fn give_back(mut bytes: Vec<u8>) {
+    if forks::is_child() {
+        return;
+    }
+    bytes.clear();
+    let mut held = lock(&HELD);
+    if held.bytes.capacity() == 0 && bytes.capacity() <= 2 * FULL {
+        held.bytes = bytes;
+    }
+}
+
+/// Whether the sender runs. Starts it.
+fn has_sender() -> bool {
+    if SENDER.load(Ordering::Relaxed) != MISSING {
+        return true;
+    }
+    SENDER.store(AWAKE, Ordering::SeqCst);
+    let started = std::thread::Builder::new().name("rmeinheld-send".to_owned()).stack_size(64 * 1024).spawn(send_late);
+    if started.is_err() {
+        SENDER.store(MISSING, Ordering::SeqCst);
+    }
+    started.is_ok()
+}
+
+/// The life of the sender.
+fn send_late() {
+    let (mut seen, mut looks) = (0, 0);
+    loop {
+        if looks >= PATIENCE {
+            looks = 0;
+            SENDER.store(ASLEEP, Ordering::SeqCst);
+            if HOLDER.load(Ordering::SeqCst) == 0 {
+                let _ = futex::wait(&SENDER, futex::Flags::PRIVATE, ASLEEP, None);
+            }
+            SENDER.store(AWAKE, Ordering::SeqCst);
+        }
+        std::thread::sleep(LOOK);
+        let batch = BATCH.load(Ordering::Relaxed);
+        if batch == seen && HOLDER.load(Ordering::SeqCst) != 0 {
+            send_now();
+        }
+        looks = if batch == seen { looks + 1 } else { 0 };
+        seen = batch;
+    }
+}
+
+/// Sends what the socket accepts now. The rest, and every error, is left to the owner of the output.
+pub fn send_now() {
+    let mut held = lock(&HELD);
+    let HeldOutput { stream: Some(stream), bytes } = &mut *held else { return };
+    if let Ok(sent) = rustix::net::send(stream.as_ref(), bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+        bytes.drain(..sent.min(bytes.len()));
+    }
+}

@@ -1,0 +1,144 @@
+//! Items of a response that share a write.
+//!
+//! An item of an iterable is held back (`net::held`) for as long as the turn of its request lasts, at most for a
+//! millisecond. Before the request waits, or its turn is cut off, everything that it has yielded is on its way.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use super::StartResponse;
+use super::sender::{COPIED_BYTES, Framed};
+use crate::event_loop::{self, Wake, interrupts};
+use crate::interp::{self, failure_error};
+use crate::net::{Failure, Stream, held};
+
+thread_local! {
+    /// The response whose items are held back. No Python code runs while it is borrowed.
+    static HOLDER: RefCell<Option<Py<StartResponse>>> = const { RefCell::new(None) };
+}
+
+impl StartResponse {
+    /// Sends an item of an iterable as [`Self::send`] does, or holds it back. `known_length` is as there.
+    ///
+    /// # Errors
+    /// As [`Self::send`], for this item or an earlier one.
+    ///
+    /// # Parks
+    pub fn send_item(slf: &Bound<'_, Self>, data: &Bound<'_, PyBytes>, known_length: Option<u64>) -> PyResult<()> {
+        let (this, bytes) = (slf.get(), data.as_bytes());
+        this.raise_held_failure()?;
+        if known_length.is_some() || bytes.is_empty() || bytes.len() > COPIED_BYTES || !event_loop::can_park() {
+            return this.send(data, known_length);
+        }
+        let framed = this.frame(bytes, None)?;
+        let body = bytes.get(..framed.data).unwrap_or_default();
+        let parts = [&framed.before, body, framed.after];
+        let held = held::hold(&framed.stream, &parts);
+        let sent = if held.is_some() { Ok(()) } else { this.put(data.py(), &framed.stream, &parts) };
+        this.sent(framed, sent)?;
+        match held {
+            Some(count) if count >= held::FULL => this.flush(data.py()),
+            Some(_) => {
+                let before = HOLDER.with_borrow_mut(|holder| match holder {
+                    Some(known) if known.is(slf) => None,
+                    _ => holder.replace(slf.clone().unbind()),
+                });
+                drop(before);
+                event_loop::before_next_wait(flush_before_wait);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Sends what is held back.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    ///
+    /// # Parks
+    pub fn flush(&self, py: Python<'_>) -> PyResult<()> {
+        self.raise_held_failure()?;
+        match self.flush_held(py) {
+            Some((framed, sent)) => self.sent(framed, sent).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends what is held back, for a response that has failed. Errors do not matter any more.
+    ///
+    /// # Parks
+    pub fn flush_last(&self, py: Python<'_>) {
+        if let Some((framed, sent)) = self.flush_held(py) {
+            let _ = self.sent(framed, sent);
+        }
+    }
+
+    /// Takes the lock on sending, and sends what is held back.
+    fn flush_held(&self, py: Python<'_>) -> Option<(Framed, Result<(), Failure>)> {
+        let stream = {
+            let mut answer = self.answer();
+            let stream = answer.stream.as_ref().filter(|stream| held::is_held(stream)).map(Arc::clone)?;
+            answer.occupy().ok()?;
+            stream
+        };
+        let sent = self.put(py, &stream, &[]);
+        Some((Framed { stream, before: Vec::new(), head: 0, data: 0, after: b"" }, sent))
+    }
+
+    /// Sends what is held back and `parts`, whole.
+    ///
+    /// # Parks
+    pub(super) fn put_behind_held(&self, py: Python<'_>, stream: &Stream, parts: &[&[u8]]) -> Result<(), Failure> {
+        drop(HOLDER.take());
+        let mut bytes = held::take(stream).unwrap_or_default();
+        let count: usize = parts.iter().map(|part| part.len()).sum();
+        let sent = if count <= COPIED_BYTES {
+            for part in parts {
+                bytes.extend_from_slice(part);
+            }
+            interp::park_or_detach(py, || stream.write_all(&[&bytes], self.pace()))
+        } else {
+            let all: Vec<&[u8]> = std::iter::once(bytes.as_slice()).chain(parts.iter().copied()).collect();
+            interp::park_or_detach(py, || stream.write_all(&all, self.pace()))
+        };
+        held::give_back(bytes);
+        sent
+    }
+
+    /// Sends what is held back before the request waits. A failure is raised by the next item, and an exception that
+    /// was thrown into the request by its wait.
+    ///
+    /// # Parks
+    fn flush_quietly(&self, py: Python<'_>) {
+        let Some((framed, sent)) = self.flush_held(py) else { return };
+        // Only gives the lock on sending back.
+        let _ = self.sent(framed, Ok(()));
+        let Err(failure) = sent else { return };
+        match failure {
+            Failure::Killed => interrupts::postpone(Wake::Killed),
+            Failure::Interrupted => interrupts::postpone(Wake::Interrupted),
+            Failure::Gone(_) | Failure::TimedOut => {}
+        }
+        self.note_failure(&failure);
+        self.answer().rare().held_failure = Some(failure);
+    }
+
+    fn raise_held_failure(&self) -> PyResult<()> {
+        let failure = self.answer().rare.as_mut().and_then(|rare| rare.held_failure.take());
+        failure.map_or(Ok(()), |failure| Err(failure_error(failure)))
+    }
+}
+
+/// The action before a wait of the loop's running unit.
+fn flush_before_wait() {
+    if let Some(holder) = HOLDER.take() {
+        Python::attach(|py| {
+            holder.get().flush_quietly(py);
+            drop(holder);
+        });
+    }
+}
