@@ -50,6 +50,12 @@ pub fn activity() -> Activity {
     }
 }
 
+/// The start of the running turn on the coarse clock, for the loop thread. In the future where no turn has begun since
+/// the last poll.
+pub(super) fn turn_begun() -> u64 {
+    NOW.load(Ordering::Relaxed)
+}
+
 /// Nanoseconds on the coarse clock. A look costs no more than a read of memory; the clock ticks every 1 to 10 ms.
 pub fn coarse_now() -> u64 {
     let now = clock_gettime(ClockId::MonotonicCoarse);

@@ -1,6 +1,5 @@
 //! The clock of turns: how long the running turn has lasted, and how long it may last.
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -11,11 +10,6 @@ pub const DEFAULT_BUDGET: Duration = Duration::from_millis(10);
 
 /// The budget in nanoseconds; 0 means no limit.
 static BUDGET: AtomicU64 = AtomicU64::new(10_000_000);
-
-thread_local! {
-    /// The start of the running turn, in nanoseconds on the coarse clock.
-    static BEGUN: Cell<u64> = const { Cell::new(0) };
-}
 
 /// Sets how long a turn may last, for the whole process. Zero means no limit: turns end only where they wait.
 pub fn set_budget(budget: Duration) {
@@ -33,16 +27,16 @@ pub(super) fn is_used_up() -> bool {
     has_lasted(BUDGET.load(Ordering::Relaxed))
 }
 
-/// Restarts the budget of the running turn.
-pub fn begin() {
+/// Restarts the budget of the running turn. Returns its start.
+pub fn begin() -> u64 {
     let now = coarse_now();
-    BEGUN.set(now);
     activity::note_turn(now);
+    now
 }
 
 /// The start of the running turn, for [`seconds_since`].
 pub fn begun() -> u64 {
-    BEGUN.get()
+    activity::turn_begun()
 }
 
 /// Whole seconds since `begun`, a result of [`begun`].
@@ -66,5 +60,5 @@ pub(super) fn has_passed(at: u64) -> bool {
 }
 
 fn has_lasted(nanoseconds: u64) -> bool {
-    nanoseconds > 0 && coarse_now().saturating_sub(BEGUN.get()) >= nanoseconds
+    nanoseconds > 0 && coarse_now().saturating_sub(activity::turn_begun()) >= nanoseconds
 }

@@ -3,13 +3,10 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::records;
 use super::unit::Unit;
 use crate::coroutine::{self, StackBounds};
-
-/// The subject of the unit that runs on the loop thread; see [`set_subject`].
-static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Unit>>> = const { RefCell::new(None) };
@@ -36,13 +33,13 @@ pub fn without_parking<R>(action: impl FnOnce() -> R) -> R {
 
 /// The ident of the current unit's work. `None` on other threads. A forked child keeps the ident of its forking unit.
 pub fn ident() -> Option<u64> {
-    with_current(|unit| unit.ident.get()).or_else(|| KEPT_IDENT.get())
+    with_current(|unit| unit.record.ident()).or_else(|| KEPT_IDENT.get())
 }
 
 /// Sets the ident of the current unit's work.
 pub fn set_ident(ident: u64) {
     if let Some(unit) = current() {
-        unit.ident.set(ident);
+        unit.record.set_ident(ident);
     }
 }
 
@@ -59,16 +56,12 @@ pub fn with_local<R>(action: impl FnOnce(&mut Option<Box<dyn Any>>) -> R) -> Opt
 /// Sets the subject of the current unit: a number with a meaning to the layers above; 0 means none. Returns the
 /// previous subject.
 pub fn set_subject(subject: usize) -> usize {
-    let replaced = with_current(|unit| unit.subject.replace(subject));
-    if replaced.is_some() {
-        RUNNING.store(subject, Ordering::Relaxed);
-    }
-    replaced.unwrap_or(0)
+    with_current(|unit| unit.record.replace_subject(subject)).unwrap_or(0)
 }
 
 /// The subject of the unit that ran last on the loop thread. Any thread may call this.
 pub fn running_subject() -> usize {
-    RUNNING.load(Ordering::Relaxed)
+    records::running_subject()
 }
 
 /// Number of parks on the loop thread so far. While this number stays the same, the same unit runs.
@@ -104,13 +97,13 @@ pub(super) fn with_current<R>(look: impl FnOnce(&Unit) -> R) -> Option<R> {
 /// Records the unit that runs from now on.
 pub(super) fn set_current(unit: Option<&Rc<Unit>>) {
     coroutine::set_current_stack(unit.and_then(|unit| unit.stack.get()));
-    RUNNING.store(unit.map_or(0, |unit| unit.subject.get()), Ordering::Relaxed);
+    records::set_running(unit.map(|unit| &*unit.record));
     CURRENT.with(|current| *current.borrow_mut() = unit.cloned());
 }
 
 /// Clears the current unit in a forked child, but keeps the unit's ident.
 pub(super) fn forget() {
-    if let Some(ident) = with_current(|unit| unit.ident.get()) {
+    if let Some(ident) = with_current(|unit| unit.record.ident()) {
         KEPT_IDENT.set(Some(ident));
         set_current(None);
     }

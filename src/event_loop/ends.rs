@@ -65,6 +65,7 @@ pub(super) fn forget_waiting() {
         slots.into_iter().map(|slot| state.units.remove(slot)).collect::<Vec<_>>()
     });
     for unit in waiting.unwrap_or_default() {
+        unit.record.leave();
         // Dropping this data notifies everything that waits for the work.
         drop(unit.local.take());
         // Dropping a parked coroutine would unwind its stack, which holds foreign frames.

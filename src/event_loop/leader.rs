@@ -138,6 +138,7 @@ fn live(unit: &Rc<Unit>, host: &dyn Host) {
     }
     let over = with(|state| {
         state.units.try_remove(unit.slot);
+        unit.record.leave();
         state.idle.retain(|idle| !Rc::ptr_eq(idle, unit));
         if state.ending
             && state.units.len() == 1
@@ -216,8 +217,8 @@ fn lead(unit: &Rc<Unit>) -> Lead {
 
 /// Runs a piece of work. Returns whether another unit leads afterwards.
 fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<bool> {
-    with(|state| state.begin_work(unit));
-    budget::begin();
+    let begun = budget::begin();
+    with(|state| state.begin_work(unit, begun));
     unit.busy.set(true);
     unit.may_park.set(true);
     let mut requests = 0;
@@ -252,6 +253,7 @@ fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<
         }
     }
     drop(unit.local.take());
+    unit.record.end();
     unit.may_park.set(false);
     unit.busy.set(false);
     unit.killed.set(false);

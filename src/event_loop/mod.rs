@@ -42,7 +42,10 @@ pub mod ends;
 mod inbox;
 pub mod interrupts;
 mod leader;
+pub mod notes;
 mod poller;
+pub mod reasons;
+pub mod records;
 mod roles;
 mod runtime;
 mod schedule;
@@ -87,6 +90,7 @@ pub fn is_loop_thread() -> bool {
 /// Detaches a forked child from the parent's loop. The loop's state stays as it is. Allocates and frees nothing, and may
 /// be called again.
 pub fn forget_in_child() {
+    records::forget_in_child();
     state::forget();
 }
 

@@ -77,6 +77,8 @@ pub enum SourceOwner {
 /// One registered source.
 pub struct Source {
     generation: u32,
+    /// The number of its descriptor, for the records of waits.
+    pub(super) descriptor: RawFd,
     pub(super) owner: SourceOwner,
     /// The source rests: its owner gets the next event.
     pub(super) at_rest: bool,
@@ -225,7 +227,7 @@ impl Poller {
         {
             self.sources.remove(stale);
         }
-        let id = self.insert(owner);
+        let id = self.insert(owner, descriptor.as_raw_fd());
         if let Err(error) = epoll::add(&self.epoll, descriptor, epoll::EventData::new_u64(id.0), flags) {
             self.sources.remove(id.index());
             return Err(error.into());
@@ -233,10 +235,11 @@ impl Poller {
         Ok(id)
     }
 
-    fn insert(&mut self, owner: SourceOwner) -> SourceId {
+    fn insert(&mut self, owner: SourceOwner, descriptor: RawFd) -> SourceId {
         self.generation = self.generation.wrapping_add(1) & 0x7fff_ffff;
         let index = self.sources.insert(Source {
             generation: self.generation,
+            descriptor,
             owner,
             at_rest: true,
             readable: false,
@@ -295,7 +298,7 @@ impl Poller {
         let id = match self.by_descriptor.get(&number) {
             Some(&index) => SourceId::new(index, self.sources[index].generation),
             None => {
-                let id = self.insert(SourceOwner::Waits);
+                let id = self.insert(SourceOwner::Waits, number);
                 self.by_descriptor.insert(number, id.index());
                 id
             }

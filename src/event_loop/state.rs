@@ -189,6 +189,7 @@ impl LoopState {
             return;
         }
         unit.wake.set(Some(wake));
+        unit.record.is_ready();
         unit.unpark();
         self.woken += 1;
     }
@@ -200,10 +201,11 @@ impl LoopState {
         }
     }
 
-    /// Records that `unit` begins a piece of work.
-    pub fn begin_work(&mut self, unit: &Unit) {
+    /// Records that `unit` begins a piece of work, at `begun` on the clock of turns.
+    pub fn begin_work(&mut self, unit: &Unit, begun: u64) {
         self.work_number += 1;
         unit.work.set(self.work_number);
+        unit.record.begin(self.work_number, begun);
     }
 
     /// The unit that runs `work`, unless that work has ended.

@@ -9,6 +9,8 @@
 use super::budget;
 use super::current::{self, can_park};
 use super::interrupts;
+use super::notes::because;
+use super::reasons::Reason;
 use super::state::{Work, with};
 use super::waits::wait;
 use super::wake::Wake;
@@ -30,9 +32,11 @@ fn is_in_child() -> bool {
 ///
 /// # Parks
 pub fn give_way() -> Wake {
-    wait(None, |state, ticket| {
-        state.later.push_back(Work::Resume(ticket));
-        Ok(None)
+    because(Reason::Turn, [0, 0], || {
+        wait(None, |state, ticket| {
+            state.later.push_back(Work::Resume(ticket));
+            Ok(None)
+        })
     })
 }
 
@@ -61,8 +65,10 @@ pub fn after_next_poll() -> Wake {
     if budget::is_worth_counting() {
         return give_way();
     }
-    wait(None, |state, ticket| {
-        state.after_poll.push(ticket);
-        Ok(None)
+    because(Reason::NextPoll, [0, 0], || {
+        wait(None, |state, ticket| {
+            state.after_poll.push(ticket);
+            Ok(None)
+        })
     })
 }

@@ -3,7 +3,9 @@
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
+use super::records::Record;
 use super::wake::Wake;
 use crate::coroutine::{Handle, StackBounds};
 
@@ -31,6 +33,8 @@ pub struct Unfinished {
 pub struct Unit {
     /// The unit's slot in the loop's table.
     pub slot: usize,
+    /// The facts about the unit that other threads read. The loop takes the ident and the subject from there, too.
+    pub record: Arc<Record>,
     /// The coroutine's handle, set right after the spawn.
     pub handle: OnceCell<Handle>,
     /// The bounds of the stack, set when the unit starts.
@@ -49,13 +53,9 @@ pub struct Unit {
     pub awaited: Cell<bool>,
     /// The work is a request.
     pub is_request: Cell<bool>,
-    /// The subject of the work, a number of the layers above; 0 for none.
-    pub subject: Cell<usize>,
     /// The unit runs work and may park. A unit that is idle, polls or ends may not park: no follower could lead then,
     /// or its thread state is torn down. Python code at these times (a destructor, a logging handler) blocks.
     pub may_park: Cell<bool>,
-    /// The number by which the layers above know the work.
-    pub ident: Cell<u64>,
     /// The number of the piece of work, unique in the loop; 0 before the first piece.
     pub work: Cell<u64>,
     /// The outcome of the next wait, which ends at once: a wake-up came while the unit was in no wait.
@@ -71,6 +71,7 @@ impl Unit {
     pub fn new(slot: usize) -> Rc<Unit> {
         Rc::new(Unit {
             slot,
+            record: Record::enter(),
             handle: OnceCell::new(),
             stack: Cell::new(None),
             command: Cell::new(None),
@@ -80,9 +81,7 @@ impl Unit {
             killed: Cell::new(false),
             awaited: Cell::new(false),
             is_request: Cell::new(false),
-            subject: Cell::new(0),
             may_park: Cell::new(false),
-            ident: Cell::new(0),
             work: Cell::new(0),
             postponed: Cell::new(None),
             alarms: RefCell::default(),
@@ -92,7 +91,7 @@ impl Unit {
 
     /// A summary of the unit's work, which has not ended.
     pub fn unfinished(&self) -> Unfinished {
-        Unfinished { subject: self.subject.get(), is_awaited: self.awaited.get(), is_request: self.is_request.get() }
+        Unfinished { subject: self.record.subject(), is_awaited: self.awaited.get(), is_request: self.is_request.get() }
     }
 
     /// Makes the unit runnable.

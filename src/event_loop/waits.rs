@@ -6,10 +6,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::activity;
 use super::budget;
 use super::current;
 use super::inbox::LoopMessage;
+use super::notes::because;
 use super::poller::Interest;
+use super::reasons::{self, Reason};
+use super::records;
 use super::runtime::Runtime;
 use super::state::{LoopState, with};
 use super::timers::Target;
@@ -23,12 +27,13 @@ use crate::kernel::LentDescriptor;
 ///
 /// # Parks
 pub fn wait_stream(source: SourceId, interest: Interest, deadline: Option<Instant>) -> Wake {
-    wait(
-        deadline,
-        |state, ticket| {
+    let descriptor = with(|state| state.poller.source(source).map(|source| source.descriptor)).flatten();
+    let details = [u64::from(descriptor.unwrap_or_default().unsigned_abs()), reasons::bits_of(interest)];
+    because(Reason::Client, details, || {
+        wait(deadline, |state, ticket| {
             if state.poller.add_wait(source, interest, ticket) { Ok(Some(source)) } else { Err(Wake::Closed) }
-        },
-    )
+        })
+    })
 }
 
 /// Waits until a descriptor of the application may be ready. Many coroutines may wait on one descriptor.
@@ -40,7 +45,8 @@ pub fn wait_stream(source: SourceId, interest: Interest, deadline: Option<Instan
 pub fn wait_descriptor(number: RawFd, interest: Interest, deadline: Option<Instant>) -> io::Result<Wake> {
     let descriptor = LentDescriptor::new(number)?;
     let mut failure = None;
-    let wake =
+    let details = [u64::from(number.unsigned_abs()), reasons::bits_of(interest)];
+    let wake = because(Reason::Descriptor, details, || {
         wait(deadline, |state, ticket| match state.poller.arm_descriptor(descriptor.as_fd(), interest, ticket) {
             Ok(source) => Ok(Some(source)),
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) => Err(Wake::Ready),
@@ -48,7 +54,8 @@ pub fn wait_descriptor(number: RawFd, interest: Interest, deadline: Option<Insta
                 failure = Some(error);
                 Err(Wake::Closed)
             }
-        });
+        })
+    });
     failure.map_or(Ok(wake), Err)
 }
 
@@ -62,7 +69,8 @@ pub fn wait_descriptor(number: RawFd, interest: Interest, deadline: Option<Insta
 pub fn wait_any_descriptor(interests: &[(RawFd, u32)], deadline: Option<Instant>) -> io::Result<Wake> {
     let mut armed = Vec::with_capacity(interests.len());
     let mut failure = None;
-    let wake = wait(deadline, |state, ticket| {
+    let first = interests.first().map_or(0, |(number, _)| u64::from(number.unsigned_abs()));
+    let register = |state: &mut LoopState, ticket| {
         for &(number, events) in interests {
             let armed_now = LentDescriptor::new(number).map_err(io::Error::from).and_then(|descriptor| {
                 state.poller.arm_descriptor(descriptor.as_fd(), Interest::Events(events), ticket)
@@ -77,7 +85,8 @@ pub fn wait_any_descriptor(interests: &[(RawFd, u32)], deadline: Option<Instant>
             }
         }
         Ok(None)
-    });
+    };
+    let wake = because(Reason::Descriptors, [first, interests.len() as u64], || wait(deadline, register));
     with(|state| {
         for (source, ticket) in armed {
             state.poller.remove_wait(source, ticket);
@@ -111,7 +120,7 @@ impl Runtime {
 ///
 /// # Parks
 pub fn sleep(deadline: Instant) -> Wake {
-    wait(Some(deadline), |_, _| Ok(None))
+    because(Reason::Sleep, [0, 0], || wait(Some(deadline), |_, _| Ok(None)))
 }
 
 /// Ends one wait from any thread. A second or late use does nothing.
@@ -188,6 +197,7 @@ fn wait_with(
         }
     };
     let timer = deadline.and_then(|at| with(|state| state.timers.insert(at, Target::Wait(ticket))));
+    unit.record.waits(deadline.map_or(0, records::time_of));
     let wake = loop {
         if let Some(wake) = unit.wake.take() {
             break wake;
@@ -196,6 +206,7 @@ fn wait_with(
         park(&unit);
     };
     unit.waiting.set(0);
+    unit.record.is_ready();
     with(|state| {
         if let Some(timer) = timer {
             state.timers.remove(timer);
@@ -213,9 +224,13 @@ fn wait_with(
 pub(super) fn park(unit: &Rc<Unit>) {
     current::count_park();
     let thread = cfg!(debug_assertions).then(rustix::thread::gettid);
-    released(coroutine::park);
+    released(|| {
+        coroutine::park();
+        // Ahead of the interpreter, which may take long to come back.
+        current::set_current(Some(unit));
+        activity::note_poll();
+    });
     debug_assert_eq!(thread, Some(rustix::thread::gettid()), "resumed on another thread");
-    current::set_current(Some(unit));
     budget::begin();
 }
 

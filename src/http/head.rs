@@ -146,6 +146,12 @@ impl Head {
         Self::default()
     }
 
+    /// Method and target as they stand in `bytes`, with the bytes behind them, and their length alone.
+    pub fn method_and_target<'a>(&self, bytes: &'a [u8]) -> (&'a [u8], usize) {
+        let length = self.target.end.saturating_sub(self.method.start);
+        (bytes.get(self.method.start as usize..).unwrap_or_default(), length as usize)
+    }
+
     /// Forgets a head that was not completed, so that the next call of [`parse`](Self::parse) starts a new request.
     pub fn reset(&mut self) {
         self.scan = HeadScan::default();

@@ -34,6 +34,7 @@ mod head_scan;
 pub mod leniency;
 pub mod limits;
 pub mod proxy_protocol;
+pub mod redaction;
 pub mod response;
 
 /// The protocol version of a request (RFC 9112 2.3). HTTP/1.2 and up count as 1.1 (RFC 9110 2.5); another major version

@@ -14,7 +14,7 @@ use super::log::{Level, log};
 use super::subject::Subject;
 use super::waiters::Waiters;
 use super::{give_way, identity, process_loop, thread_state, waiter};
-use crate::event_loop::{self, LoopMessage, Wake, WorkId};
+use crate::event_loop::{self, LoopMessage, Wake, WorkId, notes};
 use crate::sync::lock;
 
 /// A function that runs, or ran, in a coroutine of its own. `spawn()` makes it; `current()` returns the caller's.
@@ -258,6 +258,7 @@ impl SpawnedCall {
             let Some(call) = self.call.take() else { return };
             let coroutine = self.coroutine.bind(py).clone();
             set_current(&coroutine);
+            notes::name_spawned(&coroutine.get().name);
             let _subject = Subject::set(coroutine.clone().into_any());
             let thrown = coroutine.get().interruptions.lock().take_thrown();
             let outcome = match thrown {

@@ -12,7 +12,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 
 use super::{identity, recursion};
-use crate::event_loop::{self, Host};
+use crate::event_loop::{self, Host, notes};
 use crate::output;
 
 /// Gives each unit a thread state of the interpreter that started the loop.
@@ -98,6 +98,7 @@ impl Host for PythonHost {
             apply_trace_hooks(py);
             life();
         });
+        notes::set_thread_state(0);
         let remains = Remains(state);
         if event_loop::is_ending() {
             // Only OS threads are left to wait for, so destructors may block.
@@ -199,6 +200,7 @@ unsafe fn begin(state: *mut ffi::PyThreadState, ident: u64) {
         ffi::PyEval_RestoreThread(state);
     }
     event_loop::set_ident(ident);
+    notes::set_thread_state(state as usize);
     if let Some(stack) = event_loop::current_stack() {
         // SAFETY: attached to `state`, on this unit's stack.
         unsafe { recursion::bound_recursion(state, stack) };
@@ -230,6 +232,7 @@ pub fn in_fresh_state<R>(py: Python<'_>, ident: u64, action: impl FnOnce(Python<
         unsafe { ffi::PyEval_SaveThread() };
         result
     });
+    notes::set_thread_state(identity::thread_state(py));
     Remains(state).end(py);
     if let Some(outer) = outer {
         event_loop::set_ident(outer);

@@ -3,7 +3,7 @@
 mod writing;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -73,6 +73,11 @@ impl Stream {
     /// Whether reads and writes pass through a transport.
     pub fn is_encrypted(&self) -> bool {
         self.secured.is_some()
+    }
+
+    /// The number of the socket's descriptor, for reports.
+    pub fn descriptor(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 
     /// The stream's source in the loop.

@@ -11,7 +11,7 @@ use pyo3::types::PyDict;
 
 use super::measuring::RequestMeasure;
 use super::shared::Shared;
-use crate::event_loop::{streams, turn};
+use crate::event_loop::{notes, streams, turn};
 use crate::http::error::RequestError;
 use crate::http::exchange::{Ending, Exchange};
 use crate::http::head::known::LastSection;
@@ -222,6 +222,8 @@ impl Connection {
         self.served = self.served.saturating_add(1);
         self.head_deadline = None;
         let measure = RequestMeasure::begin(shared.seat(), &head, &buffer, self.is_trusted);
+        let (line, length) = head.method_and_target(&buffer);
+        notes::name_request(line, length, self.stream.descriptor());
         let request = Request {
             head: &head,
             bytes: &buffer,

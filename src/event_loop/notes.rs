@@ -1,0 +1,42 @@
+//! The notes that the current unit makes in its record: what it works for, and why it waits.
+
+use std::sync::Arc;
+
+use super::current;
+use super::reasons::Reason;
+use super::records::{Record, WorkKind};
+
+/// Names the current unit's work as a request: the first `length` bytes of `text` are its method and target. `client` is
+/// the descriptor of its connection.
+pub fn name_request(text: &[u8], length: usize, client: i32) {
+    current::with_current(|unit| unit.record.name(WorkKind::Request, text, length, client));
+}
+
+/// Names the current unit's work as a call of a spawned function.
+pub fn name_spawned(name: &str) {
+    current::with_current(|unit| unit.record.name(WorkKind::Spawned, name.as_bytes(), name.len(), -1));
+}
+
+/// Notes the thread state that the current unit uses from now on; 0 for none. Returns the previous one. Call it under
+/// the GIL.
+pub fn set_thread_state(state: usize) -> usize {
+    current::with_current(|unit| unit.record.replace_thread_state(state)).unwrap_or(0)
+}
+
+/// Runs `wait`, in which the current unit may wait for `reason`. An outer reason takes precedence: a queue that is made
+/// of a lock is a queue.
+pub fn because<R>(reason: Reason, details: [u64; 2], wait: impl FnOnce() -> R) -> R {
+    /// Takes the reason away, also if `wait` panics.
+    struct Over(Arc<Record>);
+    impl Drop for Over {
+        fn drop(&mut self) {
+            self.0.set_reason(Reason::Other, [0, 0]);
+        }
+    }
+    let unit = current::current().filter(|unit| unit.record.reason() == Reason::Other);
+    let _over = unit.map(|unit| {
+        unit.record.set_reason(reason, details);
+        Over(Arc::clone(&unit.record))
+    });
+    wait()
+}
