@@ -6,7 +6,8 @@ from datetime import timedelta
 from logging import INFO, FileHandler, Formatter, StreamHandler
 from typing import TYPE_CHECKING, Any, Final
 
-from rmeinheld.access_log import validate_format
+from rmeinheld._rmeinheld import access_log_line
+from rmeinheld.access_log import FORMS, validate_format
 
 from .request import Response, request_of
 
@@ -24,6 +25,8 @@ class Observer:
 
     def __init__(self, worker: Any, *, logs: bool, posts: bool) -> None:
         self._worker, self._logs, self._posts = worker, logs, posts
+        if logs and worker.cfg.access_log_format in FORMS:
+            _write_form(worker.cfg, worker.log)
 
     def access(self, environ: WSGIEnvironment) -> None:
         """Log one request, after its response."""
@@ -35,6 +38,17 @@ class Observer:
                 worker.cfg.post_request(worker, request, environ, response)
             except Exception:
                 worker.log.exception("Exception in post_request hook")
+
+
+def _write_form(cfg: Any, log: Any) -> None:
+    """Have Gunicorn's logger write the lines of a named form, which the engine renders."""
+    form = cfg.access_log_format
+
+    def atoms(response: object, request: object, environ: dict[str, Any], time: object) -> dict[str, str]:
+        return {"line": access_log_line(form, environ)}
+
+    cfg.set("access_log_format", "%(line)s")
+    log.atoms, log.atoms_wrapper_class = atoms, dict
 
 
 def needs_gunicorns_logger(cfg: Any, log: Any) -> bool:

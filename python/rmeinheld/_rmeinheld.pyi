@@ -45,6 +45,7 @@ __all__ = [
     "Write",
     "__version__",
     "_locks_park",
+    "access_log_line",
     "arm_exit",
     "as_builtin",
     "can_park",
@@ -892,6 +893,12 @@ def metric_families() -> list[tuple[str, str, str, list[str], str]]:
 
     The name is the one that the samples of the text format of Prometheus have. The kind is "counter", "gauge",
     "histogram" or "info". The unit is empty for a number of things.
+    """
+
+def access_log_line(form: str, environ: dict[str, Any], /) -> str:
+    """Return the line of the access log in `form`, json or readable, for the environ that an access logger gets.
+
+    Raises ValueError for another form, and KeyError for another environ.
     """
 
 def descriptor_closes(fd: int, /) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 from ._rmeinheld import check_access_log_format
 
-__all__ = ["ATOMS", "DEFAULT_FORMAT", "AccessLogger", "ErrorLogger", "validate_format"]
+__all__ = ["ATOMS", "DEFAULT_FORMAT", "FORMS", "NOTES", "AccessLogger", "ErrorLogger", "validate_format"]
 
 DEFAULT_FORMAT: Final = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
 """Gunicorn's default format, which is the "combined" format of Apache and nginx."""
@@ -37,7 +37,20 @@ ATOMS: Final[dict[str, str]] = {
     "p": "process id in angle brackets",
 }
 """Atoms of a format, written `%(h)s`. In addition, `%({name}i)s` is a request field, `%({name}o)s` a response field and
-`%({name}e)s` a key of the environ; each is '-' when absent."""
+`%({name}e)s` a key of the environ; each is '-' when absent. `%({name}n)s` is one of `NOTES`."""
+
+NOTES: Final[dict[str, str]] = {
+    "request_id": "id of the request, with the option request_id",
+    "trace_id": "trace id of W3C Trace Context, with the option request_id",
+    "span_id": "id of the request's span in that trace, with the option request_id",
+}
+"""Notes of the server, written `%({request_id}n)s`; each is '-' when absent."""
+
+FORMS: Final[dict[str, str]] = {
+    "json": "one JSON object for each request, in ASCII",
+    "readable": "columns for people: time, status, duration, bytes, client, request",
+}
+"""Names that stand for a whole format."""
 
 
 class AccessLogger(Protocol):
@@ -63,7 +76,7 @@ class ErrorLogger(Protocol):
 
 
 def validate_format(text: str) -> str:
-    """Return `text` if it is a usable access log format, which the engine's parser decides.
+    """Return `text` if it is a usable access log format or one of `FORMS`, which the engine's parser decides.
 
     Raises ValueError naming an unknown atom, or a conversion other than `%(atom)s` and `%%`. Gunicorn finds such a
     mistake at the first request; here it is found at the start.

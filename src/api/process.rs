@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 
 use crate::cooperative::native;
 use crate::crew::exposition::Family;
@@ -42,6 +43,15 @@ pub fn metric_families() -> Vec<(String, &'static str, &'static str, Vec<&'stati
         (name, family.kind.name(), family.unit, family.labels.to_vec(), family.help)
     };
     FAMILIES.iter().map(row).collect()
+}
+
+/// Return the line of the access log in `form`, json or readable, for the environ that an access logger gets.
+///
+/// Raises ValueError for another form, and KeyError for another environ.
+#[pyfunction]
+#[pyo3(signature = (form, environ, /))]
+pub fn access_log_line(form: &str, environ: &Bound<'_, PyDict>) -> PyResult<String> {
+    server::access_log_line(form, environ)
 }
 
 /// Raise CoroutineExit in the requests and in threads other than daemons, and wait two seconds at most for their end.

@@ -55,6 +55,18 @@ pub fn common_log_date(unix_seconds: u64, utc_offset_seconds: i32) -> String {
     text
 }
 
+/// Date and time of RFC 3339 in UTC, up to the second and without the zone: `2026-11-23T08:43:00`.
+pub fn rfc3339_seconds(unix_seconds: u64) -> String {
+    let Moment { year, month, day, hour, minute, second, .. } = Moment::of(unix_seconds);
+    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}", month + 1)
+}
+
+/// The time of day: `08:43:00`. For `utc_offset_seconds` see [`common_log_date`].
+pub fn time_of_day(unix_seconds: u64, utc_offset_seconds: i32) -> String {
+    let moment = Moment::of(unix_seconds.saturating_add_signed(i64::from(utc_offset_seconds)));
+    format!("{:02}:{:02}:{:02}", moment.hour, moment.minute, moment.second)
+}
+
 /// A moment of the calendar. `weekday` and `month` are indices of the tables above.
 struct Moment {
     year: u64,
@@ -104,6 +116,14 @@ mod tests {
 
     fn fixdate(unix_seconds: u64) -> String {
         String::from_utf8_lossy(&imf_fixdate(unix_seconds)).into_owned()
+    }
+
+    #[test]
+    fn other_forms_show_the_same_moment() {
+        assert_eq!(rfc3339_seconds(1_795_423_380), "2026-11-23T08:43:00");
+        assert_eq!(rfc3339_seconds(951_782_400), "2000-02-29T00:00:00");
+        assert_eq!(time_of_day(1_795_423_380, 0), "08:43:00");
+        assert_eq!(time_of_day(1_795_423_380, -34_200), "23:13:00");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Lines that cannot be written at once are buffered up to a limit, then lost and counted. `eprintln!` is not used,
 //! since it panics if standard error is broken and blocks if it is full. A test enforces this.
 
+pub mod json;
 mod log_file;
 
 pub use log_file::{LogFile, News};

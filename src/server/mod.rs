@@ -20,7 +20,6 @@
 //! | `shared_scoreboard` | `Scoreboard`, as Python sees it                                       |
 //! | `settings`          | the settings, as Rust values                                          |
 //! | `access_log`        | the access log: its file, and its lines                               |
-//! | `access_log_format` | the format of its lines, in Gunicorn's atoms                          |
 //! | `error_stream`      | the error log, written without waiting                                |
 //! | `episode`           | lasting conditions, with one log line for each episode                |
 //! | `exclusive`         | one server at a time in a process                                     |
@@ -30,7 +29,6 @@
 
 mod accepting;
 mod access_log;
-mod access_log_format;
 mod admin_listener;
 mod connection;
 mod connection_limit;
@@ -57,7 +55,7 @@ mod tls;
 mod waiting;
 mod watchdog;
 
-pub use access_log_format::parse as parse_access_log_format;
+pub use access_log::{format::parse as parse_access_log_format, named_line as access_log_line};
 pub use admin_listener::AdminListener;
 pub use error_stream::ErrorStream;
 pub use exclusive::{exclusively, forget_in_child};

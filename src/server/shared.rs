@@ -297,7 +297,7 @@ impl Shared {
             }
         }
         if let Some(logger) = &self.access_logger
-            && let Err(error) = super::access_log::tell(logger.bind(py), finished, elapsed)
+            && let Err(error) = super::access_log::logger::tell(logger.bind(py), finished, elapsed)
         {
             self.gateway.report(py, "Error in the access logger", &error);
         }

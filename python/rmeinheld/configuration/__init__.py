@@ -7,7 +7,7 @@ A value of an earlier source wins over one of a later source:
 3. one file: that of `--config`, or else rmeinheld.toml or the table tool.rmeinheld of pyproject.toml in the current
    directory. A gunicorn.conf.py is read only if `--config` names it;
 4. `WEB_CONCURRENCY`, for the number of workers;
-5. the default.
+5. the default. On a terminal, that of the access log is to print requests.
 
 Two different values for one option in the same source are an error.
 """
@@ -28,6 +28,7 @@ from .files import find_file, read_file
 from .layers import DEFAULT, Given, Layer, first_of
 from .names import WORKER_CLASSES
 from .report import report
+from .terminal import read_terminal
 
 __all__ = ["Command", "Resolved", "build_parser", "report"]
 
@@ -101,6 +102,7 @@ class Command:
         given = first_of((line, environment))
         file = self._read_file(given)
         given = first_of((line, environment, file, read_web_concurrency(self._environ)))
+        given = first_of((given, read_terminal(given)))
         values = {name: one.value for name, one in given.options.items()}
         settings = _settings(values, given)
         _refuse_hidden_options(settings, given)

@@ -77,6 +77,8 @@ class Settings(
         for name in ("limit_request_line", "limit_request_field_size"):
             if getattr(self, name) == 0:
                 object.__setattr__(self, name, self.limit_request_head)
+        if not self.access_log:
+            object.__setattr__(self, "access_logfile", None)
         if "forwarded" in self.trusted_proxy_headers and len(self.trusted_proxy_headers) > 1:
             raise ValueError(
                 "trusted_proxy_headers must have 'forwarded' alone or other fields without it, "

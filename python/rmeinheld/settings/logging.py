@@ -22,7 +22,8 @@ class LoggingOptions:
         FileName("a file name, or '-' for standard output"),
         "--access-logfile",
         group="Logging",
-        help="File of the access log, '-' for standard output. By default there is no access log.",
+        help="File of the access log, '-' for standard output. By default there is none, except that the command line "
+        "prints requests on a terminal.",
         precedent="Gunicorn accesslog, --access-logfile",
         gunicorn="accesslog",
         master=True,
@@ -32,10 +33,19 @@ class LoggingOptions:
         LogFormat(),
         "--access-logformat",
         group="Logging",
-        help="Format of the access log, in Gunicorn's atoms (see rmeinheld.access_log).",
+        help="Format of the access log: json, readable, or text with Gunicorn's atoms (see rmeinheld.access_log).",
         aliases=("access_log_format",),
         precedent="Gunicorn access_log_format, --access-logformat",
         gunicorn="access_log_format",
+        master=True,
+    )
+    access_log: bool = option(
+        True,
+        Switch(),
+        "--no-access-log",
+        group="Logging",
+        help="Write no access log, neither on a terminal nor to a file.",
+        precedent="Uvicorn --no-access-log",
         master=True,
     )
     error_logfile: str = option(

@@ -1,7 +1,20 @@
-//! The format of the access log: text with Gunicorn's atoms, such as `%(h)s`. A format is parsed when a setting is
-//! checked and when a log opens.
+//! The format of the access log: text with Gunicorn's atoms, such as `%(h)s`, or the name of a form. A format is parsed
+//! when a setting is checked and when a log opens.
 //!
 //! Only the conversion `s` exists, since every atom is a string in Gunicorn. There `%(D)d` fails at the first request.
+
+use std::sync::Arc;
+
+/// The form of a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Text with atoms.
+    Atoms(Arc<[Piece]>),
+    /// `json`: one object.
+    Json,
+    /// `readable`: columns for people at a terminal.
+    Readable,
+}
 
 /// One part of a format.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,19 +29,34 @@ pub enum Piece {
     ResponseField(String),
     /// `%({name}e)s`: a key of the environ.
     Environ(String),
+    /// `%({name}n)s`: a note of the server's, under this key of the environ.
+    Note(&'static str),
 }
 
 /// The atoms of one letter. `rmeinheld.access_log.ATOMS` describes them.
 const ATOMS: &str = "hlutrmUqHsbBfaTMDLp";
 
+/// The notes, each with its key in the environ. `rmeinheld.access_log.NOTES` describes them.
+const NOTES: [(&str, &str); 3] =
+    [("request_id", "rmeinheld.request_id"), ("trace_id", "rmeinheld.trace_id"), ("span_id", "rmeinheld.span_id")];
+
 /// Characters of a faulty directive that an error quotes.
 const QUOTED: usize = 12;
 
-/// Splits a format into text and atoms.
+/// Reads a format.
 ///
 /// # Errors
 /// A sentence that names the part that is neither text, an atom nor `%%`.
-pub fn parse(format: &str) -> Result<Vec<Piece>, String> {
+pub fn parse(format: &str) -> Result<Format, String> {
+    match format {
+        "json" => Ok(Format::Json),
+        "readable" => Ok(Format::Readable),
+        _ => split(format).map(|pieces| Format::Atoms(pieces.into())),
+    }
+}
+
+/// Splits a format into text and atoms.
+fn split(format: &str) -> Result<Vec<Piece>, String> {
     let mut pieces = Vec::new();
     let mut text = String::new();
     let mut rest = format;
@@ -76,6 +104,7 @@ fn atom(name: &str) -> Option<Piece> {
             }
             "o" => Some(Piece::ResponseField(inner.to_owned())),
             "e" => Some(Piece::Environ(inner.to_owned())),
+            "n" => NOTES.iter().find(|(name, _)| *name == inner).map(|(_, key)| Piece::Note(key)),
             _ => None,
         };
     }
@@ -91,7 +120,7 @@ fn unknown(format: &str, name: &str) -> String {
     let known = known.join(" ");
     format!(
         "the access log format '{format}' has an unknown atom '%({name})s'; \
-         known are {known} and {{name}}i {{name}}o {{name}}e"
+         known are {known} and {{name}}i {{name}}o {{name}}e {{request_id}}n {{trace_id}}n {{span_id}}n"
     )
 }
 
@@ -101,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_format_is_text_and_atoms() {
-        let pieces = parse("%(h)s 100%% %({x-y}i)s%({Content-Type}i)s%({X}o)s%({wsgi.url_scheme}e)s").unwrap();
+        let pieces = split("%(h)s 100%% %({x-y}i)s%({Content-Type}i)s%({X}o)s%({wsgi.url_scheme}e)s").unwrap();
         let expected = [
             Piece::Atom('h'),
             Piece::Text(" 100% ".into()),
@@ -111,7 +140,15 @@ mod tests {
             Piece::Environ("wsgi.url_scheme".into()),
         ];
         assert_eq!(pieces, expected);
-        assert_eq!(parse("").unwrap(), []);
+        assert_eq!(split("").unwrap(), []);
+        assert_eq!(split("%({span_id}n)s").unwrap(), [Piece::Note("rmeinheld.span_id")]);
+    }
+
+    #[test]
+    fn a_name_is_a_form_of_its_own() {
+        assert_eq!(parse("json"), Ok(Format::Json));
+        assert_eq!(parse("readable"), Ok(Format::Readable));
+        assert_eq!(parse("JSON"), Ok(Format::Atoms([Piece::Text("JSON".into())].into())));
     }
 
     #[test]
@@ -121,6 +158,7 @@ mod tests {
             ("%(hh)s", "unknown atom '%(hh)s'"),
             ("%()s", "unknown atom '%()s'"),
             ("%({x}z)s", "unknown atom '%({x}z)s'"),
+            ("%({x}n)s", "unknown atom '%({x}n)s'"),
             ("%({}i)s", "unknown atom '%({}i)s'"),
             ("%({a}b}i)s", "unknown atom '%({a}b}i)s'"),
             ("5% of it is done", "has '% of it is d' where"),
