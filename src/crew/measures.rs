@@ -285,15 +285,16 @@ impl Measures {
         let later = marks.iter().position(|&(at, _)| at >= from).unwrap_or(0);
         let (end_at, end_busy) = marks.last().copied().unwrap_or_default();
         let (later_at, later_busy) = marks.get(later).copied().unwrap_or_default();
-        let (begin_at, begin_busy) = match later.checked_sub(1).and_then(|earlier| marks.get(earlier)) {
+        let begin_busy = match later.checked_sub(1).and_then(|earlier| marks.get(earlier)) {
             // The busy time in between grew evenly, as far as is known.
             Some(&(at, busy)) => {
                 let part = (from - at) as f64 / (later_at - at).max(1) as f64;
-                (from, busy as f64 + part * later_busy.saturating_sub(busy) as f64)
+                busy as f64 + part * later_busy.saturating_sub(busy) as f64
             }
-            None => (later_at, later_busy as f64),
+            // The loop is younger, and was not busy before.
+            None => later_busy as f64,
         };
-        let span = end_at.saturating_sub(begin_at) as f64;
+        let span = end_at.saturating_sub(from) as f64;
         if span > 0.0 { ((end_busy as f64 - begin_busy) / span).clamp(0.0, 1.0) } else { 0.0 }
     }
 
@@ -431,6 +432,9 @@ mod tests {
         let measures = Measures::default();
         let start = 1000 * SECOND;
         assert_eq!(measures.busy_share(start), 0.0);
+        let young = Measures::default();
+        young.begin_turn(start);
+        assert!((young.busy_share(start + SECOND) - 0.1).abs() < 0.001);
         // Idle for 30 s, then busy for a half of each second.
         measures.begin_turn(start);
         measures.end_turn(start + 1);
