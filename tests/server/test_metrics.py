@@ -151,7 +151,9 @@ def test_connections_are_counted_by_what_they_do(serve: Serve) -> None:
     assert found("rmeinheld_coroutines", state="idle") > 0
     for connection in (idle, part, active, websocket, closing):
         connection.close()
-    found = await_scrape(address, lambda _: states() == {"idle": 0, "head": 0, "active": 1, "websocket": 0, "closing": 0})
+    found = await_scrape(
+        address, lambda _: states() == {"idle": 0, "head": 0, "active": 1, "websocket": 0, "closing": 0}
+    )
     assert found("rmeinheld_accepted_connections_total") == 5
     assert found("rmeinheld_websockets_total") == 1
     assert found("rmeinheld_websocket_messages_total", direction="received") == 1
@@ -235,7 +237,9 @@ def test_slow_scrapers_and_a_flood_of_connections_hold_up_no_probe(serve: Serve)
     server, address = served(serve)
     assert server.get("/").status == 200
     # The kernel's buffers hold some scrapes; a client that takes nothing of its own fills them.
-    slow = [Connection(address, receive_buffer=1024) if isinstance(address, tuple) else connect(address) for _ in range(10)]
+    slow = [
+        Connection(address, receive_buffer=1024) if isinstance(address, tuple) else connect(address) for _ in range(10)
+    ]
     for connection in slow:
         connection.send(request("GET", "/metrics"))
     flood = []
