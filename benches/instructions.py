@@ -173,7 +173,7 @@ def server(directory: Path) -> Iterator[int]:
         port = listener.getsockname()[1]
     command = [
         "valgrind", "--tool=callgrind", f"--callgrind-out-file={directory}/out", f"--dump-before={MARK}",
-        sys.executable, "-m", "rmeinheld", "--bind", f"127.0.0.1:{port}", "--keep-alive", "3600",
+        sys.executable, "-m", "rmeinheld", "--bind", f"127.0.0.1:{port}", "--keep-alive", "3600", "--turn-budget", "0",
         "instructions_apps:app",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONHASHSEED": "0"}

@@ -9,8 +9,11 @@ use pyo3::types::{PyString, PyTuple};
 use crate::http::response::FieldKind;
 use crate::interp::reference_count;
 
-/// The number of pairs that are kept.
-const PLACES: usize = 64;
+/// The number of sets of places. The address of a pair decides on its set.
+const SETS: usize = 128;
+
+/// Places of a set: with a single one, two pairs of a response with many headers would replace each other again and again.
+const WAYS: usize = 2;
 
 /// Bytes of the longest line that is kept.
 const LONGEST_LINE: usize = 256;
@@ -34,7 +37,7 @@ pub(super) struct ReadField<'a> {
 /// The pairs that have become lines before.
 #[derive(Default)]
 pub(super) struct KnownFields {
-    places: Vec<Option<KnownField>>,
+    sets: Vec<[Option<KnownField>; WAYS]>,
     /// Pairs that could have been kept.
     candidates: u32,
 }
@@ -50,7 +53,7 @@ struct KnownField {
 impl KnownFields {
     /// The header that this very pair has become before.
     pub(super) fn find(&self, pair: &Bound<'_, PyTuple>) -> Option<ReadField<'_>> {
-        let known = self.places.get(place(pair))?.as_ref().filter(|known| known.pair.is(pair))?;
+        let known = self.sets.get(set_of(pair))?.iter().flatten().find(|known| known.pair.is(pair))?;
         Some(ReadField { kind: known.kind, is_event_stream: known.is_event_stream, line: &known.line })
     }
 
@@ -71,13 +74,15 @@ impl KnownFields {
             is_event_stream: field.is_event_stream,
             line: field.line.into(),
         };
-        self.places.resize_with(PLACES, || None);
-        self.places.get_mut(place(pair)).and_then(|place| place.replace(known))
+        self.sets.resize_with(SETS, Default::default);
+        let set = self.sets.get_mut(set_of(pair))?;
+        let way = set.iter().position(Option::is_none).unwrap_or((self.candidates / ADMITTED) as usize % WAYS);
+        set.get_mut(way)?.replace(known)
     }
 }
 
-fn place(pair: &Bound<'_, PyTuple>) -> usize {
+fn set_of(pair: &Bound<'_, PyTuple>) -> usize {
     // The low bits of an address are those of its alignment.
     const FACTOR: usize = 0x9E37_79B9_7F4A_7C15_u64 as usize;
-    pair.as_ptr().addr().wrapping_mul(FACTOR) >> (usize::BITS - PLACES.ilog2())
+    pair.as_ptr().addr().wrapping_mul(FACTOR) >> (usize::BITS - SETS.ilog2())
 }
