@@ -10,8 +10,8 @@
         rmeinheld.run(app)
 
 `run` serves until SIGINT or SIGTERM; `rmeinheld.settings` lists its options. `spawn`, `sleep` and `timeout` come from
-`rmeinheld.coroutine`, which has locks, queues and pools too. `rmeinheld.meinheld` has Meinheld's names, and
-`rmeinheld MODULE:APP` is the command line.
+`rmeinheld.coroutine`, which has locks, queues and pools too. `dump` shows what every coroutine does.
+`rmeinheld.meinheld` has Meinheld's names, and `rmeinheld MODULE:APP` is the command line.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 from ._moved import forward
 from ._rmeinheld import RequestTimeout, __version__
 from .coroutine import sleep, spawn, timeout
+from .inspecting import dump
 from .running import run
 
-__all__ = ["RequestTimeout", "__version__", "run", "sleep", "spawn", "timeout"]
+__all__ = ["RequestTimeout", "__version__", "dump", "run", "sleep", "spawn", "timeout"]
 
 _MOVED = frozenset(
     """

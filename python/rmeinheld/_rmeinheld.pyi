@@ -3,7 +3,7 @@
 from collections.abc import Buffer, Callable, Iterable, Iterator, Sequence
 from socket import socket
 from ssl import MemoryBIO, SSLObject
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Never, Protocol, Self, final
 from wsgiref.types import WSGIApplication
 
@@ -1411,3 +1411,29 @@ class ClientSocket:
 
     def setsockopt(self, *args: Any) -> None:
         """Set a socket option, as `socket.setsockopt` does."""
+
+def inspect_coroutines(*, stacks: bool = True, redact: bool = True) -> list[dict[str, Any]]:
+    """Return a list of dictionaries, one for each coroutine that has work. May be called from any thread.
+
+    docs/inspecting.md describes the keys. `stacks` adds the Python stacks, innermost frame first. `redact` replaces the
+    values of query strings and the credentials in targets. Runs no Python code meanwhile.
+    """
+
+def stack_of(work: int, /) -> list[tuple[str, int, str]] | None:
+    """Return the stack of the piece of work with this number as (file, line, function), innermost frame first.
+
+    Returns None if the work has ended. May be called from any thread.
+    """
+
+def coroutine_frames() -> dict[int, FrameType]:
+    """Return the innermost frame of each coroutine that runs Python code, by the coroutine's ident."""
+
+def loop_thread_ident() -> int | None:
+    """Return the number of the OS thread that runs the coroutines, or None before the first one."""
+
+def write_in_background(fd: int, text: str, /) -> None:
+    """Write `text` to a descriptor, from an OS thread of its own and without waiting for the end of it.
+
+    For text that a pipe without a reader may not take. After five seconds without progress the rest is lost. Raises
+    OSError if the descriptor is not open.
+    """

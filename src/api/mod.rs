@@ -5,6 +5,7 @@
 
 mod coroutines;
 mod descriptors;
+mod inspection;
 mod patching;
 mod process;
 
@@ -40,6 +41,8 @@ mod _rmeinheld {
     use super::descriptors::{
         descriptor_closes, events_now, is_fifo, may_wait, wait_any, wait_either, wait_readable, wait_writable,
     };
+    #[pymodule_export]
+    use super::inspection::{coroutine_frames, inspect_coroutines, loop_thread_ident, stack_of, write_in_background};
     #[pymodule_export]
     use super::patching::{
         as_builtin, detour, in_turn, locks_park, method, set_attribute, socket_recv, socket_recv_into, socket_recvfrom,

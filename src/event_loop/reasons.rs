@@ -154,7 +154,7 @@ impl Wait {
         let [first, second] = self.details;
         match self.reason {
             Reason::Other => "something".to_owned(),
-            Reason::Descriptor => format!("{} (descriptor {first})", descriptor_call(first, second)),
+            Reason::Descriptor => descriptor_call(first, second),
             Reason::Descriptors if second == 1 => format!("select of descriptor {first}{}", peer_words("", first)),
             Reason::Descriptors => format!("select of {second} descriptors"),
             Reason::Client => client_call(first, second),

@@ -29,6 +29,8 @@ const SHOWN_BEFORE: c_ulong = 0x03_0e_00;
 
 static FIELD: OnceLock<Option<usize>> = OnceLock::new();
 static NEXT: AtomicU64 = AtomicU64::new(1);
+/// The number of the loop's OS thread, as `threading.get_ident` has it; 0 before the first loop.
+static LOOP_THREAD: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static HIDDEN: Cell<Option<c_ulong>> = const { Cell::new(None) };
@@ -37,6 +39,18 @@ thread_local! {
 /// A number that no other coroutine of this process has, and no OS thread, since the numbers of threads are addresses.
 pub fn next() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Notes that the calling OS thread runs the loop.
+pub fn note_loop_thread() {
+    // SAFETY: pthread_self(3) cannot fail and has no conditions.
+    LOOP_THREAD.store(unsafe { libc::pthread_self() }, Ordering::Relaxed);
+}
+
+/// The number of the OS thread of the loop, which CPython 3.14 and later give to all coroutines. `None` before the first
+/// loop.
+pub fn loop_thread() -> Option<u64> {
+    Some(LOOP_THREAD.load(Ordering::Relaxed)).filter(|&ident| ident > 0)
 }
 
 /// Searches for the field in `state`, which was just made on this thread. Returns whether it was found.

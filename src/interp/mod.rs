@@ -12,6 +12,7 @@ mod exceptions;
 mod exit;
 mod give_way;
 pub mod identity;
+pub mod inspection;
 mod interruptions;
 mod lent;
 mod log;

@@ -4,7 +4,7 @@
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 
 use crate::event_loop::ends;
 
@@ -37,6 +37,24 @@ pub fn unfinished(py: Python<'_>) -> Vec<(bool, String)> {
 /// Names the work that the loop thread is running. None between two pieces of work.
 pub fn running(py: Python<'_>) -> Option<String> {
     Some(ends::running_subject()).filter(|&subject| subject != 0).map(|subject| describe(py, subject))
+}
+
+/// The address of the client of a request, as its environ has it. `None` for other subjects, and if the application has
+/// changed the environ. Runs no Python code.
+pub fn client(py: Python<'_>, subject: usize) -> Option<String> {
+    if subject == 0 {
+        return None;
+    }
+    // SAFETY: as in `describe`.
+    let object = unsafe { Bound::from_borrowed_ptr(py, subject as *mut ffi::PyObject) };
+    let environ = object.cast_into::<PyDict>().ok()?;
+    let item = |key| {
+        let value = environ.get_item(key).ok()??;
+        value.cast::<PyString>().ok().map(|value| value.to_string_lossy().into_owned())
+    };
+    let address = item("REMOTE_ADDR").filter(|address| !address.is_empty())?;
+    let address = if address.contains(':') { format!("[{address}]") } else { address };
+    Some(item("REMOTE_PORT").map_or(address.clone(), |port| format!("{address}:{port}")))
 }
 
 /// A name for a subject: "request GET /path", "thread 'Thread-1 (job)'", "coroutine 'job'".

@@ -94,6 +94,7 @@ impl Host for PythonHost {
         // SAFETY: just made, on this thread. No thread state is attached: a new unit starts from the scheduler, whose
         // other units are all parked, and a unit is detached when it parks.
         unsafe { begin(state, identity::next()) };
+        identity::note_loop_thread();
         Python::attach(|py| {
             apply_trace_hooks(py);
             life();

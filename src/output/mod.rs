@@ -12,6 +12,8 @@ pub use log_file::{LogFile, News};
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Mutex;
+use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -19,6 +21,7 @@ use rustix::fs::{FileType, Mode, OFlags, fstat};
 use rustix::net::SendFlags;
 
 use crate::kernel::timespec;
+use crate::sync::lock;
 
 /// Bytes that a pipe accepts whole or not at all (PIPE_BUF). A pipe that is reported as writable has room for this
 /// number.
@@ -31,6 +34,31 @@ pub fn say(message: &str) {
     // One call, since text written in pieces mixes with the output of other processes.
     if can_take(error.as_fd(), Duration::ZERO) {
         let _ = rustix::io::write(&error, line.as_bytes().get(..PIPE_BYTES).unwrap_or(line.as_bytes()));
+    }
+}
+
+/// The longest time without progress of [`write_in_background`].
+const BACKGROUND_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Writes `text` to `descriptor` from an OS thread, one text after the other. The rest is lost if nothing can be written
+/// for five seconds.
+pub fn write_in_background(descriptor: OwnedFd, text: String) {
+    /// Keeps texts apart.
+    static TURN: Mutex<()> = Mutex::new(());
+    let write = move || {
+        let _turn = lock(&TURN);
+        let output = Output::new(descriptor, false);
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() {
+            match output.write(rest) {
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && output.wait(BACKGROUND_PATIENCE) => {}
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = thread::Builder::new().name("output".into()).spawn(write) {
+        say(&format!("a dump was lost: its thread cannot be started: {error}"));
     }
 }
 

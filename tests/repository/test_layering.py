@@ -77,6 +77,7 @@ UNSAFE_DOORS = {
     "src/interp/context.rs": "entering a context of contextvars",
     "src/interp/exit.rs": "std has no _exit(2)",
     "src/interp/identity.rs": "the number that CPython knows a thread state by",
+    "src/interp/inspection.rs": "frames of other thread states",
     "src/interp/lent.rs": "memory that Python objects lend",
     "src/interp/on_thread.rs": "calls that the end of the interpreter may unwind",
     "src/interp/recursion.rs": "the recursion counters in CPython's structures",
