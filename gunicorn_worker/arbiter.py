@@ -24,6 +24,7 @@ from rmeinheld.signals import has_terminal
 from .exits import exit_reason, is_killed
 from .forking import signals_kept
 from .handing_on import HandedOn, hand_on
+from .probing import probed_import
 from .refreshing import Refreshing
 from .replacement import GrowingPause, Member, plan
 from .reporting import Reporter
@@ -63,6 +64,7 @@ class ServiceArbiter(Refreshing):
 
     worker_class: Any
     _last_logged_active_worker_count: int | None
+    _admin: list[ServiceSocket]
 
     def __init__(self, app: Service) -> None:
         self._inherited = HandedOn.from_environment(os.environ)
@@ -71,10 +73,15 @@ class ServiceArbiter(Refreshing):
         self._is_complete = False
         self._crashes = GrowingPause()
         self._refusals = GrowingPause()
-        self._admin: list[ServiceSocket] = []
         self._reporter = Reporter(self.scoreboard)
         self._place: crew_directory.Place | None = None
-        super().__init__(app)
+        if self._inherited:
+            # The workers of the old master answer probes.
+            self._admin = []
+            super().__init__(app)
+        else:
+            with probed_import(app.resolved.settings, self.scoreboard) as self._admin:
+                super().__init__(app)
         # Handlers of signals put into it while the main loop takes from it, for which the original is made.
         self.SIG_QUEUE = get_original("queue", "SimpleQueue")()
         # Gunicorn takes sys.argv, which `python -m` changes.
@@ -166,7 +173,6 @@ class ServiceArbiter(Refreshing):
             worker = made(*arguments)
             worker.scoreboard, worker.slot = self.scoreboard, slot
             worker.ready_at, worker.ends_by, worker.leaves_for = None, None, ""
-            worker.ready_workers = self.settings.ready_workers
             worker.admin = self._admin[0].listener if self._admin else None
             worker.place = self._place
             return worker

@@ -88,7 +88,6 @@ class Worker(_Base):  # type: ignore[misc]
     """The place of the sockets of the service's crew."""
     admin: Listener | None = None
     """The socket of `admin_bind`, which the arbiter opens. Each worker answers there for all."""
-    ready_workers = 1
     _engine: _rmeinheld.Server | None = None
     _grace: ends.Grace | None = None
     _limits: Limits | None = None
@@ -142,7 +141,8 @@ class Worker(_Base):  # type: ignore[misc]
             if self.admin is not None:
                 # Before the import, so that a worker is known to live while it imports.
                 # It answers until the process ends, and then to the clients that it has accepted.
-                atexit.register(self._answer_probes(self.admin, self.scoreboard).stop)
+                answers = answer_probes(self.admin, self.scoreboard, self.app.resolved.settings)
+                atexit.register(answers.stop)
         try:
             settings = settings_of(self.cfg)
         except (StartError, ValueError, TypeError) as error:
@@ -161,9 +161,6 @@ class Worker(_Base):  # type: ignore[misc]
             self._reloading = Reloading(self)
             self._reloading.start()
         super().init_process()
-
-    def _answer_probes(self, admin: Listener, board: _rmeinheld.Scoreboard) -> _rmeinheld.AdminListener:
-        return answer_probes(admin, board, self.ready_workers, metrics=self.app.resolved.settings.metrics)
 
     def _become_user(self) -> None:
         """Become the user and group of the settings, in place of the base class.

@@ -16,6 +16,7 @@ from . import _rmeinheld
 from .addresses import parse_address
 from .coroutine import sleep, spawn
 from .listeners import Listener, open_listener
+from .option_kinds import YEAR_SECONDS
 from .systemd import STATUS_SECONDS, Notifier
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def watched(settings: Settings) -> Iterator[Health | None]:
     health = Health(ends_process=True)
     listener = open_admin_socket(settings.admin_bind)
     try:
-        admin = answer_probes(listener, health.scoreboard, settings.ready_workers, metrics=settings.metrics)
+        admin = answer_probes(listener, health.scoreboard, settings)
         try:
             yield health
         finally:
@@ -124,9 +125,15 @@ def open_admin_socket(address: str) -> Listener:
 
 
 def answer_probes(
-    listener: Listener, scoreboard: _rmeinheld.Scoreboard, ready_workers: int, *, metrics: bool
+    listener: Listener, scoreboard: _rmeinheld.Scoreboard, settings: Settings
 ) -> _rmeinheld.AdminListener:
     """Start the thread that answers probes on `listener`, and `/metrics` where they are on, in this process."""
-    admin = _rmeinheld.AdminListener(listener.socket.fileno(), scoreboard, ready_workers, metrics=metrics)
+    admin = _rmeinheld.AdminListener(
+        listener.socket.fileno(),
+        scoreboard,
+        settings.ready_workers,
+        settings.ready_turn_limit or YEAR_SECONDS,
+        metrics=settings.metrics,
+    )
     admin.start()
     return admin

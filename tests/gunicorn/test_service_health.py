@@ -104,6 +104,47 @@ def test_a_service_lives_from_before_the_import_and_is_ready_with_ready_workers(
     assert not Path(path).exists()
 
 
+def test_the_master_answers_probes_while_it_imports_the_application(
+    unready: Callable[..., Service], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("IMPORT_SECONDS", "1")
+    path = str(tmp_path / "admin.sock")
+    service = unready("--workers", "2", "--preload", "--admin-bind", path)
+    assert await_status(path, 200, "/live").body == b"live: process %d\n" % service.pid
+    assert b"not ready: 0 of 0 workers are ready" in probe(path).body
+    await_status(path, 200)
+    assert b"process %d\n" % service.pid not in probe(path, "/live").body
+    service.signal(signal.SIGTERM)
+    assert service.wait() == 0
+    assert not Path(path).exists()
+
+
+def test_the_path_of_the_probes_goes_with_a_master_that_cannot_import(tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    service = Service(tmp_path, ("--workers", "2", "--preload", "--admin-bind", str(tmp_path / "admin.sock")), APP)
+    try:
+        assert service.wait() != 0
+        assert "the file 'broken' exists" in service.log()
+        assert not (tmp_path / "admin.sock").exists()
+    finally:
+        service.kill()
+
+
+def test_the_limit_of_a_turn_is_a_setting(start: Start, tmp_path: Path) -> None:
+    path = str(tmp_path / "admin.sock")
+    service = start("--workers", "2", "--ready-turn-limit", "0.3", "--admin-bind", path, app=APP)
+    service.await_ready()
+    connections: list[Connection] = []
+    compute(service, connections)
+    compute(service, connections)
+    body = await_status(path, 503).body.decode()
+    assert len(re.findall(r"its loop has not turned for \d+\.\d s \(the limit is 0\.3 s\)", body)) == 2, body
+    for connection in connections:
+        connection.close()
+    service.signal(signal.SIGQUIT)
+    assert service.wait() == 0
+
+
 def test_readiness_fails_during_drain_delay_and_the_reload_keeps_it(start: Start) -> None:
     address = ("127.0.0.1", free_port())
     admin = ("--admin-bind", f"127.0.0.1:{address[1]}")

@@ -197,6 +197,17 @@ class WorkerOptions:
         scope="service",
     )
 
+    ready_turn_limit: float = option(
+        5.0,
+        Seconds(),
+        "--ready-turn-limit",
+        group="Health",
+        help="How long a worker may compute without a turn of its event loop until /ready does not count it. 0: for any time.",
+        precedent="none",
+        unit="s",
+        scope="command",
+    )
+
     # --- Development ----------------------------------------------------------------------------------------------
 
     reload: bool = option(
