@@ -51,6 +51,9 @@ OFTEN, RARELY = 0.2, 2.0
 DEFAULT_PHASES = "recycles,reloads,upgrades,rollbacks,scalings,kills,restarts"
 QUICK_PHASES = "upgrades,rollbacks,combined,restarts,recycles"
 
+QUICK_SLOW_RECYCLES = 2
+"""Recycles with --quick where each takes a minute."""
+
 AT_ONCE = 4
 """Phases that run at once with --quick."""
 
@@ -324,24 +327,33 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def phases_of(contender: Contender, options: argparse.Namespace) -> list[str]:
+    """The phases of a contender: those of the command line, as far as it has them."""
+    if options.only is None and options.quick and "combined" not in contender.phases:
+        return list(contender.phases)
+    chosen = options.only or (QUICK_PHASES if options.quick else DEFAULT_PHASES)
+    return [name for name in chosen.split(",") if name in contender.phases]
+
+
 def soak(contender: Contender, client: Path, options: argparse.Namespace) -> Soak:
     """All phases of one contender; the first fault of the harness ends it."""
     run = Soak(
         contender, client, options.rate, options.longest, options.lines, options.grace, options.keep_alive, options.log
     )
-    share = max(5, options.recycles // max(1, 3 * len(contender.recycles)))
     kinds = list(contender.recycles)
+    recycles = options.recycles
+    if contender.most_recycles is not None:
+        recycles = min(recycles, QUICK_SLOW_RECYCLES if options.quick else contender.most_recycles)
+    share = max(min(5, recycles), recycles // max(1, 3 * len(kinds)))
     tasks: list[Callable[[], None]] = []
-    for name in options.only.split(","):
-        if name not in contender.phases:
-            continue
+    chosen = phases_of(contender, options)
+    for name in chosen:
         if name == "recycles":
             for kind in kinds:
-                count = share if kind != kinds[0] else options.recycles - share * (len(kinds) - 1)
+                count = share if kind != kinds[0] else recycles - share * (len(kinds) - 1)
                 tasks.append(partial(run.recycles, kind, count))
         elif name == "combined":
-            apart = options.only.split(",")
-            actions = [ACTIONS[each] for each in contender.phases if each in ACTIONS and each not in apart]
+            actions = [ACTIONS[each] for each in contender.phases if each in ACTIONS and each not in chosen]
             tasks.append(partial(run.actions, name, actions, options.others))
         elif name == "restarts":
             tasks.append(partial(run.restarts, options.others))
@@ -360,7 +372,6 @@ def main() -> int:
         options.recycles, options.others, options.longest = 15, 5, 0.5
         options.lines, options.grace, options.keep_alive = 5, 4, 1
         options.reloads = options.upgrades = 5
-    options.only = options.only or (QUICK_PHASES if options.quick else DEFAULT_PHASES)
     raise_open_files_limit()
     try:
         client = compile_program("service_client")

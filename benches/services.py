@@ -48,6 +48,8 @@ class Contender:
     has_websockets: bool = False
     reads_chunks: bool = True
     environment: dict[str, str] = field(default_factory=dict)
+    most_recycles: int | None = None
+    """Recycles at most, where each takes a minute."""
 
 
 def _ours(bind: str, workers: int, options: list[str]) -> list[str]:
@@ -102,7 +104,14 @@ CONTENDERS = (
         environment={"RMEINHELD_PATCH": "1"},
     ),
     Contender("gthread", _gunicorn(sys.executable, "gthread"), BY_REQUESTS, GUNICORNS),
-    Contender("granian", _granian, {"lifetime": ["--workers-lifetime", "60"]}, ("recycles", "reloads", "kills")),
+    # The shortest lifetime that it permits.
+    Contender(
+        "granian",
+        _granian,
+        {"lifetime": ["--workers-lifetime", "60"]},
+        ("recycles", "reloads", "kills"),
+        most_recycles=20,
+    ),
     Contender(
         "uwsgi",
         _uwsgi,
