@@ -155,6 +155,7 @@ class Worker(_Base):  # type: ignore[misc]
         # A private key is often readable by root alone, and the base class drops root's rights.
         self._tls = self._make_tls()
         self._become_user()
+        self._end_with_master()
         if self.cfg.reload and self.scoreboard is not None:
             # Gunicorn's reloader would end this worker.
             self.cfg.set("reload", False)
@@ -171,6 +172,14 @@ class Worker(_Base):  # type: ignore[misc]
         if os.geteuid() == 0 and wanted != (0, os.getegid()):
             Identity.of_numbers(*wanted, initgroups=self.cfg.initgroups).assume()
             self.cfg.set("initgroups", False)
+
+    def _end_with_master(self) -> None:
+        """Have SIGTERM come when the master ends. A worker that computes does not notice it by itself."""
+        with contextlib.suppress(OSError):
+            _rmeinheld.end_with_parent()
+        if os.getppid() != self.ppid:
+            # It ended earlier.
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _obey_early(self) -> None:
         """Handle the signals for the end early, because patching takes a while before Gunicorn's code handles them.
@@ -376,6 +385,8 @@ class Worker(_Base):  # type: ignore[misc]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """SIGTERM: finish the requests in progress within `graceful_timeout`."""
+        if self.alive and os.getppid() != self.ppid:
+            self.log.info("Parent changed, shutting down: %s", self)
         self.alive = False
         self._end(None)
 

@@ -872,6 +872,12 @@ def arm_exit(seconds: float, status: int) -> None:
 def disarm_exit() -> None:
     """Cancel `arm_exit`, and the exit that `Server.run` has armed."""
 
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process when its parent ends, however that ends.
+
+    A change of the process's user, or a fork, undoes it. Raises OSError if a filter of system calls forbids it.
+    """
+
 def set_awaited() -> None:
     """Have the end of the process wait for the caller's coroutine, as it waits for requests."""
 

@@ -50,8 +50,8 @@ mod _rmeinheld {
     };
     #[pymodule_export]
     use super::process::{
-        access_log_line, arm_exit, check_access_log_format, disarm_exit, end_awaited, end_loop, exclusively, is_killed,
-        metric_families, set_awaited,
+        access_log_line, arm_exit, check_access_log_format, disarm_exit, end_awaited, end_loop, end_with_parent,
+        exclusively, is_killed, metric_families, set_awaited,
     };
 
     #[pymodule_init]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::cooperative::native;
 use crate::crew::exposition::Family;
@@ -91,6 +92,14 @@ pub fn arm_exit(seconds: f64, status: i32) {
 #[pyfunction]
 pub fn disarm_exit() {
     interp::disarm_exit();
+}
+
+/// Have the kernel send SIGTERM to this process when its parent ends, however that ends.
+///
+/// A change of the process's user, or a fork, undoes it. Raises OSError if a filter of system calls forbids it.
+#[pyfunction]
+pub fn end_with_parent() -> PyResult<()> {
+    set_parent_process_death_signal(Some(Signal::TERM)).map_err(interp::os_error)
 }
 
 /// Have the end of the process wait for the caller's coroutine, as it waits for requests.

@@ -211,6 +211,22 @@ def test_workers_end_when_the_master_is_killed(tmp_path: Path) -> None:
         service.kill()
 
 
+def test_a_worker_that_computes_ends_when_the_master_is_killed(tmp_path: Path) -> None:
+    service = Service(tmp_path, ("--workers", "2", "--graceful-timeout", "1"), APP)
+    try:
+        service.await_socket()
+        service.await_ready()
+        with service.connect() as connection:
+            connection.send(request("GET", "/compute"))
+            service.wait_for_log("computes")
+            service.signal(signal.SIGKILL)
+            wait_until(lambda: not service.running(), service.log)
+    finally:
+        service.kill()
+        for pid in service.running():
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_an_idle_service_answers_on_kept_connections_at_a_reload(start: Start) -> None:
     """A connection that is idle when its worker leaves is answered once more."""
     service = start("--workers", "2", "--keep-alive", "5", app=APP)
