@@ -24,6 +24,7 @@ from rmeinheld.signals import has_terminal
 from .exits import exit_reason, is_killed
 from .forking import signals_kept
 from .handing_on import HandedOn, hand_on
+from .heartbeat import use_memory
 from .probing import probed_import
 from .refreshing import Refreshing
 from .replacement import GrowingPause, Member, plan
@@ -67,6 +68,7 @@ class ServiceArbiter(Refreshing):
     _admin: list[ServiceSocket]
 
     def __init__(self, app: Service) -> None:
+        use_memory()
         self._inherited = HandedOn.from_environment(os.environ)
         slots = max(SLOTS, SLOTS_OF_A_WORKER * app.resolved.settings.workers)
         self.scoreboard = self._inherited.scoreboard() if self._inherited else Scoreboard(slots)

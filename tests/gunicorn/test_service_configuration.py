@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from rmeinheld.gunicorn_worker.application import OLDEST, TOO_NEW, check_version
 
-from masters import Masters, Service, wait_until
+from masters import LISTENING, Masters, Service, wait_until
 from rmeinheld.application import StartError
-from serving import TIMEOUT, request
+from serving import TIMEOUT, Connection, Process, environment_of_child, request
 
 type Start = Masters[Service]
 
@@ -137,6 +137,39 @@ def test_two_services_on_one_port_are_an_error(start: Start, tmp_path: Path) -> 
     finally:
         other.kill()
     assert service.get("/")["pid"] in service.workers()
+
+
+READ_ONLY = """
+for directory in /tmp /var/tmp /usr/tmp /run /dev/shm "$PWD"; do
+    if [ -d "$directory" ]; then
+        mount --bind "$directory" "$directory"
+        mount -o remount,ro,bind "$directory"
+    fi
+done
+cd "$PWD"
+exec "$@"
+"""
+"""Runs a command where no directory for temporary files can be written. The last one that Python tries is that of work."""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_service_needs_no_writable_directory(tmp_path: Path) -> None:
+    options = ["--workers", "2", "--timeout", "2", "--bind", "127.0.0.1:0", APP]
+    command = ["unshare", "--mount", "sh", "-euc", READ_ONLY, "sh", sys.executable, "-B", "-m", "rmeinheld", *options]
+    service = Process(command, tmp_path, environment_of_child(tmp_path))
+    try:
+        port = int(service.wait_for_log(LISTENING)[1])
+        service.wait_for_log("Workers ready: 2")
+        assert "their names are abstract" in service.log()
+        # The heartbeats, in memory, are read.
+        with Connection(("127.0.0.1", port)) as connection:
+            connection.send(request("GET", "/compute"))
+            service.wait_for_log("WORKER TIMEOUT")
+            service.wait_for_log("(Workers ready: 2(.|\n)*){2}")
+        service.signal(signal.SIGTERM)
+        assert service.wait() == 0
+    finally:
+        service.kill()
 
 
 def test_the_oldest_and_the_newest_gunicorn_are_checked() -> None:

@@ -134,7 +134,7 @@ class WorkerOptions:
         Directory(),
         "--worker-tmp-dir",
         group="Workers",
-        help="Directory of the workers' heartbeat files. The default is that of Python's tempfile.",
+        help="Directory of the workers' heartbeat files. By default they are in memory.",
         precedent="Gunicorn worker_tmp_dir",
         gunicorn="worker_tmp_dir",
         master=True,
