@@ -17,7 +17,7 @@ from health_probes import ServiceManager, UnixConnection, free_port, probe, serv
 from masters import wait_until
 from pages import ROOT
 from proxying import program
-from serving import Process, environment_of_child, request
+from serving import Connection, Process, environment_of_child, request
 
 DEPLOY = ROOT / "examples" / "deploy"
 
@@ -106,6 +106,29 @@ def test_the_unit_serves_a_passed_socket_reloads_and_stops(
     assert server.wait() == 0
     # The socket belongs to systemd, which starts the service again for the next client.
     assert (site / "site.sock").is_socket()
+
+
+def test_a_single_process_serves_a_passed_socket(site: Path) -> None:
+    activate = program("systemd-socket-activate", "systemd")
+    port = free_port()
+    with service_manager(20_000_000) as manager:
+        environment = environment_of_child(site)
+        passed = [f"--setenv={name}" for name in (*manager.environment, "PYTHONPATH")]
+        listen = [activate, f"--listen=127.0.0.1:{port}", *passed]
+        server = Process([*listen, sys.executable, "-m", "rmeinheld", "app:app"], site, environment)
+        try:
+            server.wait_for_log("Listening on")
+            # The kernel takes this client before the program starts.
+            with Connection(("127.0.0.1", port)) as client:
+                response = client.request(request("GET", "/", "Connection: close"))
+            assert response.body == b"one 127.0.0.1 http"
+            manager.read_until("READY")
+            server.signal(signal.SIGTERM)
+            manager.read_until("STOPPING")
+            assert server.wait() == 0
+        finally:
+            print(server.log())
+            server.kill()
 
 
 def test_the_times_of_the_unit_fit_those_of_the_settings(site: Path) -> None:
