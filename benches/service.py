@@ -237,7 +237,7 @@ ONLY_OURS = ("ready",)
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help=f"of {', '.join(REPEATED)} (default 7); the others have one")
+    parser.add_argument("--rounds", type=int, default=7, help="of each of some (default 7); the others have one")
     parser.add_argument("--seconds", type=float, default=3, help="of a measurement of spread and scaling (default 3)")
     parser.add_argument("--only", default=",".join(MEASUREMENTS), help="some of " + ",".join(MEASUREMENTS))
     parser.add_argument("--contenders", default=",".join(contender.name for contender in COMPARED))

@@ -1,6 +1,7 @@
-"""The application of the service benchmarks, for every server: the paths that service_client.c asks for, and two more.
+"""The application of the service benchmarks: the paths that service_client.c asks for, and two more.
 
-/compute computes for about a millisecond, and /spin for ever. `SERVICE_IMPORT_SECONDS` says how long the import takes, 0 by default; it waits, as for a database.
+/compute computes for about a millisecond, and /spin for ever. `SERVICE_IMPORT_SECONDS` says how long the import
+takes, 0 by default; it waits, as for a database.
 """
 
 from __future__ import annotations

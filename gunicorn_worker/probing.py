@@ -22,8 +22,9 @@ __all__ = ["probed_import"]
 def probed_import(settings: Settings, scoreboard: Scoreboard) -> Iterator[list[ServiceSocket]]:
     """Answer probes from this process while the block imports the application, with `preload_app`.
 
-    Yields the socket of `admin_bind`, for the workers that answer later, or nothing. Raises OSError or ValueError naming
-    the address.
+    Yields the socket of `admin_bind`, for the workers that answer later, or nothing.
+
+    Raises OSError or ValueError naming the address.
     """
     if settings.admin_bind is None or not settings.preload_app:
         yield []

@@ -73,8 +73,12 @@ def services() -> str:
     wanted = data["wanted"]
     rows: list[tuple[str, dict[str, Any], str]] = []
 
+    def medians(scenario: str) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = data["medians"].get(scenario, {})
+        return found
+
     def add(text: str, scenario: str, figure: str, target: str = "") -> None:
-        rows.append((text, {name: each.get(figure) for name, each in data["medians"].get(scenario, {}).items()}, target))
+        rows.append((text, {name: each.get(figure) for name, each in medians(scenario).items()}, target))
 
     add("first answer with four workers, ms", "start", "first_answer_ms")
     behind = {"rmeinheld": data.get("start_behind_gthread_ms")}
@@ -84,16 +88,13 @@ def services() -> str:
         longest = {name: one["longest_ms"] for name, one in each.items()}
         rows.append((f"longest wait {when}, ms", longest, f"at most {wanted['longest_wait_ms']}"))
         rows.append((f"failed requests {when}", {name: sum(one["failed"].values()) for name, one in each.items()}, "0"))
-    spreads = next(iter(data["medians"].get("spread", {}).values()), {})
-    for figure in spreads:
-        connections = figure if "connections" in figure else f"connections: {figure}"
-        add(f"requests of the busier worker, {connections}", "spread", figure, f"at most {wanted['spread']} of the mean")
-    scaling = {
-        name: each["two_per_second"] / each["one_per_second"] for name, each in data["medians"].get("scaling", {}).items()
-    }
+    for figure in next(iter(medians("spread").values()), {}):
+        what = figure.replace(" kept", " kept connections")
+        add(f"requests of the busier worker, of the mean: {what}", "spread", figure, f"at most {wanted['spread']}")
+    scaling = {name: each["two_per_second"] / each["one_per_second"] for name, each in medians("scaling").items()}
     rows.append(("requests per second of two workers, of those of one", scaling, f"at least {wanted['scaling']}"))
-    for figure, text in (("median_ms", "`/ready` while all workers compute, ms"), ("worst_ms", "the slowest of 200, ms")):
-        add(text, "ready", figure, f"at most {wanted['ready_ms']}")
+    add("`/ready` while all workers compute, ms", "ready", "median_ms", f"at most {wanted['ready_ms']}")
+    add("the slowest of 200, ms", "ready", "worst_ms", f"at most {wanted['ready_ms']}")
     for figure, text in (
         ("master_pss_kib", "master, KiB of its own (PSS)"),
         ("worker_pss_kib", "a worker, KiB of its own"),
@@ -116,9 +117,10 @@ def restarts() -> str:
             report = phase["report"]
             waits = report.get("waits_ms", {})
             failed = ", ".join(f"{count} {how}" for how, count in phase["failed"].items()) or "0"
-            numbers = (sum(report.get("answers", {}).values()), waits.get("longest"), waits.get("p99"))
             label = LABELS.get(name, name).removesuffix(" (ASGI)")
-            rows.append([label, f"{phase['events']} {phase['name']}", _number(numbers[0]), failed, *map(_number, numbers[1:])])
+            answers = _number(sum(report.get("answers", {}).values()))
+            shown = [_number(waits.get("longest")), _number(waits.get("p99"))]
+            rows.append([label, f"{phase['events']} {phase['name']}", answers, failed, *shown])
     head = ["", "", "answers", "failed requests", "longest wait of a short request, ms", "99% within, ms"]
     left_out = "".join(f"\n\nLeft out: {LABELS.get(name, name)}: {why}." for name, why in data["left_out"].items())
     peers = [package for name, package in (("granian", "granian"), ("uwsgi", "uWSGI")) if name in data["phases"]]

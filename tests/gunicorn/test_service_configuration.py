@@ -149,7 +149,7 @@ done
 cd "$PWD"
 exec "$@"
 """
-"""Runs a command where no directory for temporary files can be written. The last one that Python tries is that of work."""
+"""Runs a command where no directory for temporary files can be written."""
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")

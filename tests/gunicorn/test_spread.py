@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,15 +52,16 @@ def test_connections_go_to_the_worker_that_has_fewer(start: Start) -> None:
     killed, staying = counts
     os.kill(killed, signal.SIGKILL)
     service.await_ready(2)
-    # One after the other, so that a worker that waits for a processor gets some of them.
     anew = []
-    again: Counter[int] = Counter()
     for worker in workers:
         if worker == killed:
             anew.append(service.connect())
-            again[worker_of(anew[-1])] += 1
+            # Time for a worker that has to wait for a processor.
+            time.sleep(0.005)
+    again = Counter(map(worker_of, anew))
     print(again)
-    assert again[staying] < len(anew) / 2
+    # It has as many already. One that comes alone wakes one worker, whichever has fewer.
+    assert again[staying] < 0.75 * len(anew)
     for connection in connections + anew:
         connection.close()
 

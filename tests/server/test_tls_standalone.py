@@ -122,7 +122,7 @@ def test_every_bad_renewal_at_sighup_is_one_error_line_and_service_goes_on(
     for number, fault in enumerate(bad_renewals(current, second), 1):
         seen = len(server.log())
         server.signal(signal.SIGHUP)
-        line = server.wait_for_log(r"\[ERROR\] TLS: (.*); the certificates that were read before stay in use$", start=seen)
+        line = server.wait_for_log(r"\[ERROR\] TLS: (.*); the certificates .* before stay in use$", start=seen)
         assert line[1].startswith(fault)
         with open_tls(server.port, first) as connection:
             assert get_tls(connection).status == 200

@@ -202,7 +202,7 @@ class WorkerOptions:
         Seconds(),
         "--ready-turn-limit",
         group="Health",
-        help="How long a worker may compute without a turn of its event loop until /ready does not count it. 0: for any time.",
+        help="How long a worker may compute, without a turn of its event loop, and count as ready. 0 is no limit.",
         precedent="none",
         unit="s",
         scope="command",
