@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from databases import PostgreSQL, running
+from databases import PostgreSQL, free_port, running
 from serving import Connection, Server, environment_of_child, request
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,9 +50,11 @@ class Stage:
         return self._server
 
     def serve(self, *options: str, **environment: str) -> None:
-        """Start the command with these options; `{socket}` stands for the path of the inspect socket."""
+        """Start the command. Options may have `{socket}`, a path for the inspect socket, and `{admin}`, an address."""
         variables = environment_of_child(self.directory) | {"COLUMNS": "100", **environment}
-        given = [option.format(socket=self.directory / "inspect.sock") for option in options]
+        self.admin_port = free_port()
+        places = {"socket": self.directory / "inspect.sock", "admin": f"127.0.0.1:{self.admin_port}"}
+        given = [option.format(**places) for option in options]
         command = [sys.executable, "-m", "rmeinheld", "--bind", "127.0.0.1:0", "--chdir", str(PROGRAMS), *given]
         self._server = Server([*command, f"{self.name}:app"], self.directory, variables)
 
@@ -90,15 +92,14 @@ class Stage:
         return output
 
     def output_of(self, command: str) -> str:
-        """Run a command: `{socket}` stands for the inspect socket, `{url}` and `{admin}` for the addresses."""
-        words = shlex.split(command)
-        words = [word.replace("./shop.sock", str(self.directory / "inspect.sock")) for word in words]
-        words = [word.replace("http://127.0.0.1:8000", self.server.url) for word in words]
-        words = [word.replace("http://127.0.0.1:9000", f"http://127.0.0.1:{self.admin_port}") for word in words]
-        if words[0] == "rmeinheld":
-            words[:1] = [sys.executable, "-m", "rmeinheld"]
+        """Run a command with the addresses of this stage instead of those that the page shows."""
+        command = command.replace("./shop.sock", str(self.directory / "inspect.sock"))
+        command = command.replace("127.0.0.1:8000", f"127.0.0.1:{self.server.port}")
+        command = command.replace("127.0.0.1:9000", f"127.0.0.1:{self.admin_port}")
+        command = re.sub(r"^rmeinheld ", f"{shlex.quote(sys.executable)} -m rmeinheld ", command)
         environment = environment_of_child(self.directory) | {"COLUMNS": "100", "LINES": "40"}
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=environment, cwd=self.directory)
+        shell = ["sh", "-c", command]
+        done = subprocess.run(shell, capture_output=True, text=True, timeout=60, env=environment, cwd=self.directory)
         return done.stdout + done.stderr
 
     def stop(self) -> None:
@@ -126,7 +127,8 @@ class Stage:
         return re.sub(r"(127\.0\.0\.1:)(\d+)", lambda m: m[1] + str(ports.get(m[2], m[2])), text)
 
 
-END_OF_DUMP = r"^rmeinheld: end of the dump.*$"
+END_OF_DUMP = r"^--- end of the dump of process .*$"
+END_OF_BLOCKAGE = r"^.*turns again.*$"
 
 
 # --- the cases -------------------------------------------------------------------------------------------------------
@@ -134,17 +136,23 @@ END_OF_DUMP = r"^rmeinheld: end of the dump.*$"
 
 def deadlock(stage: Stage) -> None:
     """Two locks in opposite order."""
-    stage.serve()
+    stage.serve("--inspect-socket={socket}")
     stage.request("/transfer")
-    stage.request("/report")
+    other = stage.request("/report")
     stage.settle()
     stage.dump()
+    requests = stage.run("kill", "rmeinheld ctl requests --inspect-socket ./shop.sock")
+    found = re.search(r"^(\S+) .*/transfer$", requests, re.M)
+    assert found, requests
+    stage.run("kill", f"rmeinheld ctl kill {found[1]} --inspect-socket ./shop.sock")
+    assert other.read_response().body == b"reported\n"
+    stage.run("kill", "rmeinheld ctl requests --inspect-socket ./shop.sock")
 
 
 def driver(stage: Stage) -> None:
     """A call in C that waits."""
     stage.serve("--block-warning=0.3")
-    stage.log_of("log", "tail -f shop.log", lambda: stage.request("/orders"), r"^.*went on.*$")
+    stage.log_of("log", "tail -f shop.log", lambda: stage.request("/orders"), END_OF_BLOCKAGE)
 
 
 def slow_sql(stage: Stage) -> None:
@@ -153,6 +161,8 @@ def slow_sql(stage: Stage) -> None:
         stage.serve(DATABASE=database.dsn)
         for _ in range(20):
             stage.request("/orders")
+        # The last is at its query.
+        assert stage.server.get("/").status == 200
         stage.settle()
         stage.dump()
 
@@ -160,13 +170,28 @@ def slow_sql(stage: Stage) -> None:
 def regular_expression(stage: Stage) -> None:
     """A regular expression that backtracks."""
     stage.serve("--block-warning=0.3")
-    stage.log_of("log", "tail -f shop.log", lambda: stage.request("/?" + "a" * 24 + "!"), r"^.*went on.*$")
+    # Each letter doubles the time. It should be longer than the limit, but not ten times as long.
+    letters, seconds = 16, 0.0
+    while seconds < 0.3:
+        letters += 1
+        begin = time.process_time()
+        re.match(r"(\w+\s?)+$", "a" * letters + "!")
+        seconds = time.process_time() - begin
+    target = "/?" + "a" * (letters + 1) + "!"
+    stage.log_of("log", "tail -f shop.log", lambda: stage.request(target), END_OF_BLOCKAGE)
 
 
 def extension(stage: Stage) -> None:
     """C code that keeps the GIL."""
-    stage.serve("--block-warning=0.3")
-    stage.log_of("log", "tail -f shop.log", lambda: stage.request("/page"), r"^.*went on.*$")
+    stage.serve("--block-warning=0.3", "--admin-bind={admin}")
+
+    def hang() -> None:
+        stage.request("/page")
+        stage.settle()
+        for path in ("live", "metrics | grep turn_seconds"):
+            stage.run("metrics", f"curl -s http://127.0.0.1:9000/{path}")
+
+    stage.log_of("log", "tail -f shop.log", hang, END_OF_BLOCKAGE)
 
 
 def pool(stage: Stage) -> None:
@@ -180,9 +205,14 @@ def pool(stage: Stage) -> None:
 
 def leak(stage: Stage) -> None:
     """Coroutines that nothing ends."""
-    stage.serve()
-    for _ in range(100):
-        stage.server.get("/")
+    stage.serve("--admin-bind={admin}")
+    for _ in range(2):
+        with stage.server.connect() as connection:
+            for _ in range(50):
+                connection.request(request())
+        # The numbers of coroutines are at most this old.
+        time.sleep(0.6)
+        stage.run("metrics", "curl -s http://127.0.0.1:9000/metrics | grep '^rmeinheld_coroutines{.*event'")
     stage.dump()
 
 
