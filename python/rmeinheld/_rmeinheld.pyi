@@ -29,6 +29,7 @@ __all__ = [
     "Jobs",
     "LifoQueue",
     "Lock",
+    "LoggedRequest",
     "Queue",
     "RLock",
     "RequestTimeout",
@@ -58,6 +59,9 @@ __all__ = [
     "end_loop",
     "events_now",
     "exclusively",
+    "follow_requests",
+    "followed_request",
+    "forget_followed_request",
     "get_ident",
     "give_way",
     "give_way_quietly",
@@ -900,6 +904,35 @@ def metric_families() -> list[tuple[str, str, str, list[str], str]]:
     The name is the one that the samples of the text format of Prometheus have. The kind is "counter", "gauge",
     "histogram" or "info". The unit is empty for a number of things.
     """
+
+def follow_requests() -> None:
+    """Have the server note the request of each context from now on, for `followed_request`."""
+
+def followed_request() -> LoggedRequest | None:
+    """Return the request that the caller's code works for, or None."""
+
+def forget_followed_request() -> None:
+    """Forget the request in the caller's context, which works for others, too."""
+
+@final
+class LoggedRequest:
+    """The request that a log record belongs to; see `rmeinheld.logging`."""
+
+    @property
+    def request_id(self) -> str | None:
+        """The request's id, or None without the option `request_id`."""
+
+    @property
+    def trace_id(self) -> str | None:
+        """The id of its trace, or None."""
+
+    @property
+    def span_id(self) -> str | None:
+        """The id of its span in the trace, or None."""
+
+    @property
+    def request_line(self) -> str:
+        """The method and the target, such as "GET /path?query"."""
 
 def access_log_line(form: str, environ: dict[str, Any], /) -> str:
     """Return the line of the access log in `form`, json or readable, for the environ that an access logger gets.

@@ -32,7 +32,8 @@ mod _rmeinheld {
     use crate::server::{AdminListener, ErrorStream, Server, SharedCrew, SharedScoreboard};
     #[pymodule_export]
     use crate::wsgi::{
-        ClientDisconnected, ClientSocket, EarlyHints, FileWrapper, Input, StartResponse, Stopping, WebSocket, Write,
+        ClientDisconnected, ClientSocket, EarlyHints, FileWrapper, Input, LoggedRequest, StartResponse, Stopping,
+        WebSocket, Write,
     };
 
     #[pymodule_export]
@@ -51,7 +52,8 @@ mod _rmeinheld {
     #[pymodule_export]
     use super::process::{
         access_log_line, arm_exit, check_access_log_format, disarm_exit, end_awaited, end_loop, end_with_parent,
-        exclusively, is_killed, metric_families, set_awaited,
+        exclusively, follow_requests, followed_request, forget_followed_request, is_killed, metric_families,
+        set_awaited,
     };
 
     #[pymodule_init]

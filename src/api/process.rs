@@ -46,6 +46,24 @@ pub fn metric_families() -> Vec<(String, &'static str, &'static str, Vec<&'stati
     FAMILIES.iter().map(row).collect()
 }
 
+/// Have the server note the request of each context from now on, for `followed_request`.
+#[pyfunction]
+pub fn follow_requests() {
+    interp::follow();
+}
+
+/// Return the request that the caller's code works for, or None.
+#[pyfunction]
+pub fn followed_request(py: Python<'_>) -> PyResult<Option<Bound<'_, PyAny>>> {
+    interp::followed(py)
+}
+
+/// Forget the request in the caller's context, which works for others, too.
+#[pyfunction]
+pub fn forget_followed_request(py: Python<'_>) -> PyResult<()> {
+    interp::forget_followed(py)
+}
+
 /// Return the line of the access log in `form`, json or readable, for the environ that an access logger gets.
 ///
 /// Raises ValueError for another form, and KeyError for another environ.

@@ -36,6 +36,7 @@ pub mod limits;
 pub mod proxy_protocol;
 pub mod redaction;
 pub mod response;
+pub mod trace_context;
 
 /// The protocol version of a request (RFC 9112 2.3). HTTP/1.2 and up count as 1.1 (RFC 9110 2.5); another major version
 /// is answered with 505.

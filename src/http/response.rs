@@ -438,6 +438,15 @@ fn write_decimal(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(&digits[start..]);
 }
 
+/// The value of the first field with this name in a rendered head.
+pub fn find_field<'a>(fields: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    fields.split(|&byte| byte == b'\n').find_map(|line| {
+        let at = memchr::memchr(b':', line)?;
+        let (field, value) = line.split_at(at);
+        field.eq_ignore_ascii_case(name).then(|| value.get(1..).unwrap_or_default().trim_ascii())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -665,5 +674,12 @@ mod tests {
             assert_ne!(reason(status), "Unknown", "{status}");
         }
         assert_eq!((reason(599), reason(499), reason(0)), ("Unknown", "Unknown", "Unknown"));
+    }
+
+    #[test]
+    fn response_fields_are_found_without_regard_to_case() {
+        let fields = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Y:  z \r\n";
+        assert_eq!(find_field(fields, b"x-y"), Some(&b"z"[..]));
+        assert_eq!(find_field(fields, b"x-z"), None);
     }
 }

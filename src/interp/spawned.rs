@@ -9,6 +9,7 @@ use pyo3::types::{PyDict, PyTuple};
 use super::application_waits::deadline_after;
 use super::errors::wake_error;
 use super::exceptions::{CoroutineExit, exception_of};
+use super::followed::{followed, set_followed};
 use super::interruptions::{self, Current, Interruptions};
 use super::log::{Level, log};
 use super::subject::Subject;
@@ -247,6 +248,8 @@ pub fn take_back(error: &Bound<'_, PyBaseException>) {
 struct SpawnedCall {
     coroutine: Py<Coroutine>,
     call: Option<FunctionCall>,
+    /// The request that log records of the call belong to.
+    followed: Option<Py<PyAny>>,
 }
 
 type FunctionCall = (Py<PyAny>, Py<PyTuple>, Option<Py<PyDict>>);
@@ -263,7 +266,12 @@ impl SpawnedCall {
             let thrown = coroutine.get().interruptions.lock().take_thrown();
             let outcome = match thrown {
                 Some(error) => Err(PyErr::from_value(error.into_bound(py).into_any())),
-                None => thread_state::in_fresh_state(py, coroutine.get().ident, |py| call_now(py, &coroutine, call)),
+                None => thread_state::in_fresh_state(py, coroutine.get().ident, |py| {
+                    if let Some(request) = &self.followed {
+                        set_followed(request.bind(py))?;
+                    }
+                    call_now(py, &coroutine, call)
+                }),
             };
             coroutine.get().finish(outcome.and_then(|outcome| outcome));
         });
@@ -323,6 +331,7 @@ pub fn spawn<'py>(
     let call = SpawnedCall {
         coroutine: coroutine.clone().unbind(),
         call: Some((function.clone().unbind(), args.clone().unbind(), kwargs.map(|kwargs| kwargs.clone().unbind()))),
+        followed: followed(py)?.map(Bound::unbind),
     };
     if event_loop::can_park() {
         event_loop::spawn(Box::new(move || call.run()));

@@ -11,7 +11,7 @@ use crate::http::limits::HeadLimits;
 use crate::http::proxy_protocol::Versions;
 use crate::net::Networks;
 use crate::wsgi::{
-    BodyLimits, FieldPolicy, GatewaySettings, SpoolSettings, TrustedFields, Underscores, WebSocketSettings,
+    BodyLimits, FieldPolicy, GatewaySettings, IdPolicy, SpoolSettings, TrustedFields, Underscores, WebSocketSettings,
 };
 
 /// The attributes of the settings object.
@@ -83,6 +83,8 @@ pub struct Settings {
     error_logger: Option<Py<PyAny>>,
     wsgi_errors: Option<Py<PyAny>>,
     clear_untrusted_proxy_headers: bool,
+    request_id: String,
+    slow_request: f64,
 }
 
 impl Settings {
@@ -114,6 +116,11 @@ impl Settings {
     /// How long a turn may last; zero for no limit.
     pub fn turn_budget(&self) -> Duration {
         seconds(self.turn_budget).unwrap_or_default()
+    }
+
+    /// How long a request may take without a line in the log.
+    pub fn slow_request(&self) -> Option<Duration> {
+        seconds(self.slow_request)
     }
 
     /// The limits of a request head.
@@ -201,6 +208,11 @@ impl Settings {
                 origins: self.websocket_origins.clone(),
             },
             use_sendfile: self.sendfile,
+            request_ids: match self.request_id.as_str() {
+                "on" => IdPolicy::On,
+                "respond" => IdPolicy::Respond,
+                _ => IdPolicy::Off,
+            },
             errors: self.wsgi_errors.as_ref().map(|errors| errors.clone_ref(py)),
             error_logger: self.error_logger.as_ref().map(|logger| logger.clone_ref(py)),
         }

@@ -9,6 +9,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use super::gateway::Gateway;
 use super::in_progress::{InProgress, describe};
 use super::input::{Input, Rest};
+use super::logged_request::follow_request;
 use super::respond::respond;
 use super::spool::{Spooled, spool};
 use super::start_response::{ResponseObjects, StartResponse};
@@ -85,7 +86,7 @@ impl<'py> ApplicationCall<'py> {
         let _subject = Subject::set(self.environ.as_any().clone());
         let in_progress = InProgress::begin(&self.environ, &self.objects.response);
         let settled = in_fresh_context(py, || {
-            let outcome = self.call(py, gateway);
+            let outcome = follow_request(&self.environ).and_then(|()| self.call(py, gateway));
             self.settle(py, gateway, outcome)
         });
         // The context could not be entered or left.

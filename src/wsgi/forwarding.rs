@@ -207,7 +207,7 @@ impl FieldPolicy {
 }
 
 /// The values of all fields of a name, in their order.
-fn values<'a>(request: &Request<'a>, name: &[u8]) -> impl DoubleEndedIterator<Item = &'a [u8]> {
+pub(super) fn values<'a>(request: &Request<'a>, name: &[u8]) -> impl DoubleEndedIterator<Item = &'a [u8]> {
     let (head, bytes): (&'a Head, &'a [u8]) = (request.head, request.bytes);
     let fields = head.fields.iter().filter(move |field| field.name.of(bytes).eq_ignore_ascii_case(name));
     fields.map(move |field| field.value.of(bytes))

@@ -12,6 +12,7 @@ use super::forwarding::FieldPolicy;
 use super::in_progress::Stopping;
 use super::input::Input;
 use super::known_environs::KnownEnvirons;
+use super::request_ids::{IdPolicy, RequestIds};
 use super::spool::SpoolSettings;
 use super::start_response::{ResponsePool, ResponseSettings};
 use super::stop_flag::StopFlag;
@@ -37,6 +38,8 @@ pub struct GatewaySettings {
     pub min_send_rate: u32,
     /// Files are sent with sendfile(2).
     pub use_sendfile: bool,
+    /// The use of request ids.
+    pub request_ids: IdPolicy,
     /// The settings of WebSockets.
     pub websocket: WebSocketSettings,
     /// `wsgi.errors`; `None` for `sys.stderr`.
@@ -51,6 +54,7 @@ pub struct Gateway {
     pub(super) settings: GatewaySettings,
     pub(super) keys: Keys,
     pub(super) known: KnownEnvirons,
+    pub(super) ids: Option<RequestIds>,
     pub(super) responses: ResponsePool,
     shared: Py<PyDict>,
     pub(super) stop: StopFlag,
@@ -93,6 +97,7 @@ impl Gateway {
         Ok(Gateway {
             application,
             websocket: Arc::new(settings.websocket.clone()),
+            ids: RequestIds::new(py, settings.request_ids, settings.fields.clears_untrusted),
             settings,
             keys: Keys::new(py),
             known: KnownEnvirons::default(),
@@ -115,7 +120,11 @@ impl Gateway {
             shared.set_item("wsgi.url_scheme", "https")?;
             shared.set_item("HTTPS", "on")?;
         }
-        Ok(environ::template(&shared, &self.keys)?.unbind())
+        let template = environ::template(&shared, &self.keys)?;
+        if let Some(ids) = &self.ids {
+            ids.prepare(&template)?;
+        }
+        Ok(template.unbind())
     }
 
     /// The flag that is set when the server stops.

@@ -27,6 +27,7 @@ impl Gateway {
         let handshake =
             if head.has_upgrade { Handshake::of(head, bytes, self.websocket.origins.as_deref())? } else { None };
         let environ = environ::build(py, &self.keys, &self.known, &self.settings.fields, &request)?;
+        let id = self.ids.as_ref().map(|ids| ids.apply(&environ, &request)).transpose()?;
         let Request { head, bytes, rest, stream, keep_alive, disconnected, .. } = request;
         environ.set_item(&self.keys.client_disconnected, disconnected)?;
         let method = MethodKind::of(head.method.of(bytes));
@@ -43,6 +44,9 @@ impl Gateway {
         } else {
             (begin(stream)?, None, rest)
         };
+        if let Some(id) = id.filter(|_| self.ids.as_ref().is_some_and(|ids| ids.responds)) {
+            objects.response.get().answer().request_id = Some(id.to_str()?.into());
+        }
         environ.set_item(&self.keys.early_hints, &objects.early_hints)?;
         let websocket = handshake
             .map(|handshake| self.add_websocket(handshake, &environ, &objects.response, std::mem::take(&mut next)))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .. import offload
-from .._rmeinheld import _locks_park, give_way_quietly, set_awaited
+from .._rmeinheld import _locks_park, forget_followed_request, give_way_quietly, set_awaited
 from ..coroutine import Coroutine, CoroutineExit, Lock, RLock, can_park, current, get_ident, spawn
 from . import _dummies, _state
 from ._pauses import poll
@@ -154,6 +154,8 @@ def _run(function: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping
     global _counted
     ident = get_ident()
     coroutines.add(ident)
+    # A thread of a pool works for many requests.
+    forget_followed_request()
     thread = getattr(function, "__self__", None)
     if isinstance(thread, threading.Thread) and not thread.daemon:
         set_awaited()

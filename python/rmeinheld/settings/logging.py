@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..access_log import DEFAULT_FORMAT, AccessLogger, ErrorLogger
-from ..option_kinds import Caller, Choice, FileName, LogFormat, Named, Switch, Text
+from ..option_kinds import Caller, Choice, FileName, LogFormat, Named, Seconds, Switch, Text
 from .option import option
 
 if TYPE_CHECKING:
@@ -47,6 +47,25 @@ class LoggingOptions:
         help="Write no access log, neither on a terminal nor to a file.",
         precedent="Uvicorn --no-access-log",
         master=True,
+    )
+    request_id: str = option(
+        "off",
+        Choice(("off", "on", "respond"), what="MODE", switch=("on", "off")),
+        "--request-id",
+        group="Logging",
+        help="Ids for each request, in the environ and in logs: X-Request-ID and traceparent, taken from trusted "
+        "proxies or made. off, on, or respond (the response has X-Request-ID, too). Without a value: on.",
+        precedent="nginx $request_id; Envoy generate_request_id, always_set_request_id_in_response",
+    )
+    slow_request: float = option(
+        0.0,
+        Seconds(),
+        "--slow-request",
+        group="Logging",
+        help="Time after which a request is slow: the error log has its phases, its waits, and its stack at that "
+        "moment. 0 is off.",
+        precedent="PHP-FPM request_slowlog_timeout",
+        unit="seconds",
     )
     error_logfile: str = option(
         "-",

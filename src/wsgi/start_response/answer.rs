@@ -13,7 +13,8 @@ use crate::event_loop::streams;
 use crate::http::Version;
 use crate::http::exchange::{Ending, Exchange, IllegalEvent};
 use crate::http::response::{
-    FieldKind, MethodKind, check_field, parse_status, plan, reason, write_common, write_field, write_status_line,
+    FieldKind, MethodKind, check_field, find_field, parse_status, plan, reason, write_common, write_field,
+    write_status_line,
 };
 use crate::net::{Failure, Stream};
 use crate::sync::lock;
@@ -47,6 +48,8 @@ pub struct Answer {
     pub(super) at_stop: AtStop,
     /// When the first bytes of the response had been sent, if that is measured.
     pub first_byte: Option<Instant>,
+    /// The value of the field X-Request-ID, if the server adds it.
+    pub request_id: Option<Box<str>>,
     /// State that few responses need.
     pub(super) rare: Option<Box<Rare>>,
 }
@@ -100,6 +103,7 @@ impl Answer {
     pub(super) fn end(&mut self) -> (Option<Arc<Stream>>, Option<Box<Rare>>) {
         (self.exchange, self.head) = Default::default();
         (self.is_sending, self.has_failed, self.at_stop, self.first_byte) = Default::default();
+        self.request_id = None;
         (self.stream.take(), self.rare.take())
     }
 
@@ -139,6 +143,11 @@ impl Answer {
         if status == 101 {
             // RFC 9110 7.8: the connection speaks another protocol from here on.
             write_field(&mut out, b"Connection", b"upgrade");
+        }
+        if let Some(id) = self.request_id.take()
+            && find_field(&out, b"x-request-id").is_none()
+        {
+            write_field(&mut out, b"X-Request-ID", id.as_bytes());
         }
         let option = self.exchange.connection_option(terms.version);
         write_common(&mut out, &plan, option, has_server, has_date, &clock::http_date(), SERVER_SOFTWARE.as_bytes());
