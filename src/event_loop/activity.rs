@@ -21,6 +21,12 @@ static NOW: AtomicU64 = AtomicU64::new(0);
 /// The number of polls so far. The loop thread alone writes it.
 static POLLS: AtomicU64 = AtomicU64::new(0);
 
+/// The time of polls is kept.
+static KEEPS_POLLS: AtomicBool = AtomicBool::new(false);
+
+/// When the last poll returned, on the coarse clock, if that is kept.
+static LAST_POLL: AtomicU64 = AtomicU64::new(0);
+
 /// The loop's OS thread; 0 without a loop.
 static THREAD: AtomicI32 = AtomicI32::new(0);
 
@@ -110,6 +116,23 @@ pub(super) fn note_poll() {
     if IS_AWAITED.load(Ordering::Relaxed) {
         wake_observer();
     }
+}
+
+/// Keeps the time of polls from now on.
+pub fn keep_polls() {
+    KEEPS_POLLS.store(true, Ordering::Relaxed);
+}
+
+/// Notes the time of a poll that has returned, if that is kept.
+pub(super) fn note_time_of_poll() {
+    if KEEPS_POLLS.load(Ordering::Relaxed) {
+        LAST_POLL.store(coarse_now(), Ordering::Relaxed);
+    }
+}
+
+/// When the last poll returned, on the coarse clock; 0 if that is not kept.
+pub(super) fn last_poll() -> u64 {
+    LAST_POLL.load(Ordering::Relaxed)
 }
 
 #[cold]

@@ -302,6 +302,7 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
         }
         // Before the interpreter comes back, which may take long.
         activity::note_poll();
+        activity::note_time_of_poll();
         if let Some((pulse, figures)) = &pulse {
             pulse.turns(figures);
         }

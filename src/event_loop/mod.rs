@@ -55,6 +55,7 @@ mod timers;
 mod tokens;
 pub mod turn;
 mod unit;
+pub mod wait_sums;
 mod waits;
 mod wake;
 

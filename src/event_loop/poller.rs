@@ -15,6 +15,7 @@ use rustix::event::{Timespec, epoll};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use slab::Slab;
 
+use super::activity;
 use super::roles::StreamWatcher;
 use super::timers::TimerKey;
 use super::tokens::{SourceId, Ticket};
@@ -84,6 +85,8 @@ pub struct Source {
     pub(super) at_rest: bool,
     /// An edge has reported input, and no read has come up short since.
     pub(super) readable: bool,
+    /// When the poll returned that has reported input; see [`activity::last_poll`].
+    pub(super) ready_at: u64,
     /// The peer has ended its side; the end of the stream is still to be read.
     pub(super) peer_closed: bool,
     waits: Vec<(Interest, Ticket)>,
@@ -243,6 +246,7 @@ impl Poller {
             owner,
             at_rest: true,
             readable: false,
+            ready_at: 0,
             peer_closed: false,
             waits: Vec::new(),
             deadline: None,
@@ -368,6 +372,9 @@ impl Poller {
             // The source was removed earlier in this batch, or a duplicate descriptor keeps an old registration alive.
             let Some(source) = self.source(id) else { continue };
             if Interest::Read.is_met_by(flags) {
+                if !source.readable {
+                    source.ready_at = activity::last_poll();
+                }
                 source.readable = true;
                 source.peer_closed |=
                     flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);

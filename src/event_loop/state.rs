@@ -189,7 +189,7 @@ impl LoopState {
             return;
         }
         unit.wake.set(Some(wake));
-        unit.record.is_ready();
+        unit.note_end_of_wait();
         unit.unpark();
         self.woken += 1;
     }

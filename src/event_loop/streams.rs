@@ -3,8 +3,9 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::activity;
 use super::roles::StreamWatcher;
 use super::state::{Work, with};
 use super::tokens::SourceId;
@@ -125,6 +126,13 @@ pub fn stop_watcher(id: SourceId) {
             state.tasks.push_back(Work::Task(Box::new(move || watcher.stop())));
         }
     });
+}
+
+/// How long the input of a source has waited since the poller first knew of it. Zero unless
+/// [`activity::keep_polls`] was called.
+pub fn input_waits(id: SourceId) -> Duration {
+    let ready_at = with(|state| state.poller.source(id).map_or(0, |source| source.ready_at)).unwrap_or(0);
+    if ready_at == 0 { Duration::ZERO } else { Duration::from_nanos(activity::coarse_now().saturating_sub(ready_at)) }
 }
 
 /// Whether the poller knows of unread input.

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::records::Record;
+use super::wait_sums::WaitSums;
 use super::wake::Wake;
 use crate::coroutine::{Handle, StackBounds};
 
@@ -62,6 +63,8 @@ pub struct Unit {
     pub postponed: Cell<Option<Wake>>,
     /// Alarms that have gone off for the work in progress and are not yet taken.
     pub alarms: RefCell<Vec<u64>>,
+    /// The sums of the waits of the work in progress, if someone asks for them.
+    pub sums: RefCell<Option<Box<WaitSums>>>,
     /// Data of the layers above for the work in progress.
     pub local: RefCell<Option<Box<dyn Any>>>,
 }
@@ -85,6 +88,7 @@ impl Unit {
             work: Cell::new(0),
             postponed: Cell::new(None),
             alarms: RefCell::default(),
+            sums: RefCell::default(),
             local: RefCell::new(None),
         })
     }
@@ -92,6 +96,16 @@ impl Unit {
     /// A summary of the unit's work, which has not ended.
     pub fn unfinished(&self) -> Unfinished {
         Unfinished { subject: self.record.subject(), is_awaited: self.awaited.get(), is_request: self.is_request.get() }
+    }
+
+    /// Notes that the present wait is over: the unit is ready, or runs.
+    pub fn note_end_of_wait(&self) {
+        if let Some(sums) = &mut *self.sums.borrow_mut()
+            && let Some(wait) = self.record.wait()
+        {
+            sums.add(&wait);
+        }
+        self.record.is_ready();
     }
 
     /// Makes the unit runnable.

@@ -206,7 +206,7 @@ fn wait_with(
         park(&unit);
     };
     unit.waiting.set(0);
-    unit.record.is_ready();
+    unit.note_end_of_wait();
     with(|state| {
         if let Some(timer) = timer {
             state.timers.remove(timer);

@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 
 use super::measuring::RequestMeasure;
 use super::shared::Shared;
+use super::slow_requests::SlowRequests;
 use crate::event_loop::{notes, streams, turn};
 use crate::http::error::RequestError;
 use crate::http::exchange::{Ending, Exchange};
@@ -52,6 +53,8 @@ pub struct Connection {
     section: LastSection,
     /// When the arriving head must be complete.
     head_deadline: Option<Instant>,
+    /// When the arriving head began, if slow requests are logged.
+    head_begun: Option<Instant>,
     /// Something has arrived that is no head: a PROXY header, or the beginning of TLS.
     has_begun: bool,
     stage: ConnectionStage,
@@ -132,6 +135,7 @@ impl Connection {
             partial: None,
             section: LastSection::default(),
             head_deadline: None,
+            head_begun: None,
             has_begun: false,
             stage: ConnectionStage::Idle,
             served: 0,
@@ -222,6 +226,9 @@ impl Connection {
         self.served = self.served.saturating_add(1);
         self.head_deadline = None;
         let measure = RequestMeasure::begin(shared.seat(), &head, &buffer, self.is_trusted);
+        let timed = shared
+            .slow_requests()
+            .map(|slow| (slow, SlowRequests::begin(self.stream.source(), self.head_begun.take())));
         let (line, length) = head.method_and_target(&buffer);
         notes::name_request(line, length, self.stream.descriptor());
         let request = Request {
@@ -250,6 +257,9 @@ impl Connection {
         let finished = call.run(py, shared.gateway());
         if let Some(started) = started {
             shared.log_access(py, &finished, started.elapsed());
+        }
+        if let Some((slow, request)) = timed {
+            slow.end(py, &request, &finished, &self.client(py));
         }
         if let Some(fault) = finished.fault {
             self.log_fault(py, fault);
@@ -425,6 +435,7 @@ impl Connection {
         if self.stage == ConnectionStage::Idle {
             self.stage = ConnectionStage::Head;
             self.head_deadline = shared.head_deadline();
+            self.head_begun = shared.slow_requests().map(|_| Instant::now());
         }
         streams::set_deadline(self.stream.source(), self.head_deadline);
         // Slow clients keep the bytes that they have sent instead of whole buffers.

@@ -17,6 +17,7 @@ use super::service::LoopService;
 use super::settings::Settings;
 use super::shared::Shared;
 use super::shared_scoreboard::SharedScoreboard;
+use super::slow_requests::{SlowRequests, SlowWatch};
 use super::stop_signal::{StopSignal, StopTerms};
 use super::tls::Tls;
 use super::watchdog::{Check, Watchdog};
@@ -60,6 +61,7 @@ struct Prepared {
     templates: Vec<Py<PyDict>>,
     access_log: Option<AccessLog>,
     tls: Option<Tls>,
+    slow: Option<SlowRequests>,
 }
 
 #[pymethods]
@@ -108,12 +110,13 @@ impl Server {
         let tls = ssl_context.map(|context| Tls::new(context, suppress_ragged_eofs));
         crate::coroutine::set_stack_bytes(settings.stack_size);
         event_loop::turn::set_budget(settings.turn_budget());
+        let slow = settings.slow_request().map(SlowRequests::new);
         Ok(Server {
             graceful_timeout: settings.graceful_timeout(),
             drain_delay: settings.drain_delay(),
             request_limit: settings.worker_connections,
             stop_signal: Arc::new(StopSignal::new(gateway.stop_flag().clone(), settings.graceful_timeout(), seat)?),
-            prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log, tls })),
+            prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log, tls, slow })),
             runtime: Mutex::new(None),
         })
     }
@@ -147,16 +150,21 @@ impl Server {
         let Some(prepared) = lock(&self.prepared).take() else {
             return Err(PyRuntimeError::new_err("this server has been run already; make a new one"));
         };
+        let slow = prepared.slow.clone();
         let runtime = interp::ensure_started(py)?;
         *lock(&self.runtime) = Some(Arc::clone(&runtime));
         let stop_signal = Arc::clone(&self.stop_signal);
         let request_limit = self.request_limit;
         runtime.send(LoopMessage::Control(Box::new(move || install(prepared, stop_signal, request_limit))));
         let watchdog = Watchdog::start(self.checks());
+        let slow = slow.and_then(SlowWatch::start);
         let waited = self.wait(py, &runtime, wakeup_fd, exit_status, on_stop.as_ref());
         *lock(&self.runtime) = None;
         if let Some(watchdog) = watchdog {
             py.detach(|| watchdog.stop());
+        }
+        if let Some(slow) = slow {
+            py.detach(|| slow.stop());
         }
         waited?;
         // Without a loop there was no server; see `event_loop::Runtime::failure`.
@@ -276,9 +284,12 @@ pub(super) fn with_service(action: impl FnOnce(&LoopService)) {
 
 /// Makes the service and starts to accept. On the loop thread.
 fn install(prepared: Prepared, stop_signal: Arc<StopSignal>, request_limit: usize) {
-    let Prepared { settings, gateway, sockets, templates, access_log, tls } = prepared;
+    let Prepared { settings, gateway, sockets, templates, access_log, tls, slow } = prepared;
+    if slow.is_some() {
+        event_loop::activity::keep_polls();
+    }
     let access_logger = Python::attach(|py| settings.access_logger.as_ref().map(|logger| logger.clone_ref(py)));
-    let shared = Shared::new(&settings, gateway, templates, access_log, access_logger, Arc::clone(&stop_signal));
+    let shared = Shared::new(&settings, gateway, templates, access_log, access_logger, slow, Arc::clone(&stop_signal));
     let service = Rc::new(LoopService::new(shared, sockets, tls));
     SERVICE.with(|slot| *slot.borrow_mut() = Rc::downgrade(&service));
     event_loop::set_service(Some(Rc::clone(&service) as Rc<dyn event_loop::Service>), request_limit);

@@ -8,6 +8,7 @@
 //! | `stopping_watchers` | the stop of WebSockets, spread over a time                            |
 //! | `service`           | the service that the loop calls                                       |
 //! | `accepting`         | the policy of accepting: when, and how many connections               |
+//! | `slow_requests`     | lines in the log for requests over a limit of time, with their stacks |
 //! | `spread`            | which connections a worker leaves to its siblings                     |
 //! | `listening`         | listening sockets: accepted from, left to others, tried again         |
 //! | `connections`       | the open connections                                                  |
@@ -48,6 +49,7 @@ mod shared;
 mod shared_crew;
 mod shared_measures;
 mod shared_scoreboard;
+mod slow_requests;
 mod spread;
 mod stop_signal;
 mod stopping_watchers;

@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 use super::access_log::AccessLog;
 use super::connection_limit::ConnectionLimit;
 use super::settings::Settings;
+use super::slow_requests::SlowRequests;
 use super::stop_signal::{StopSignal, StopTerms};
 use crate::crew::seat::Seat;
 use crate::event_loop;
@@ -61,6 +62,7 @@ pub struct Shared {
     min_send_rate: u32,
     access_log: Option<RefCell<AccessLog>>,
     access_logger: Option<Py<PyAny>>,
+    slow: Option<SlowRequests>,
     is_one_of_many: bool,
     request_limit: usize,
     connection_limit: ConnectionLimit,
@@ -80,6 +82,7 @@ impl Shared {
         templates: Vec<Py<PyDict>>,
         access_log: Option<AccessLog>,
         access_logger: Option<Py<PyAny>>,
+        slow: Option<SlowRequests>,
         stop_signal: Arc<StopSignal>,
     ) -> Shared {
         Shared {
@@ -98,6 +101,7 @@ impl Shared {
             min_send_rate: settings.min_send_rate,
             access_log: access_log.map(RefCell::new),
             access_logger,
+            slow,
             is_one_of_many: settings.multiprocess,
             request_limit: settings.worker_connections,
             connection_limit: ConnectionLimit::new(settings.max_connections),
@@ -301,6 +305,11 @@ impl Shared {
         {
             self.gateway.report(py, "Error in the access logger", &error);
         }
+    }
+
+    /// The log of slow requests, if there is one.
+    pub fn slow_requests(&self) -> Option<&SlowRequests> {
+        self.slow.as_ref()
     }
 
     /// The seat in which the server notes its work.

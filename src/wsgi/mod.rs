@@ -33,7 +33,7 @@ pub use clock::{http_date, unix_seconds};
 pub use file_wrapper::FileWrapper;
 pub use forwarding::{FieldPolicy, TrustedFields, Underscores};
 pub use gateway::{Gateway, GatewaySettings};
-pub use in_progress::{Stopping, Waited, end_streams, waited_for};
+pub use in_progress::{Stopping, Waited, describe, end_streams, waited_for};
 pub use input::Input;
 pub use logged_request::{LoggedRequest, in_context_of};
 pub use request::{RemoteAddress, Request, Unprepared};
