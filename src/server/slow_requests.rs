@@ -86,9 +86,9 @@ impl SlowRequests {
             status => format!("answered with {status}"),
         };
         let mut text = format!(
-            "{} from {client} took {} s (slow_request is {} s), {answer}: head {}, queue {}, application {}, sending {}",
+            "{} from {client} took {} (slow_request is {} s), {answer}: head {}, queue {}, application {}, sending {}",
             redacted(&describe(&finished.environ)),
-            elapsed.as_secs_f64(),
+            seconds(elapsed),
             self.limit.as_secs_f64(),
             seconds(*head),
             seconds(*queue),

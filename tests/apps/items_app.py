@@ -89,3 +89,4 @@ def app(environ: dict[str, Any], start_response: Callable[..., Callable[[bytes],
 
         return mixed()
     raise ValueError(path)
+
