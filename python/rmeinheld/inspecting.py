@@ -29,6 +29,23 @@ LONGEST_VALUE: Final = 200
 ENGINE: Final = os.path.dirname(os.path.abspath(__file__)) + os.sep
 """The directory of this package, whose frames are not the place where an application waits."""
 
+STANDARD_LIBRARY: Final = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+"""The directory of the standard library. It has site-packages within."""
+
+PACKAGES: Final = ("/site-packages/", "/dist-packages/")
+"""Directories of installed packages."""
+
+SYNCHRONISERS: Final = {
+    "Event.wait": "event",
+    "Queue.get": "item of queue",
+    "Queue.put": "room in queue",
+    "Semaphore.acquire": "semaphore",
+    "Barrier._wait": "barrier",
+    "Future.result": "future",
+    "Condition.wait": "condition",
+}
+"""Waits of the standard library that are made of locks, each with the words for it."""
+
 type Frame = tuple[str, int, str]
 """File, line and function."""
 
@@ -151,6 +168,8 @@ def _what(facts: dict[str, Any], coroutines: list[dict[str, Any]], *, alone: boo
     if facts["state"] != "waiting":
         return "RUNNING" if facts["state"] == "running" else "ready to run"
     wait = facts["wait"]
+    if words := _synchroniser(facts["stack"]):
+        return f"waits for {words}"
     text = str(wait["text"]) if alone else str(wait["text"]).split(",")[0]
     if alone and wait["descriptor"] is not None:
         text += f" (descriptor {wait['descriptor']})"
@@ -159,6 +178,18 @@ def _what(facts: dict[str, Any], coroutines: list[dict[str, Any]], *, alone: boo
     if wait["owner"]:
         text += f" {'of' if wait['reason'] == 'join' else 'held by'} {_owner(wait, coroutines)}"
     return f"waits for {text}"
+
+
+def _synchroniser(stack: list[Frame]) -> str | None:
+    """The words for a wait in `threading` or `queue`, whose own lock says nothing; None for another wait."""
+    words = None
+    for file, _, function in stack:
+        if not file.startswith((STANDARD_LIBRARY, ENGINE)) or _is_packaged(file):
+            break
+        if words is None and function != "Condition.wait" and not file.startswith(ENGINE):
+            return None
+        words = SYNCHRONISERS.get(function, words)
+    return words
 
 
 def _owner(wait: dict[str, Any], coroutines: list[dict[str, Any]]) -> str:
@@ -192,7 +223,9 @@ def _deadlocks(coroutines: list[dict[str, Any]]) -> Iterator[str]:
         while ident in by_ident and ident not in seen:
             seen.add(ident)
             path.append(ident)
-            wait = by_ident[ident]["wait"]
+            facts = by_ident[ident]
+            # A condition waits for a lock that it has taken itself, and that another coroutine opens.
+            wait = None if _synchroniser(facts["stack"]) else facts["wait"]
             ident = (wait and wait["owner"]) or 0
         if ident in path:
             circle = path[path.index(ident) :]
@@ -202,11 +235,27 @@ def _deadlocks(coroutines: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _place(stack: list[Frame]) -> str:
-    """The innermost frame outside of this package: `db.py:41`."""
-    for file, line, _ in stack:
-        if not file.startswith(ENGINE):
-            return f"{os.path.basename(file)}:{line}"
-    return ""
+    """The place where an application waits: `db.py:41`.
+
+    It is the innermost frame outside of this package and the standard library. If that is an installed package, the line
+    that has called it follows.
+    """
+    frames = [frame for frame in stack if not frame[0].startswith(ENGINE)]
+    outside = [frame for frame in frames if not frame[0].startswith(STANDARD_LIBRARY) or _is_packaged(frame[0])]
+    if not frames:
+        return ""
+    place = outside[0] if outside else frames[0]
+    caller = next((frame for frame in outside if not _is_packaged(frame[0])), place)
+    called = "" if caller is place else f", called at {_line(caller)}"
+    return f"{_line(place)}{called}"
+
+
+def _line(frame: Frame) -> str:
+    return f"{os.path.basename(frame[0])}:{frame[1]}"
+
+
+def _is_packaged(file: str) -> bool:
+    return any(directory in file for directory in PACKAGES)
 
 
 def _stack(stack: list[Frame]) -> Iterator[str]:
