@@ -73,6 +73,7 @@ pub fn hold(stream: &Arc<Stream>, parts: &[&[u8]]) -> Option<usize> {
 }
 
 /// Whether output of `stream` is held back.
+#[inline]
 pub fn is_held(stream: &Stream) -> bool {
     HOLDER.load(Ordering::Relaxed) == std::ptr::from_ref(stream) as usize
 }

@@ -132,8 +132,8 @@ impl StartResponse {
     /// Ends the request: `write` raises from now on. Returns what `look` finds in the response.
     pub fn end<R>(&self, look: impl FnOnce(&mut Answer) -> R) -> R {
         let mut answer = self.answer();
-        if let Some(stream) = &answer.stream {
-            // Held back for a client that is gone.
+        if let Some(stream) = answer.stream.as_ref().filter(|stream| held::is_held(stream)) {
+            // For a client that is gone.
             held::take(stream).into_iter().for_each(held::give_back);
         }
         let found = look(&mut answer);

@@ -121,13 +121,14 @@ impl StartResponse {
                     answer.is_sending = true;
                     Some(Framed { stream, before: LAST_CHUNK.to_vec(), head: 0, data: 0, after: b"" })
                 }
-                Some(_) => None,
+                Some(_) if !answer.holds() => return answer.exchange.end_response().map_err(illegal),
+                Some(_) => {
+                    drop(answer);
+                    self.flush(py)?;
+                    return self.answer().exchange.end_response().map_err(illegal);
+                }
             }
         };
-        if rest.is_none() && self.is_head_sent() {
-            self.flush(py)?;
-            return self.answer().exchange.end_response().map_err(illegal);
-        }
         let framed = rest.map_or_else(|| self.frame(&[], Some(0)), Ok)?;
         let sent = self.put(py, &framed.stream, &[&framed.before]);
         self.sent(framed, sent)?;
@@ -205,6 +206,11 @@ impl StartResponse {
 }
 
 impl Answer {
+    /// Has an item been held back, or failed to be sent since?
+    pub(super) fn holds(&self) -> bool {
+        self.stream.as_ref().is_some_and(|stream| held::is_held(stream)) || self.rare.is_some()
+    }
+
     /// Takes the lock on sending: one sender at a time.
     pub(super) fn occupy(&mut self) -> PyResult<()> {
         self.check_unoccupied()?;
