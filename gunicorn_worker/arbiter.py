@@ -17,6 +17,7 @@ from gunicorn.errors import HaltServer
 from rmeinheld import crew_directory
 from rmeinheld._rmeinheld import Scoreboard
 from rmeinheld.health import open_admin_socket
+from rmeinheld.inspect_socket import open_inspect_socket
 from rmeinheld.patch import get_original
 from rmeinheld.privileges import ROOT_WARNING
 from rmeinheld.signals import has_terminal
@@ -33,7 +34,9 @@ from .sockets import ServiceSocket, close_sockets, open_sockets, opened_again, p
 from .stopping import KILL_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from rmeinheld.listeners import Listener
 
     from .application import Service
 
@@ -75,6 +78,7 @@ class ServiceArbiter(Refreshing):
         self._is_complete = False
         self._crashes = GrowingPause()
         self._refusals = GrowingPause()
+        self._inspect: list[ServiceSocket] = []
         self._reporter = Reporter(self.scoreboard)
         self._place: crew_directory.Place | None = None
         if self._inherited:
@@ -103,6 +107,7 @@ class ServiceArbiter(Refreshing):
                 self.LISTENERS = opened_again(passed, self._binds(passed), self.settings, self._owner())
                 close_sockets(one for one in passed if one not in self.LISTENERS)
                 self._admin = taken_over(self._inherited.admin, self.settings)
+                self._inspect = taken_over(self._inherited.inspect, self.settings)
                 os.environ.pop("GUNICORN_FD", None)
             else:
                 self.LISTENERS = self._sockets()
@@ -139,23 +144,29 @@ class ServiceArbiter(Refreshing):
         return None if wanted == (os.geteuid(), os.getegid()) else wanted
 
     def _change_admin(self) -> None:
-        """Open the socket of `admin_bind`, unless it is open. Raises OSError or ValueError naming the address."""
-        wanted = self.settings.admin_bind
-        if wanted == (self._admin[0].bind if self._admin else None):
-            return
-        before, self._admin = self._admin, []
-        if wanted is not None:
-            try:
-                self._admin = [ServiceSocket(open_admin_socket(wanted), wanted)]
-            except BaseException:
-                self._admin = before
-                raise
+        """Open the sockets of `admin_bind` and `inspect_socket`, unless they are open.
+
+        Raises OSError or ValueError naming the address.
+        """
+        wanted, path = self.settings.admin_bind, self.settings.inspect_socket
+        self._admin = self._changed(self._admin, wanted, open_admin_socket)
+        bind = None if path is None else f"unix:{os.path.abspath(path)}"
+        self._inspect = self._changed(self._inspect, bind, lambda bind: open_inspect_socket(bind.removeprefix("unix:")))
+
+    def _changed(
+        self, before: list[ServiceSocket], bind: str | None, opened: Callable[[str], Listener]
+    ) -> list[ServiceSocket]:
+        """Return the socket of `bind`: that of `before`, or a new one. Closes `before` if it is another one."""
+        if bind == (before[0].bind if before else None):
+            return before
+        after = [] if bind is None else [ServiceSocket(opened(bind), bind)]
         close_sockets(before, unlink=self._is_alone)
+        return after
 
     def _close_all(self) -> None:
         """Close the sockets, and remove their paths if no other master uses them."""
-        close_sockets([*self.LISTENERS, *self._admin], unlink=self._is_alone)
-        self.LISTENERS, self._admin = [], []
+        close_sockets([*self.LISTENERS, *self._admin, *self._inspect], unlink=self._is_alone)
+        self.LISTENERS, self._admin, self._inspect = [], [], []
         if self._place is not None:
             crew_directory.remove(self._place)
 
@@ -177,6 +188,8 @@ class ServiceArbiter(Refreshing):
             worker.ready_at, worker.ends_by, worker.leaves_for = None, None, ""
             worker.admin = self._admin[0].listener if self._admin else None
             worker.place = self._place
+            worker.inspect = self._inspect[0].listener if self._inspect else None
+            worker.master_user = os.geteuid()
             return worker
 
         self.worker_class = make
@@ -367,7 +380,7 @@ class ServiceArbiter(Refreshing):
             return
         pid = os.getpid()
         place = {} if self._place is None else self._place.environment()
-        with hand_on(self.cfg.env_orig, self.scoreboard, self.LISTENERS, self._admin, place):
+        with hand_on(self.cfg.env_orig, self.scoreboard, self.LISTENERS, self._admin, self._inspect, place):
             try:
                 super().reexec()
             except BaseException as error:

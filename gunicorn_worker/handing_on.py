@@ -27,6 +27,7 @@ class HandedOn:
     board: int
     listeners: list[tuple[str, int]]
     admin: list[tuple[str, int]] = field(default_factory=list)
+    inspect: list[tuple[str, int]] = field(default_factory=list)
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> HandedOn | None:
@@ -35,7 +36,9 @@ class HandedOn:
         if text is None:
             return None
         found = json.loads(text)
-        return cls(found["board"], *([(bind, number) for bind, number in found[key]] for key in ("listeners", "admin")))
+        # An older master hands on fewer kinds of sockets.
+        groups = (found.get(key, []) for key in ("listeners", "admin", "inspect"))
+        return cls(found["board"], *([(bind, number) for bind, number in group] for group in groups))
 
     def scoreboard(self) -> Scoreboard:
         """Open the scoreboard of the service. Raises ValueError if it is of another version."""
@@ -52,13 +55,14 @@ def hand_on(
     scoreboard: Scoreboard,
     listeners: Sequence[ServiceSocket],
     admin: Sequence[ServiceSocket],
+    inspect: Sequence[ServiceSocket],
     further: Mapping[str, str],
 ) -> Iterator[None]:
     """Let a process that is started within the block inherit the descriptors, and `environ` name them.
 
     `further` has more variables for it.
     """
-    groups = {"listeners": listeners, "admin": admin}
+    groups = {"listeners": listeners, "admin": admin, "inspect": inspect}
     text = {key: [[one.bind, one.fileno()] for one in sockets] for key, sockets in groups.items()}
     variables = {**further, VARIABLE: json.dumps({"board": scoreboard.descriptor, **text})}
     environ.update(variables)

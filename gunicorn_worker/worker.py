@@ -33,6 +33,7 @@ from rmeinheld.addresses import Descriptor
 from rmeinheld.application import StartError, mounted
 from rmeinheld.coroutine import set_offload_threads, sleep, spawn
 from rmeinheld.health import answer_probes, measures
+from rmeinheld.inspect_socket import Host, answer_questions
 from rmeinheld.listeners import Listener
 from rmeinheld.patch import is_patched
 from rmeinheld.privileges import Identity
@@ -88,6 +89,10 @@ class Worker(_Base):  # type: ignore[misc]
     """The place of the sockets of the service's crew."""
     admin: Listener | None = None
     """The socket of `admin_bind`, which the arbiter opens. Each worker answers there for all."""
+    inspect: Listener | None = None
+    """The socket of `inspect_socket`, which the arbiter opens. Each worker answers there for all."""
+    master_user = 0
+    """The user of the arbiter, who may ask there."""
     _engine: _rmeinheld.Server | None = None
     _grace: ends.Grace | None = None
     _limits: Limits | None = None
@@ -156,12 +161,27 @@ class Worker(_Base):  # type: ignore[misc]
         self._tls = self._make_tls()
         self._become_user()
         self._end_with_master()
+        if self.inspect is not None and self.scoreboard is not None:
+            self._answer_questions(self.inspect, self.scoreboard)
         if self.cfg.reload and self.scoreboard is not None:
             # Gunicorn's reloader would end this worker.
             self.cfg.set("reload", False)
             self._reloading = Reloading(self)
             self._reloading.start()
         super().init_process()
+
+    def _answer_questions(self, listener: Listener, scoreboard: _rmeinheld.Scoreboard) -> None:
+        """Answer at the inspect socket until the process ends. As the user of its siblings, who ask it."""
+        inspector = answer_questions(
+            listener,
+            scoreboard,
+            self.slot,
+            user=self.master_user,
+            place=None if self.place is None else str(self.place),
+            master=self.ppid,
+            host=_Host(self.log),
+        )
+        atexit.register(inspector.stop)
 
     def _become_user(self) -> None:
         """Become the user and group of the settings, in place of the base class.
@@ -436,6 +456,17 @@ class Worker(_Base):  # type: ignore[misc]
             self._engine.abandon()
             atexit.register(ends.leave_now, 1)
         sys.exit(1)
+
+
+class _Host(Host):
+    """Sets the level of Gunicorn's error log, too."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    def set_level(self, level: str) -> None:
+        self._log.error_log.setLevel(level.upper())
+        super().set_level(level)
 
 
 MeinheldWorker = Worker

@@ -278,6 +278,14 @@
 //! slot's next owner goes on with them, so no sum goes backwards. One list in [`crew::metrics`] is the source of the text
 //! and of the documentation's table.
 //!
+//! ## Any worker answers for all
+//!
+//! A thread of each worker answers questions on the service's inspect socket ([`crew::inspect`]). It takes the state of
+//! all workers from the scoreboard, and asks the threads of its siblings, over private sockets, for their requests. None
+//! of this needs a loop or an interpreter. Stacks and orders do: a second thread waits for the interpreter, and a
+//! question that waits too long is taken back and never acted on. The id of a request has the slot, the generation and
+//! the number of the work, so it never names another request.
+//!
 //! ## Workers pass each other messages and descriptors
 //!
 //! Each worker that takes messages listens on a Unix socket in a private directory of its service. A worker connects to

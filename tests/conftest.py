@@ -47,6 +47,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_gunicorn_settings.py",
     "test_gunicorn_sources.py",
     "test_http.py",
+    "test_inspect_socket.py",
     "test_layering.py",
     "test_listeners.py",
     "test_names_and_circles.py",

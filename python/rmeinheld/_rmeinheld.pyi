@@ -9,6 +9,7 @@ from wsgiref.types import WSGIApplication
 
 from typing_extensions import disjoint_base
 
+from .inspect_socket import Host
 from .settings import Settings
 
 __all__ = [
@@ -1152,6 +1153,37 @@ class Input:
         """Always False: the server owns the stream."""
 
 type _ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+@final
+class Inspector:
+    """Answers questions about the workers of a service on the inspect socket, on OS threads of its own.
+
+    It works with a duplicate of `descriptor`, a listening Unix socket that several processes may share. The worker has
+    claimed `slot` of `scoreboard`. `place` is where the workers find each other, as `Crew` takes it; None for a single
+    process. `master` is the process id of the arbiter, or None. `user` is the number of a user who may ask, apart from
+    the worker's own and root. `host` answers what needs Python code.
+
+    Raises ValueError for a slot or a place that does not exist, and OSError for a bad descriptor.
+    """
+
+    def __new__(
+        cls,
+        descriptor: int,
+        scoreboard: Scoreboard,
+        slot: int,
+        place: str | None,
+        master: int | None,
+        user: int,
+        host: Host,
+    ) -> Self: ...
+    def start(self) -> None:
+        """Start to answer. A process calls it after its last fork.
+
+        Raises RuntimeError if called a second time, and OSError if no thread or descriptor is left.
+        """
+
+    def stop(self) -> None:
+        """Stop to answer, and close the duplicate of the socket. May be repeated. In a forked child it does nothing."""
 
 @final
 class Jobs:

@@ -23,6 +23,7 @@ from .application import StartError, load_application, mounted
 from .configuration import Command, Resolved, report
 from .coroutine import set_offload_threads
 from .health import watched
+from .inspect_socket import inspected
 from .listeners import Listener, close_all, systemd_descriptors
 from .privileges import Identity, identity_of, warn_root
 from .running import make_engine, open_listeners, serve
@@ -36,6 +37,9 @@ __all__ = ["StartError", "load_application", "main"]
 
 NEW_MASTER: Final = "_RMEINHELD_HANDED_ON"
 """Environment variable of the master that SIGUSR2 starts. It serves with the arbiter, even if one worker is left."""
+
+COMMANDS: Final = ("top", "ctl", "dump")
+"""First words of the command line that look into a running server. An application of that name is `top:app`."""
 
 FAILURE: Final = 1
 """Exit status of a server that could not start."""
@@ -56,8 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SIGINT came before the server ran.
     """
     stdio.fill_standard_descriptors()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        command = Command(sys.argv[1:] if arguments is None else arguments)
+        if words and words[0] in COMMANDS:
+            from .inspection.command import main as inspect
+
+            return inspect(words)
+        command = Command(words)
         resolved = command.load()
         if resolved.settings.print_config:
             _print_config(resolved)
@@ -156,6 +165,8 @@ def _serve_alone(resolved: Resolved) -> None:
         stack.enter_context(_error_log(resolved))
         with _as_start_error(resolved.label("admin_bind")):
             health = stack.enter_context(watched(settings))
+        with _as_start_error(resolved.label("inspect_socket")):
+            stack.enter_context(inspected(settings, health))
         # A private key is often readable by root alone.
         tls, identity = _tls_and_identity(settings)
         app = _load_mounted(resolved) if identity is None else None

@@ -90,19 +90,21 @@ class Health:
 
 
 def measures(settings: Settings) -> bool:
-    """Return whether the engine measures for `/metrics`: something answers there."""
-    return settings.metrics and settings.admin_bind is not None
+    """Return whether the engine measures: `/metrics` or the inspect socket shows it."""
+    return settings.inspect_socket is not None or (settings.metrics and settings.admin_bind is not None)
 
 
 @contextmanager
 def watched(settings: Settings) -> Iterator[Health | None]:
     """Answer probes at `admin_bind`, if it is set, while the block runs. For the command line and a single process.
 
-    Yields None if neither the admin listener nor systemd is to know of the server: then nothing is noted.
+    Yields None if neither the admin listener nor systemd nor the inspect socket is to know of the server: then nothing
+    is noted.
     Raises ValueError for a bad address, and OSError naming an address that it cannot listen on.
     """
     if settings.admin_bind is None:
-        yield Health(ends_process=True) if "NOTIFY_SOCKET" in os.environ else None
+        is_noted = "NOTIFY_SOCKET" in os.environ or settings.inspect_socket is not None
+        yield Health(ends_process=True) if is_noted else None
         return
     health = Health(ends_process=True)
     listener = open_admin_socket(settings.admin_bind)

@@ -29,7 +29,7 @@ mod _rmeinheld {
     #[pymodule_export]
     use crate::interp::{Coroutine, RequestTimeout, TimeoutContext};
     #[pymodule_export]
-    use crate::server::{AdminListener, ErrorStream, Server, SharedCrew, SharedScoreboard};
+    use crate::server::{AdminListener, ErrorStream, Inspector, Server, SharedCrew, SharedScoreboard};
     #[pymodule_export]
     use crate::wsgi::{
         ClientDisconnected, ClientSocket, EarlyHints, FileWrapper, Input, LoggedRequest, StartResponse, Stopping,

@@ -9,6 +9,7 @@
 //! | [`exposition`]                     | the text formats of metrics, without input and output       |
 //! | [`probe`]                          | the answers to `/live` and `/ready`                         |
 //! | [`admin`]                          | the thread that answers them                                |
+//! | [`inspect`]                        | the threads that answer questions about all workers         |
 //! | [`siblings`]                       | a worker's end of the crew: sends and receives messages     |
 //! | [`message`]                        | the format of messages, without input and output            |
 //! | [`outbox`]                         | the queue for one sibling, without input and output         |
@@ -21,6 +22,7 @@ pub mod admin;
 mod context;
 pub mod exposition;
 mod incoming;
+pub mod inspect;
 pub mod measures;
 pub mod message;
 pub mod metrics;

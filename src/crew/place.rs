@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use super::message::{PROTOCOL_VERSION, Sibling};
 use crate::net::LocalAddress;
 
+/// The version of the protocol of the inspect socket ([`super::inspect`]).
+pub const INSPECT_VERSION: u64 = 1;
+
 /// Where the workers of one service find each other's sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CrewPlace {
@@ -33,8 +36,16 @@ impl CrewPlace {
     /// The addresses of the worker's socket. The abstract one stands in where the directory's file system has become
     /// full or read-only since it was made.
     pub fn addresses(&self, worker: Sibling) -> impl Iterator<Item = LocalAddress> {
-        let name = format!("{}-{}.v{PROTOCOL_VERSION}", worker.slot, worker.generation);
-        let path = self.directory.as_ref().map(|directory| LocalAddress::Path(directory.join(&name)));
+        self.named(&format!("{}-{}.v{PROTOCOL_VERSION}", worker.slot, worker.generation))
+    }
+
+    /// The addresses of the worker's socket for questions ([`super::inspect`]).
+    pub fn inspect_addresses(&self, worker: Sibling) -> impl Iterator<Item = LocalAddress> {
+        self.named(&format!("{}-{}.i{INSPECT_VERSION}", worker.slot, worker.generation))
+    }
+
+    fn named(&self, name: &str) -> impl Iterator<Item = LocalAddress> + use<> {
+        let path = self.directory.as_ref().map(|directory| LocalAddress::Path(directory.join(name)));
         path.into_iter().chain([LocalAddress::Abstract(format!("{}/{name}", self.token))])
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::io::Errno;
@@ -65,6 +65,18 @@ impl LocalListener {
         Ok(listener)
     }
 
+    /// Listens on a socket that another process may share, and keeps a duplicate of it. Its path is not ours.
+    ///
+    /// # Errors
+    /// Errors of fcntl(2) and ioctl(2), such as EMFILE when no descriptor is left.
+    pub fn shared(socket: BorrowedFd<'_>) -> io::Result<LocalListener> {
+        let original = socket.as_raw_fd();
+        let socket = rustix::io::fcntl_dupfd_cloexec(socket, 0)?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        forks::own_listener(socket.as_fd(), original);
+        Ok(LocalListener { socket, path: None, process: rustix::process::getpid() })
+    }
+
     /// Removes the path: no process finds the socket any more.
     pub fn unlink(&mut self) {
         // In a forked child, the path still belongs to the parent.
@@ -99,7 +111,7 @@ impl AsFd for LocalListener {
 
 impl Drop for LocalListener {
     fn drop(&mut self) {
-        forks::disown(self.socket.as_fd());
+        forks::disown_listener(self.socket.as_fd());
         self.unlink();
     }
 }

@@ -17,6 +17,7 @@
 //! | `connection`        | one connection: reading heads, running requests, closing              |
 //! | `shared`            | shared by connections: application, settings, logs, buffers           |
 //! | `admin_listener`    | `AdminListener`, which answers probes, as Python sees it              |
+//! | `inspector`         | `Inspector`, which answers at the inspect socket, as Python sees it   |
 //! | `shared_crew`       | `Crew`, as Python sees it                                             |
 //! | `shared_scoreboard` | `Scoreboard`, as Python sees it                                       |
 //! | `settings`          | the settings, as Rust values                                          |
@@ -40,6 +41,7 @@ mod exclusive;
 mod given_descriptor;
 mod heartbeat;
 mod idle;
+mod inspector;
 mod lifecycle;
 mod listening;
 mod measuring;
@@ -61,6 +63,7 @@ pub use access_log::{format::parse as parse_access_log_format, named_line as acc
 pub use admin_listener::AdminListener;
 pub use error_stream::ErrorStream;
 pub use exclusive::{exclusively, forget_in_child};
+pub use inspector::Inspector;
 pub use lifecycle::Server;
 pub use shared_crew::SharedCrew;
 pub use shared_scoreboard::SharedScoreboard;

@@ -227,7 +227,11 @@ impl SharedScoreboard {
         seat.ok_or_else(|| self.no_slot(slot))
     }
 
-    fn checked(&self, slot: u32) -> PyResult<u32> {
+    /// `slot`, if the scoreboard has it.
+    ///
+    /// # Errors
+    /// ValueError if the scoreboard has no such slot.
+    pub fn checked(&self, slot: u32) -> PyResult<u32> {
         if slot < self.0.slots() { Ok(slot) } else { Err(self.no_slot(slot.into())) }
     }
 

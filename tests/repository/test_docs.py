@@ -21,7 +21,9 @@ from gunicorn.config import Config
 from frames import Client, text
 from pages import PROJECT_URL, ROOT, Block, all_blocks, blocks, commands, links, other_pages, pages
 from proxying import program
+from rmeinheld.cli import COMMANDS
 from rmeinheld.configuration.arguments import read_arguments
+from rmeinheld.inspection.command import parser_of
 from rmeinheld.settings import OPTIONS
 from serving import RunScript, Serve, request
 
@@ -127,7 +129,9 @@ def check_command(command: str) -> None:
         check_variable(name)
     # A program of a virtual environment is named with its directory.
     words[0] = words[0].rpartition("/")[2]
-    if words[0] == "rmeinheld":
+    if words[0] == "rmeinheld" and words[1] in COMMANDS:
+        parser_of(words[1]).parse_args(words[2:])
+    elif words[0] == "rmeinheld":
         read_arguments(words[1:])
     elif words[0] == "gunicorn":
         for place, word in enumerate(words):

@@ -30,6 +30,11 @@ sources, from the one that wins to the one that loses:
   the command line; the environment (RMEINHELD_KEEP_ALIVE=10 for --keep-alive 10); the file
   of --config, or else rmeinheld.toml or [tool.rmeinheld] of pyproject.toml; WEB_CONCURRENCY
 
+commands for a running server with --inspect-socket (each has its own --help):
+  rmeinheld top     workers and requests on the terminal
+  rmeinheld ctl     one question or order: workers, requests, stack, kill, reload, log-level
+  rmeinheld dump    the stacks of all coroutines
+
 examples:
   rmeinheld shop:app
   rmeinheld --workers 4 --bind 0.0.0.0:80 --bind unix:/run/shop.sock 'shop:create_app("production")'

@@ -37,6 +37,7 @@ GROUPS: Final = (
     "Concurrency",
     "Workers",
     "Health",
+    "Inspection",
     "Development",
     "Logging",
     "Process",

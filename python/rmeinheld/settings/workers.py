@@ -208,6 +208,19 @@ class WorkerOptions:
         scope="command",
     )
 
+    # --- Inspection -----------------------------------------------------------------------------------------------
+
+    inspect_socket: str | None = option(
+        None,
+        FileName(),
+        "--inspect-socket",
+        group="Inspection",
+        help="Unix socket where `rmeinheld top`, `ctl` and `dump` ask for the state of all workers. Only the user who "
+        "starts the server and root may connect. By default there is none.",
+        precedent="uWSGI's stats server; Gunicorn's control_socket is for its arbiter alone",
+        scope="command",
+    )
+
     # --- Development ----------------------------------------------------------------------------------------------
 
     reload: bool = option(
