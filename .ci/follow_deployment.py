@@ -1,6 +1,7 @@
 """Follows docs/deployment.md word for word on a clean Debian 13, in a chroot, once for each application of the page.
 
     python .ci/follow_deployment.py dist/rmeinheld-*-cp313-*.whl
+    python .ci/follow_deployment.py                                 only make the clean machine
 
 Needs root, and debootstrap the first time (a minute, and 300 MB in .build/trixie). The wheel is for Python 3.13, as
 `make wheel PYTHON=python3.13` builds it. `.ci/systemctl.py` stands for a running systemd. Each application starts from
@@ -9,6 +10,7 @@ the same machine with the packages installed; overlays keep the changes apart.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -59,7 +61,10 @@ def steps(text: str) -> str:
 
 
 def bootstrap() -> None:
-    """Make the clean machine, with this machine's way to the network."""
+    """Make the clean machine, with this machine's way to the network. A second process waits for the first one."""
+    CHROOT.parent.mkdir(exist_ok=True)
+    lock = os.open(CHROOT.parent, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     if not (CHROOT / "bootstrapped").exists():
         shutil.rmtree(CHROOT, ignore_errors=True)
         packages = "--include=ca-certificates,procps"
@@ -74,6 +79,7 @@ def bootstrap() -> None:
     shutil.copy(ROOT / ".ci" / "systemctl.py", CHROOT / "usr/local/bin/systemctl")
     (CHROOT / "usr/local/bin/systemctl").chmod(0o755)
     (CHROOT / "etc/systemd/system").mkdir(parents=True, exist_ok=True)
+    os.close(lock)
 
 
 def run(script: str, place: Path, lower: list[Path], checkout: Path) -> None:
@@ -87,13 +93,15 @@ def run(script: str, place: Path, lower: list[Path], checkout: Path) -> None:
 
 def main() -> None:
     """Follow the page. Ends with an error at the first command that fails."""
-    if len(sys.argv) != 2 or os.geteuid() != 0:
+    if len(sys.argv) > 2 or os.geteuid() != 0:
         sys.exit(str(__doc__))
+    bootstrap()
+    if len(sys.argv) < 2:
+        return
     page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
     section = page[page.index("\n## A machine with systemd\n") : page.index("\n## Without systemd\n")]
     first, rest = section.split("\n### The application\n")
     applications, last = rest.split("\n### The units\n")
-    bootstrap()
     with tempfile.TemporaryDirectory(dir=ROOT / ".build") as directory:
         checkout = Path(directory) / "checkout"
         shutil.copytree(ROOT / "examples", checkout / "examples")
