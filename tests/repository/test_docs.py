@@ -322,6 +322,70 @@ def test_text_for_the_generated_parts_is_made_without_sphinx(monkeypatch: pytest
             assert "{py:module}" in api.module(*arguments.split())
 
 
+RESULTS = {
+    "service": {
+        "command": ["benches/service.py"],
+        "machine": {"cpu": "a CPU", "cores": 2, "kernel": "6", "python": "3.13"},
+        "versions": {"project": {"rmeinheld": "1", "gunicorn": "27"}},
+        "wanted": {"start_behind_gthread_ms": 50, "longest_wait_ms": 50, "spread": 1.2, "scaling": 1.9, "ready_ms": 5},
+        "start_behind_gthread_ms": 12.5,
+        "rounds": {"waits": {"rmeinheld": [{"recycles": {"longest_ms": 6.25, "failed": {}},
+                                            "reloads": {"longest_ms": 7.5, "failed": {"new": 2, "lost": 1}}}]}},
+        "medians": {
+            "start": {"rmeinheld": {"first_answer_ms": 333.4}, "gthread": {"first_answer_ms": 321}},
+            "spread": {"rmeinheld": {"64 kept": 1.03, "new connections": 1.01}},
+            "scaling": {"rmeinheld": {"one_per_second": 1000, "two_per_second": 1950}},
+            "ready": {"rmeinheld": {"median_ms": 0.061, "worst_ms": 3.2, "probes": 200}},
+            "memory": {"rmeinheld": {"master_pss_kib": 12345, "worker_pss_kib": 6789, "worker_resident_kib": 34567}},
+        },
+    },
+    "restarts": {
+        "command": ["benches/restarts.py"],
+        "machine": {"cpu": "a CPU", "cores": 2, "kernel": "6", "python": "3.13"},
+        "versions": {"project": {"rmeinheld": "1", "gunicorn": "27"}, "peers": {"uWSGI": "2", "gunicorn": "27"}},
+        "left_out": {"granian": "it has no wheel"},
+        "phases": {
+            "rmeinheld": [{"name": "reloads", "events": 100, "failed": {},
+                           "report": {"answers": {"short": 1000, "long": 20},
+                                      "waits_ms": {"longest": 12.3, "p99": 4}}}],
+            "uwsgi": [{"name": "reloads", "events": 3, "failed": {"lost": 7}, "report": {}}],
+        },
+    },
+}  # fmt: skip
+"""The parts of the two files that the tables show."""
+
+ROWS = {
+    "service": [
+        "| the same, after that of gthread, ms | 12.5 | - | at most 50 |",
+        "| longest wait at SIGHUP, ms | 7.5 | - | at most 50 |",
+        "| failed requests at SIGHUP | 3 | - | 0 |",
+        "| requests of the busier worker, of the mean: 64 kept connections | 1.03 | - | at most 1.2 |",
+        "| requests per second of two workers, of those of one | 1.95 | - | at least 1.9 |",
+        "| the slowest of 200, ms | 3.2 | - | at most 5 |",
+        "| master, KiB of its own (PSS) | 12,345 | - |  |",
+    ],
+    "restarts": [
+        "| **rmeinheld** | 100 reloads | 1,020 | 0 | 12.3 | 4 |",
+        "| uWSGI | 3 reloads | 0 | 7 lost | - | - |",
+        "Left out: Granian (ASGI): it has no wheel.",
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "make"), [("service", "services"), ("restarts", "restarts")])
+def test_figures_of_services_are_shown_once_they_are_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, make: str
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs" / "_extensions")
+    figures = importlib.import_module("figures")
+    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    assert getattr(figures, make)().endswith(f"writes `benches/results/{name}.json`.")
+    (tmp_path / f"{name}.json").write_text(json.dumps(RESULTS[name]))
+    text = getattr(figures, make)()
+    for row in ROWS[name]:
+        assert row in text
+
+
 def test_the_api_has_each_public_name_with_its_docstring(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT / "docs" / "_extensions")
     text = importlib.import_module("api").module("rmeinheld.coroutine")
