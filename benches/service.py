@@ -45,6 +45,7 @@ RELOADS = 3
 RECYCLE_REQUESTS = 5000
 SCALING_CONNECTIONS = 64
 WARM_UP_SECONDS = 1
+SETTLE_SECONDS = 0.5
 PROBES = 200
 PROBE_PAUSE_SECONDS = 0.005
 
@@ -165,6 +166,8 @@ def scaling(contender: Contender, client: Path, seconds: float) -> Figures:
                 return run_wrk(find_wrk(), port, SCALING_CONNECTIONS, length, None, path="/compute").requests_per_second
 
             run(WARM_UP_SECONDS)
+            # wrk leaves a request on each connection, and the service still answers it.
+            time.sleep(SETTLE_SECONDS)
             figures[f"{name}_per_second"] = run(max(1, round(seconds)))
     return figures
 
