@@ -59,6 +59,7 @@ REASONS: Final = {
     "memory": "max_worker_memory is exceeded",
     "lifetime": "max_worker_lifetime is over",
     "reload": "its code has changed",
+    "stuck": "a request that nothing can end holds it up",
 }
 """Reasons for which a worker asks to be replaced, as the log names them."""
 

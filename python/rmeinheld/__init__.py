@@ -19,12 +19,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._moved import forward
-from ._rmeinheld import RequestTimeout, __version__
+from ._rmeinheld import ClientDisconnected, RequestTimeout, __version__
 from .coroutine import sleep, spawn, timeout
 from .inspecting import dump
 from .running import run
 
-__all__ = ["RequestTimeout", "__version__", "dump", "run", "sleep", "spawn", "timeout"]
+__all__ = ["ClientDisconnected", "RequestTimeout", "__version__", "dump", "run", "sleep", "spawn", "timeout"]
 
 _MOVED = frozenset(
     """

@@ -15,6 +15,7 @@ from .settings import Settings
 __all__ = [
     "AdminListener",
     "BoundedSemaphore",
+    "ClientCheck",
     "ClientDisconnected",
     "ClientSocket",
     "Condition",
@@ -22,6 +23,7 @@ __all__ = [
     "Coroutine",
     "CoroutineExit",
     "Crew",
+    "Deadline",
     "EarlyHints",
     "ErrorStream",
     "Event",
@@ -251,8 +253,8 @@ class Scoreboard:
         """
 
     def asks(self, slot: int, /) -> str:
-        """Return the reason why the worker asks to be replaced: "requests", "memory", "lifetime", "reload"; ""
-        without.
+        """Return the reason why the worker asks to be replaced: "requests", "memory", "lifetime", "reload",
+        "stuck"; "" without.
         """
 
     def ask(self, slot: int, reason: str, /) -> None:
@@ -460,11 +462,19 @@ class CoroutineExit(SystemExit):
     Let it pass, and clean up in `finally`. It is a SystemExit, which libraries let pass as the end of a thread.
     """
 
-class RequestTimeout(BaseException):
-    """Raised in a request whose time is up: where it waits, or while it computes.
+class ClientDisconnected(BaseException):
+    """Raised where a request waits whose client has gone away, if `cancel_on_disconnect` is on.
 
-    The client gets 504 if nothing was sent, and the end of its connection otherwise. It is no subclass of Exception, so
-    code that answers or retries after errors of its own does not swallow it. Let it pass, and clean up in `finally`.
+    It is no subclass of Exception, so code that retries after errors of its own does not swallow it. Let it pass, and
+    clean up in `finally`.
+    """
+
+class RequestTimeout(BaseException):
+    """Raised in a request whose time is up, where it waits or while it computes.
+
+    The client gets 504 if nothing was sent, and a reset of its connection otherwise. It is no subclass of Exception, so
+    code that answers or retries after errors of its own does not swallow it. Let it pass, and clean up in `finally`. A
+    request that goes on gets CoroutineExit two seconds later.
     """
 
 class Timeout(BaseException):
@@ -1220,7 +1230,7 @@ class Jobs:
         """Set the largest number of threads. Returns the jobs for which the caller has to start threads."""
 
 @final
-class ClientDisconnected:
+class ClientCheck:
     """`environ["rmeinheld.client_disconnected"]`: calling it returns whether the client has disconnected.
 
     True means that the client has closed or reset its connection, or has ended its side of it. A client that ends only
@@ -1228,6 +1238,45 @@ class ClientDisconnected:
     """
 
     def __call__(self, *args: Never, **kwargs: Never) -> bool: ...
+
+@final
+class Deadline:
+    """`environ["rmeinheld.deadline"]`: the deadline of the request, or of the coroutine, that uses it.
+
+    Calling it returns the seconds that are left, below 0 once the time is up; None without a deadline. One object
+    serves all requests. Raises RuntimeError outside a coroutine.
+    """
+
+    def __call__(self, *args: Never, **kwargs: Never) -> float | None: ...
+    @property
+    def at(self) -> float | None:
+        """The deadline on the clock of `time.monotonic()`; None for no deadline. Assign to it to move the deadline.
+
+        With a time that has passed, RequestTimeout is raised at once. Raises ValueError for NaN, infinity and times
+        before the clock began.
+        """
+
+    @at.setter
+    def at(self, at: float | None) -> None:
+        """The deadline on the clock of `time.monotonic()`; None for no deadline. Assign to it to move the deadline.
+
+        With a time that has passed, RequestTimeout is raised at once. Raises ValueError for NaN, infinity and times
+        before the clock began.
+        """
+
+    def set(self, seconds: float | None, /) -> None:
+        """Move the deadline to `seconds` from now; None removes it.
+
+        With 0, RequestTimeout is raised at once. Raises ValueError for a negative number, NaN and infinity.
+        """
+
+    def extend_to(self, coroutine: object, /) -> None:
+        """Have `coroutine` end at the present deadline of the request, too: RequestTimeout is raised in it.
+
+        `coroutine` is a `Coroutine`, or a thread that is one. Later moves of the request's deadline do not move that of
+        the coroutine. Without a deadline, or after the end of the coroutine, it does nothing. Raises TypeError for
+        anything else, an OS thread included, because nothing can interrupt it.
+        """
 
 @final
 class Stopping:

@@ -19,7 +19,7 @@ mod _rmeinheld {
 
     use super::process::{after_fork_in_parent, before_fork, forget_in_child, stop_at_exit};
     use crate::cooperative::{ShutDown, native};
-    use crate::interp::{self, CoroutineExit, Timeout};
+    use crate::interp::{self, ClientDisconnected, CoroutineExit, Timeout};
     use crate::wsgi::{ConnectionClosed, WebSocketError};
 
     #[pymodule_export]
@@ -32,7 +32,7 @@ mod _rmeinheld {
     use crate::server::{AdminListener, ErrorStream, Inspector, Server, SharedCrew, SharedScoreboard};
     #[pymodule_export]
     use crate::wsgi::{
-        ClientDisconnected, ClientSocket, EarlyHints, FileWrapper, Input, LoggedRequest, StartResponse, Stopping,
+        ClientCheck, ClientSocket, Deadline, EarlyHints, FileWrapper, Input, LoggedRequest, StartResponse, Stopping,
         WebSocket, Write,
     };
 
@@ -60,6 +60,7 @@ mod _rmeinheld {
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         let py = module.py();
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("ClientDisconnected", py.get_type::<ClientDisconnected>())?;
         module.add("CoroutineExit", py.get_type::<CoroutineExit>())?;
         module.add("Timeout", py.get_type::<Timeout>())?;
         module.add("ConnectionClosed", py.get_type::<ConnectionClosed>())?;

@@ -126,11 +126,11 @@ impl WorkerState {
 }
 
 /// The reasons why a worker asks to be replaced, in the order of their numbers from 1.
-pub const REASONS: [&str; 4] = ["requests", "memory", "lifetime", "reload"];
+pub const REASONS: [&str; 5] = ["requests", "memory", "lifetime", "reload", "stuck"];
 
-/// The reasons for which workers have ended. The first four are those of [`REASONS`].
-pub const EXIT_REASONS: [&str; 10] =
-    ["requests", "memory", "lifetime", "reload", "scale_down", "stop", "timeout", "killed", "crash", "boot"];
+/// The reasons for which workers have ended. The first five are those of [`REASONS`].
+pub const EXIT_REASONS: [&str; 11] =
+    ["requests", "memory", "lifetime", "reload", "stuck", "scale_down", "stop", "timeout", "killed", "crash", "boot"];
 
 /// The numbers that a worker has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

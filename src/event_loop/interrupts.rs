@@ -4,8 +4,10 @@
 //! next wait. The layers above keep the meaning of the interruption.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use super::budget;
 use super::current;
 use super::inbox::LoopMessage;
 use super::runtime::Runtime;
@@ -14,10 +16,25 @@ use super::timers::{Target, TimerKey};
 use super::tokens::WorkId;
 use super::wake::Wake;
 
+/// The work in which an exception is to be raised while it computes; 0 for none. One piece of work computes at a time.
+static PENDING: AtomicU64 = AtomicU64::new(0);
+
 /// The piece of work that the caller runs in. `None` outside a unit, and in a unit that may not park.
 pub fn current_work() -> Option<WorkId> {
     current::with_current(|unit| unit.may_park.get().then(|| WorkId { unit: unit.slot, number: unit.work.get() }))
         .flatten()
+}
+
+/// Begins another piece of work in the current unit, with a number of its own: the next request of a connection. The
+/// interruptions of the previous one end with it. Those of the whole process stay.
+pub fn begin_next_work() {
+    let Some(unit) = current::current() else { return };
+    let ended = unit.local.take();
+    // Outside of the borrow: this notifies everything that waits for the work.
+    drop(ended);
+    with(|state| state.begin_work(&unit, budget::begun()));
+    unit.alarms.borrow_mut().clear();
+    forget();
 }
 
 /// The piece of work with this number, unless it has ended. `None` off the loop thread.
@@ -87,6 +104,17 @@ pub fn take_alarm() -> Option<u64> {
 /// Whether an alarm of the current work has gone off and is not yet taken.
 pub fn has_alarm() -> bool {
     current::with_current(|unit| !unit.alarms.borrow().is_empty()).unwrap_or(false)
+}
+
+/// Notes that an exception waits to be raised while `work` computes; 0 for none. A wait of that work ends at once.
+pub fn set_pending(work: u64) {
+    PENDING.store(work, Ordering::Relaxed);
+}
+
+/// Whether an exception waits to be raised while `work` computes.
+pub fn is_pending(work: u64) -> bool {
+    let pending = PENDING.load(Ordering::Relaxed);
+    pending != 0 && pending == work
 }
 
 /// The loop that runs the caller's coroutine.

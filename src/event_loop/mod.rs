@@ -38,11 +38,13 @@
 pub mod activity;
 mod budget;
 mod current;
+pub mod deadlines;
 pub mod ends;
 mod inbox;
 pub mod interrupts;
 mod leader;
 pub mod notes;
+pub mod peers;
 mod poller;
 pub mod reasons;
 pub mod records;

@@ -12,6 +12,11 @@ pub fn name_request(text: &[u8], length: usize, client: i32) {
     current::with_current(|unit| unit.record.name(WorkKind::Request, text, length, client));
 }
 
+/// Notes that the application is done with the current unit's work: the rest of it is the server's own.
+pub fn work_is_over() {
+    current::with_current(|unit| unit.record.set_kind(WorkKind::Engine));
+}
+
 /// Names the current unit's work as a call of a spawned function.
 pub fn name_spawned(name: &str) {
     current::with_current(|unit| unit.record.name(WorkKind::Spawned, name.as_bytes(), name.len(), -1));

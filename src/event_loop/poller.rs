@@ -18,7 +18,7 @@ use slab::Slab;
 use super::activity;
 use super::roles::StreamWatcher;
 use super::timers::TimerKey;
-use super::tokens::{SourceId, Ticket};
+use super::tokens::{SourceId, Ticket, WorkId};
 use crate::kernel::{LentDescriptor, timespec};
 
 /// The most events taken from the kernel at a time.
@@ -94,6 +94,8 @@ pub struct Source {
     pub(super) armed: Option<TimerKey>,
     /// The receiver of every event and deadline, even while coroutines wait.
     pub(super) watcher: Option<Arc<dyn StreamWatcher>>,
+    /// The work that ends when the peer resets or hangs up.
+    pub(super) ends_with_peer: Option<WorkId>,
     /// A call of the watcher is queued.
     pub(super) is_watch_queued: bool,
     /// The descriptor is registered with epoll, unless the application has closed it since.
@@ -108,6 +110,8 @@ pub enum Notice {
     Serve(SourceId, usize),
     /// The loop calls this source's watcher.
     Watch(SourceId),
+    /// The peer has reset or hung up the connection that this work serves.
+    HungUp(WorkId),
     /// Another thread rang the inbox's bell.
     Inbox,
     /// A deadline may have passed.
@@ -252,6 +256,7 @@ impl Poller {
             deadline: None,
             armed: None,
             watcher: None,
+            ends_with_peer: None,
             is_watch_queued: false,
             registered: false,
         });
@@ -378,6 +383,11 @@ impl Poller {
                 source.readable = true;
                 source.peer_closed |=
                     flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+            }
+            if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR)
+                && let Some(work) = source.ends_with_peer.take()
+            {
+                notice(Notice::HungUp(work));
             }
             if source.watcher.is_some() && !source.is_watch_queued {
                 source.is_watch_queued = true;

@@ -181,6 +181,10 @@ impl Record {
         self.label_version.store(version.wrapping_add(2), Ordering::Release);
     }
 
+    pub(super) fn set_kind(&self, kind: WorkKind) {
+        self.kind.store(kind as u8, Ordering::Relaxed);
+    }
+
     /// The number by which Python knows the unit's coroutine.
     pub fn ident(&self) -> u64 {
         self.ident.load(Ordering::Relaxed)
@@ -274,7 +278,7 @@ impl Record {
                 *to = from.load(Ordering::Relaxed).to_le_bytes();
             }
             fence(Ordering::Acquire);
-            if version % 2 == 0 && self.label_version.load(Ordering::Relaxed) == version {
+            if version.is_multiple_of(2) && self.label_version.load(Ordering::Relaxed) == version {
                 break;
             }
             std::hint::spin_loop();

@@ -11,10 +11,11 @@ use slab::Slab;
 
 use super::current;
 use super::inbox::LoopMessage;
+use super::peers;
 use super::poller::{Notice, Poller};
 use super::roles::{Host, Pulse, Service, StreamWatcher};
 use super::runtime::Runtime;
-use super::timers::{Target, Timers};
+use super::timers::{Target, TimedCall, Timers};
 use super::tokens::{SourceId, Ticket, WorkId};
 use super::unit::{Command, Unit};
 use super::wake::Wake;
@@ -309,6 +310,7 @@ impl LoopState {
             Notice::Wake(ticket) => wakes.push(ticket),
             Notice::Serve(id, owner) => requests.push_back(Work::Serve(id, owner)),
             Notice::Watch(id) => tasks.push_back(Work::Watch(id)),
+            Notice::HungUp(work) => tasks.push_back(Work::Task(Box::new(move || peers::hung_up(work)))),
             Notice::Inbox => rung = true,
             Notice::Alarm => alarmed = true,
         });
@@ -339,6 +341,7 @@ impl LoopState {
                 Target::Source(id) => self.source_expired(id, now),
                 Target::Service => self.paused = true,
                 Target::Alarm(work, number) => self.alarm(work, number),
+                Target::Call(TimedCall(function)) => self.tasks.push_back(Work::Task(Box::new(function))),
             }
         }
     }

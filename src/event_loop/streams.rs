@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::activity;
 use super::roles::StreamWatcher;
 use super::state::{Work, with};
-use super::tokens::SourceId;
+use super::tokens::{SourceId, WorkId};
 
 /// Registers a connected stream; [`Service`](super::Service) handles its events.
 ///
@@ -143,6 +143,15 @@ pub fn is_readable(id: SourceId) -> bool {
 /// Whether the poller knows that the peer has ended its side.
 pub fn is_peer_closed(id: SourceId) -> bool {
     with(|state| state.poller.source(id).is_some_and(|source| source.peer_closed)).unwrap_or(false)
+}
+
+/// Has `work` end when the peer resets or hangs up ([`peers`](super::peers)), or no work any more.
+pub fn set_ends_with_peer(id: SourceId, work: Option<WorkId>) {
+    with(|state| {
+        if let Some(source) = state.poller.source(id) {
+            source.ends_with_peer = work;
+        }
+    });
 }
 
 /// Whether the source has a deadline.

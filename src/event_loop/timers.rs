@@ -16,7 +16,21 @@ pub enum Target {
     Service,
     /// A piece of work to interrupt, and the number of the alarm that interrupts it.
     Alarm(WorkId, u64),
+    /// A function to run as work of the loop.
+    Call(TimedCall),
 }
+
+/// A function that a deadline calls.
+#[derive(Clone, Copy, Debug)]
+pub struct TimedCall(pub fn());
+
+impl PartialEq for TimedCall {
+    fn eq(&self, other: &TimedCall) -> bool {
+        std::ptr::fn_addr_eq(self.0, other.0)
+    }
+}
+
+impl Eq for TimedCall {}
 
 /// The key of a deadline, for cancelling it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

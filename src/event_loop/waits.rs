@@ -10,6 +10,7 @@ use super::activity;
 use super::budget;
 use super::current;
 use super::inbox::LoopMessage;
+use super::interrupts;
 use super::notes::because;
 use super::poller::Interest;
 use super::reasons::{self, Reason};
@@ -188,6 +189,9 @@ fn wait_with(
     }
     if let Some(wake) = unit.postponed.take() {
         return wake;
+    }
+    if interrupts::is_pending(unit.work.get()) {
+        return Wake::Interrupted;
     }
     let (ticket, source) = match register(&unit) {
         Ok(registered) => registered,

@@ -27,6 +27,9 @@ use super::response::{ResponseBody, ResponsePlan};
 /// again. Closing is cheaper for a longer rest (Gunicorn 27 drains 64 KiB, Apache any amount).
 pub const DRAIN_BYTES: u64 = 256 * 1024;
 
+/// The status of a request whose time is up (RFC 9110 15.6.5, Gateway Timeout).
+pub const TIME_IS_UP: u16 = 504;
+
 /// How far the request has been read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reading {
@@ -90,11 +93,13 @@ pub enum ExchangeEvent {
     ClientGone,
     /// The connection speaks another protocol from now on.
     Upgraded,
+    /// The time of the request is up. A response that has begun is not completed.
+    TimeIsUp,
 }
 
 impl ExchangeEvent {
     /// Every event, in the order of the table.
-    pub const ALL: [ExchangeEvent; 14] = [
+    pub const ALL: [ExchangeEvent; 15] = [
         ExchangeEvent::HeadRefused,
         ExchangeEvent::HeadWithoutBody,
         ExchangeEvent::HeadWithBody,
@@ -109,6 +114,7 @@ impl ExchangeEvent {
         ExchangeEvent::SendFailed,
         ExchangeEvent::ClientGone,
         ExchangeEvent::Upgraded,
+        ExchangeEvent::TimeIsUp,
     ];
 
     const fn is_of_request(self) -> bool {
@@ -156,6 +162,9 @@ impl Writing {
             (Writing::Body | Writing::Done, ClientGone) => Some(Writing::Broken),
             // The client may have closed its own side alone: nothing is broken until sending fails.
             (Writing::Nothing | Writing::Interim | Writing::Upgraded, ClientGone) => Some(self),
+            (Writing::Body, TimeIsUp) => Some(Writing::Broken),
+            // Nothing but 504 may begin now; a complete response and another protocol stay as they are.
+            (Writing::Nothing | Writing::Interim | Writing::Done | Writing::Upgraded, TimeIsUp) => Some(self),
             (Writing::Broken, Upgraded) => None,
             (Writing::Broken, _) => Some(Writing::Broken),
             _ => None,
@@ -235,6 +244,7 @@ pub struct Exchange {
     /// More than the request has been received.
     has_more: bool,
     is_client_gone: bool,
+    is_time_up: bool,
     /// The body of the response was longer than its Content-Length.
     is_overlong: bool,
     /// The client's fault that reading has met.
@@ -383,7 +393,7 @@ impl Exchange {
     /// When a response has begun before, or the connection speaks another protocol.
     pub fn begin_response(&mut self, status: u16, plan: &ResponsePlan, closes: bool) -> Result<(), IllegalEvent> {
         let event = ExchangeEvent::ResponseBegan;
-        if self.framing.is_some() {
+        if self.framing.is_some() || (self.is_time_up && status != TIME_IS_UP) {
             // A broken response has no second head.
             return Err(IllegalEvent { event, reading: self.reading, writing: self.writing });
         }
@@ -475,6 +485,21 @@ impl Exchange {
         Ok(())
     }
 
+    /// The time of the request is up. A response that has begun ends in a reset; otherwise 504 alone may be sent.
+    ///
+    /// # Errors
+    /// When no request has been read.
+    pub fn end_time(&mut self) -> Result<(), IllegalEvent> {
+        self.apply(ExchangeEvent::TimeIsUp)?;
+        self.is_time_up = true;
+        Ok(())
+    }
+
+    /// Was the time of the request up before its response was complete?
+    pub fn is_time_up(&self) -> bool {
+        self.is_time_up
+    }
+
     /// The state of the response.
     pub fn writing(&self) -> Writing {
         self.writing
@@ -519,7 +544,10 @@ impl Exchange {
         match self.framing {
             _ if self.is_overlong => Some(LengthFault::TooLong),
             Some(ResponseBody::Length(length))
-                if self.writing == Writing::Broken && !self.is_client_gone && self.sent_bytes < length =>
+                if self.writing == Writing::Broken
+                    && !self.is_client_gone
+                    && !self.is_time_up
+                    && self.sent_bytes < length =>
             {
                 Some(LengthFault::TooShort)
             }
@@ -544,6 +572,9 @@ impl Exchange {
         }
         let is_cut = self.writing == Writing::Broken || self.is_client_gone;
         if is_cut && matches!(self.framing, Some(ResponseBody::UntilClose | ResponseBody::Tunnel)) {
+            return Ending::Reset;
+        }
+        if self.is_time_up && self.writing == Writing::Broken && self.framing.is_some() {
             return Ending::Reset;
         }
         // A close would be a reset while unread bytes wait.

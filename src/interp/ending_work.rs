@@ -1,49 +1,167 @@
 //! The end of one piece of work by force: a request or a coroutine whose time is up, or that an operator ends.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
+use pyo3::types::PyType;
 
-use super::exceptions::RequestTimeout;
+pub use super::endings::EndReason;
+use super::endings::{self, Due, Stage};
+use super::exceptions::CoroutineExit;
+use super::inspection::{StackFrame, frames_of};
+use super::log::{Level, log};
 use super::process_loop;
+use super::request_timeout::{ClientDisconnected, RequestTimeout};
 use super::spawned::throw_at;
+use super::swallowed;
+use crate::event_loop::deadlines;
+use crate::event_loop::records::{self, Record, WorkKind};
 use crate::event_loop::{self, LoopMessage, interrupts};
+use crate::http::redaction::redacted;
 
-/// The reason why work is ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EndReason {
-    /// Its deadline has passed.
-    Deadline,
-    /// An operator ends it.
-    Asked,
+/// Ends the piece of work with this number, and no other. From any thread.
+///
+/// Work that waits gets the exception there, work that computes gets it asynchronously: RequestTimeout, and CoroutineExit
+/// if it goes on for two seconds. A coroutine without a request gets CoroutineExit if an operator ends it. Work whose
+/// client is gone gets ClientDisconnected, at its present or next wait alone. Logs the stack of the work.
+///
+/// A caller that ends its own work has to raise RequestTimeout itself.
+///
+/// Returns false if there is no such work, or it is the server's own. Repeated calls are harmless.
+pub fn end_work(py: Python<'_>, work: u64, reason: EndReason) -> bool {
+    let Some(text) = begin_ending(py, work, reason, true) else { return false };
+    if let Some((level, text)) = text {
+        report(py, level, text);
+    }
+    true
 }
 
-impl EndReason {
-    fn message(self) -> &'static str {
-        match self {
-            EndReason::Deadline => "the time of the request is up",
-            EndReason::Asked => "an operator has ended the request",
+/// Sends the exception that is due on its way. Returns the line to log, if there is one and `describes` asks for it;
+/// `None` if there is no such work. Runs no Python code.
+pub(super) fn begin_ending(
+    py: Python<'_>,
+    work: u64,
+    reason: EndReason,
+    describes: bool,
+) -> Option<Option<(Level, String)>> {
+    let ends = |record: &Arc<Record>| matches!(record.kind(), WorkKind::Request | WorkKind::Spawned);
+    let record = deadlines::record_of(work).filter(ends)?;
+    let is_spawned = record.kind() == WorkKind::Spawned;
+    let first = if is_spawned && reason == EndReason::Asked { Stage::Exit } else { Stage::First };
+    let computes = is_own(work) || is_computing(&record, work);
+    let (stage, text) = match endings::begin(py, work, reason, first) {
+        Due::Nothing => return Some(None),
+        Due::Again if !computes => return Some(None),
+        Due::Again => (Stage::First, None),
+        Due::New(stage) => (stage, describes.then(|| description(py, &record, reason, stage, computes))),
+    };
+    swallowed::watch(py);
+    if is_own(work) {
+        // The caller raises the exception.
+    } else if computes && reason != EndReason::Disconnected {
+        endings::set_asynchronous(py, work, record.thread_state(), &class_of(py, reason, stage));
+    } else if event_loop::is_loop_thread() {
+        throw(py, work, reason, stage);
+    } else if let Some(runtime) = process_loop::running(py) {
+        runtime.send(LoopMessage::Control(Box::new(move || {
+            Python::attach(|py| throw(py, work, reason, stage));
+        })));
+    }
+    look_again(py);
+    Some(text)
+}
+
+/// Ends all work whose deadline has passed, and takes the next step with work that goes on. Runs as work of the loop.
+pub fn end_overdue(py: Python<'_>) {
+    for record in deadlines::overdue() {
+        end_work(py, record.work(), EndReason::Deadline);
+    }
+    for (work, reason, age) in endings::all(py) {
+        if age >= endings::PATIENCE && reason != EndReason::Disconnected {
+            end_work(py, work, reason);
         }
     }
 }
 
-/// Ends the piece of work with this number, and no other: raises [`RequestTimeout`] where it waits. From any thread.
-/// Returns false if the work has ended before.
-pub fn end_work(py: Python<'_>, work: u64, reason: EndReason) -> bool {
+/// Has the loop look again when the patience with the work that is being ended is over.
+fn look_again(py: Python<'_>) {
+    let at = records::now() + deadlines::nanoseconds(endings::PATIENCE);
     if event_loop::is_loop_thread() {
-        return throw(py, work, reason);
+        deadlines::look_at(at);
+    } else if let Some(runtime) = process_loop::running(py) {
+        runtime.send(LoopMessage::Control(Box::new(move || deadlines::look_at(at))));
     }
-    let Some(runtime) = process_loop::running(py) else { return false };
-    runtime.send(LoopMessage::Control(Box::new(move || {
-        Python::attach(|py| throw(py, work, reason));
-    })));
-    true
+}
+
+fn is_own(work: u64) -> bool {
+    interrupts::current_work().is_some_and(|own| own.number == work)
+}
+
+/// Whether the loop thread runs `work` now, as far as another thread can know.
+fn is_computing(record: &Arc<Record>, work: u64) -> bool {
+    let runs = records::running().is_some_and(|(running, _)| Arc::ptr_eq(&running, record));
+    !event_loop::is_loop_thread() && runs && record.work() == work && record.wait().is_none()
+}
+
+fn class_of(py: Python<'_>, reason: EndReason, stage: Stage) -> Bound<'_, PyType> {
+    match (stage, reason) {
+        (Stage::Exit, _) => py.get_type::<CoroutineExit>(),
+        (Stage::First, EndReason::Disconnected) => py.get_type::<ClientDisconnected>(),
+        (Stage::First, _) => py.get_type::<RequestTimeout>(),
+    }
 }
 
 /// Raises the exception at the present or next wait of `work`. On the loop thread.
-fn throw(py: Python<'_>, work: u64, reason: EndReason) -> bool {
-    let Some(work) = interrupts::work_of_number(work) else { return false };
-    let thrown = RequestTimeout::with_message(py, reason.message()).and_then(|error| throw_at(py, work, error));
-    if let Err(error) = thrown {
+fn throw(py: Python<'_>, work: u64, reason: EndReason, stage: Stage) {
+    let Some(place) = interrupts::work_of_number(work) else { return };
+    if endings::reason_of(py, work).is_none() {
+        return;
+    }
+    let thrown = || -> PyResult<()> {
+        let error = class_of(py, reason, stage).call1((reason.message(),))?.cast_into::<PyBaseException>()?.unbind();
+        if let Some(interruptions) = throw_at(py, place, error.clone_ref(py))? {
+            endings::note_thrown(py, work, interruptions, error);
+        }
+        Ok(())
+    };
+    if let Err(error) = thrown() {
         error.write_unraisable(py, None);
     }
-    true
+}
+
+/// The log line about the end of work, with its stack.
+fn description(py: Python<'_>, record: &Record, reason: EndReason, stage: Stage, computes: bool) -> (Level, String) {
+    let kind = if record.kind() == WorkKind::Request { "request" } else { "coroutine" };
+    let age = Duration::from_nanos(records::now().saturating_sub(record.begun())).as_millis();
+    let what = format!("{kind} {} (after {}.{:03} s)", redacted(&record.label()), age / 1000, age % 1000);
+    let does = if computes { "computes" } else { "waits" };
+    let message = match (stage, reason) {
+        (_, EndReason::Disconnected) => return (Level::Debug, format!("{what} is ended: its client has gone away")),
+        (Stage::First, EndReason::Deadline) => {
+            format!("{what} is ended: its time is up (request_timeout, rmeinheld.deadline). It {does}")
+        }
+        (Stage::First, EndReason::Asked) => format!("{what} is ended: an operator asks for it. It {does}"),
+        (Stage::Exit, _) => format!("{what} went on for 2 s after it was to end, and gets CoroutineExit. It {does}"),
+    };
+    (Level::Warning, format!("{message} at\n{}", stack_text(py, record)))
+}
+
+/// The stack of work, the innermost frame last, as in a traceback.
+fn stack_text(py: Python<'_>, record: &Record) -> String {
+    let Some(frames) = frames_of(py, record) else {
+        return "  no Python code: the server reads or writes for the request".to_owned();
+    };
+    let line = |frame: &StackFrame| format!("  File \"{}\", line {}, in {}", frame.file, frame.line, frame.function);
+    frames.iter().rev().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Logs from a place where a log handler may wait.
+fn report(py: Python<'_>, level: Level, text: String) {
+    if event_loop::is_loop_thread() && !event_loop::can_park() {
+        event_loop::spawn(Box::new(move || Python::attach(|py| log(py, level, &text, None))));
+    } else {
+        log(py, level, &text, None);
+    }
 }

@@ -5,7 +5,7 @@ use pyo3::prelude::*;
 use rustix::io::Errno;
 
 use super::exceptions::CoroutineExit;
-use super::interruptions;
+use super::raising;
 use crate::event_loop::Wake;
 use crate::net::Failure;
 
@@ -27,7 +27,7 @@ pub fn wake_error(wake: Wake) -> PyErr {
         Wake::TimedOut => PyTimeoutError::new_err("timed out"),
         Wake::Closed => os_error(Errno::BADF),
         Wake::Ready | Wake::Killed => CoroutineExit::new_err("the server stops"),
-        Wake::Interrupted => Python::attach(interruptions::take),
+        Wake::Interrupted => Python::attach(raising::take),
     }
 }
 

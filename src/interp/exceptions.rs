@@ -2,7 +2,7 @@
 
 use pyo3::exceptions::{PyBaseException, PySystemExit, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyTuple, PyType};
+use pyo3::types::PyType;
 
 pyo3::create_exception!(
     rmeinheld.coroutine,
@@ -19,33 +19,6 @@ pyo3::create_exception!(
     "Raised by `timeout(seconds)` in its own block, where the coroutine waits.\n\n\
      It is no subclass of Exception, so code that retries after errors of its own does not swallow it."
 );
-
-/// Raised in a request whose time is up: where it waits, or while it computes.
-///
-/// The client gets 504 if nothing was sent, and the end of its connection otherwise. It is no subclass of Exception, so
-/// code that answers or retries after errors of its own does not swallow it. Let it pass, and clean up in `finally`.
-#[pyclass(extends = PyBaseException, frozen, subclass, module = "rmeinheld")]
-pub struct RequestTimeout;
-
-#[pymethods]
-impl RequestTimeout {
-    #[new]
-    #[pyo3(signature = (*_args))]
-    fn new(_args: &Bound<'_, PyTuple>) -> RequestTimeout {
-        RequestTimeout
-    }
-}
-
-impl RequestTimeout {
-    /// The exception with a message.
-    ///
-    /// # Errors
-    /// MemoryError.
-    pub fn with_message(py: Python<'_>, message: &str) -> PyResult<Py<PyBaseException>> {
-        let made = py.get_type::<RequestTimeout>().call1((message,))?;
-        Ok(made.cast_into::<PyBaseException>().map_err(PyErr::from)?.unbind())
-    }
-}
 
 /// The exception meant by the argument of `throw()` and `timeout()`: an instance, or a class to call without arguments.
 ///

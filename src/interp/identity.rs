@@ -5,7 +5,7 @@
 //! Here each thread state gets the number of its coroutine. The field is public (`thread_id` in
 //! Include/cpython/pystate.h), but its place differs between versions, so it is searched for once, by the value that
 //! CPython has written there. CPython 3.14 and later use the field as an address (faulthandler reads the thread's
-//! name), and there it stays as it is.
+//! name). There it stays as it is, but for moments ([`exchange`]).
 
 #![expect(unsafe_code, reason = "a field of PyThreadState")]
 
@@ -59,21 +59,34 @@ pub fn loop_thread() -> Option<u64> {
 /// `state` is valid, and the interpreter is CPython 3.12 or later.
 pub unsafe fn find(state: *mut ffi::PyThreadState) -> bool {
     let found = FIELD.get_or_init(|| {
-        if recursion::version() >= SHOWN_BEFORE {
-            return None;
-        }
         // SAFETY: pthread_self(3) cannot fail and has no conditions.
         let own = unsafe { libc::pthread_self() };
         let native = c_ulong::from(rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned());
         let words = state.cast::<c_ulong>();
-        // SAFETY: `index` is below WORDS, and the structure has more words than that in CPython 3.12 and 3.13, the only
-        // versions that come here. PyThreadState_New has initialised them, and `state` is valid, as the caller
+        // SAFETY: `index` is below WORDS, and the structure has more words than that in CPython 3.12 to 3.15, which
+        // `recursion::check` lets pass. PyThreadState_New has initialised them, and `state` is valid, as the caller
         // promises.
         let word = |index: usize| unsafe { words.add(index).read() };
         let mut places = (0..WORDS - 1).filter(|&index| word(index) == own && word(index + 1) == native);
         places.next().filter(|_| places.next().is_none())
     });
-    found.is_some() || recursion::version() >= SHOWN_BEFORE
+    found.is_some()
+}
+
+/// Gives `state` another number for a moment. Returns the previous one; `None` where the field is not known.
+///
+/// # Safety
+/// `state` is valid. The interpreter is held until the previous number is back.
+pub unsafe fn exchange(_py: Python<'_>, state: *mut ffi::PyThreadState, number: c_ulong) -> Option<c_ulong> {
+    let field = FIELD.get().copied().flatten()?;
+    // SAFETY: `find` has found the field at this index, and its place is the same in all thread states of a process.
+    // The caller promises that `state` is valid, and only holders of the interpreter write the field.
+    unsafe {
+        let place = state.cast::<c_ulong>().add(field);
+        let previous = place.read();
+        place.write(number);
+        Some(previous)
+    }
 }
 
 /// Gives `state` the number `ident`, unless the interpreter uses the field as an address.
@@ -81,7 +94,7 @@ pub unsafe fn find(state: *mut ffi::PyThreadState) -> bool {
 /// # Safety
 /// `state` is valid and belongs to this thread.
 pub unsafe fn set(state: *mut ffi::PyThreadState, ident: u64) {
-    if let Some(field) = FIELD.get().copied().flatten() {
+    if let Some(field) = FIELD.get().copied().flatten().filter(|_| recursion::version() < SHOWN_BEFORE) {
         // SAFETY: `find` has found the field at this index, and its place is the same in all thread states of a
         // process. The caller promises that `state` is valid and that no other thread writes to it.
         unsafe { state.cast::<c_ulong>().add(field).write(ident) };
@@ -110,7 +123,7 @@ pub fn before_fork(py: Python<'_>) {
     // SAFETY: pthread_self(3) cannot fail and has no conditions.
     let real = unsafe { libc::pthread_self() };
     let own = ident(py);
-    if own != real && FIELD.get().is_some_and(Option::is_some) {
+    if own != real && FIELD.get().is_some_and(Option::is_some) && recursion::version() < SHOWN_BEFORE {
         HIDDEN.set(Some(own));
         // SAFETY: the current thread state is valid and this thread's, as the token shows.
         unsafe { set(ffi::PyThreadState_Get(), real) };

@@ -9,9 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use pyo3::exceptions::PyBaseException;
 use pyo3::prelude::*;
 
-use super::exceptions::CoroutineExit;
 use super::time_limit::TimeLimit;
-use crate::event_loop::{self, Runtime, Wake, WorkId, interrupts};
+use crate::event_loop::{self, Runtime, WorkId, interrupts};
 use crate::sync::lock;
 
 /// The interruptions of one coroutine, shared by its Python object and its unit.
@@ -49,6 +48,11 @@ impl Pending {
         self.place = interrupts::current_runtime().map(|runtime| (runtime, work));
     }
 
+    /// The number of the piece of work that the coroutine runs in, while it runs.
+    pub fn work(&self) -> Option<u64> {
+        self.place.as_ref().map(|(_, work)| work.number)
+    }
+
     /// Notes that the coroutine has ended. Returns the interruptions never raised; drop them after unlocking.
     pub fn end(&mut self) -> Pending {
         std::mem::take(self)
@@ -75,6 +79,11 @@ impl Pending {
         taken
     }
 
+    /// Whether nothing that was thrown waits to be raised.
+    pub fn is_empty(&self) -> bool {
+        self.thrown.is_empty()
+    }
+
     /// Notes a time limit, by the number of its alarm.
     pub fn add_limit(&mut self, number: u64, limit: Arc<TimeLimit>) {
         self.limits.push((number, limit));
@@ -88,7 +97,8 @@ impl Pending {
         Some(limit)
     }
 
-    fn limit(&self, number: u64) -> Option<Arc<TimeLimit>> {
+    /// The time limit of an alarm.
+    pub fn limit(&self, number: u64) -> Option<Arc<TimeLimit>> {
         self.limits.iter().find(|(known, _)| *known == number).map(|(_, limit)| Arc::clone(limit))
     }
 
@@ -112,20 +122,4 @@ pub struct Current {
 pub fn with_current<R>(action: impl FnOnce(&Current) -> R) -> Option<R> {
     event_loop::with_local(|local| local.as_ref().and_then(|local| local.downcast_ref::<Current>()).map(action))
         .flatten()
-}
-
-/// Takes the exception that an interrupted wait raises.
-pub fn take(py: Python<'_>) -> PyErr {
-    let nothing = || CoroutineExit::new_err("interrupted");
-    let Some(interruptions) = with_current(|current| current.interruptions.clone()) else { return nothing() };
-    let thrown = interruptions.lock().take_thrown();
-    let error = thrown.map(|error| PyErr::from_value(error.into_bound(py).into_any())).or_else(|| {
-        let number = interrupts::take_alarm()?;
-        let limit = interruptions.lock().limit(number)?;
-        Some(limit.expire(py))
-    });
-    if !interruptions.lock().thrown.is_empty() || interrupts::has_alarm() {
-        interrupts::postpone(Wake::Interrupted);
-    }
-    error.unwrap_or_else(nothing)
 }

@@ -5,8 +5,10 @@
 //! are attached in `thread_state` only; all other code gets its `Python` token from its caller.
 
 mod application_waits;
+mod asynchronous;
 mod context;
 mod ending_work;
+mod endings;
 mod errors;
 mod exceptions;
 mod exit;
@@ -19,10 +21,13 @@ mod lent;
 mod log;
 mod on_thread;
 mod process_loop;
+mod raising;
 mod recursion;
 mod references;
+mod request_timeout;
 mod spawned;
 mod subject;
+mod swallowed;
 mod thread_state;
 mod time_limit;
 mod timeout;
@@ -33,9 +38,10 @@ pub use application_waits::{
     deadline_after, events_now, park_or_detach, sleep, sleep_until, wait_any, wait_descriptor,
 };
 pub use context::in_fresh_context;
-pub use ending_work::{EndReason, end_work};
+pub use ending_work::{EndReason, end_overdue, end_work};
+pub use endings::{any as any_endings, reason_of as end_reason_of};
 pub use errors::{failure_error, io_error, os_error, wake_error};
-pub use exceptions::{CoroutineExit, RequestTimeout, Timeout};
+pub use exceptions::{CoroutineExit, Timeout};
 pub use exit::{arm_exit, arm_exit_and_watch, disarm_exit};
 pub use followed::{follow, followed, forget_followed, is_followed, set_followed};
 pub use give_way::{give_way, give_way_quietly};
@@ -47,8 +53,10 @@ pub use process_loop::{
     stop, stop_at_exit,
 };
 pub use references::reference_count;
+pub use request_timeout::{ClientDisconnected, RequestTimeout};
 pub use spawned::{Coroutine, current, spawn, take_back, throw_at};
 pub use subject::{Subject, running as running_subject};
+pub use swallowed::work_has_ended;
 pub use timeout::TimeoutContext;
 pub use waiter::{Line, Waiter, insist, take, wait};
 pub use waiters::Waiters;

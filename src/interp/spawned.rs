@@ -1,5 +1,6 @@
 //! Coroutines as Python sees them: spawn, join, throw.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use pyo3::exceptions::{PyBaseException, PyRuntimeError, PySystemExit, PyTypeError};
@@ -13,9 +14,10 @@ use super::followed::{followed, set_followed};
 use super::interruptions::{self, Current, Interruptions};
 use super::log::{Level, log};
 use super::subject::Subject;
+use super::swallowed::work_has_ended;
 use super::waiters::Waiters;
 use super::{give_way, identity, process_loop, thread_state, waiter};
-use crate::event_loop::{self, LoopMessage, Wake, WorkId, notes};
+use crate::event_loop::{self, LoopMessage, Wake, WorkId, deadlines, interrupts, notes};
 use crate::sync::lock;
 
 /// A function that runs, or ran, in a coroutine of its own. `spawn()` makes it; `current()` returns the caller's.
@@ -29,6 +31,8 @@ pub struct Coroutine {
     name: String,
     completion: Mutex<Completion>,
     interruptions: Interruptions,
+    /// The deadline that was set before the coroutine started, on the clock of `records`; 0 for none.
+    deadline: AtomicU64,
 }
 
 /// How a coroutine ended, and the callers of `join`.
@@ -133,6 +137,16 @@ impl Coroutine {
             name,
             completion: Mutex::default(),
             interruptions: Interruptions::default(),
+            deadline: AtomicU64::new(0),
+        }
+    }
+
+    /// Has the coroutine end at `at`, on the clock of `records`. On the loop thread.
+    pub fn set_deadline(&self, at: u64) {
+        self.deadline.store(at, Ordering::Relaxed);
+        let work = self.interruptions.lock().work();
+        if let Some(work) = work {
+            deadlines::move_to(work, Some(at));
         }
     }
 
@@ -214,12 +228,12 @@ fn set_current(coroutine: &Bound<'_, Coroutine>) {
     event_loop::with_local(|local| *local = Some(Box::new(entry)));
 }
 
-/// Raises `error` in the coroutine that runs `work`, at its next wait. Does nothing if the work has ended. On the loop
-/// thread.
+/// Raises `error` in the coroutine that runs `work`, at its next wait. Returns the interruptions of the coroutine, from
+/// which `error` can be taken back; `None` if the work has ended. On the loop thread.
 ///
 /// # Errors
 /// MemoryError.
-pub fn throw_at(py: Python<'_>, work: WorkId, error: Py<PyBaseException>) -> PyResult<()> {
+pub fn throw_at(py: Python<'_>, work: WorkId, error: Py<PyBaseException>) -> PyResult<Option<Interruptions>> {
     let made = Bound::new(py, Coroutine::new("request".to_owned()))?;
     made.get().interruptions.lock().begin_in(work);
     let interruptions = event_loop::with_local_of(work, |local| {
@@ -231,10 +245,10 @@ pub fn throw_at(py: Python<'_>, work: WorkId, error: Py<PyBaseException>) -> PyR
         *local = Some(Box::new(entry));
         interruptions
     });
-    if let Some(interruptions) = interruptions {
+    if let Some(interruptions) = &interruptions {
         interruptions.lock().throw(error);
     }
-    Ok(())
+    Ok(interruptions)
 }
 
 /// Takes `error` back if it was thrown into the caller's coroutine but has not been raised.
@@ -262,17 +276,26 @@ impl SpawnedCall {
             let coroutine = self.coroutine.bind(py).clone();
             set_current(&coroutine);
             notes::name_spawned(&coroutine.get().name);
+            let deadline = coroutine.get().deadline.load(Ordering::Relaxed);
+            if deadline > 0 {
+                coroutine.get().set_deadline(deadline);
+            }
             let _subject = Subject::set(coroutine.clone().into_any());
             let thrown = coroutine.get().interruptions.lock().take_thrown();
             let outcome = match thrown {
                 Some(error) => Err(PyErr::from_value(error.into_bound(py).into_any())),
                 None => thread_state::in_fresh_state(py, coroutine.get().ident, |py| {
-                    if let Some(request) = &self.followed {
-                        set_followed(request.bind(py))?;
-                    }
-                    call_now(py, &coroutine, call)
+                    let followed = self.followed.as_ref().map_or(Ok(()), |request| set_followed(request.bind(py)));
+                    let outcome = followed.and_then(|()| call_now(py, &coroutine, call));
+                    let work = interrupts::current_work().map_or(0, |work| work.number);
+                    // While the thread state lives: it may have an asynchronous exception to raise.
+                    work_has_ended(py, work);
+                    outcome
                 }),
             };
+            if let Some(work) = interrupts::current_work() {
+                deadlines::forget(work.number);
+            }
             coroutine.get().finish(outcome.and_then(|outcome| outcome));
         });
     }

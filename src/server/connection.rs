@@ -12,7 +12,7 @@ use pyo3::types::PyDict;
 use super::measuring::RequestMeasure;
 use super::shared::Shared;
 use super::slow_requests::SlowRequests;
-use crate::event_loop::{notes, streams, turn};
+use crate::event_loop::{interrupts, notes, streams, turn};
 use crate::http::error::RequestError;
 use crate::http::exchange::{Ending, Exchange};
 use crate::http::head::known::LastSection;
@@ -21,7 +21,7 @@ use crate::http::proxy_protocol::{self, Addresses, Preface};
 use crate::http::response::error_page;
 use crate::interp::{Level, log};
 use crate::net::{Peer, Stream};
-use crate::wsgi::{self, ClientDisconnected, RemoteAddress, Request, Unprepared};
+use crate::wsgi::{self, ClientCheck, RemoteAddress, Request, Unprepared};
 
 /// How long the server reads and discards what the client sends on an ended connection. An immediate close would
 /// destroy the answer on its way (RFC 9112 9.6). Apache waits 2 s at first, nginx 5.
@@ -41,7 +41,7 @@ pub struct Connection {
     pub listener: usize,
     remote: RemoteAddress,
     /// `rmeinheld.client_disconnected` of its requests.
-    disconnected: Py<ClientDisconnected>,
+    disconnected: Py<ClientCheck>,
     /// The peer is trusted to speak for other clients.
     is_trusted: bool,
     opening: Opening,
@@ -125,7 +125,7 @@ impl Connection {
         };
         let stream = Arc::new(stream);
         Ok(Connection {
-            disconnected: Py::new(py, ClientDisconnected::new(&stream))?,
+            disconnected: Py::new(py, ClientCheck::new(&stream))?,
             stream,
             listener,
             remote: RemoteAddress::new(py, peer)?,
@@ -208,7 +208,10 @@ impl Connection {
             };
             match ending {
                 Ending::Reuse(left_over) if left_over.is_empty() => return self.rest_idle(shared),
-                Ending::Reuse(left_over) => self.pending = left_over,
+                Ending::Reuse(left_over) => {
+                    self.pending = left_over;
+                    interrupts::begin_next_work();
+                }
                 ending => return self.end(ending),
             }
             if turn::is_spent() {

@@ -13,6 +13,7 @@ use pyo3::types::PyDict;
 use super::access_log::AccessLog;
 use super::given_descriptor::given_descriptor;
 use super::heartbeat::Heartbeat;
+use super::overdue::OverdueCheck;
 use super::service::LoopService;
 use super::settings::Settings;
 use super::shared::Shared;
@@ -111,6 +112,8 @@ impl Server {
         crate::coroutine::set_stack_bytes(settings.stack_size);
         event_loop::turn::set_budget(settings.turn_budget());
         let slow = settings.slow_request().map(SlowRequests::new);
+        event_loop::deadlines::set_limit(settings.request_timeout());
+        event_loop::deadlines::look_with(|| Python::attach(interp::end_overdue));
         Ok(Server {
             graceful_timeout: settings.graceful_timeout(),
             drain_delay: settings.drain_delay(),
@@ -266,7 +269,7 @@ impl Server {
 impl Server {
     /// The checks of the watchdog.
     fn checks(&self) -> Vec<Box<dyn Check>> {
-        Vec::new()
+        vec![Box::new(OverdueCheck::new(Arc::clone(self.stop_signal.seat())))]
     }
 }
 

@@ -45,6 +45,7 @@ mod inspector;
 mod lifecycle;
 mod listening;
 mod measuring;
+mod overdue;
 mod service;
 mod settings;
 mod shared;

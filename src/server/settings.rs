@@ -41,6 +41,8 @@ pub struct Settings {
     send_timeout: f64,
     /// Bytes a second that a slow client must take in the long run; 0 for no such rule.
     pub min_send_rate: u32,
+    request_timeout: f64,
+    cancel_on_disconnect: bool,
     turn_budget: f64,
     /// Bytes of each coroutine's C stack.
     pub stack_size: usize,
@@ -111,6 +113,11 @@ impl Settings {
     /// How long a client may take nothing of a response.
     pub fn send_timeout(&self) -> Option<Duration> {
         seconds(self.send_timeout)
+    }
+
+    /// How long a request may take by default.
+    pub fn request_timeout(&self) -> Option<Duration> {
+        seconds(self.request_timeout)
     }
 
     /// How long a turn may last; zero for no limit.
@@ -197,6 +204,7 @@ impl Settings {
             }),
             send_timeout: self.send_timeout(),
             min_send_rate: self.min_send_rate,
+            cancel_on_disconnect: self.cancel_on_disconnect,
             websocket: WebSocketSettings {
                 message_bytes: self.websocket_max_message_size,
                 queue_bytes: self.websocket_max_queue_size,

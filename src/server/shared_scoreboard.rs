@@ -105,7 +105,8 @@ impl SharedScoreboard {
         Ok(())
     }
 
-    /// Return the reason why the worker asks to be replaced: "requests", "memory", "lifetime", "reload"; "" without.
+    /// Return the reason why the worker asks to be replaced: "requests", "memory", "lifetime", "reload",
+    /// "stuck"; "" without.
     #[pyo3(signature = (slot, /))]
     fn asks(&self, slot: u32) -> PyResult<&'static str> {
         Ok(self.0.asks(self.checked(slot)?))

@@ -15,8 +15,10 @@ use super::spool::{Spooled, spool};
 use super::start_response::{ResponseObjects, StartResponse};
 use super::upgrade::{WebSocket, WebSocketError};
 use crate::http::error::RequestError;
-use crate::http::exchange::{Ending, ExchangeEvent, LengthFault};
-use crate::interp::{CoroutineExit, Level, Subject, in_fresh_context, leave_if_forked, log};
+use crate::http::exchange::{Ending, ExchangeEvent, LengthFault, TIME_IS_UP};
+use crate::interp::{
+    ClientDisconnected, CoroutineExit, Level, RequestTimeout, Subject, in_fresh_context, leave_if_forked, log,
+};
 use crate::websocket::close_codes::{GOING_AWAY, INTERNAL_ERROR, NORMAL};
 
 /// The outcome of a request.
@@ -84,10 +86,12 @@ impl<'py> ApplicationCall<'py> {
     /// # Parks
     pub fn run(self, py: Python<'py>, gateway: &Gateway) -> Finished<'py> {
         let _subject = Subject::set(self.environ.as_any().clone());
-        let in_progress = InProgress::begin(&self.environ, &self.objects.response);
+        let in_progress =
+            InProgress::begin(&self.environ, &self.objects.response, gateway.settings.cancel_on_disconnect);
         let settled = in_fresh_context(py, || {
             let outcome = follow_request(&self.environ).and_then(|()| self.call(py, gateway));
-            self.settle(py, gateway, outcome)
+            let ended = in_progress.as_ref().and_then(|entry| entry.application_is_done(py));
+            self.settle(py, gateway, outcome, ended.is_some())
         });
         // The context could not be entered or left.
         let (fault, websocket_bytes) = settled.unwrap_or_else(|error| (self.fail(py, gateway, &error), 0));
@@ -99,14 +103,23 @@ impl<'py> ApplicationCall<'py> {
     /// request's variables there. Returns the client's fault, and the bytes that a WebSocket has sent.
     ///
     /// # Parks
-    fn settle(&self, py: Python<'py>, gateway: &Gateway, outcome: PyResult<()>) -> (Option<RequestError>, u64) {
-        let Some(websocket) = self.websocket.as_ref().map(Bound::get) else {
-            return (outcome.err().and_then(|error| self.fail(py, gateway, &error)), 0);
-        };
-        websocket.forget_environ();
-        if self.response().is_upgraded() || is_taken_over(py, &outcome) {
-            let code = self.end_upgraded(py, gateway, outcome);
-            return (None, websocket.finish(py, code));
+    fn settle(
+        &self,
+        py: Python<'py>,
+        gateway: &Gateway,
+        outcome: PyResult<()>,
+        is_ended: bool,
+    ) -> (Option<RequestError>, u64) {
+        if let Some(websocket) = self.websocket.as_ref().map(Bound::get) {
+            websocket.forget_environ();
+            if self.response().is_upgraded() || is_taken_over(py, &outcome) {
+                let code = self.end_upgraded(py, gateway, outcome);
+                return (None, websocket.finish(py, code));
+            }
+        }
+        if is_ended {
+            self.end_early(py, gateway, outcome.err());
+            return (None, 0);
         }
         (outcome.err().and_then(|error| self.fail(py, gateway, &error)), 0)
     }
@@ -200,6 +213,11 @@ impl<'py> ApplicationCall<'py> {
         let result = gateway.application.bind(py).call1((&self.environ, &self.objects.response));
         leave_if_forked(py, result.as_ref().err());
         let result = result?;
+        if let Err(error) = self.response().check_time(py) {
+            // The application has caught the exception. Its answer comes too late.
+            close(&result)?;
+            return Err(error);
+        }
         // After an upgrade the return value is ignored.
         let is_over = self.websocket.is_some() && self.response().is_upgraded();
         let sent =
@@ -234,6 +252,8 @@ impl<'py> ApplicationCall<'py> {
                 log(py, Level::Warning, &format!("{} was ended: the server stops", self.what()), None);
                 GOING_AWAY
             }
+            // Logged when it was ended.
+            Err(error) if error.is_instance_of::<RequestTimeout>(py) => INTERNAL_ERROR,
             Err(error) => {
                 gateway.report(py, &format!("Error handling request {}", self.what()), &error);
                 INTERNAL_ERROR
@@ -283,6 +303,31 @@ impl<'py> ApplicationCall<'py> {
             let _ = response.send_error(py, status, fault.is_some() || status == 503);
         }
         fault
+    }
+
+    /// Answers a request that was ended by force, whatever its application has returned or raised.
+    ///
+    /// # Parks
+    fn end_early(&self, py: Python<'py>, gateway: &Gateway, error: Option<PyErr>) {
+        let response = self.response();
+        let is_expected = |error: &PyErr| {
+            error.is_instance_of::<RequestTimeout>(py)
+                || error.is_instance_of::<ClientDisconnected>(py)
+                || error.is_instance_of::<CoroutineExit>(py)
+        };
+        if let Some(error) = error.filter(|error| !is_expected(error)) {
+            gateway.report(py, &format!("Error handling request {}, which was ended", self.what()), &error);
+        }
+        let must_answer = {
+            let exchange = &mut response.answer().exchange;
+            // Legal at any time once the head has been read. A complete response stays as it is.
+            let _ = exchange.end_time();
+            !exchange.is_client_gone() && exchange.takes_interim()
+        };
+        if must_answer {
+            // The client may be gone by now.
+            let _ = response.send_error(py, TIME_IS_UP, false);
+        }
     }
 
     /// Method and target, for the log.

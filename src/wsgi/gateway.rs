@@ -7,9 +7,10 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::body::BodyLimits;
+use super::deadline::Deadline;
 use super::environ::{self, Keys};
 use super::forwarding::FieldPolicy;
-use super::in_progress::Stopping;
+use super::in_progress::{Stopping, client_hung_up};
 use super::input::Input;
 use super::known_environs::KnownEnvirons;
 use super::request_ids::{IdPolicy, RequestIds};
@@ -19,6 +20,7 @@ use super::stop_flag::StopFlag;
 use super::upgrade::WebSocketSettings;
 use super::{FileWrapper, SERVER_SOFTWARE};
 use crate::crew::seat::Seat;
+use crate::event_loop::peers;
 use crate::interp::{Level, log};
 use crate::net::Peer;
 
@@ -40,6 +42,8 @@ pub struct GatewaySettings {
     pub use_sendfile: bool,
     /// The use of request ids.
     pub request_ids: IdPolicy,
+    /// A client that goes away ends its request, where that waits.
+    pub cancel_on_disconnect: bool,
     /// The settings of WebSockets.
     pub websocket: WebSocketSettings,
     /// `wsgi.errors`; `None` for `sys.stderr`.
@@ -90,10 +94,12 @@ impl Gateway {
         shared.set_item("wsgi.file_wrapper", py.get_type::<FileWrapper>())?;
         shared.set_item("wsgi.input", &no_body)?;
         shared.set_item("SERVER_SOFTWARE", SERVER_SOFTWARE)?;
+        peers::when_hung_up(client_hung_up);
         let stop = StopFlag::default();
         shared.set_item("rmeinheld.stopping", Bound::new(py, Stopping::new(stop.clone()))?)?;
         let (timeout, rate, is_measured) = (settings.send_timeout, settings.min_send_rate, seat.measures().is_some());
         let responses = ResponsePool::new(ResponseSettings::new(timeout, rate, stop.clone(), is_measured));
+        shared.set_item("rmeinheld.deadline", Bound::new(py, Deadline)?)?;
         Ok(Gateway {
             application,
             websocket: Arc::new(settings.websocket.clone()),

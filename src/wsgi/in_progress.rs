@@ -8,7 +8,8 @@ use slab::Slab;
 
 use super::start_response::StartResponse;
 use super::stop_flag::StopFlag;
-use crate::event_loop::{WorkId, interrupts, turn};
+use crate::event_loop::{self, WorkId, deadlines, interrupts, turn};
+use crate::interp::{self, EndReason};
 
 struct Entry {
     work: WorkId,
@@ -28,11 +29,27 @@ pub struct InProgress(usize);
 
 impl InProgress {
     /// Enters the request that the current piece of work serves; `None` outside of one.
-    pub fn begin(environ: &Bound<'_, PyDict>, response: &Bound<'_, StartResponse>) -> Option<InProgress> {
+    /// With `ends_with_client` a client that goes away ends it.
+    pub fn begin(
+        environ: &Bound<'_, PyDict>,
+        response: &Bound<'_, StartResponse>,
+        ends_with_client: bool,
+    ) -> Option<InProgress> {
         let work = interrupts::current_work()?;
+        if ends_with_client && response.get().end_with_client(work) {
+            event_loop::spawn(Box::new(move || client_hung_up(work)));
+        }
         let (environ, response) = (environ.clone().unbind(), response.clone().unbind());
         let entry = Entry { work, environ, response, began: turn::begun() };
+        deadlines::begin_request();
         Some(InProgress(REQUESTS.with_borrow_mut(|requests| requests.insert(entry))))
+    }
+
+    /// Notes that the application is done with the request, which can be ended by force no more. Exceptions on their way
+    /// to it are withdrawn. Returns why it was ended; `None` if it was not.
+    pub fn application_is_done(&self, py: Python<'_>) -> Option<EndReason> {
+        let work = REQUESTS.with_borrow(|requests| requests.get(self.0).map(|entry| entry.work.number))?;
+        interp::work_has_ended(py, work)
     }
 }
 
@@ -41,6 +58,20 @@ impl Drop for InProgress {
         let entry = REQUESTS.with_borrow_mut(|requests| requests.try_remove(self.0));
         drop(entry);
     }
+}
+
+/// Raises ClientDisconnected where a request waits whose client has reset or hung up the connection. A connection that
+/// speaks another protocol has its own ways to end.
+pub fn client_hung_up(work: WorkId) {
+    Python::attach(|py| {
+        let response = REQUESTS.with_borrow(|requests| {
+            let own = requests.iter().find(|(_, entry)| entry.work == work);
+            own.map(|(_, entry)| entry.response.clone_ref(py))
+        });
+        if response.is_some_and(|response| response.get().client_hung_up()) {
+            interp::end_work(py, work.number, EndReason::Disconnected);
+        }
+    });
 }
 
 /// The requests that a stop waits for.

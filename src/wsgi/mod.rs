@@ -6,8 +6,9 @@
 
 mod body;
 mod call;
-mod client_disconnected;
+mod client_check;
 mod clock;
+mod deadline;
 mod environ;
 mod file_wrapper;
 mod forwarding;
@@ -28,8 +29,9 @@ mod upgrade;
 
 pub use body::BodyLimits;
 pub use call::Finished;
-pub use client_disconnected::ClientDisconnected;
+pub use client_check::ClientCheck;
 pub use clock::{http_date, unix_seconds};
+pub use deadline::Deadline;
 pub use file_wrapper::FileWrapper;
 pub use forwarding::{FieldPolicy, TrustedFields, Underscores};
 pub use gateway::{Gateway, GatewaySettings};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use super::client_disconnected::ClientDisconnected;
+use super::client_check::ClientCheck;
 use crate::http::error::RequestError;
 use crate::http::head::Head;
 use crate::net::{Peer, Stream};
@@ -25,7 +25,7 @@ pub struct Request<'a> {
     /// The listener's dictionary: see `Gateway::template`.
     pub template: &'a Py<PyDict>,
     /// The `rmeinheld.client_disconnected` of the connection.
-    pub disconnected: &'a Py<ClientDisconnected>,
+    pub disconnected: &'a Py<ClientCheck>,
     /// The server would use the connection again after this request.
     pub keep_alive: bool,
     /// The peer is trusted to speak for other clients.

@@ -74,6 +74,7 @@ UNSAFE_DOORS = {
     "src/crew/scoreboard.rs": "mmap(2), and memory that other processes write",
     "src/crew/seat.rs": "a slot of the scoreboard",
     "src/event_loop/leader.rs": "may asks for Send of what never leaves the thread",
+    "src/interp/asynchronous.rs": "exceptions of thread states that compute",
     "src/interp/context.rs": "entering a context of contextvars",
     "src/interp/exit.rs": "std has no _exit(2)",
     "src/interp/identity.rs": "the number that CPython knows a thread state by",

@@ -106,6 +106,27 @@ class LimitOptions:
         precedent="Kestrel MinResponseDataRate (240); Apache RequestReadTimeout MinRate=500 for requests",
     )
 
+    request_timeout: float = option(
+        0.0,
+        Seconds(),
+        "--request-timeout",
+        group="Time limits",
+        help="How long a request may take, from its head to the end of its response. Then it gets RequestTimeout, and "
+        "the client 504, or a reset if some of the response was sent. The application moves the limit through "
+        'environ["rmeinheld.deadline"]. WebSockets have none by default. 0: no limit.',
+        unit="seconds",
+        precedent="uWSGI harakiri; Apache ProxyTimeout; Gunicorn timeout ends the whole worker",
+    )
+    cancel_on_disconnect: bool = option(
+        False,
+        Switch(),
+        "--cancel-on-disconnect",
+        group="Time limits",
+        help="Raise ClientDisconnected where a request waits whose client resets or hangs up the connection. A client "
+        "that ends only its own side may still read.",
+        precedent="ASP.NET HttpContext.RequestAborted; Go Request.Context",
+    )
+
     # --- Size limits ----------------------------------------------------------------------------------------------
 
     limit_request_line: int = option(

@@ -23,6 +23,7 @@ ResponseCut      --   Body Drai Aban | --   --   Brok Brok Brok --
 SendFailed       --   Body Drai Aban | --   Brok Brok --   Brok --
 ClientGone       --   Body Drai Aban | Noth Inte Brok Brok Brok Upgr
 Upgraded         --   Body Drai Aban | Upgr Upgr --   --   --   --
+TimeIsUp         --   Body Drai Aban | Noth Inte Brok Done Brok Upgr
 ";
 
 fn short(state: &impl fmt::Debug) -> String {

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use super::StartResponse;
 use super::answer::AtStop;
 use crate::event_loop::{WorkId, interrupts, streams};
-use crate::interp::{self, failure_error};
+use crate::interp::{self, EndReason, RequestTimeout, failure_error};
 use crate::net::{Failure, PeerEnd, peer_end};
 
 impl StartResponse {
@@ -48,7 +48,7 @@ impl StartResponse {
             }
             rare.ending.insert(PyGeneratorExit::new_err("the server stops").into_value(py)).clone_ref(py)
         };
-        interp::throw_at(py, work, ending)
+        interp::throw_at(py, work, ending).map(drop)
     }
 
     /// As [`Self::end_stream`], for the caller's own request, if the server stops already.
@@ -79,6 +79,43 @@ impl StartResponse {
     /// The exception that was thrown into the request to end it.
     fn ending(&self, py: Python<'_>) -> Option<Py<PyBaseException>> {
         self.answer().rare.as_ref()?.ending.as_ref().map(|ending| ending.clone_ref(py))
+    }
+
+    /// Refuses to go on with the response of a request that is being ended by force. Its exception was caught.
+    ///
+    /// # Errors
+    /// RequestTimeout.
+    pub fn check_time(&self, py: Python<'_>) -> PyResult<()> {
+        if !interp::any_endings() {
+            return Ok(());
+        }
+        let own = interrupts::current_work().and_then(|work| interp::end_reason_of(py, work.number));
+        match own {
+            Some(reason) if reason != EndReason::Disconnected => {
+                let _ = self.answer().exchange.end_time();
+                Err(RequestTimeout::error(py, reason.message()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Has `work`, the request, end with its client. Returns whether the client is gone already.
+    pub fn end_with_client(&self, work: WorkId) -> bool {
+        let Some(stream) = self.stream() else { return false };
+        streams::set_ends_with_peer(stream.source(), Some(work));
+        // The event may have come ahead of the request.
+        streams::is_peer_closed(stream.source()) && peer_end(stream.as_fd()) == PeerEnd::Both
+    }
+
+    /// Notes that the client has reset or hung up the connection. Returns whether that ends the request.
+    pub fn client_hung_up(&self) -> bool {
+        let mut answer = self.answer();
+        if answer.exchange.is_upgraded() {
+            return false;
+        }
+        // Legal at any time once the head has been read.
+        let _ = answer.exchange.lose_client();
+        true
     }
 
     /// Checks the client instead of sending an empty item: an application with nothing to send would otherwise never

@@ -55,6 +55,7 @@ impl StartResponse {
         if bytes.is_empty() {
             return self.send_nothing();
         }
+        self.check_time(data.py())?;
         let mut framed = self.frame(bytes, known_length)?;
         let body = bytes.get(..framed.data).unwrap_or_default();
         let sent = if framed.before.is_empty() {
@@ -77,6 +78,7 @@ impl StartResponse {
     ///
     /// # Parks
     pub fn send_head(&self, py: Python<'_>, known_length: u64) -> PyResult<(Arc<Stream>, u64)> {
+        self.check_time(py)?;
         // Of a longer file, such as one of which a range is sent, only what was announced goes out.
         let declared_length = self.answer().head.declared_length;
         let framed = self.frame(&[], Some(declared_length.map_or(known_length, |length| length.min(known_length))))?;
@@ -112,6 +114,9 @@ impl StartResponse {
     ///
     /// # Parks
     pub fn finish(&self, py: Python<'_>) -> PyResult<()> {
+        if matches!(self.answer().exchange.framing(), None | Some(ResponseBody::Chunked)) {
+            self.check_time(py)?;
+        }
         let rest = {
             let mut answer = self.answer();
             match answer.exchange.framing() {

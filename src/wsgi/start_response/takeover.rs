@@ -8,6 +8,7 @@ use pyo3::prelude::*;
 use super::super::stop_flag::StopFlag;
 use super::StartResponse;
 use super::answer::{Answer, ResponseHead};
+use crate::event_loop::{deadlines, interrupts};
 use crate::http::exchange::ExchangeEvent;
 use crate::net::Stream;
 
@@ -27,6 +28,10 @@ impl StartResponse {
             return Err(PyRuntimeError::new_err("the request has been answered with an HTTP response already"));
         }
         answer.head = ResponseHead::of_upgrade(head);
+        if let Some(work) = interrupts::current_work() {
+            // A WebSocket lasts as long as it wants, unless the application has set a deadline.
+            deadlines::exempt(work.number);
+        }
         Ok(stream)
     }
 

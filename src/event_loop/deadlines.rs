@@ -1,0 +1,148 @@
+//! The deadlines of pieces of work: those of requests by default, and those that were moved.
+//!
+//! A request costs nothing here. Its deadline follows from the beginning of its work, and one timer of the loop stands
+//! for the earliest of all. When the timer fires, the layer above looks at all work in progress ([`overdue`]). Work that
+//! computes is looked at by another thread.
+//!
+//! Times are nanoseconds on the clock of [`records`].
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+use super::records::{self, Record, WorkKind};
+use super::state::with;
+use super::timers::{Target, TimedCall};
+use crate::sync::lock;
+
+/// One tick of the coarse clock: work may have begun that much later than its record says.
+const TICK: u64 = 4_000_000;
+
+/// The deadline of work that has none.
+const NEVER: u64 = u64::MAX;
+
+/// The time that a request has by default, in nanoseconds; 0 for no limit.
+static LIMIT: AtomicU64 = AtomicU64::new(0);
+
+/// The deadlines that differ from the default, by the number of the work. No other lock is taken under this one.
+static MOVED: Mutex<BTreeMap<u64, u64>> = Mutex::new(BTreeMap::new());
+
+/// The number of entries of [`MOVED`].
+static MOVED_COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// The function that looks at all work in progress.
+static LOOK: OnceLock<fn()> = OnceLock::new();
+
+thread_local! {
+    /// The time of the next look; `None` if no timer is set.
+    static NEXT_LOOK: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Sets the time that every request has by default; `None` for no limit.
+pub fn set_limit(limit: Option<Duration>) {
+    LIMIT.store(limit.map_or(0, nanoseconds), Ordering::Relaxed);
+}
+
+/// The time that every request has by default.
+pub fn limit() -> Option<Duration> {
+    Some(LIMIT.load(Ordering::Relaxed)).filter(|&limit| limit > 0).map(Duration::from_nanos)
+}
+
+/// Sets the function that looks at all work in progress. It runs as work of the loop and may park.
+pub fn look_with(look: fn()) {
+    let _ = LOOK.set(look);
+}
+
+/// The deadline of the work of `record`; `None` without one.
+pub fn of(record: &Record) -> Option<u64> {
+    let moved = if MOVED_COUNT.load(Ordering::Relaxed) == 0 { None } else { lock(&MOVED).get(&record.work()).copied() };
+    let by_default = || match LIMIT.load(Ordering::Relaxed) {
+        0 => NEVER,
+        limit if record.kind() == WorkKind::Request => record.begun().saturating_add(limit).saturating_add(TICK),
+        _ => NEVER,
+    };
+    Some(moved.unwrap_or_else(by_default)).filter(|&at| at != NEVER)
+}
+
+/// The record of the work with this number, unless it has ended.
+pub fn record_of(work: u64) -> Option<Arc<Record>> {
+    records::all().into_iter().find(|record| work != 0 && record.work() == work)
+}
+
+/// All work whose deadline has passed.
+pub fn overdue() -> Vec<Arc<Record>> {
+    let now = records::now();
+    records::all().into_iter().filter(|record| of(record).is_some_and(|at| at <= now)).collect()
+}
+
+/// Moves the deadline of `work`; `None` removes it. From any thread: off the loop thread, have the loop call
+/// [`look_at`] for the new time.
+pub fn move_to(work: u64, at: Option<u64>) {
+    let mut moved = lock(&MOVED);
+    moved.insert(work, at.unwrap_or(NEVER));
+    MOVED_COUNT.store(moved.len(), Ordering::Relaxed);
+    drop(moved);
+    if let Some(at) = at {
+        look_at(at);
+    }
+}
+
+/// Removes the default deadline of `work`. A deadline that was moved stays.
+pub fn exempt(work: u64) {
+    if LIMIT.load(Ordering::Relaxed) > 0 {
+        let mut moved = lock(&MOVED);
+        moved.entry(work).or_insert(NEVER);
+        MOVED_COUNT.store(moved.len(), Ordering::Relaxed);
+    }
+}
+
+/// Forgets the deadline of work that has ended.
+pub fn forget(work: u64) {
+    if MOVED_COUNT.load(Ordering::Relaxed) > 0 {
+        let mut moved = lock(&MOVED);
+        moved.remove(&work);
+        MOVED_COUNT.store(moved.len(), Ordering::Relaxed);
+    }
+}
+
+/// Notes that a request begins: its deadline is looked at in time. On the loop thread.
+pub fn begin_request() {
+    if LIMIT.load(Ordering::Relaxed) > 0 && NEXT_LOOK.get().is_none() {
+        look_at(NEVER);
+    }
+}
+
+/// Has the loop look at all work at `at`, unless it does so earlier. Does nothing off the loop thread.
+pub fn look_at(at: u64) {
+    // Requests that begin from now on rely on the next look for their own deadlines.
+    let limit = Some(LIMIT.load(Ordering::Relaxed)).filter(|&limit| limit > 0).unwrap_or(NEVER);
+    let at = at.min(records::now().saturating_add(limit).saturating_add(TICK));
+    if NEXT_LOOK.get().is_some_and(|next| next <= at) {
+        return;
+    }
+    let left = Duration::from_nanos(at.saturating_sub(records::now()));
+    if with(|state| state.timers.insert(Instant::now() + left, Target::Call(TimedCall(look)))).is_some() {
+        NEXT_LOOK.set(Some(at));
+    }
+}
+
+/// Has the layer above look at all work, and sets the timer for the next look.
+fn look() {
+    NEXT_LOOK.set(None);
+    if let Some(look) = LOOK.get() {
+        look();
+    }
+    let now = records::now();
+    // Overdue work that goes on is looked at again when the layer above wishes.
+    let next = records::all().iter().filter_map(|record| of(record)).filter(|&at| at > now).min();
+    if let Some(next) = next {
+        look_at(next);
+    }
+}
+
+/// Nanoseconds of a duration; centuries are as good as never.
+pub fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(NEVER - 1)
+}
