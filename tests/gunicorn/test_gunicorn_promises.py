@@ -78,7 +78,7 @@ def test_a_worker_leaves_before_its_replacement_is_there(start: Start, monkeypat
     first = server.get("/")["pid"]
     longest = 0.0
     while True:
-        # What the leaving worker finds in the kernel's queue, it answers.
+        # The leaving worker answers what it finds in the kernel's queue.
         begun = time.monotonic()
         pid = server.get("/")["pid"]
         longest = max(longest, time.monotonic() - begun)

@@ -1,4 +1,4 @@
-"""Processes on a terminal of their own, where a key sends a signal to all of them."""
+"""Processes on a terminal of their own, where a key sends a signal to the whole group."""
 
 from __future__ import annotations
 
