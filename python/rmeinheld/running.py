@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from . import _rmeinheld, ends, error_log, stdio
 from .addresses import DEFAULT_HOST, DEFAULT_PORT, Address, address_of, parse_address
-from .blocked_loop import BlockedLoop
 from .health import Health, measures
 from .listeners import Listener, close_all, open_all
 from .option_kinds import Seconds
@@ -109,7 +108,7 @@ def make_engine(
     *,
     tls: Tls | None = None,
     access_log: int | None = None,
-    health: Health | BlockedLoop | None = None,
+    health: Health | None = None,
 ) -> _rmeinheld.Server:
     """Make the engine that serves `app` on `listeners`, and notes its work for `health`.
 
@@ -174,11 +173,7 @@ def _run(
                 listener.set_backlog(settings.backlog)
         # Without a service manager nothing is noted.
         health = Health(ends_process=False) if "NOTIFY_SOCKET" in os.environ else None
-        watch = BlockedLoop.of_unpatched_program() if health is None else None
-        engine = make_engine(app, listeners, settings, tls=tls, health=health or watch)
-        if watch is not None:
-            watch.begin()
-            stack.callback(watch.end)
+        engine = make_engine(app, listeners, settings, tls=tls, health=health)
         _serve(engine, listeners, settings, tls, silent, health=health)
 
 

@@ -144,7 +144,7 @@ class Signals:
 
     def _reopen(self, number: int, frame: FrameType | None) -> None:
         # An exception of a handler would end the server.
-        for reopen in (self._engine.reopen_logs, error_log.reopen):
+        for reopen in (error_log.reopen, self._engine.reopen_logs):
             try:
                 reopen()
             except OSError as error:

@@ -67,6 +67,26 @@ pub fn time_of_day(unix_seconds: u64, utc_offset_seconds: i32) -> String {
     format!("{:02}:{:02}:{:02}", moment.hour, moment.minute, moment.second)
 }
 
+/// The time of a line in the error log, as Gunicorn writes it: `2026-11-23 08:43:00 +0000`.
+///
+/// `utc_offset_seconds` is how far local time is ahead of UTC. The date is shown in local time.
+pub fn log_date(unix_seconds: u64, utc_offset_seconds: i32) -> String {
+    let moment = Moment::of(unix_seconds.saturating_add_signed(i64::from(utc_offset_seconds)));
+    let sign = if utc_offset_seconds < 0 { '-' } else { '+' };
+    let offset_minutes = utc_offset_seconds.unsigned_abs() / 60;
+    format!(
+        "{:04}-{:02}-{:02} {:02}:{:02}:{:02} {sign}{:02}{:02}",
+        moment.year,
+        moment.month + 1,
+        moment.day,
+        moment.hour,
+        moment.minute,
+        moment.second,
+        offset_minutes / 60 % 100,
+        offset_minutes % 60,
+    )
+}
+
 /// A moment of the calendar. `weekday` and `month` are indices of the tables above.
 struct Moment {
     year: u64,
@@ -143,6 +163,13 @@ mod tests {
         ] {
             assert_eq!(fixdate(unix_seconds), text);
         }
+    }
+
+    #[test]
+    fn the_date_of_the_error_log_is_local_time_with_its_offset() {
+        assert_eq!(log_date(1_795_423_380, 0), "2026-11-23 08:43:00 +0000");
+        assert_eq!(log_date(1_795_423_380, -12_600), "2026-11-23 05:13:00 -0330");
+        assert_eq!(log_date(u64::MAX, 3_600), "9999-12-31 23:59:59 +0100");
     }
 
     // A calendar that only counts is an independent witness over 500 years.

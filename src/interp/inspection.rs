@@ -74,7 +74,7 @@ impl<'py> StackReader<'py> {
     }
 
     /// The innermost frame of a unit. `None` if it has no thread state or runs no Python code.
-    fn innermost(&self, record: &Record) -> Option<Bound<'py, PyAny>> {
+    pub fn innermost(&self, record: &Record) -> Option<Bound<'py, PyAny>> {
         let state = record.thread_state() as *mut ffi::PyThreadState;
         if state.is_null() {
             return None;

@@ -26,6 +26,7 @@ mod recursion;
 mod references;
 mod request_timeout;
 mod spawned;
+mod stack_signals;
 mod subject;
 mod swallowed;
 mod thread_state;
@@ -55,6 +56,7 @@ pub use process_loop::{
 pub use references::reference_count;
 pub use request_timeout::{ClientDisconnected, RequestTimeout};
 pub use spawned::{Coroutine, current, spawn, take_back, throw_at};
+pub use stack_signals::{StackSignals, wait_for_readers};
 pub use subject::{Subject, running as running_subject};
 pub use swallowed::work_has_ended;
 pub use timeout::TimeoutContext;

@@ -1,10 +1,12 @@
-//! Small parts of the kernel's interface that several layers use: times, poll events, bells and lent descriptors.
+//! Small parts of the kernel's interface that several layers use: times, poll events, bells, lent descriptors, threads.
 
 mod bell;
 mod lent_descriptor;
+mod os_thread;
 
 pub use bell::Bell;
 pub use lent_descriptor::LentDescriptor;
+pub use os_thread::{SystemCall, ThreadState, running_threads};
 
 use std::time::{Duration, Instant};
 

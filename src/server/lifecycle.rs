@@ -11,6 +11,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::access_log::AccessLog;
+use super::blockage::Blockages;
+use super::blockage_report::Reporter;
 use super::given_descriptor::given_descriptor;
 use super::heartbeat::Heartbeat;
 use super::overdue::OverdueCheck;
@@ -51,7 +53,10 @@ pub struct Server {
     pub(super) graceful_timeout: Duration,
     pub(super) drain_delay: Duration,
     request_limit: usize,
+    block_warning: Option<Duration>,
     pub(super) stop_signal: Arc<StopSignal>,
+    /// The reporter of the watchdog, while the server runs.
+    reporter: Mutex<Option<Arc<Reporter>>>,
     runtime: Mutex<Option<Arc<Runtime>>>,
 }
 
@@ -118,6 +123,8 @@ impl Server {
             graceful_timeout: settings.graceful_timeout(),
             drain_delay: settings.drain_delay(),
             request_limit: settings.worker_connections,
+            block_warning: settings.block_warning(),
+            reporter: Mutex::default(),
             stop_signal: Arc::new(StopSignal::new(gateway.stop_flag().clone(), settings.graceful_timeout(), seat)?),
             prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log, tls, slow })),
             runtime: Mutex::new(None),
@@ -154,12 +161,14 @@ impl Server {
             return Err(PyRuntimeError::new_err("this server has been run already; make a new one"));
         };
         let slow = prepared.slow.clone();
+        let reporter = self.block_warning.map(|_| Reporter::new(py).map(Arc::new)).transpose()?;
+        (*lock(&self.reporter)).clone_from(&reporter);
         let runtime = interp::ensure_started(py)?;
         *lock(&self.runtime) = Some(Arc::clone(&runtime));
         let stop_signal = Arc::clone(&self.stop_signal);
         let request_limit = self.request_limit;
         runtime.send(LoopMessage::Control(Box::new(move || install(prepared, stop_signal, request_limit))));
-        let watchdog = Watchdog::start(self.checks());
+        let watchdog = Watchdog::start(self.checks(py, reporter.as_ref()));
         let slow = slow.and_then(SlowWatch::start);
         let waited = self.wait(py, &runtime, wakeup_fd, exit_status, on_stop.as_ref());
         *lock(&self.runtime) = None;
@@ -168,6 +177,10 @@ impl Server {
         }
         if let Some(slow) = slow {
             py.detach(|| slow.stop());
+        }
+        *lock(&self.reporter) = None;
+        if let Some(reporter) = reporter {
+            reporter.remove_signals(py);
         }
         waited?;
         // Without a loop there was no server; see `event_loop::Runtime::failure`.
@@ -234,10 +247,14 @@ impl Server {
     ///
     /// With `access_log`, a descriptor, the engine goes on in a duplicate of it instead. Raises OSError if that fails.
     #[pyo3(signature = (access_log = None))]
-    fn reopen_logs(&self, access_log: Option<RawFd>) -> PyResult<()> {
+    fn reopen_logs(&self, py: Python<'_>, access_log: Option<RawFd>) -> PyResult<()> {
         let opened = access_log
             .map(|number| given_descriptor(number, "the access log", |descriptor| descriptor.try_clone_to_owned()))
             .transpose()?;
+        let reporter = lock(&self.reporter).clone();
+        if let Some(reporter) = reporter {
+            reporter.reopen(py);
+        }
         if let Some(runtime) = &*lock(&self.runtime) {
             // A task, since a handler of the log may wait.
             runtime.send(LoopMessage::Task(Box::new(move || {
@@ -268,8 +285,12 @@ impl Server {
 
 impl Server {
     /// The checks of the watchdog.
-    fn checks(&self) -> Vec<Box<dyn Check>> {
-        vec![Box::new(OverdueCheck::new(Arc::clone(self.stop_signal.seat())))]
+    fn checks(&self, py: Python<'_>, reporter: Option<&Arc<Reporter>>) -> Vec<Box<dyn Check>> {
+        let mut checks: Vec<Box<dyn Check>> = vec![Box::new(OverdueCheck::new(Arc::clone(self.stop_signal.seat())))];
+        if let (Some(limit), Some(reporter)) = (self.block_warning, reporter) {
+            checks.push(Box::new(Blockages::new(limit, reporter.is_unpatched(py), Arc::clone(reporter))));
+        }
+        checks
     }
 }
 

@@ -27,11 +27,15 @@
 //! | `exclusive`         | one server at a time in a process                                     |
 //! | `given_descriptor`  | descriptors that Python passes by their number                        |
 //! | `tls`               | TLS by the `ssl` module                                               |
+//! | `blockage`          | the check of the watchdog that finds a blocked loop, and its kind     |
+//! | `blockage_report`   | the reports about it                                                  |
 //! | `watchdog`          | threads that look after a loop which does not turn                    |
 
 mod accepting;
 mod access_log;
 mod admin_listener;
+mod blockage;
+mod blockage_report;
 mod connection;
 mod connection_limit;
 mod connections;

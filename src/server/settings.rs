@@ -44,6 +44,7 @@ pub struct Settings {
     request_timeout: f64,
     cancel_on_disconnect: bool,
     turn_budget: f64,
+    block_warning: f64,
     /// Bytes of each coroutine's C stack.
     pub stack_size: usize,
     sendfile: bool,
@@ -128,6 +129,11 @@ impl Settings {
     /// How long a request may take without a line in the log.
     pub fn slow_request(&self) -> Option<Duration> {
         seconds(self.slow_request)
+    }
+
+    /// How long a turn may last until the watchdog reports it; `None` for no report.
+    pub fn block_warning(&self) -> Option<Duration> {
+        seconds(self.block_warning)
     }
 
     /// The limits of a request head.

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 
 use crate::event_loop::activity::{self, Activity};
+use crate::interp;
 use crate::output;
 use crate::sync::lock;
 
@@ -34,8 +35,8 @@ const LATE: Duration = Duration::from_millis(300);
 /// How long the end of the server waits for a job that runs, or waits for the interpreter.
 const LAST_JOB: Duration = Duration::from_secs(1);
 
-/// Work for the thread that may wait for the interpreter.
-pub type Job = Box<dyn FnOnce(Python<'_>) + Send>;
+/// Work for the thread that may wait for the interpreter. Its second argument is how long the interpreter took to come.
+pub type Job = Box<dyn FnOnce(Python<'_>, Duration) + Send>;
 
 /// The turn that runs while a check looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,8 +219,12 @@ impl Watch {
                     if stops.load(Ordering::Acquire) {
                         return;
                     }
+                    let asked = Instant::now();
                     // Without the interpreter, which is about to end, the job is lost.
-                    let _ = Python::try_attach(job);
+                    let _ = Python::try_attach(|py| {
+                        interp::wait_for_readers(py);
+                        job(py, asked.elapsed());
+                    });
                 }
             };
             match thread::Builder::new().name("watchdog-python".into()).spawn(work) {

@@ -83,6 +83,7 @@ UNSAFE_DOORS = {
     "src/interp/on_thread.rs": "calls that the end of the interpreter may unwind",
     "src/interp/recursion.rs": "the recursion counters in CPython's structures",
     "src/interp/references.rs": "the count of references to an object",
+    "src/interp/stack_signals.rs": "sigaction(2) and tgkill(2)",
     "src/interp/subject.rs": "objects noted by their addresses",
     "src/interp/thread_state.rs": "making, attaching and ending thread states",
     "src/kernel/lent_descriptor.rs": "descriptors that the application names by their number",

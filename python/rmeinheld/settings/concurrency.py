@@ -43,6 +43,16 @@ class ConcurrencyOptions:
         unit="seconds",
         precedent="none; asyncio's slow_callback_duration (0.1) only reports",
     )
+    block_warning: float = option(
+        1.0,
+        Seconds(),
+        "--block-warning",
+        group="Concurrency",
+        help="How long a coroutine may block the loop until a warning names it, with its stack and the cure. After ten "
+        "times as long all stacks are written. 0: no watchdog.",
+        unit="seconds",
+        precedent="none; Gunicorn's timeout (30) ends the worker",
+    )
     stack_size: int = option(
         8 * MIB,
         Size(256 * KIB, GIB),
