@@ -66,7 +66,7 @@ impl OverdueCheck {
             return None;
         }
         let is_busy = Arc::clone(&self.is_busy);
-        Some(Box::new(move |py| {
+        Some(Box::new(move |py, _| {
             interp::end_work(py, work, EndReason::Deadline);
             is_busy.store(false, Ordering::Release);
         }))
