@@ -31,6 +31,7 @@ from .refreshing import Refreshing
 from .replacement import GrowingPause, Member, plan
 from .reporting import Reporter
 from .sockets import ServiceSocket, close_sockets, open_sockets, opened_again, passed_by_systemd, taken_over
+from .statsd import StatsdReporter
 from .stopping import KILL_SECONDS
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class ServiceArbiter(Refreshing):
         self._inspect: list[ServiceSocket] = []
         self._reporter = Reporter(self.scoreboard)
         self._place: crew_directory.Place | None = None
+        self._statsd: StatsdReporter | None = None
         if self._inherited:
             # The workers of the old master answer probes.
             self._admin = []
@@ -100,6 +102,8 @@ class ServiceArbiter(Refreshing):
 
     def start(self) -> None:
         """Open the sockets, and start as Gunicorn does. systemd gets no READY before the workers are ready."""
+        if self.settings.metrics and self.cfg.statsd_host and hasattr(self.log, "increment"):
+            self._statsd = StatsdReporter(self.log, self.scoreboard)
         try:
             if self._inherited:
                 # Gunicorn reads it only a little later.
@@ -231,6 +235,9 @@ class ServiceArbiter(Refreshing):
                 self._retire(worker, now)
         self._is_changing = bool(step.start) or any(self._state(one) != "ready" for one in self.WORKERS.values())
         self._report_number()
+        # While two masters serve, the first one reports.
+        if self._statsd is not None and not self.master_pid:
+            self._statsd.turn(now)
 
     def _give_a_head_start(self) -> None:
         """Leave the first worker of a service alone for a moment: the service answers as soon as one is ready."""

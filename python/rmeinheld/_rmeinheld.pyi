@@ -285,11 +285,14 @@ class Scoreboard:
         """Return the measures of one slot, or of all (None, the default), with those of its earlier owners.
 
         They are empty unless metrics are on. "requests" has counts by method and class of the status. "refused" has
-        counts by status. "request_duration", "time_to_first_byte", "queue_time", "loop_lag" and "gil_wait" are
-        histograms: dictionaries with "bounds" in seconds, "counts" for each bucket (one more than bounds), and the
-        "sum" in seconds. The other items are numbers. Counts and histograms only grow, so the difference of two calls
-        is that of the time between.
+        counts by status. "waits" has numbers of coroutines by the reason of their wait. "request_duration",
+        "time_to_first_byte", "queue_time", "loop_lag" and "gil_wait" are histograms: dictionaries with "bounds" in
+        seconds, "counts" for each bucket (one more than bounds), and the "sum" in seconds. The other items are numbers.
+        Counts and histograms only grow, so the difference of two calls is that of the time between.
         """
+
+    def scrape(self) -> str:
+        """Return the text of `/metrics`, in the format of Prometheus."""
 
     def busy_share(self, slot: int, /) -> float:
         """Return the share of the last 10 seconds for which a worker's loop was busy, from 0 to 1. It needs metrics."""

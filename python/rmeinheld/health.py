@@ -90,8 +90,10 @@ class Health:
 
 
 def measures(settings: Settings) -> bool:
-    """Return whether the engine measures: `/metrics` or the inspect socket shows it."""
-    return settings.inspect_socket is not None or (settings.metrics and settings.admin_bind is not None)
+    """Return whether the engine measures: for the inspect socket, for `/metrics`, or for statsd."""
+    if settings.inspect_socket is not None:
+        return True
+    return settings.metrics and (settings.admin_bind is not None or settings.statsd_host is not None)
 
 
 @contextmanager

@@ -7,8 +7,11 @@ use std::os::linux::fs::MetadataExt;
 use std::time::Duration;
 
 use super::exposition::{Exposition, Family, MetricKind, TextFormat};
-use super::measures::{LOOP_BOUNDS, METHODS, Measured, REFUSALS, REQUEST_BOUNDS, STATUS_CLASSES};
+use super::measures::{LOOP_BOUNDS, METHODS, Measured, REFUSALS, REQUEST_BOUNDS, STATUS_CLASSES, WAIT_REASONS};
 use super::scoreboard::{Counters, EXIT_REASONS, Scoreboard, WorkerState};
+use crate::event_loop::reasons::Reason;
+
+const _: () = assert!(Reason::ALL.len() <= WAIT_REASONS);
 
 /// The versions that a scrape names.
 #[derive(Clone, Debug, Default)]
@@ -147,9 +150,13 @@ fn add_connections(out: &mut Exposition, measured: &Measured, board: &Scoreboard
 }
 
 fn add_loops(out: &mut Exposition, measured: &Measured, workers: &[WorkerFigures]) {
-    let ready = measured.busy_coroutines;
-    let states: [(&[&str], f64); 2] = [(&["ready"], ready as f64), (&["idle"], measured.idle_coroutines as f64)];
-    out.family(&COROUTINES, states);
+    out.begin(&COROUTINES);
+    let waiting: u64 = measured.waits.iter().fold(0, |sum, &one| sum.wrapping_add(one));
+    out.sample(&COROUTINES, &["ready"], measured.busy_coroutines.saturating_sub(waiting) as f64);
+    for (reason, &number) in Reason::ALL.into_iter().zip(&measured.waits) {
+        out.sample(&COROUTINES, &[reason.name()], number as f64);
+    }
+    out.sample(&COROUTINES, &["idle"], measured.idle_coroutines as f64);
     out.single(&SWITCHES, measured.switches as f64);
     out.begin(&LAG);
     out.histogram(&LAG, &[], &LOOP_BOUNDS, &measured.lag);

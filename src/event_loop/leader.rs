@@ -20,6 +20,7 @@ use super::runtime::Runtime;
 use super::schedule::Step;
 use super::state::{self, LoopState, Work, with};
 use super::unit::{Command, Unit};
+use super::waiting;
 use super::waits::{park, released};
 use super::wake::Wake;
 use crate::coroutine::{self, StackBounds};
@@ -60,6 +61,7 @@ fn spawn_first(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<()> {
     let body = move || {
         coroutine::install_overflow_handler();
         activity::begin();
+        waiting::begin();
         match LoopState::new(Arc::clone(&host), Arc::clone(&runtime)) {
             Ok(mut state) => {
                 let unit = Unit::new(state.units.vacant_key());

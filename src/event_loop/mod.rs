@@ -58,6 +58,7 @@ mod tokens;
 pub mod turn;
 mod unit;
 pub mod wait_sums;
+pub mod waiting;
 mod waits;
 mod wake;
 

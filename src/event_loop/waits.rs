@@ -20,6 +20,7 @@ use super::state::{LoopState, with};
 use super::timers::Target;
 use super::tokens::{SourceId, Ticket};
 use super::unit::Unit;
+use super::waiting::Waiting;
 use super::wake::Wake;
 use crate::coroutine;
 use crate::kernel::LentDescriptor;
@@ -202,6 +203,7 @@ fn wait_with(
     };
     let timer = deadline.and_then(|at| with(|state| state.timers.insert(at, Target::Wait(ticket))));
     unit.record.waits(deadline.map_or(0, records::time_of));
+    let counted = Waiting::begin(unit.record.reason());
     let wake = loop {
         if let Some(wake) = unit.wake.take() {
             break wake;
@@ -209,6 +211,7 @@ fn wait_with(
         with(|state| state.hand_over(&unit));
         park(&unit);
     };
+    drop(counted);
     unit.waiting.set(0);
     unit.note_end_of_wait();
     with(|state| {

@@ -8,9 +8,8 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 use super::given_descriptor::given_descriptor;
-use super::shared_scoreboard::SharedScoreboard;
+use super::shared_scoreboard::{SharedScoreboard, build};
 use crate::crew::admin::AdminThread;
-use crate::crew::metrics::Build;
 use crate::crew::probe::{Readiness, Topics};
 use crate::crew::scoreboard::{Scoreboard, TURN_LIMIT};
 use crate::net::Listener;
@@ -54,13 +53,7 @@ impl AdminListener {
         Ok(AdminListener {
             prepared: Mutex::new(Some(given_descriptor(descriptor, "the admin listener", Listener::new)?)),
             board: Arc::clone(scoreboard.board()),
-            topics: Topics {
-                readiness: Readiness { workers: ready_workers, turn_limit },
-                build: metrics.then(|| Build {
-                    version: env!("CARGO_PKG_VERSION").to_owned(),
-                    python: Python::version_str().split_whitespace().next().unwrap_or_default().to_owned(),
-                }),
-            },
+            topics: Topics { readiness: Readiness { workers: ready_workers, turn_limit }, build: metrics.then(build) },
             thread: Mutex::default(),
         })
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cooperative::OffloadFigures;
 use crate::crew::measures::{LOOP_BOUNDS, Measures, add};
 use crate::crew::seat::{Seat, monotonic_nanoseconds};
-use crate::event_loop::{self, LoopFigures, Pulse};
+use crate::event_loop::{self, LoopFigures, Pulse, waiting};
 use crate::net::{self, Traffic};
 
 /// Notes the turns of the loop in a seat. Lives on the loop thread.
@@ -19,6 +19,8 @@ pub struct Heartbeat {
     polled: Cell<u64>,
     /// The process's counters as the seat has them.
     noted: Cell<ProcessCounters>,
+    /// The number of the waits as the seat has them; see [`waiting::changes`].
+    noted_waits: Cell<u64>,
 }
 
 /// Counters of the process that its seat gets as differences.
@@ -47,7 +49,7 @@ impl Heartbeat {
             measures.request_limit.store(request_limit as u64, std::sync::atomic::Ordering::Relaxed);
         }
         let noted = Cell::new(ProcessCounters::now());
-        Heartbeat { seat, begun: Cell::new(0), polled: Cell::new(0), noted }
+        Heartbeat { seat, begun: Cell::new(0), polled: Cell::new(0), noted, noted_waits: Cell::new(u64::MAX) }
     }
 
     fn end_turn(&self, measures: &Measures, now: u64) {
@@ -81,6 +83,12 @@ impl Heartbeat {
         self.noted.set(now);
         measures.busy_coroutines.store(figures.busy as u64, Relaxed);
         measures.idle_coroutines.store(figures.idle as u64, Relaxed);
+        let changes = waiting::changes();
+        if self.noted_waits.replace(changes) != changes {
+            for (gauge, number) in measures.waits.iter().zip(waiting::by_reason()) {
+                gauge.store(number, Relaxed);
+            }
+        }
         measures.offload_queued.store(offload.queued, Relaxed);
         measures.offload_threads.store(offload.threads, Relaxed);
     }

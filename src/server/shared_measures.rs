@@ -4,6 +4,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::crew::measures::{Distribution, LOOP_BOUNDS, METHODS, Measured, REFUSALS, REQUEST_BOUNDS, STATUS_CLASSES};
+use crate::event_loop::reasons::Reason;
 
 /// The measures as a dictionary; see `Scoreboard.metrics`.
 ///
@@ -31,6 +32,11 @@ pub fn as_dict<'py>(py: Python<'py>, measured: &Measured) -> PyResult<Bound<'py,
         found.set_item(name, number)?;
     }
     found.set_item("busy_seconds", measured.busy_nanoseconds as f64 / 1e9)?;
+    let waits = PyDict::new(py);
+    for (reason, number) in Reason::ALL.into_iter().zip(measured.waits).filter(|&(_, number)| number > 0) {
+        waits.set_item(reason.name(), number)?;
+    }
+    found.set_item("waits", waits)?;
     found.set_item("requests", requests(py, measured)?)?;
     let refused = PyDict::new(py);
     for (status, count) in REFUSALS.into_iter().zip(measured.refused).filter(|&(_, count)| count > 0) {

@@ -8,6 +8,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use super::shared_measures;
+use crate::crew::exposition::TextFormat;
+use crate::crew::metrics::{Build, scrape};
 use crate::crew::scoreboard::{Counters, DEFAULT_SLOTS, EXIT_REASONS, REASONS, Scoreboard, TURN_LIMIT, WorkerState};
 use crate::crew::seat::Seat;
 use crate::kernel::LentDescriptor;
@@ -164,10 +166,10 @@ impl SharedScoreboard {
     /// Return the measures of one slot, or of all (None, the default), with those of its earlier owners.
     ///
     /// They are empty unless metrics are on. "requests" has counts by method and class of the status. "refused" has
-    /// counts by status. "request_duration", "time_to_first_byte", "queue_time", "loop_lag" and "gil_wait" are
-    /// histograms: dictionaries with "bounds" in seconds, "counts" for each bucket (one more than bounds), and the "sum"
-    /// in seconds. The other items are numbers. Counts and histograms only grow, so the difference of two calls is that
-    /// of the time between.
+    /// counts by status. "waits" has numbers of coroutines by the reason of their wait. "request_duration",
+    /// "time_to_first_byte", "queue_time", "loop_lag" and "gil_wait" are histograms: dictionaries with "bounds" in
+    /// seconds, "counts" for each bucket (one more than bounds), and the "sum" in seconds. The other items are numbers.
+    /// Counts and histograms only grow, so the difference of two calls is that of the time between.
     #[pyo3(signature = (slot = None))]
     fn metrics<'py>(&self, py: Python<'py>, slot: Option<u32>) -> PyResult<Bound<'py, PyDict>> {
         let measured = match slot {
@@ -175,6 +177,11 @@ impl SharedScoreboard {
             None => self.0.measured_in_total(),
         };
         shared_measures::as_dict(py, &measured)
+    }
+
+    /// Return the text of `/metrics`, in the format of Prometheus.
+    fn scrape(&self) -> String {
+        scrape(&self.0, TURN_LIMIT, &build(), TextFormat::Prometheus)
     }
 
     /// Return the share of the last 10 seconds for which a worker's loop was busy, from 0 to 1. It needs metrics.
@@ -238,6 +245,14 @@ impl SharedScoreboard {
 
     fn no_slot(&self, slot: i64) -> PyErr {
         PyValueError::new_err(format!("the scoreboard has slots 0 to {}, not {slot}", self.0.slots() - 1))
+    }
+}
+
+/// The versions of the server and of Python.
+pub fn build() -> Build {
+    Build {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        python: Python::version_str().split_whitespace().next().unwrap_or_default().to_owned(),
     }
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import struct
 import threading
 import time
@@ -12,12 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rmeinheld.gunicorn_worker.statsd import StatsdReporter
 
 from health_probes import Address, free_port
 from masters import Masters, Service, wait_until
 from metrics import Scrape, await_scrape, check_openmetrics, scrape
 from metrics import ask as ask_metrics
-from serving import Connection, request
+from rmeinheld._rmeinheld import Scoreboard
+from serving import TIMEOUT, Connection, request
 
 type Start = Masters[Service]
 
@@ -173,3 +176,47 @@ def test_a_new_master_with_another_layout_of_the_memory_leaves_the_old_one(start
     assert service.get("/")["pid"] in service.running()
     assert scrape(address)("rmeinheld_workers", state="ready") == 2
     assert re.search("Traceback", service.log()) is None
+
+
+def test_statsd_gets_the_list_without_buckets_from_the_master(start: Start) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
+        statsd.bind(("127.0.0.1", 0))
+        statsd.settimeout(TIMEOUT)
+        start(
+            "--workers",
+            "2",
+            "--statsd-host",
+            f"127.0.0.1:{statsd.getsockname()[1]}",
+            "--statsd-prefix",
+            "shop",
+            app=APP,
+        )
+        seen = ""
+        while "shop.rmeinheld_loop_busy_seconds_total:" not in seen or "shop.rmeinheld_workers.ready:" not in seen:
+            seen += statsd.recv(1000).decode() + "\n"
+    assert "_bucket" not in seen
+
+
+def test_statsd_gets_counters_as_differences() -> None:
+    class Log:
+        def __init__(self) -> None:
+            self.sent: list[tuple[str, str]] = []
+
+        def gauge(self, name: str, value: str) -> None:
+            self.sent.append((name, value))
+
+        increment = gauge
+
+    board, log = Scoreboard(1), Log()
+    reporter = StatsdReporter(log, board)
+    reporter.turn(100.0)
+    assert ("rmeinheld_workers.ready", "0") in log.sent
+    assert not [name for name, _ in log.sent if "exits" in name]
+    board.count_exit("crash")
+    reporter.turn(105.0)
+    log.sent.clear()
+    reporter.turn(110.0)
+    assert ("rmeinheld_worker_exits_total.crash", "1") in log.sent
+    log.sent.clear()
+    reporter.turn(120.0)
+    assert not [name for name, _ in log.sent if "exits" in name]

@@ -181,8 +181,8 @@ class WorkerOptions:
         "--metrics",
         "--no-metrics",
         group="Health",
-        help="Measure requests and the loop, and answer /metrics at admin_bind. Without admin_bind nothing is "
-        "measured.",
+        help="Measure requests and the loop, for /metrics at admin_bind and for statsd_host. Without either nothing "
+        "is measured.",
         precedent="none in Gunicorn; Granian --metrics (off)",
         scope="command",
     )
