@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The methods that are told apart; the last one stands for all others (OpenTelemetry, `http.request.method`).
+/// The methods with numbers of their own; the last one stands for all others (OpenTelemetry, `http.request.method`).
 pub const METHODS: [&str; 10] =
     ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "_OTHER"];
 
@@ -367,8 +367,8 @@ pub fn place_of_method(method: &[u8]) -> usize {
     METHODS.iter().position(|known| known.as_bytes() == method).unwrap_or(METHODS.len() - 1)
 }
 
-/// A loop's busy time as one number, which is written at once: while the loop waits, twice the busy time; while it is
-/// busy, twice the time at which it would have begun to be busy all the time, plus 1.
+/// A loop's busy time as one number, which is written at once. While the loop waits, it is twice the busy time. While
+/// the loop is busy, it is an odd number: twice the time at which the loop would have begun, had it never waited, plus 1.
 fn running_clock(now: u64, busy: u64) -> u64 {
     (now.saturating_sub(busy) << 1) | 1
 }

@@ -422,8 +422,8 @@ impl Scoreboard {
         self.measures(index).map_or(0.0, |measures| measures.busy_share(nanoseconds(ClockId::Monotonic)))
     }
 
-    /// The use of the slot's worker, from 0 to 1: the larger of its loop's busy share over ten seconds and its requests
-    /// in progress over the most that it takes.
+    /// The use of the slot's worker, from 0 to 1. It is the larger of two shares: the busy time of its loop over ten
+    /// seconds, and its requests in progress over the most that it takes.
     pub fn saturation(&self, index: u32) -> f64 {
         let limit = self.measures(index).map_or(0, |measures| measures.request_limit.load(Ordering::Acquire));
         let in_use = if limit == 0 { 0.0 } else { self.counters(index).in_progress as f64 / limit as f64 };

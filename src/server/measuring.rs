@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_wrong_is_not_believed() {
+    fn a_clock_that_is_wrong_does_not_count() {
         let now = Duration::from_secs(1_790_000_000);
         let second = Duration::from_secs(1);
         assert_eq!(queued_for(now - second, now), Some(second));

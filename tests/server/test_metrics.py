@@ -148,6 +148,8 @@ def test_connections_are_counted_by_what_they_do(serve: Serve) -> None:
     expected = {"idle": 1, "head": 1, "active": 1, "websocket": 1, "closing": 1}
     found = await_scrape(address, lambda _: states() == expected)
     assert found("http_server_active_requests") == 2
+    waiting = {state: found("rmeinheld_coroutines", state=state) for state in ("sleep", "websocket", "lock", "ready")}
+    assert waiting == {"sleep": 1, "websocket": 1, "lock": 0, "ready": 0}
     assert found("rmeinheld_coroutines", state="idle") > 0
     for connection in (idle, part, active, websocket, closing):
         connection.close()
