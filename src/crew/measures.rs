@@ -21,6 +21,26 @@ pub const REQUEST_BOUNDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.2
 pub const LOOP_BOUNDS: [f64; 14] =
     [0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
+/// The upper bounds of a histogram in nanoseconds.
+pub type Bounds = [u64; REQUEST_BOUNDS.len()];
+
+/// [`REQUEST_BOUNDS`] in nanoseconds.
+pub const REQUEST_NANOSECONDS: Bounds = in_nanoseconds(REQUEST_BOUNDS);
+
+/// [`LOOP_BOUNDS`] in nanoseconds.
+pub const LOOP_NANOSECONDS: Bounds = in_nanoseconds(LOOP_BOUNDS);
+
+const fn in_nanoseconds(bounds: [f64; REQUEST_BOUNDS.len()]) -> Bounds {
+    let mut converted = [0; REQUEST_BOUNDS.len()];
+    let mut place = 0;
+    while place < bounds.len() {
+        // Bounds are whole microseconds, which the sum keeps exact.
+        converted[place] = (bounds[place] * 1e6 + 0.5) as u64 * 1000;
+        place += 1;
+    }
+    converted
+}
+
 /// Status codes of requests that the server refuses before the application sees them; 0 stands for all others.
 pub const REFUSALS: [u16; 16] = [400, 403, 408, 411, 413, 414, 415, 417, 421, 426, 431, 500, 501, 503, 505, 0];
 
@@ -34,7 +54,7 @@ pub const BUSY_WINDOW: Duration = Duration::from_secs(10);
 const MARK_INTERVAL: u64 = 1_000_000_000;
 
 /// Marks that are kept: more than [`BUSY_WINDOW`] needs.
-const MARKS: usize = 14;
+const MARKS: usize = 16;
 
 /// The measures of one slot.
 #[derive(Default)]
@@ -42,6 +62,7 @@ const MARKS: usize = 14;
 pub struct Measures {
     busy_clock: AtomicU64,
     next_mark: AtomicU64,
+    marked_at: AtomicU64,
     marks: [BusyMark; MARKS],
     /// Requests that may be in progress at once.
     pub request_limit: AtomicU64,
@@ -67,11 +88,12 @@ pub struct Measures {
     pub offload_threads: AtomicU64,
     /// Requests whose client went away.
     pub clients_gone: AtomicU64,
-    _own_line: [u64; 4],
+    _own_line: u64,
     /// Messages that WebSockets have received. Any thread adds.
     pub messages_received: AtomicU64,
     /// Messages that WebSockets have sent. Any thread adds.
     pub messages_sent: AtomicU64,
+    _rest_of_line: [u64; 6],
     /// Coroutines by the reason of their wait.
     pub waits: [AtomicU64; WAIT_REASONS],
     /// Refused requests, by [`REFUSALS`].
@@ -106,14 +128,13 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// Adds a duration. By the loop thread of the slot's worker.
-    pub fn add(&self, bounds: &[f64; REQUEST_BOUNDS.len()], duration: Duration) {
-        let seconds = duration.as_secs_f64();
-        let place = bounds.iter().position(|&bound| seconds <= bound).unwrap_or(bounds.len());
+    /// Adds a duration in nanoseconds. By the loop thread of the slot's worker.
+    pub fn add(&self, bounds: &Bounds, nanoseconds: u64) {
+        let place = bounds.iter().position(|&bound| nanoseconds <= bound).unwrap_or(bounds.len());
         if let Some(bucket) = self.buckets.get(place) {
             add(bucket, 1);
         }
-        add(&self.sum, u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        add(&self.sum, nanoseconds);
     }
 
     fn read(&self) -> Distribution {
@@ -223,11 +244,11 @@ impl Measured {
 
 impl Measures {
     /// Notes a request that has ended. By the loop thread.
-    pub fn note_request(&self, method: usize, status: u16, duration: Duration) {
+    pub fn note_request(&self, method: usize, status: u16, nanoseconds: u64) {
         let class = usize::from(status / 100);
         let class = if class < STATUS_CLASSES.len() { class } else { 0 };
         if let Some(histogram) = self.durations.get(method).and_then(|classes| classes.get(class)) {
-            histogram.add(&REQUEST_BOUNDS, duration);
+            histogram.add(&REQUEST_NANOSECONDS, nanoseconds);
         }
     }
 
@@ -257,11 +278,11 @@ impl Measures {
 
     /// Keeps a mark of the busy time once a second.
     fn mark(&self, now: u64) {
-        let next = self.next_mark.load(Ordering::Relaxed);
-        let last = &self.marks[(next.wrapping_sub(1) % MARKS as u64) as usize];
-        if next > 0 && now.wrapping_sub(last.at.load(Ordering::Relaxed)) < MARK_INTERVAL {
+        if now.wrapping_sub(self.marked_at.load(Ordering::Relaxed)) < MARK_INTERVAL {
             return;
         }
+        self.marked_at.store(now, Ordering::Relaxed);
+        let next = self.next_mark.load(Ordering::Relaxed);
         let mark = &self.marks[(next % MARKS as u64) as usize];
         // A reader takes no mark whose time is zero.
         mark.at.store(0, Ordering::Release);
@@ -335,6 +356,7 @@ impl Measures {
             mark.at.store(0, Ordering::Release);
         }
         self.next_mark.store(0, Ordering::Release);
+        self.marked_at.store(0, Ordering::Release);
         let gauges = [
             &self.request_limit,
             &self.busy_coroutines,
@@ -364,6 +386,9 @@ pub fn add(counter: &AtomicU64, more: u64) {
 
 /// The place of a method in [`METHODS`].
 pub fn place_of_method(method: &[u8]) -> usize {
+    if method == b"GET" {
+        return 0;
+    }
     METHODS.iter().position(|known| known.as_bytes() == method).unwrap_or(METHODS.len() - 1)
 }
 
@@ -387,7 +412,7 @@ mod tests {
     fn a_duration_is_in_the_bucket_whose_bound_it_does_not_exceed() {
         let histogram = Histogram::default();
         for milliseconds in [0, 5, 6, 10_000, 10_001] {
-            histogram.add(&REQUEST_BOUNDS, Duration::from_millis(milliseconds));
+            histogram.add(&REQUEST_NANOSECONDS, milliseconds * 1_000_000);
         }
         let read = histogram.read();
         assert_eq!((read.counts[0], read.counts[1], read.counts[13], read.counts[14]), (2, 1, 1, 1));
@@ -398,7 +423,7 @@ mod tests {
     fn methods_and_status_codes_outside_of_the_standard_have_places() {
         let measures = Measures::default();
         for (method, status) in [("GET", 200), ("BREW", 418), ("get", 0), ("PATCH", 999), ("PUT", 599)] {
-            measures.note_request(place_of_method(method.as_bytes()), status, Duration::ZERO);
+            measures.note_request(place_of_method(method.as_bytes()), status, 0);
         }
         let found = measures.read(0);
         let count = |method: usize, class: usize| found.durations[method][class].count();

@@ -284,7 +284,7 @@ mod tests {
         seat.measure();
         board.set_state(index, WorkerState::Ready);
         let measures = seat.measures().unwrap();
-        measures.note_request(0, 204, Duration::from_millis(20));
+        measures.note_request(0, 204, 20_000_000);
         measures.note_refusal(431);
         measures.heads.store(1, std::sync::atomic::Ordering::Relaxed);
         seat.count_accepted(1);

@@ -360,7 +360,7 @@ impl LoopState {
     /// The numbers of the loop at a poll. The unit that polls does not count.
     fn figures(&self) -> LoopFigures {
         let idle = self.idle.len();
-        LoopFigures { busy: self.units.len().saturating_sub(idle + 1), idle }
+        LoopFigures { busy: self.units.len().saturating_sub(idle + 1), idle, parks: current::number_of_parks() }
     }
 
     /// Records a failed attempt to make a follower. Work that needs a follower then waits for [`NO_FOLLOWER_RETRY`].

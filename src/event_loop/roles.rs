@@ -45,6 +45,8 @@ pub struct LoopFigures {
     pub busy: usize,
     /// Units that wait for work.
     pub idle: usize,
+    /// Parks so far.
+    pub parks: u64,
 }
 
 /// Watches a stream while work is in progress on it, even if that work waits for other things or for nothing. The cap

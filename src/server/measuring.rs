@@ -1,9 +1,9 @@
 //! The measures of one request, for metrics.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::crew::measures::{Measures, REQUEST_BOUNDS, add, place_of_method};
-use crate::crew::seat::Seat;
+use crate::crew::measures::{Measures, REQUEST_NANOSECONDS, add, place_of_method};
+use crate::crew::seat::{Seat, monotonic_nanoseconds};
 use crate::http::head::Head;
 use crate::wsgi::Finished;
 
@@ -13,7 +13,7 @@ const LONGEST_QUEUE: Duration = Duration::from_secs(3600);
 /// A request that is measured.
 pub struct RequestMeasure {
     method: usize,
-    begun: Instant,
+    begun: u64,
 }
 
 impl RequestMeasure {
@@ -24,15 +24,16 @@ impl RequestMeasure {
         if is_trusted {
             note_queue(measures, head, bytes);
         }
-        Some(RequestMeasure { method: place_of_method(head.method.of(bytes)), begun: Instant::now() })
+        Some(RequestMeasure { method: place_of_method(head.method.of(bytes)), begun: monotonic_nanoseconds() })
     }
 
     /// Notes the end of the request.
     pub fn end(self, seat: &Seat, finished: &Finished<'_>) {
         let Some(measures) = seat.measures() else { return };
-        measures.note_request(self.method, finished.status, self.begun.elapsed());
-        if let Some(first_byte) = finished.first_byte {
-            measures.first_byte.add(&REQUEST_BOUNDS, first_byte.saturating_duration_since(self.begun));
+        let ended = monotonic_nanoseconds();
+        measures.note_request(self.method, finished.status, ended.saturating_sub(self.begun));
+        if finished.first_byte > 0 {
+            measures.first_byte.add(&REQUEST_NANOSECONDS, finished.first_byte.saturating_sub(self.begun));
         }
         if finished.client_gone {
             add(&measures.clients_gone, 1);
@@ -47,7 +48,7 @@ fn note_queue(measures: &Measures, head: &Head, bytes: &[u8]) {
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     if let Some(queued) = request_start(field.value.of(bytes)).and_then(|start| queued_for(start, now)) {
-        measures.queue.add(&REQUEST_BOUNDS, queued);
+        measures.queue.add(&REQUEST_NANOSECONDS, u64::try_from(queued.as_nanos()).unwrap_or(u64::MAX));
     }
 }
 

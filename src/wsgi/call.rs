@@ -1,7 +1,5 @@
 //! One request's way through the application: run it, fail it, end it.
 
-use std::time::Instant;
-
 use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -37,8 +35,8 @@ pub struct Finished<'py> {
     pub client_gone: bool,
     /// The response ended because the server stops.
     pub ended_with_server: bool,
-    /// When the first bytes of the response had been sent, if that is measured.
-    pub first_byte: Option<Instant>,
+    /// When the first bytes of the response had been sent, on the clock of the seat; 0 if that is not measured.
+    pub first_byte: u64,
     /// How the connection goes on.
     ending: Ending,
     objects: ResponseObjects<'py>,
@@ -64,7 +62,7 @@ struct Ended {
     body_bytes: u64,
     client_gone: bool,
     ended_with_server: bool,
-    first_byte: Option<Instant>,
+    first_byte: u64,
     ending: Ending,
 }
 

@@ -46,8 +46,8 @@ pub struct Answer {
     /// The application has named a server error after the upgrade, which the client does not see.
     pub has_failed: bool,
     pub(super) at_stop: AtStop,
-    /// When the first bytes of the response had been sent, if that is measured.
-    pub first_byte: Option<Instant>,
+    /// When the first bytes of the response had been sent, on the clock of the seat; 0 if that is not measured.
+    pub first_byte: u64,
     /// The value of the field X-Request-ID, if the server adds it.
     pub request_id: Option<Box<str>>,
     /// State that few responses need.

@@ -1,7 +1,6 @@
 //! Sending a response: its framing, its bytes on the connection, and the lock that keeps senders apart.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use pyo3::exceptions::{PyAssertionError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -9,6 +8,7 @@ use pyo3::types::PyBytes;
 
 use super::StartResponse;
 use super::answer::{Answer, illegal};
+use crate::crew::seat::monotonic_nanoseconds;
 use crate::http::exchange::Writing;
 use crate::http::response::{CHUNK_END, LAST_CHUNK, ResponseBody, error_body, write_chunk_head};
 use crate::interp::{self, failure_error};
@@ -182,7 +182,9 @@ impl StartResponse {
             if head > 0 {
                 before.truncate(head);
                 answer.head.bytes = before;
-                answer.first_byte = self.settings.notes_first_byte.then(Instant::now);
+                if self.settings.notes_first_byte {
+                    answer.first_byte = monotonic_nanoseconds();
+                }
             }
             answer.is_sending = false;
         }
