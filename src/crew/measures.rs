@@ -385,6 +385,7 @@ pub fn add(counter: &AtomicU64, more: u64) {
 }
 
 /// The place of a method in [`METHODS`].
+#[inline]
 pub fn place_of_method(method: &[u8]) -> usize {
     if method == b"GET" {
         return 0;

@@ -37,6 +37,8 @@ pub struct Finished<'py> {
     pub ended_with_server: bool,
     /// When the first bytes of the response had been sent, on the clock of the seat; 0 if that is not measured.
     pub first_byte: u64,
+    /// The first bytes were the whole response.
+    pub is_sent_at_once: bool,
     /// How the connection goes on.
     ending: Ending,
     objects: ResponseObjects<'py>,
@@ -63,6 +65,7 @@ struct Ended {
     client_gone: bool,
     ended_with_server: bool,
     first_byte: u64,
+    is_sent_at_once: bool,
     ending: Ending,
 }
 
@@ -142,6 +145,7 @@ impl<'py> ApplicationCall<'py> {
                 client_gone: exchange.is_client_gone(),
                 ended_with_server: is_last && answer.ends_with_server(),
                 first_byte: answer.first_byte,
+                is_sent_at_once: answer.is_sent_at_once,
                 ending: answer.ending(left_over),
                 fields: std::mem::take(&mut answer.head.bytes),
             }
@@ -163,6 +167,7 @@ impl<'py> ApplicationCall<'py> {
             client_gone: ended.client_gone,
             ended_with_server: ended.ended_with_server,
             first_byte: ended.first_byte,
+            is_sent_at_once: ended.is_sent_at_once,
             ending: ended.ending,
             objects,
         }

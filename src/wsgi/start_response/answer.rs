@@ -48,6 +48,8 @@ pub struct Answer {
     pub(super) at_stop: AtStop,
     /// When the first bytes of the response had been sent, on the clock of the seat; 0 if that is not measured.
     pub first_byte: u64,
+    /// The first bytes were the whole response.
+    pub is_sent_at_once: bool,
     /// The value of the field X-Request-ID, if the server adds it.
     pub request_id: Option<Box<str>>,
     /// State that few responses need.
@@ -102,7 +104,8 @@ impl Answer {
     /// Becomes the response to a request that has ended. Returns the parts whose end may run Python code.
     pub(super) fn end(&mut self) -> (Option<Arc<Stream>>, Option<Box<Rare>>) {
         (self.exchange, self.head) = Default::default();
-        (self.is_sending, self.has_failed, self.at_stop, self.first_byte) = Default::default();
+        (self.is_sending, self.has_failed, self.at_stop) = Default::default();
+        (self.first_byte, self.is_sent_at_once) = Default::default();
         self.request_id = None;
         (self.stream.take(), self.rare.take())
     }

@@ -25,6 +25,8 @@ pub(super) struct Framed {
     pub(super) head: usize,
     /// How many bytes of the data go out.
     pub(super) data: usize,
+    /// They are the whole body.
+    pub(super) is_whole: bool,
     /// The bytes behind the data.
     pub(super) after: &'static [u8],
 }
@@ -124,7 +126,7 @@ impl StartResponse {
                 Some(ResponseBody::Chunked) => {
                     let stream = answer.sendable_stream()?;
                     answer.is_sending = true;
-                    Some(Framed { stream, before: LAST_CHUNK.to_vec(), head: 0, data: 0, after: b"" })
+                    Some(Framed { stream, before: LAST_CHUNK.to_vec(), head: 0, data: 0, is_whole: false, after: b"" })
                 }
                 Some(_) if !answer.holds() => return answer.exchange.end_response().map_err(illegal),
                 Some(_) => {
@@ -161,7 +163,8 @@ impl StartResponse {
             write_chunk_head(&mut before, count);
         }
         answer.is_sending = true;
-        Ok(Framed { stream, before, head, data: count, after: if is_chunk { CHUNK_END } else { b"" } })
+        let is_whole = known_length == Some(data.len() as u64) && !data.is_empty();
+        Ok(Framed { stream, before, head, data: count, is_whole, after: if is_chunk { CHUNK_END } else { b"" } })
     }
 
     /// Sends `parts`, whole, behind what is held back.
@@ -176,14 +179,14 @@ impl StartResponse {
 
     /// Notes how sending ended, and puts the head's bytes back for the access log. Gives the lock on sending back.
     pub(super) fn sent(&self, framed: Framed, sent: Result<(), Failure>) -> PyResult<Arc<Stream>> {
-        let Framed { stream, mut before, head, .. } = framed;
+        let Framed { stream, mut before, head, is_whole, .. } = framed;
         {
             let mut answer = self.answer();
             if head > 0 {
                 before.truncate(head);
                 answer.head.bytes = before;
                 if self.settings.notes_first_byte {
-                    answer.first_byte = monotonic_nanoseconds();
+                    (answer.first_byte, answer.is_sent_at_once) = (monotonic_nanoseconds(), is_whole);
                 }
             }
             answer.is_sending = false;
