@@ -65,7 +65,7 @@ impl StartResponse {
             };
             answer.occupy()?;
             answer.exchange.apply(ExchangeEvent::InterimSent).map_err(illegal)?;
-            Framed { stream, before: Vec::new(), head: 0, data: 0, after: b"" }
+            Framed { stream, before: Vec::new(), head: 0, data: 0, is_whole: false, after: b"" }
         };
         let sent = self.put(py, &framed.stream, &[head]);
         self.sent(framed, sent).map(drop)

@@ -86,7 +86,7 @@ impl StartResponse {
             stream
         };
         let sent = self.put(py, &stream, &[]);
-        Some((Framed { stream, before: Vec::new(), head: 0, data: 0, after: b"" }, sent))
+        Some((Framed { stream, before: Vec::new(), head: 0, data: 0, is_whole: false, after: b"" }, sent))
     }
 
     /// Sends what is held back and `parts`, whole.
