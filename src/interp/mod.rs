@@ -13,6 +13,7 @@ mod errors;
 mod exceptions;
 mod exit;
 mod followed;
+mod frame_memory;
 mod give_way;
 pub mod identity;
 pub mod inspection;

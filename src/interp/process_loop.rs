@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use rustix::fs::FileType;
 
+use super::frame_memory::keep_frame_memory;
 use super::log::{Level, log};
 use super::thread_state::PythonHost;
 use super::{subject, waiter};
@@ -74,6 +75,7 @@ pub fn ensure_started(py: Python<'_>) -> PyResult<Arc<Runtime>> {
     // Ahead of the lock: this runs Python code, which may call this function itself or let other threads call it.
     enable_faulthandler(py)?;
     let host = PythonHost::new(py)?;
+    keep_frame_memory(py);
     if let Some(prepare) = PREPARE.get() {
         prepare(py);
     }

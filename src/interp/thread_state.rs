@@ -10,6 +10,7 @@
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 
 use super::{identity, recursion};
 use crate::event_loop::{self, Host, notes};
@@ -243,13 +244,19 @@ pub fn in_fresh_state<R>(py: Python<'_>, ident: u64, action: impl FnOnce(Python<
 
 /// Installs the hooks of debuggers and coverage, as `threading` does for a new thread.
 fn apply_trace_hooks(py: Python<'_>) {
+    // The getters of `threading`, which a program may set hooks for at any time. To look the module up for each thread
+    // state costs more than to make one.
+    static GETTERS: PyOnceLock<[(Py<PyAny>, &str); 2]> = PyOnceLock::new();
     let apply = || -> PyResult<()> {
-        let threading = py.import("threading")?;
-        let sys = py.import("sys")?;
-        for (getter, setter) in [("gettrace", "settrace"), ("getprofile", "setprofile")] {
-            let hook = threading.call_method0(getter)?;
+        let getters = GETTERS.get_or_try_init(py, || {
+            let threading = py.import("threading")?;
+            let getter = |name| threading.getattr(name).map(Bound::unbind);
+            PyResult::Ok([(getter("gettrace")?, "settrace"), (getter("getprofile")?, "setprofile")])
+        })?;
+        for (getter, setter) in getters {
+            let hook = getter.bind(py).call0()?;
             if !hook.is_none() {
-                sys.call_method1(setter, (hook,))?;
+                py.import("sys")?.call_method1(*setter, (hook,))?;
             }
         }
         Ok(())
