@@ -294,6 +294,14 @@
 //! while no handler of its messages waits, so messages of one sender come in order and queues have a bound. One worker
 //! opens nothing.
 //!
+//! ## Logs and the requests that they are about
+//!
+//! The engine renders the lines of the access log itself, in each form (`server::access_log`). Ids come from trusted
+//! peers or from the kernel's random numbers (`wsgi::request_ids`). Once a log filter wants to know the request of each
+//! record, a context variable has it (`interp::followed`): it follows the code into `offload` and asyncio by itself, and
+//! `spawn` hands it on. Slow requests are found by a thread that reads the records of units (`server::slow_requests`).
+//! It sleeps until the next request can cross the limit.
+//!
 //! # Limits
 //!
 //! - No second loop thread, no work stealing, no preemption. A request that computes, or blocks in C, holds up all
