@@ -203,7 +203,8 @@ def _owner(wait: dict[str, Any], coroutines: list[dict[str, Any]]) -> str:
 def _name(facts: dict[str, Any]) -> str:
     label = f" {facts['label']}" if facts["label"] else ""
     client = f" from {facts['client']}" if facts["client"] else ""
-    return f"{facts['kind']} {facts['work']}{label}{client}"
+    request_id = f" (id {facts['request_id']})" if facts["request_id"] else ""
+    return f"{facts['kind']} {facts['work']}{label}{client}{request_id}"
 
 
 def _names(members: list[dict[str, Any]]) -> str:

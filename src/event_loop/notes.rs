@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::current;
 use super::reasons::Reason;
 use super::records::{Record, WorkKind};
+use super::wait_sums::WaitSums;
 
 /// Names the current unit's work as a request: the first `length` bytes of `text` are its method and target. `client` is
 /// the descriptor of its connection.
@@ -26,6 +27,16 @@ pub fn name_spawned(name: &str) {
 /// the GIL.
 pub fn set_thread_state(state: usize) -> usize {
     current::with_current(|unit| unit.record.replace_thread_state(state)).unwrap_or(0)
+}
+
+/// Sums the waits of the current piece of work from now on.
+pub fn sum_waits() {
+    current::with_current(|unit| *unit.sums.borrow_mut() = Some(Box::default()));
+}
+
+/// Ends the sums, and returns them. `None` without [`sum_waits`].
+pub fn take_sums() -> Option<Box<WaitSums>> {
+    current::with_current(|unit| unit.sums.borrow_mut().take()).flatten()
 }
 
 /// Runs `wait`, in which the current unit may wait for `reason`. An outer reason takes precedence: a queue that is made

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::current;
 use super::reasons::{Reason, WRITE, Wait};
 use super::records;
 
@@ -37,16 +36,6 @@ impl WaitSums {
     pub fn sending(&self) -> Duration {
         Duration::from_nanos(self.sending)
     }
-}
-
-/// Sums the waits of the current piece of work from now on.
-pub fn begin() {
-    current::with_current(|unit| *unit.sums.borrow_mut() = Some(Box::default()));
-}
-
-/// Ends the sums, and returns them. `None` without [`begin`].
-pub fn end() -> Option<Box<WaitSums>> {
-    current::with_current(|unit| unit.sums.borrow_mut().take()).flatten()
 }
 
 #[cfg(test)]

@@ -204,6 +204,8 @@ impl<'py> View<'py> {
         facts.set_item("kind", snapshot.kind.name())?;
         facts.set_item("label", self.label(&snapshot))?;
         facts.set_item("client", client(self.py, record, &snapshot))?;
+        let id = (snapshot.kind == WorkKind::Request).then(|| subject::request_id(self.py, record.subject()));
+        facts.set_item("request_id", id.flatten())?;
         facts.set_item("age", self.since(snapshot.begun))?;
         let (state, since) = match (turn, &snapshot.wait) {
             (Some(begun), _) => ("running", Some(begun)),

@@ -42,19 +42,26 @@ pub fn running(py: Python<'_>) -> Option<String> {
 /// The address of the client of a request, as its environ has it. `None` for other subjects, and if the application has
 /// changed the environ. Runs no Python code.
 pub fn client(py: Python<'_>, subject: usize) -> Option<String> {
+    let address = item_of(py, subject, "REMOTE_ADDR").filter(|address| !address.is_empty())?;
+    let address = if address.contains(':') { format!("[{address}]") } else { address };
+    Some(item_of(py, subject, "REMOTE_PORT").map_or(address.clone(), |port| format!("{address}:{port}")))
+}
+
+/// The id of a request, if it has one. `None` for other subjects. Runs no Python code.
+pub fn request_id(py: Python<'_>, subject: usize) -> Option<String> {
+    item_of(py, subject, "rmeinheld.request_id")
+}
+
+/// The text of a key in the environ of a request.
+fn item_of(py: Python<'_>, subject: usize, key: &str) -> Option<String> {
     if subject == 0 {
         return None;
     }
     // SAFETY: as in `describe`.
     let object = unsafe { Bound::from_borrowed_ptr(py, subject as *mut ffi::PyObject) };
     let environ = object.cast_into::<PyDict>().ok()?;
-    let item = |key| {
-        let value = environ.get_item(key).ok()??;
-        value.cast::<PyString>().ok().map(|value| value.to_string_lossy().into_owned())
-    };
-    let address = item("REMOTE_ADDR").filter(|address| !address.is_empty())?;
-    let address = if address.contains(':') { format!("[{address}]") } else { address };
-    Some(item("REMOTE_PORT").map_or(address.clone(), |port| format!("{address}:{port}")))
+    let value = environ.get_item(key).ok()??;
+    value.cast::<PyString>().ok().map(|value| value.to_string_lossy().into_owned())
 }
 
 /// A name for a subject: "request GET /path", "thread 'Thread-1 (job)'", "coroutine 'job'".

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 
 use crate::event_loop::records::{self, Record, WorkKind};
-use crate::event_loop::{SourceId, interrupts, streams, wait_sums};
+use crate::event_loop::{SourceId, interrupts, notes, streams};
 use crate::http::redaction::redacted;
 use crate::http::response::find_field;
 use crate::interp::inspection::StackReader;
@@ -58,7 +58,7 @@ impl SlowRequests {
     /// Begins to take the time of a request whose head is complete. The head had begun to arrive at `head_begun`; `None`
     /// if it came in one piece. `source` is its connection.
     pub fn begin(source: SourceId, head_begun: Option<Instant>) -> TimedRequest {
-        wait_sums::begin();
+        notes::sum_waits();
         TimedRequest {
             work: interrupts::current_work().map_or(0, |work| work.number),
             begun: Instant::now(),
@@ -72,7 +72,7 @@ impl SlowRequests {
     ///
     /// # Parks
     pub fn end(&self, py: Python<'_>, request: &TimedRequest, finished: &Finished<'_>, client: &str) {
-        let sums = wait_sums::end().unwrap_or_default();
+        let sums = notes::take_sums().unwrap_or_default();
         let stack = lock(&self.stacks).remove(&request.work);
         let elapsed = request.begun.elapsed() + request.queue;
         if elapsed < self.limit || lasts(finished) {

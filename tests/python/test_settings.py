@@ -11,7 +11,7 @@ import pytest
 
 import rmeinheld
 from rmeinheld import process_state
-from rmeinheld.access_log import ATOMS, DEFAULT_FORMAT, validate_format
+from rmeinheld.access_log import ATOMS, DEFAULT_FORMAT, NOTES, validate_format
 from rmeinheld.meinheld import server
 from rmeinheld.option_kinds import Count, Seconds
 from rmeinheld.settings import GROUPS, OPTIONS, Option, Settings, resolve
@@ -349,7 +349,8 @@ def test_the_documented_atoms_are_those_of_the_parser() -> None:
     with pytest.raises(ValueError, match=r"unknown atom '%\(z\)s'") as refused:
         validate_format("%(z)s")
     known = str(refused.value).partition("known are ")[2]
-    assert known == " ".join(ATOMS) + " and {name}i {name}o {name}e"
+    notes = " ".join(f"{{{name}}}n" for name in NOTES)
+    assert known == " ".join(ATOMS) + " and {name}i {name}o {name}e " + notes
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,22 @@ def test_a_response_has_the_id_only_where_asked_for(serve: Serve) -> None:
     assert first != second
 
 
+def test_the_dump_shows_the_id(serve: Serve) -> None:
+    source = """
+    import rmeinheld
+
+    def app(environ, start_response):
+        start_response("200 OK", [])
+        return [environ["rmeinheld.request_id"].encode(), rmeinheld.dump().encode()]
+
+    rmeinheld.run(app, port=0, request_id=True)
+    """
+    body = serve.script(source).get("/x").body.decode()
+    made = MADE_ID.match(body)
+    assert made is not None
+    assert re.search(rf"^request \d+ GET /x from \S+ \(id {made[0]}\): RUNNING", body, re.M)
+
+
 def test_atoms_show_the_ids(serve: Serve, log: Path) -> None:
     form = "%({request_id}n)s %({trace_id}n)s %({span_id}n)s"
     server = serve(APPLICATION, access_logfile=str(log), access_logformat=form, request_id="on")

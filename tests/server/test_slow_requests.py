@@ -94,7 +94,9 @@ def test_a_slow_request_is_logged_with_its_waits_and_its_stack(
     server.get(f"{target}?token=secret&b=1")
     line = slow_line(server, f"{target}?token=***&b=***", start)
     assert "secret" not in line
-    assert re.search(r"from 127\.0\.0\.1 took 0\.\d{3} s \(slow_request is 0\.2 s\), answered with (200|500): head", line)
+    assert re.search(
+        r"from 127\.0\.0\.1 took 0\.\d{3} s \(slow_request is 0\.2 s\), answered with (200|500): head", line
+    )
     assert 0.4 < phase(line, "application") < 5
     assert phase(line, "head") == phase(line, "sending") == 0
     if wait is None:
