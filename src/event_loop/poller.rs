@@ -250,7 +250,8 @@ impl Poller {
             owner,
             at_rest: true,
             readable: false,
-            ready_at: 0,
+            // A new connection may have its first request already.
+            ready_at: activity::last_poll(),
             peer_closed: false,
             waits: Vec::new(),
             deadline: None,

@@ -130,6 +130,9 @@ def test_time_in_the_queue_and_for_the_head_is_told_apart(server: Server) -> Non
     assert 0.25 < phase(line, "head") < 5
     # Requests of other clients that arrive together come one after the other.
     connections = [server.connect() for _ in range(5)]
+    for connection in connections:
+        # The server has accepted it.
+        connection.request(request("GET", "/"))
     start = len(server.log())
     first = server.connect()
     first.send(request("GET", "/compute"))
@@ -139,6 +142,7 @@ def test_time_in_the_queue_and_for_the_head_is_told_apart(server: Server) -> Non
     for connection in (first, *connections):
         connection.read_response()
         connection.close()
+    slow_line(server, "/block", start)
     lines = re.findall(r"\[WARNING\] GET /block from .*", server.log()[start:])
     assert max(phase(line, "queue") for line in lines) > 0.2
     assert all(phase(line, "application") < 2 for line in lines)
