@@ -28,7 +28,7 @@ import tempfile
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from rmeinheld import _crew, _rmeinheld, ends
+from rmeinheld import _crew, _rmeinheld, ends, inspecting
 from rmeinheld.addresses import Descriptor
 from rmeinheld.application import StartError, mounted
 from rmeinheld.coroutine import set_offload_threads, sleep, spawn
@@ -221,6 +221,13 @@ class Worker(_Base):  # type: ignore[misc]
         """Handle signals as every Gunicorn worker does, apart from SIGINT in a service."""
         super().init_signals()
         signal.signal(signal.SIGINT, self.handle_interrupt)
+        self._handle_dump_signal()
+
+    def _handle_dump_signal(self) -> None:
+        """Have the signal of `dump_signal` write a dump. Without a handler SIGUSR2 would end the worker."""
+        number = inspecting.number_of(settings_of(self.cfg).dump_signal)
+        if number is not None:
+            signal.signal(number, inspecting.handle)
 
     def load_wsgi(self) -> None:
         """Import the application. Of a service, the error log shows the application's own exception.

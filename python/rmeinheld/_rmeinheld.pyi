@@ -1560,3 +1560,11 @@ def write_in_background(fd: int, text: str, /) -> None:
     For text that a pipe without a reader may not take. After five seconds without progress the rest is lost. Raises
     OSError if the descriptor is not open.
     """
+
+def waiting_for[**P, T](reason: str, detail: int, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call `function(*args)`, which waits for `reason`, and return its result. A dump then names the reason.
+
+    `reason` is one of the names in docs/inspecting.md, and `detail` the number that belongs to it, such as a process.
+
+    Raises ValueError for another name.
+    """

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
@@ -18,7 +19,7 @@ from typing import Any, Final, Protocol
 
 from . import _rmeinheld, error_log
 
-__all__ = ["dump", "write_dump"]
+__all__ = ["dump", "handle", "number_of", "write_dump"]
 
 NAMED: Final = 5
 """Coroutines that are named in the entry of a group. The others are counted."""
@@ -34,17 +35,6 @@ STANDARD_LIBRARY: Final = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 
 PACKAGES: Final = ("/site-packages/", "/dist-packages/")
 """Directories of installed packages."""
-
-SYNCHRONISERS: Final = {
-    "Event.wait": "event",
-    "Queue.get": "item of queue",
-    "Queue.put": "room in queue",
-    "Semaphore.acquire": "semaphore",
-    "Barrier._wait": "barrier",
-    "Future.result": "future",
-    "Condition.wait": "condition",
-}
-"""Waits of the standard library that are made of locks, each with the words for it."""
 
 type Frame = tuple[str, int, str]
 """File, line and function."""
@@ -101,6 +91,26 @@ def write_dump() -> None:
         _rmeinheld.write_in_background(_log_descriptor(), text)
 
 
+def number_of(name: str) -> int | None:
+    """The number of the signal of the setting `dump_signal`; None if no dump is wanted.
+
+    An application that handles the signal keeps it. Then, too, there is none.
+    """
+    if name == "none":
+        return None
+    number = signal.Signals[f"SIG{name.upper()}"]
+    return number if signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN) else None
+
+
+def handle(number: int, frame: FrameType | None) -> None:
+    """Write a dump: the handler of `dump_signal`."""
+    # An exception would be raised in the code that the signal interrupts.
+    try:
+        write_dump()
+    except Exception as error:
+        os.write(2, f"rmeinheld: no dump could be written: {error!r}\n".encode(errors="replace"))
+
+
 def _log_descriptor() -> int:
     """The descriptor of the first file that the error log is written to; 2 if there is none."""
     logger: logging.Logger | None = logging.getLogger(error_log.LOGGER_NAME)
@@ -142,7 +152,7 @@ def _grouped(coroutines: Iterable[dict[str, Any]], *, apart: bool) -> list[_Grou
     for facts in coroutines:
         wait = facts["wait"] or {}
         # A sleep differs only in what is left of it.
-        what = (wait.get("reason"), wait.get("peer"), wait.get("object"))
+        what = (wait.get("reason"), wait.get("text", "").split(",")[0], wait.get("object"))
         key = facts["ident"] if apart else (facts["kind"], facts["state"], what, tuple(facts["stack"]))
         groups.setdefault(key, _Group(facts)).members.append(facts)
     order = {"running": 0, "waiting": 1, "ready": 2}
@@ -168,8 +178,6 @@ def _what(facts: dict[str, Any], coroutines: list[dict[str, Any]], *, alone: boo
     if facts["state"] != "waiting":
         return "RUNNING" if facts["state"] == "running" else "ready to run"
     wait = facts["wait"]
-    if words := _synchroniser(facts["stack"]):
-        return f"waits for {words}"
     text = str(wait["text"]) if alone else str(wait["text"]).split(",")[0]
     if alone and wait["descriptor"] is not None:
         text += f" (descriptor {wait['descriptor']})"
@@ -178,18 +186,6 @@ def _what(facts: dict[str, Any], coroutines: list[dict[str, Any]], *, alone: boo
     if wait["owner"]:
         text += f" {'of' if wait['reason'] == 'join' else 'held by'} {_owner(wait, coroutines)}"
     return f"waits for {text}"
-
-
-def _synchroniser(stack: list[Frame]) -> str | None:
-    """The words for a wait in `threading` or `queue`, whose own lock says nothing; None for another wait."""
-    words = None
-    for file, _, function in stack:
-        if not file.startswith((STANDARD_LIBRARY, ENGINE)) or _is_packaged(file):
-            break
-        if words is None and function != "Condition.wait" and not file.startswith(ENGINE):
-            return None
-        words = SYNCHRONISERS.get(function, words)
-    return words
 
 
 def _owner(wait: dict[str, Any], coroutines: list[dict[str, Any]]) -> str:
@@ -224,9 +220,7 @@ def _deadlocks(coroutines: list[dict[str, Any]]) -> Iterator[str]:
         while ident in by_ident and ident not in seen:
             seen.add(ident)
             path.append(ident)
-            facts = by_ident[ident]
-            # A condition waits for a lock that it has taken itself, and that another coroutine opens.
-            wait = None if _synchroniser(facts["stack"]) else facts["wait"]
+            wait = by_ident[ident]["wait"]
             ident = (wait and wait["owner"]) or 0
         if ident in path:
             circle = path[path.index(ident) :]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextvars import copy_context
 from typing import Any
 
-from ._rmeinheld import Jobs, Lock, can_park
+from ._rmeinheld import Jobs, Lock, can_park, waiting_for
 
 __all__ = ["get_offload_threads", "offload", "set_offload_threads"]
 
@@ -84,7 +84,7 @@ def offload[**P, T](func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) 
         return func(*args, **kwargs)
     job = _Job(lambda: func(*args, **kwargs))
     _submit(job)
-    job.done.acquire()
+    waiting_for("offload", 0, job.done.acquire)
     error, job.error = job.error, None
     try:
         if error is not None:

@@ -216,6 +216,7 @@ def _serve(
         sighup if health is None or sighup is None else health.reloads(sighup),
         drain_delay=settings.drain_delay,
         exit_status=exit_status,
+        dump_signal=settings.dump_signal,
     )
     signals.install()
     # A closed or full standard error must not keep a server from starting.

@@ -1,4 +1,4 @@
-"""Signals of a running server: SIGINT, SIGTERM, SIGQUIT, SIGUSR1, and in some cases SIGHUP.
+"""Signals of a running server: SIGINT, SIGTERM, SIGQUIT, SIGUSR1, that of a dump, and in some cases SIGHUP.
 
 The previous handlers return when the server ends.
 """
@@ -15,7 +15,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any, Final
 
-from . import _rmeinheld, error_log
+from . import _rmeinheld, error_log, inspecting
 from .process_state import End
 
 __all__ = ["Signals", "has_terminal"]
@@ -47,12 +47,14 @@ class Signals:
         *,
         drain_delay: float = 0.0,
         exit_status: int | None = None,
+        dump_signal: str = "none",
     ) -> None:
         self._engine = engine
         self._end = end
         self._hang_up = hang_up
         self._drain_delay = drain_delay
         self._exit_status = exit_status
+        self._dump_signal = dump_signal
         self._previous: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
         self._previous_fd = -1
         self._pair: tuple[socket.socket, socket.socket] | None = None
@@ -83,6 +85,9 @@ class Signals:
         ]
         if self._hang_up is not None:
             handlers.append((signal.SIGHUP, self._reload))
+        dump_number = inspecting.number_of(self._dump_signal)
+        if dump_number is not None:
+            handlers.append((signal.Signals(dump_number), inspecting.handle))
         for number, handler in handlers:
             self._previous[number] = signal.getsignal(number)
             signal.signal(number, handler)

@@ -2,9 +2,12 @@
 
 use std::os::fd::{AsFd, RawFd};
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
+use crate::event_loop::notes;
+use crate::event_loop::reasons::Reason;
 use crate::interp::inspection::{self, ListOptions};
 use crate::interp::{identity, os_error};
 use crate::kernel::LentDescriptor;
@@ -34,6 +37,24 @@ pub fn stack_of(py: Python<'_>, work: u64) -> PyResult<Option<Vec<Bound<'_, PyTu
 #[pyfunction]
 pub fn coroutine_frames(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     inspection::frame_objects(py)
+}
+
+/// Call `function(*args)`, which waits for `reason`, and return its result. A dump then names the reason.
+///
+/// `reason` is one of the names in docs/inspecting.md, and `detail` the number that belongs to it, such as a process.
+///
+/// Raises ValueError for another name.
+#[pyfunction]
+#[pyo3(signature = (reason, detail, function, /, *args))]
+pub fn waiting_for<'py>(
+    reason: &str,
+    detail: u64,
+    function: &Bound<'py, PyAny>,
+    args: &Bound<'py, PyTuple>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let known = Reason::named(reason).filter(|reason| !reason.has_object());
+    let known = known.ok_or_else(|| PyValueError::new_err(format!("{reason:?} is not a reason of a wait")))?;
+    notes::because(known, [detail, 0], || function.call1(args))
 }
 
 /// Return the number of the OS thread that runs the coroutines, or None before the first one.

@@ -18,7 +18,7 @@ mod _rmeinheld {
     use pyo3::types::PyDict;
 
     use super::process::{after_fork_in_parent, before_fork, forget_in_child, stop_at_exit};
-    use crate::cooperative::{ShutDown, native};
+    use crate::cooperative::{ShutDown, native, owner_of};
     use crate::interp::{self, ClientDisconnected, CoroutineExit, Timeout};
     use crate::wsgi::{ConnectionClosed, WebSocketError};
 
@@ -43,7 +43,9 @@ mod _rmeinheld {
         descriptor_closes, events_now, is_fifo, may_wait, wait_any, wait_either, wait_readable, wait_writable,
     };
     #[pymodule_export]
-    use super::inspection::{coroutine_frames, inspect_coroutines, loop_thread_ident, stack_of, write_in_background};
+    use super::inspection::{
+        coroutine_frames, inspect_coroutines, loop_thread_ident, stack_of, waiting_for, write_in_background,
+    };
     #[pymodule_export]
     use super::patching::{
         as_builtin, detour, in_turn, locks_park, method, set_attribute, socket_recv, socket_recv_into, socket_recvfrom,
@@ -69,6 +71,7 @@ mod _rmeinheld {
         module.add("ShutDown", shut_down.unwrap_or_else(|_| py.get_type::<ShutDown>().into_any()))?;
         native::keep_samples(py)?;
         interp::prepare_with(prepare);
+        interp::inspection::find_owners_with(owner_of);
         py.import("atexit")?.call_method1("register", (wrap_pyfunction!(stop_at_exit, module)?,))?;
         let hooks = PyDict::new(py);
         hooks.set_item("before", wrap_pyfunction!(before_fork, module)?)?;

@@ -13,8 +13,8 @@ use pyo3::{PyTraverseError, PyVisit};
 use super::lock::Lock;
 use super::rlock::RLock;
 use super::timeouts::deadline_of;
-use crate::event_loop;
-use crate::interp::{self, Waiter};
+use crate::event_loop::{self, reasons::Reason};
+use crate::interp::{self, WaitReason, Waiter};
 use crate::sync::lock;
 
 /// A condition variable for coroutines and OS threads, like `threading.Condition`.
@@ -103,8 +103,8 @@ impl Condition {
     ///
     /// Raises RuntimeError if the caller does not hold the lock.
     #[pyo3(signature = (timeout = None))]
-    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
-        self.wait_until(py, deadline_of(timeout)?)
+    fn wait(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
+        Condition::wait_until(slf, deadline_of(timeout)?)
     }
 
     /// Wait until `predicate()` is true. Returns its last value.
@@ -113,14 +113,18 @@ impl Condition {
     ///
     /// Raises RuntimeError if the caller does not hold the lock.
     #[pyo3(signature = (predicate, timeout = None))]
-    fn wait_for<'py>(&self, predicate: &Bound<'py, PyAny>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+    fn wait_for<'py>(
+        slf: &Bound<'py, Self>,
+        predicate: &Bound<'py, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let deadline = deadline_of(timeout)?;
         loop {
             let result = predicate.call0()?;
             if result.is_truthy()? || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Ok(result);
             }
-            self.wait_until(predicate.py(), deadline)?;
+            Condition::wait_until(slf, deadline)?;
         }
     }
 
@@ -197,28 +201,30 @@ impl Condition {
     }
 
     /// # Parks
-    fn wait_until(&self, py: Python<'_>, deadline: Option<Instant>) -> PyResult<bool> {
-        self.check_owned(py, "cannot wait on un-acquired lock")?;
-        let lock = self.lock.bind(py);
+    fn wait_until(slf: &Bound<'_, Self>, deadline: Option<Instant>) -> PyResult<bool> {
+        let (this, py) = (slf.get(), slf.py());
+        this.check_owned(py, "cannot wait on un-acquired lock")?;
+        let lock = this.lock.bind(py);
         let place = Arc::<WaitPlace>::default();
-        self.places().push_back(Arc::clone(&place));
+        this.places().push_back(Arc::clone(&place));
         let released = match lock.getattr(intern!(py, "_release_save")) {
             Ok(release_save) => release_save.call0().map(Some),
             Err(_) => lock.call_method0(intern!(py, "release")).map(|_| None),
         };
         let saved = released.inspect_err(|_| {
-            self.leave(&place);
+            this.leave(&place);
         })?;
         let woken = if place.is_notified() {
             Ok(true)
         } else {
-            interp::wait(py, deadline, |waiter| *place.stage() = PlaceStage::Waiting(waiter), |_| ())
+            let reason = WaitReason::object(Reason::Condition, slf);
+            interp::wait(py, reason, deadline, |waiter| *place.stage() = PlaceStage::Waiting(waiter), |_| ())
         };
-        let notified = matches!(woken, Ok(true)) || self.leave(&place);
-        let result = self.take_again(saved.as_ref(), py).and(woken);
+        let notified = matches!(woken, Ok(true)) || this.leave(&place);
+        let result = this.take_again(saved.as_ref(), py).and(woken);
         if notified && result.is_err() {
             // A cancelled waiter does not consume a notification (POSIX, pthread_cond_wait).
-            self.notify_first(1);
+            this.notify_first(1);
         }
         result
     }
@@ -248,11 +254,11 @@ impl Condition {
     fn try_taking_again(&self, saved: Option<&Bound<'_, PyAny>>, py: Python<'_>) -> PyResult<()> {
         let lock = self.lock.bind(py);
         if let Ok(lock) = lock.cast::<Lock>() {
-            return lock.get().acquire(py, true, -1.0).map(drop);
+            return Lock::acquire(lock, true, -1.0).map(drop);
         }
         match saved {
             Some(saved) => match lock.cast_exact::<RLock>() {
-                Ok(lock) => lock.get().restore(py, saved.extract()?),
+                Ok(lock) => RLock::restore(lock, saved.extract()?),
                 Err(_) => lock.call_method1(intern!(py, "_acquire_restore"), (saved,)).map(drop),
             },
             None => lock.call_method0(intern!(py, "acquire")).map(drop),

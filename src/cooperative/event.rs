@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard};
 use pyo3::prelude::*;
 
 use super::timeouts::deadline_of;
-use crate::interp::{self, Waiters};
+use crate::event_loop::reasons::Reason;
+use crate::interp::{self, WaitReason, Waiters};
 use crate::sync::lock;
 
 /// A flag to wait for, for coroutines and OS threads, like `threading.Event`.
@@ -50,17 +51,19 @@ impl Event {
     ///
     /// `timeout` is the longest wait in seconds; None (the default) waits for ever.
     #[pyo3(signature = (timeout = None))]
-    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+    fn wait(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
+        let (this, py) = (slf.get(), slf.py());
         let deadline = deadline_of(timeout)?;
         interp::give_way(py)?;
-        if self.flag().is_set {
+        if this.flag().is_set {
             return Ok(true);
         }
         interp::wait(
             py,
+            WaitReason::object(Reason::Event, slf),
             deadline,
-            |waiter| self.flag().waiters.join(waiter, (), false),
-            |waiter| self.flag().waiters.leave(waiter),
+            |waiter| this.flag().waiters.join(waiter, (), false),
+            |waiter| this.flag().waiters.leave(waiter),
         )
     }
 

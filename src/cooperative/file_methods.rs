@@ -298,7 +298,7 @@ unsafe fn within_turn(file: *mut ffi::PyObject, call: impl FnOnce() -> *mut ffi:
         let file = unsafe { Bound::from_borrowed_ptr(py, file) };
         match turn_of(&file) {
             Ok(None) => call(),
-            Ok(Some(turn)) => match turn.get().take(py) {
+            Ok(Some(turn)) => match RLock::take(&turn) {
                 Ok(()) => {
                     let result = call();
                     turn.get().give(py);

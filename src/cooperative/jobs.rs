@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 
 use super::hand_over::HandOver;
-use crate::interp::{self, Waiters};
+use crate::event_loop::reasons::Reason;
+use crate::interp::{self, WaitReason, Waiters};
 use crate::sync::lock;
 
 /// Numbers of the pool of `offload`, of which a process has one.
@@ -114,6 +115,7 @@ impl Jobs {
         let deadline = Instant::now() + Duration::try_from_secs_f64(seconds).unwrap_or_default();
         let called = interp::wait(
             py,
+            WaitReason::number(Reason::Other, 0),
             Some(deadline),
             |waiter| self.pool().idle.join(waiter, place.clone(), false),
             |waiter| self.pool().idle.leave(waiter),

@@ -10,7 +10,8 @@ use pyo3::{PyTraverseError, PyVisit};
 
 use super::hand_over::HandOver;
 use super::timeouts::{deadline_of, give_way};
-use crate::interp::{self, Line, Waiter, Waiters};
+use crate::event_loop::reasons::Reason;
+use crate::interp::{self, Line, WaitReason, Waiter, Waiters};
 use crate::sync::lock;
 
 pyo3::create_exception!(
@@ -89,15 +90,17 @@ impl Queue {
     ///
     /// Raises queue.Full without room in time, ShutDown after `shutdown`, ValueError for a negative timeout.
     #[pyo3(signature = (item, block = true, timeout = None))]
-    fn put(&self, py: Python<'_>, item: Py<PyAny>, block: bool, timeout: Option<f64>) -> PyResult<()> {
+    fn put(slf: &Bound<'_, Self>, item: Py<PyAny>, block: bool, timeout: Option<f64>) -> PyResult<()> {
+        let (this, py) = (slf.get(), slf.py());
         let deadline = if block { queue_deadline(timeout)? } else { None };
         give_way(py, block)?;
-        let Err(item) = self.put_now(py, item)? else { return Ok(()) };
+        let Err(item) = this.put_now(py, item)? else { return Ok(()) };
         if !block {
             return Err(queue_error(py, "Full"));
         }
         let kept = HandOver::holding(item);
-        let put = interp::take(py, deadline, &Putter { queue: self, kept: &kept });
+        let reason = WaitReason::object(Reason::Queue, slf).with(1);
+        let put = interp::take(py, reason, deadline, &Putter { queue: this, kept: &kept });
         match (put?, kept.take()) {
             (true, None) => Ok(()),
             (true, Some(_)) => Err(queue_error(py, "ShutDown")),
@@ -106,8 +109,8 @@ impl Queue {
     }
 
     /// `put(item, block=False)`.
-    fn put_nowait(&self, py: Python<'_>, item: Py<PyAny>) -> PyResult<()> {
-        self.put(py, item, false, None)
+    fn put_nowait(slf: &Bound<'_, Self>, item: Py<PyAny>) -> PyResult<()> {
+        Queue::put(slf, item, false, None)
     }
 
     /// Take an item out, and wait for one if need be.
@@ -117,30 +120,13 @@ impl Queue {
     ///
     /// Raises queue.Empty without an item in time, ShutDown after `shutdown`, ValueError for a negative timeout.
     #[pyo3(signature = (block = true, timeout = None))]
-    fn get(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
-        let deadline = if block { queue_deadline(timeout)? } else { None };
-        give_way(py, block)?;
-        if let Some(item) = self.get_now() {
-            return Ok(item);
-        }
-        if self.items().is_shut_down {
-            return Err(queue_error(py, "ShutDown"));
-        }
-        if !block {
-            return Err(queue_error(py, "Empty"));
-        }
-        let given = HandOver::default();
-        let got = interp::take(py, deadline, &Getter { queue: self, given: &given });
-        match (got?, given.take()) {
-            (_, Some(item)) => Ok(item),
-            (true, None) => Err(queue_error(py, "ShutDown")),
-            (false, None) => Err(queue_error(py, "Empty")),
-        }
+    fn get(slf: &Bound<'_, Self>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+        slf.get().get_for(slf.as_any(), block, timeout)
     }
 
     /// `get(block=False)`.
-    fn get_nowait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.get(py, false, None)
+    fn get_nowait(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        Queue::get(slf, false, None)
     }
 
     /// Say that an item taken out is dealt with.
@@ -157,15 +143,17 @@ impl Queue {
     }
 
     /// Wait until `task_done` was called for every item that was put in.
-    fn join(&self, py: Python<'_>) -> PyResult<()> {
-        if self.items().unfinished == 0 {
+    fn join(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let this = slf.get();
+        if this.items().unfinished == 0 {
             return Ok(());
         }
         interp::wait(
-            py,
+            slf.py(),
+            WaitReason::object(Reason::Queue, slf).with(2),
             None,
-            |waiter| self.items().joiners.join(waiter, (), false),
-            |waiter| self.items().joiners.leave(waiter),
+            |waiter| this.items().joiners.join(waiter, (), false),
+            |waiter| this.items().joiners.leave(waiter),
         )
         .map(drop)
     }
@@ -240,6 +228,39 @@ impl Queue {
 
     fn has_room(&self, state: &Items) -> bool {
         self.maxsize == 0 || state.items.len() < self.maxsize
+    }
+
+    /// Takes an item out for `object`, the queue as Python sees it.
+    ///
+    /// # Errors
+    /// As `get`.
+    ///
+    /// # Parks
+    fn get_for(&self, object: &Bound<'_, PyAny>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+        let py = object.py();
+        let deadline = if block { queue_deadline(timeout)? } else { None };
+        give_way(py, block)?;
+        if let Some(item) = self.get_now() {
+            return Ok(item);
+        }
+        if self.items().is_shut_down {
+            return Err(queue_error(py, "ShutDown"));
+        }
+        if !block {
+            return Err(queue_error(py, "Empty"));
+        }
+        let given = HandOver::default();
+        let got = interp::take(
+            py,
+            WaitReason::object(Reason::Queue, object),
+            deadline,
+            &Getter { queue: self, given: &given },
+        );
+        match (got?, given.take()) {
+            (_, Some(item)) => Ok(item),
+            (true, None) => Err(queue_error(py, "ShutDown")),
+            (false, None) => Err(queue_error(py, "Empty")),
+        }
     }
 
     fn get_now(&self) -> Option<Py<PyAny>> {
@@ -389,8 +410,8 @@ impl SimpleQueue {
     ///
     /// Raises queue.Empty without an item in time, ValueError for a negative timeout.
     #[pyo3(signature = (block = true, timeout = None))]
-    fn get(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
-        self.queue.get(py, block, timeout)
+    fn get(slf: &Bound<'_, Self>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+        slf.get().queue.get_for(slf.as_any(), block, timeout)
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
@@ -402,7 +423,7 @@ impl SimpleQueue {
     }
 
     /// `get(block=False)`.
-    fn get_nowait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.queue.get(py, false, None)
+    fn get_nowait(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        SimpleQueue::get(slf, false, None)
     }
 }

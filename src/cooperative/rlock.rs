@@ -7,7 +7,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use super::timeouts::AcquireWait;
-use crate::interp::{self, Line, Waiter, Waiters, identity};
+use crate::event_loop::reasons::Reason;
+use crate::interp::{self, Line, WaitReason, Waiter, Waiters, identity};
 use crate::sync::lock;
 
 /// A reentrant lock for coroutines and OS threads, like `threading.RLock`. Its owner may take it again.
@@ -45,16 +46,18 @@ impl RLock {
     /// Raises ValueError for a negative timeout and for a timeout of a call that does not wait, OverflowError for a
     /// timeout above `threading.TIMEOUT_MAX`.
     #[pyo3(signature = (blocking = true, timeout = -1.0))]
-    fn acquire(&self, py: Python<'_>, blocking: bool, timeout: f64) -> PyResult<bool> {
+    fn acquire(slf: &Bound<'_, Self>, blocking: bool, timeout: f64) -> PyResult<bool> {
+        let (this, py) = (slf.get(), slf.py());
         let wait = AcquireWait::new(blocking, timeout)?;
         wait.give_way(py)?;
         let own = identity::thread_state(py);
-        if self.try_acquire(own) {
+        if this.try_acquire(own) {
             return Ok(true);
         }
+        let claim = OwnerClaim { lock: this, own };
         match wait {
             AcquireWait::Try => Ok(false),
-            AcquireWait::Until(deadline) => interp::take(py, deadline, &OwnerClaim { lock: self, own }),
+            AcquireWait::Until(deadline) => interp::take(py, WaitReason::object(Reason::RLock, slf), deadline, &claim),
         }
     }
 
@@ -72,8 +75,8 @@ impl RLock {
         self.ownership().count > 0
     }
 
-    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.acquire(py, true, -1.0)
+    fn __enter__(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        RLock::acquire(slf, true, -1.0)
     }
 
     fn __exit__(
@@ -108,10 +111,10 @@ impl RLock {
 
     /// Re-acquire the lock as often, for `threading.Condition.wait`. Interruptions are deferred to the caller's next
     /// wait.
-    fn _acquire_restore(&self, py: Python<'_>, saved: (u64, usize)) -> PyResult<()> {
-        let own = identity::thread_state(py);
-        interp::insist(py, &OwnerClaim { lock: self, own })?;
-        self.ownership().count = saved.0;
+    fn _acquire_restore(slf: &Bound<'_, Self>, saved: (u64, usize)) -> PyResult<()> {
+        let (this, own) = (slf.get(), identity::thread_state(slf.py()));
+        interp::insist(slf.py(), WaitReason::object(Reason::RLock, slf), &OwnerClaim { lock: this, own })?;
+        this.ownership().count = saved.0;
         Ok(())
     }
 
@@ -158,9 +161,9 @@ impl RLock {
     /// The errors of a wait; then the lock is not acquired.
     ///
     /// # Parks
-    pub(super) fn restore(&self, py: Python<'_>, saved: (u64, usize)) -> PyResult<()> {
-        self.acquire(py, true, -1.0)?;
-        self.ownership().count = saved.0;
+    pub(super) fn restore(slf: &Bound<'_, Self>, saved: (u64, usize)) -> PyResult<()> {
+        RLock::acquire(slf, true, -1.0)?;
+        slf.get().ownership().count = saved.0;
         Ok(())
     }
 
@@ -170,9 +173,10 @@ impl RLock {
     /// The errors of a wait. RuntimeError when the interpreter ends, where the owner never runs again.
     ///
     /// # Parks
-    pub(super) fn take(&self, py: Python<'_>) -> PyResult<()> {
+    pub(super) fn take(slf: &Bound<'_, Self>) -> PyResult<()> {
+        let (this, py) = (slf.get(), slf.py());
         let own = identity::thread_state(py);
-        if self.try_acquire(own) {
+        if this.try_acquire(own) {
             return Ok(());
         }
         if py.import("sys")?.call_method0("is_finalizing")?.is_truthy()? {
@@ -180,9 +184,10 @@ impl RLock {
         }
         interp::wait(
             py,
+            WaitReason::object(Reason::RLock, slf),
             None,
-            |waiter| self.ownership().waiters.join(waiter, own, false),
-            |waiter| self.ownership().waiters.leave(waiter),
+            |waiter| this.ownership().waiters.join(waiter, own, false),
+            |waiter| this.ownership().waiters.leave(waiter),
         )?;
         Ok(())
     }
@@ -192,6 +197,12 @@ impl RLock {
         if let Ok(mut ownership) = self.owned(py, "") {
             ownership.release_once();
         }
+    }
+
+    /// The address of the owner's thread state; `None` without an owner.
+    pub(super) fn owner(&self) -> Option<usize> {
+        let ownership = self.ownership();
+        (ownership.count > 0).then_some(ownership.owner)
     }
 
     fn ownership(&self) -> MutexGuard<'_, Ownership> {

@@ -5,7 +5,8 @@ use pyo3::prelude::*;
 
 use super::permits::Permits;
 use super::timeouts::{deadline_of, give_way};
-use crate::interp;
+use crate::event_loop::reasons::Reason;
+use crate::interp::{self, WaitReason};
 
 /// A counting semaphore for coroutines and OS threads, like `threading.Semaphore`. Waiters get their turn in order.
 ///
@@ -31,19 +32,20 @@ impl Semaphore {
     ///
     /// Raises ValueError for a timeout of a call that does not wait.
     #[pyo3(signature = (blocking = true, timeout = None))]
-    fn acquire(&self, py: Python<'_>, blocking: bool, timeout: Option<f64>) -> PyResult<bool> {
+    fn acquire(slf: &Bound<'_, Self>, blocking: bool, timeout: Option<f64>) -> PyResult<bool> {
+        let (this, py) = (slf.get(), slf.py());
         if !blocking && timeout.is_some() {
             return Err(PyValueError::new_err("can't specify timeout for non-blocking acquire"));
         }
         let deadline = deadline_of(timeout)?;
         give_way(py, blocking)?;
-        if self.permits.try_take() {
+        if this.permits.try_take() {
             return Ok(true);
         }
         if !blocking {
             return Ok(false);
         }
-        interp::take(py, deadline, &self.permits)
+        interp::take(py, WaitReason::object(Reason::Semaphore, slf), deadline, &this.permits)
     }
 
     /// Release the semaphore `n` times, 1 or more (1 by default).
@@ -60,8 +62,8 @@ impl Semaphore {
         }
     }
 
-    fn __enter__(&self, py: Python<'_>) -> PyResult<bool> {
-        self.acquire(py, true, None)
+    fn __enter__(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        Semaphore::acquire(slf, true, None)
     }
 
     fn __exit__(&self, _type: &Bound<'_, PyAny>, _value: &Bound<'_, PyAny>, _trace: &Bound<'_, PyAny>) -> PyResult<()> {

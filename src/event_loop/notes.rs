@@ -49,7 +49,7 @@ pub fn because<R>(reason: Reason, details: [u64; 2], wait: impl FnOnce() -> R) -
             self.0.set_reason(Reason::Other, [0, 0]);
         }
     }
-    let unit = current::current().filter(|unit| unit.record.reason() == Reason::Other);
+    let unit = current::current().filter(|unit| unit.may_park.get() && unit.record.reason() == Reason::Other);
     let _over = unit.map(|unit| {
         unit.record.set_reason(reason, details);
         Over(Arc::clone(&unit.record))

@@ -29,11 +29,11 @@ pub enum Reason {
     NativeLock,
     /// The lock of an import.
     Import,
-    /// An item of a queue, or room in it: the address of its object; 1 if it waits for room.
+    /// A queue: the address of its object; 0 for an item, 1 for room, 2 for `task_done` of all items.
     Queue,
     /// An event: the address of its object.
     Event,
-    /// A condition: the address of its object.
+    /// A notification: the address of the condition, or of the lock that the notifier releases.
     Condition,
     /// A semaphore: the address of its object.
     Semaphore,
@@ -43,7 +43,7 @@ pub enum Reason {
     Join,
     /// A call on an OS thread.
     Offload,
-    /// A message of a WebSocket.
+    /// A message of a WebSocket: the descriptor of its connection.
     WebSocket,
     /// The end of a process: its number.
     Process,
@@ -79,6 +79,26 @@ impl Reason {
 
     pub(super) fn from_number(number: u8) -> Reason {
         Reason::ALL.get(usize::from(number)).copied().unwrap_or_default()
+    }
+
+    /// The reason of this name.
+    pub fn named(name: &str) -> Option<Reason> {
+        Reason::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
+    /// Whether the first detail is the address of an object of Python.
+    pub fn has_object(self) -> bool {
+        matches!(
+            self,
+            Reason::Lock
+                | Reason::RLock
+                | Reason::NativeLock
+                | Reason::Import
+                | Reason::Queue
+                | Reason::Event
+                | Reason::Condition
+                | Reason::Semaphore
+        )
     }
 
     /// A short name, for metrics and machines.
@@ -144,7 +164,9 @@ impl Wait {
     /// The descriptor that the wait is for.
     pub fn descriptor(&self) -> Option<i32> {
         match self.reason {
-            Reason::Descriptor | Reason::Descriptors | Reason::Client => i32::try_from(self.details[0]).ok(),
+            Reason::Descriptor | Reason::Descriptors | Reason::Client | Reason::WebSocket => {
+                i32::try_from(self.details[0]).ok()
+            }
             _ => None,
         }
     }
@@ -155,15 +177,18 @@ impl Wait {
         match self.reason {
             Reason::Other => "something".to_owned(),
             Reason::Descriptor => descriptor_call(first, second),
-            Reason::Descriptors if second == 1 => format!("select of descriptor {first}{}", peer_words("", first)),
+            Reason::Descriptors if second == 1 => {
+                format!("select of one descriptor{}", peer_words(", connected to", first))
+            }
             Reason::Descriptors => format!("select of {second} descriptors"),
             Reason::Client => client_call(first, second),
             Reason::Lock => "lock".to_owned(),
             Reason::RLock => "reentrant lock".to_owned(),
             Reason::NativeLock => "native lock".to_owned(),
             Reason::Import => "import lock".to_owned(),
-            Reason::Queue if second == 1 => "room in a queue".to_owned(),
-            Reason::Queue => "item of a queue".to_owned(),
+            Reason::Queue if second == 1 => "room in queue".to_owned(),
+            Reason::Queue if second == 2 => "task_done of all items of queue".to_owned(),
+            Reason::Queue => "item of queue".to_owned(),
             Reason::Event => "event".to_owned(),
             Reason::Condition => "condition".to_owned(),
             Reason::Semaphore => "semaphore".to_owned(),
@@ -171,9 +196,9 @@ impl Wait {
                 Some(until) => format!("sleep, {} s left", seconds(until.saturating_sub(now))),
                 None => "sleep".to_owned(),
             },
-            Reason::Join => format!("join of {first}"),
+            Reason::Join => "end".to_owned(),
             Reason::Offload => "offloaded call".to_owned(),
-            Reason::WebSocket => "WebSocket message".to_owned(),
+            Reason::WebSocket => format!("WebSocket message{}", peer_words(" from", first)),
             Reason::Process => format!("end of process {first}"),
             Reason::Turn => "its next turn (the last one used up turn_budget)".to_owned(),
             Reason::NextPoll => "its next turn".to_owned(),

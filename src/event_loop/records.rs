@@ -78,6 +78,8 @@ pub struct Record {
     kind: AtomicU8,
     begun: AtomicU64,
     waits_since: AtomicU64,
+    /// The start of the waits for the present reason, which may be several; 0 before the first.
+    reason_since: AtomicU64,
     reason: AtomicU8,
     details: [AtomicU64; 2],
     until: AtomicU64,
@@ -120,6 +122,7 @@ impl Record {
             kind: AtomicU8::new(WorkKind::Idle as u8),
             begun: AtomicU64::new(0),
             waits_since: AtomicU64::new(0),
+            reason_since: AtomicU64::new(0),
             reason: AtomicU8::new(0),
             details: [const { AtomicU64::new(0) }; 2],
             until: AtomicU64::new(0),
@@ -248,7 +251,13 @@ impl Record {
     /// Notes that the unit waits from now on, until `until` (0 for ever).
     pub(super) fn waits(&self, until: u64) {
         self.until.store(until, Ordering::Relaxed);
-        self.waits_since.store(now(), Ordering::Release);
+        // A lock that was missed is waited for again, and the first wait counts.
+        let since = match self.reason_since.load(Ordering::Relaxed) {
+            0 => now(),
+            since => since,
+        };
+        self.reason_since.store(since, Ordering::Relaxed);
+        self.waits_since.store(since, Ordering::Release);
     }
 
     /// Notes that the wait is over: the unit is ready, or runs.
@@ -264,6 +273,7 @@ impl Record {
         for (place, detail) in self.details.iter().zip(details) {
             place.store(detail, Ordering::Relaxed);
         }
+        self.reason_since.store(0, Ordering::Relaxed);
         self.reason.store(reason as u8, Ordering::Relaxed);
     }
 

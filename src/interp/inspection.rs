@@ -214,10 +214,11 @@ impl<'py> View<'py> {
         };
         facts.set_item("state", state)?;
         facts.set_item("since", since.map(|since| self.since(since)))?;
+        let stack = self.options.stacks.then(|| self.reader.stack(record).unwrap_or_default());
         let wait = snapshot.wait.filter(|_| turn.is_none());
-        facts.set_item("wait", wait.map(|wait| self.describe_wait(&wait)).transpose()?)?;
-        if self.options.stacks {
-            let stack = self.reader.stack(record).unwrap_or_default();
+        let wait = wait.map(|wait| self.describe_wait(&wait, stack.as_deref().unwrap_or_default()));
+        facts.set_item("wait", wait.transpose()?)?;
+        if let Some(stack) = stack {
             let frames = PyList::empty(self.py);
             for frame in stack {
                 frames.append((&*frame.file, frame.line, &*frame.function))?;
@@ -227,32 +228,34 @@ impl<'py> View<'py> {
         Ok(facts)
     }
 
-    fn describe_wait(&self, wait: &Wait) -> PyResult<Bound<'py, PyDict>> {
+    fn describe_wait(&self, wait: &Wait, stack: &[StackFrame]) -> PyResult<Bound<'py, PyDict>> {
         let facts = PyDict::new(self.py);
-        facts.set_item("reason", wait.reason.name())?;
-        facts.set_item("text", wait.describe(self.now))?;
+        let is_in_condition = stack.first().is_none_or(|frame| &*frame.function == CONDITION_WAIT);
+        let owner = match wait.reason {
+            Reason::Join => Some(wait.details[0]).filter(|&ident| ident > 0),
+            Reason::Lock | Reason::RLock | Reason::NativeLock => self.owner(wait),
+            // A lock that its waiter has taken before: outside of a condition, no other coroutine may release it.
+            Reason::Condition if !is_in_condition => self.owner(wait),
+            _ => None,
+        };
+        let is_own_lock = wait.reason == Reason::Condition && owner.is_some();
+        facts.set_item("reason", if is_own_lock { Reason::Lock } else { wait.reason }.name())?;
+        let text = match wait.reason {
+            _ if is_own_lock => "lock".to_owned(),
+            Reason::Condition => notification(stack).unwrap_or("condition").to_owned(),
+            _ => wait.describe(self.now),
+        };
+        facts.set_item("text", text)?;
         facts.set_item("descriptor", wait.descriptor())?;
         facts.set_item(
             "peer",
             wait.descriptor().and_then(|number| reasons::peer_of(u64::from(number.unsigned_abs()))),
         )?;
         facts.set_item("left", wait.until.map(|until| until.saturating_sub(self.now) as f64 / 1e9))?;
-        let object = match wait.reason {
-            Reason::Lock
-            | Reason::RLock
-            | Reason::NativeLock
-            | Reason::Queue
-            | Reason::Event
-            | Reason::Condition
-            | Reason::Semaphore => Some(wait.details[0]),
-            _ => None,
-        };
+        // The lock within a condition of `threading` tells users nothing.
+        let is_hidden = wait.reason == Reason::Condition && is_in_condition;
+        let object = Some(wait.details[0]).filter(|&address| wait.reason.has_object() && address > 0 && !is_hidden);
         facts.set_item("object", object)?;
-        let owner = match wait.reason {
-            Reason::Join => Some(wait.details[0]).filter(|&ident| ident > 0),
-            Reason::Lock | Reason::RLock | Reason::NativeLock => self.owner(wait),
-            _ => None,
-        };
         facts.set_item("owner", owner)?;
         facts.set_item("owner_name", owner.and_then(|owner| self.thread_name(owner)))?;
         Ok(facts)
@@ -285,13 +288,44 @@ impl<'py> View<'py> {
     fn thread_name(&self, ident: u64) -> Option<String> {
         let thread = self.threads.as_ref()?.get_item(ident).ok()??;
         let name = thread.getattr("_name").ok()?;
-        name.cast::<PyString>().ok().map(|name| name.to_string_lossy().into_owned())
+        let name = name.cast::<PyString>().ok()?.to_string_lossy().into_owned();
+        // `threading` invents such a name for a coroutine that asks for its thread.
+        (!name.starts_with("Dummy-")).then_some(name)
     }
 
     fn since(&self, time: u64) -> f64 {
         self.now.saturating_sub(time) as f64 / 1e9
     }
 }
+
+/// What a notification is for, by the functions of the standard library that wait for it.
+fn notification(stack: &[StackFrame]) -> Option<&'static str> {
+    stack
+        .iter()
+        .take(NOTIFIED_WITHIN)
+        .find_map(|frame| {
+            NOTIFIED.iter().find(|(function, file, _)| *function == &*frame.function && frame.file.ends_with(file))
+        })
+        .map(|(_, _, what)| *what)
+}
+
+/// The function of `threading` that takes a lock a second time to wait.
+const CONDITION_WAIT: &str = "Condition.wait";
+
+/// The number of innermost frames in which [`notification`] looks.
+const NOTIFIED_WITHIN: usize = 4;
+
+/// Functions that wait for a notification, the ends of their files, and what they wait for.
+const NOTIFIED: [(&str, &str, &str); 8] = [
+    ("Event.wait", "/threading.py", "event"),
+    ("Semaphore.acquire", "/threading.py", "semaphore"),
+    ("Barrier._wait", "/threading.py", "barrier"),
+    ("Queue.get", "/queue.py", "item of queue"),
+    ("Queue.put", "/queue.py", "room in queue"),
+    ("Queue.join", "/queue.py", "task_done of all items of queue"),
+    ("Future.result", "/_base.py", "future"),
+    ("Future.exception", "/_base.py", "future"),
+];
 
 /// The address of a request's client: that of the environ, which may come from a trusted proxy, or that of the socket.
 fn client(py: Python<'_>, record: &Record, snapshot: &Snapshot) -> Option<String> {

@@ -61,7 +61,7 @@ pub use stack_signals::{StackSignals, wait_for_readers};
 pub use subject::{Subject, running as running_subject};
 pub use swallowed::work_has_ended;
 pub use timeout::TimeoutContext;
-pub use waiter::{Line, Waiter, insist, take, wait};
+pub use waiter::{Line, WaitReason, Waiter, insist, take, wait};
 pub use waiters::Waiters;
 
 #[cfg(test)]

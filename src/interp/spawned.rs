@@ -15,8 +15,10 @@ use super::interruptions::{self, Current, Interruptions};
 use super::log::{Level, log};
 use super::subject::Subject;
 use super::swallowed::work_has_ended;
+use super::waiter::WaitReason;
 use super::waiters::Waiters;
 use super::{give_way, identity, process_loop, thread_state, waiter};
+use crate::event_loop::reasons::Reason;
 use crate::event_loop::{self, LoopMessage, Wake, WorkId, deadlines, interrupts, notes};
 use crate::sync::lock;
 
@@ -72,6 +74,7 @@ impl Coroutine {
         }
         waiter::wait(
             py,
+            WaitReason::number(Reason::Join, this.ident),
             deadline,
             |waiter| this.completion().joiners.join(waiter, (), false),
             |waiter| this.completion().joiners.leave(waiter),

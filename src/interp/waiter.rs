@@ -10,7 +10,8 @@ use rustix::thread::futex;
 
 use super::application_waits::SIGNAL_CHECK;
 use super::errors::wake_error;
-use crate::event_loop::{self, Wake, Waker, interrupts};
+use crate::event_loop::reasons::Reason;
+use crate::event_loop::{self, Wake, Waker, interrupts, notes};
 use crate::kernel::timespec;
 
 const WAITING: u32 = 0;
@@ -86,6 +87,36 @@ pub fn forget_in_child() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
+/// The reason for a wait, for the coroutine's record.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitReason {
+    reason: Reason,
+    details: [u64; 2],
+}
+
+impl WaitReason {
+    /// A wait for an object: a lock, a queue. The caller's method keeps the object alive. Its address is noted, and
+    /// readers that are attached may use the object while the coroutine waits.
+    pub fn object<T>(reason: Reason, object: &Bound<'_, T>) -> WaitReason {
+        WaitReason { reason, details: [object.as_ptr().addr() as u64, 0] }
+    }
+
+    /// A wait with a number: the ident of a coroutine.
+    pub fn number(reason: Reason, number: u64) -> WaitReason {
+        WaitReason { reason, details: [number, 0] }
+    }
+
+    /// The same, with a second detail.
+    #[must_use]
+    pub fn with(self, detail: u64) -> WaitReason {
+        WaitReason { details: [self.details[0], detail], ..self }
+    }
+}
+
+fn because<R>(WaitReason { reason, details }: WaitReason, wait: impl FnOnce() -> R) -> R {
+    notes::because(reason, details, wait)
+}
+
 /// A line of waiters for a thing that one waiter gets at a time: a lock, an item of a queue.
 pub trait Line {
     /// Whether a notification hands the thing over. Otherwise the notified waiter tries to take it, and others may be
@@ -139,6 +170,7 @@ enum Handlers {
 /// # Parks
 pub fn wait(
     py: Python<'_>,
+    reason: WaitReason,
     deadline: Option<Instant>,
     enqueue: impl FnOnce(Arc<Waiter>),
     dequeue: impl FnOnce(&Arc<Waiter>),
@@ -146,7 +178,7 @@ pub fn wait(
     if !event_loop::can_park() {
         return block(py, deadline, Handlers::Now, enqueue, dequeue).map(|end| end == WaitEnd::Notified);
     }
-    match park(deadline, enqueue, dequeue) {
+    match because(reason, || park(deadline, enqueue, dequeue)) {
         None => Ok(true),
         Some(Wake::TimedOut) => Ok(false),
         Some(wake) => Err(wake_error(wake)),
@@ -159,7 +191,11 @@ pub fn wait(
 /// The errors of [`wait`]; then nothing is taken.
 ///
 /// # Parks
-pub fn take<L: Line>(py: Python<'_>, deadline: Option<Instant>, line: &L) -> PyResult<bool> {
+pub fn take<L: Line>(py: Python<'_>, reason: WaitReason, deadline: Option<Instant>, line: &L) -> PyResult<bool> {
+    because(reason, || take_in_turn(py, deadline, line))
+}
+
+fn take_in_turn<L: Line>(py: Python<'_>, deadline: Option<Instant>, line: &L) -> PyResult<bool> {
     let mut again = false;
     loop {
         let (enqueue, dequeue) = (|waiter| line.enqueue(waiter, again), |waiter: &Arc<Waiter>| line.dequeue(waiter));
@@ -195,7 +231,11 @@ pub fn take<L: Line>(py: Python<'_>, deadline: Option<Instant>, line: &L) -> PyR
 /// then.
 ///
 /// # Parks
-pub fn insist<L: Line>(py: Python<'_>, line: &L) -> PyResult<()> {
+pub fn insist<L: Line>(py: Python<'_>, reason: WaitReason, line: &L) -> PyResult<()> {
+    because(reason, || insist_in_turn(py, line))
+}
+
+fn insist_in_turn<L: Line>(py: Python<'_>, line: &L) -> PyResult<()> {
     let mut late = None;
     let mut again = false;
     while !line.attempt() {

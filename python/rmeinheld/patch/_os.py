@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from .. import _rmeinheld
-from .._rmeinheld import events_now, give_way, give_way_quietly, may_wait
+from .._rmeinheld import events_now, give_way, give_way_quietly, may_wait, waiting_for
 from ..coroutine import Lock, can_park, offload, wait_readable, wait_writable
 from . import _state
 from ._pauses import Pauses
@@ -348,7 +348,7 @@ def _await_child(pid: int, options: int, attempt: Callable[[int], Any], is_nothi
                 pass
             else:
                 try:
-                    wait_readable(pidfd)
+                    waiting_for("process", pid, wait_readable, pidfd)
                 finally:
                     _originals["close"](pidfd)
                 continue

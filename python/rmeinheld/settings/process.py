@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..option_kinds import Account, Assignments, Directories, Directory, FileName, Named, Switch
+from ..option_kinds import Account, Assignments, Choice, Directories, Directory, FileName, Named, Switch
 from .option import option
 
 
@@ -32,6 +32,16 @@ class ProcessOptions:
         "waits let other requests run.",
         precedent="Gunicorn's gevent worker always patches",
         scope="command",
+    )
+    dump_signal: str = option(
+        "usr2",
+        Choice(("usr2", "urg", "io", "prof", "pwr", "none"), what="SIGNAL"),
+        "--dump-signal",
+        group="Process",
+        help="Signal that writes a dump of all coroutines, with their stacks, to the error log's file or to standard "
+        "error: usr2, urg, io, prof, pwr or none. It is sent to a worker: a master keeps SIGUSR2 for its upgrade.",
+        precedent="none; Python's faulthandler.register has no default",
+        scope="server",
     )
     chdir: str | None = option(
         None,

@@ -13,7 +13,7 @@ use pyo3::types::PyCFunction;
 use super::call::NativeCall;
 use super::lines::{self, Claim};
 use super::method::{Exchanged, Wakes, exchanged};
-use crate::event_loop;
+use crate::event_loop::{self, reasons::Reason};
 use crate::interp::identity;
 
 exchanged!(Acquire, "acquire_lock", Wakes::None, Some(acquire));
@@ -35,7 +35,7 @@ fn acquire(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     let (owner, count) = OWNER.get();
     if (count == 0 || owner != own) && (lines::is_awaited(module.as_ptr().addr()) || !is_free(module, own)?) {
         // Interruptions are deferred, because importlib expects none here.
-        Claim::new(module, |ahead| Ok(ahead == 0 && is_free(module, own)?)).insist(call.py())?;
+        Claim::new(module, Reason::Import, |ahead| Ok(ahead == 0 && is_free(module, own)?)).insist(call.py())?;
     }
     let result = call.original()?;
     OWNER.set((own, if OWNER.get().0 == own { OWNER.get().1 + 1 } else { 1 }));
@@ -78,7 +78,7 @@ pub fn wait_until_free(py: Python<'_>) {
         if is_free(&module, own)? {
             return Ok(());
         }
-        Claim::new(&module, |_| is_free(&module, own)).insist(py)
+        Claim::new(&module, Reason::Import, |_| is_free(&module, own)).insist(py)
     };
     if event_loop::can_park()
         && let Err(error) = wait()

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
-use crate::interp::{self, Line, Waiter};
+use crate::event_loop::reasons::Reason;
+use crate::interp::{self, Line, WaitReason, Waiter};
 use crate::sync::lock;
 
 /// The first and the longest pause until a coroutine tries again without having been woken. C code can release a lock
@@ -76,6 +77,7 @@ pub fn forget_in_child() {
 /// A claim to an object. `attempt` tries to take it, and is given the number of claims ahead.
 pub struct Claim<F> {
     address: usize,
+    reason: WaitReason,
     number: u64,
     attempt: F,
     failure: RefCell<Option<PyErr>>,
@@ -85,11 +87,12 @@ pub struct Claim<F> {
 
 impl<F: Fn(usize) -> PyResult<bool>> Claim<F> {
     /// Raises a claim, behind all others in line.
-    pub fn new(object: &Bound<'_, PyAny>, attempt: F) -> Claim<F> {
+    pub fn new(object: &Bound<'_, PyAny>, reason: Reason, attempt: F) -> Claim<F> {
         let is_312 = object.py().version_info() < (3, 13);
         let (first, longest_pause) = if is_312 { PAUSES_IN_312 } else { PAUSES };
         Claim {
             address: object.as_ptr().addr(),
+            reason: WaitReason::object(reason, object),
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             attempt,
             failure: RefCell::default(),
@@ -105,7 +108,7 @@ impl<F: Fn(usize) -> PyResult<bool>> Claim<F> {
     ///
     /// # Parks
     pub fn wait(&self, py: Python<'_>, deadline: Option<Instant>) -> PyResult<bool> {
-        let taken = interp::take(py, deadline, self)?;
+        let taken = interp::take(py, self.reason, deadline, self)?;
         self.failure.take().map_or(Ok(taken), Err)
     }
 
@@ -125,7 +128,7 @@ impl<F: Fn(usize) -> PyResult<bool>> Claim<F> {
     ///
     /// # Parks
     pub fn insist(&self, py: Python<'_>) -> PyResult<()> {
-        interp::insist(py, self)?;
+        interp::insist(py, self.reason, self)?;
         self.failure.take().map_or(Ok(()), Err)
     }
 

@@ -4,10 +4,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
 use super::call::NativeCall;
+use super::holders;
 use super::lines::{self, Claim};
 use super::method::{Exchanged, Wakes, exchanged};
 use crate::cooperative::timeouts::AcquireWait;
-use crate::interp;
+use crate::event_loop::reasons::Reason;
+use crate::interp::{self, identity};
 
 exchanged!(Acquire, "acquire", Wakes::None, Some(acquire));
 exchanged!(AcquireLock, "acquire_lock", Wakes::None, Some(acquire));
@@ -29,7 +31,9 @@ fn acquire(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     if !lines::is_awaited(lock.as_ptr().addr()) && attempt(lock)? {
         return Ok(boolean(py, true));
     }
-    let claim = Claim::new(lock, |ahead| if ahead == 0 { attempt(lock) } else { Ok(false) });
+    let is_own = holders::holder(lock.as_ptr().addr()) == Some(identity::ident(py));
+    let reason = if is_own { Reason::Condition } else { Reason::NativeLock };
+    let claim = Claim::new(lock, reason, |ahead| if ahead == 0 { attempt(lock) } else { Ok(false) });
     claim.wait(py, deadline).map(|taken| boolean(py, taken))
 }
 
@@ -40,7 +44,11 @@ pub(super) fn look(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
 }
 
 fn attempt(lock: &Bound<'_, PyAny>) -> PyResult<bool> {
-    Acquire::method().invoke(lock, &[PyBool::new(lock.py(), false).as_any()])?.is_truthy()
+    let taken = Acquire::method().invoke(lock, &[PyBool::new(lock.py(), false).as_any()])?.is_truthy()?;
+    if taken {
+        holders::note(lock.as_ptr().addr(), identity::ident(lock.py()));
+    }
+    Ok(taken)
 }
 
 /// Converts to a Python bool.

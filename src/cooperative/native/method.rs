@@ -19,7 +19,7 @@ use pyo3::prelude::*;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::call::{CFunction, CONVENTION, FAST_KEYWORDS, KEYWORDS, METHOD, NativeCall, RawArguments};
-use super::lines;
+use super::{holders, lines};
 use crate::event_loop;
 
 thread_local! {
@@ -108,8 +108,11 @@ unsafe fn enter<M: Exchanged>(object: *mut ffi::PyObject, raw: RawArguments) -> 
         // SAFETY: as the caller promises.
         _ => unsafe { original.call(object, raw) },
     };
-    if method.wakes != Wakes::None && lines::is_anyone_waiting() && !result.is_null() {
-        lines::wake(object.addr(), method.wakes == Wakes::Next);
+    if method.wakes != Wakes::None {
+        holders::forget(object.addr());
+        if lines::is_anyone_waiting() && !result.is_null() {
+            lines::wake(object.addr(), method.wakes == Wakes::Next);
+        }
     }
     if PROBING.load(Ordering::Relaxed) {
         PROBED.set(PROBED.get() + 1);

@@ -7,6 +7,7 @@
 //! overtakes another.
 
 mod call;
+mod holders;
 mod import_lock;
 mod lines;
 mod lock;
@@ -14,6 +15,7 @@ mod method;
 mod rlock;
 mod simple_queue;
 
+pub use holders::holder;
 pub use lines::forget_in_child;
 
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -9,10 +9,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyBool;
 
 use super::call::NativeCall;
+use super::holders;
 use super::lines::{self, Claim};
 use super::lock::{acquire_wait, boolean};
 use super::method::{Exchanged, Wakes, exchanged};
 use crate::cooperative::timeouts::AcquireWait;
+use crate::event_loop::reasons::Reason;
 use crate::interp::identity;
 
 exchanged!(Acquire, "acquire", Wakes::None, Some(acquire));
@@ -41,7 +43,7 @@ fn acquire(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     if (!lines::is_awaited(lock.as_ptr().addr()) || is_own(lock, own)?) && attempt(lock, own)? {
         return Ok(boolean(py, true));
     }
-    let claim = Claim::new(lock, |ahead| if ahead == 0 { attempt(lock, own) } else { Ok(false) });
+    let claim = Claim::new(lock, Reason::NativeLock, |ahead| if ahead == 0 { attempt(lock, own) } else { Ok(false) });
     claim.wait(py, deadline).map(|taken| boolean(py, taken))
 }
 
@@ -79,7 +81,7 @@ fn acquire_restore(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     let Some([Some(state)]) = call.arguments(["state"])? else { return call.original() };
     let Ok((count, _)) = state.extract::<(u64, u64)>() else { return call.original() };
     let (lock, own) = (call.object(), identity::thread_state(py));
-    Claim::new(lock, |ahead| if ahead == 0 { attempt(lock, own) } else { Ok(false) }).insist(py)?;
+    Claim::new(lock, Reason::NativeLock, |ahead| if ahead == 0 { attempt(lock, own) } else { Ok(false) }).insist(py)?;
     for _ in 1..count {
         take(lock)?;
     }
@@ -95,6 +97,7 @@ fn attempt(lock: &Bound<'_, PyAny>, own: usize) -> PyResult<bool> {
     let taken = take(lock)?;
     if taken {
         OWNERS.with_borrow_mut(|owners| owners.insert(lock.as_ptr().addr(), own));
+        holders::note(lock.as_ptr().addr(), identity::ident(lock.py()));
     }
     Ok(taken)
 }

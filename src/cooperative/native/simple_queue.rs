@@ -10,6 +10,7 @@ use super::call::NativeCall;
 use super::lines::Claim;
 use super::lock::look;
 use super::method::{Exchanged, Wakes, exchanged};
+use crate::event_loop::reasons::Reason;
 use crate::interp;
 
 exchanged!(Get, "get", Wakes::None, Some(get));
@@ -24,7 +25,7 @@ fn get(call: &NativeCall<'_>) -> PyResult<Py<PyAny>> {
     let Some(deadline) = deadline(call)? else { return look(call) };
     interp::give_way(py)?;
     let (queue, item) = (call.object(), RefCell::new(None));
-    let claim = Claim::new(queue, |ahead| {
+    let claim = Claim::new(queue, Reason::Queue, |ahead| {
         // Each claim ahead was woken for an item, or has none to come.
         let size: usize = Size::method().invoke(queue, &[])?.extract()?;
         if size > ahead {

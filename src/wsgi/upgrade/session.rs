@@ -15,8 +15,9 @@ use pyo3::sync::MutexExt;
 
 use super::on_the_loop;
 use super::wire::{WebSocketSettings, Wire};
+use crate::event_loop::reasons::Reason;
 use crate::event_loop::{SourceId, StreamWatcher, streams};
-use crate::interp::{self, Level, Waiter, log};
+use crate::interp::{self, Level, WaitReason, Waiter, log};
 use crate::net::Stream;
 use crate::sync::recover;
 use crate::websocket::closing::Close;
@@ -91,7 +92,7 @@ impl WebSocketSession {
                 return Ok(None);
             }
             drop(wire);
-            if !self.wait(py, deadline, Wire::is_receivable, |wire| &mut wire.receivers)? {
+            if !self.wait(py, Reason::WebSocket, deadline, Wire::is_receivable, |wire| &mut wire.receivers)? {
                 return Err(PyTimeoutError::new_err("no message arrived in time"));
             }
         }
@@ -131,7 +132,7 @@ impl WebSocketSession {
             }
             let deadline = wire.next_pace_check().map(|patience| Instant::now() + patience);
             drop(wire);
-            if !self.wait(py, deadline, Wire::is_sendable, |wire| &mut wire.senders)? {
+            if !self.wait(py, Reason::Client, deadline, Wire::is_sendable, |wire| &mut wire.senders)? {
                 let mut wire = self.lock(py);
                 wire.check_pace();
                 self.settle(py, wire)?;
@@ -174,7 +175,7 @@ impl WebSocketSession {
         let _ = self.settle(py, wire);
         // Reading may have paused, with the client's close behind messages that the application has left unread.
         self.look();
-        let ended = self.wait(py, None, |wire| wire.closing().is_over(), |wire| &mut wire.enders);
+        let ended = self.wait(py, Reason::Client, None, |wire| wire.closing().is_over(), |wire| &mut wire.enders);
         if ended.is_err() {
             let mut wire = self.lock(py);
             wire.lose("the server stops");
@@ -190,12 +191,14 @@ impl WebSocketSession {
     fn wait(
         &self,
         py: Python<'_>,
+        reason: Reason,
         deadline: Option<Instant>,
         is_met: impl FnOnce(&Wire) -> bool,
         queue: impl Fn(&mut Wire) -> &mut VecDeque<Arc<Waiter>>,
     ) -> PyResult<bool> {
         interp::wait(
             py,
+            WaitReason::number(reason, u64::from(self.stream.descriptor().unsigned_abs())),
             deadline,
             |waiter| {
                 let mut wire = self.lock(py);
