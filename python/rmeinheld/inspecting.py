@@ -232,8 +232,8 @@ def _deadlocks(coroutines: list[dict[str, Any]]) -> Iterator[str]:
 def _place(stack: list[Frame]) -> str:
     """The place where an application waits: `db.py:41`.
 
-    It is the innermost frame outside of this package and the standard library. If that is an installed package, the line
-    that has called it follows.
+    It is the innermost frame outside of this package and the standard library. If that is an installed package, the
+    line that has called it follows.
     """
     frames = [frame for frame in stack if not frame[0].startswith(ENGINE)]
     outside = [frame for frame in frames if not frame[0].startswith(STANDARD_LIBRARY) or _is_packaged(frame[0])]
