@@ -13,11 +13,12 @@ import pytest
 from health_probes import UnixConnection
 from masters import Gunicorn, Masters, wait_until
 from pages import ROOT
-from serving import request, takes
+from serving import TIMEOUT, request, takes
 
 type Start = Masters[Gunicorn]
 
 APP = "service_app:app"
+LONG = 3 * TIMEOUT
 TESTS = ROOT / "tests"
 
 ROWS = {
@@ -37,7 +38,7 @@ ROWS = {
         "test_a_reload_with_a_bad_configuration_changes_nothing_and_is_tried_again",
         "test_sighup_to_a_bad_configuration_ends_the_service",
     ),
-    "`drain_delay`, `admin_bind`": (
+    "`drain_delay`, `admin_bind`, `inspect_socket`": (
         "test_readiness_fails_during_drain_delay_and_the_reload_keeps_it",
         "test_a_variable_acts_or_is_refused_with_gunicorns_option",
     ),
@@ -64,7 +65,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_every_row_has_a_test_for_both_commands() -> None:
     page = (ROOT / "docs" / "workers.md").read_text(encoding="utf-8")
     table = page.partition("| | `rmeinheld --workers` | `gunicorn -k` |\n")[2].partition("\n\n")[0]
-    assert re.findall(r"^\| ([^|]+) \|", table, re.M)[1:] == list(ROWS)
+    names = re.findall(r"^\| ([^|]+) \|", re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", table), re.M)
+    assert names[1:] == list(ROWS)
     known = {
         name for path in TESTS.rglob("test_*.py") for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
     }
@@ -92,7 +94,7 @@ def test_sighup_to_code_that_cannot_be_imported_ends_the_service(start: Start, t
     server = start("--workers", "2", app=APP)
     (tmp_path / "broken").touch()
     server.signal(signal.SIGHUP)
-    assert server.wait() == 3
+    assert server.wait(LONG) != 0
     assert "Worker failed to boot" in server.log()
     start.forget()
 
@@ -101,7 +103,7 @@ def test_sighup_to_a_bad_configuration_ends_the_service(start: Start, tmp_path: 
     server = start("--workers", "2", app=APP)
     (tmp_path / "gunicorn.conf.py").write_text("workers = = 2\n")
     server.signal(signal.SIGHUP)
-    assert server.wait() != 0
+    assert server.wait(LONG) != 0
     start.forget()
 
 
