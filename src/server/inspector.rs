@@ -12,7 +12,7 @@ use super::given_descriptor::given_descriptor;
 use super::shared_scoreboard::SharedScoreboard;
 use crate::crew::CrewPlace;
 use crate::crew::inspect::{InspectHost, InspectThreads, OwnWorker, Question, answer, gone, refusal};
-use crate::event_loop::records;
+use crate::event_loop::records::{self, WorkKind};
 use crate::http::redaction::redacted;
 use crate::interp::{EndReason, end_work, inspection};
 use crate::net::LocalListener;
@@ -87,6 +87,9 @@ const END_LOOK: Duration = Duration::from_millis(5);
 fn kill(py: Python<'_>, question: &Question, work: u64) -> Value {
     let found = records::all().into_iter().find(|record| record.work() == work);
     let Some(record) = found else { return gone(question) };
+    if !matches!(record.kind(), WorkKind::Request | WorkKind::Spawned) {
+        return refusal("this is work of the server itself, which an order cannot end");
+    }
     let label = redacted(&record.label());
     if !end_work(py, work, EndReason::Asked) {
         return gone(question);

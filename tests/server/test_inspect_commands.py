@@ -66,12 +66,14 @@ def test_an_order_ends_exactly_that_request_with_504(server: Inspected) -> None:
     assert set(requests_of(server.client)) == {"GET /sleep/60", "GET /sleep/62", "GET /sleep/63"}
 
 
-def test_a_request_that_computes_is_listed_and_its_stack_is_shown(server: Inspected) -> None:
-    server.send("/compute/20")
+def test_a_request_that_computes_is_listed_with_its_stack_and_ended(server: Inspected) -> None:
+    connection = server.send("/compute/20")
     found = await_request(server.client, "GET /compute/20")
     assert found["state"] == "runs" and found["waits"] is None
     assert "inspected_app.py" in server.ctl("stack", found["id"])
     assert found["id"] in server.ctl("requests")
+    assert "is ended" in server.ctl("kill", found["id"])
+    assert connection.read_response().status == 504
 
 
 def test_while_c_code_holds_the_gil_what_is_known_without_it_is_answered_in_time(server: Inspected) -> None:
