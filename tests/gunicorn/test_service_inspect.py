@@ -138,6 +138,8 @@ def test_a_worker_that_is_stopped_or_killed_holds_up_no_answer(start: Start, cli
     stopped, killed, _ = service.workers()
     os.kill(stopped, signal.SIGSTOP)
     try:
+        # The signal takes a moment to reach all threads.
+        wait_until(lambda: any("unanswered" in one for one in workers_of(client)), service.log)
         begun = time.monotonic()
         found = {one["pid"]: one for one in workers_of(client)}
         assert time.monotonic() - begun < 5
