@@ -160,6 +160,10 @@
 //! - No switch happens in `release`, `set` and `notify`, in `__del__`, in signal handlers, or in a forked child.
 //! - The watcher of a stream takes 128 frames or 64 KiB at a time and is then queued again.
 //!
+//! Code that has no chance to switch blocks all others. The watchdog (`server::watchdog`), an OS thread that never takes
+//! the interpreter, notices a turn that lasts longer than `block_warning`. It reports the coroutine with its stack, and
+//! whether Python code runs, C code holds the interpreter, or a call waits without parking (`server::blockage`).
+//!
 //! ## The cooperative standard library
 //!
 //! `rmeinheld.patch` changes the standard library in place. A thread that is started in a coroutine is a coroutine. It

@@ -89,4 +89,3 @@ def app(environ: dict[str, Any], start_response: Callable[..., Callable[[bytes],
 
         return mixed()
     raise ValueError(path)
-

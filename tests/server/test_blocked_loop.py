@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from serving import RunScript
@@ -63,9 +61,7 @@ def test_the_first_wait_that_blocks_an_unpatched_server_is_said_once(
     assert printed.count(SAID) == lines
     if lines:
         assert "Call rmeinheld.patch.patch_all()" in printed
-        # Only below 3.14 the coroutines have numbers of their own.
-        if sys.version_info < (3, 14):
-            assert f"(waits) {SAID}" in printed
+        assert f"(waits) {SAID}" in printed
 
 
 def test_a_run_after_another_is_watched_too(script: RunScript) -> None:
