@@ -86,6 +86,7 @@ impl Watchdog {
             sender: None,
             second: Arc::clone(&second),
             seen: None,
+            stood_still: (0, 0),
             idle_looks: 0,
         };
         let started = thread::Builder::new().name("watchdog".into()).spawn(move || watch.run());
@@ -128,6 +129,8 @@ struct Watch {
     sender: Option<mpsc::Sender<Job>>,
     second: Arc<Mutex<Option<JoinHandle<()>>>>,
     seen: Option<SeenTurn>,
+    /// Until when the process stood still last, on the coarse clock, and for how long.
+    stood_still: (u64, u64),
     idle_looks: u32,
 }
 
@@ -148,7 +151,7 @@ impl Watch {
             if self.stops.load(Ordering::Acquire) {
                 return;
             }
-            self.stood_still(asked.elapsed().saturating_sub(pause));
+            self.woke_up(asked.elapsed().saturating_sub(pause));
             let turn = self.turn();
             pause = self.look(turn);
             if turn.is_some() {
@@ -163,6 +166,8 @@ impl Watch {
                     thread::park();
                 }
                 self.idle_looks = 0;
+                // The turn that has woken this thread begins now.
+                self.stood_still = (activity::coarse_now(), u64::MAX);
             }
         }
     }
@@ -191,7 +196,7 @@ impl Watch {
                 self.seen = None;
                 return None;
             }
-            Activity::Turns(begun) => begun,
+            Activity::Turns(begun) => self.beginning(begun),
             Activity::Polled(_) => now,
         };
         let known = self.seen.filter(|seen| seen.activity == activity);
@@ -200,13 +205,22 @@ impl Watch {
         Some(Turn { activity, age: Duration::from_nanos(now.saturating_sub(seen.since)) })
     }
 
-    /// Notes that a look came later than it was asked for.
-    fn stood_still(&mut self, late: Duration) {
-        if late >= LATE
-            && let Some(seen) = &mut self.seen
-        {
-            seen.since = seen.since.saturating_add(u64::try_from(late.as_nanos()).unwrap_or(u64::MAX));
+    /// Notes a look that came later than it was asked for: the process has stood still for that time.
+    fn woke_up(&mut self, late: Duration) {
+        if late < LATE {
+            return;
         }
+        let late = u64::try_from(late.as_nanos()).unwrap_or(u64::MAX);
+        self.stood_still = (activity::coarse_now(), late);
+        if let Some(seen) = &mut self.seen {
+            seen.since = seen.since.saturating_add(late);
+        }
+    }
+
+    /// The beginning of a turn that is seen for the first time, without the time in which the process stood still.
+    fn beginning(&self, begun: u64) -> u64 {
+        let (until, late) = self.stood_still;
+        if begun < until { begun.saturating_add(late).min(until) } else { begun }
     }
 
     /// Sends a job to the second thread, which is made now if it is the first job.
