@@ -25,6 +25,9 @@ use crate::kernel::{SystemCall, ThreadState};
 /// The length of a turn of an unpatched program from which a wait is pointed out, once.
 const HINT: Duration = Duration::from_millis(200);
 
+/// The least number of looks in the time of a limit.
+const LOOKS: u32 = 4;
+
 /// The number of limits after which the stacks of all coroutines are written.
 const STUCK_LIMITS: u32 = 10;
 
@@ -246,7 +249,10 @@ impl Check for Blockages {
         {
             return Wishes { next: Some(Duration::ZERO), job: Some(job) };
         }
-        turn.map_or_else(Wishes::default, |turn| self.look_at(turn))
+        let wishes = turn.map_or_else(Wishes::default, |turn| self.look_at(turn));
+        // A loop that waits for the interpreter does not say since when.
+        let most = self.limit / LOOKS;
+        Wishes { next: Some(wishes.next.map_or(most, |next| next.min(most))), ..wishes }
     }
 }
 

@@ -21,13 +21,13 @@ use crate::output;
 use crate::sync::lock;
 
 /// The longest time between two looks at a loop that turns.
-const LONGEST_LOOK: Duration = Duration::from_millis(250);
+const LONGEST_LOOK: Duration = Duration::from_millis(150);
 
 /// The shortest time between two looks.
 const SHORTEST_LOOK: Duration = Duration::from_millis(5);
 
 /// The number of looks at a waiting loop after which the first thread sleeps until the next turn.
-const IDLE_LOOKS: u32 = 8;
+const IDLE_LOOKS: u32 = 14;
 
 /// How late a look may be. A later one means that the process or the machine stood still.
 const LATE: Duration = Duration::from_millis(300);
