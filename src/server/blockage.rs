@@ -65,16 +65,16 @@ pub struct Blockages {
 struct BlockedTurn {
     activity: Activity,
     age: Duration,
-    stage: Stage,
+    stage: BlockageStage,
     samples: Vec<Sample>,
-    question: Option<Arc<Question>>,
+    question: Option<Arc<AskedReport>>,
     /// Written by the threads that report.
     reported: Arc<Reported>,
 }
 
 /// The next thing to do about a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum BlockageStage {
     /// To point out a wait of an unpatched program.
     Hint,
     /// To report the blockage.
@@ -105,8 +105,8 @@ enum Conduct {
 }
 
 /// A report that the second thread was asked for.
-struct Question {
-    stage: Stage,
+struct AskedReport {
+    stage: BlockageStage,
     asked: Instant,
     /// How long the interpreter took to come, in nanoseconds plus one; 0 while it has not come.
     came: AtomicU64,
@@ -129,12 +129,12 @@ impl Blockages {
         reported.is_reported().then(|| -> Job { Box::new(move |py, _| reporter.ended(py, &reported, age)) })
     }
 
-    fn limit_of(&self, stage: Stage) -> Option<Duration> {
+    fn limit_of(&self, stage: BlockageStage) -> Option<Duration> {
         match stage {
-            Stage::Hint => Some(HINT.min(self.limit)),
-            Stage::Warning => Some(self.limit),
-            Stage::Stuck => Some(self.limit.saturating_mul(STUCK_LIMITS)),
-            Stage::Done => None,
+            BlockageStage::Hint => Some(HINT.min(self.limit)),
+            BlockageStage::Warning => Some(self.limit),
+            BlockageStage::Stuck => Some(self.limit.saturating_mul(STUCK_LIMITS)),
+            BlockageStage::Done => None,
         }
     }
 
@@ -177,13 +177,13 @@ impl Blockages {
         let conduct = episode.conduct();
         let stage = episode.stage;
         episode.stage = match stage {
-            Stage::Hint => Stage::Warning,
-            Stage::Warning => Stage::Stuck,
-            Stage::Stuck | Stage::Done => Stage::Done,
+            BlockageStage::Hint => BlockageStage::Warning,
+            BlockageStage::Warning => BlockageStage::Stuck,
+            BlockageStage::Stuck | BlockageStage::Done => BlockageStage::Done,
         };
         let (activity, age) = (episode.activity, episode.age);
         let reporter = Arc::clone(&self.reporter);
-        if stage == Stage::Hint {
+        if stage == BlockageStage::Hint {
             episode.samples.clear();
             let hints = Arc::clone(&self.hints);
             return matches!(conduct, Conduct::Waits(_)).then(|| -> Job {
@@ -195,7 +195,7 @@ impl Blockages {
                 })
             });
         }
-        let question = Arc::new(Question::new(stage));
+        let question = Arc::new(AskedReport::new(stage));
         episode.question = Some(Arc::clone(&question));
         let reported = Arc::clone(&episode.reported);
         Some(Box::new(move |py, came| {
@@ -207,7 +207,7 @@ impl Blockages {
     }
 
     /// Whether a question needs no more attention. Without the interpreter, the first thread reports by itself.
-    fn is_over(&self, episode: &BlockedTurn, question: &Question) -> bool {
+    fn is_over(&self, episode: &BlockedTurn, question: &AskedReport) -> bool {
         if question.is_done.load(Ordering::Acquire) {
             return true;
         }
@@ -218,7 +218,7 @@ impl Blockages {
         }
         let conduct = episode.conduct();
         let call = if let Conduct::Waits(call) = conduct { call } else { None };
-        if question.stage == Stage::Stuck {
+        if question.stage == BlockageStage::Stuck {
             self.reporter.stuck_alone(&episode.reported, episode.age);
             return true;
         }
@@ -259,7 +259,7 @@ impl Check for Blockages {
 /// The report of the second thread, which has got the interpreter.
 fn answer(
     py: Python<'_>,
-    question: &Question,
+    question: &AskedReport,
     reporter: &Reporter,
     reported: &Reported,
     (activity, conduct, age, came): (Activity, Conduct, Duration, Duration),
@@ -270,8 +270,8 @@ fn answer(
     let age = age + came;
     let is_late = question.is_answered.swap(true, Ordering::AcqRel);
     match (question.stage, is_late) {
-        (Stage::Stuck, false) => reporter.stuck(py, reported, age),
-        (Stage::Stuck, true) => {}
+        (BlockageStage::Stuck, false) => reporter.stuck(py, reported, age),
+        (BlockageStage::Stuck, true) => {}
         (_, true) => reporter.let_go(py, reported, age),
         (_, false) => {
             let call = if let Conduct::Waits(call) = conduct { call } else { None };
@@ -294,7 +294,7 @@ impl BlockedTurn {
         BlockedTurn {
             activity,
             age: Duration::ZERO,
-            stage: if hints { Stage::Hint } else { Stage::Warning },
+            stage: if hints { BlockageStage::Hint } else { BlockageStage::Warning },
             samples: Vec::new(),
             question: None,
             reported: Arc::default(),
@@ -334,9 +334,9 @@ fn conduct_of(samples: &[Sample]) -> Conduct {
     if running * 2 >= samples.len() { Conduct::Runs } else { Conduct::Mixed }
 }
 
-impl Question {
-    fn new(stage: Stage) -> Question {
-        Question {
+impl AskedReport {
+    fn new(stage: BlockageStage) -> AskedReport {
+        AskedReport {
             stage,
             asked: Instant::now(),
             came: AtomicU64::new(0),
