@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::given_descriptor::given_descriptor;
 use super::shared_scoreboard::SharedScoreboard;
 use crate::crew::CrewPlace;
-use crate::crew::inspect::{InspectHost, InspectThreads, OwnWorker, Question, answer, gone, refusal};
+use crate::crew::inspect::{Inquiry, InspectHost, InspectThreads, OwnWorker, answer, gone, refusal};
 use crate::event_loop::records::{self, WorkKind};
 use crate::http::redaction::redacted;
 use crate::interp::{EndReason, end_work, inspection};
@@ -84,7 +84,7 @@ const END_TIME: Duration = Duration::from_millis(500);
 const END_LOOK: Duration = Duration::from_millis(5);
 
 /// Ends one piece of work.
-fn kill(py: Python<'_>, question: &Question, work: u64) -> Value {
+fn kill(py: Python<'_>, question: &Inquiry, work: u64) -> Value {
     let found = records::all().into_iter().find(|record| record.work() == work);
     let Some(record) = found else { return gone(question) };
     if !matches!(record.kind(), WorkKind::Request | WorkKind::Spawned) {
@@ -110,27 +110,27 @@ struct PythonInspectHost {
 }
 
 impl InspectHost for PythonInspectHost {
-    fn answer(&self, question: &Question, may_begin: &dyn Fn() -> bool) -> Option<Value> {
+    fn answer(&self, question: &Inquiry, may_begin: &dyn Fn() -> bool) -> Option<Value> {
         Python::try_attach(|py| may_begin().then(|| self.answer_attached(py, question))).flatten()
     }
 }
 
 impl PythonInspectHost {
-    fn answer_attached(&self, py: Python<'_>, question: &Question) -> Value {
+    fn answer_attached(&self, py: Python<'_>, question: &Inquiry) -> Value {
         let outcome = match question {
-            Question::LogLevel(level) => self.host.call_method1(py, "set_level", (*level,)).map(|_| answer(json!({}))),
-            Question::Kill(id) => Ok(kill(py, question, id.work)),
-            Question::Stack(id, locals) => self.stack(py, question, id.work, *locals),
-            Question::Dump(locals) => self.host.call_method1(py, "dump", (*locals,)).and_then(|text| {
+            Inquiry::LogLevel(level) => self.host.call_method1(py, "set_level", (*level,)).map(|_| answer(json!({}))),
+            Inquiry::Kill(id) => Ok(kill(py, question, id.work)),
+            Inquiry::Stack(id, locals) => self.stack(py, question, id.work, *locals),
+            Inquiry::Dump(locals) => self.host.call_method1(py, "dump", (*locals,)).and_then(|text| {
                 let text: String = text.extract(py)?;
                 Ok(answer(json!({"dump": text})))
             }),
-            Question::Workers | Question::Requests(_) | Question::Reload => Ok(refusal("it needs no interpreter")),
+            Inquiry::Workers | Inquiry::Requests(_) | Inquiry::Reload => Ok(refusal("it needs no interpreter")),
         };
         outcome.unwrap_or_else(|error| refusal(format!("the worker cannot answer: {error}")))
     }
 
-    fn stack(&self, py: Python<'_>, question: &Question, work: u64, locals: bool) -> PyResult<Value> {
+    fn stack(&self, py: Python<'_>, question: &Inquiry, work: u64, locals: bool) -> PyResult<Value> {
         let found = records::all().into_iter().find(|record| record.work() == work);
         let Some(record) = found else { return Ok(gone(question)) };
         let label = redacted(&record.label());

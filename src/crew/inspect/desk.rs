@@ -11,7 +11,7 @@ use super::gathering::Gathering;
 use super::jobs::InspectJobs;
 use super::line::{Filled, LineSocket};
 use super::own::OwnWorker;
-use super::question::{Question, refusal};
+use super::question::{Inquiry, refusal};
 use crate::kernel::{Bell, timespec_until};
 use crate::net::{LocalListener, LocalSocket};
 use crate::output;
@@ -236,7 +236,7 @@ impl Visitor {
             self.answer_last(&refusal(format!("a question has at most {QUESTION_BYTES} bytes")));
             return true;
         }
-        let begun = Question::parse(&line)
+        let begun = Inquiry::parse(&line)
             .map_err(|why| Box::new(refusal(why)))
             .and_then(|question| Gathering::begin(question, self.is_public, worker, jobs));
         match begun {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::jobs::{InspectJob, InspectJobs};
 use super::line::{Filled, LineSocket};
 use super::own::OwnWorker;
-use super::question::{Question, answer, marked, refusal};
+use super::question::{Inquiry, answer, marked, refusal};
 use crate::crew::message::Sibling;
 use crate::crew::roster::SlotOwner;
 use crate::net::LocalSocket;
@@ -24,7 +24,7 @@ const ANSWER_BYTES: usize = 64 << 20;
 
 /// A question, and the answers so far.
 pub(super) struct Gathering {
-    question: Question,
+    question: Inquiry,
     own: Option<OwnPart>,
     calls: Vec<Call>,
     pub(super) deadline: Instant,
@@ -46,7 +46,7 @@ struct Call {
 impl Gathering {
     /// Asks this worker, and its siblings if the question `is_public`. `Err` is the answer where none is to be asked.
     pub(super) fn begin(
-        question: Question,
+        question: Inquiry,
         is_public: bool,
         worker: &OwnWorker,
         jobs: &InspectJobs,
@@ -55,7 +55,7 @@ impl Gathering {
         // A sibling's own time is over first.
         let deadline = Instant::now() + if is_public { time + THREAD_TIME } else { time };
         let mut gathering = Gathering { question, own: None, calls: Vec::new(), deadline };
-        if gathering.question == Question::Reload {
+        if gathering.question == Inquiry::Reload {
             return Err(Box::new(worker.reload()));
         }
         match gathering.question.subject() {
@@ -108,18 +108,18 @@ impl Gathering {
         let late = || refusal("the worker did not answer in time; it may be stopped, or just ending");
         parts.extend(self.calls.into_iter().map(|call| (call.owner.worker, call.outcome.unwrap_or_else(late))));
         match self.question {
-            Question::Workers => workers(&parts, worker),
-            Question::Requests(_) => requests(parts),
-            Question::Stack(..) | Question::Kill(_) => {
+            Inquiry::Workers => workers(&parts, worker),
+            Inquiry::Requests(_) => requests(parts),
+            Inquiry::Stack(..) | Inquiry::Kill(_) => {
                 parts.pop().map_or_else(|| gone(&self.question), |(_, value)| value)
             }
-            Question::Dump(_) | Question::LogLevel(_) | Question::Reload => of_each(parts, worker),
+            Inquiry::Dump(_) | Inquiry::LogLevel(_) | Inquiry::Reload => of_each(parts, worker),
         }
     }
 }
 
 impl Call {
-    fn begin(owner: SlotOwner, question: &Question, worker: &OwnWorker) -> Call {
+    fn begin(owner: SlotOwner, question: &Inquiry, worker: &OwnWorker) -> Call {
         let mut call = Call { owner, line: None, outcome: None };
         let mut why = "the worker has no inspect socket: it has just begun, or is of another version".to_owned();
         for address in worker.addresses(owner.worker) {
@@ -165,7 +165,7 @@ impl Call {
     }
 }
 
-fn own_part(question: &Question, worker: &OwnWorker, jobs: &InspectJobs) -> OwnPart {
+fn own_part(question: &Inquiry, worker: &OwnWorker, jobs: &InspectJobs) -> OwnPart {
     if question.needs_interpreter() {
         return match jobs.ask(question.clone()) {
             Ok(job) => OwnPart::Asked(job),
@@ -173,13 +173,13 @@ fn own_part(question: &Question, worker: &OwnWorker, jobs: &InspectJobs) -> OwnP
         };
     }
     OwnPart::Known(match question {
-        Question::Requests(is_all) => answer(json!({"requests": worker.requests(*is_all)})),
+        Inquiry::Requests(is_all) => answer(json!({"requests": worker.requests(*is_all)})),
         _ => answer(json!({"worker": worker.details()})),
     })
 }
 
 /// The answer where the interpreter was not free in time: what is known without it.
-fn late(question: &Question, is_begun: bool, worker: &OwnWorker) -> Value {
+fn late(question: &Inquiry, is_begun: bool, worker: &OwnWorker) -> Value {
     let limit = INTERPRETER_TIME.as_secs();
     let why = if is_begun {
         format!("the worker has begun to answer and is not done after {limit} s")
@@ -189,14 +189,14 @@ fn late(question: &Question, is_begun: bool, worker: &OwnWorker) -> Value {
     let mut members = Map::from_iter([("error".to_owned(), json!(why)), ("holds_gil".to_owned(), json!(!is_begun))]);
     if let Some(id) = question.subject() {
         members.insert("request".to_owned(), worker.request(id.work).unwrap_or(Value::Null));
-    } else if matches!(question, Question::Dump(_)) {
+    } else if matches!(question, Inquiry::Dump(_)) {
         members.insert("requests".to_owned(), json!(worker.requests(true)));
     }
     marked(Value::Object(members), false)
 }
 
 /// The answer for work that is over. No other work has its id.
-pub fn gone(question: &Question) -> Value {
+pub fn gone(question: &Inquiry) -> Value {
     let id = question.subject().map(|id| id.to_string()).unwrap_or_default();
     let mut value = refusal(format!("{id} is over: it has ended, or its worker has; nothing was done"));
     if let Value::Object(members) = &mut value {

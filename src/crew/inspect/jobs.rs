@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::question::{Question, refusal};
+use super::question::{Inquiry, refusal};
 use crate::kernel::Bell;
 use crate::sync::{lock, recover};
 
@@ -25,7 +25,7 @@ const END_TIME: Duration = Duration::from_secs(2);
 /// The interpreter of this process.
 pub trait InspectHost: Send + Sync + 'static {
     /// Takes the interpreter, asks `may_begin`, and answers. `None` if it may not begin. May take any time.
-    fn answer(&self, question: &Question, may_begin: &dyn Fn() -> bool) -> Option<Value>;
+    fn answer(&self, question: &Inquiry, may_begin: &dyn Fn() -> bool) -> Option<Value>;
 }
 
 const WAITS: u8 = 0;
@@ -34,7 +34,7 @@ const WITHDRAWN: u8 = 2;
 
 /// One question.
 pub(super) struct InspectJob {
-    question: Question,
+    question: Inquiry,
     state: AtomicU8,
     answer: Mutex<Option<Value>>,
 }
@@ -86,7 +86,7 @@ impl InspectJobs {
     ///
     /// # Errors
     /// WouldBlock if too many wait already or the process ends, and errors of clone(2).
-    pub(super) fn ask(&self, question: Question) -> io::Result<Arc<InspectJob>> {
+    pub(super) fn ask(&self, question: Inquiry) -> io::Result<Arc<InspectJob>> {
         let mut state = lock(&self.shared.state);
         state.waiting.retain(|job| job.state.load(Ordering::Acquire) == WAITS);
         if state.is_over || state.waiting.len() >= WAITING_JOBS {
@@ -177,11 +177,11 @@ mod tests {
     /// An interpreter that is free once for each message, and notes the questions that it has acted on.
     struct Host {
         free: Mutex<Receiver<()>>,
-        acted: Arc<Mutex<Vec<Question>>>,
+        acted: Arc<Mutex<Vec<Inquiry>>>,
     }
 
     impl InspectHost for Host {
-        fn answer(&self, question: &Question, may_begin: &dyn Fn() -> bool) -> Option<Value> {
+        fn answer(&self, question: &Inquiry, may_begin: &dyn Fn() -> bool) -> Option<Value> {
             lock(&self.free).recv().ok()?;
             may_begin().then(|| {
                 lock(&self.acted).push(question.clone());
@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    fn jobs() -> (InspectJobs, Sender<()>, Arc<Mutex<Vec<Question>>>) {
+    fn jobs() -> (InspectJobs, Sender<()>, Arc<Mutex<Vec<Inquiry>>>) {
         let (sender, receiver) = channel();
         let acted = Arc::default();
         let host = Host { free: Mutex::new(receiver), acted: Arc::clone(&acted) };
@@ -208,9 +208,9 @@ mod tests {
     #[test]
     fn a_question_that_was_taken_back_is_never_acted_on() {
         let (jobs, free, acted) = jobs();
-        let first = jobs.ask(Question::LogLevel("debug")).unwrap();
-        let second = jobs.ask(Question::LogLevel("info")).unwrap();
-        let third = jobs.ask(Question::LogLevel("error")).unwrap();
+        let first = jobs.ask(Inquiry::LogLevel("debug")).unwrap();
+        let second = jobs.ask(Inquiry::LogLevel("info")).unwrap();
+        let third = jobs.ask(Inquiry::LogLevel("error")).unwrap();
         // The thread waits for the interpreter with the first one.
         assert!(first.withdraw() && second.withdraw());
         for _ in 0..3 {
@@ -218,22 +218,22 @@ mod tests {
         }
         await_answer(&third);
         assert!(!third.withdraw());
-        assert_eq!(*lock(&acted), [Question::LogLevel("error")]);
+        assert_eq!(*lock(&acted), [Inquiry::LogLevel("error")]);
         drop(free);
         jobs.stop();
-        assert!(jobs.ask(Question::Workers).is_err());
+        assert!(jobs.ask(Inquiry::Workers).is_err());
     }
 
     #[test]
     fn questions_that_wait_for_the_interpreter_have_a_bound() {
         let (jobs, free, _) = jobs();
-        let asked: Vec<_> = (0..2 * WAITING_JOBS).map_while(|_| jobs.ask(Question::Workers).ok()).collect();
+        let asked: Vec<_> = (0..2 * WAITING_JOBS).map_while(|_| jobs.ask(Inquiry::Workers).ok()).collect();
         // The thread may have taken one.
         assert!((WAITING_JOBS..=WAITING_JOBS + 1).contains(&asked.len()));
         for job in &asked {
             job.withdraw();
         }
-        assert!(jobs.ask(Question::Workers).is_ok());
+        assert!(jobs.ask(Inquiry::Workers).is_ok());
         drop(free);
         jobs.stop();
     }

@@ -31,7 +31,7 @@ pub use self::gathering::gone;
 pub use self::jobs::InspectHost;
 use self::jobs::InspectJobs;
 pub use self::own::OwnWorker;
-pub use self::question::{Question, WorkName, answer, refusal};
+pub use self::question::{Inquiry, WorkName, answer, refusal};
 use crate::kernel::Bell;
 use crate::net::LocalListener;
 use crate::sync::lock;

@@ -49,7 +49,7 @@ impl FromStr for WorkName {
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
+pub enum Inquiry {
     /// The state of all workers.
     Workers,
     /// The requests in progress; with `true`, all coroutines.
@@ -66,12 +66,12 @@ pub enum Question {
     LogLevel(&'static str),
 }
 
-impl Question {
+impl Inquiry {
     /// Reads the text of a line.
     ///
     /// # Errors
     /// A sentence that says what is wrong with the line.
-    pub fn parse(line: &[u8]) -> Result<Question, String> {
+    pub fn parse(line: &[u8]) -> Result<Inquiry, String> {
         let members: Map<String, Value> = serde_json::from_slice(line)
             .map_err(|error| format!("a question is one JSON object on a line; this line is not: {error}"))?;
         match members.get("rmeinheld") {
@@ -98,18 +98,16 @@ impl Question {
             return Err("the member \"ask\" is missing, or is no text".to_owned());
         };
         Ok(match asked {
-            "workers" => Question::Workers,
-            "requests" => Question::Requests(flag("all")?),
-            "stack" => Question::Stack(id()?, flag("locals")?),
-            "kill" => Question::Kill(id()?),
-            "dump" => Question::Dump(flag("locals")?),
-            "reload" => Question::Reload,
+            "workers" => Inquiry::Workers,
+            "requests" => Inquiry::Requests(flag("all")?),
+            "stack" => Inquiry::Stack(id()?, flag("locals")?),
+            "kill" => Inquiry::Kill(id()?),
+            "dump" => Inquiry::Dump(flag("locals")?),
+            "reload" => Inquiry::Reload,
             "log-level" => {
                 let level = members.get("level").and_then(Value::as_str).map(str::to_ascii_lowercase);
                 let known = LEVELS.into_iter().find(|known| Some(*known) == level.as_deref());
-                Question::LogLevel(
-                    known.ok_or_else(|| format!("the member \"level\" is one of {}", LEVELS.join(", ")))?,
-                )
+                Inquiry::LogLevel(known.ok_or_else(|| format!("the member \"level\" is one of {}", LEVELS.join(", ")))?)
             }
             other => {
                 return Err(format!(
@@ -123,13 +121,13 @@ impl Question {
     /// The question as the text of a line.
     pub fn text(&self) -> String {
         let mut members = match self {
-            Question::Workers => json!({"ask": "workers"}),
-            Question::Requests(is_all) => json!({"ask": "requests", "all": is_all}),
-            Question::Stack(id, locals) => json!({"ask": "stack", "id": id.to_string(), "locals": locals}),
-            Question::Kill(id) => json!({"ask": "kill", "id": id.to_string()}),
-            Question::Dump(locals) => json!({"ask": "dump", "locals": locals}),
-            Question::Reload => json!({"ask": "reload"}),
-            Question::LogLevel(level) => json!({"ask": "log-level", "level": level}),
+            Inquiry::Workers => json!({"ask": "workers"}),
+            Inquiry::Requests(is_all) => json!({"ask": "requests", "all": is_all}),
+            Inquiry::Stack(id, locals) => json!({"ask": "stack", "id": id.to_string(), "locals": locals}),
+            Inquiry::Kill(id) => json!({"ask": "kill", "id": id.to_string()}),
+            Inquiry::Dump(locals) => json!({"ask": "dump", "locals": locals}),
+            Inquiry::Reload => json!({"ask": "reload"}),
+            Inquiry::LogLevel(level) => json!({"ask": "log-level", "level": level}),
         };
         if let Value::Object(members) = &mut members {
             members.insert("rmeinheld".to_owned(), json!(INSPECT_VERSION));
@@ -140,14 +138,14 @@ impl Question {
     /// The work that the question names.
     pub fn subject(&self) -> Option<WorkName> {
         match self {
-            Question::Stack(id, _) | Question::Kill(id) => Some(*id),
+            Inquiry::Stack(id, _) | Inquiry::Kill(id) => Some(*id),
             _ => None,
         }
     }
 
     /// Whether the answer needs the interpreter.
     pub fn needs_interpreter(&self) -> bool {
-        matches!(self, Question::Stack(..) | Question::Kill(_) | Question::Dump(_) | Question::LogLevel(_))
+        matches!(self, Inquiry::Stack(..) | Inquiry::Kill(_) | Inquiry::Dump(_) | Inquiry::LogLevel(_))
     }
 }
 
@@ -179,16 +177,16 @@ mod tests {
     #[test]
     fn a_question_is_the_same_after_its_way_over_a_line() {
         for question in [
-            Question::Workers,
-            Question::Requests(false),
-            Question::Requests(true),
-            Question::Stack(ID, true),
-            Question::Kill(ID),
-            Question::Dump(false),
-            Question::Reload,
-            Question::LogLevel("debug"),
+            Inquiry::Workers,
+            Inquiry::Requests(false),
+            Inquiry::Requests(true),
+            Inquiry::Stack(ID, true),
+            Inquiry::Kill(ID),
+            Inquiry::Dump(false),
+            Inquiry::Reload,
+            Inquiry::LogLevel("debug"),
         ] {
-            assert_eq!(Question::parse(question.text().as_bytes()), Ok(question));
+            assert_eq!(Inquiry::parse(question.text().as_bytes()), Ok(question));
         }
     }
 
@@ -209,11 +207,11 @@ mod tests {
             (r#"{"rmeinheld": 1, "ask": "requests", "all": 1}"#, "\"all\" is true or false, not 1"),
             (r#"{"rmeinheld": 1, "ask": "log-level", "level": "loud"}"#, "one of debug, info"),
         ] {
-            let refusal = Question::parse(line.as_bytes()).unwrap_err();
+            let refusal = Inquiry::parse(line.as_bytes()).unwrap_err();
             assert!(refusal.contains(reason), "{line}: {refusal}");
         }
-        assert!(Question::parse(b"\xff\xfe").is_err());
-        assert!(Question::parse("[".repeat(4000).as_bytes()).is_err());
+        assert!(Inquiry::parse(b"\xff\xfe").is_err());
+        assert!(Inquiry::parse("[".repeat(4000).as_bytes()).is_err());
     }
 
     #[test]
