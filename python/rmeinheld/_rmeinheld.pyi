@@ -300,7 +300,7 @@ class Scoreboard:
     def count_exit(self, reason: str, /) -> None:
         """Count a worker that has ended.
 
-        `reason` is "requests", "memory", "lifetime", "reload", "scale_down", "stop", "timeout", "killed", "crash" or
+        `reason` is one for which a worker asks to be replaced, or "scale_down", "stop", "timeout", "killed", "crash" or
         "boot". Raises ValueError for another one.
         """
 

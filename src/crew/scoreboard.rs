@@ -128,7 +128,7 @@ impl WorkerState {
 /// The reasons why a worker asks to be replaced, in the order of their numbers from 1.
 pub const REASONS: [&str; 5] = ["requests", "memory", "lifetime", "reload", "stuck"];
 
-/// The reasons for which workers have ended. The first five are those of [`REASONS`].
+/// The reasons for which workers have ended: those of [`REASONS`], and others.
 pub const EXIT_REASONS: [&str; 11] =
     ["requests", "memory", "lifetime", "reload", "stuck", "scale_down", "stop", "timeout", "killed", "crash", "boot"];
 
@@ -663,6 +663,13 @@ mod tests {
         for slots in [0, MOST_SLOTS + 1] {
             assert!(Scoreboard::new(slots).err().unwrap().to_string().contains("1 to 65536 slots"));
         }
+    }
+
+    #[test]
+    fn each_reason_for_a_replacement_is_one_for_the_end_of_a_worker() {
+        let board = Scoreboard::new(1).unwrap();
+        assert!(REASONS.into_iter().all(|reason| board.count_exit(reason)) && !board.count_exit("boredom"));
+        assert_eq!(board.exits().iter().sum::<u64>(), REASONS.len() as u64);
     }
 
     #[test]

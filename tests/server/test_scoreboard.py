@@ -41,7 +41,7 @@ def test_bad_values_are_refused_with_the_right_ones() -> None:
         board.state(1)
     with pytest.raises(ValueError, match=r"free, booting, ready, draining, not .busy."):
         board.set_state(0, "busy")
-    with pytest.raises(ValueError, match=r"requests, memory, lifetime, reload, or empty, not .age."):
+    with pytest.raises(ValueError, match=r"requests, memory, lifetime, reload, stuck, or empty, not .age."):
         board.ask(0, "age")
     with pytest.raises(ValueError, match="1 to 65536 slots, not 0"):
         Scoreboard(0)
