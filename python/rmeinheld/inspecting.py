@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
@@ -152,11 +152,17 @@ def _grouped(coroutines: Iterable[dict[str, Any]], *, apart: bool) -> list[_Grou
     for facts in coroutines:
         wait = facts["wait"] or {}
         # A sleep differs only in what is left of it.
-        what = (wait.get("reason"), wait.get("text", "").split(",")[0], wait.get("object"))
+        what = (wait.get("reason"), _text_of_group(wait) if wait else "", wait.get("object"))
         key = facts["ident"] if apart else (facts["kind"], facts["state"], what, tuple(facts["stack"]))
         groups.setdefault(key, _Group(facts)).members.append(facts)
     order = {"running": 0, "waiting": 1, "ready": 2}
     return sorted(groups.values(), key=lambda group: (order[group.first["state"]], -group.age))
+
+
+def _text_of_group(wait: dict[str, Any]) -> str:
+    """The words for a wait without what differs between those that are alike: the time left, the client's address."""
+    text = str(wait["text"]).split(",")[0]
+    return text.replace(f" {wait['peer']}", "") if wait["reason"] == "client" else text
 
 
 def _headline(group: _Group, coroutines: list[dict[str, Any]]) -> str:
@@ -174,11 +180,11 @@ def _headline(group: _Group, coroutines: list[dict[str, Any]]) -> str:
 
 
 def _what(facts: dict[str, Any], coroutines: list[dict[str, Any]], *, alone: bool) -> str:
-    """What a coroutine does: it runs, is ready, or waits for something."""
+    """Say what a coroutine does: it runs, is ready, or waits for something."""
     if facts["state"] != "waiting":
         return "RUNNING" if facts["state"] == "running" else "ready to run"
     wait = facts["wait"]
-    text = str(wait["text"]) if alone else str(wait["text"]).split(",")[0]
+    text = str(wait["text"]) if alone else _text_of_group(wait)
     if alone and wait["descriptor"] is not None:
         text += f" (descriptor {wait['descriptor']})"
     if wait["object"]:
