@@ -197,6 +197,16 @@
 //!
 //! The GIL is held over a batch of ready work, and released around every `epoll_wait` and at every park.
 //!
+//! ## One request ends
+//!
+//! A request has a deadline without a timer of its own: the deadline follows from the beginning of its work, and one
+//! timer of the loop stands for the earliest ([`event_loop::deadlines`]). The loop ends work that waits by an exception
+//! at its wait. Work that computes keeps the loop from that. The watchdog then has CPython raise the exception in that
+//! thread state (`interp::asynchronous`). Both may be on their way at once. Whichever is raised first withdraws the
+//! other, and the end of the work withdraws both while it holds the interpreter (`interp::endings`). Every piece of work
+//! has a number of its own, also each request of a pipeline, so an exception never reaches the next one. C code that
+//! holds the interpreter cannot be ended. Its worker asks in the scoreboard for its replacement (`server::overdue`).
+//!
 //! ## Signals
 //!
 //! Signals belong to the main thread, where CPython runs their handlers. The main thread waits in `run()` on the wakeup

@@ -66,6 +66,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_service_health.py",
     "test_service_replacement.py",
     "test_service_stop.py",
+    "test_service_stuck.py",
     "test_service_upgrade.py",
     "test_metrics.py",
     "test_service_metrics.py",

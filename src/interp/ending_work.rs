@@ -78,9 +78,11 @@ pub fn end_overdue(py: Python<'_>) {
     for record in deadlines::overdue() {
         end_work(py, record.work(), EndReason::Deadline);
     }
-    for (work, reason, age) in endings::all(py) {
-        if age >= endings::PATIENCE && reason != EndReason::Disconnected {
+    for (work, reason, left) in endings::patience_left(py) {
+        if left.is_zero() {
             end_work(py, work, reason);
+        } else {
+            deadlines::look_at(records::now() + deadlines::nanoseconds(left));
         }
     }
 }
@@ -165,3 +167,6 @@ fn report(py: Python<'_>, level: Level, text: String) {
         log(py, level, &text, None);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,7 +77,7 @@ pub fn any() -> bool {
     COUNT.load(Ordering::Relaxed) > 0
 }
 
-/// What is due for work that is to be ended.
+/// The next step with work that is to be ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
     /// The exception of this stage, for the first time.
@@ -117,9 +117,12 @@ pub fn reason_of(_py: Python<'_>, work: u64) -> Option<EndReason> {
     find(&mut lock(&ENDINGS), work).map(|ending| ending.reason)
 }
 
-/// The work that was asked to end, with the age of the request to do so.
-pub fn all(_py: Python<'_>) -> Vec<(u64, EndReason, Duration)> {
-    lock(&ENDINGS).iter().map(|ending| (ending.work, ending.reason, ending.since.elapsed())).collect()
+/// The work that has got its first exception alone, with the time until it gets the second one.
+pub fn patience_left(_py: Python<'_>) -> Vec<(u64, EndReason, Duration)> {
+    let endings = lock(&ENDINGS);
+    let first =
+        endings.iter().filter(|ending| ending.stage == Stage::First && ending.reason != EndReason::Disconnected);
+    first.map(|ending| (ending.work, ending.reason, PATIENCE.saturating_sub(ending.since.elapsed()))).collect()
 }
 
 /// Notes an exception that was thrown into `work`.

@@ -25,7 +25,10 @@ thread_local! {
 }
 
 /// A request's entry, for as long as this lives.
-pub struct InProgress(usize);
+pub struct InProgress {
+    slot: usize,
+    work: u64,
+}
 
 impl InProgress {
     /// Enters the request that the current piece of work serves; `None` outside of one.
@@ -42,20 +45,20 @@ impl InProgress {
         let (environ, response) = (environ.clone().unbind(), response.clone().unbind());
         let entry = Entry { work, environ, response, began: turn::begun() };
         deadlines::begin_request();
-        Some(InProgress(REQUESTS.with_borrow_mut(|requests| requests.insert(entry))))
+        let slot = REQUESTS.with_borrow_mut(|requests| requests.insert(entry));
+        Some(InProgress { slot, work: work.number })
     }
 
     /// Notes that the application is done with the request, which can be ended by force no more. Exceptions on their way
     /// to it are withdrawn. Returns why it was ended; `None` if it was not.
     pub fn application_is_done(&self, py: Python<'_>) -> Option<EndReason> {
-        let work = REQUESTS.with_borrow(|requests| requests.get(self.0).map(|entry| entry.work.number))?;
-        interp::work_has_ended(py, work)
+        interp::work_has_ended(py, self.work)
     }
 }
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        let entry = REQUESTS.with_borrow_mut(|requests| requests.try_remove(self.0));
+        let entry = REQUESTS.with_borrow_mut(|requests| requests.try_remove(self.slot));
         drop(entry);
     }
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import time
@@ -25,7 +26,8 @@ EATEN: list[bytes] = []
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer with the process and MARK.
 
-    /sleep/SECONDS waits, /eat/MIB takes memory, /compute computes for ever, and /die ends the worker.
+    /sleep/SECONDS waits, /eat/MIB takes memory, /compute computes for ever, /hold holds the
+    interpreter for a minute, and /die ends the worker.
     """
     match environ["PATH_INFO"].split("/")[1:]:
         case ["sleep", seconds]:
@@ -37,6 +39,8 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
             os.write(2, b"process %d computes\n" % os.getpid())
             while True:
                 pass
+        case ["hold"]:
+            ctypes.PyDLL(None).sleep(60)
         case ["die"]:
             os._exit(7)
     answer = json.dumps({"pid": os.getpid(), "mark": MARK}).encode()
