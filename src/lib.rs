@@ -316,6 +316,13 @@
 //! `spawn` hands it on. Slow requests are found by a thread that reads the records of units (`server::slow_requests`).
 //! It sleeps until the next request can cross the limit.
 //!
+//! ## Every unit has a record
+//!
+//! A loop that does not turn answers no question. Each unit therefore has a record of atomics ([`event_loop::records`]):
+//! its work, the request line or function, the age, the reason of a wait, the thread state. Any OS thread reads it
+//! without the GIL. With the GIL, `interp::inspection` reads the stacks of all coroutines through their thread states,
+//! in one moment and without Python code. The dump (`rmeinheld.dump`, SIGUSR2) is made of both.
+//!
 //! # Limits
 //!
 //! - No second loop thread, no work stealing, no preemption. A request that computes, or blocks in C, holds up all
