@@ -158,7 +158,8 @@ def test_a_blocked_loop_is_reported_with_its_kind_its_stack_and_the_cure_while_i
         assert taken >= BLOCKED_SECONDS
 
 
-def test_a_thread_that_keeps_the_interpreter_from_the_loop_is_named(server: Server) -> None:
+def test_a_thread_that_keeps_the_interpreter_from_the_loop_is_named(serve: Servers) -> None:
+    server = serve(APPLICATION, block_warning=LIMIT)
     start = len(server.log())
     get(server, "/has_a_thread_that_sums")
     report = server.wait_for_log(r"\[WARNING\] (.*) has blocked the loop for .*: C code of a thread holds", start=start)
