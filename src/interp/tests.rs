@@ -17,14 +17,20 @@ use super::testing::{in_coroutine, result_of, run, start, with_python};
 use super::time_limit::TimeLimit;
 use super::waiters::Waiters;
 use super::{
-    CoroutineExit, Lent, Line, Subject, Timeout, Waiter, deadline_after, failure_error, identity, in_fresh_context,
-    insist, os_error, recursion, sleep, sleep_until, spawn, subject, take, thread_state, wait, wake_error,
+    CoroutineExit, Lent, Line, Subject, Timeout, WaitReason, Waiter, deadline_after, failure_error, identity,
+    in_fresh_context, insist, os_error, recursion, sleep, sleep_until, spawn, subject, take, thread_state, wait,
+    wake_error,
 };
+use crate::event_loop::reasons::Reason;
 use crate::event_loop::{self, Wake};
 use crate::net::Failure;
 
 /// Longer than any wait that ends as it should, on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
+
+fn reason() -> WaitReason {
+    WaitReason::number(Reason::Other, 0)
+}
 
 // --- coroutines ------------------------------------------------------------------------------------------------------
 
@@ -176,7 +182,7 @@ fn a_waiter_in_a_thread_ends_by_its_deadline_or_its_notification() {
         let enqueue = |waiter| waiters.lock().unwrap().join(waiter, (), false);
         let dequeue = |waiter: &Arc<Waiter>| waiters.lock().unwrap().leave(waiter);
         let soon = Instant::now() + Duration::from_millis(10);
-        assert!(!wait(py, Some(soon), enqueue, dequeue).unwrap());
+        assert!(!wait(py, reason(), Some(soon), enqueue, dequeue).unwrap());
         assert_eq!(waiters.lock().unwrap().notify_first(), None, "the waiter has left");
 
         let notified = Arc::clone(&waiters);
@@ -185,7 +191,7 @@ fn a_waiter_in_a_thread_ends_by_its_deadline_or_its_notification() {
                 std::thread::yield_now();
             }
         });
-        assert!(wait(py, Some(Instant::now() + LONG), enqueue, dequeue).unwrap());
+        assert!(wait(py, reason(), Some(Instant::now() + LONG), enqueue, dequeue).unwrap());
         notifier.join().unwrap();
     });
 }
@@ -233,16 +239,16 @@ fn a_line_serves_coroutines_and_threads_in_their_order() {
                 }
             });
         };
-        let coroutine = start(py, |py| take(py, Some(Instant::now() + LONG), &Runner(&BATON, 1)));
+        let coroutine = start(py, |py| take(py, reason(), Some(Instant::now() + LONG), &Runner(&BATON, 1)));
         arrived(1);
         let thread = std::thread::spawn(|| {
-            Python::attach(|py| take(py, Some(Instant::now() + LONG), &Runner(&BATON, 2)).unwrap())
+            Python::attach(|py| take(py, reason(), Some(Instant::now() + LONG), &Runner(&BATON, 2)).unwrap())
         });
         arrived(2);
-        let insisting = start(py, |py| insist(py, &Runner(&BATON, 3)));
+        let insisting = start(py, |py| insist(py, reason(), &Runner(&BATON, 3)));
         arrived(3);
         // One that gives up is passed over.
-        assert!(!take(py, Some(Instant::now()), &Runner(&BATON, 4)).unwrap());
+        assert!(!take(py, reason(), Some(Instant::now()), &Runner(&BATON, 4)).unwrap());
         assert_eq!(BATON.pass_on(), Some(1));
         assert!(result_of(&coroutine).unwrap().is_truthy().unwrap());
         assert_eq!(BATON.pass_on(), Some(2));
