@@ -199,7 +199,7 @@
 //!
 //! ## One request ends
 //!
-//! A request has a deadline without a timer of its own: the deadline follows from the beginning of its work, and one
+//! A request has a deadline without a timer of its own. The deadline follows from the beginning of its work, and one
 //! timer of the loop stands for the earliest ([`event_loop::deadlines`]). The loop ends work that waits by an exception
 //! at its wait. Work that computes keeps the loop from that. The watchdog then has CPython raise the exception in that
 //! thread state (`interp::asynchronous`). Both may be on their way at once. Whichever is raised first withdraws the
@@ -312,7 +312,7 @@
 //!
 //! The engine renders the lines of the access log itself, in each form (`server::access_log`). Ids come from trusted
 //! peers or from the kernel's random numbers (`wsgi::request_ids`). Once a log filter wants to know the request of each
-//! record, a context variable has it (`interp::followed`): it follows the code into `offload` and asyncio by itself, and
+//! record, a context variable has it (`interp::followed`). It follows the code into `offload` and asyncio by itself, and
 //! `spawn` hands it on. Slow requests are found by a thread that reads the records of units (`server::slow_requests`).
 //! It sleeps until the next request can cross the limit.
 //!

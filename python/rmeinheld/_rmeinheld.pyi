@@ -284,9 +284,9 @@ class Scoreboard:
     def metrics(self, slot: int | None = None) -> dict[str, Any]:
         """Return the measures of one slot, or of all (None, the default), with those of its earlier owners.
 
-        They are empty unless metrics are on. "requests" has counts by method and class of the status. "refused" has
-        counts by status. "waits" has numbers of coroutines by the reason of their wait. "request_duration",
-        "time_to_first_byte", "queue_time", "loop_lag" and "gil_wait" are histograms: dictionaries with "bounds" in
+        They are empty unless metrics are on. The counts of "requests" are by method and class of the status, those of
+        "refused" by status. The numbers of "waits" are coroutines by the reason of their wait. The histograms are
+        "request_duration", "time_to_first_byte", "queue_time", "loop_lag" and "gil_wait": dictionaries with "bounds" in
         seconds, "counts" for each bucket (one more than bounds), and the "sum" in seconds. The other items are numbers.
         Counts and histograms only grow, so the difference of two calls is that of the time between.
         """

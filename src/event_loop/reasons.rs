@@ -171,7 +171,7 @@ impl Wait {
         }
     }
 
-    /// What the wait is for, as far as it can be told without the interpreter. `now` is the present time.
+    /// The thing that the wait is for, as far as it is known without the interpreter. `now` is the present time.
     pub fn describe(&self, now: u64) -> String {
         let [first, second] = self.details;
         match self.reason {

@@ -1,7 +1,7 @@
 //! The memory of Python frames, kept from one coroutine to the next.
 //!
-//! A thread state takes 16 KiB for its first frames from the arena allocator, which maps and unmaps them: with the page
-//! fault that follows, a third of what a spawned coroutine costs. Some of these pieces are kept for the next thread state.
+//! A thread state takes 16 KiB for its first frames from the arena allocator, which maps and unmaps them. With the page
+//! fault that follows, that was most of the cost of a spawned coroutine. Some of these pieces are kept for the next one.
 //! Everything else goes to the allocator that was there before.
 
 #![expect(unsafe_code, reason = "an allocator of CPython's")]

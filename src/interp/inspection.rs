@@ -1,4 +1,4 @@
-//! Stacks of coroutines, and the facts about all of them in the form that Python sees.
+//! Stacks of coroutines, and the facts about all coroutines in the form that Python sees.
 //!
 //! The facts come from the [records](crate::event_loop::records). The interpreter adds the stacks, the clients behind
 //! proxies, the names of threads and the owners of locks. It is held from the first coroutine to the last, so they are
@@ -183,7 +183,7 @@ fn active_threads(py: Python<'_>) -> Option<Bound<'_, PyDict>> {
     py.import("threading").and_then(|threading| threading.getattr("_active")).ok()?.cast_into::<PyDict>().ok()
 }
 
-/// What a list of coroutines is made from.
+/// The sources of a list of coroutines.
 struct View<'py> {
     py: Python<'py>,
     options: ListOptions,
@@ -266,7 +266,7 @@ impl<'py> View<'py> {
         let address = usize::try_from(wait.details[0]).ok().filter(|&address| address > 0)?;
         let find = FIND_OWNER.get()?;
         // SAFETY: attached, as `py` shows. A coroutine notes the address of a lock and takes it away again in a call of
-        // the lock's method, while attached, so the caller of that method has a reference to the lock.
+        // the lock's method, while attached. The caller of that method has a reference to the lock.
         let object = unsafe { Bound::from_borrowed_ptr(self.py, address as *mut ffi::PyObject) };
         match find(&object)? {
             LockOwner::Ident(ident) => Some(ident),
@@ -298,7 +298,7 @@ impl<'py> View<'py> {
     }
 }
 
-/// What a notification is for, by the functions of the standard library that wait for it.
+/// The purpose of a notification, by the functions of the standard library that wait for it.
 fn notification(stack: &[StackFrame]) -> Option<&'static str> {
     stack
         .iter()

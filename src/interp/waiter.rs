@@ -106,7 +106,7 @@ impl WaitReason {
         WaitReason { reason, details: [number, 0] }
     }
 
-    /// The same, with a second detail.
+    /// This reason with a second detail.
     #[must_use]
     pub fn with(self, detail: u64) -> WaitReason {
         WaitReason { details: [self.details[0], detail], ..self }

@@ -75,7 +75,7 @@ enum Opening {
     Over,
 }
 
-/// What a connection rests for.
+/// The thing that a connection rests for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Resting {
     /// A request.
@@ -168,7 +168,7 @@ impl Connection {
         self.stage == ConnectionStage::Idle && self.pending.is_empty()
     }
 
-    /// What the connection rests for.
+    /// The thing that the connection rests for.
     pub fn resting(&self) -> Resting {
         match self.stage {
             ConnectionStage::Idle => Resting::Idle,

@@ -387,7 +387,7 @@ def test_without_ids_records_have_the_request_line(serve: Serve) -> None:
 
 
 def on_terminal(directory: Path, *options: str, environment: dict[str, str] | None = None) -> str:
-    """What the command prints on a terminal for two requests; its other output goes elsewhere."""
+    """The output of the command on a terminal for two requests; its other output goes elsewhere."""
     (directory / "shown_app.py").write_text(APPLICATION)
     ours, theirs = pty.openpty()
     process = subprocess.Popen(

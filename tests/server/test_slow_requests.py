@@ -119,7 +119,7 @@ def test_a_quick_request_and_a_stream_of_events_are_not_logged(server: Server) -
     assert len(re.findall(r"\[WARNING\] GET ", server.log()[start:])) == 1
 
 
-def test_time_in_the_queue_and_for_the_head_is_told_apart(server: Server) -> None:
+def test_time_in_the_queue_and_time_for_the_head_are_kept_apart(server: Server) -> None:
     start = len(server.log())
     with server.connect() as connection:
         connection.send(b"GET /sleep?head HTTP/1.1\r\nHost: a\r\n")

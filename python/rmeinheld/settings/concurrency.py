@@ -49,7 +49,7 @@ class ConcurrencyOptions:
         "--block-warning",
         group="Concurrency",
         help="How long a coroutine may block the loop until a warning names it, with its stack and the cure. After ten "
-        "times as long all stacks are written. 0: no watchdog.",
+        "times as long all stacks are written. 0: no report.",
         unit="seconds",
         precedent="none; Gunicorn's timeout (30) ends the worker",
     )

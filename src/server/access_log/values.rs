@@ -35,7 +35,7 @@ impl<'a, 'py> FinishedRequest<'a, 'py> {
     /// The request of an environ that an access logger gets, with the keys that [`super::logger`] adds.
     ///
     /// # Errors
-    /// KeyError if it lacks one of them.
+    /// KeyError if an item is missing.
     pub fn of_environ(environ: &'a Bound<'py, PyDict>) -> PyResult<FinishedRequest<'a, 'py>> {
         let py = environ.py();
         let item = |key| environ.as_any().get_item(key);
