@@ -135,6 +135,14 @@ def installed(wheel: Wheel, tmp_path: Path) -> Path:
     return python
 
 
+def test_every_package_is_installed() -> None:
+    """The list of packages is written by hand, and a package that it lacks is missed by users alone."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    directories = [path.parent.relative_to(ROOT / "python") for path in (ROOT / "python").rglob("__init__.py")]
+    packages = {".".join(directory.parts) for directory in directories}
+    assert set(project["tool"]["setuptools"]["packages"]) == packages | {"rmeinheld.gunicorn_worker"}
+
+
 def test_the_wheel_requires_the_versions_of_gunicorn_whose_arbiter_is_known(wheel: Wheel) -> None:
     (requirement,) = wheel.metadata().get_all("Requires-Dist", [])
     assert requirement.replace(" ", "") in {
