@@ -28,7 +28,8 @@ class RequestFilter(logging.Filter):
     """A filter that lets every record pass, and gives it attributes of its request.
 
     They are `request_id`, `trace_id`, `span_id` and `request_line` (method and target, such as "GET /path"), each `-`
-    without a request or, for the ids, without the option `request_id`. A record that has such an attribute already keeps it.
+    without a request or, for the ids, without the option `request_id`. A record keeps such an attribute that it has
+    already.
 
     Add the filter to a handler. A filter of a logger does not see the records of the loggers below it.
     """
