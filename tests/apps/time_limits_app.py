@@ -140,12 +140,12 @@ def sum_much() -> None:
 
 
 def sleep_in_c() -> None:
-    ctypes.CDLL(None).usleep(1_000_000)
+    ctypes.CDLL(None).usleep(800_000)
     note("slept")
 
 
 def sleep_in_c_with_the_gil() -> None:
-    ctypes.PyDLL(None).usleep(1_000_000)
+    ctypes.PyDLL(None).usleep(800_000)
     note("slept")
 
 

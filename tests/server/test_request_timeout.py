@@ -131,7 +131,8 @@ def test_c_code_ends_late_and_the_next_request_is_unharmed(server: Server) -> No
     for path in ("c-sleep", "c-sleep-gil"):
         seen(server)
         status, seconds = ask(server, f"/{path}")
-        assert (status, 1.0 <= seconds) == (504, True)
+        # The signal by which the watchdog gets the stack may cut the sleep short.
+        assert (status, 0.6 <= seconds) == (504, True)
         assert ask(server, "/pid")[0] == 200
 
 
