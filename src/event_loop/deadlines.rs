@@ -99,15 +99,21 @@ pub fn exempt(work: u64) {
 }
 
 /// Forgets the deadline of work that has ended.
+#[inline]
 pub fn forget(work: u64) {
     if MOVED_COUNT.load(Ordering::Relaxed) > 0 {
-        let mut moved = lock(&MOVED);
-        moved.remove(&work);
-        MOVED_COUNT.store(moved.len(), Ordering::Relaxed);
+        forget_moved(work);
     }
 }
 
+fn forget_moved(work: u64) {
+    let mut moved = lock(&MOVED);
+    moved.remove(&work);
+    MOVED_COUNT.store(moved.len(), Ordering::Relaxed);
+}
+
 /// Notes that a request begins: its deadline is looked at in time. On the loop thread.
+#[inline]
 pub fn begin_request() {
     if LIMIT.load(Ordering::Relaxed) > 0 && NEXT_LOOK.get().is_none() {
         look_at(NEVER);

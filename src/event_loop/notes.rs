@@ -9,11 +9,13 @@ use super::wait_sums::WaitSums;
 
 /// Names the current unit's work as a request: the first `length` bytes of `text` are its method and target. `client` is
 /// the descriptor of its connection.
+#[inline]
 pub fn name_request(text: &[u8], length: usize, client: i32) {
     current::with_current(|unit| unit.record.name(WorkKind::Request, text, length, client));
 }
 
 /// Notes that the application is done with the current unit's work: the rest of it is the server's own.
+#[inline]
 pub fn work_is_over() {
     current::with_current(|unit| unit.record.set_kind(WorkKind::Engine));
 }

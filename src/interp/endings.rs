@@ -73,6 +73,7 @@ struct ForcedEnd {
 }
 
 /// Whether any work is being ended. From any thread, without the interpreter.
+#[inline]
 pub fn any() -> bool {
     COUNT.load(Ordering::Relaxed) > 0
 }
@@ -194,10 +195,12 @@ pub fn note_raised(py: Python<'_>, error: &Bound<'_, PyBaseException>) {
 
 /// Ends the matter with the work, the caller's own: withdraws the exceptions that it has not raised. Returns why the
 /// work was ended; `None` if it was not.
+#[inline]
 pub fn forget(py: Python<'_>, work: u64) -> Option<EndReason> {
-    if !any() {
-        return None;
-    }
+    if any() { forget_ending(py, work) } else { None }
+}
+
+fn forget_ending(py: Python<'_>, work: u64) -> Option<EndReason> {
     let state = find(&mut lock(&ENDINGS), work).map(|ending| ending.state)?;
     if state != 0 {
         // Even if it seems to be raised: an application may have made an exception of that class itself.

@@ -20,6 +20,7 @@ pub fn follow() {
 }
 
 /// Does anyone want to know the request of a log record?
+#[inline]
 pub fn is_followed() -> bool {
     IS_WANTED.load(Ordering::Relaxed)
 }

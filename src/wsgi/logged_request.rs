@@ -40,10 +40,12 @@ impl LoggedRequest {
 ///
 /// # Errors
 /// MemoryError.
+#[inline]
 pub fn follow_request(environ: &Bound<'_, PyDict>) -> PyResult<()> {
-    if !is_followed() {
-        return Ok(());
-    }
+    if is_followed() { note_request(environ) } else { Ok(()) }
+}
+
+fn note_request(environ: &Bound<'_, PyDict>) -> PyResult<()> {
     let request = Bound::new(environ.py(), LoggedRequest::of(environ)?)?;
     set_followed(&request)
 }

@@ -85,10 +85,12 @@ impl StartResponse {
     ///
     /// # Errors
     /// RequestTimeout.
+    #[inline]
     pub fn check_time(&self, py: Python<'_>) -> PyResult<()> {
-        if !interp::any_endings() {
-            return Ok(());
-        }
+        if interp::any_endings() { self.check_own_time(py) } else { Ok(()) }
+    }
+
+    fn check_own_time(&self, py: Python<'_>) -> PyResult<()> {
         let own = interrupts::current_work().and_then(|work| interp::end_reason_of(py, work.number));
         match own {
             Some(reason) if reason != EndReason::Disconnected => {

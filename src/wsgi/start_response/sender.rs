@@ -116,7 +116,7 @@ impl StartResponse {
     ///
     /// # Parks
     pub fn finish(&self, py: Python<'_>) -> PyResult<()> {
-        if matches!(self.answer().exchange.framing(), None | Some(ResponseBody::Chunked)) {
+        if interp::any_endings() && matches!(self.answer().exchange.framing(), None | Some(ResponseBody::Chunked)) {
             self.check_time(py)?;
         }
         let rest = {
