@@ -81,9 +81,9 @@ def phase(line: str, name: str) -> float:
     ("target", "wait", "place"),
     [
         ("/sleep", "sleep", "in app"),
-        ("/lock", "(lock|other)", "in wait_for_a_lock"),
+        ("/lock", "lock", "in wait_for_a_lock"),
         ("/compute", None, "in compute"),
-        ("/offload", "(offload|other)", "in app"),
+        ("/offload", "offload", "in app"),
         ("/fail", "sleep", "in app"),
     ],
 )
