@@ -151,7 +151,7 @@ docstrings: $(READY) ## Write the docstrings of the compiled module, which are R
 .PHONY: types
 types: $(READY) ## Check the types of Python code, and the stubs against the compiled module.
 	$(BIN)/mypy -p rmeinheld
-	MYPYPATH=tests/support:tests/apps:tests/suites:tests/stdlib:tests/fuzz:.ci $(BIN)/mypy tests .ci
+	MYPYPATH=tests/support:tests/apps:tests/suites:tests/stdlib:tests/fuzz:.ci:docs/_extensions $(BIN)/mypy tests .ci
 	MYPYPATH=benches $(BIN)/mypy benches
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml rmeinheld._rmeinheld
 

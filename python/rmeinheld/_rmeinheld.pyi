@@ -29,6 +29,7 @@ __all__ = [
     "Event",
     "FileWrapper",
     "Input",
+    "Inspector",
     "Jobs",
     "LifoQueue",
     "Lock",
@@ -54,12 +55,14 @@ __all__ = [
     "as_builtin",
     "can_park",
     "check_access_log_format",
+    "coroutine_frames",
     "current",
     "descriptor_closes",
     "detour",
     "disarm_exit",
     "end_awaited",
     "end_loop",
+    "end_with_parent",
     "events_now",
     "exclusively",
     "follow_requests",
@@ -69,10 +72,13 @@ __all__ = [
     "give_way",
     "give_way_quietly",
     "in_turn",
+    "inspect_coroutines",
     "is_fifo",
     "is_killed",
+    "loop_thread_ident",
     "may_wait",
     "method",
+    "metric_families",
     "set_attribute",
     "set_awaited",
     "sleep",
@@ -85,11 +91,14 @@ __all__ = [
     "socket_send",
     "socket_sendall",
     "spawn",
+    "stack_of",
     "timeout",
     "wait_any",
     "wait_either",
     "wait_readable",
     "wait_writable",
+    "waiting_for",
+    "write_in_background",
 ]
 
 __version__: str
@@ -479,6 +488,8 @@ class RequestTimeout(BaseException):
     code that answers or retries after errors of its own does not swallow it. Let it pass, and clean up in `finally`. A
     request that goes on gets CoroutineExit two seconds later.
     """
+
+    def __new__(cls, *_args: object) -> Self: ...
 
 class Timeout(BaseException):
     """Raised by `timeout(seconds)` in its own block, where the coroutine waits.
@@ -1561,7 +1572,7 @@ def write_in_background(fd: int, text: str, /) -> None:
     OSError if the descriptor is not open.
     """
 
-def waiting_for[**P, T](reason: str, detail: int, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+def waiting_for[*A, T](reason: str, detail: int, function: Callable[[*A], T], /, *args: *A) -> T:
     """Call `function(*args)`, which waits for `reason`, and return its result. A dump then names the reason.
 
     `reason` is one of the names in docs/inspecting.md, and `detail` the number that belongs to it, such as a process.

@@ -82,4 +82,4 @@ def await_scrape(address: Address, is_expected: Callable[[Scrape], bool]) -> Scr
 
 def check_openmetrics(text: str) -> dict[str, str]:
     """Parse strictly. Returns the kinds of the families by their names."""
-    return {family.name: family.type for family in parse_openmetrics(text)}
+    return {family.name: family.type for family in parse_openmetrics(text)}  # type: ignore[no-untyped-call]
