@@ -99,7 +99,19 @@ def number_of(name: str) -> int | None:
     if name == "none":
         return None
     number = signal.Signals[f"SIG{name.upper()}"]
-    return number if signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN) else None
+    return None if number in _caught() else number
+
+
+def _caught() -> set[int]:
+    """The signals that this process has handlers for, those in C included (`faulthandler.register`)."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            mask = next(int(line.split()[1], 16) for line in file if line.startswith("SigCgt:"))
+    except (OSError, StopIteration, ValueError):
+        # Without /proc only Python's own handlers are known.
+        usual = (signal.SIG_DFL, signal.SIG_IGN)
+        return {number for number in signal.valid_signals() if signal.getsignal(number) not in usual}
+    return {number for number in range(1, signal.NSIG) if mask >> (number - 1) & 1}
 
 
 def handle(number: int, frame: FrameType | None) -> None:

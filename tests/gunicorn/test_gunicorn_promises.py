@@ -38,7 +38,7 @@ ROWS = {
         "test_a_reload_with_a_bad_configuration_changes_nothing_and_is_tried_again",
         "test_sighup_to_a_bad_configuration_ends_the_service",
     ),
-    "`drain_delay`, `admin_bind`, `inspect_socket`": (
+    "`drain_delay`, `admin_bind`, metrics, `inspect_socket`": (
         "test_readiness_fails_during_drain_delay_and_the_reload_keeps_it",
         "test_a_variable_acts_or_is_refused_with_gunicorns_option",
     ),

@@ -353,7 +353,7 @@ NEAR_MISSES: list[tuple[list[str], dict[str, str], dict[str, str], str]] = [
     ([], {"RMEINHELD_NO_PATCH": "1"}, {}, "did you mean 'RMEINHELD_PATCH'?"),
     ([], {"RMEINHELD_PORT": "8000"}, {}, "did you mean 'RMEINHELD_BIND'?"),
     ([], {"RMEINHELD_XYZZY": ""}, {}, "'RMEINHELD_XYZZY', which is no option of rmeinheld (rmeinheld --print-config"),
-    ([], {"RMEINHELD_ACCESS_LOGGER": "x"}, {}, "did you mean 'RMEINHELD_ACCESSLOG'?"),
+    ([], {"RMEINHELD_ACCESS_LOGGER": "x"}, {}, "did you mean 'RMEINHELD_ACCESS_LOG'?"),
     ([], {}, {"rmeinheld.toml": "worker = 2"}, "rmeinheld.toml has the unknown key 'worker'; did you mean 'workers'?"),
     ([], {}, {"rmeinheld.toml": "no_patch = true"}, "unknown key 'no_patch'; did you mean 'patch'?"),
     ([], {}, {"rmeinheld.toml": "post_fork = 'x'"}, "unknown key 'post_fork'; a hook can stand in a Python file only"),

@@ -81,7 +81,7 @@ def phase(line: str, name: str) -> float:
     ("target", "wait", "place"),
     [
         ("/sleep", "sleep", "in app"),
-        ("/lock", "lock", "in wait_for_a_lock"),
+        ("/lock", "(lock|condition)", "in wait_for_a_lock"),
         ("/compute", None, "in compute"),
         ("/offload", "offload", "in app"),
         ("/fail", "sleep", "in app"),
