@@ -20,10 +20,10 @@ type Start = Masters[Service]
 
 APP = "service_app:app"
 
-SLOW_IMPORT = ("--env", "IMPORT_SECONDS=0.8")
+SLOW_IMPORT = ("--env", "IMPORT_SECONDS=1.5")
 """An import that a request would notice: it waits that long if no worker is ready."""
 
-MOST_SECONDS = 0.6
+MOST_SECONDS = 1.3
 """Longest wait of a request while a worker is ready, on a busy machine."""
 
 
