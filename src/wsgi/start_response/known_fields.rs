@@ -10,10 +10,10 @@ use crate::http::response::FieldKind;
 use crate::interp::reference_count;
 
 /// The number of sets of places. The address of a pair decides on its set.
-const SETS: usize = 128;
+const SETS: usize = 64;
 
 /// Places of a set: with a single one, two pairs of a response with many headers would replace each other again and again.
-const WAYS: usize = 2;
+const WAYS: usize = 4;
 
 /// Bytes of the longest line that is kept.
 const LONGEST_LINE: usize = 256;
