@@ -33,6 +33,7 @@ impl StartResponse {
         if known_length.is_some() || bytes.is_empty() || bytes.len() > COPIED_BYTES || !event_loop::can_park() {
             return this.send(data, known_length);
         }
+        this.check_time(data.py())?;
         let framed = this.frame(bytes, None)?;
         let body = bytes.get(..framed.data).unwrap_or_default();
         let parts = [&framed.before, body, framed.after];
