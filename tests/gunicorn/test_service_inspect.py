@@ -133,13 +133,18 @@ def test_a_reload_gives_the_workers_new_ids_and_an_old_id_hits_no_request(start:
     assert following.read_response().status == 504
 
 
+def is_stopped(pid: int) -> bool:
+    """Have all threads of a process stopped? SIGSTOP takes a moment to reach those that run."""
+    states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in Path(f"/proc/{pid}/task").iterdir()]
+    return set(states) == {"T"}
+
+
 def test_a_worker_that_is_stopped_or_killed_holds_up_no_answer(start: Start, client: Client) -> None:
     service = started(start, client, "3")
     stopped, killed, _ = service.workers()
     os.kill(stopped, signal.SIGSTOP)
     try:
-        # The signal takes a moment to reach all threads.
-        wait_until(lambda: any("unanswered" in one for one in workers_of(client)), service.log)
+        wait_until(lambda: is_stopped(stopped), service.log)
         begun = time.monotonic()
         found = {one["pid"]: one for one in workers_of(client)}
         assert time.monotonic() - begun < 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -415,7 +414,7 @@ def test_a_request_can_be_resumed_by_an_os_thread(suspending: Server) -> None:
 def test_a_suspension_times_out(suspending: Server) -> None:
     with takes(0.2, 5):
         assert suspending.get("/wait/0.25").status == 500
-    assert re.search(r"rmeinheld\.coroutine\.timeout: timeout", suspending.log())
+    suspending.wait_for_log(r"rmeinheld\.coroutine\.timeout: timeout")
 
 
 def test_suspending_twice_and_resuming_what_is_not_suspended_are_errors(suspending: Server) -> None:
