@@ -300,6 +300,7 @@ class Workers(Process):
         command += ["--env", "CHAT_LEASE_SECONDS=3", "app:app"]
         super().__init__(command, directory, environment_of_child(directory))
         self.port = int(self.wait_for_log(r"Listening at: http://127\.0\.0\.1:(\d+)")[1])
+        self._known: dict[int, int] = {}
 
         # A worker that serves has a second thread, that of the loop.
         deadline = time.monotonic() + TIMEOUT
@@ -313,17 +314,22 @@ class Workers(Process):
 
     def worker_of(self, port: int) -> int:
         """Return the worker that has the other end of the connection from this port."""
-        inode = None
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-            fields = line.split()
-            if int(fields[1].split(":")[1], 16) == self.port and int(fields[2].split(":")[1], 16) == port:
-                inode = fields[9]
+        if port not in self._known:
+            self._known = dict(self._connections())
+        return self._known[port]
+
+    def _connections(self) -> Iterator[tuple[int, int]]:
+        """Find the ports of the clients, each with its worker, in one look: the kernel lists all sockets."""
+        workers = {}
         for child in self.children():
             for descriptor in Path(f"/proc/{child}/fd").iterdir():
                 with contextlib.suppress(OSError):
-                    if os.readlink(descriptor) == f"socket:[{inode}]":
-                        return int(child)
-        raise AssertionError(f"no worker has the connection from port {port}")
+                    workers[os.readlink(descriptor)] = int(child)
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            worker = workers.get(f"socket:[{fields[9]}]")
+            if worker is not None and int(fields[1].split(":")[1], 16) == self.port:
+                yield int(fields[2].split(":")[1], 16), worker
 
 
 class Talker:
