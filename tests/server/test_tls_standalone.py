@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
 import shutil
 import signal
 import ssl
 import subprocess
 import sys
-import termios
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +27,7 @@ from rmeinheld import tls as tls_module
 from rmeinheld.settings import Settings
 from rmeinheld.tls import Tls, tls_of
 from serving import TIMEOUT, Serve, Server, environment_of_child
+from terminals import OnTerminal
 
 APPLICATION = """
 def app(environ, start_response):
@@ -151,33 +148,10 @@ def test_without_tls_and_without_a_terminal_sighup_changes_nothing(serve: Serve)
 def test_the_end_of_a_terminal_ends_the_command(tmp_path: Path) -> None:
     (tmp_path / "hung_app.py").write_text(APPLICATION)
     command = [sys.executable, "-m", "rmeinheld", "--bind", "127.0.0.1:0", "hung_app:app"]
-    ours, theirs = pty.openpty()
-
-    def take_terminal() -> None:
-        # nohup(1) would have children ignore it.
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        os.setsid()
-        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
-
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=environment_of_child(tmp_path),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        preexec_fn=take_terminal,
-    )
-    os.close(theirs)
-    try:
-        output = b""
-        while b"listening at" not in output:
-            output += os.read(ours, 1000)
-        os.close(ours)
-        assert process.wait(TIMEOUT) == -signal.SIGHUP
-    finally:
-        process.kill()
-        process.wait()
+    with OnTerminal(command, tmp_path) as process:
+        process.wait_for("listening at")
+        process.hang_up()
+        assert process.wait() == -signal.SIGHUP
 
 
 WATCHING = """

@@ -24,7 +24,8 @@ class OnTerminal:
     """A command as the first process of a new session, with a pseudo terminal. Use it as a context manager."""
 
     def __init__(self, command: Sequence[str], directory: Path) -> None:
-        self._ours, theirs = pty.openpty()
+        ours, theirs = pty.openpty()
+        self._ours: int | None = ours
         self._output = b""
 
         def take_terminal() -> None:
@@ -51,10 +52,17 @@ class OnTerminal:
     def __exit__(self, *exception: object) -> None:
         self.popen.kill()
         self.popen.wait()
-        os.close(self._ours)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close the terminal. May be repeated."""
+        if self._ours is not None:
+            os.close(self._ours)
+            self._ours = None
 
     def press(self, keys: bytes) -> None:
         """Type on the terminal."""
+        assert self._ours is not None
         os.write(self._ours, keys)
 
     def output(self) -> str:
@@ -75,16 +83,23 @@ class OnTerminal:
         while self.popen.poll() is None:
             assert time.monotonic() < deadline, f"the command goes on:\n{self.output()}"
             self._read(0.01)
-        while select.select([self._ours], [], [], 0)[0] and self._read(0):
+        while self._has_output(0) and self._read(0):
             pass
         return self.popen.returncode
 
     def _read(self, seconds: float) -> bool:
         """Take what comes within this time. Returns false once no process has the terminal any more."""
-        if select.select([self._ours], [], [], seconds)[0]:
+        if self._has_output(seconds):
+            assert self._ours is not None
             try:
                 self._output += os.read(self._ours, 65536)
             except OSError:
                 # EIO.
                 return False
         return True
+
+    def _has_output(self, seconds: float) -> bool:
+        if self._ours is None:
+            time.sleep(seconds)
+            return False
+        return bool(select.select([self._ours], [], [], seconds)[0])
