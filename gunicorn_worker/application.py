@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from rmeinheld import collector
 from rmeinheld.application import StartError, load_application
 from rmeinheld.patch import is_patched
 from rmeinheld.tls import describe, tls_of
@@ -137,6 +138,7 @@ class Service(Application, _Started):  # type: ignore[misc]
                 self.resolved.target,
                 ", after it has patched the standard library" if self.resolved.settings.patch else "",
             )
+        collector.resume()
         return load_application(self.resolved.target)
 
     def _check_worker_class(self) -> None:

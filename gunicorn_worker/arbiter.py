@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.errors import HaltServer
 
-from rmeinheld import crew_directory
+from rmeinheld import collector, crew_directory
 from rmeinheld._rmeinheld import Scoreboard
 from rmeinheld.health import open_admin_socket
 from rmeinheld.inspect_socket import open_inspect_socket
@@ -235,6 +235,7 @@ class ServiceArbiter(Refreshing):
                 self._retire(worker, now)
         self._is_changing = bool(step.start) or any(self._state(one) != "ready" for one in self.WORKERS.values())
         self._report_number()
+        collector.resume()
         # While two masters serve, the first one reports.
         if self._statsd is not None and not self.master_pid:
             self._statsd.turn(now)

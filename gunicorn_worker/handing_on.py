@@ -6,8 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from rmeinheld._rmeinheld import Scoreboard
 from rmeinheld.cli import NEW_MASTER
@@ -20,14 +19,13 @@ VARIABLE: Final = NEW_MASTER
 """Environment variable of the new master, as JSON. It has no meaning for anything else."""
 
 
-@dataclass(frozen=True)
-class HandedOn:
+class HandedOn(NamedTuple):
     """The hand-over of the old master. Sockets are pairs of an address and a descriptor."""
 
     board: int
-    listeners: list[tuple[str, int]]
-    admin: list[tuple[str, int]] = field(default_factory=list)
-    inspect: list[tuple[str, int]] = field(default_factory=list)
+    listeners: Sequence[tuple[str, int]]
+    admin: Sequence[tuple[str, int]] = ()
+    inspect: Sequence[tuple[str, int]] = ()
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> HandedOn | None:

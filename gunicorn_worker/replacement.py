@@ -6,8 +6,7 @@ It is a pure function of the workers' states. The arbiter calls it after each si
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = ["FIRST_PAUSE_SECONDS", "LONGEST_PAUSE_SECONDS", "GrowingPause", "Member", "Plan", "plan"]
 
@@ -20,8 +19,7 @@ FORGET_SECONDS: Final = 30.0
 """Time without a failure after which the pause is short again."""
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """A worker of the service. `age` counts the workers of the master, so that a higher age is a younger worker.
 
     `is_stale`: a reload came after its start. `asks` is the reason why it wants to be replaced, or empty.
@@ -37,8 +35,7 @@ class Member:
         return self.is_stale or bool(self.asks)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """The number of workers to start now, and the ages of the workers to stop."""
 
     start: int = 0

@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING
 from ._moved import forward
 from ._rmeinheld import ClientDisconnected, RequestTimeout, __version__
 from .coroutine import sleep, spawn, timeout
-from .inspecting import dump
-from .running import run
+
+if TYPE_CHECKING:
+    from .inspecting import dump
+    from .running import run
 
 __all__ = ["ClientDisconnected", "RequestTimeout", "__version__", "dump", "run", "sleep", "spawn", "timeout"]
 
@@ -37,4 +39,13 @@ _MOVED = frozenset(
 
 if not TYPE_CHECKING:
     # Programs that only import rmeinheld find `rmeinheld.server` too.
-    __getattr__ = forward(__name__, "rmeinheld.meinheld.server", _MOVED, modules=("server",))
+    __getattr__ = forward(
+        __name__,
+        "rmeinheld.meinheld.server",
+        _MOVED,
+        modules=("server",),
+        late={"dump": "rmeinheld.inspecting", "run": "rmeinheld.running"},
+    )
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 __all__ = [
     "DEFAULT_HOST",
@@ -33,8 +32,7 @@ DEFAULT_PORT: Final = 8000
 """Port of an address without one, as for Gunicorn and Meinheld."""
 
 
-@dataclass(frozen=True)
-class TcpAddress:
+class TcpAddress(NamedTuple):
     """A host name or literal address (empty: all IPv4 addresses) and a port (0: a free one)."""
 
     host: str
@@ -44,8 +42,7 @@ class TcpAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-@dataclass(frozen=True)
-class UnixAddress:
+class UnixAddress(NamedTuple):
     """The path of a Unix socket. An abstract one (Linux) begins with a NUL character."""
 
     path: str
@@ -59,8 +56,7 @@ class UnixAddress:
         return f"unix:@{self.path[1:]}" if self.is_abstract else f"unix:{self.path}"
 
 
-@dataclass(frozen=True)
-class Descriptor:
+class Descriptor(NamedTuple):
     """An inherited descriptor of a socket that is already listening."""
 
     number: int

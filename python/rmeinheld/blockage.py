@@ -16,9 +16,8 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import FrameType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from . import error_log
 from .inspecting import dump
@@ -97,8 +96,7 @@ CULPRITS: Final = {
 """Further culprits, modules or classes, each with the cure."""
 
 
-@dataclass(frozen=True)
-class Called:
+class Called(NamedTuple):
     """The call that a frame is in: its text in the source, and the name of the function if that can be found."""
 
     text: str

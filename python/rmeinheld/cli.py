@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from . import ends, error_log, stdio
+from . import collector, ends, error_log, stdio
 from .addresses import Address, parse_address
 from .application import StartError, load_application, mounted
 from .configuration import Command, Resolved, report
@@ -226,6 +226,7 @@ def _load_patched(resolved: Resolved) -> WSGIApplication:
         from .patch import patch_all
 
         patch_all()
+    collector.resume()
     return load_application(resolved.target)
 
 

@@ -188,9 +188,14 @@ def _ipv4_ports(listeners: Iterable[Listener]) -> set[int]:
 
 
 def _listen_tcp(address: TcpAddress, backlog: int, reuse_port: bool, only_ipv6: bool) -> socket.socket:
+    host = address.host or "0.0.0.0"
     with _naming(address):
         found = socket.getaddrinfo(
-            address.host or "0.0.0.0", address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            # For a str, even an ASCII one, the codec "idna" is imported, which takes longer than the rest.
+            host.encode() if host.isascii() else host,
+            address.port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
         )
         # A name such as "localhost" may have both: IPv4 comes first, as clients of 127.0.0.1 expect.
         found.sort(key=lambda entry: entry[0] != socket.AF_INET)

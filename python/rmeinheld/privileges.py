@@ -9,8 +9,7 @@ import os
 import pwd
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .error_log import LOGGER_NAME
 
@@ -25,8 +24,7 @@ ROOT_WARNING: Final = (
 )
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """A user, a group, and the supplementary groups of the user."""
 
     user: int

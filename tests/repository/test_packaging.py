@@ -197,7 +197,7 @@ def test_the_wheel_says_what_it_is(wheel: Wheel) -> None:
     # README.md links to this address, and test_docs.py holds it to that.
     assert metadata.get_all("Project-URL") == [f"Source, {PROJECT_URL}"]
     entry_points = wheel.read("entry_points.txt")
-    assert "rmeinheld = rmeinheld.cli:main" in entry_points
+    assert "rmeinheld = rmeinheld.__main__:main" in entry_points
     assert "gunicorn_worker = rmeinheld.gunicorn_worker:Worker" in entry_points
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..application import StartError
 from ..option_kinds import Assignments, Choice, Kind, Texts
@@ -16,8 +16,7 @@ DEFAULT: Final = "default"
 """Source of a value that was not given."""
 
 
-@dataclass(frozen=True)
-class Given:
+class Given(NamedTuple):
     """A value of an option, and where it was written: a flag, a variable, or a file and a key."""
 
     value: object

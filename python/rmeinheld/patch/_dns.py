@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import encodings.idna  # noqa: F401  The resolver imports it, and an import on another thread may wait for this one.
 import functools
 import socket
 from collections.abc import Callable
@@ -43,6 +42,9 @@ def _cooperative(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
             or (name == "getnameinfo" and type(host) is not tuple)
         ):
             return original(*args, **kwargs)
+        # The resolver imports it, and an import on another thread could wait for one on this thread.
+        import encodings.idna  # noqa: F401
+
         return offload(original, *args, **kwargs)
 
     return function

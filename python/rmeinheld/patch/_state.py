@@ -7,15 +7,20 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any
+from types import (
+    BuiltinFunctionType,
+    CellType,
+    FunctionType,
+    GetSetDescriptorType,
+    ModuleType,
+    WrapperDescriptorType,
+)
+from typing import Any, NamedTuple
 
 from .. import _rmeinheld
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """An object that existed before it could be patched."""
 
     module: str
@@ -34,6 +39,10 @@ _replacements: dict[int, tuple[Any, Any]] = {}
 _builtins: dict[FunctionType, object] = {}
 _scanned: dict[type, list[object]] = {}
 """Objects by their class, within `one_scan`."""
+
+
+_COMMON = frozenset({tuple, dict, list, set, frozenset, type, CellType, GetSetDescriptorType, WrapperDescriptorType})
+"""Classes of most objects, which no part of the patch looks for."""
 
 
 def replace(owner: ModuleType | type, name: str, new: object) -> None:
@@ -99,7 +108,7 @@ def closing[T](fd: int, close: Callable[[], T]) -> T:
 def one_scan() -> Iterator[None]:
     """Let `instances` look through the objects of the process once in this block. Later objects are overlooked."""
     scanned = defaultdict(list)
-    for each in gc.get_objects():
+    for each in [each for each in gc.get_objects() if type(each) not in _COMMON]:
         scanned[type(each)].append(each)
     _scanned.update(scanned)
     try:
