@@ -21,7 +21,7 @@ use crate::http::date::imf_fixdate;
 use crate::http::error::RequestError;
 use crate::http::head::{Head, Parsed};
 use crate::http::limits::HeadLimits;
-use crate::kernel::{Bell, timespec_until};
+use crate::kernel::{Bell, be_prompt, timespec_until};
 use crate::net::{Accepted, Listener};
 use crate::output;
 use crate::sync::lock;
@@ -73,7 +73,11 @@ impl AdminThread {
             resume_at: None,
             ends_at: None,
         };
-        let thread = std::thread::Builder::new().name("admin".into()).spawn(move || desk.run())?;
+        let run = move || {
+            be_prompt();
+            desk.run();
+        };
+        let thread = std::thread::Builder::new().name("admin".into()).spawn(run)?;
         Ok(AdminThread { bell, thread: Mutex::new(Some(thread)), process: std::process::id() })
     }
 

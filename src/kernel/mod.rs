@@ -3,10 +3,12 @@
 mod bell;
 mod lent_descriptor;
 mod os_thread;
+mod promptness;
 
 pub use bell::Bell;
 pub use lent_descriptor::LentDescriptor;
 pub use os_thread::{SystemCall, ThreadState, running_threads};
+pub use promptness::be_prompt;
 
 use std::time::{Duration, Instant};
 

@@ -32,7 +32,7 @@ pub use self::jobs::InspectHost;
 use self::jobs::InspectJobs;
 pub use self::own::OwnWorker;
 pub use self::question::{Inquiry, WorkName, answer, refusal};
-use crate::kernel::Bell;
+use crate::kernel::{Bell, be_prompt};
 use crate::net::LocalListener;
 use crate::sync::lock;
 
@@ -72,7 +72,10 @@ impl InspectThreads {
             resume_at: None,
         };
         let is_over_too = Arc::clone(&is_over);
-        let run = move || desk.run(|| is_over_too.load(Ordering::Acquire));
+        let run = move || {
+            be_prompt();
+            desk.run(|| is_over_too.load(Ordering::Acquire));
+        };
         let thread = std::thread::Builder::new().name("inspect".into()).spawn(run)?;
         Ok(InspectThreads { bell, jobs, is_over, thread: Mutex::new(Some(thread)), process: std::process::id() })
     }
