@@ -1361,15 +1361,27 @@ class WebSocket:
     returns, and with 1011 if the application raises.
     """
 
-    def accept(self, subprotocol: str | None = None, headers: Iterable[tuple[str, str]] | None = None) -> None:
+    def accept(
+        self,
+        subprotocol: str | None = None,
+        headers: Iterable[tuple[str, str]] | None = None,
+        *,
+        max_message_size: int | None = None,
+        ping_interval: float | None = None,
+        compression: bool | None = None,
+    ) -> None:
         """Accept the connection. Any other use accepts it, too, without a subprotocol.
 
         `subprotocol` is one that the client offers; None (the default) chooses none. `headers` are more response
         headers, pairs of strings; None (the default) adds none.
 
+        The other arguments are for this connection alone; None (the default) takes the server's setting.
+        `max_message_size` is the longest message from the client in bytes, `ping_interval` the silence in seconds after
+        which the client is pinged (0: never), `compression` whether to agree if the client offers compression.
+
         Raises RuntimeError if the request was accepted or answered before, and TypeError for anything but pairs of
-        strings. Raises ValueError for a subprotocol that the client does not offer, and for headers of the handshake
-        itself (RFC 6455 4.2.2).
+        strings. Raises ValueError for a subprotocol that the client does not offer, for headers of the handshake
+        itself (RFC 6455 4.2.2), and for values out of range.
         """
 
     def send(self, message: str | Buffer) -> None:

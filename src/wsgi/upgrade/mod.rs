@@ -11,13 +11,14 @@ use crate::interp;
 
 mod client_socket;
 mod session;
+mod settings;
 mod taken_over;
 mod websocket;
 mod wire;
 
 pub use client_socket::ClientSocket;
+pub use settings::WebSocketSettings;
 pub use websocket::{ConnectionClosed, WebSocket, WebSocketError};
-pub use wire::WebSocketSettings;
 
 /// Runs `action` on the loop thread: now if the caller is there, otherwise as soon as the loop takes it.
 ///

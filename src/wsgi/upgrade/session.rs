@@ -14,7 +14,8 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 
 use super::on_the_loop;
-use super::wire::{WebSocketSettings, Wire};
+use super::settings::{AcceptOptions, WebSocketSettings};
+use super::wire::Wire;
 use crate::event_loop::reasons::Reason;
 use crate::event_loop::{SourceId, StreamWatcher, streams};
 use crate::interp::{self, Level, WaitReason, Waiter, log};
@@ -36,12 +37,13 @@ impl WebSocketSession {
     pub fn new(
         stream: Arc<Stream>,
         settings: Arc<WebSocketSettings>,
+        options: AcceptOptions,
         stop: StopFlag,
         head: Vec<u8>,
         early: Vec<u8>,
     ) -> WebSocketSession {
         let source = stream.source();
-        let wire = Mutex::new(Wire::new(Arc::clone(&stream), settings, stop, head, early));
+        let wire = Mutex::new(Wire::new(Arc::clone(&stream), settings, options, stop, head, early));
         WebSocketSession { source, stream, wire }
     }
 

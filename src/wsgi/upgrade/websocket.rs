@@ -1,16 +1,18 @@
 //! `environ["wsgi.websocket"]`: a WebSocket as the application sees it.
 
+mod accept;
+mod errors;
+
 use std::sync::{Arc, Mutex, OnceLock};
 
-use pyo3::exceptions::{PyConnectionError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
 use super::session::WebSocketSession;
+use super::settings::WebSocketSettings;
 use super::taken_over;
-use super::wire::WebSocketSettings;
 use crate::crew::seat::{Direction, Seat};
-use crate::http::response::{FieldKind, check_field, write_field};
 use crate::interp::deadline_after;
 use crate::sync::lock;
 use crate::websocket::close_codes::{self, NORMAL};
@@ -18,20 +20,8 @@ use crate::websocket::closing::Close;
 use crate::websocket::handshake::Handshake;
 use crate::websocket::protocol::{CONTROL_BYTES, Message, MessageKind, REASON_BYTES};
 use crate::wsgi::start_response::StartResponse;
-use crate::wsgi::{SERVER_SOFTWARE, clock, text};
-
-pyo3::create_exception!(
-    rmeinheld.websocket,
-    WebSocketError,
-    PyConnectionError,
-    "The base class of errors of a WebSocket."
-);
-pyo3::create_exception!(
-    rmeinheld.websocket,
-    ConnectionClosed,
-    WebSocketError,
-    "The WebSocket is closed.\n\n`code` and `reason` say why, as `close_code` and `close_reason` of the WebSocket do."
-);
+use errors::closed_error;
+pub use errors::{ConnectionClosed, WebSocketError};
 
 /// The WebSocket of a request: `environ["wsgi.websocket"]` of every valid handshake (RFC 6455, version 13).
 ///
@@ -64,12 +54,27 @@ impl WebSocket {
     /// `subprotocol` is one that the client offers; None (the default) chooses none. `headers` are more response
     /// headers, pairs of strings; None (the default) adds none.
     ///
+    /// The other arguments are for this connection alone; None (the default) takes the server's setting.
+    /// `max_message_size` is the longest message from the client in bytes, `ping_interval` the silence in seconds after
+    /// which the client is pinged (0: never), `compression` whether to agree if the client offers compression.
+    ///
     /// Raises RuntimeError if the request was accepted or answered before, and TypeError for anything but pairs of
-    /// strings. Raises ValueError for a subprotocol that the client does not offer, and for headers of the handshake
-    /// itself (RFC 6455 4.2.2).
-    #[pyo3(signature = (subprotocol = None, headers = None))]
-    fn accept(&self, py: Python<'_>, subprotocol: Option<String>, headers: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        self.accept_now(py, subprotocol, headers).map(drop)
+    /// strings. Raises ValueError for a subprotocol that the client does not offer, for headers of the handshake
+    /// itself (RFC 6455 4.2.2), and for values out of range.
+    #[pyo3(signature = (
+        subprotocol = None, headers = None, *, max_message_size = None, ping_interval = None, compression = None
+    ))]
+    fn accept(
+        &self,
+        py: Python<'_>,
+        subprotocol: Option<String>,
+        headers: Option<&Bound<'_, PyAny>>,
+        max_message_size: Option<i64>,
+        ping_interval: Option<f64>,
+        compression: Option<bool>,
+    ) -> PyResult<()> {
+        let options = self.options(max_message_size, ping_interval, compression)?;
+        self.accept_now(py, subprotocol, headers, options).map(drop)
     }
 
     /// Send `message`, a str as text, or bytes or another buffer as binary. Parks while too much waits for a slow
@@ -307,70 +312,6 @@ impl WebSocket {
     fn close_of(&self, py: Python<'_>) -> Option<Close> {
         self.session.get().and_then(|session| session.close_of(py))
     }
-
-    fn session(&self, py: Python<'_>) -> PyResult<&Arc<WebSocketSession>> {
-        match self.session.get() {
-            Some(session) => Ok(session),
-            None => self.accept_now(py, None, None),
-        }
-    }
-
-    fn accept_now(
-        &self,
-        py: Python<'_>,
-        subprotocol: Option<String>,
-        headers: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<&Arc<WebSocketSession>> {
-        if let Some(chosen) = subprotocol.as_ref().filter(|chosen| !self.handshake.subprotocols.contains(chosen)) {
-            let offered = self.handshake.subprotocols.join(", ");
-            let message = format!("subprotocol must be one that the client offers ({offered}), not {chosen:?}");
-            return Err(PyValueError::new_err(message));
-        }
-        let mut head = Vec::with_capacity(256);
-        self.handshake.write_answer(subprotocol.as_deref(), &mut head);
-        write_field(&mut head, b"Server", SERVER_SOFTWARE.as_bytes());
-        write_field(&mut head, b"Date", &clock::http_date());
-        if let Some(headers) = headers {
-            add_headers(headers, &mut head)?;
-        }
-        head.extend_from_slice(b"\r\n");
-        let stream = self.response.get().upgrade(head.clone())?;
-        let (settings, stop) = (Arc::clone(&self.settings), self.response.get().stop().clone());
-        let session = Arc::new(WebSocketSession::new(stream, settings, stop, head, self.take_early()));
-        if let Some(subprotocol) = subprotocol {
-            let _ = self.subprotocol.set(subprotocol);
-        }
-        let session = self.session.get_or_init(|| session);
-        self.seat.count_websocket();
-        session.start(py)?;
-        if self.response.get().is_last() {
-            // A stop notifies the sessions that exist at that time; this one came later.
-            session.begin_stop(py)?;
-        }
-        Ok(session)
-    }
-}
-
-fn add_headers(headers: &Bound<'_, PyAny>, head: &mut Vec<u8>) -> PyResult<()> {
-    let wrong = |what: &str| PyTypeError::new_err(format!("headers must be pairs of strings, not {what}"));
-    for pair in headers.try_iter()? {
-        let pair = pair?;
-        let (name, value) = pair
-            .extract::<(Bound<'_, PyString>, Bound<'_, PyString>)>()
-            .map_err(|_| wrong(&pair.get_type().to_string()))?;
-        let name = text::latin1_bytes(&name, "a header's name")?;
-        let value = text::latin1_bytes(&value, "a header's value")?;
-        let readable = String::from_utf8_lossy(name);
-        let kind =
-            check_field(name, value).map_err(|error| PyValueError::new_err(format!("header {readable:?}: {error}")))?;
-        let is_handshakes = name.get(..14).is_some_and(|start| start.eq_ignore_ascii_case(b"sec-websocket-"));
-        if is_handshakes || !matches!(kind, FieldKind::Other) {
-            let message = format!("header {readable:?} belongs to the handshake (RFC 6455 4.2.2); see `subprotocol`");
-            return Err(PyValueError::new_err(message));
-        }
-        write_field(head, name, value);
-    }
-    Ok(())
 }
 
 /// The bytes of `bytes` or another buffer.
@@ -390,12 +331,4 @@ pub(super) fn bytes_of<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyB
             PyTypeError::new_err(format!("a message must be a str or bytes, not {name}"))
         })?,))?;
     Ok(copied.cast_into::<PyBytes>()?)
-}
-
-fn closed_error(py: Python<'_>, close: &Close) -> PyErr {
-    let reason = if close.reason.is_empty() { String::new() } else { format!(": {}", close.reason) };
-    let error = ConnectionClosed::new_err(format!("the WebSocket is closed ({}{reason})", close.code));
-    let value = error.value(py);
-    let noted = value.setattr("code", close.code).and_then(|()| value.setattr("reason", &close.reason));
-    noted.map_or_else(|failure| failure, |()| error)
 }

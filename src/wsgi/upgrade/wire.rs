@@ -8,8 +8,9 @@ mod reading;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::settings::{AcceptOptions, WebSocketSettings};
 use crate::interp::Waiter;
 use crate::net::{Pace, Stream};
 use crate::websocket::close_codes::{GOING_AWAY, NORMAL, SERVICE_RESTART};
@@ -36,27 +37,6 @@ const STOPS: (u16, &str) = (GOING_AWAY, "the server stops");
 /// The code and reason of a close by a server that another process replaces.
 const RESTARTS: (u16, &str) = (SERVICE_RESTART, "the server restarts");
 
-/// Settings of WebSockets. A duration of `None` means no limit.
-#[derive(Clone, Debug)]
-pub struct WebSocketSettings {
-    /// Bytes of the longest message that is received.
-    pub message_bytes: usize,
-    /// Bytes that may wait to be sent. Then senders wait.
-    pub queue_bytes: usize,
-    /// Silence of the client after which it is pinged.
-    pub ping_interval: Option<Duration>,
-    /// Time for an answer to the ping. A client that still acknowledges earlier bytes gets more.
-    pub ping_timeout: Option<Duration>,
-    /// Time for the closing handshake.
-    pub close_timeout: Option<Duration>,
-    /// Longest pause in which the client acknowledges no byte while senders wait.
-    pub send_timeout: Option<Duration>,
-    /// Bytes a second that the client must acknowledge in the long run while senders wait; 0 for no such rule.
-    pub min_send_rate: u32,
-    /// The origins that browsers may come from; `None` for all.
-    pub origins: Option<Vec<String>>,
-}
-
 /// A ping that waits for its answer. Positions count all bytes that are sent on the connection.
 struct Ping {
     /// When it was sent, or when the client was last given more time.
@@ -82,6 +62,7 @@ enum Drain {
 pub(super) struct Wire {
     stream: Arc<Stream>,
     settings: Arc<WebSocketSettings>,
+    options: AcceptOptions,
     stop: StopFlag,
     protocol: Protocol,
     /// Bytes received, at first those that came with the head of the request. Those from `parsed` on are not parsed
@@ -129,16 +110,18 @@ impl Wire {
     pub fn new(
         stream: Arc<Stream>,
         settings: Arc<WebSocketSettings>,
+        options: AcceptOptions,
         stop: StopFlag,
         head: Vec<u8>,
         early: Vec<u8>,
     ) -> Wire {
         Wire {
-            protocol: Protocol::new(settings.message_bytes),
-            last_heard: settings.ping_interval.map(|_| Instant::now()),
+            protocol: Protocol::new(options.message_bytes),
+            last_heard: options.ping_interval.map(|_| Instant::now()),
             pace: Pace::new(settings.send_timeout, settings.min_send_rate),
             stream,
             settings,
+            options,
             stop,
             received: early,
             parsed: 0,

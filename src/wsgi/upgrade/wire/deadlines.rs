@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Ping, UNREAD_BYTES, WebSocketSettings, Wire};
+use super::super::settings::WebSocketSettings;
+use super::{Ping, UNREAD_BYTES, Wire};
 use crate::event_loop::streams;
 use crate::websocket::protocol;
 
@@ -10,7 +11,7 @@ impl Wire {
     /// Reads and sends what is ready. On the loop.
     pub fn look(&mut self) {
         self.wants_attention |= self.catch_up();
-        if !self.closing().is_open() || self.settings.ping_interval.is_some() || self.is_stopping() {
+        if !self.closing().is_open() || self.options.ping_interval.is_some() || self.is_stopping() {
             self.schedule();
         }
     }
@@ -72,7 +73,7 @@ impl Wire {
 
     /// The time of the next ping, or of giving up a client that did not answer the last one.
     fn next_ping(&self) -> Option<Instant> {
-        let interval = self.settings.ping_interval?;
+        let interval = self.options.ping_interval?;
         match (&self.pinged, self.settings.ping_timeout) {
             (Some(ping), Some(timeout)) => Some(ping.at + timeout),
             (Some(ping), None) => Some(ping.at + interval),

@@ -100,7 +100,7 @@ impl Wire {
         }
         if self.closing().close().is_some() {
             self.crossing_bytes += count;
-            let limit = self.settings.message_bytes.saturating_add(CROSSING_BYTES);
+            let limit = self.options.message_bytes.saturating_add(CROSSING_BYTES);
             if self.crossing_bytes > limit {
                 self.lose(&format!("it sent over {limit} bytes after the close instead of answering it"));
                 return false;
@@ -131,7 +131,7 @@ impl Wire {
 
     /// Takes at most `most` frames off `input`. Returns how many it took.
     fn take(&mut self, input: &mut &[u8], most: usize) -> usize {
-        if self.settings.ping_interval.is_some() {
+        if self.options.ping_interval.is_some() {
             self.last_heard = Some(Instant::now());
             self.pinged = None;
         }
