@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from . import _rmeinheld
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .crew_directory import Place
 
-__all__ = ["current", "join", "leave"]
+__all__ = ["counter", "current", "join", "leave"]
 
 _current: _rmeinheld.Crew | None = None
 
@@ -26,6 +28,14 @@ def join(place: Place, slot: int, scoreboard: _rmeinheld.Scoreboard) -> None:
 def current() -> _rmeinheld.Crew | None:
     """Return the crew of this process; None if the process is no worker of a service."""
     return _current
+
+
+def counter() -> Callable[[int, int, int, int], object] | None:
+    """Return the function that counts messages of channels in the scoreboard: published, delivered, dropped, gaps.
+
+    None if the process is no worker of a service.
+    """
+    return None
 
 
 def leave() -> None:

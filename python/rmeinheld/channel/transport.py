@@ -1,0 +1,86 @@
+"""Transports: the ways by which the messages of channels reach other processes.
+
+A `Hub` opens one transport for each URL in a process, and gives it a `Receiver`. The crew's transport needs no URL. The
+transport of Redis is for `redis://`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from typing import Protocol
+
+__all__ = ["LocalTransport", "Receiver", "Transport"]
+
+
+class Receiver(Protocol):
+    """Takes what a transport receives. Each call returns soon: it only fills queues. Any thread or coroutine may call.
+
+    A `peer` names another process and one life of it, and is never used again for a later process.
+    """
+
+    def message(self, peer: Hashable, channel: bytes, kind: int, payload: bytes | memoryview, missed: int = 0) -> None:
+        """Take a message of `channel`, in the order in which `peer` sent its messages.
+
+        `missed` is the number of messages of `peer` on this channel that were lost directly before this one.
+        """
+
+    def gap(self, channel: bytes | None, missed: int | None) -> None:
+        """Note that messages are lost: `missed` is their number (None: unknown), `channel` the name (None: any)."""
+
+    def appeared(self, peer: Hashable) -> None:
+        """Note that the presence of `peer` is not known here, or not for certain. It is asked for it."""
+
+    def gone(self, peer: Hashable) -> None:
+        """Note that `peer` has ended. Its presence ends."""
+
+
+class Transport(ABC):
+    """Carries messages to the other processes of a service. No call waits for another process.
+
+    Calls come in the order of the messages, one at a time.
+    """
+
+    @abstractmethod
+    def open(self, receiver: Receiver) -> None:
+        """Begin, before any other call. `receiver` gets what arrives. Raises RuntimeError or OSError if it cannot."""
+
+    @abstractmethod
+    def publish(self, channel: bytes, kind: int, payload: bytes, to: Hashable | None = None) -> int:
+        """Send a message to all other processes that listen to `channel`, and return their number.
+
+        `channel` is the name in UTF-8. With `to` the message is for one peer. A transport that cannot address one peer
+        sends to all. Of a transport that does not know who listens, the number is that of the processes it sent to.
+        """
+
+    @abstractmethod
+    def listen(self, channel: bytes) -> None:
+        """Receive the messages of `channel` from now on."""
+
+    @abstractmethod
+    def unlisten(self, channel: bytes) -> None:
+        """Receive the messages of `channel` no longer."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End. Messages that are under way may be lost."""
+
+
+class LocalTransport(Transport):
+    """The transport of a process without siblings. It carries nothing."""
+
+    def open(self, receiver: Receiver) -> None:
+        """Do nothing."""
+
+    def publish(self, channel: bytes, kind: int, payload: bytes, to: Hashable | None = None) -> int:
+        """Return 0."""
+        return 0
+
+    def listen(self, channel: bytes) -> None:
+        """Do nothing."""
+
+    def unlisten(self, channel: bytes) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
