@@ -4,7 +4,7 @@ from collections.abc import Buffer, Callable, Iterable, Iterator, Sequence
 from socket import socket
 from ssl import MemoryBIO, SSLObject
 from types import FrameType, TracebackType
-from typing import Any, Never, Protocol, Self, final
+from typing import Any, Literal, Never, Protocol, Self, final
 from wsgiref.types import WSGIApplication
 
 from typing_extensions import disjoint_base
@@ -34,6 +34,7 @@ __all__ = [
     "LifoQueue",
     "Lock",
     "LoggedRequest",
+    "Members",
     "Queue",
     "RLock",
     "RequestTimeout",
@@ -53,6 +54,7 @@ __all__ = [
     "access_log_line",
     "arm_exit",
     "as_builtin",
+    "broadcast",
     "can_park",
     "check_access_log_format",
     "coroutine_frames",
@@ -1484,6 +1486,63 @@ class WebSocket:
     @property
     def environ(self) -> dict[str, Any] | None:
         """The environ of the request; None once the request has ended."""
+
+@final
+class Members:
+    """A set of WebSockets, such as a room, for `broadcast`. A WebSocket that closes leaves it by itself.
+
+    `websockets` are the first members; none by default. Adding, leaving and `len` take the same time however many there
+    are. From any coroutine or thread.
+    """
+
+    def __new__(cls, websockets: Iterable[WebSocket] = ()) -> Members: ...
+    def add(self, websocket: WebSocket) -> bool:
+        """Add a WebSocket, and return whether it is a member now: a closed one is not. Does nothing if it was.
+
+        Accepts the connection if it is not accepted yet, without a subprotocol.
+
+        Raises RuntimeError if the request was answered in another way.
+        """
+
+    def remove(self, websocket: WebSocket) -> None:
+        """Remove a WebSocket. Does nothing if it is no member."""
+
+    def discard(self, websocket: WebSocket) -> None:
+        """The same as `remove`, by the name that sets have for it."""
+
+    def broadcast(
+        self, message: str | Buffer, slow: Literal["close", "skip"] | Callable[[WebSocket], object] = "close"
+    ) -> list[WebSocket]:
+        """Send `message` to all members; see `rmeinheld.websocket.broadcast`.
+
+        Returns a list of the members that did not get the message, because they are slow or have just closed.
+        """
+
+    def __len__(self) -> int: ...
+    def __contains__(self, websocket: object, /) -> bool: ...
+    def __iter__(self) -> Iterator[WebSocket]: ...
+
+def broadcast(
+    websockets: Iterable[WebSocket],
+    message: str | Buffer,
+    slow: Literal["close", "skip"] | Callable[[WebSocket], object] = "close",
+) -> list[WebSocket]:
+    """Send `message`, a str as text, or bytes or another buffer as binary, to each of `websockets`, an iterable. Does
+    not wait for a slow client. From any coroutine or thread.
+
+    The message is encoded once, and no Python code runs for a member. Every member has it in its queue before anything
+    else runs, so the messages of several senders arrive in one order.
+
+    `slow` is for members for whom `websocket_max_queue_size` bytes or more wait already: "close" (the default) closes
+    these with 1013, "skip" leaves out this message, and a callable is called with each of them, once all others have
+    the message.
+
+    Returns a list of the members that did not get the message: those that are slow, closed, or not accepted yet. A
+    WebSocket that is not accepted yet stays so, because its request may still be answered in another way.
+
+    Raises TypeError for other messages and for members that are no WebSockets, and ValueError for another `slow`;
+    nothing is sent then. An exception of the callable is raised once all slow members have been seen.
+    """
 
 @final
 class ClientSocket:

@@ -19,12 +19,12 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ._rmeinheld import ConnectionClosed, WebSocket, WebSocketError
+from ._rmeinheld import ConnectionClosed, Members, WebSocket, WebSocketError, broadcast
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse
 
-__all__ = ["ConnectionClosed", "WebSocket", "WebSocketError", "WebSocketWSGI"]
+__all__ = ["ConnectionClosed", "Members", "WebSocket", "WebSocketError", "WebSocketWSGI", "broadcast"]
 
 
 class WebSocketWSGI:

@@ -32,8 +32,8 @@ mod _rmeinheld {
     use crate::server::{AdminListener, ErrorStream, Inspector, Server, SharedCrew, SharedScoreboard};
     #[pymodule_export]
     use crate::wsgi::{
-        ClientCheck, ClientSocket, Deadline, EarlyHints, FileWrapper, Input, LoggedRequest, StartResponse, Stopping,
-        WebSocket, Write,
+        ClientCheck, ClientSocket, Deadline, EarlyHints, FileWrapper, Input, LoggedRequest, Members, StartResponse,
+        Stopping, WebSocket, Write, broadcast,
     };
 
     #[pymodule_export]

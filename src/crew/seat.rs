@@ -141,12 +141,17 @@ impl Seat {
 
     /// Counts a message of a WebSocket, if anything is measured. From any thread.
     pub fn count_message(&self, direction: Direction) {
+        self.count_messages(direction, 1);
+    }
+
+    /// Counts messages of WebSockets, if anything is measured. From any thread.
+    pub fn count_messages(&self, direction: Direction, messages: u64) {
         if let Some(measures) = self.measures() {
             let counter = match direction {
                 Direction::Received => &measures.messages_received,
                 Direction::Sent => &measures.messages_sent,
             };
-            counter.fetch_add(1, Ordering::AcqRel);
+            counter.fetch_add(messages, Ordering::AcqRel);
         }
     }
 

@@ -22,6 +22,9 @@ pub const INTERNAL_ERROR: u16 = 1011;
 /// The server stops, and another process takes over at once.
 pub const SERVICE_RESTART: u16 = 1012;
 
+/// The client is to come back later: it was too slow.
+pub const TRY_AGAIN_LATER: u16 = 1013;
+
 /// Codes, whether a close frame may carry them, and the registry's name. Codes outside the table are never sent.
 const REGISTRY: [(RangeInclusive<u16>, bool, &str); 18] = [
     (NORMAL..=NORMAL, true, "normal closure"),
@@ -37,7 +40,7 @@ const REGISTRY: [(RangeInclusive<u16>, bool, &str); 18] = [
     (1010..=1010, true, "mandatory extension"),
     (INTERNAL_ERROR..=INTERNAL_ERROR, true, "internal error"),
     (SERVICE_RESTART..=SERVICE_RESTART, true, "service restart"),
-    (1013..=1013, true, "try again later"),
+    (TRY_AGAIN_LATER..=TRY_AGAIN_LATER, true, "try again later"),
     (1014..=1014, true, "bad gateway"),
     (1015..=1015, false, "TLS handshake"),
     (3000..=3999, true, "registered by libraries and frameworks"),

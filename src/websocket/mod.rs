@@ -5,6 +5,7 @@
 //! | [`handshake`]   | which requests become WebSockets, and the head of the 101 answer  | RFC 6455 4.2             |
 //! | [`protocol`]    | frames and messages of an open connection                         | RFC 6455 5, 6, 8         |
 //! | [`closing`]     | how far a connection has closed, and why: one transition table    | RFC 6455 7               |
+//! | [`shared_frame`] | a message for many connections, encoded once                     | RFC 6455 5, 6            |
 //! | [`close_codes`] | the codes of close frames                                         | RFC 6455 7.4             |
 //!
 //! tungstenite parses and writes the headers of frames. Messages are assembled here, because they are checked while
@@ -15,3 +16,4 @@ pub mod close_codes;
 pub mod closing;
 pub mod handshake;
 pub mod protocol;
+pub mod shared_frame;

@@ -44,7 +44,7 @@ pub use spool::SpoolSettings;
 pub use start_response::{EarlyHints, ResponseObjects, StartResponse, Terms, Write};
 pub use stop_flag::StopFlag;
 pub use text::latin1;
-pub use upgrade::{ClientSocket, ConnectionClosed, WebSocket, WebSocketError, WebSocketSettings};
+pub use upgrade::{ClientSocket, ConnectionClosed, Members, WebSocket, WebSocketError, WebSocketSettings, broadcast};
 
 /// The Server field and SERVER_SOFTWARE.
 pub const SERVER_SOFTWARE: &str = concat!("rmeinheld/", env!("CARGO_PKG_VERSION"));

@@ -2,21 +2,26 @@
 //!
 //! [`crate::websocket`] has the WebSocket protocol (RFC 6455). Here it meets a socket ([`wire`]), the coroutines and
 //! threads that wait ([`session`]) and the application ([`websocket`]). Libraries that speak a protocol themselves take
-//! the connection over ([`client_socket`], [`taken_over`]).
+//! the connection over ([`client_socket`], [`taken_over`]). One message goes to many WebSockets by [`broadcasting`] and
+//! [`members`].
 
 use pyo3::prelude::*;
 
 use crate::event_loop::{self, LoopMessage};
 use crate::interp;
 
+mod broadcasting;
 mod client_socket;
+mod members;
 mod session;
 mod settings;
 mod taken_over;
 mod websocket;
 mod wire;
 
+pub use broadcasting::broadcast;
 pub use client_socket::ClientSocket;
+pub use members::Members;
 pub use settings::WebSocketSettings;
 pub use websocket::{ConnectionClosed, WebSocket, WebSocketError};
 

@@ -5,8 +5,10 @@
 //! loop sends what the kernel did not take, whole messages one after the other. The lock is held over system calls that
 //! do not wait, never over a park.
 
+mod sharing;
+
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Instant;
 
 use pyo3::exceptions::PyTimeoutError;
@@ -224,11 +226,15 @@ impl WebSocketSession {
     fn settle<'a>(&'a self, py: Python<'_>, mut wire: MutexGuard<'a, Wire>) -> PyResult<()> {
         loop {
             let note = wire.note.take();
+            let gatherings = wire.take_gatherings();
             let wants_attention = wire.resume() || std::mem::take(&mut wire.wants_attention);
             drop(wire);
             if wants_attention {
                 let source = self.source;
                 on_the_loop(py, move || streams::watch_later(source))?;
+            }
+            for gathering in gatherings.iter().filter_map(Weak::upgrade) {
+                gathering.forget(self.key());
             }
             if let Some(note) = note {
                 log(py, Level::Debug, &note, None);

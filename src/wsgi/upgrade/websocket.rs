@@ -312,6 +312,16 @@ impl WebSocket {
     fn close_of(&self, py: Python<'_>) -> Option<Close> {
         self.session.get().and_then(|session| session.close_of(py))
     }
+
+    /// The session, if the WebSocket is accepted.
+    pub(super) fn accepted_session(&self) -> Option<&Arc<WebSocketSession>> {
+        self.session.get()
+    }
+
+    /// Counts messages that were sent.
+    pub(super) fn count_sent(&self, messages: usize) {
+        self.seat.count_messages(Direction::Sent, messages as u64);
+    }
 }
 
 /// The bytes of `bytes` or another buffer.

@@ -4,10 +4,11 @@
 
 mod deadlines;
 mod reading;
+mod sharing;
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::settings::{AcceptOptions, WebSocketSettings};
@@ -17,6 +18,8 @@ use crate::websocket::close_codes::{GOING_AWAY, NORMAL, SERVICE_RESTART};
 use crate::websocket::closing::{Close, Closing, ClosingAction, ClosingEvent};
 use crate::websocket::protocol::{Message, Protocol};
 use crate::wsgi::StopFlag;
+
+pub use sharing::{Gathering, Offered};
 
 /// Bytes of messages that may wait for the application. Then reading pauses, and TCP holds up the client. asyncio's
 /// `websockets` takes 16 messages, aiohttp 64 KiB.
@@ -81,6 +84,8 @@ pub(super) struct Wire {
     pub receivers: VecDeque<Arc<Waiter>>,
     pub senders: VecDeque<Arc<Waiter>>,
     pub enders: VecDeque<Arc<Waiter>>,
+    /// The collections that the connection leaves when it closes.
+    gatherings: Vec<Weak<dyn Gathering>>,
     /// Reading pauses: the application leaves too much unread, or the client too much of what it is sent.
     is_paused: bool,
     /// The loop has to look after the stream, though the poller reports nothing.
@@ -134,6 +139,7 @@ impl Wire {
             receivers: VecDeque::new(),
             senders: VecDeque::new(),
             enders: VecDeque::new(),
+            gatherings: Vec::new(),
             is_paused: false,
             wants_attention: false,
             is_answering: false,

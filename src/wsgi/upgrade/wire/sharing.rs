@@ -1,0 +1,91 @@
+//! Frames that many connections get, and the collections that a connection leaves when it closes.
+
+use std::sync::{Arc, Weak};
+
+use super::Wire;
+use crate::websocket::shared_frame::SharedFrame;
+
+/// The fate of a frame that was offered to one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// The kernel or the queue has it; the queue is sent as soon as the client takes more.
+    Sent,
+    /// The queue has it, and the caller has to flush the queue.
+    Queued,
+    /// Not taken: the client is slow, and its queue is full.
+    Slow,
+    /// Not taken: the connection is closed or closing.
+    Closed,
+}
+
+/// A collection of connections, which each one leaves when it closes.
+pub trait Gathering: Send + Sync {
+    /// Drops the connection with this key. The caller holds no lock.
+    fn forget(&self, key: usize);
+}
+
+impl Wire {
+    /// Takes a frame unless the queue is full. Sends it at once if `sends` is set. The caller settles.
+    pub fn offer(&mut self, frame: &SharedFrame, sends: bool) -> Offered {
+        if self.closing().close().is_some() {
+            return Offered::Closed;
+        }
+        if !self.is_sendable() {
+            return Offered::Slow;
+        }
+        let mut rest = frame.plain();
+        if sends && self.backlog() == 0 && !self.stream.is_encrypted() {
+            // The usual case: nothing waits, and the kernel takes the frame. No byte of it is copied.
+            match self.stream.give_now(rest) {
+                Ok(sent) => {
+                    self.sent_bytes += sent as u64;
+                    rest = rest.get(sent..).unwrap_or_default();
+                }
+                Err(error) => {
+                    self.lose(&error.to_string());
+                    return Offered::Closed;
+                }
+            }
+            if rest.is_empty() {
+                return Offered::Sent;
+            }
+        }
+        self.outgoing.extend_from_slice(rest);
+        if !sends {
+            return Offered::Queued;
+        }
+        self.flush();
+        Offered::Sent
+    }
+
+    /// Whether anything is to be done once the lock is released.
+    pub fn is_unsettled(&self) -> bool {
+        let leaves = !self.gatherings.is_empty() && self.closing().close().is_some();
+        self.note.is_some() || self.is_paused || self.wants_attention || leaves || self.stream.has_work()
+    }
+
+    /// Enters a collection, which [`Gathering::forget`] tells of the close. Returns false once the connection is closed.
+    pub fn enter(&mut self, gathering: &Arc<dyn Gathering>) -> bool {
+        let is_open = self.closing().close().is_none();
+        if is_open {
+            self.gatherings.retain(|other| other.strong_count() > 0);
+            self.gatherings.push(Arc::downgrade(gathering));
+        }
+        is_open
+    }
+
+    /// Leaves a collection.
+    pub fn leave(&mut self, gathering: &Arc<dyn Gathering>) {
+        let left = Arc::as_ptr(gathering);
+        self.gatherings.retain(|other| !std::ptr::addr_eq(other.as_ptr(), left));
+        self.gatherings.shrink_to(0);
+    }
+
+    /// The collections to leave now, because the connection is closed.
+    pub fn take_gatherings(&mut self) -> Vec<Weak<dyn Gathering>> {
+        if self.gatherings.is_empty() || self.closing().close().is_none() {
+            return Vec::new();
+        }
+        std::mem::take(&mut self.gatherings)
+    }
+}
