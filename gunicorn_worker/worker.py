@@ -263,6 +263,7 @@ class Worker(_Base):  # type: ignore[misc]
         board: dict[str, Any] = {} if self.scoreboard is None else {"scoreboard": self.scoreboard, "slot": self.slot}
         if self.scoreboard is not None:
             board["metrics"] = measures(self.app.resolved.settings)
+            board["crew"] = _crew.current()
         self._engine = engine = _rmeinheld.Server(
             self._application(settings), sockets, settings, tls, ragged, descriptor, **board
         )

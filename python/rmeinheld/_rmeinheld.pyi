@@ -164,7 +164,7 @@ class Crew:
         """Number of the worker's slot."""
 
     def on(self, kind: int, handler: Callable[[int, int, bytes, list[int]], object] | None, /) -> None:
-        """Call `handler(slot, generation, payload, descriptors)` for each message of `kind`, from 1 to 255.
+        """Call `handler(slot, generation, payload, descriptors)` for each message of `kind`, from 2 to 255.
 
         `slot` and `generation` name the sender. Messages of one sender come in order: the next one waits until the
         handler has returned. The handler runs in a coroutine, and owns the `descriptors`, a list of numbers. A handler
@@ -183,7 +183,7 @@ class Crew:
     def send(self, slot: int, kind: int, payload: Buffer, descriptors: Sequence[int] = ()) -> None:
         """Send a message to the worker of `slot`. Never waits: it is queued if the sibling does not read now.
 
-        `kind` is a number from 1 to 255, `payload` at most 1 MiB of bytes. Of up to 16 `descriptors` the sibling gets
+        `kind` is a number from 2 to 255, `payload` at most 1 MiB of bytes. Of up to 16 `descriptors` the sibling gets
         duplicates; these stay open. May be called from any thread.
 
         Raises ValueError for a message over a limit and for the worker's own slot. Raises BlockingIOError if the queue
@@ -333,7 +333,8 @@ class Server:
     writes to a duplicate, and the setting `access_logfile` names the file.
 
     With `scoreboard` (None by default) the engine notes its turns, counters and state in the slot `slot`. With
-    `metrics` (off by default) it measures for `/metrics`, too.
+    `metrics` (off by default) it measures for `/metrics`, too. With `crew` (None by default) it hands connections to the
+    siblings that they belong to by the setting `sticky`, and takes those of its siblings.
 
     Raises TypeError if `app` is not callable, and OSError for a bad descriptor or if the access log cannot be opened.
     Raises ValueError if the scoreboard has no such slot.
@@ -351,6 +352,7 @@ class Server:
         scoreboard: Scoreboard | None = None,
         slot: int = -1,
         metrics: bool = False,
+        crew: Crew | None = None,
     ) -> Self: ...
     @property
     def running(self) -> bool:

@@ -12,6 +12,8 @@
 //! | [`inspect`]                        | the threads that answer questions about all workers         |
 //! | [`siblings`]                       | a worker's end of the crew: sends and receives messages     |
 //! | [`message`]                        | the format of messages, without input and output            |
+//! | [`kinds`]                          | the kinds of messages that the product itself sends         |
+//! | [`moved_connection`]               | the format of a connection that moves to a sibling          |
 //! | [`outbox`]                         | the queue for one sibling, without input and output         |
 //! | `place`, `roster`                  | how siblings find each other                                |
 //! | `context`                          | the parts that all connections share                        |
@@ -23,9 +25,11 @@ mod context;
 pub mod exposition;
 mod incoming;
 pub mod inspect;
+pub mod kinds;
 pub mod measures;
 pub mod message;
 pub mod metrics;
+pub mod moved_connection;
 pub mod outbox;
 mod outgoing;
 mod place;

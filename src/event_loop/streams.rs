@@ -91,6 +91,12 @@ pub fn rest_or_queue(id: SourceId, owner: usize) {
     });
 }
 
+/// Queues a source for the service after all ready work, whatever the poller knows. Its owner holds bytes that another
+/// process has read.
+pub fn serve_soon(id: SourceId, owner: usize) {
+    with(|state| state.requests.push_back(Work::Serve(id, owner)));
+}
+
 /// Queues a source for the service after all other work, whatever the poller knows. Its owner holds bytes that it has
 /// already read.
 pub fn serve_later(id: SourceId, owner: usize) {

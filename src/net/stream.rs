@@ -52,6 +52,8 @@ pub struct Stream {
     secured: Option<Secured>,
     /// Whether closing resets the connection, so that the peer does not see an ordinary end.
     ends_in_reset: AtomicBool,
+    /// Whether the connection goes on in another process, so that closing the descriptor must not end it.
+    has_left: AtomicBool,
 }
 
 impl Stream {
@@ -62,7 +64,13 @@ impl Stream {
     pub fn new(socket: OwnedFd, owner: usize) -> io::Result<Stream> {
         let source = streams::add(socket.as_fd(), owner)?;
         forks::own(socket.as_fd());
-        Ok(Stream { socket, source, secured: None, ends_in_reset: AtomicBool::new(false) })
+        Ok(Stream {
+            socket,
+            source,
+            secured: None,
+            ends_in_reset: AtomicBool::new(false),
+            has_left: AtomicBool::new(false),
+        })
     }
 
     /// Passes all later reads and writes through `transport`.
@@ -244,6 +252,9 @@ impl Stream {
 
     /// Like [`Self::shutdown_write`], but leaves the end of an encrypted stream to [`Self::work`]. Runs no Python.
     pub fn end_writing(&self) {
+        if self.has_left.load(Ordering::Relaxed) {
+            return;
+        }
         if !self.secured.as_ref().is_some_and(Secured::close) {
             let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
         }
@@ -263,8 +274,19 @@ impl Stream {
         self.ends_in_reset.store(true, Ordering::Relaxed);
     }
 
+    /// Leaves the connection to another process, which has a duplicate of the socket. From now on the stream ends
+    /// nothing and announces nothing; the descriptor is closed with the last reference. On the loop thread.
+    pub fn leave(&self) {
+        self.has_left.store(true, Ordering::Relaxed);
+        // The duplicate keeps the registration alive, which would report the events of the other process here.
+        streams::remove(self.source, Some(self.socket.as_fd()));
+    }
+
     /// Ends both directions for every holder of the socket. See also [`Self::reset_on_close`].
     pub fn shutdown_both(&self) {
+        if self.has_left.load(Ordering::Relaxed) {
+            return;
+        }
         if self.ends_in_reset.load(Ordering::Relaxed) && rustix::net::connect_unspec(&self.socket).is_ok() {
             return;
         }

@@ -1,7 +1,7 @@
 //! The policy between the listening sockets and the open connections: when connections are accepted, and how many.
 
 use std::cell::Cell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use super::listening::{self, ACCEPT_TURN, Attempt, Listening};
 use super::shared::Shared;
 use super::spread::Spread;
 use super::tls::Tls;
+use crate::crew::moved_connection::MovedConnection;
 use crate::event_loop::{self, SourceId, streams, turn};
 use crate::interp::{Level, log};
 use crate::net::{Accepted, Listener, Peer, Stream};
@@ -170,14 +171,11 @@ impl Accepting {
             }
             match self.listening.accept(index) {
                 Some(Accepted::Connection(socket, peer)) => {
-                    if let Err(error) = self.add(py, socket, peer, index)
-                        && self.refusals.is_new()
-                    {
-                        log(py, Level::Warning, &format!("A connection was not taken: {error}"), None);
+                    if self.hand_on(py, &socket, peer, index) {
+                        continue;
                     }
-                    if self.connections.count() > self.shared.connection_limit().connections {
-                        self.connections.close_longest_idle();
-                    }
+                    let added = self.add(|key| self.connect(py, key, socket, peer, index));
+                    self.note_added(py, added);
                 }
                 Some(Accepted::OutOfResources(error)) => {
                     if !self.connections.close_longest_idle() {
@@ -195,19 +193,64 @@ impl Accepting {
         AcceptTurn { count: most, is_short_of_resources: false }
     }
 
-    /// Adds an accepted connection.
+    /// Hands an accepted connection on to the sibling that it belongs to. Returns false if it stays here.
+    fn hand_on(&self, py: Python<'_>, socket: &OwnedFd, peer: Peer, listener: usize) -> bool {
+        let Some(moving) = self.shared.moving() else { return false };
+        let Some(slot) = moving.sticky().decide_at_accept(peer) else { return false };
+        let listener = moving.key_of(listener);
+        let moved = MovedConnection { is_new: true, served: 0, listener, peer, proxied: None, bytes: &[] };
+        match moving.send(slot, socket.as_fd(), &moved) {
+            Ok(()) => true,
+            Err(why) => {
+                moving.complain(py, slot, &why);
+                false
+            }
+        }
+    }
+
+    /// Takes a connection that a sibling has handed over, although this server stops.
     ///
     /// # Parks
     /// Where the transport runs Python code that waits.
-    fn add(&self, py: Python<'_>, socket: OwnedFd, peer: Peer, listener: usize) -> PyResult<()> {
+    pub fn adopt(&self, py: Python<'_>, socket: OwnedFd, moved: &MovedConnection<'_>) {
+        let listener = self.shared.moving().and_then(|moving| moving.listener_of(moved.listener));
+        let Some(listener) = listener else {
+            if self.refusals.is_new() {
+                let message =
+                    "A connection of a sibling was closed: it came by a listening socket that this worker has not";
+                log(py, Level::Warning, message, None);
+            }
+            return;
+        };
+        let has_room = self.has_room();
+        let added = self.add(|key| {
+            let stream = self.stream(py, key, socket)?;
+            if moved.is_new {
+                streams::set_deadline(stream.source(), self.shared.first_deadline());
+            }
+            Ok(Box::new(Connection::adopt(py, &self.shared, stream, listener, moved, has_room)?))
+        });
+        self.note_added(py, added);
+    }
+
+    /// Adds a connection.
+    ///
+    /// # Parks
+    /// Where `connect` does.
+    fn add(&self, connect: impl FnOnce(usize) -> PyResult<Box<Connection>>) -> PyResult<()> {
         // The key is reserved before anything that may park, since another connection may be accepted meanwhile.
         let key = self.connections.reserve();
-        match self.connect(py, key, socket, peer, listener) {
+        match connect(key) {
             Ok(connection) => {
                 let source = connection.stream.source();
+                let has_bytes = connection.has_bytes();
                 self.connections.put_back(key, connection);
-                // Bytes that arrived meanwhile were not served.
-                streams::rest_or_queue(source, key);
+                if has_bytes {
+                    streams::serve_soon(source, key);
+                } else {
+                    // Bytes that arrived meanwhile were not served.
+                    streams::rest_or_queue(source, key);
+                }
                 Ok(())
             }
             Err(error) => {
@@ -215,6 +258,25 @@ impl Accepting {
                 Err(error)
             }
         }
+    }
+
+    fn note_added(&self, py: Python<'_>, added: PyResult<()>) {
+        if let Err(error) = added
+            && self.refusals.is_new()
+        {
+            log(py, Level::Warning, &format!("A connection was not taken: {error}"), None);
+        }
+        if self.connections.count() > self.shared.connection_limit().connections {
+            self.connections.close_longest_idle();
+        }
+    }
+
+    fn stream(&self, py: Python<'_>, key: usize, socket: OwnedFd) -> PyResult<Stream> {
+        let mut stream = Stream::new(socket, key)?;
+        if let Some(tls) = &self.tls {
+            stream.secure(tls.transport(py)?);
+        }
+        Ok(stream)
     }
 
     fn connect(
@@ -225,10 +287,7 @@ impl Accepting {
         peer: Peer,
         listener: usize,
     ) -> PyResult<Box<Connection>> {
-        let mut stream = Stream::new(socket, key)?;
-        if let Some(tls) = &self.tls {
-            stream.secure(tls.transport(py)?);
-        }
+        let stream = self.stream(py, key, socket)?;
         streams::set_deadline(stream.source(), self.shared.first_deadline());
         Ok(Box::new(Connection::new(py, &self.shared, stream, listener, peer)?))
     }

@@ -3,11 +3,14 @@
 //! A connection at rest is a record in `connections` and holds no coroutine. The record also keeps a head that arrives
 //! in pieces, so a slow client costs its bytes and nothing else. `http::exchange` decides how each request ends.
 
+mod lingering;
+mod moving;
+mod preface;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
 
 use super::measuring::RequestMeasure;
 use super::shared::Shared;
@@ -17,21 +20,14 @@ use crate::http::error::RequestError;
 use crate::http::exchange::{Ending, Exchange};
 use crate::http::head::known::LastSection;
 use crate::http::head::{Head, Parsed};
-use crate::http::proxy_protocol::{self, Addresses, Preface};
+use crate::http::proxy_protocol::Addresses;
 use crate::http::response::error_page;
 use crate::interp::{Level, log};
 use crate::net::{Peer, Stream};
 use crate::wsgi::{self, ClientCheck, RemoteAddress, Request, Unprepared};
 
-/// How long the server reads and discards what the client sends on an ended connection. An immediate close would
-/// destroy the answer on its way (RFC 9112 9.6). Apache waits 2 s at first, nginx 5.
-const LINGER: Duration = Duration::from_secs(2);
-
 /// Requests of one client's pipeline that run before other work gets its turn.
 const PIPELINE_TURN: usize = 16;
-
-const FORBIDDEN_PROXY: RequestError =
-    RequestError::Forbidden("a PROXY header from an address that is not in proxy_allow_ips");
 
 /// A connection at rest.
 pub struct Connection {
@@ -39,6 +35,10 @@ pub struct Connection {
     pub stream: Arc<Stream>,
     /// The number of its listener.
     pub listener: usize,
+    /// The client at the other end of the socket.
+    peer: Peer,
+    /// The ends that a PROXY header has named.
+    proxied: Option<Box<Addresses>>,
     remote: RemoteAddress,
     /// `rmeinheld.client_disconnected` of its requests.
     disconnected: Py<ClientCheck>,
@@ -62,6 +62,10 @@ pub struct Connection {
     served: u32,
     /// The last response ended because the server stops.
     ended_with_server: bool,
+    /// A sibling has handed the connection over for the next request, which is served here.
+    stays: bool,
+    /// The sibling's connection for which there was no room: its next request is refused.
+    has_no_room: bool,
 }
 
 /// The use of the PROXY protocol at the beginning of a connection.
@@ -128,6 +132,8 @@ impl Connection {
             disconnected: Py::new(py, ClientCheck::new(&stream))?,
             stream,
             listener,
+            peer,
+            proxied: None,
             remote: RemoteAddress::new(py, peer)?,
             is_trusted: shared.gateway().trusts(peer),
             opening,
@@ -140,6 +146,8 @@ impl Connection {
             stage: ConnectionStage::Idle,
             served: 0,
             ended_with_server: false,
+            stays: false,
+            has_no_room: false,
         })
     }
 
@@ -166,6 +174,11 @@ impl Connection {
     /// Has no request begun to arrive?
     pub fn is_idle(&self) -> bool {
         self.stage == ConnectionStage::Idle && self.pending.is_empty()
+    }
+
+    /// Are bytes here that are still to be served, without an event of the poller?
+    pub fn has_bytes(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     /// The thing that the connection rests for.
@@ -204,7 +217,10 @@ impl Connection {
                     Ending::Close
                 }
                 ReceivedHead::Bad(error) => self.refuse(py, shared, error, &buffer),
-                ReceivedHead::Request => self.run(py, shared, head, buffer),
+                ReceivedHead::Request => match shared.moving() {
+                    None => self.run(py, shared, head, buffer),
+                    Some(moving) => self.run_or_move(py, shared, moving, head, buffer),
+                },
             };
             match ending {
                 Ending::Reuse(left_over) if left_over.is_empty() => return self.rest_idle(shared),
@@ -384,33 +400,6 @@ impl Connection {
         }
     }
 
-    /// Takes a header of the PROXY protocol off the buffer. False while it is incomplete.
-    fn take_preface(&mut self, py: Python<'_>, shared: &Shared, buffer: &mut Vec<u8>) -> Result<bool, Unprepared> {
-        let Some(versions) = shared.proxy_versions() else { return Ok(true) };
-        let (length, addresses) = match proxy_protocol::parse(buffer, versions)? {
-            Preface::Partial => return Ok(false),
-            Preface::Absent => {
-                self.opening = Opening::Over;
-                return Ok(true);
-            }
-            Preface::Header { length, addresses } => (length, addresses),
-        };
-        if self.opening == Opening::Forbidden {
-            return Err(FORBIDDEN_PROXY.into());
-        }
-        self.opening = Opening::Over;
-        buffer.drain(..length);
-        if let Some(addresses) = addresses {
-            // The header names the peer from now on, which may be any client of a trusted proxy.
-            let peer = Peer::Inet(addresses.source.0, addresses.source.1);
-            self.is_trusted = shared.gateway().trusts(peer);
-            self.remote =
-                RemoteAddress { is_local: self.remote.is_local, ..remote_behind_proxy(py, peer, &addresses)? };
-        }
-        // Without a byte of HTTP the parser has nothing to do yet.
-        Ok(!buffer.is_empty())
-    }
-
     fn rest_idle(mut self: Box<Self>, shared: &Shared) -> Next {
         if self.served == 0 {
             // Nothing but a PROXY header has arrived: the first request is still to come.
@@ -454,35 +443,19 @@ impl Connection {
     /// # Parks
     fn refuse(&self, py: Python<'_>, shared: &Shared, error: RequestError, request: &[u8]) -> Ending {
         self.log_fault(py, error);
+        self.answer_refusal(shared, error.status(), request)
+    }
+
+    /// Answers with an error page of the server's own.
+    ///
+    /// # Parks
+    fn answer_refusal(&self, shared: &Shared, status: u16, request: &[u8]) -> Ending {
         if let Some(measures) = shared.seat().measures() {
-            measures.note_refusal(error.status());
+            measures.note_refusal(status);
         }
-        let page = error_page(error.status(), request, &wsgi::http_date(), wsgi::SERVER_SOFTWARE.as_bytes());
+        let page = error_page(status, request, &wsgi::http_date(), wsgi::SERVER_SOFTWARE.as_bytes());
         let sent = self.stream.write_all(&[&page], &shared.pace());
         Exchange::refused(sent.is_ok()).ending(Vec::new(), || true)
-    }
-
-    fn begin_lingering(self: Box<Self>) -> Next {
-        self.stream.shutdown_write();
-        self.linger_from_now()
-    }
-
-    fn linger_from_now(mut self: Box<Self>) -> Next {
-        self.stage = ConnectionStage::Lingering;
-        self.pending = Vec::new();
-        streams::set_deadline(self.stream.source(), Some(Instant::now() + LINGER));
-        Next::Rest(self)
-    }
-
-    fn linger(self: Box<Self>, shared: &Shared) -> Next {
-        let mut buffer = shared.take_buffer(Vec::new());
-        // After its closing alert, the TLS library takes further bytes for an error.
-        let read = self.stream.discard_now(&mut buffer);
-        shared.give_buffer(buffer);
-        match read {
-            Ok(Some(0)) | Err(_) => Next::Close,
-            Ok(_) => Next::Rest(self),
-        }
     }
 
     fn log_fault(&self, py: Python<'_>, error: RequestError) {
@@ -494,16 +467,6 @@ impl Connection {
         let client = self.remote.address.bind(py).to_string();
         if client.is_empty() { "a Unix client".to_owned() } else { client }
     }
-}
-
-/// The client's address, and Gunicorn's items for the proxy that it has connected to.
-fn remote_behind_proxy(py: Python<'_>, peer: Peer, addresses: &Addresses) -> PyResult<RemoteAddress> {
-    let (address, port) = addresses.destination;
-    let proxy = PyDict::new(py);
-    proxy.set_item("PROXY_PROTOCOL", if addresses.source.0.is_ipv4() { "TCP4" } else { "TCP6" })?;
-    proxy.set_item("PROXY_ADDR", address.to_string())?;
-    proxy.set_item("PROXY_PORT", port.to_string())?;
-    Ok(RemoteAddress { proxy: Some(proxy.unbind()), ..RemoteAddress::new(py, peer)? })
 }
 
 /// The outcome of reading.

@@ -15,19 +15,23 @@ use super::blockage::Blockages;
 use super::blockage_report::Reporter;
 use super::given_descriptor::given_descriptor;
 use super::heartbeat::Heartbeat;
+use super::moving::Moving;
 use super::overdue::OverdueCheck;
 use super::service::LoopService;
 use super::settings::Settings;
 use super::shared::Shared;
+use super::shared_crew::SharedCrew;
 use super::shared_scoreboard::SharedScoreboard;
 use super::slow_requests::{SlowRequests, SlowWatch};
+use super::sticky::Sticky;
 use super::stop_signal::{StopSignal, StopTerms};
 use super::tls::Tls;
 use super::watchdog::{Check, Watchdog};
+use crate::crew::Crew;
 use crate::crew::scoreboard::WorkerState;
 use crate::crew::seat::Seat;
 use crate::event_loop::{self, LoopMessage, Runtime};
-use crate::interp;
+use crate::interp::{self, Level, log};
 use crate::net::Listener;
 use crate::sync::lock;
 use crate::wsgi::Gateway;
@@ -43,7 +47,8 @@ use crate::wsgi::Gateway;
 /// writes to a duplicate, and the setting `access_logfile` names the file.
 ///
 /// With `scoreboard` (None by default) the engine notes its turns, counters and state in the slot `slot`. With
-/// `metrics` (off by default) it measures for `/metrics`, too.
+/// `metrics` (off by default) it measures for `/metrics`, too. With `crew` (None by default) it hands connections to the
+/// siblings that they belong to by the setting `sticky`, and takes those of its siblings.
 ///
 /// Raises TypeError if `app` is not callable, and OSError for a bad descriptor or if the access log cannot be opened.
 /// Raises ValueError if the scoreboard has no such slot.
@@ -68,15 +73,16 @@ struct Prepared {
     access_log: Option<AccessLog>,
     tls: Option<Tls>,
     slow: Option<SlowRequests>,
+    crew: Option<Py<SharedCrew>>,
 }
 
 #[pymethods]
 impl Server {
     #[new]
     #[pyo3(signature = (app, listeners, settings, ssl_context = None, suppress_ragged_eofs = true, access_log = None, *,
-        scoreboard = None, slot = -1, metrics = false),
+        scoreboard = None, slot = -1, metrics = false, crew = None),
         text_signature = "(app, listeners, settings, ssl_context=None, suppress_ragged_eofs=True, access_log=None, *, \
-                          scoreboard=None, slot=-1, metrics=False)")]
+                          scoreboard=None, slot=-1, metrics=False, crew=None)")]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn new(
         py: Python<'_>,
@@ -89,6 +95,7 @@ impl Server {
         scoreboard: Option<PyRef<'_, SharedScoreboard>>,
         slot: i64,
         metrics: bool,
+        crew: Option<Py<SharedCrew>>,
     ) -> PyResult<Server> {
         if !app.is_callable() {
             let message = format!("the application must be callable, not {}", app.get_type().name()?);
@@ -126,7 +133,7 @@ impl Server {
             block_warning: settings.block_warning(),
             reporter: Mutex::default(),
             stop_signal: Arc::new(StopSignal::new(gateway.stop_flag().clone(), settings.graceful_timeout(), seat)?),
-            prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log, tls, slow })),
+            prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log, tls, slow, crew })),
             runtime: Mutex::new(None),
         })
     }
@@ -308,18 +315,34 @@ pub(super) fn with_service(action: impl FnOnce(&LoopService)) {
 
 /// Makes the service and starts to accept. On the loop thread.
 fn install(prepared: Prepared, stop_signal: Arc<StopSignal>, request_limit: usize) {
-    let Prepared { settings, gateway, sockets, templates, access_log, tls, slow } = prepared;
+    let Prepared { settings, gateway, sockets, templates, access_log, tls, slow, crew } = prepared;
     if slow.is_some() {
         event_loop::activity::keep_polls();
     }
     let access_logger = Python::attach(|py| settings.access_logger.as_ref().map(|logger| logger.clone_ref(py)));
-    let shared = Shared::new(&settings, gateway, templates, access_log, access_logger, slow, Arc::clone(&stop_signal));
+    let mut shared =
+        Shared::new(&settings, gateway, templates, access_log, access_logger, slow, Arc::clone(&stop_signal));
+    let seat = stop_signal.seat();
+    if let (Some(crew), Some((board, _)), Some(sticky)) = (crew, seat.shared(), Sticky::new(&settings, seat)) {
+        let limit = shared.connection_limit().connections;
+        let places = sockets.iter().map(Listener::place);
+        let moving = join_siblings(&crew).map(|crew| Moving::new(crew, Arc::clone(board), sticky, places, limit));
+        shared.set_moving(moving);
+    }
     let service = Rc::new(LoopService::new(shared, sockets, tls));
     SERVICE.with(|slot| *slot.borrow_mut() = Rc::downgrade(&service));
     event_loop::set_service(Some(Rc::clone(&service) as Rc<dyn event_loop::Service>), request_limit);
     service.begin();
-    let seat = stop_signal.seat();
     event_loop::set_pulse(seat.shared().map(|_| Rc::new(Heartbeat::new(Arc::clone(seat), request_limit)) as Rc<_>));
     // After a stop that came first it changes nothing.
     stop_signal.seat().set_state(WorkerState::Ready);
+}
+
+/// Opens the socket by which siblings hand connections over.
+fn join_siblings(crew: &Py<SharedCrew>) -> Option<Arc<Crew>> {
+    Python::attach(|py| {
+        let adopt = |letter| Python::attach(|py| with_service(|service| service.adopt(py, letter)));
+        let opened = crew.get().adopt_by(py, Arc::new(adopt));
+        opened.map_err(|error| log(py, Level::Error, "Connections cannot move between workers", Some(&error))).ok()
+    })
 }

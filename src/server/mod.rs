@@ -15,6 +15,8 @@
 //! | `connection_limit`  | the limit of open connections, by the limit of open files             |
 //! | `idle`              | connections that may be closed to make room, the longest idle first   |
 //! | `connection`        | one connection: reading heads, running requests, closing              |
+//! | `sticky`            | the worker that a request belongs to                                  |
+//! | `moving`            | connections that move to siblings                                     |
 //! | `shared`            | shared by connections: application, settings, logs, buffers           |
 //! | `admin_listener`    | `AdminListener`, which answers probes, as Python sees it              |
 //! | `inspector`         | `Inspector`, which answers at the inspect socket, as Python sees it   |
@@ -49,6 +51,7 @@ mod inspector;
 mod lifecycle;
 mod listening;
 mod measuring;
+mod moving;
 mod overdue;
 mod service;
 mod settings;
@@ -58,6 +61,7 @@ mod shared_measures;
 mod shared_scoreboard;
 mod slow_requests;
 mod spread;
+mod sticky;
 mod stop_signal;
 mod stopping_watchers;
 mod tls;

@@ -1,5 +1,6 @@
 //! The service that the loop calls when something happens on a listening socket or a connection.
 
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +14,8 @@ use super::listening::FIRST_LISTENER;
 use super::shared::Shared;
 use super::stopping_watchers::StoppingWatchers;
 use super::tls::Tls;
+use crate::crew::Letter;
+use crate::crew::moved_connection::MovedConnection;
 use crate::event_loop::{Service, SourceId, streams};
 use crate::interp::{Level, log};
 use crate::net::Listener;
@@ -84,6 +87,20 @@ impl LoopService {
         } else {
             log(py, Level::Warning, &message, None);
         }
+    }
+
+    /// Takes the connection in a message of a sibling.
+    ///
+    /// # Parks
+    /// Where the transport runs Python code that waits.
+    pub fn adopt(&self, py: Python<'_>, letter: Letter<OwnedFd>) {
+        let Letter { payload, descriptors, .. } = letter;
+        let fault = match (MovedConnection::decode(&payload), <[OwnedFd; 1]>::try_from(descriptors)) {
+            (Ok(moved), Ok([socket])) => return self.accepting.adopt(py, socket, &moved),
+            (Err(fault), _) => fault.to_string(),
+            (Ok(_), Err(descriptors)) => format!("it came with {} descriptors instead of 1", descriptors.len()),
+        };
+        log(py, Level::Warning, &format!("A connection of a sibling was closed: {fault}"), None);
     }
 
     fn take_turn(&self, py: Python<'_>, source: SourceId, index: usize) {

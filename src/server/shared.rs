@@ -10,6 +10,7 @@ use pyo3::types::PyDict;
 
 use super::access_log::AccessLog;
 use super::connection_limit::ConnectionLimit;
+use super::moving::Moving;
 use super::settings::Settings;
 use super::slow_requests::SlowRequests;
 use super::stop_signal::{StopSignal, StopTerms};
@@ -70,6 +71,7 @@ pub struct Shared {
     #[expect(clippy::vec_box, reason = "connections keep a head that arrives in pieces, boxed")]
     heads: RefCell<Vec<Box<Head>>>,
     known_heads: RefCell<KnownHeads>,
+    moving: Option<Moving>,
     stop_signal: Arc<StopSignal>,
 }
 
@@ -108,8 +110,19 @@ impl Shared {
             buffers: RefCell::default(),
             heads: RefCell::default(),
             known_heads: RefCell::default(),
+            moving: None,
             stop_signal,
         }
+    }
+
+    /// Lets connections move to siblings.
+    pub fn set_moving(&mut self, moving: Option<Moving>) {
+        self.moving = moving;
+    }
+
+    /// The way of connections to siblings; `None` where each worker serves the connections that it accepts.
+    pub fn moving(&self) -> Option<&Moving> {
+        self.moving.as_ref()
     }
 
     /// The way to the application.

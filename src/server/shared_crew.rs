@@ -13,6 +13,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use rustix::io::Errno;
 
 use super::shared_scoreboard::SharedScoreboard;
+use crate::crew::kinds::MOVED_CONNECTION;
 use crate::crew::scoreboard::Scoreboard;
 use crate::crew::{Crew, CrewHost, CrewPlace, Letter, NotSent, Roster, Sibling};
 use crate::interp::{Lent, Level, Subject, ensure_started, in_fresh_context, io_error, leave_if_forked, log};
@@ -71,7 +72,7 @@ impl SharedCrew {
         self.own.slot
     }
 
-    /// Call `handler(slot, generation, payload, descriptors)` for each message of `kind`, from 1 to 255.
+    /// Call `handler(slot, generation, payload, descriptors)` for each message of `kind`, from 2 to 255.
     ///
     /// `slot` and `generation` name the sender. Messages of one sender come in order: the next one waits until the
     /// handler has returned. The handler runs in a coroutine, and owns the `descriptors`, a list of numbers. A handler
@@ -81,9 +82,7 @@ impl SharedCrew {
     /// opened, and RuntimeError if the crew is closed.
     #[pyo3(signature = (kind, handler, /))]
     fn on(&self, py: Python<'_>, kind: u32, handler: Bound<'_, PyAny>) -> PyResult<()> {
-        let Some(kind) = u8::try_from(kind).ok().filter(|&kind| kind > 0) else {
-            return Err(PyValueError::new_err(format!("the kind of a message is a number from 1 to 255, not {kind}")));
-        };
+        let kind = checked_kind(kind)?;
         let previous = match callable(handler)? {
             Some(handler) => {
                 self.crew(py)?.open().map_err(error_of)?;
@@ -111,7 +110,7 @@ impl SharedCrew {
 
     /// Send a message to the worker of `slot`. Never waits: it is queued if the sibling does not read now.
     ///
-    /// `kind` is a number from 1 to 255, `payload` at most 1 MiB of bytes. Of up to 16 `descriptors` the sibling gets
+    /// `kind` is a number from 2 to 255, `payload` at most 1 MiB of bytes. Of up to 16 `descriptors` the sibling gets
     /// duplicates; these stay open. May be called from any thread.
     ///
     /// Raises ValueError for a message over a limit and for the worker's own slot. Raises BlockingIOError if the queue
@@ -126,9 +125,7 @@ impl SharedCrew {
         payload: &Bound<'_, PyAny>,
         descriptors: Vec<RawFd>,
     ) -> PyResult<()> {
-        let kind = u8::try_from(kind).map_err(|_| {
-            PyValueError::new_err(format!("the kind of a message is a number from 1 to 255, not {kind}"))
-        })?;
+        let kind = checked_kind(kind)?;
         let lent = descriptors.into_iter().map(LentDescriptor::new).collect::<Result<Vec<_>, _>>();
         let lent = lent.map_err(|error| io_error(error.into()))?;
         let borrowed: Vec<BorrowedFd<'_>> = lent.iter().map(AsFd::as_fd).collect();
@@ -168,11 +165,23 @@ impl SharedCrew {
             crew.close();
         }
         let handlers = (std::mem::take(&mut *lock(&self.handlers.by_kind)), lock(&self.handlers.gone).take());
+        *lock(&self.handlers.adopt) = None;
         drop(handlers);
     }
 }
 
 impl SharedCrew {
+    /// Opens the worker's socket, and passes connections that siblings hand over to `adopt`, in a unit of the loop.
+    ///
+    /// # Errors
+    /// As for `on`.
+    pub fn adopt_by(&self, py: Python<'_>, adopt: Adopt) -> PyResult<Arc<Crew>> {
+        *lock(&self.handlers.adopt) = Some(adopt);
+        let crew = self.crew(py)?;
+        crew.open().map_err(error_of)?;
+        Ok(crew)
+    }
+
     fn crew(&self, py: Python<'_>) -> PyResult<Arc<Crew>> {
         match &*lock(&self.sockets) {
             Sockets::Open(crew) => return Ok(Arc::clone(crew)),
@@ -193,6 +202,12 @@ impl SharedCrew {
             _ => Err(error_of(NotSent::Closed)),
         }
     }
+}
+
+/// Kind 0 is the protocol's, and kind 1 the engine's.
+fn checked_kind(kind: u32) -> PyResult<u8> {
+    let checked = u8::try_from(kind).ok().filter(|&kind| kind > MOVED_CONNECTION);
+    checked.ok_or_else(|| PyValueError::new_err(format!("the kind of a message is a number from 2 to 255, not {kind}")))
 }
 
 /// None for None.
@@ -221,9 +236,13 @@ fn error_of(error: NotSent) -> PyErr {
     }
 }
 
+/// Takes a connection that a sibling has handed over. Runs in a unit; may park.
+pub type Adopt = Arc<dyn Fn(Letter<OwnedFd>) + Send + Sync>;
+
 /// The handlers of a worker's messages.
 #[derive(Default)]
 struct CrewHandlers {
+    adopt: Mutex<Option<Adopt>>,
     by_kind: Mutex<HashMap<u8, Py<PyAny>>>,
     gone: Mutex<Option<Py<PyAny>>>,
 }
@@ -232,6 +251,13 @@ struct PythonCrewHost(Arc<CrewHandlers>);
 
 impl CrewHost for PythonCrewHost {
     fn receive(&self, sender: Sibling, letter: Letter<OwnedFd>) {
+        if letter.kind == MOVED_CONNECTION {
+            let adopt = lock(&self.0.adopt).clone();
+            if let Some(adopt) = adopt {
+                adopt(letter);
+            }
+            return;
+        }
         Python::attach(|py| {
             let known = lock(&self.0.by_kind).get(&letter.kind).map(|handler| handler.clone_ref(py));
             let Some(handler) = known else { return };

@@ -1,0 +1,117 @@
+//! The moves of a connection to and from siblings.
+
+use std::os::fd::AsFd;
+
+use pyo3::prelude::*;
+
+use super::{Connection, Opening};
+use crate::crew::moved_connection::MovedConnection;
+use crate::http::exchange::Ending;
+use crate::http::head::Head;
+use crate::http::redaction::redacted;
+use crate::interp::{Level, log};
+use crate::net::{Peer, Stream};
+use crate::server::moving::Moving;
+use crate::server::shared::Shared;
+use crate::server::sticky::SessionOf;
+
+/// Bytes of a request's method and target in a log line.
+const LABEL_BYTES: usize = 200;
+
+impl Connection {
+    /// A connection that a sibling has accepted, and of which it has read `moved.bytes`. `has_room` says whether this
+    /// worker may have the connection; its next request is refused otherwise.
+    ///
+    /// # Errors
+    /// MemoryError.
+    pub fn adopt(
+        py: Python<'_>,
+        shared: &Shared,
+        stream: Stream,
+        listener: usize,
+        moved: &MovedConnection<'_>,
+        has_room: bool,
+    ) -> PyResult<Connection> {
+        let mut connection = Connection::new(py, shared, stream, listener, moved.peer)?;
+        if !moved.is_new {
+            connection.opening = Opening::Over;
+            if let Some(addresses) = moved.proxied {
+                connection.take_name(py, shared, addresses)?;
+            }
+            connection.served = moved.served;
+            let mut pending = shared.take_buffer(Vec::new());
+            pending.extend_from_slice(moved.bytes);
+            connection.pending = pending;
+        }
+        // Siblings that see the places change at different times would hand it to and fro.
+        connection.stays = true;
+        connection.has_no_room = !has_room;
+        Ok(connection)
+    }
+
+    /// Serves a request, or hands the connection to the sibling that the request belongs to. The connection is over
+    /// here then.
+    ///
+    /// # Parks
+    pub(super) fn run_or_move(
+        &mut self,
+        py: Python<'_>,
+        shared: &Shared,
+        moving: &Moving,
+        head: Box<Head>,
+        buffer: Vec<u8>,
+    ) -> Ending {
+        if self.has_no_room {
+            let why = format!("a sibling has handed it over. {}", shared.connection_limit().fullness());
+            return self.refuse_unmoved(py, shared, &head, &buffer, &why);
+        }
+        let Some(slot) = self.sibling(moving, &head, &buffer) else {
+            return self.run(py, shared, head, buffer);
+        };
+        let moved = MovedConnection {
+            is_new: false,
+            served: self.served,
+            listener: moving.key_of(self.listener),
+            peer: self.peer,
+            proxied: self.proxied.as_deref().copied(),
+            bytes: &buffer,
+        };
+        match moving.send(slot, self.stream.as_fd(), &moved) {
+            Ok(()) => {
+                self.stream.leave();
+                shared.give_buffer(buffer);
+                shared.give_head(head);
+                Ending::Close
+            }
+            Err(why) if moving.sticky().may_serve_others() => {
+                moving.complain(py, slot, &why);
+                self.run(py, shared, head, buffer)
+            }
+            Err(why) => {
+                let why = format!("it belongs to the worker of slot {slot}, which cannot take it: {why}");
+                self.refuse_unmoved(py, shared, &head, &buffer, &why)
+            }
+        }
+    }
+
+    /// The slot of the sibling that a request belongs to.
+    fn sibling(&mut self, moving: &Moving, head: &Head, bytes: &[u8]) -> Option<u32> {
+        // The state of a TLS connection cannot move.
+        if std::mem::take(&mut self.stays) || self.stream.is_encrypted() {
+            return None;
+        }
+        let named = self.proxied.as_ref().map(|addresses| Peer::Inet(addresses.source.0, addresses.source.1));
+        let client = named.unwrap_or(self.peer);
+        moving.sticky().decide(&SessionOf { head, bytes, client, is_trusted: self.is_trusted })
+    }
+
+    /// Answers 503, with a line in the log.
+    ///
+    /// # Parks
+    fn refuse_unmoved(&self, py: Python<'_>, shared: &Shared, head: &Head, bytes: &[u8], why: &str) -> Ending {
+        let (line, length) = head.method_and_target(bytes);
+        let label = line.get(..length.min(LABEL_BYTES)).unwrap_or(line).escape_ascii().to_string();
+        log(py, Level::Warning, &format!("503 from {}: {}: {why}", self.client(py), redacted(&label)), None);
+        self.answer_refusal(shared, 503, bytes)
+    }
+}

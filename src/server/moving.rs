@@ -1,0 +1,129 @@
+//! Connections that move to the sibling that their session belongs to: the way out of this worker.
+//!
+//! A connection moves between two requests: the answers before it have been written in full, and nothing of the next
+//! request has reached the application. Its descriptor and the bytes that were read of it travel in one message
+//! ([`moved_connection`](crate::crew::moved_connection)). The sibling owns the connection from then on. If the sibling
+//! dies with the message unread, the kernel closes the connection, and its client sees an end without an answer.
+
+use std::fmt;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+
+use super::episode::Episode;
+use super::sticky::Sticky;
+use crate::crew::kinds::MOVED_CONNECTION;
+use crate::crew::moved_connection::{MovedConnection, listener_key};
+use crate::crew::scoreboard::{Scoreboard, WorkerState};
+use crate::crew::{Crew, NotSent};
+use crate::interp::{Level, log};
+
+/// A sibling whose loop has not turned for this long gets no further connection. Shorter turns are waited for, as with
+/// one worker: the client would gain nothing from an error.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The reason why a connection did not move.
+#[derive(Debug)]
+pub enum Unmoved {
+    /// The slot has no worker that serves.
+    NoWorker,
+    /// The sibling computes, or is stopped.
+    Computes(Duration),
+    /// The sibling has as many connections as this worker may have.
+    HasNoRoom(u64),
+    /// The crew does not take the message.
+    NotSent(NotSent),
+}
+
+impl fmt::Display for Unmoved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unmoved::NoWorker => f.write_str("the slot has no worker that serves"),
+            Unmoved::Computes(age) => {
+                write!(f, "its loop has not turned for {:.1} s, because it computes or is stopped", age.as_secs_f64())
+            }
+            Unmoved::HasNoRoom(open) => {
+                write!(f, "it has {open} connections, as many as max_connections allows")
+            }
+            Unmoved::NotSent(why) => why.fmt(f),
+        }
+    }
+}
+
+/// The way of connections to siblings. Lives on the loop thread.
+pub struct Moving {
+    crew: Arc<Crew>,
+    board: Arc<Scoreboard>,
+    sticky: Sticky,
+    /// The keys of the listening sockets, by their numbers.
+    listeners: Vec<u64>,
+    /// The largest number of open connections.
+    connection_limit: usize,
+    complaints: Episode,
+}
+
+impl Moving {
+    /// A way to the siblings in `board`, which reach this worker by `crew`. `places` are the addresses of the listening
+    /// sockets.
+    pub fn new(
+        crew: Arc<Crew>,
+        board: Arc<Scoreboard>,
+        sticky: Sticky,
+        places: impl Iterator<Item = String>,
+        connection_limit: usize,
+    ) -> Moving {
+        let listeners = places.map(|place| listener_key(&place)).collect();
+        Moving { crew, board, sticky, listeners, connection_limit, complaints: Episode::default() }
+    }
+
+    /// The rule by which requests belong to workers.
+    pub fn sticky(&self) -> &Sticky {
+        &self.sticky
+    }
+
+    /// The key of a listening socket in messages.
+    pub fn key_of(&self, listener: usize) -> u64 {
+        self.listeners.get(listener).copied().unwrap_or_default()
+    }
+
+    /// The number of the listening socket with a key.
+    pub fn listener_of(&self, key: u64) -> Option<usize> {
+        self.listeners.iter().position(|&known| known == key)
+    }
+
+    /// Sends a connection to the worker of `slot`. The descriptor stays open here, too.
+    ///
+    /// # Errors
+    /// See [`Unmoved`]. The sibling has nothing then.
+    pub fn send(&self, slot: u32, socket: BorrowedFd<'_>, connection: &MovedConnection<'_>) -> Result<(), Unmoved> {
+        if matches!(self.board.state(slot), WorkerState::Free | WorkerState::Booting) {
+            return Err(Unmoved::NoWorker);
+        }
+        let age = self.board.turn_age(slot);
+        if age >= PATIENCE {
+            return Err(Unmoved::Computes(age));
+        }
+        if self.sticky.may_serve_others() {
+            // The sibling would have to refuse the connection, which is of use here.
+            let open = self.board.counters(slot).open_connections;
+            if open >= self.connection_limit as u64 {
+                return Err(Unmoved::HasNoRoom(open));
+            }
+        }
+        self.crew.send(slot, MOVED_CONNECTION, &connection.encode().into(), &[socket]).map_err(Unmoved::NotSent)
+    }
+
+    /// Logs that a connection is served here instead of by its sibling, once for each episode.
+    ///
+    /// # Parks
+    /// If a handler of the log waits.
+    pub fn complain(&self, py: Python<'_>, slot: u32, why: &Unmoved) {
+        if self.complaints.is_new() {
+            let message =
+                format!("Connections that belong to the worker of slot {slot} are served here for now, because {why}");
+            log(py, Level::Warning, &message, None);
+        }
+    }
+}
