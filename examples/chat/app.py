@@ -1,441 +1,359 @@
-"""A chat in plain WSGI: rooms, names, history and presence.
+"""A chat in plain WSGI: rooms, names, history and presence, in any number of workers.
 
-    rmeinheld --chdir examples/chat app:app                         (or: make run, and http://127.0.0.1:8000/chat/)
+    rmeinheld --workers 4 --chdir examples/chat app:app             (or: make run, and http://127.0.0.1:8000/chat/)
 
-In one process it needs nothing else. With REDIS_URL, any number of processes and machines share the rooms:
+The workers share the rooms through a channel. Through Redis, services on several machines share them:
 
-    REDIS_URL=redis://localhost gunicorn --workers 4 --worker-class rmeinheld.gunicorn_worker.Worker \\
-        --worker-connections 10000 --chdir examples/chat app:app
+    RMEINHELD_CHANNEL_URL=redis://localhost rmeinheld --workers 4 --chdir examples/chat app:app
 
-A client opens a WebSocket at socket?room=ROOM&name=NAME and sends {"say": TEXT}. It receives {"kind": ...}:
+A client opens a WebSocket at socket?room=ROOM&name=NAME&last=ID, where ID is that of the last message it has received,
+if any. It sends {"say": TEXT, "ref": ANY} and receives {"kind": ...}:
 
-    welcome   the members of the room, its last messages, and its last number
-    message   number, name, text and time; the numbers of a room have no gaps unless messages were lost
-    members   who is in the room now
-    gap       messages may have been lost while Redis was away; and the last number of the room
-    error     the reason why a message was refused
+    welcome   the members of the room, its last messages, and whether messages after `last` may be missing
+    message   id, name, text and time. The ids give the order. A message may come before the welcome, and again in it
+    members   the names that have come in, and those that have left
+    gap       messages before this id may be missing
+    sent      the message with this ref is on its way to every member
+    error     the reason why the message with this ref was refused
 
-The server closes with 4001 if the name is taken, 4000 if it is not allowed, and 1013 if the client reads too slowly.
+The server closes with 4000 if a name is not allowed, 4001 if it is taken, 1008 after many refused messages, and 1013 if
+the client reads too slowly.
 """
 
 from __future__ import annotations
-
-from rmeinheld import patch
-
-patch.patch_all()  # makes redis-py park
 
 import json
 import logging
 import os
 import re
+import threading
 import time
 import uuid
-from collections import defaultdict, deque
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 from wsgiref.types import StartResponse
 
-from rmeinheld.coroutine import Event as Signal
+from rmeinheld.channel import Change, Channel
 from rmeinheld.coroutine import sleep, spawn
-from rmeinheld.websocket import ConnectionClosed, WebSocket
+from rmeinheld.websocket import ConnectionClosed, WebSocket, broadcast
 
 HISTORY = 50
-"""Messages of each room that are kept for clients who join later."""
+"""Messages of a room that a client gets when it joins."""
 
 HISTORY_BYTES = 32 * 1024
-"""Bytes of history in a welcome. With the members it stays below SLOW_BYTES, so a welcome makes no client too slow."""
+"""Bytes of history in a welcome. It stays below websocket_max_queue_size, and so makes no client too slow."""
+
+KEPT_SECONDS = 60
+"""Time for which all messages are kept. A worker that has lost some gets them from the others."""
 
 LEFT_ROOMS = 100
-"""Empty rooms whose history one process remembers."""
-
-LEFT_SECONDS = 24 * 60 * 60
-"""Time for which Redis remembers an empty room."""
+"""Empty rooms whose history is remembered."""
 
 TEXT_CHARACTERS = 2000
 """Longer texts are refused."""
 
-SLOW_BYTES = 48 * 1024
-"""Unsent bytes at which a client is closed. From websocket_max_queue_size on, which is larger, senders would wait."""
+RATE, BURST = (float(number) for number in os.environ.get("CHAT_RATE", "5 20").split())
+"""Messages per second that a member may send, and messages at once after a pause."""
+
+REFUSALS = 100
+"""A client is closed after this number of messages in a row that came too fast."""
+
+ANNOUNCE_SECONDS = 0.1
+"""Time for which joins and leaves are collected, so that a thousand clients who come back make few messages."""
+
+QUEUE = 100_000
+"""Messages of the channel that may wait for this worker."""
 
 NAME = re.compile(r"\w(?:[\w .-]{0,28}\w)?")
 """Names of rooms and members."""
 
-REDIS_URL = os.environ.get("REDIS_URL")
-PREFIX = os.environ.get("REDIS_PREFIX", "chat")
-LEASE_SECONDS = float(os.environ.get("CHAT_LEASE_SECONDS", "15"))
-"""Time after which members of a killed process are removed."""
-
 logger = logging.getLogger("chat")
 
-Event = dict[str, Any]
 
-
-def pack(event: Event) -> str:
-    """Return an event as JSON, without escapes for letters of other alphabets."""
+def pack(event: dict[str, Any]) -> str:
+    """Return an event as JSON on one line, without escapes for letters of other alphabets."""
     return json.dumps(event, ensure_ascii=False)
 
 
-def first_number() -> int:
-    """Return the number before the first one of a room: the time, so that a forgotten room never reuses a number."""
-    return int(time.time() * 1000)
+class Room:
+    """A room, with its members of all workers and its clients of this worker."""
+
+    def __init__(self) -> None:
+        self.clients: dict[str, WebSocket] = {}
+        self.names: set[str] = set()
+        self.announced: set[str] = set()
+        self.is_announcing = False
+        self.ids: list[str] = []
+        self.messages: list[str] = []
+        self.has_forgotten = False
+
+    def keep(self, number: str, packed: str) -> bool:
+        """Keep a message in the order of ids. Returns False if it is known."""
+        place = bisect_left(self.ids, number)
+        if self.ids[place : place + 1] == [number]:
+            return False
+        self.ids.insert(place, number)
+        self.messages.insert(place, packed)
+        oldest = f"{(time.time() - KEPT_SECONDS) * 1e6:016.0f}"
+        while len(self.ids) > HISTORY and self.ids[0] < oldest:
+            del self.ids[0], self.messages[0]
+            self.has_forgotten = True
+        return True
+
+    def welcome(self, name: str, last: str) -> str:
+        """Return the welcome. The messages are packed already."""
+        size, first = 0, len(self.messages)
+        for packed in islice(reversed(self.messages), HISTORY):
+            size += len(packed.encode())
+            if size > HISTORY_BYTES:
+                break
+            first -= 1
+        may_miss = bool(last) and (first == len(self.ids) or last < self.ids[first])
+        event = pack({"kind": "welcome", "name": name, "members": list(self.names), "missing": may_miss})
+        return f'{event[:-1]}, "history": [{", ".join(self.messages[first:])}]}}'
+
+    def tell(self, packed: str) -> None:
+        """Send an event to the clients of this worker. The frame is made once, and slow clients are closed (1013)."""
+        broadcast(self.clients.values(), packed, slow="close")
+
+    def announce(self) -> None:
+        """Send the joins and leaves of the last moment."""
+        sleep(ANNOUNCE_SECONDS)
+        self.is_announcing = False
+        came, left, self.announced = self.names - self.announced, self.announced - self.names, set(self.names)
+        if came or left:
+            self.tell(pack({"kind": "members", "came": sorted(came), "left": sorted(left)}))
+
+
+class Chat:
+    """The rooms, as this worker knows them. Every worker hears every message.
+
+    A message travels as a line: its room, its id, and the event as clients get it, separated by tabs.
+    """
+
+    def __init__(self) -> None:
+        self.rooms: defaultdict[str, Room] = defaultdict(Room)
+        self.lines = Channel("chat")
+        self.questions = Channel("chat.questions")
+        self.starting = threading.Lock()
+        self.worker = ""
+        self.clock = 0
+        self.last_question = 0.0
+
+    def start(self) -> None:
+        """Begin with the first client, which comes after any fork. Learn from the other workers what is there."""
+        with self.starting:
+            if self.worker:
+                return
+            worker = uuid.uuid4().hex[:12]
+            for channel in (self.lines, Channel(f"chat.{worker}")):
+                channel.subscribe(self.take_lines, max_queue=QUEUE, on_gap=self.ask)
+            self.questions.subscribe(self.answer)
+            self.lines.presence.watch(self.see, max_queue=QUEUE)
+            for key in self.lines.presence.keys():
+                self.see(Change("join", key, None))
+            if self.questions.publish({"worker": worker, "since": ""}) > 1:
+                sleep(0.3)  # for the answers
+            self.worker = worker
+
+    # Messages.
+
+    def say(self, room: str, name: str, text: str) -> None:
+        """Send a message to every worker. After that it is neither lost nor refused."""
+        # Later than every message that this worker has seen, and unlike those of other workers.
+        self.clock = max(time.time_ns() // 1000, self.clock + 1)
+        number = f"{self.clock:016}.{self.worker}"
+        event = {"kind": "message", "id": number, "name": name, "text": text, "at": time.time()}
+        self.lines.publish(f"{room}\t{number}\t{pack(event)}")
+
+    def take_lines(self, lines: str) -> None:
+        """Take messages of any worker, also of this one, and deliver those that are new."""
+        for line in lines.split("\n"):
+            name, number, packed = line.split("\t")
+            self.clock = max(self.clock, int(number[:16]))
+            room = self.rooms[name]
+            if room.keep(number, packed):
+                room.tell(packed)
+
+    def ask(self, missed: int | None = None) -> None:
+        """Ask the other workers for the messages of the last minute, because some were lost on the way."""
+        if self.worker and time.monotonic() > self.last_question + 1:
+            self.last_question = time.monotonic()
+            logger.warning("%s messages of other workers were lost on the way: asking for them", missed or "Some")
+            since = f"{(time.time() - KEPT_SECONDS) * 1e6:016.0f}"
+            self.questions.publish({"worker": self.worker, "since": since})
+
+    def answer(self, question: dict[str, str]) -> None:
+        """Send the asking worker what it may lack, in pieces that fit into a message."""
+        if question["worker"] == self.worker or not self.worker:
+            return
+        target, since = Channel(f"chat.{question['worker']}"), question["since"]
+        lines, size = [], 0
+        for name, room in list(self.rooms.items()):
+            ids, messages = room.ids, room.messages
+            first = bisect_left(ids, since) if since else max(0, len(ids) - HISTORY)
+            if since and first == 0 and room.has_forgotten:
+                lines.append(f"{name}\t{since}\t{pack({'kind': 'gap', 'id': since})}")
+            for number, packed in zip(ids[first:], messages[first:], strict=True):
+                lines.append(f"{name}\t{number}\t{packed}")
+                size += len(packed)
+                if size > 200_000:
+                    target.publish("\n".join(lines))
+                    lines, size = [], 0
+        if lines:
+            target.publish("\n".join(lines))
+
+    # Members. A key of the presence is ROOM/NAME, and its value is the worker.
+
+    def enter(self, room: str, name: str, websocket: WebSocket) -> bool:
+        """Add a client. Returns False if the name is taken in any worker."""
+        presence, key = self.lines.presence, f"{room}/{name}"
+        if key in presence:
+            return False
+        presence.join(key, self.worker)
+        self.rooms[room].names.add(name)
+        self.rooms[room].clients[name] = websocket
+        return True
+
+    def leave(self, room: str, name: str, websocket: WebSocket) -> None:
+        """Remove a client."""
+        if self.rooms[room].clients.get(name) is websocket:
+            del self.rooms[room].clients[name]
+            self.lines.presence.leave(f"{room}/{name}")
+
+    def see(self, change: Change) -> None:
+        """Take a change of the members, of this worker or another one. Those of a dead worker leave, too."""
+        room_name, _, name = change.key.partition("/")
+        room = self.rooms[room_name]
+        if change.kind == "leave":
+            room.names.discard(name)
+            if not room.names:
+                self.forget_rooms(room_name)
+        else:
+            room.names.add(name)
+        if change.kind == "update" and change.value != self.worker and name in room.clients:
+            # Two workers have let the same name in at the same moment, and the other one was later.
+            room.clients.pop(name).close(4001, "this name is taken")
+            self.lines.presence.leave(change.key)
+        if room.clients and not room.is_announcing:
+            room.is_announcing = True
+            spawn(room.announce)
+
+    def forget_rooms(self, left: str) -> None:
+        """Forget the empty rooms but for those that were left last."""
+        self.rooms[left] = self.rooms.pop(left)
+        empty = [name for name, room in self.rooms.items() if not room.names]
+        for name in empty[:-LEFT_ROOMS]:
+            del self.rooms[name]
+
+
+chat = Chat()
+
+
+class Refused(Exception):
+    """The reason why a message is not sent."""
 
 
 class Member:
-    """A client in a room. Events that come before its welcome are kept until then.
+    """One client, from its welcome to its end."""
 
-    Sending may switch to other coroutines. For that reason events are first queued, in the same order for all members,
-    and then sent.
-    """
+    def __init__(self, websocket: WebSocket, room: str, name: str) -> None:
+        self.websocket, self.room, self.name = websocket, room, name
+        self.tokens, self.counted_at = BURST, time.monotonic()
+        self.refusals = 0
 
-    def __init__(self, websocket: WebSocket, name: str) -> None:
-        self.websocket = websocket
-        self.name = name
-        self.early: list[Event] | None = []
-        self.seen = 0
-        self.queued = deque[Event]()
-        self.is_sending = False
-
-    def send(self, event: Event) -> None:
-        """Send an event, behind those that are queued."""
-        self.queue(event)
-        self.send_queued()
-
-    def queue(self, event: Event) -> None:
-        """Queue an event, a message only once."""
-        if self.early is not None:
-            self.early.append(event)
-            return
-        if event["kind"] == "message":
-            if event["number"] <= self.seen:
-                return
-            self.seen = event["number"]
-        self.queued.append(event)
-
-    def send_queued(self) -> None:
-        """Send the queued events. Only one coroutine sends at a time."""
-        if self.is_sending:
-            return
-        self.is_sending = True
+    def serve(self, last: str) -> None:
+        """Welcome the client, and take its messages."""
         try:
-            while self.queued:
-                self.send_now(self.queued[0])
-                self.queued.popleft()
-        finally:
-            self.is_sending = False
-
-    def send_now(self, event: Event) -> None:
-        """Send an event, or close a slow client, which would hold up the others."""
-        if self.websocket.buffered < SLOW_BYTES:
-            try:
-                self.websocket.send(pack(event))
-            except ConnectionClosed:
-                pass  # the coroutine of this client notices
-        else:
-            self.websocket.close(1013, "too slow")
-
-    def welcome(self, members: list[str], history: list[Event], number: int) -> None:
-        """Send the welcome, with as much history as fits, then the events since."""
-        size, newest = 0, deque[Event]()
-        for event in reversed(history):
-            size += len(pack(event).encode())
-            if size > HISTORY_BYTES:
-                break
-            newest.appendleft(event)
-        early, self.early, self.seen = self.early or [], None, number
-        welcome = {"kind": "welcome", "name": self.name, "members": members, "number": number, "history": [*newest]}
-        for event in [welcome, *early]:
-            self.queue(event)
-        self.send_queued()
-
-    def look_for_gap(self, history: list[Event], number: int) -> None:
-        """Send a gap if the history lacks messages that this client missed."""
-        if number != self.seen + sum(event["number"] > self.seen for event in history):
-            # There were more messages than are kept; or Redis has lost its data, or fell back to an older replica.
-            self.seen = min(self.seen, number)
-            self.send({"kind": "gap", "number": number})
-
-
-class Rooms:
-    """The rooms of one process, with their members among its clients."""
-
-    def __init__(self) -> None:
-        self.members: defaultdict[str, dict[str, Member]] = defaultdict(dict)
-        self.history: defaultdict[str, deque[Event]] = defaultdict(lambda: deque(maxlen=HISTORY))
-        self.numbers: defaultdict[str, int] = defaultdict(first_number)
-
-    def join(self, room: str, member: Member) -> bool:
-        """Add a member. Returns False if the name is taken."""
-        if member.name in self.members[room]:
-            return False
-        self.members[room][member.name] = member
-        member.welcome(sorted(self.members[room]), list(self.history[room]), self.numbers[room])
-        self.announce_members(room)
-        return True
-
-    def leave(self, room: str, member: Member) -> None:
-        """Remove a member."""
-        del self.members[room][member.name]
-        if self.members[room]:
-            return self.announce_members(room)
-        del self.members[room]
-        self.history[room] = self.history.pop(room)  # now the room that was left last
-        for old in [one for one in self.history if one not in self.members][:-LEFT_ROOMS]:
-            del self.history[old], self.numbers[old]
-
-    def say(self, room: str, name: str, text: str) -> None:
-        """Deliver a message of a member."""
-        self.numbers[room] += 1
-        event = {"kind": "message", "number": self.numbers[room], "name": name, "text": text, "at": time.time()}
-        self.history[room].append(event)
-        self.deliver(room, event)
-
-    def announce_members(self, room: str) -> None:
-        """Send the list of members to all members."""
-        self.deliver(room, {"kind": "members", "members": sorted(self.members[room])})
-
-    def deliver(self, room: str, event: Event) -> None:
-        """Send an event to the room's members in this process."""
-        members = list(self.members.get(room, {}).values())
-        for member in members:
-            member.queue(event)
-        for member in members:
-            member.send_queued()
-
-
-class SharedRooms(Rooms):
-    """Rooms that processes share by Redis.
-
-    One script numbers a message, keeps it and publishes it, so that all clients see the same order. Each process has
-    one subscription. The members are a sorted set of names, each with the time at which the lease of its process ends.
-    """
-
-    SAY = """
-        redis.call('SET', KEYS[1], ARGV[3], 'NX')
-        local number = redis.call('INCR', KEYS[1])
-        local event = cjson.decode(ARGV[1])
-        event['number'] = number
-        local text = cjson.encode(event)
-        redis.call('RPUSH', KEYS[2], text)
-        redis.call('LTRIM', KEYS[2], -tonumber(ARGV[2]), -1)
-        redis.call('EXPIRE', KEYS[1], ARGV[4])
-        redis.call('EXPIRE', KEYS[2], ARGV[4])
-        redis.call('PUBLISH', KEYS[3], text)
-    """
-    JOIN = """
-        local until_then = redis.call('ZSCORE', KEYS[1], ARGV[1])
-        if until_then and tonumber(until_then) > tonumber(ARGV[2]) then return 0 end
-        redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
-        redis.call('EXPIRE', KEYS[1], ARGV[5])
-        redis.call('SET', KEYS[2], ARGV[4], 'NX', 'EX', ARGV[5])
-        return 1
-    """
-    ANNOUNCE = """
-        local names = redis.call('ZRANGE', KEYS[1], 0, -1)
-        table.sort(names)
-        if #names > 0 then
-            redis.call('PUBLISH', KEYS[2], cjson.encode({kind = 'members', members = names}))
-        end
-    """
-
-    def __init__(self, url: str) -> None:
-        super().__init__()
-        import redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
-
-        # Coroutines share the connections, and wait for a free one. Without retries no message is published twice.
-        pool = redis.BlockingConnectionPool.from_url(
-            url, max_connections=20, timeout=10, decode_responses=True, protocol=2, retry=Retry(NoBackoff(), 0)
-        )
-        self.redis = redis.Redis(connection_pool=pool)
-        self.failure = redis.RedisError
-        self.script_say = self.redis.register_script(self.SAY)
-        self.script_join = self.redis.register_script(self.JOIN)
-        self.script_announce = self.redis.register_script(self.ANNOUNCE)
-        self.is_started = False
-        self.is_listening = Signal()
-
-    def key(self, *parts: str) -> str:
-        """Return a key of this application."""
-        return ":".join((PREFIX, *parts))
-
-    def start(self) -> None:
-        """Begin to listen, with the first client and so after any fork. Return once the subscription is complete."""
-        if not self.is_started:
-            self.is_started = True
-            spawn(self.listen)
-            spawn(self.keep_leases)
-        if not self.is_listening.wait(10):
-            raise TimeoutError("Redis is away")
-
-    def read(self, room: str) -> tuple[list[Event], int, list[str]]:
-        """Return the history, the last number and the members of a room, all of one moment."""
-        pipeline = self.redis.pipeline()
-        pipeline.lrange(self.key("history", room), 0, -1)
-        pipeline.get(self.key("number", room))
-        pipeline.zrange(self.key("members", room), 0, -1)
-        history, number, names = pipeline.execute()
-        return [json.loads(text) for text in history], int(number or 0), sorted(names)
-
-    def join(self, room: str, member: Member) -> bool:
-        """Add a member. Returns False if the name is taken in any process."""
-        self.start()
-        now = time.time()
-        keys = [self.key("members", room), self.key("number", room)]
-        if not self.script_join(keys, [member.name, now, now + LEASE_SECONDS, first_number(), LEFT_SECONDS]):
-            return False
-        if member.name in self.members[room]:
-            return False  # Redis has lost the name
-        # The member joins before the history is read, so no message falls between the two.
-        self.members[room][member.name] = member
-        try:
-            history, number, names = self.read(room)
-            member.welcome(names, history, number)
-            self.announce_members(room)
-        except BaseException:
-            self.leave(room, member)
-            raise
-        return True
-
-    def leave(self, room: str, member: Member) -> None:
-        """Remove a member."""
-        del self.members[room][member.name]
-        if not self.members[room]:
-            del self.members[room]
-        self.redis.zrem(self.key("members", room), member.name)
-        self.announce_members(room)
-
-    def say(self, room: str, name: str, text: str) -> None:
-        """Deliver a message of a member through all processes."""
-        event = pack({"kind": "message", "name": name, "text": text, "at": time.time()})
-        keys = [self.key("number", room), self.key("history", room), self.key("room", room)]
-        self.script_say(keys, [event, HISTORY, first_number(), LEFT_SECONDS])
-
-    def announce_members(self, room: str) -> None:
-        """Send the list of members to all members. One script does it, so that no older list follows a newer one."""
-        self.script_announce([self.key("members", room), self.key("room", room)])
-
-    def listen(self) -> None:
-        """Deliver the messages of all processes, without end. Send a gap where messages may have been lost."""
-        is_away = False
-        while True:
-            try:
-                with self.redis.pubsub() as subscription:
-                    subscription.psubscribe(self.key("room", "*"))
-                    for message in subscription.listen():
-                        if message["type"] == "psubscribe":
-                            # From now on no message is missed.
-                            self.catch_up()
-                            self.is_listening.set()
-                            is_away = False
-                        else:
-                            room = message["channel"].removeprefix(self.key("room", ""))
-                            self.deliver(room, json.loads(message["data"]))
-            except (self.failure, OSError) as error:
-                if not is_away:
-                    logger.warning("Redis is away: %s", error)
-                is_away = True
-                sleep(0.2)
-
-    def catch_up(self) -> None:
-        """Deliver the messages that came while Redis was away, or send a gap."""
-        for room, members in list(self.members.items()):
-            # A member who joins during this wait may have a newer history than the one read here.
-            present = [member for member in members.values() if member.early is None]
-            history, number, _ = self.read(room)
-            for member in present:
-                member.look_for_gap(history, number)
-            for event in history:
-                self.deliver(room, event)
-            self.renew(room)
-            self.announce_members(room)
-
-    def renew(self, room: str) -> None:
-        """Renew the lease of the members of this process."""
-        names = list(self.members.get(room, {}))
-        if not names:
-            return
-        pipeline = self.redis.pipeline()
-        pipeline.zadd(self.key("members", room), dict.fromkeys(names, time.time() + LEASE_SECONDS))
-        for kind in ("members", "number", "history"):
-            pipeline.expire(self.key(kind, room), LEFT_SECONDS)
-        was_lapsed = pipeline.execute()[0]
-        # A member who left during this wait must not come back.
-        if gone := [name for name in names if name not in self.members.get(room, {})]:
-            self.redis.zrem(self.key("members", room), *gone)
-        # This process was suspended, and others have removed its members.
-        if was_lapsed:
-            self.announce_members(room)
-
-    def keep_leases(self) -> None:
-        """Renew leases, and remove the members of dead processes."""
-        while True:
-            sleep(LEASE_SECONDS / 3)
-            try:
-                for room in list(self.members):
-                    self.renew(room)
-                    # One of the processes removes them, and sends the new list.
-                    if self.redis.zremrangebyscore(self.key("members", room), 0, time.time()):
-                        self.announce_members(room)
-            except (self.failure, OSError) as error:
-                logger.debug("leases were not renewed: %s", error)
-
-
-rooms = SharedRooms(REDIS_URL) if REDIS_URL else Rooms()
-
-
-def chat(websocket: WebSocket, room: str, name: str) -> None:
-    """Serve one client, from its welcome to its end."""
-    websocket.accept()
-    if not NAME.fullmatch(room) or not NAME.fullmatch(name):
-        return websocket.close(4000, "a name has 1 to 30 letters, digits, spaces, dots or dashes")
-    member = Member(websocket, name)
-    try:
-        is_in = rooms.join(room, member)
-    except Exception as error:
-        logger.warning("%s cannot join %s: %r", name, room, error)
-        return websocket.close(1013, "try again later")
-    if not is_in:
-        return websocket.close(4001, "this name is taken")
-    try:
-        for message in websocket:
-            if problem := take(room, name, message):
-                member.send({"kind": "error", "text": problem})
-    finally:
-        try:
-            rooms.leave(room, member)
+            chat.start()
+            is_in = chat.enter(self.room, self.name, self.websocket)
         except Exception as error:
-            logger.warning("%s could not be removed from %s: %s", name, room, error)
+            logger.warning("%s cannot enter %s: %r", self.name, self.room, error)
+            return self.websocket.close(1013, "try again later")
+        if not is_in:
+            return self.websocket.close(4001, "this name is taken")
+        try:
+            self.websocket.send(chat.rooms[self.room].welcome(self.name, last))
+            for message in self.websocket:
+                self.websocket.send(pack(self.take(message)))
+        except ConnectionClosed:
+            pass
+        finally:
+            chat.leave(self.room, self.name, self.websocket)
+
+    def take(self, message: str | bytes) -> dict[str, Any]:
+        """Take a message, and return the answer. One with "sent" is acknowledged."""
+        ref = None
+        try:
+            request = self.read(message)
+            ref = request.get("ref")
+            self.hold_to_rate()
+            text = self.text_of(request)
+            chat.say(self.room, self.name, text)
+        except Refused as refusal:
+            return {"kind": "error", "text": str(refusal), "ref": ref}
+        except Exception as error:
+            logger.warning("a message of %s may not have been sent: %s", self.name, error)
+            return {"kind": "error", "text": "it may not have been sent: try again later", "ref": ref}
+        return {"kind": "sent", "ref": ref}
+
+    def read(self, message: str | bytes) -> dict[str, Any]:
+        """Return the message as an object."""
+        try:
+            request = json.loads(message)
+        except (ValueError, RecursionError):
+            request = None
+        if not isinstance(request, dict):
+            raise Refused('send {"say": "some text"}')
+        return request
+
+    def hold_to_rate(self) -> None:
+        """Refuse a message that comes too fast. The bucket of tokens is refilled at RATE, up to BURST."""
+        now = time.monotonic()
+        self.tokens = min(BURST, self.tokens + (now - self.counted_at) * RATE)
+        self.counted_at = now
+        if self.tokens >= 1:
+            self.tokens -= 1
+            self.refusals = 0
+            return
+        self.refusals += 1
+        if self.refusals > REFUSALS:
+            self.websocket.close(1008, "too many messages")
+        raise Refused(f"that was too fast: {RATE:g} messages a second, please")
+
+    def text_of(self, request: dict[str, Any]) -> str:
+        """Return the text of a message."""
+        text = request.get("say")
+        if not isinstance(text, str):
+            raise Refused('send {"say": "some text"}')
+        if not text.strip():
+            raise Refused("there is nothing in it")
+        if len(text) > TEXT_CHARACTERS:
+            raise Refused(f"it has over {TEXT_CHARACTERS} characters")
+        # Half of a surrogate pair can be in a str, but not in UTF-8.
+        return text.encode(errors="replace").decode()
 
 
-def take(room: str, name: str, message: str | bytes) -> str | None:
-    """Take a message of a client. Returns the reason if it is refused."""
-    try:
-        text = json.loads(message)["say"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return 'send {"say": "some text"}'
-    if not isinstance(text, str) or not text.strip():
-        return "there is nothing in it"
-    if len(text) > TEXT_CHARACTERS:
-        return f"it has over {TEXT_CHARACTERS} characters"
-    # Half of a surrogate pair can be in a str, but not in UTF-8.
-    text = text.encode(errors="replace").decode()
-    try:
-        rooms.say(room, name, text)
-    except Exception as error:
-        logger.warning("a message of %s may not have been sent: %s", name, error)
-        return "it may not have been sent: try again later"
-    return None
+def serve_socket(websocket: WebSocket, query: dict[str, list[str]]) -> None:
+    """Let a client in, if its names are allowed."""
+    room, name, last = (query.get(key, [""])[0] for key in ("room", "name", "last"))
+    websocket.accept()
+    if NAME.fullmatch(room) and NAME.fullmatch(name):
+        Member(websocket, room, name).serve(last)
+    else:
+        websocket.close(4000, "names have 1 to 30 letters, digits, spaces, dots or dashes")
 
 
 def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
     """The page and its WebSocket."""
     path = environ["PATH_INFO"]
     if path == "/socket" and "wsgi.websocket" in environ:
-        query = parse_qs(environ["QUERY_STRING"])
-        chat(environ["wsgi.websocket"], query.get("room", ["lobby"])[0], query.get("name", [uuid.uuid4().hex[:8]])[0])
+        serve_socket(environ["wsgi.websocket"], parse_qs(environ["QUERY_STRING"]))
         return []
     if path == "/":
         page = Path(__file__).with_name("index.html").read_bytes()
