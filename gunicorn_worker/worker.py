@@ -28,7 +28,7 @@ import tempfile
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from rmeinheld import _crew, _rmeinheld, ends, inspecting
+from rmeinheld import _crew, _rmeinheld, channel_options, ends, inspecting
 from rmeinheld.addresses import Descriptor
 from rmeinheld.application import StartError, mounted
 from rmeinheld.coroutine import set_offload_threads, sleep, spawn
@@ -152,6 +152,7 @@ class Worker(_Base):  # type: ignore[misc]
             settings = settings_of(self.cfg)
         except (StartError, ValueError, TypeError) as error:
             raise ConfigError(str(error)) from None
+        channel_options.configure(settings)
         self._obey_early()
         if settings.patch:
             from rmeinheld.patch import patch_all

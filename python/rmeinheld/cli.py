@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from . import collector, ends, error_log, stdio
+from . import channel_options, collector, ends, error_log, stdio
 from .addresses import Address, parse_address
 from .application import StartError, load_application, mounted
 from .configuration import Command, Resolved, report
@@ -160,6 +160,7 @@ def _check_files(resolved: Resolved) -> None:
 
 def _serve_alone(resolved: Resolved) -> None:
     settings = resolved.settings
+    channel_options.configure(settings)
     _prepare_process(resolved)
     with ExitStack() as stack:
         stack.enter_context(_error_log(resolved))

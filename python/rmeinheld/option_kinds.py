@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Final
 
 from .access_log import validate_format
+from .channel_options import SCHEMES, without_password
 
 YEAR_SECONDS: Final = 31_536_000.0
 """Longest time that an option takes. A longer one is a mistake of the unit; "no limit" is 0."""
@@ -176,6 +177,32 @@ class Text(Kind):
 
 class Named(Text):
     """A string that is not empty, with a word of its own in the help."""
+
+
+class Secret(Text):
+    """A text that no message and no report shows. It has no flag, since other users see the arguments of a process."""
+
+    what = "a text that is not empty"
+
+    def _bad_value(self, label: str, value: object) -> ValueError:
+        return ValueError(f"{label} must be {self.expected}")
+
+    def _wrong_type(self, label: str, value: object) -> TypeError:
+        return TypeError(f"{label} must be {self.expected}, not {type(value).__name__}")
+
+
+class ChannelUrl(Text):
+    """The URL of a Redis for channels."""
+
+    what = f"a URL that begins with {', '.join(f'{scheme}://' for scheme in SCHEMES)}"
+    metavar = "URL"
+
+    def check(self, label: str, value: object) -> str:
+        """See `Kind.check`."""
+        text = super().check(label, value)
+        if text.partition("://")[0] not in SCHEMES or "://" not in text:
+            raise self._bad_value(label, without_password(text))
+        return text
 
 
 class Account(Named):

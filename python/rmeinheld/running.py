@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from . import _rmeinheld, ends, error_log, stdio
+from . import _rmeinheld, channel_options, ends, error_log, stdio
 from .addresses import DEFAULT_HOST, DEFAULT_PORT, Address, address_of, parse_address
 from .health import Health, measures
 from .listeners import Listener, close_all, open_all
@@ -159,6 +159,7 @@ def start_line(listeners: Sequence[Listener], *, is_tls: bool = False) -> str:
 def _run(
     app: WSGIApplication, addresses: Sequence[Address], settings: Settings, given: Mapping[str, object], silent: bool
 ) -> None:
+    channel_options.configure(settings)
     with ExitStack() as stack:
         if "log_level" in given or "error_logfile" in given:
             stack.enter_context(error_log.configured(settings.log_level, settings.error_logfile))

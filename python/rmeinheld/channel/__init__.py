@@ -23,7 +23,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .. import _rmeinheld
+from .. import _rmeinheld, channel_options
 from .hub import Hub, hub_of
 from .messages import MAX_MESSAGE_BYTES, MAX_NAME_BYTES, checked_name, encode
 from .presence import Change, Presence
@@ -43,16 +43,13 @@ __all__ = [
     "SubscriptionEnded",
 ]
 
-URL_VARIABLE = "RMEINHELD_CHANNEL_URL"
-"""The environment variable with the URL of channels that are made without one."""
-
 
 class Channel:
     """A channel by its name. All objects of the same name and URL, in all workers, are the same channel.
 
     `name` has 1 to 255 bytes in UTF-8. `url` names a transport to other machines, such as `redis://localhost`. None
-    (the default) takes that of the environment variable `RMEINHELD_CHANNEL_URL`. Without either, messages stay within the
-    workers of the service.
+    (the default) takes the setting `channel_url`, or without a server the environment variable `RMEINHELD_CHANNEL_URL`.
+    Without either, messages stay within the workers of the service.
 
     A channel opens nothing until it is used, so it may be made at import, also in the master of a service.
 
@@ -72,7 +69,7 @@ class Channel:
     def _bound(self) -> Hub:
         """Return the hub of this process. A channel that was made before a fork finds that of the child."""
         if self._hub is None or self._hub_process != os.getpid():
-            self._hub = hub_of(os.environ.get(URL_VARIABLE, "") if self._url is None else self._url)
+            self._hub = hub_of(channel_options.url() if self._url is None else self._url)
             self._hub_process = os.getpid()
         return self._hub
 

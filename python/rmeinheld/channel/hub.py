@@ -8,21 +8,18 @@ from collections import deque
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from .. import _crew, _rmeinheld
+from .. import _crew, _rmeinheld, channel_options
 from ..error_log import LOGGER_NAME
 from .messages import BINARY, JSON, PRESENCE, decode
 from .subscriptions import CLOSED, DISPLACED, OVER, Feed, HandledFeed, JsonText, spawn_or_thread
-from .transport import LocalTransport, Transport
+from .transport import LocalTransport, Pending, Transport
 
 if TYPE_CHECKING:
     from .presence import PresenceBook
 
-__all__ = ["Attached", "Hub", "Room", "hub_of", "transports"]
+__all__ = ["Attached", "Hub", "Room", "hub_of"]
 
 _logger: Final = logging.getLogger(LOGGER_NAME)
-
-transports: Final[dict[str, Callable[[str], Transport]]] = {}
-"""Functions that make a transport of a URL, by the URL's scheme."""
 
 
 class Attached(Protocol):
@@ -45,6 +42,8 @@ class Room:
         self.title = name.decode()
         self.feeds: dict[int, Feed] = {}
         self.attached: Attached | None = None
+        self.pending: Pending | None = None
+        """The wait until messages of other processes come; None after it."""
         self._copy: tuple[Feed, ...] | None = ()
 
     def add(self, feed: Feed) -> None:
@@ -105,7 +104,7 @@ class Hub:
         if room is None:
             self._remove_abandoned()
             room = self._rooms[name] = Room(self, name, self._rooms)
-            self.transport.listen(name)
+            room.pending = self.transport.listen(name)
         return room
 
     def subscribe(self, name: bytes, make: Callable[[Room], Feed]) -> Feed:
@@ -117,7 +116,19 @@ class Hub:
                 room.add(feed)
             finally:
                 self.release(room)
+        try:
+            self.await_messages(room)
+        except BaseException:
+            self.unsubscribe(feed)
+            raise
         return feed
+
+    def await_messages(self, room: Room) -> None:
+        """Wait until messages of other processes come to a room. Without the lock. Raises OSError naming the URL."""
+        pending = room.pending
+        if pending is not None:
+            pending.wait()
+            room.pending = None
 
     def unsubscribe(self, feed: Feed) -> None:
         """End a subscription, and discard its queue."""
@@ -156,7 +167,7 @@ class Hub:
         self._count(1, delivered, dropped, 0)
         if self._calls:
             self.make_calls()
-        return delivered + sent
+        return delivered + (sent if isinstance(sent, int) else sent.wait() or 0)
 
     def start_later(self, feed: HandledFeed) -> None:
         """Start the coroutine that calls a handler, once the lock is released."""
@@ -262,6 +273,7 @@ def hub_of(url: str) -> Hub:
 
 
 def _transport_of(url: str) -> Transport:
+    origin = "channel_url" if url == channel_options.url() else "the URL of a channel"
     if not url:
         crew = _crew.current()
         if crew is None:
@@ -269,8 +281,11 @@ def _transport_of(url: str) -> Transport:
         from .crew_transport import CrewTransport
 
         return CrewTransport(crew)
-    scheme = url.partition(":")[0]
-    if scheme not in transports:
-        known = ", ".join(sorted(transports)) or "none"
-        raise ValueError(f"the URL of a channel begins with a known scheme ({known}), not {scheme!r}")
-    return transports[scheme](url)
+    scheme = url.partition("://")[0]
+    if scheme not in channel_options.SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in channel_options.SCHEMES)
+        shown = channel_options.without_password(url)
+        raise ValueError(f"{origin} must begin with one of {known}, not {shown!r}")
+    from .over_redis.transport import RedisTransport
+
+    return RedisTransport(url, origin, channel_options.key())

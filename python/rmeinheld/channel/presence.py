@@ -68,7 +68,8 @@ class PresenceBook:
         self._answered: set[Hashable] = set()
         self._is_whole = _rmeinheld.Event()
         hub.transport.listen(CHANNEL)
-        self._asked = hub.transport.publish(CHANNEL, PRESENCE, _ASK)
+        asked = hub.transport.publish(CHANNEL, PRESENCE, _ASK)
+        self._asked = asked if isinstance(asked, int) else 0
         self._note_answer()
 
     # For applications, with the lock.

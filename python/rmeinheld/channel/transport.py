@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import Protocol
 
-__all__ = ["LocalTransport", "Receiver", "Transport"]
+__all__ = ["LocalTransport", "Pending", "Receiver", "Transport"]
 
 
 class Receiver(Protocol):
@@ -35,8 +35,15 @@ class Receiver(Protocol):
         """Note that `peer` has ended. Its presence ends."""
 
 
+class Pending(Protocol):
+    """A message or a subscription that is on its way. The hub waits for it without its lock."""
+
+    def wait(self) -> int | None:
+        """Wait for its end. That of a message returns the number of processes. Raises OSError naming the setting."""
+
+
 class Transport(ABC):
-    """Carries messages to the other processes of a service. No call waits for another process.
+    """Carries messages to the other processes of a service. No call but `open` waits for another process.
 
     Calls come in the order of the messages, one at a time.
     """
@@ -46,16 +53,18 @@ class Transport(ABC):
         """Begin, before any other call. `receiver` gets what arrives. Raises RuntimeError or OSError if it cannot."""
 
     @abstractmethod
-    def publish(self, channel: bytes, kind: int, payload: bytes, to: Hashable | None = None) -> int:
+    def publish(self, channel: bytes, kind: int, payload: bytes, to: Hashable | None = None) -> int | Pending:
         """Send a message to all other processes that listen to `channel`, and return their number.
+
+        The number of an application's message may be `Pending`; that of the presence never is.
 
         `channel` is the name in UTF-8. With `to` the message is for one peer. A transport that cannot address one peer
         sends to all. Of a transport that does not know who listens, the number is that of the processes it sent to.
         """
 
     @abstractmethod
-    def listen(self, channel: bytes) -> None:
-        """Receive the messages of `channel` from now on."""
+    def listen(self, channel: bytes) -> Pending | None:
+        """Receive the messages of `channel` from now on, or from the end of what it returns."""
 
     @abstractmethod
     def unlisten(self, channel: bytes) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from ..option_kinds import Mask
+from ..channel_options import without_password
+from ..option_kinds import ChannelUrl, Mask, Secret
 from ..settings import OPTIONS, Option
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ def _text(option: Option, value: object) -> str:
         return "on" if value else "off"
     if isinstance(option.kind, Mask):
         return f"{value:03o}"
+    if isinstance(option.kind, Secret):
+        return "(secret)"
+    if isinstance(option.kind, ChannelUrl):
+        return without_password(str(value))
     if isinstance(value, tuple):
         return ",".join("=".join(item) if isinstance(item, tuple) else str(item) for item in value)
     if isinstance(value, float):

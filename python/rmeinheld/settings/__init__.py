@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from .channels import ChannelOptions
 from .concurrency import ConcurrencyOptions
 from .limits import LimitOptions
 from .listening import ListeningOptions
@@ -34,6 +35,7 @@ GROUPS: Final = (
     "Request bodies",
     "Behind a proxy",
     "WebSocket",
+    "Channels",
     "Concurrency",
     "Workers",
     "Health",
@@ -51,6 +53,7 @@ class Settings(
     LoggingOptions,
     WorkerOptions,
     ConcurrencyOptions,
+    ChannelOptions,
     WebSocketOptions,
     ProxyOptions,
     LimitOptions,
