@@ -1372,7 +1372,7 @@ class WebSocket:
         *,
         max_message_size: int | None = None,
         ping_interval: float | None = None,
-        compression: bool | None = None,
+        compression: bool | Literal["off", "on", "takeover"] | None = None,
     ) -> None:
         """Accept the connection. Any other use accepts it, too, without a subprotocol.
 
@@ -1381,7 +1381,8 @@ class WebSocket:
 
         The other arguments are for this connection alone; None (the default) takes the server's setting.
         `max_message_size` is the longest message from the client in bytes, `ping_interval` the silence in seconds after
-        which the client is pinged (0: never), `compression` whether to agree if the client offers compression.
+        which the client is pinged (0: never), `compression` a word of `websocket_compression` (off, on, takeover), or
+        True for on, or False.
 
         Raises RuntimeError if the request was accepted or answered before, and TypeError for anything but pairs of
         strings. Raises ValueError for a subprotocol that the client does not offer, for headers of the handshake
@@ -1532,8 +1533,8 @@ def broadcast(
     """Send `message`, a str as text, or bytes or another buffer as binary, to each of `websockets`, an iterable. Does
     not wait for a slow client. From any coroutine or thread.
 
-    The message is encoded once, and no Python code runs for a member. Every member has it in its queue before anything
-    else runs, so the messages of several senders arrive in one order.
+    The message is encoded and compressed once, and no Python code runs for a member. Every member has it in its queue
+    before anything else runs, so the messages of several senders arrive in one order.
 
     `slow` is for members for whom `websocket_max_queue_size` bytes or more wait already: "close" (the default) closes
     these with 1013, "skip" leaves out this message, and a callable is called with each of them, once all others have

@@ -10,6 +10,7 @@ use crate::http::leniency::Leniency;
 use crate::http::limits::HeadLimits;
 use crate::http::proxy_protocol::Versions;
 use crate::net::Networks;
+use crate::websocket::extension::Compression;
 use crate::wsgi::{
     BodyLimits, FieldPolicy, GatewaySettings, IdPolicy, SpoolSettings, TrustedFields, Underscores, WebSocketSettings,
 };
@@ -75,6 +76,7 @@ pub struct Settings {
     websocket_ping_timeout: f64,
     websocket_close_timeout: f64,
     websocket_origins: Option<Vec<String>>,
+    websocket_compression: String,
     /// Other processes serve the same application.
     pub multiprocess: bool,
     /// The access log's path, "-" for standard output, `None` for off.
@@ -220,6 +222,7 @@ impl Settings {
                 send_timeout: self.send_timeout(),
                 min_send_rate: self.min_send_rate,
                 origins: self.websocket_origins.clone(),
+                compression: Compression::of(&self.websocket_compression).unwrap_or_default(),
             },
             use_sendfile: self.sendfile,
             request_ids: match self.request_id.as_str() {

@@ -8,6 +8,7 @@ use crate::http::error::RequestError;
 use crate::http::head::Head;
 use crate::http::response::{write_field, write_status_line};
 use crate::http::{is_token, list_members};
+use crate::websocket::extension::{Agreement, Offer};
 
 /// Appended to the client's key (RFC 6455 4.2.2, item 5.4).
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -25,6 +26,8 @@ const NO_VERSION: RequestError =
     RequestError::BadRequest("a WebSocket handshake without one Sec-WebSocket-Version (RFC 6455 4.2.1)");
 const BAD_SUBPROTOCOL: RequestError =
     RequestError::BadRequest("Sec-WebSocket-Protocol has a subprotocol that is not a token (RFC 6455 4.1, 11.3.4)");
+const BAD_EXTENSIONS: RequestError =
+    RequestError::BadRequest("Sec-WebSocket-Extensions is not a list of extensions (RFC 6455 9.1)");
 const BAD_VERSION: RequestError = RequestError::UpgradeRequired("a WebSocket version other than 13 (RFC 6455 4.4)");
 const BAD_ORIGIN: RequestError = RequestError::Forbidden("an Origin that is not in websocket_origins (RFC 6455 10.2)");
 
@@ -35,6 +38,8 @@ pub struct Handshake {
     accept: String,
     /// The subprotocols that the client offers, in its order.
     pub subprotocols: Vec<String>,
+    /// The first offer of compression that the server can keep.
+    pub deflate: Option<Offer>,
 }
 
 impl Handshake {
@@ -86,18 +91,22 @@ impl Handshake {
                 subprotocols.push(name.to_owned());
             }
         }
-        Ok(Handshake { accept: accept(key), subprotocols })
+        let deflate = Offer::of(values(head, bytes, b"sec-websocket-extensions")).map_err(|_| BAD_EXTENSIONS)?;
+        Ok(Handshake { accept: accept(key), subprotocols, deflate })
     }
 
     /// Writes the beginning of the answer: the status line and the fields of RFC 6455 4.2.2. The caller may add fields,
     /// and ends the head.
-    pub fn write_answer(&self, subprotocol: Option<&str>, out: &mut Vec<u8>) {
+    pub fn write_answer(&self, subprotocol: Option<&str>, agreement: Option<&Agreement>, out: &mut Vec<u8>) {
         write_status_line(out, b"101 Switching Protocols");
         write_field(out, b"Upgrade", b"websocket");
         write_field(out, b"Connection", b"Upgrade");
         write_field(out, b"Sec-WebSocket-Accept", self.accept.as_bytes());
         if let Some(subprotocol) = subprotocol {
             write_field(out, b"Sec-WebSocket-Protocol", subprotocol.as_bytes());
+        }
+        if let Some(agreement) = agreement {
+            write_field(out, b"Sec-WebSocket-Extensions", &agreement.answer());
         }
     }
 }
@@ -132,6 +141,7 @@ mod tests {
     use super::*;
     use crate::http::head::Parsed;
     use crate::http::limits::HeadLimits;
+    use crate::websocket::extension::Compression;
 
     const LIMITS: HeadLimits = HeadLimits { request_line_bytes: 0, field_count: 0, field_bytes: 0, head_bytes: 65536 };
 
@@ -162,7 +172,7 @@ mod tests {
     fn the_example_of_the_rfc_is_answered_as_there() {
         let handshake = examine("GET /chat HTTP/1.1", FIELDS, None).unwrap().unwrap();
         let mut answer = Vec::new();
-        handshake.write_answer(Some("chat"), &mut answer);
+        handshake.write_answer(Some("chat"), None, &mut answer);
         let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: chat\r\n";
         assert_eq!(String::from_utf8(answer).unwrap(), expected);
@@ -240,6 +250,20 @@ mod tests {
     fn subprotocols_keep_the_clients_order() {
         let handshake = with(0, "Upgrade: websocket\r\nSec-WebSocket-Protocol: b, a\r\nSec-WebSocket-Protocol: c,a");
         assert_eq!(handshake.unwrap().unwrap().subprotocols, ["b", "a", "c"]);
+    }
+
+    #[test]
+    fn the_first_offer_of_compression_is_answered_and_a_broken_field_refused() {
+        let with = |extensions: &str| with(0, &format!("Upgrade: websocket\r\nSec-WebSocket-Extensions: {extensions}"));
+        let handshake =
+            with("x, permessage-deflate; a\r\nSec-WebSocket-Extensions: permessage-deflate").unwrap().unwrap();
+        let agreement = handshake.deflate.and_then(|offer| offer.agree(Compression::Takeover));
+        let mut answer = Vec::new();
+        handshake.write_answer(None, agreement.as_ref(), &mut answer);
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.ends_with("\r\nSec-WebSocket-Extensions: permessage-deflate\r\n"), "{answer}");
+        assert_eq!(with("x").unwrap().unwrap().deflate, None);
+        assert_eq!(with("permessage-deflate;"), Err(BAD_EXTENSIONS));
     }
 
     #[test]

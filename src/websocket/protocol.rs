@@ -1,7 +1,10 @@
 //! Frames and messages of a WebSocket (RFC 6455 5, 6, 8): bytes in, messages out, and the answers of the protocol
 //! itself.
 //!
-//! A message is checked while it arrives. A broken rule or limit is refused at the first byte that shows it.
+//! A message is checked while it arrives. A broken rule or limit is refused at the first byte that shows it. Compressed
+//! messages are inflated while they arrive, too, so a limit holds for their contents and nothing is kept twice.
+
+mod writing;
 
 use std::io::Cursor;
 
@@ -10,9 +13,20 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::close_codes::{self, INVALID_DATA, MESSAGE_TOO_BIG, NO_CODE, PROTOCOL_ERROR};
 use super::closing::{Close, Closing, ClosingAction, ClosingEvent, Violation};
+use super::deflate::{Context, InflateError, Inflating};
+use super::extension::Agreement;
+
+use writing::{write_close, write_control};
+pub use writing::{write_compressed, write_message, write_ping};
 
 /// Bytes of a frame's longest header.
 const HEADER_BYTES: usize = 14;
+
+/// Compressed bytes that are inflated at a time. They become at most 1 MiB.
+const INFLATED_PIECE_BYTES: usize = 1024;
+
+/// Inflated bytes after which [`Protocol::receive_some`] lets its caller look at the clock and at its limits.
+const INFLATED_AT_ONCE_BYTES: usize = 256 * 1024;
 
 /// Bytes of the longest payload of a control frame (RFC 6455 5.5).
 pub const CONTROL_BYTES: usize = 125;
@@ -53,6 +67,8 @@ const fn protocol_error(rule: &'static str) -> Violation {
 }
 
 const NOT_UTF8: Violation = Violation { code: INVALID_DATA, rule: "text that is not UTF-8 (RFC 6455 8.1)" };
+const CORRUPT: Violation =
+    Violation { code: INVALID_DATA, rule: "compressed data that is not valid DEFLATE (RFC 7692 7.2.2)" };
 const TOO_BIG: Violation = Violation { code: MESSAGE_TOO_BIG, rule: "a message over websocket_max_message_size" };
 
 /// The server's side of a connection.
@@ -66,6 +82,25 @@ pub struct Protocol {
     message: Option<Incomplete>,
     control: Vec<u8>,
     closing: Closing,
+    /// The compression that the handshake has agreed on.
+    deflate: Option<Box<Deflate>>,
+    /// Bytes inflated by the running call.
+    inflated: usize,
+}
+
+/// The compression of a connection.
+#[derive(Debug)]
+struct Deflate {
+    agreement: Agreement,
+    /// The last bytes of messages in both directions, where they are the context of the next.
+    received: Context,
+    sent: Context,
+}
+
+impl Deflate {
+    fn received_context(&self) -> Option<&Context> {
+        self.agreement.received_takeover.then_some(&self.received)
+    }
 }
 
 /// The frame that is arriving.
@@ -73,6 +108,8 @@ pub struct Protocol {
 struct Frame {
     control: Option<Control>,
     is_final: bool,
+    /// Its payload is part of a compressed message.
+    is_compressed: bool,
     /// Turned so that its first byte belongs to the next byte of the payload.
     mask: [u8; 4],
     left: u64,
@@ -85,11 +122,14 @@ struct Incomplete {
     data: Vec<u8>,
     /// Bytes of `data` that are known to be UTF-8.
     checked: usize,
+    /// The state of a compressed message.
+    inflating: Option<Box<Inflating>>,
 }
 
 impl Protocol {
-    /// A connection after its handshake. Messages may have `message_limit` bytes.
-    pub fn new(message_limit: usize) -> Protocol {
+    /// A connection after its handshake. Messages may have `message_limit` bytes, compressed ones after they are
+    /// inflated.
+    pub fn new(message_limit: usize, agreement: Option<Agreement>) -> Protocol {
         Protocol {
             message_limit: message_limit as u64,
             header: [0; HEADER_BYTES],
@@ -98,7 +138,16 @@ impl Protocol {
             message: None,
             control: Vec::new(),
             closing: Closing::default(),
+            deflate: agreement.map(|agreement| {
+                Box::new(Deflate { agreement, received: Context::default(), sent: Context::default() })
+            }),
+            inflated: 0,
         }
+    }
+
+    /// The compression that the handshake has agreed on.
+    pub fn agreement(&self) -> Option<Agreement> {
+        self.deflate.as_ref().map(|deflate| deflate.agreement)
     }
 
     /// How far the connection has closed.
@@ -124,12 +173,17 @@ impl Protocol {
         &mut self,
         mut input: &[u8],
         out: &mut Vec<u8>,
-        deliver: impl FnMut(Message),
+        mut deliver: impl FnMut(Message),
     ) -> Result<usize, Violation> {
-        self.receive_some(&mut input, usize::MAX, out, deliver)
+        let mut frames = 0;
+        while !input.is_empty() && self.closing.is_reading() {
+            frames += self.receive_some(&mut input, usize::MAX, out, &mut deliver)?;
+        }
+        Ok(frames)
     }
 
-    /// As [`Self::receive`], but stops after `most` frames. `input` keeps the bytes behind them.
+    /// As [`Self::receive`], but stops after `most` frames, or earlier when much has been inflated. `input` keeps the
+    /// bytes that are left.
     ///
     /// # Errors
     /// As [`Self::receive`].
@@ -140,6 +194,7 @@ impl Protocol {
         out: &mut Vec<u8>,
         mut deliver: impl FnMut(Message),
     ) -> Result<usize, Violation> {
+        self.inflated = 0;
         let received = self.read_frames(input, most, out, &mut deliver);
         if let Err(violation) = received {
             self.message = None;
@@ -156,21 +211,25 @@ impl Protocol {
         deliver: &mut impl FnMut(Message),
     ) -> Result<usize, Violation> {
         let mut frames = 0;
-        while self.closing.is_reading() && frames < most {
+        while self.closing.is_reading() && frames < most && self.inflated < INFLATED_AT_ONCE_BYTES {
             let Some(mut frame) = self.frame.take() else {
                 if !self.begin_frame(input)? {
                     break;
                 }
                 continue;
             };
-            let count = usize::try_from(frame.left).map_or(input.len(), |left| left.min(input.len()));
+            let most = if frame.is_compressed { INFLATED_PIECE_BYTES } else { usize::MAX }.min(input.len());
+            let count = usize::try_from(frame.left).map_or(most, |left| left.min(most));
             let (payload, rest) = input.split_at(count);
             *input = rest;
             frame.left -= count as u64;
             self.take_payload(&mut frame, payload)?;
             if frame.left > 0 {
                 self.frame = Some(frame);
-                break;
+                if input.is_empty() {
+                    break;
+                }
+                continue;
             }
             frames += 1;
             match frame.control {
@@ -178,7 +237,7 @@ impl Protocol {
                 None => {}
                 Some(Control::Close) => self.take_close(out)?,
                 Some(Control::Ping) if self.closing.is_open() => {
-                    write_frame(out, OpCode::Control(Control::Pong), &self.control);
+                    write_control(out, Control::Pong, &self.control);
                 }
                 // Pongs also come unasked for (RFC 6455 5.5.3).
                 Some(Control::Ping | Control::Pong | Control::Reserved(_)) => {}
@@ -225,8 +284,14 @@ impl Protocol {
     }
 
     fn check_header(&mut self, header: &FrameHeader, length: u64) -> Result<Frame, Violation> {
-        if header.rsv1 || header.rsv2 || header.rsv3 {
-            return Err(protocol_error("a reserved bit, without an extension (RFC 6455 5.2)"));
+        let may_be_compressed =
+            self.deflate.is_some() && matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+        if header.rsv2 || header.rsv3 || (header.rsv1 && !may_be_compressed) {
+            return Err(protocol_error(if header.rsv1 && self.deflate.is_some() {
+                "the bit of compression on a frame that does not begin a message (RFC 7692 6.1)"
+            } else {
+                "a reserved bit, without an extension (RFC 6455 5.2)"
+            }));
         }
         let mask = header.mask.ok_or(protocol_error("a frame that is not masked (RFC 6455 5.1)"))?;
         let control = match header.opcode {
@@ -251,16 +316,20 @@ impl Protocol {
                     }
                     _ => return Err(protocol_error("a message within a message (RFC 6455 5.4)")),
                 };
-                if length > self.message_limit.saturating_sub(begun.unwrap_or(0)) {
+                if let Some(kind) = begins {
+                    let context = self.deflate.as_ref().filter(|_| header.rsv1);
+                    let inflating = context.map(|deflate| Box::new(Inflating::new(deflate.received_context())));
+                    self.message = Some(Incomplete { kind, data: Vec::new(), checked: 0, inflating });
+                }
+                // The length of a compressed message shows only while it is inflated.
+                let is_compressed = self.message.as_ref().is_some_and(|message| message.inflating.is_some());
+                if !is_compressed && length > self.message_limit.saturating_sub(begun.unwrap_or(0)) {
                     return Err(TOO_BIG);
                 }
-                if let Some(kind) = begins {
-                    self.message = Some(Incomplete { kind, data: Vec::new(), checked: 0 });
-                }
-                None
+                return Ok(Frame { control: None, is_final: header.is_final, is_compressed, mask, left: length });
             }
         };
-        Ok(Frame { control, is_final: header.is_final, mask, left: length })
+        Ok(Frame { control, is_final: header.is_final, is_compressed: false, mask, left: length })
     }
 
     fn take_payload(&mut self, frame: &mut Frame, payload: &[u8]) -> Result<(), Violation> {
@@ -269,16 +338,38 @@ impl Protocol {
             return Ok(());
         }
         let Some(message) = &mut self.message else { return Ok(()) };
-        message.make_room(payload.len(), self.message_limit);
-        append_unmasked(&mut message.data, payload, &mut frame.mask);
+        let taken = if let Some(inflating) = &mut message.inflating {
+            let mut piece = Vec::with_capacity(payload.len());
+            append_unmasked(&mut piece, payload, &mut frame.mask);
+            let limit = usize::try_from(self.message_limit).unwrap_or(usize::MAX);
+            let context = self.deflate.as_ref().and_then(|deflate| deflate.received_context());
+            let inflated = inflating.inflate(&piece, &mut message.data, limit, context);
+            inflated.map(|work| self.inflated += work).map_err(|error| match error {
+                InflateError::TooBig => TOO_BIG,
+                InflateError::Corrupt => CORRUPT,
+            })
+        } else {
+            message.make_room(payload.len(), self.message_limit);
+            append_unmasked(&mut message.data, payload, &mut frame.mask);
+            Ok(())
+        };
+        // Text that came before a limit or a wrong byte is wrong first.
         match message.kind {
-            MessageKind::Text => message.check(),
-            MessageKind::Binary => Ok(()),
+            MessageKind::Text => message.check().and(taken),
+            MessageKind::Binary => taken,
         }
     }
 
     fn end_message(&mut self, deliver: &mut impl FnMut(Message)) -> Result<(), Violation> {
-        let Some(message) = self.message.take() else { return Ok(()) };
+        let Some(mut message) = self.message.take() else { return Ok(()) };
+        if let Some(inflating) = message.inflating.take() {
+            inflating.finish().map_err(|_| CORRUPT)?;
+            if let Some(deflate) = &mut self.deflate
+                && deflate.agreement.received_takeover
+            {
+                deflate.received.add(&message.data, deflate.agreement.received_bits);
+            }
+        }
         let whole = match message.kind {
             MessageKind::Text => Message::Text(String::from_utf8(message.data).map_err(|_| NOT_UTF8)?),
             MessageKind::Binary => Message::Binary(message.data),
@@ -341,37 +432,6 @@ fn parse(cursor: &mut Cursor<&[u8]>) -> Result<Option<(FrameHeader, u64)>, Viola
         return Err(protocol_error("a length in more bytes than it needs (RFC 6455 5.2)"));
     }
     Ok(parsed)
-}
-
-/// Writes a message in one frame.
-pub fn write_message(out: &mut Vec<u8>, kind: MessageKind, payload: &[u8]) {
-    let data = match kind {
-        MessageKind::Text => Data::Text,
-        MessageKind::Binary => Data::Binary,
-    };
-    write_frame(out, OpCode::Data(data), payload);
-}
-
-/// Writes a ping of at most [`CONTROL_BYTES`].
-pub fn write_ping(out: &mut Vec<u8>, payload: &[u8]) {
-    write_frame(out, OpCode::Control(Control::Ping), payload);
-}
-
-fn write_close(out: &mut Vec<u8>, code: Option<u16>, reason: &str) {
-    let mut payload = Vec::new();
-    if let Some(code) = code {
-        payload.extend_from_slice(&code.to_be_bytes());
-        payload.extend_from_slice(reason.as_bytes());
-    }
-    write_frame(out, OpCode::Control(Control::Close), &payload);
-}
-
-fn write_frame(out: &mut Vec<u8>, opcode: OpCode, payload: &[u8]) {
-    let header = FrameHeader { opcode, ..FrameHeader::default() };
-    out.reserve(HEADER_BYTES + payload.len());
-    // Writing to a vector does not fail.
-    let _ = header.format(payload.len() as u64, out);
-    out.extend_from_slice(payload);
 }
 
 /// Appends `payload` without its mask (RFC 6455 5.3), and turns the mask for the next bytes.

@@ -44,7 +44,7 @@ RANKS = {layer: rank for rank, row in enumerate(LAYERS) for layer in row}
 HTTP_CRATES = {"httparse", "memchr"}
 """The crates that `http` may use, apart from std. It turns bytes into events and knows neither sockets nor Python."""
 
-WEBSOCKET_CRATES = {"base64", "sha1", "tungstenite"}
+WEBSOCKET_CRATES = {"base64", "flate2", "sha1", "tungstenite"}
 """The further crates of `websocket`."""
 
 MAY = {

@@ -33,7 +33,7 @@ struct Conversation {
 /// The same bytes at once, byte by byte, and in pieces of three: the outcome must not differ.
 fn receive(input: &[u8]) -> Conversation {
     let [whole, bytes, pieces] = [usize::MAX, 1, 3].map(|size| {
-        let mut protocol = Protocol::new(1000);
+        let mut protocol = Protocol::new(1000, None);
         let mut seen = Conversation { messages: Vec::new(), out: Vec::new(), close: None, violation: None };
         for piece in input.chunks(size.min(input.len().max(1))) {
             if let Err(violation) = protocol.receive(piece, &mut seen.out, |message| seen.messages.push(message)) {
@@ -106,13 +106,13 @@ fn each_violation_closes_with_its_code() {
 
 #[test]
 fn a_length_over_the_limit_is_refused_before_its_payload() {
-    let mut protocol = Protocol::new(1000);
+    let mut protocol = Protocol::new(1000, None);
     let mut header = frame(0x82, &[0; 1001]);
     header.truncate(8);
     let mut out = Vec::new();
     assert_eq!(protocol.receive(&header, &mut out, |_| {}).unwrap_err().code, 1009);
     let endless = [0x82, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
-    assert_eq!(Protocol::new(1000).receive(&endless, &mut out, |_| {}).unwrap_err().code, 1009);
+    assert_eq!(Protocol::new(1000, None).receive(&endless, &mut out, |_| {}).unwrap_err().code, 1009);
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn text_is_checked_within_a_frame() {
     // The frame says 100 bytes; the third is wrong already.
     let mut payload = b"ab\xf5".to_vec();
     payload.resize(100, b'c');
-    let mut protocol = Protocol::new(1000);
+    let mut protocol = Protocol::new(1000, None);
     let mut out = Vec::new();
     let input = frame(0x81, &payload);
     assert!(protocol.receive(&input[..8], &mut out, |_| {}).is_ok());
@@ -152,7 +152,7 @@ fn a_close_is_answered_with_its_code_once_and_ends_everything() {
 
 #[test]
 fn after_our_close_messages_are_dropped_and_the_answer_ends_it() {
-    let mut protocol = Protocol::new(1000);
+    let mut protocol = Protocol::new(1000, None);
     let mut out = Vec::new();
     for (code, reason) in [(3000, "done"), (1000, "again")] {
         protocol.apply(ClosingEvent::OwnClose(Close { code, reason: reason.to_owned() }), &mut out);
@@ -170,7 +170,7 @@ fn after_our_close_messages_are_dropped_and_the_answer_ends_it() {
 fn long_messages_are_unmasked_whatever_their_pieces() {
     let payload: Vec<u8> = (0..=255).cycle().take(999).collect();
     for size in [1, 2, 3, 5, 7, 8, 64, 333, 2000] {
-        let mut protocol = Protocol::new(1000);
+        let mut protocol = Protocol::new(1000, None);
         let mut messages = Vec::new();
         for piece in frame(0x82, &payload).chunks(size) {
             protocol.receive(piece, &mut Vec::new(), |message| messages.push(message)).unwrap();
@@ -193,7 +193,7 @@ fn lengths_are_written_in_their_shortest_form() {
 
 #[test]
 fn a_message_that_grows_keeps_no_room_beyond_the_limit() {
-    let mut protocol = Protocol::new(1000);
+    let mut protocol = Protocol::new(1000, None);
     let mut out = Vec::new();
     protocol.receive(&frame(0x02, &[0; 300]), &mut out, |_| {}).unwrap();
     for _ in 0..7 {
@@ -205,7 +205,7 @@ fn a_message_that_grows_keeps_no_room_beyond_the_limit() {
 #[test]
 fn no_more_frames_are_taken_than_are_asked_for() {
     let all = [frame(0x89, b"1"), frame(0x01, b"a"), frame(0x8a, b""), frame(0x80, b"b"), frame(0x89, b"2")].concat();
-    let (mut protocol, mut out, mut messages) = (Protocol::new(1000), Vec::new(), Vec::new());
+    let (mut protocol, mut out, mut messages) = (Protocol::new(1000, None), Vec::new(), Vec::new());
     let mut rest = all.as_slice();
     for (frames, left) in [(2, 3), (1, 2), (0, 2), (5, 0)] {
         let taken = protocol.receive_some(&mut rest, frames, &mut out, |message| messages.push(message)).unwrap();

@@ -10,6 +10,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyString};
 
+use super::compressing::compress_in_turns;
 use super::session::WebSocketSession;
 use super::websocket::{WebSocket, bytes_of};
 use super::wire::Offered;
@@ -41,8 +42,8 @@ enum Slow<'py> {
 /// Send `message`, a str as text, or bytes or another buffer as binary, to each of `websockets`, an iterable. Does not
 /// wait for a slow client. From any coroutine or thread.
 ///
-/// The message is encoded once, and no Python code runs for a member. Every member has it in its queue before anything
-/// else runs, so the messages of several senders arrive in one order.
+/// The message is encoded and compressed once, and no Python code runs for a member. Every member has it in its queue
+/// before anything else runs, so the messages of several senders arrive in one order.
 ///
 /// `slow` is for members for whom `websocket_max_queue_size` bytes or more wait already: "close" (the default) closes
 /// these with 1013, "skip" leaves out this message, and a callable is called with each of them, once all others have
@@ -89,9 +90,9 @@ pub(super) fn send_to_all<'py>(
     let py = message.py();
     let slow = slow_of(slow)?;
     let frame = if let Ok(text) = message.cast::<PyString>() {
-        SharedFrame::new(MessageKind::Text, text.to_str()?.as_bytes())
+        frame_for(py, MessageKind::Text, text.to_str()?.as_bytes(), &recipients)?
     } else {
-        SharedFrame::new(MessageKind::Binary, bytes_of(message)?.as_bytes())
+        frame_for(py, MessageKind::Binary, bytes_of(message)?.as_bytes(), &recipients)?
     };
     let skipped = if event_loop::is_loop_thread() {
         offer_to_all(Some(py), &recipients, &frame)
@@ -124,6 +125,19 @@ pub(super) fn send_to_all<'py>(
         }
     }
     failure.map_or(Ok(list), Err)
+}
+
+/// Encodes a message, and compresses it once for each window that a recipient has agreed on.
+///
+/// # Parks
+fn frame_for(py: Python<'_>, kind: MessageKind, payload: &[u8], recipients: &[Recipient]) -> PyResult<SharedFrame> {
+    let mut frame = SharedFrame::new(kind, payload);
+    for session in recipients.iter().filter_map(|recipient| recipient.session.as_ref()) {
+        if let Some(bits) = frame.missing_window(session.agreement(), payload) {
+            frame.add(bits, compress_in_turns(py, payload, bits)?);
+        }
+    }
+    Ok(frame)
 }
 
 /// Members by their number.

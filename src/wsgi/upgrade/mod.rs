@@ -12,6 +12,7 @@ use crate::interp;
 
 mod broadcasting;
 mod client_socket;
+mod compressing;
 mod members;
 mod session;
 mod settings;

@@ -15,6 +15,7 @@ use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 
+use super::compressing::compress_alone;
 use super::on_the_loop;
 use super::settings::{AcceptOptions, WebSocketSettings};
 use super::wire::Wire;
@@ -24,6 +25,7 @@ use crate::interp::{self, Level, WaitReason, Waiter, log};
 use crate::net::Stream;
 use crate::sync::recover;
 use crate::websocket::closing::Close;
+use crate::websocket::extension::Agreement;
 use crate::websocket::protocol::{self, Message, MessageKind};
 use crate::wsgi::StopFlag;
 
@@ -31,6 +33,8 @@ use crate::wsgi::StopFlag;
 pub struct WebSocketSession {
     source: SourceId,
     stream: Arc<Stream>,
+    /// The compression that the handshake has agreed on.
+    agreement: Option<Agreement>,
     wire: Mutex<Wire>,
 }
 
@@ -40,13 +44,14 @@ impl WebSocketSession {
         stream: Arc<Stream>,
         settings: Arc<WebSocketSettings>,
         options: AcceptOptions,
+        agreement: Option<Agreement>,
         stop: StopFlag,
         head: Vec<u8>,
         early: Vec<u8>,
     ) -> WebSocketSession {
         let source = stream.source();
-        let wire = Mutex::new(Wire::new(Arc::clone(&stream), settings, options, stop, head, early));
-        WebSocketSession { source, stream, wire }
+        let wire = Mutex::new(Wire::new(Arc::clone(&stream), settings, options, agreement, stop, head, early));
+        WebSocketSession { source, stream, agreement, wire }
     }
 
     /// Sends the head and begins to receive. From any thread.
@@ -109,7 +114,8 @@ impl WebSocketSession {
     ///
     /// # Parks
     pub fn send(self: &Arc<Self>, py: Python<'_>, kind: MessageKind, payload: &[u8]) -> PyResult<Result<(), Close>> {
-        self.put(py, |out| protocol::write_message(out, kind, payload))
+        let alone = compress_alone(py, self.agreement, payload)?;
+        self.put(py, |wire| wire.put_message(kind, payload, alone.as_deref()))
     }
 
     /// Sends a ping.
@@ -119,10 +125,10 @@ impl WebSocketSession {
     ///
     /// # Parks
     pub fn ping(self: &Arc<Self>, py: Python<'_>, payload: &[u8]) -> PyResult<Result<(), Close>> {
-        self.put(py, |out| protocol::write_ping(out, payload))
+        self.put(py, |wire| wire.put(|out| protocol::write_ping(out, payload)))
     }
 
-    fn put(self: &Arc<Self>, py: Python<'_>, write: impl FnOnce(&mut Vec<u8>)) -> PyResult<Result<(), Close>> {
+    fn put(self: &Arc<Self>, py: Python<'_>, write: impl FnOnce(&mut Wire)) -> PyResult<Result<(), Close>> {
         interp::give_way(py)?;
         loop {
             let mut wire = self.lock(py);
@@ -130,7 +136,7 @@ impl WebSocketSession {
                 return Ok(Err(close.clone()));
             }
             if wire.is_sendable() {
-                wire.put(write);
+                write(&mut wire);
                 self.settle(py, wire)?;
                 return Ok(Ok(()));
             }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::websocket::extension::Compression;
+
 /// Settings of WebSockets. A duration of `None` means no limit.
 #[derive(Clone, Debug)]
 pub struct WebSocketSettings {
@@ -21,6 +23,8 @@ pub struct WebSocketSettings {
     pub min_send_rate: u32,
     /// The origins that browsers may come from; `None` for all.
     pub origins: Option<Vec<String>>,
+    /// The compression with clients that offer it.
+    pub compression: Compression,
 }
 
 /// Settings of one connection: those of the server, unless `accept` was given others.
@@ -30,9 +34,8 @@ pub struct AcceptOptions {
     pub message_bytes: usize,
     /// Silence of the client after which it is pinged; `None` for no pings.
     pub ping_interval: Option<Duration>,
-    /// Whether to agree to compression if the client offers it; `None` for what the server's settings say.
-    #[expect(dead_code, reason = "read once the handshake negotiates extensions")]
-    pub compression: Option<bool>,
+    /// The compression if the client offers it.
+    pub compression: Compression,
 }
 
 impl AcceptOptions {
@@ -41,7 +44,7 @@ impl AcceptOptions {
         AcceptOptions {
             message_bytes: settings.message_bytes,
             ping_interval: settings.ping_interval,
-            compression: None,
+            compression: settings.compression,
         }
     }
 }

@@ -56,7 +56,8 @@ impl WebSocket {
     ///
     /// The other arguments are for this connection alone; None (the default) takes the server's setting.
     /// `max_message_size` is the longest message from the client in bytes, `ping_interval` the silence in seconds after
-    /// which the client is pinged (0: never), `compression` whether to agree if the client offers compression.
+    /// which the client is pinged (0: never), `compression` a word of `websocket_compression` (off, on, takeover), or
+    /// True for on, or False.
     ///
     /// Raises RuntimeError if the request was accepted or answered before, and TypeError for anything but pairs of
     /// strings. Raises ValueError for a subprotocol that the client does not offer, for headers of the handshake
@@ -71,7 +72,7 @@ impl WebSocket {
         headers: Option<&Bound<'_, PyAny>>,
         max_message_size: Option<i64>,
         ping_interval: Option<f64>,
-        compression: Option<bool>,
+        compression: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<()> {
         let options = self.options(max_message_size, ping_interval, compression)?;
         self.accept_now(py, subprotocol, headers, options).map(drop)

@@ -16,7 +16,8 @@ use crate::interp::Waiter;
 use crate::net::{Pace, Stream};
 use crate::websocket::close_codes::{GOING_AWAY, NORMAL, SERVICE_RESTART};
 use crate::websocket::closing::{Close, Closing, ClosingAction, ClosingEvent};
-use crate::websocket::protocol::{Message, Protocol};
+use crate::websocket::extension::Agreement;
+use crate::websocket::protocol::{Message, MessageKind, Protocol};
 use crate::wsgi::StopFlag;
 
 pub use sharing::{Gathering, Offered};
@@ -116,12 +117,13 @@ impl Wire {
         stream: Arc<Stream>,
         settings: Arc<WebSocketSettings>,
         options: AcceptOptions,
+        agreement: Option<Agreement>,
         stop: StopFlag,
         head: Vec<u8>,
         early: Vec<u8>,
     ) -> Wire {
         Wire {
-            protocol: Protocol::new(options.message_bytes),
+            protocol: Protocol::new(options.message_bytes, agreement),
             last_heard: options.ping_interval.map(|_| Instant::now()),
             pace: Pace::new(settings.send_timeout, settings.min_send_rate),
             stream,
@@ -185,6 +187,12 @@ impl Wire {
     /// Queues the frame that `write` writes, and sends what the kernel takes now.
     pub fn put(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         write(&mut self.outgoing);
+        self.flush();
+    }
+
+    /// Queues a message, and sends what the kernel takes now. For `alone` see [`Protocol::write_message`].
+    pub fn put_message(&mut self, kind: MessageKind, payload: &[u8], alone: Option<&[u8]>) {
+        self.protocol.write_message(&mut self.outgoing, kind, payload, alone);
         self.flush();
     }
 

@@ -27,7 +27,7 @@ const BROKEN: [(&[u8], u16); 5] = [
 
 pub fn run(input: &[u8]) {
     let mut input = Input(input);
-    let mut protocol = Protocol::new(MESSAGE_LIMIT);
+    let mut protocol = Protocol::new(MESSAGE_LIMIT, None);
     let mut facts = Facts::default();
     let (mut sent, mut messages) = (Vec::new(), Vec::new());
     while !input.0.is_empty() {

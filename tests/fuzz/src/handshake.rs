@@ -75,7 +75,7 @@ fn judge(
 /// The answer has the fields of RFC 6455 4.2.2 and nothing that a client could have put between them.
 fn check_answer(handshake: &Handshake, subprotocol: Option<&str>, accept: &str) {
     let mut answer = Vec::new();
-    handshake.write_answer(subprotocol, &mut answer);
+    handshake.write_answer(subprotocol, None, &mut answer);
     let lines = crlf_lines(&answer).expect("CR or LF within a line");
     assert_eq!(lines[0], b"HTTP/1.1 101 Switching Protocols");
     let seen: Vec<_> = lines[1..].iter().map(|line| field(line).expect("not a field line")).collect();

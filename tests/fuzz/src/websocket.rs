@@ -71,7 +71,7 @@ fn own_close() -> Close {
 
 /// Feeds the pieces to a new connection. With `is_closing`, the server has closed it before.
 fn feed<'a>(limit: usize, is_closing: bool, pieces: impl IntoIterator<Item = &'a [u8]>) -> Conversation {
-    let mut protocol = Protocol::new(limit);
+    let mut protocol = Protocol::new(limit, None);
     let (mut messages, mut replies, mut read) = (Vec::new(), Vec::new(), 0);
     if is_closing {
         protocol.apply(ClosingEvent::OwnClose(own_close()), &mut replies);

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 use super::WebSocketSession;
 use crate::sync::lock;
+use crate::websocket::extension::Agreement;
 use crate::websocket::shared_frame::SharedFrame;
 use crate::wsgi::upgrade::wire::{Gathering, Offered};
 
@@ -13,6 +14,11 @@ impl WebSocketSession {
     /// The key of this session in a [`Gathering`].
     pub fn key(&self) -> usize {
         std::ptr::from_ref(self).addr()
+    }
+
+    /// The compression that the handshake has agreed on.
+    pub fn agreement(&self) -> Option<Agreement> {
+        self.agreement
     }
 
     /// Offers a frame; see [`Wire::offer`](super::Wire::offer). Also returns whether [`Self::attend`] has to follow.

@@ -9,6 +9,7 @@ use pyo3::types::PyString;
 
 use super::WebSocket;
 use crate::http::response::{FieldKind, check_field, write_field};
+use crate::websocket::extension::Compression;
 use crate::wsgi::upgrade::session::WebSocketSession;
 use crate::wsgi::upgrade::settings::AcceptOptions;
 use crate::wsgi::{SERVER_SOFTWARE, clock, text};
@@ -39,9 +40,12 @@ impl WebSocket {
         &self,
         max_message_size: Option<i64>,
         ping_interval: Option<f64>,
-        compression: Option<bool>,
+        compression: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<AcceptOptions> {
-        let mut options = AcceptOptions { compression, ..AcceptOptions::of(&self.settings) };
+        let mut options = AcceptOptions::of(&self.settings);
+        if let Some(compression) = compression {
+            options.compression = compression_of(compression)?;
+        }
         if let Some(bytes) = max_message_size {
             let fitting = usize::try_from(bytes).ok().filter(|_| (1..=LARGEST_LIMIT).contains(&bytes));
             options.message_bytes = fitting.ok_or_else(|| {
@@ -76,7 +80,8 @@ impl WebSocket {
             return Err(PyValueError::new_err(message));
         }
         let mut head = Vec::with_capacity(256);
-        self.handshake.write_answer(subprotocol.as_deref(), &mut head);
+        let agreement = self.handshake.deflate.and_then(|offer| offer.agree(options.compression));
+        self.handshake.write_answer(subprotocol.as_deref(), agreement.as_ref(), &mut head);
         write_field(&mut head, b"Server", SERVER_SOFTWARE.as_bytes());
         write_field(&mut head, b"Date", &clock::http_date());
         if let Some(headers) = headers {
@@ -85,7 +90,8 @@ impl WebSocket {
         head.extend_from_slice(b"\r\n");
         let stream = self.response.get().upgrade(head.clone())?;
         let (settings, stop) = (Arc::clone(&self.settings), self.response.get().stop().clone());
-        let session = Arc::new(WebSocketSession::new(stream, settings, options, stop, head, self.take_early()));
+        let session =
+            Arc::new(WebSocketSession::new(stream, settings, options, agreement, stop, head, self.take_early()));
         if let Some(subprotocol) = subprotocol {
             let _ = self.subprotocol.set(subprotocol);
         }
@@ -97,6 +103,24 @@ impl WebSocket {
             session.begin_stop(py)?;
         }
         Ok(session)
+    }
+}
+
+/// The compression of an argument: True, False or a word of `websocket_compression`.
+///
+/// # Errors
+/// TypeError for other types, ValueError for other words.
+fn compression_of(value: &Bound<'_, PyAny>) -> PyResult<Compression> {
+    let expected = "compression must be True, False or one of off, on, takeover, not";
+    if let Ok(is_on) = value.extract::<bool>() {
+        return Ok(if is_on { Compression::On } else { Compression::Off });
+    }
+    match value.cast::<PyString>() {
+        Ok(word) => {
+            let word = word.to_str()?;
+            Compression::of(word).ok_or_else(|| PyValueError::new_err(format!("{expected} {word:?}")))
+        }
+        Err(_) => Err(PyTypeError::new_err(format!("{expected} {}", value.repr()?))),
     }
 }
 

@@ -33,7 +33,10 @@ impl Wire {
         if !self.is_sendable() {
             return Offered::Slow;
         }
-        let mut rest = frame.plain();
+        let (mut rest, is_compressed) = frame.of(self.protocol.agreement());
+        if is_compressed {
+            self.protocol.note_shared_frame();
+        }
         if sends && self.backlog() == 0 && !self.stream.is_encrypted() {
             // The usual case: nothing waits, and the kernel takes the frame. No byte of it is copied.
             match self.stream.give_now(rest) {
