@@ -145,8 +145,15 @@ class Chat:
         self.clock = 0
         self.last_question = 0.0
 
+    def start_early(self) -> None:
+        """Start before the first client comes, while a worker that leaves still has the history."""
+        try:
+            self.start()
+        except Exception as error:
+            logger.warning("the chat cannot start yet: %r", error)
+
     def start(self) -> None:
-        """Begin with the first client, which comes after any fork. Learn from the other workers what is there."""
+        """Listen, and learn from the other workers what is there. The first client repeats this if it has failed."""
         with self.starting:
             if self.worker:
                 return
@@ -253,6 +260,8 @@ class Chat:
 
 
 chat = Chat()
+# The import is in the worker. With preload_app it would be in the master: use the hook post_worker_init instead.
+spawn(chat.start_early)
 
 
 class Refused(Exception):
