@@ -20,12 +20,14 @@ from rmeinheld.health import open_admin_socket
 from rmeinheld.inspect_socket import open_inspect_socket
 from rmeinheld.patch import get_original
 from rmeinheld.privileges import ROOT_WARNING
+from rmeinheld.settings.sticky import WITHOUT_EFFECT
 from rmeinheld.signals import has_terminal
 
 from .exits import exit_reason, is_killed
 from .forking import signals_kept
 from .handing_on import HandedOn, hand_on
 from .heartbeat import use_memory
+from .places import keep
 from .probing import probed_import
 from .refreshing import Refreshing
 from .replacement import GrowingPause, Member, plan
@@ -77,6 +79,8 @@ class ServiceArbiter(Refreshing):
         self._inherited = HandedOn.from_environment(os.environ)
         slots = max(SLOTS, SLOTS_OF_A_WORKER * app.resolved.settings.workers)
         self.scoreboard = self._inherited.scoreboard() if self._inherited else Scoreboard(slots)
+        # The key of the first master stays.
+        self.scoreboard.set_service_key(os.urandom(32))
         self._is_complete = False
         self._crashes = GrowingPause()
         self._refusals = GrowingPause()
@@ -131,6 +135,8 @@ class ServiceArbiter(Refreshing):
             raise
         if self.cfg.uid == 0:
             self.log.warning(ROOT_WARNING)
+        if self.settings.sticky is not None and self.settings.workers == 1:
+            self.log.info(WITHOUT_EFFECT, self.settings.sticky)
 
     def _sockets(self) -> list[ServiceSocket]:
         """Open the sockets of the configuration; those from systemd count if no address is configured."""
@@ -233,6 +239,7 @@ class ServiceArbiter(Refreshing):
         for worker in list(self.WORKERS.values()):
             if worker.age in step.leave:
                 self._retire(worker, now)
+        keep(self.scoreboard, self.num_workers)
         self._is_changing = bool(step.start) or any(self._state(one) != "ready" for one in self.WORKERS.values())
         self._report_number()
         collector.resume()

@@ -28,7 +28,7 @@ import tempfile
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from rmeinheld import _crew, _rmeinheld, channel_options, ends, inspecting
+from rmeinheld import _crew, _rmeinheld, _sticky, channel_options, ends, inspecting
 from rmeinheld.addresses import Descriptor
 from rmeinheld.application import StartError, mounted
 from rmeinheld.coroutine import set_offload_threads, sleep, spawn
@@ -154,6 +154,8 @@ class Worker(_Base):  # type: ignore[misc]
             raise ConfigError(str(error)) from None
         channel_options.configure(settings)
         self._obey_early()
+        if self.scoreboard is not None and self.app.resolved.settings.sticky == "socketio":
+            _sticky.name_process(self.scoreboard, self.slot)
         if settings.patch:
             from rmeinheld.patch import patch_all
 

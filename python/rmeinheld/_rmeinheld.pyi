@@ -57,6 +57,7 @@ __all__ = [
     "broadcast",
     "can_park",
     "check_access_log_format",
+    "check_sticky",
     "coroutine_frames",
     "current",
     "descriptor_closes",
@@ -279,6 +280,25 @@ class Scoreboard:
 
     def generation(self, slot: int, /) -> int:
         """Return how many workers have owned the slot, the current one included."""
+
+    def workers(self) -> list[tuple[int, str]]:
+        """Return the slots that workers own, each with its state."""
+
+    def places(self) -> list[int | None]:
+        """Return the holders of all places, as slots; None for a place that is empty. See `assign_places`."""
+
+    def assign_places(self, holders: Sequence[int | None], /) -> None:
+        """Assign the places of sessions to slots, in their order. None leaves a place empty. Only the master may do
+        this.
+
+        Raises ValueError for a slot that does not exist, or more places than slots.
+        """
+
+    def set_service_key(self, key: bytes, /) -> None:
+        """Set the key that signs cookies of sticky sessions: 32 bytes. The first one stays.
+
+        Raises ValueError for another length.
+        """
 
     def turn_age(self, slot: int, /) -> float:
         """Return how many seconds the running turn of the worker's loop has lasted; 0 while the loop waits for
@@ -923,6 +943,12 @@ def give_way_quietly() -> None:
 
 def check_access_log_format(text: str, /) -> None:
     """Check the format of an access log.
+
+    Raises ValueError, with the part that is not understood.
+    """
+
+def check_sticky(text: str, /) -> None:
+    """Check the property of requests that names their session: the option `sticky`.
 
     Raises ValueError, with the part that is not understood.
     """

@@ -28,6 +28,7 @@ from .listeners import Listener, close_all, systemd_descriptors
 from .privileges import Identity, identity_of, warn_root
 from .running import make_engine, open_listeners, serve
 from .settings import Settings
+from .settings.sticky import WITHOUT_EFFECT
 from .tls import Tls, tls_of
 
 if TYPE_CHECKING:
@@ -183,6 +184,8 @@ def _serve_alone(resolved: Resolved) -> None:
         with _as_start_error():
             engine = make_engine(app, listeners, settings, tls=tls, access_log=access_log, health=health)
         warn_root()
+        if settings.sticky is not None:
+            logging.getLogger(error_log.LOGGER_NAME).info(WITHOUT_EFFECT, settings.sticky)
         with _as_hang():
             serve(engine, listeners, settings, tls=tls, exit_status=FAILURE, health=health)
 

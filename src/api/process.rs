@@ -10,6 +10,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use crate::cooperative::native;
 use crate::crew::exposition::Family;
 use crate::crew::metrics::FAMILIES;
+use crate::crew::sticky::StickyMode;
 use crate::event_loop::ends;
 use crate::{interp, server};
 
@@ -31,6 +32,15 @@ pub fn exclusively<'py>(function: &Bound<'py, PyAny>, cleanup: &Bound<'py, PyAny
 #[pyo3(signature = (text, /))]
 pub fn check_access_log_format(text: &str) -> PyResult<()> {
     server::parse_access_log_format(text).map(drop).map_err(PyValueError::new_err)
+}
+
+/// Check the property of requests that names their session: the option `sticky`.
+///
+/// Raises ValueError, with the part that is not understood.
+#[pyfunction]
+#[pyo3(signature = (text, /))]
+pub fn check_sticky(text: &str) -> PyResult<()> {
+    StickyMode::parse(text).map(drop).map_err(PyValueError::new_err)
 }
 
 /// Return all metrics of `/metrics`, in their order: name, kind, unit, names of the labels, meaning.

@@ -93,7 +93,13 @@ pub struct Measures {
     pub messages_received: AtomicU64,
     /// Messages that WebSockets have sent. Any thread adds.
     pub messages_sent: AtomicU64,
-    _rest_of_line: [u64; 6],
+    /// Connections that went to a sibling.
+    pub handed_over: AtomicU64,
+    /// Connections that came from a sibling.
+    pub taken_over: AtomicU64,
+    /// Connections that belong to a sibling which could not take them.
+    pub not_handed_over: AtomicU64,
+    _rest_of_line: [u64; 3],
     /// Coroutines by the reason of their wait.
     pub waits: [AtomicU64; WAIT_REASONS],
     /// Refused requests, by [`REFUSALS`].
@@ -190,6 +196,9 @@ pub struct Measured {
     pub clients_gone: u64,
     pub messages_received: u64,
     pub messages_sent: u64,
+    pub handed_over: u64,
+    pub taken_over: u64,
+    pub not_handed_over: u64,
     pub request_limit: u64,
     pub busy_nanoseconds: u64,
     pub waits: [u64; WAIT_REASONS],
@@ -225,6 +234,9 @@ impl Measured {
             (&mut self.clients_gone, other.clients_gone),
             (&mut self.messages_received, other.messages_received),
             (&mut self.messages_sent, other.messages_sent),
+            (&mut self.handed_over, other.handed_over),
+            (&mut self.taken_over, other.taken_over),
+            (&mut self.not_handed_over, other.not_handed_over),
             (&mut self.request_limit, other.request_limit),
             (&mut self.busy_nanoseconds, other.busy_nanoseconds),
         ];
@@ -336,6 +348,9 @@ impl Measures {
             clients_gone: load(&self.clients_gone),
             messages_received: load(&self.messages_received),
             messages_sent: load(&self.messages_sent),
+            handed_over: load(&self.handed_over),
+            taken_over: load(&self.taken_over),
+            not_handed_over: load(&self.not_handed_over),
             request_limit: load(&self.request_limit),
             busy_nanoseconds: self.busy_nanoseconds(now),
             waits: std::array::from_fn(|place| load(&self.waits[place])),

@@ -50,6 +50,8 @@ families! {
     CONNECTIONS: "rmeinheld_connections" Gauge "" ["state"]
         "Open connections: idle, with part of a head, with a request in progress, a WebSocket, or closing.";
     ACCEPTED: "rmeinheld_accepted_connections" Counter "" [] "Connections that were accepted.";
+    HAND_OVERS: "rmeinheld_hand_overs" Counter "" ["outcome"]
+        "Connections of sticky sessions that a worker sent to the session's worker, received, or could not send.";
     WEBSOCKETS: "rmeinheld_websockets" Counter "" [] "WebSockets that were accepted.";
     MESSAGES: "rmeinheld_websocket_messages" Counter "" ["direction"]
         "Messages of WebSockets that the application has received and sent.";
@@ -143,6 +145,12 @@ fn add_connections(out: &mut Exposition, measured: &Measured, board: &Scoreboard
     ];
     out.family(&CONNECTIONS, states);
     out.single(&ACCEPTED, connections as f64);
+    let hand_overs: [(&[&str], f64); 3] = [
+        (&["sent"], measured.handed_over as f64),
+        (&["received"], measured.taken_over as f64),
+        (&["failed"], measured.not_handed_over as f64),
+    ];
+    out.family(&HAND_OVERS, hand_overs);
     out.single(&WEBSOCKETS, board.websockets_begun() as f64);
     let directions: [(&[&str], f64); 2] =
         [(&["received"], measured.messages_received as f64), (&["sent"], measured.messages_sent as f64)];

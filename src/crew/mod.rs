@@ -3,6 +3,8 @@
 //! | module                             | contents                                                    |
 //! |------------------------------------|-------------------------------------------------------------|
 //! | [`scoreboard`]                     | the memory that the workers share: a slot for each worker   |
+//! | [`places`]                         | the places of sessions, which replacements inherit          |
+//! | [`sticky`]                         | the worker to which a session belongs                       |
 //! | [`measures`]                       | the counters and histograms of a slot                       |
 //! | [`seat`]                           | the slot of this process, in which the engine writes        |
 //! | [`metrics`]                        | the list of all metrics, and the text of a scrape           |
@@ -33,11 +35,13 @@ pub mod moved_connection;
 pub mod outbox;
 mod outgoing;
 mod place;
+pub mod places;
 pub mod probe;
 mod roster;
 pub mod scoreboard;
 pub mod seat;
 pub mod siblings;
+pub mod sticky;
 
 pub use context::CrewHost;
 pub use message::{Letter, Sibling};

@@ -17,6 +17,8 @@
 //! | 12, u32 | slots      | the number of slots                                        |
 //! | 64, u32 | stopping   | 1 once the whole service stops                             |
 //! | 128     | exits      | a u64 for each of [`EXIT_REASONS`]: workers that have ended |
+//! | 256, u32 | places    | the number of places, see [`places`](super::places)        |
+//! | 264     | key        | 32 bytes that sign cookies, zero until the master sets them |
 //!
 //! | slot     | field             | written by | meaning                                                       |
 //! |----------|-------------------|------------|---------------------------------------------------------------|
@@ -26,6 +28,7 @@
 //! | 16, u64  | generation        | master     | how many workers have owned the slot                          |
 //! | 24, u64  | requests before   | master     | the counter of requests when the owner took the slot          |
 //! | 32, u64  | connections before | master    | the counter of connections at that time                       |
+//! | 40, u32  | place holder      | master     | of the place with the slot's number: its holder's slot + 1    |
 //! | 64, u64  | turn              | worker     | when the running turn of the loop began, 0 while it waits     |
 //! | 128, u64 | begun             | worker     | requests that have begun                                      |
 //! | 136, u64 | requests          | worker     | requests that have been answered                              |
@@ -149,7 +152,7 @@ pub struct Counters {
 
 /// The first page.
 #[repr(C)]
-struct BoardHeader {
+pub(super) struct BoardHeader {
     magic: AtomicU64,
     version: AtomicU32,
     slots: AtomicU32,
@@ -158,6 +161,10 @@ struct BoardHeader {
     stopping: AtomicU32,
     _line_1: [u32; 15],
     exits: [AtomicU64; EXIT_REASONS.len()],
+    _line_2: [u64; 5],
+    pub(super) places: AtomicU32,
+    _unused_of_places: u32,
+    pub(super) service_key: [AtomicU64; 4],
 }
 
 /// A slot. The table at the top of this file explains the fields.
@@ -171,7 +178,9 @@ pub(super) struct WorkerSlot {
     generation: AtomicU64,
     requests_before: AtomicU64,
     connections_before: AtomicU64,
-    _line_0: [u64; 3],
+    pub(super) place_holder: AtomicU32,
+    _unused_of_place: u32,
+    _line_0: [u64; 2],
     pub(super) turn: AtomicU64,
     _line_1: [u64; 7],
     pub(super) begun: AtomicU64,
@@ -188,7 +197,8 @@ pub(super) struct WorkerSlot {
 
 const _: () = assert!(size_of::<BoardHeader>() <= PAGE_BYTES && size_of::<WorkerSlot>() == SLOT_BYTES);
 const _: () = assert!(offset_of!(BoardHeader, stopping) == 64 && offset_of!(BoardHeader, exits) == 128);
-const _: () = assert!(offset_of!(WorkerSlot, measures) == 320);
+const _: () = assert!(offset_of!(BoardHeader, places) == 256 && offset_of!(BoardHeader, service_key) == 264);
+const _: () = assert!(offset_of!(WorkerSlot, place_holder) == 40 && offset_of!(WorkerSlot, measures) == 320);
 
 /// The scoreboard of a service.
 pub struct Scoreboard {
@@ -480,7 +490,7 @@ impl Scoreboard {
         (0..self.slots).filter(|&index| self.state(index) != WorkerState::Free)
     }
 
-    fn header(&self) -> &BoardHeader {
+    pub(super) fn header(&self) -> &BoardHeader {
         // SAFETY: `map` made the pointer; the memory stays mapped while `self` lives, and its size is sealed.
         unsafe { self.header.as_ref() }
     }

@@ -32,6 +32,17 @@ pub enum Direction {
     Sent,
 }
 
+/// The outcome of a hand-over of a connection between workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandOver {
+    /// A sibling has got it.
+    Sent,
+    /// It came from a sibling.
+    Received,
+    /// The sibling to which it belongs could not take it.
+    Failed,
+}
+
 /// The slot in which this process notes its work.
 pub struct Seat {
     slot: NonNull<WorkerSlot>,
@@ -152,6 +163,18 @@ impl Seat {
                 Direction::Sent => &measures.messages_sent,
             };
             counter.fetch_add(messages, Ordering::AcqRel);
+        }
+    }
+
+    /// Counts a connection that was to move between workers, if anything is measured. From any thread.
+    pub fn count_hand_over(&self, outcome: HandOver) {
+        if let Some(measures) = self.measures() {
+            let counter = match outcome {
+                HandOver::Sent => &measures.handed_over,
+                HandOver::Received => &measures.taken_over,
+                HandOver::Failed => &measures.not_handed_over,
+            };
+            counter.fetch_add(1, Ordering::AcqRel);
         }
     }
 

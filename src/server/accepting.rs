@@ -16,6 +16,7 @@ use super::shared::Shared;
 use super::spread::Spread;
 use super::tls::Tls;
 use crate::crew::moved_connection::MovedConnection;
+use crate::crew::seat::HandOver;
 use crate::event_loop::{self, SourceId, streams, turn};
 use crate::interp::{Level, log};
 use crate::net::{Accepted, Listener, Peer, Stream};
@@ -200,8 +201,12 @@ impl Accepting {
         let listener = moving.key_of(listener);
         let moved = MovedConnection { is_new: true, served: 0, listener, peer, proxied: None, bytes: &[] };
         match moving.send(slot, socket.as_fd(), &moved) {
-            Ok(()) => true,
+            Ok(()) => {
+                self.shared.seat().count_hand_over(HandOver::Sent);
+                true
+            }
             Err(why) => {
+                self.shared.seat().count_hand_over(HandOver::Failed);
                 moving.complain(py, slot, &why);
                 false
             }

@@ -74,6 +74,7 @@ struct Prepared {
     tls: Option<Tls>,
     slow: Option<SlowRequests>,
     crew: Option<Py<SharedCrew>>,
+    sticky: Option<Sticky>,
 }
 
 #[pymethods]
@@ -106,7 +107,9 @@ impl Server {
             seat.measure();
         }
         let seat = Arc::new(seat);
-        let gateway = Gateway::new(py, app.unbind(), settings.gateway(py), Arc::clone(&seat))?;
+        let mut gateway = Gateway::new(py, app.unbind(), settings.gateway(py), Arc::clone(&seat))?;
+        let sticky = Sticky::new(&settings, &seat, ssl_context.is_some());
+        gateway.set_cookies_of(sticky.as_ref().and_then(Sticky::cookies));
         let (mut sockets, mut templates) = (Vec::new(), Vec::new());
         for (number, name, port) in listeners {
             sockets.push(given_descriptor(number, "a listening socket", Listener::new)?);
@@ -133,7 +136,17 @@ impl Server {
             block_warning: settings.block_warning(),
             reporter: Mutex::default(),
             stop_signal: Arc::new(StopSignal::new(gateway.stop_flag().clone(), settings.graceful_timeout(), seat)?),
-            prepared: Mutex::new(Some(Prepared { settings, gateway, sockets, templates, access_log, tls, slow, crew })),
+            prepared: Mutex::new(Some(Prepared {
+                settings,
+                gateway,
+                sockets,
+                templates,
+                access_log,
+                tls,
+                slow,
+                crew,
+                sticky,
+            })),
             runtime: Mutex::new(None),
         })
     }
@@ -315,7 +328,7 @@ pub(super) fn with_service(action: impl FnOnce(&LoopService)) {
 
 /// Makes the service and starts to accept. On the loop thread.
 fn install(prepared: Prepared, stop_signal: Arc<StopSignal>, request_limit: usize) {
-    let Prepared { settings, gateway, sockets, templates, access_log, tls, slow, crew } = prepared;
+    let Prepared { settings, gateway, sockets, templates, access_log, tls, slow, crew, sticky } = prepared;
     if slow.is_some() {
         event_loop::activity::keep_polls();
     }
@@ -323,7 +336,7 @@ fn install(prepared: Prepared, stop_signal: Arc<StopSignal>, request_limit: usiz
     let mut shared =
         Shared::new(&settings, gateway, templates, access_log, access_logger, slow, Arc::clone(&stop_signal));
     let seat = stop_signal.seat();
-    if let (Some(crew), Some((board, _)), Some(sticky)) = (crew, seat.shared(), Sticky::new(&settings, seat)) {
+    if let (Some(crew), Some((board, _)), Some(sticky)) = (crew, seat.shared(), sticky) {
         let limit = shared.connection_limit().connections;
         let places = sockets.iter().map(Listener::place);
         let moving = join_siblings(&crew).map(|crew| Moving::new(crew, Arc::clone(board), sticky, places, limit));

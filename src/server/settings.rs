@@ -5,6 +5,7 @@ use std::time::Duration;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
+use crate::crew::sticky::StickyMode;
 use crate::http::chunked::ChunkLimits;
 use crate::http::leniency::Leniency;
 use crate::http::limits::HeadLimits;
@@ -62,8 +63,9 @@ pub struct Settings {
     strip_header_spaces: bool,
     header_map: String,
     forwarder_headers: Vec<String>,
+    /// The peers that may speak for other clients.
     #[pyo3(attribute("forwarded_allow_ips"), from_py_with = networks)]
-    forwarded_peers: Networks,
+    pub forwarded_peers: Networks,
     secure_scheme_headers: Vec<(String, String)>,
     trusted_proxy_headers: Vec<String>,
     proxy_protocol: String,
@@ -90,6 +92,11 @@ pub struct Settings {
     clear_untrusted_proxy_headers: bool,
     request_id: String,
     slow_request: f64,
+    /// The sessions that stay with one worker.
+    #[pyo3(from_py_with = sticky_mode)]
+    pub sticky: Option<StickyMode>,
+    /// The key that signs their cookies; `None` for that of the service.
+    pub sticky_key: Option<String>,
 }
 
 impl Settings {
@@ -169,7 +176,8 @@ impl Settings {
         (versions.v1 || versions.v2).then_some(versions)
     }
 
-    fn field_policy(&self) -> FieldPolicy {
+    /// The policy for request fields, and the trusted proxies.
+    pub fn field_policy(&self) -> FieldPolicy {
         let listens_to = |name: &str| self.trusted_proxy_headers.iter().any(|header| header == name);
         FieldPolicy {
             underscores: match self.header_map.as_str() {
@@ -239,6 +247,11 @@ impl Settings {
 fn networks(texts: &Bound<'_, PyAny>) -> PyResult<Networks> {
     let texts: Vec<String> = texts.extract()?;
     Networks::parse(&texts).ok_or_else(|| PyValueError::new_err(format!("not IP networks: {texts:?}")))
+}
+
+fn sticky_mode(text: &Bound<'_, PyAny>) -> PyResult<Option<StickyMode>> {
+    let text: Option<String> = text.extract()?;
+    text.map(|text| StickyMode::parse(&text)).transpose().map_err(PyValueError::new_err)
 }
 
 /// The duration of a setting in seconds; 0 means none.

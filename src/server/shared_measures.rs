@@ -26,6 +26,9 @@ pub fn as_dict<'py>(py: Python<'py>, measured: &Measured) -> PyResult<Bound<'py,
         ("clients_gone", measured.clients_gone),
         ("messages_received", measured.messages_received),
         ("messages_sent", measured.messages_sent),
+        ("handed_over", measured.handed_over),
+        ("taken_over", measured.taken_over),
+        ("not_handed_over", measured.not_handed_over),
         ("request_limit", measured.request_limit),
     ];
     for (name, number) in numbers {

@@ -10,6 +10,7 @@ use pyo3::types::PyDict;
 use super::shared_measures;
 use crate::crew::exposition::TextFormat;
 use crate::crew::metrics::{Build, scrape};
+use crate::crew::places::KEY_BYTES;
 use crate::crew::scoreboard::{Counters, DEFAULT_SLOTS, EXIT_REASONS, REASONS, Scoreboard, TURN_LIMIT, WorkerState};
 use crate::crew::seat::Seat;
 use crate::kernel::LentDescriptor;
@@ -136,6 +137,49 @@ impl SharedScoreboard {
     #[pyo3(signature = (slot, /))]
     fn generation(&self, slot: u32) -> PyResult<u64> {
         Ok(self.0.generation(self.checked(slot)?))
+    }
+
+    /// Return the slots that workers own, each with its state.
+    fn workers(&self) -> Vec<(u32, &'static str)> {
+        self.0.taken().map(|slot| (slot, self.0.state(slot).name())).collect()
+    }
+
+    /// Return the holders of all places, as slots; None for a place that is empty. See `assign_places`.
+    fn places(&self) -> Vec<Option<u32>> {
+        (0..self.0.places()).map(|place| self.0.assigned(place)).collect()
+    }
+
+    /// Assign the places of sessions to slots, in their order. None leaves a place empty. Only the master may do this.
+    ///
+    /// Raises ValueError for a slot that does not exist, or more places than slots.
+    #[pyo3(signature = (holders, /))]
+    fn assign_places(&self, holders: Vec<Option<u32>>) -> PyResult<()> {
+        if holders.len() > self.0.slots() as usize {
+            let (places, slots) = (holders.len(), self.0.slots());
+            return Err(PyValueError::new_err(format!(
+                "the scoreboard has {slots} slots, too few for {places} places"
+            )));
+        }
+        holders.iter().flatten().try_for_each(|&slot| self.checked(slot).map(drop))?;
+        self.0.assign_places(&holders);
+        Ok(())
+    }
+
+    /// Set the key that signs cookies of sticky sessions: 32 bytes. The first one stays.
+    ///
+    /// Raises ValueError for another length.
+    #[pyo3(signature = (key, /))]
+    fn set_service_key(&self, key: &[u8]) -> PyResult<()> {
+        let Ok(key) = <&[u8; KEY_BYTES]>::try_from(key) else {
+            return Err(PyValueError::new_err(format!(
+                "the key of a service has {KEY_BYTES} bytes, not {}",
+                key.len()
+            )));
+        };
+        if self.0.service_key().is_none() {
+            self.0.set_service_key(key);
+        }
+        Ok(())
     }
 
     /// Return how many seconds the running turn of the worker's loop has lasted; 0 while the loop waits for events.

@@ -136,17 +136,30 @@ impl FieldPolicy {
         Ok(())
     }
 
+    /// The client that the fields of a trusted peer name; `None` if they name none.
+    ///
+    /// # Errors
+    /// 400 where the peer contradicts itself.
+    pub fn client(&self, head: &Head, bytes: &[u8]) -> Result<Option<Node>, RequestError> {
+        let is_trusted = |address| self.trusted.contains(address);
+        if self.fields.forwarded {
+            let origin = origin_of_forwarded(values_of(head, bytes, b"forwarded"), is_trusted)?;
+            return Ok(origin.and_then(|(client, _)| client));
+        }
+        if !self.fields.x_forwarded_for {
+            return Ok(None);
+        }
+        client_of_x_forwarded_for(values_of(head, bytes, b"x-forwarded-for"), is_trusted)
+    }
+
     fn apply_x_forwarded(&self, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> Result<(), Unprepared> {
         let py = environ.py();
         let scheme = self.scheme(request)?;
         if let Some(scheme) = scheme {
             set_scheme(environ, request, scheme)?;
         }
-        if self.fields.x_forwarded_for {
-            let values = values(request, b"x-forwarded-for");
-            if let Some(client) = client_of_x_forwarded_for(values, |address| self.trusted.contains(address))? {
-                set_client(environ, client)?;
-            }
+        if let Some(client) = self.client(request.head, request.bytes)? {
+            set_client(environ, client)?;
         }
         // The nearest proxy has written the last value.
         let last = |is_listened_to: bool, name: &'static [u8]| {
@@ -208,7 +221,10 @@ impl FieldPolicy {
 
 /// The values of all fields of a name, in their order.
 pub(super) fn values<'a>(request: &Request<'a>, name: &[u8]) -> impl DoubleEndedIterator<Item = &'a [u8]> {
-    let (head, bytes): (&'a Head, &'a [u8]) = (request.head, request.bytes);
+    values_of(request.head, request.bytes, name)
+}
+
+fn values_of<'a>(head: &'a Head, bytes: &'a [u8], name: &[u8]) -> impl DoubleEndedIterator<Item = &'a [u8]> {
     let fields = head.fields.iter().filter(move |field| field.name.of(bytes).eq_ignore_ascii_case(name));
     fields.map(move |field| field.value.of(bytes))
 }
@@ -233,9 +249,14 @@ fn name_server(environ: &Bound<'_, PyDict>, request: &Request<'_>) -> PyResult<(
 /// The default port of the request's scheme.
 fn usual_port<'py>(environ: &Bound<'py, PyDict>) -> PyResult<Bound<'py, PyString>> {
     let py = environ.py();
+    Ok(if is_https(environ)? { intern!(py, "443") } else { intern!(py, "80") }.clone())
+}
+
+/// Is https the scheme of the request?
+pub(super) fn is_https(environ: &Bound<'_, PyDict>) -> PyResult<bool> {
+    let py = environ.py();
     let scheme = environ.get_item(intern!(py, "wsgi.url_scheme"))?;
-    let is_https = scheme.is_some_and(|scheme| scheme.eq(intern!(py, "https")).unwrap_or(false));
-    Ok(if is_https { intern!(py, "443") } else { intern!(py, "80") }.clone())
+    Ok(scheme.is_some_and(|scheme| scheme.eq(intern!(py, "https")).unwrap_or(false)))
 }
 
 fn set_scheme(environ: &Bound<'_, PyDict>, request: &Request<'_>, scheme: &str) -> PyResult<()> {

@@ -20,6 +20,7 @@ use super::stop_flag::StopFlag;
 use super::upgrade::WebSocketSettings;
 use super::{FileWrapper, SERVER_SOFTWARE};
 use crate::crew::seat::Seat;
+use crate::crew::sticky::StickyPolicy;
 use crate::event_loop::peers;
 use crate::interp::{Level, log};
 use crate::net::Peer;
@@ -64,6 +65,8 @@ pub struct Gateway {
     pub(super) stop: StopFlag,
     pub(super) websocket: Arc<WebSocketSettings>,
     pub(super) seat: Arc<Seat>,
+    /// Sticky sessions by a cookie of ours.
+    pub(super) sticky: Option<Arc<StickyPolicy>>,
 }
 
 impl Gateway {
@@ -111,6 +114,7 @@ impl Gateway {
             shared: shared.unbind(),
             stop,
             seat,
+            sticky: None,
         })
     }
 
@@ -136,6 +140,11 @@ impl Gateway {
     /// The flag that is set when the server stops.
     pub fn stop_flag(&self) -> &StopFlag {
         &self.stop
+    }
+
+    /// Has the policy of sticky sessions set cookies. Before the first request.
+    pub fn set_cookies_of(&mut self, sticky: Option<Arc<StickyPolicy>>) {
+        self.sticky = sticky;
     }
 
     /// Is this peer trusted to speak for other clients?

@@ -8,6 +8,7 @@ use pyo3::types::PyDict;
 use super::body::RequestBody;
 use super::call::ApplicationCall;
 use super::environ;
+use super::forwarding::is_https;
 use super::gateway::Gateway;
 use super::input::Input;
 use super::request::{Request, Unprepared};
@@ -28,6 +29,10 @@ impl Gateway {
             if head.has_upgrade { Handshake::of(head, bytes, self.websocket.origins.as_deref())? } else { None };
         let environ = environ::build(py, &self.keys, &self.known, &self.settings.fields, &request)?;
         let id = self.ids.as_ref().map(|ids| ids.apply(&environ, &request)).transpose()?;
+        let cookie = match &self.sticky {
+            Some(sticky) => sticky.new_cookie(head, bytes, is_https(&environ)?),
+            None => None,
+        };
         let Request { head, bytes, rest, stream, keep_alive, disconnected, .. } = request;
         environ.set_item(&self.keys.client_disconnected, disconnected)?;
         let method = MethodKind::of(head.method.of(bytes));
@@ -45,7 +50,10 @@ impl Gateway {
             (begin(stream)?, None, rest)
         };
         if let Some(id) = id.filter(|_| self.ids.as_ref().is_some_and(|ids| ids.responds)) {
-            objects.response.get().answer().request_id = Some(id.to_str()?.into());
+            objects.response.get().answer().added().request_id = Some(id.to_str()?.into());
+        }
+        if let Some(cookie) = cookie {
+            objects.response.get().answer().added().cookie = Some(cookie.into());
         }
         environ.set_item(&self.keys.early_hints, &objects.early_hints)?;
         let websocket = handshake

@@ -21,6 +21,7 @@ from .logging import LoggingOptions
 from .option import PREFIX, Option
 from .process import ProcessOptions
 from .proxies import ProxyOptions
+from .sticky import StickyOptions, check_sticky_with_tls
 from .websockets import WebSocketOptions
 from .workers import WorkerOptions
 
@@ -51,6 +52,7 @@ GROUPS: Final = (
 class Settings(
     ProcessOptions,
     LoggingOptions,
+    StickyOptions,
     WorkerOptions,
     ConcurrencyOptions,
     ChannelOptions,
@@ -94,6 +96,7 @@ class Settings(
             for name in ("keyfile", "ca_certs", "cert_reqs", "ciphers"):
                 if getattr(self, name) != OPTIONS[name].default:
                     raise ValueError(f"{name} needs certfile: without it the server does not speak TLS")
+        check_sticky_with_tls(self.sticky, is_tls=(self.certfile, self.ssl_context) != (None, None))
         if self.ready_workers > self.workers:
             raise ValueError(f"ready_workers must be at most workers ({self.workers}), not {self.ready_workers}")
 

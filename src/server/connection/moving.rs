@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 
 use super::{Connection, Opening};
 use crate::crew::moved_connection::MovedConnection;
+use crate::crew::seat::HandOver;
 use crate::http::exchange::Ending;
 use crate::http::head::Head;
 use crate::http::redaction::redacted;
@@ -43,6 +44,7 @@ impl Connection {
             pending.extend_from_slice(moved.bytes);
             connection.pending = pending;
         }
+        shared.seat().count_hand_over(HandOver::Received);
         // Siblings that see the places change at different times would hand it to and fro.
         connection.stays = true;
         connection.has_no_room = !has_room;
@@ -76,8 +78,13 @@ impl Connection {
             proxied: self.proxied.as_deref().copied(),
             bytes: &buffer,
         };
-        match moving.send(slot, self.stream.as_fd(), &moved) {
+        let sent = moving.send(slot, self.stream.as_fd(), &moved);
+        if sent.is_err() {
+            shared.seat().count_hand_over(HandOver::Failed);
+        }
+        match sent {
             Ok(()) => {
+                shared.seat().count_hand_over(HandOver::Sent);
                 self.stream.leave();
                 shared.give_buffer(buffer);
                 shared.give_head(head);

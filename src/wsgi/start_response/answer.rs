@@ -50,10 +50,19 @@ pub struct Answer {
     pub first_byte: u64,
     /// The first bytes were the whole response.
     pub is_sent_at_once: bool,
-    /// The value of the field X-Request-ID, if the server adds it.
-    pub request_id: Option<Box<str>>,
+    /// Fields of the server that few responses have.
+    added: Option<Box<AddedFields>>,
     /// State that few responses need.
     pub(super) rare: Option<Box<Rare>>,
+}
+
+/// Fields of the server that few responses have, by their values.
+#[derive(Default)]
+pub struct AddedFields {
+    /// X-Request-ID, unless the application gives one.
+    pub request_id: Option<Box<str>>,
+    /// Set-Cookie, of sticky sessions.
+    pub cookie: Option<Box<str>>,
 }
 
 /// Status line and fields of a response.
@@ -106,7 +115,7 @@ impl Answer {
         (self.exchange, self.head) = Default::default();
         (self.is_sending, self.has_failed, self.at_stop) = Default::default();
         (self.first_byte, self.is_sent_at_once) = Default::default();
-        self.request_id = None;
+        self.added = None;
         (self.stream.take(), self.rare.take())
     }
 
@@ -147,10 +156,8 @@ impl Answer {
             // RFC 9110 7.8: the connection speaks another protocol from here on.
             write_field(&mut out, b"Connection", b"upgrade");
         }
-        if let Some(id) = self.request_id.take()
-            && find_field(&out, b"x-request-id").is_none()
-        {
-            write_field(&mut out, b"X-Request-ID", id.as_bytes());
+        if let Some(added) = self.added.take() {
+            added.write(&mut out);
         }
         let option = self.exchange.connection_option(terms.version);
         write_common(&mut out, &plan, option, has_server, has_date, &clock::http_date(), SERVER_SOFTWARE.as_bytes());
@@ -169,9 +176,27 @@ impl Answer {
         self.at_stop != AtStop::GoesOn
     }
 
+    /// The fields of the server that few responses have.
+    pub fn added(&mut self) -> &mut AddedFields {
+        self.added.get_or_insert_default()
+    }
+
     /// The state that few responses need.
     pub(super) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
+    }
+}
+
+impl AddedFields {
+    fn write(&self, out: &mut Vec<u8>) {
+        if let Some(id) = &self.request_id
+            && find_field(out, b"x-request-id").is_none()
+        {
+            write_field(out, b"X-Request-ID", id.as_bytes());
+        }
+        if let Some(cookie) = &self.cookie {
+            write_field(out, b"Set-Cookie", cookie.as_bytes());
+        }
     }
 }
 
