@@ -24,7 +24,7 @@ def sid() -> str:
     return str(request.sid)  # type: ignore[attr-defined]
 
 
-@app.get("/pid")
+@app.get("/")
 def pid() -> dict[str, Any]:
     """Answer with the process, and the clients that it has seen leave."""
     return {"pid": os.getpid(), "disconnected": DISCONNECTED}
