@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.errors import HaltServer
 
-from rmeinheld import collector, crew_directory
+from rmeinheld import _crew, collector, crew_directory
 from rmeinheld._rmeinheld import Scoreboard
 from rmeinheld.health import open_admin_socket
 from rmeinheld.inspect_socket import open_inspect_socket
@@ -76,6 +76,7 @@ class ServiceArbiter(Refreshing):
 
     def __init__(self, app: Service) -> None:
         use_memory()
+        _crew.note_master()
         self._inherited = HandedOn.from_environment(os.environ)
         slots = max(SLOTS, SLOTS_OF_A_WORKER * app.resolved.settings.workers)
         self.scoreboard = self._inherited.scoreboard() if self._inherited else Scoreboard(slots)

@@ -2,8 +2,9 @@
 
     gunicorn --worker-class rmeinheld.gunicorn_worker.Worker app:app
 
-It is an ordinary Gunicorn worker. Nothing happens at import or before the fork, and Gunicorn opens the sockets. The
-signals, `--timeout`, `--graceful-timeout` and `--max-requests` work as for Gunicorn's own workers.
+It is an ordinary Gunicorn worker. Nothing happens at import, and Gunicorn opens the sockets. Before the fork only the
+memory is made by which the workers find each other (`rmeinheld.channel`). The signals, `--timeout`,
+`--graceful-timeout` and `--max-requests` work as for Gunicorn's own workers.
 `rmeinheld.gunicorn_worker.settings` lists all settings with their effects.
 
 Options come from the environment or `--env`, too: `RMEINHELD_` and the option's name in capitals, such as
@@ -44,6 +45,7 @@ from .access_log import Observer, access_log_descriptor, needs_gunicorns_logger
 from .error_log import forward_errors
 from .hooks import is_hook_set
 from .limits import Limits
+from .plain_crew import PlainCrew
 from .reloading import Reloading
 from .request import request_of
 from .settings import settings_of
@@ -93,6 +95,8 @@ class Worker(_Base):  # type: ignore[misc]
     """The socket of `inspect_socket`, which the arbiter opens. Each worker answers there for all."""
     master_user = 0
     """The user of the arbiter, who may ask there."""
+    plain_crew: PlainCrew | None = None
+    """The crew under Gunicorn's own arbiter."""
     _engine: _rmeinheld.Server | None = None
     _grace: ends.Grace | None = None
     _limits: Limits | None = None
@@ -108,6 +112,7 @@ class Worker(_Base):  # type: ignore[misc]
     def setup(cls) -> None:
         """Called by Gunicorn in the master before it opens sockets, so that no socket becomes standard output."""
         fill_standard_descriptors()
+        _crew.note_master()
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:
@@ -127,6 +132,10 @@ class Worker(_Base):  # type: ignore[misc]
             "Gunicorn's own arbiter replaces workers: they leave before their replacements are ready, and there is "
             "no drain_delay. The command 'rmeinheld --workers' has both"
         )
+        try:
+            cls.plain_crew = PlainCrew()
+        except OSError as error:
+            log.warning("The workers cannot send each other messages of channels: no memory for their crew: %s", error)
         if cfg.preload_app and settings.patch and not is_patched("time"):
             log.warning(
                 "preload_app: the application was imported before its workers patch the standard library, so names and "
@@ -143,6 +152,9 @@ class Worker(_Base):  # type: ignore[misc]
             self.scoreboard.claim(self.slot)
             if self.place is not None:
                 _crew.join(self.place, self.slot, self.scoreboard)
+        elif self.plain_crew is not None:
+            self._join_plain_crew(self.plain_crew)
+        if self.scoreboard is not None:
             if self.admin is not None:
                 # Before the import, so that a worker is known to live while it imports.
                 # It answers until the process ends, and then to the clients that it has accepted.
@@ -172,6 +184,12 @@ class Worker(_Base):  # type: ignore[misc]
             self._reloading = Reloading(self)
             self._reloading.start()
         super().init_process()
+
+    def _join_plain_crew(self, crew: PlainCrew) -> None:
+        try:
+            crew.join()
+        except (OSError, RuntimeError) as error:
+            self.log.warning("This worker gets no messages of other workers' channels: %s", error)
 
     def _answer_questions(self, listener: Listener, scoreboard: _rmeinheld.Scoreboard) -> None:
         """Answer at the inspect socket until the process ends. As the user of its siblings, who ask it."""
@@ -248,6 +266,7 @@ class Worker(_Base):  # type: ignore[misc]
             if self._reloading is None:
                 raise
             self._reloading.await_edit(error)
+        _crew.enter()
 
     def run(self) -> None:
         """Serve until a signal, `max_requests` or the end of the master."""

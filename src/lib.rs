@@ -308,6 +308,9 @@
 //! while no handler of its messages waits, so messages of one sender come in order and queues have a bound. One worker
 //! opens nothing.
 //!
+//! Channels (`rmeinheld.channel`) are messages of one kind. The scoreboard has bits of the names that each worker listens
+//! to ([`crew::interest`]), so a message goes to those workers alone, from the moment at which a subscription is made.
+//!
 //! ## Logs and the requests that they are about
 //!
 //! The engine renders the lines of the access log itself, in each form (`server::access_log`). Ids come from trusted

@@ -64,6 +64,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_reload.py",
     "test_replacement.py",
     "test_scoreboard.py",
+    "test_service_channels.py",
     "test_service_configuration.py",
     "test_service_crew.py",
     "test_service_health.py",

@@ -192,6 +192,34 @@ class Crew:
         PermissionError if another user's process is in its place, RuntimeError if the crew is closed, and OSError.
         """
 
+    def listen(self, name: bytes, /) -> None:
+        """Receive messages to the listeners of the channel `name` from now on.
+
+        Call it once for each name. Siblings learn it from shared memory, so it holds when this method has returned.
+        Does nothing if the crew is closed, and in a forked child.
+        """
+
+    def unlisten(self, name: bytes, /) -> None:
+        """Receive no more messages to the listeners of the channel `name`, which `listen` has named."""
+
+    def send_to_listeners(
+        self, name: bytes, kind: int, payload: bytes, resting: Sequence[tuple[int, int]] = (), /
+    ) -> tuple[int, list[tuple[int, int]]]:
+        """Send a message to all siblings that listen to the channel `name`, or to another one of the same hash.
+
+        Returns the number of siblings that it was sent to, and a list of those whose queue is full: slots and
+        generations. Never waits, as `send`. Nothing is sent to siblings in the list `resting`, which count as full. A
+        sibling that takes no messages is left out.
+
+        Raises ValueError for a message over a limit, and RuntimeError if the crew is closed.
+        """
+
+    def has_room(self, slot: int, /) -> bool:
+        """Return whether at least half of the queue for the sibling of `slot` is free."""
+
+    def waiting(self) -> int:
+        """Return the number of messages to siblings that wait in this process."""
+
     def siblings(self) -> list[tuple[int, int, int]]:
         """Return the other workers of the service: tuples of slot, generation and process id."""
 
@@ -316,9 +344,10 @@ class Scoreboard:
         """Return the measures of one slot, or of all (None, the default), with those of its earlier owners.
 
         They are empty unless metrics are on. The counts of "requests" are by method and class of the status, those of
-        "refused" by status. The numbers of "waits" are coroutines by the reason of their wait. The histograms are
-        "request_duration", "time_to_first_byte", "queue_time", "loop_lag" and "gil_wait": dictionaries with "bounds" in
-        seconds, "counts" for each bucket (one more than bounds), and the "sum" in seconds. The other items are numbers.
+        "refused" by status. The numbers of "waits" are coroutines by the reason of their wait. Those of
+        "channels" are counted without metrics, too. The histograms are "request_duration", "time_to_first_byte",
+        "queue_time", "loop_lag" and "gil_wait": dictionaries with "bounds" in seconds, "counts" for each bucket (one
+        more than bounds), and the "sum" in seconds. The other items are numbers.
         Counts and histograms only grow, so the difference of two calls is that of the time between.
         """
 
@@ -327,6 +356,9 @@ class Scoreboard:
 
     def busy_share(self, slot: int, /) -> float:
         """Return the share of the last 10 seconds for which a worker's loop was busy, from 0 to 1. It needs metrics."""
+
+    def count_channels(self, slot: int, published: int, delivered: int, dropped: int, gaps: int, /) -> None:
+        """Count messages of channels in a slot: published, queued for subscriptions, dropped, and gaps."""
 
     def count_exit(self, reason: str, /) -> None:
         """Count a worker that has ended.

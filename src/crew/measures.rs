@@ -44,6 +44,10 @@ const fn in_nanoseconds(bounds: [f64; REQUEST_BOUNDS.len()]) -> Bounds {
 /// Status codes of requests that the server refuses before the application sees them; 0 stands for all others.
 pub const REFUSALS: [u16; 16] = [400, 403, 408, 411, 413, 414, 415, 417, 421, 426, 431, 500, 501, 503, 505, 0];
 
+/// The events of channels that are counted: a message was published, queued for a subscription, or dropped; messages of
+/// another worker were found missing.
+pub const CHANNEL_EVENTS: [&str; 4] = ["published", "delivered", "dropped", "gap"];
+
 /// Places for the reasons of waits. A worker uses as many as it knows reasons.
 pub const WAIT_REASONS: usize = 24;
 
@@ -114,6 +118,8 @@ pub struct Measures {
     pub gil: Histogram,
     /// The durations of requests, by [`METHODS`] and [`STATUS_CLASSES`].
     pub durations: [[Histogram; STATUS_CLASSES.len()]; METHODS.len()],
+    /// Messages of channels, by [`CHANNEL_EVENTS`]. Any thread adds, also without metrics.
+    pub channels: [AtomicU64; CHANNEL_EVENTS.len()],
 }
 
 /// The busy time of a loop at some time, in nanoseconds.
@@ -208,6 +214,7 @@ pub struct Measured {
     pub lag: Distribution,
     pub gil: Distribution,
     pub durations: [[Distribution; STATUS_CLASSES.len()]; METHODS.len()],
+    pub channels: [u64; CHANNEL_EVENTS.len()],
 }
 
 impl Measured {
@@ -241,7 +248,8 @@ impl Measured {
             (&mut self.busy_nanoseconds, other.busy_nanoseconds),
         ];
         let lists = self.waits.iter_mut().zip(other.waits).chain(self.refused.iter_mut().zip(other.refused));
-        for (sum, more) in own.into_iter().chain(lists) {
+        let channels = self.channels.iter_mut().zip(other.channels);
+        for (sum, more) in own.into_iter().chain(lists).chain(channels) {
             *sum = sum.wrapping_add(more);
         }
         self.first_byte.include(&other.first_byte);
@@ -269,6 +277,15 @@ impl Measures {
         let place = REFUSALS.iter().position(|&known| known == status).unwrap_or(REFUSALS.len() - 1);
         if let Some(count) = self.refused.get(place) {
             add(count, 1);
+        }
+    }
+
+    /// Adds to the numbers of messages of channels. From any thread.
+    pub fn note_channels(&self, more: [u64; CHANNEL_EVENTS.len()]) {
+        for (count, more) in self.channels.iter().zip(more) {
+            if more > 0 {
+                count.fetch_add(more, Ordering::AcqRel);
+            }
         }
     }
 
@@ -360,6 +377,7 @@ impl Measures {
             lag: self.lag.read(),
             gil: self.gil.read(),
             durations: std::array::from_fn(|method| std::array::from_fn(|class| self.durations[method][class].read())),
+            channels: std::array::from_fn(|place| load(&self.channels[place])),
         }
     }
 

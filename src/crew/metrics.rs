@@ -7,7 +7,9 @@ use std::os::linux::fs::MetadataExt;
 use std::time::Duration;
 
 use super::exposition::{Exposition, Family, MetricKind, TextFormat};
-use super::measures::{LOOP_BOUNDS, METHODS, Measured, REFUSALS, REQUEST_BOUNDS, STATUS_CLASSES, WAIT_REASONS};
+use super::measures::{
+    CHANNEL_EVENTS, LOOP_BOUNDS, METHODS, Measured, REFUSALS, REQUEST_BOUNDS, STATUS_CLASSES, WAIT_REASONS,
+};
 use super::scoreboard::{Counters, EXIT_REASONS, Scoreboard, WorkerState};
 use crate::event_loop::reasons::Reason;
 
@@ -55,6 +57,9 @@ families! {
     WEBSOCKETS: "rmeinheld_websockets" Counter "" [] "WebSockets that were accepted.";
     MESSAGES: "rmeinheld_websocket_messages" Counter "" ["direction"]
         "Messages of WebSockets that the application has received and sent.";
+    CHANNELS: "rmeinheld_channel_messages" Counter "" ["event"]
+        "Messages of channels: published, queued for a subscription (delivered), dropped because a subscriber was slow, \
+         and places at which a subscription misses messages of other processes (gap).";
     COROUTINES: "rmeinheld_coroutines" Gauge "" ["state"]
         "Coroutines that run or are ready, that wait, by the reason, and idle ones that are kept for the next request.";
     SWITCHES: "rmeinheld_coroutine_switches" Counter "" [] "Parks of coroutines: each one is a switch to another.";
@@ -155,6 +160,10 @@ fn add_connections(out: &mut Exposition, measured: &Measured, board: &Scoreboard
     let directions: [(&[&str], f64); 2] =
         [(&["received"], measured.messages_received as f64), (&["sent"], measured.messages_sent as f64)];
     out.family(&MESSAGES, directions);
+    out.begin(&CHANNELS);
+    for (event, number) in CHANNEL_EVENTS.into_iter().zip(measured.channels) {
+        out.sample(&CHANNELS, &[event], number as f64);
+    }
 }
 
 fn add_loops(out: &mut Exposition, measured: &Measured, workers: &[WorkerFigures]) {

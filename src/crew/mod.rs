@@ -12,6 +12,7 @@
 //! | [`probe`]                          | the answers to `/live` and `/ready`                         |
 //! | [`admin`]                          | the thread that answers them                                |
 //! | [`inspect`]                        | the threads that answer questions about all workers         |
+//! | [`interest`]                       | the channels that a worker listens to                       |
 //! | [`siblings`]                       | a worker's end of the crew: sends and receives messages     |
 //! | [`message`]                        | the format of messages, without input and output            |
 //! | [`kinds`]                          | the kinds of messages that the product itself sends         |
@@ -27,6 +28,7 @@ mod context;
 pub mod exposition;
 mod incoming;
 pub mod inspect;
+pub mod interest;
 pub mod kinds;
 pub mod measures;
 pub mod message;
@@ -47,7 +49,7 @@ pub use context::CrewHost;
 pub use message::{Letter, Sibling};
 pub use place::CrewPlace;
 pub use roster::{Roster, SlotOwner};
-pub use siblings::{Crew, NotSent};
+pub use siblings::{Crew, NotSent, Sent};
 
 #[cfg(test)]
 mod tests;

@@ -71,6 +71,11 @@ impl<D> Outbox<D> {
             && self.descriptors + descriptors <= MAX_QUEUED_DESCRIPTORS
     }
 
+    /// Whether at least half of the limits is left.
+    pub fn is_half_empty(&self) -> bool {
+        self.letters.len() <= MAX_QUEUED_LETTERS / 2 && self.bytes <= MAX_QUEUED_BYTES / 2
+    }
+
     /// Adds a letter. Check [`Self::has_room`] first.
     pub fn push(&mut self, header: [u8; HEADER_BYTES], payload: Arc<[u8]>, descriptors: Vec<D>) {
         let letter = Queued { header, payload, sent: 0, descriptors };

@@ -106,6 +106,16 @@ impl Outgoing {
         lock(&self.live).is_none()
     }
 
+    /// The number of letters that the kernel has not taken.
+    pub fn waiting(&self) -> usize {
+        lock(&self.live).as_ref().map_or(0, |open| open.outbox.len())
+    }
+
+    /// Whether at least half of the queue is free.
+    pub fn is_half_empty(&self) -> bool {
+        lock(&self.live).as_ref().is_none_or(|open| open.outbox.is_half_empty())
+    }
+
     /// Queues a letter, and sends as much of the queue as the kernel takes now. Never waits.
     ///
     /// # Errors

@@ -10,6 +10,9 @@ pub trait Roster: Send + Sync + 'static {
 
     /// The owner of a slot, unless the slot is free or its owner has not begun yet.
     fn owner(&self, slot: u32) -> Option<SlotOwner>;
+
+    /// The workers but that of `own` that listen to a channel of this place ([`place_of`](super::interest::place_of)).
+    fn listeners(&self, place: usize, own: u32) -> Vec<Sibling>;
 }
 
 /// The owner of a slot.
@@ -36,5 +39,12 @@ impl Roster for Scoreboard {
         };
         let is_owned = process != 0 && self.state(slot) != WorkerState::Free;
         is_owned.then_some(SlotOwner { worker: Sibling { slot, generation }, process })
+    }
+
+    fn listeners(&self, place: usize, own: u32) -> Vec<Sibling> {
+        // Free slots are taken in their order, so no worker is behind one that never had an owner.
+        let interests = (0..Scoreboard::slots(self)).map_while(|slot| Some((slot, self.interest(slot)?)));
+        let listening = interests.filter(|(slot, interest)| *slot != own && interest.has(place));
+        listening.filter_map(|(slot, _)| self.owner(slot)).map(|owner| owner.worker).collect()
     }
 }

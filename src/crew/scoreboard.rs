@@ -37,6 +37,7 @@
 //! | 256, u64 | websockets begun  | worker     | WebSockets that were accepted                                 |
 //! | 264, u64 | websockets over   | worker     | WebSockets that are over                                      |
 //! | 320      | measures          | worker     | [`Measures`], in the order of its fields                      |
+//! | 9312     | interest          | worker     | [`ChannelInterest`]: the channels that the worker listens to  |
 //!
 //! The rest of a slot's pages is reserved, and zero. A slot that never had an owner has no memory but its first page.
 //!
@@ -68,13 +69,14 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::process::{Pid, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::measures::{Measured, Measures};
+use super::interest::ChannelInterest;
+use super::measures::{CHANNEL_EVENTS, Measured, Measures};
 
 /// The first eight bytes.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"RMECREW\0");
 
 /// The version of the layout. Generations with another version do not share a scoreboard.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The number of slots by default. A service with more workers asks for more.
 pub const DEFAULT_SLOTS: u32 = 256;
@@ -193,12 +195,14 @@ pub(super) struct WorkerSlot {
     pub(super) websockets_over: AtomicU64,
     _line_4: [u64; 6],
     pub(super) measures: Measures,
+    interest: ChannelInterest,
 }
 
 const _: () = assert!(size_of::<BoardHeader>() <= PAGE_BYTES && size_of::<WorkerSlot>() == SLOT_BYTES);
 const _: () = assert!(offset_of!(BoardHeader, stopping) == 64 && offset_of!(BoardHeader, exits) == 128);
 const _: () = assert!(offset_of!(BoardHeader, places) == 256 && offset_of!(BoardHeader, service_key) == 264);
 const _: () = assert!(offset_of!(WorkerSlot, place_holder) == 40 && offset_of!(WorkerSlot, measures) == 320);
+const _: () = assert!(offset_of!(WorkerSlot, interest) == 9312);
 
 /// The scoreboard of a service.
 pub struct Scoreboard {
@@ -316,6 +320,7 @@ impl Scoreboard {
             // Two masters, of which one starts to replace the other, may reserve at once.
             let is_ours = slot.state.compare_exchange(free, booting, Ordering::AcqRel, Ordering::Relaxed).is_ok();
             if is_ours {
+                slot.interest.clear();
                 slot.generation.fetch_add(1, Ordering::AcqRel);
             }
             is_ours
@@ -332,6 +337,7 @@ impl Scoreboard {
         slot.requests_before.store(slot.requests.load(Ordering::Relaxed), Ordering::Relaxed);
         slot.connections_before.store(slot.connections.load(Ordering::Relaxed), Ordering::Relaxed);
         slot.measures.release(nanoseconds(ClockId::Monotonic));
+        slot.interest.clear();
         slot.pid.store(0, Ordering::Relaxed);
         slot.asks.store(0, Ordering::Relaxed);
         slot.turn.store(0, Ordering::Relaxed);
@@ -449,6 +455,18 @@ impl Scoreboard {
     /// The measures of a slot that has or had an owner. Reading others would give them memory.
     fn measures(&self, index: u32) -> Option<&Measures> {
         self.slot(index).filter(|slot| slot.generation.load(Ordering::Acquire) > 0).map(|slot| &slot.measures)
+    }
+
+    /// Adds to the numbers of messages of channels of the slot's worker.
+    pub fn note_channels(&self, index: u32, more: [u64; CHANNEL_EVENTS.len()]) {
+        if let Some(measures) = self.measures(index) {
+            measures.note_channels(more);
+        }
+    }
+
+    /// The channels that the slot's worker listens to. `None` if no worker has owned the slot.
+    pub fn interest(&self, index: u32) -> Option<&ChannelInterest> {
+        self.slot(index).filter(|slot| slot.generation.load(Ordering::Acquire) > 0).map(|slot| &slot.interest)
     }
 
     /// How many workers have been started, by any master of the service.

@@ -87,6 +87,15 @@ impl fmt::Display for NotSent {
     }
 }
 
+/// The outcome of a message to several siblings.
+#[derive(Debug, Default)]
+pub struct Sent {
+    /// The number of siblings that get it.
+    pub number: usize,
+    /// The siblings whose queue is full.
+    pub full: Vec<Sibling>,
+}
+
 /// A worker's end of the crew.
 pub struct Crew {
     place: CrewPlace,
@@ -175,6 +184,45 @@ impl Crew {
             }
         }
         Err(NotSent::NoSibling(slot))
+    }
+
+    /// Sends a message to each sibling that listens to a channel of this place. Returns the numbers of those that get it
+    /// and those whose queue is full. Nothing is sent to siblings in `resting`, which count as full. A sibling that takes
+    /// no messages, or no longer, is left out.
+    ///
+    /// # Errors
+    /// [`NotSent::Unsendable`], [`NotSent::Closed`].
+    pub fn send_to_listeners(
+        &self,
+        place: usize,
+        kind: u8,
+        payload: &Arc<[u8]>,
+        resting: &[Sibling],
+    ) -> Result<Sent, NotSent> {
+        let mut sent = Sent::default();
+        for sibling in self.context.roster.listeners(place, self.context.own.slot) {
+            if resting.contains(&sibling) {
+                sent.full.push(sibling);
+                continue;
+            }
+            match self.send(sibling.slot, kind, payload, &[]) {
+                Ok(()) => sent.number += 1,
+                Err(NotSent::Full { .. } | NotSent::NotAccepting(_)) => sent.full.push(sibling),
+                Err(error @ (NotSent::Unsendable(_) | NotSent::Closed)) => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Whether at least half of the queue for the worker of `slot` is free.
+    pub fn has_room(&self, slot: u32) -> bool {
+        lock(&self.members).outgoing.get(&slot).is_none_or(|outgoing| outgoing.is_half_empty())
+    }
+
+    /// The number of messages that wait until the kernel takes them.
+    pub fn waiting(&self) -> usize {
+        lock(&self.members).outgoing.values().map(|outgoing| outgoing.waiting()).sum()
     }
 
     fn connection_to(&self, slot: u32) -> Result<Arc<Outgoing>, NotSent> {

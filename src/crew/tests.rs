@@ -40,6 +40,11 @@ impl Roster for Slots {
         let owner = SlotOwner { worker: Sibling { slot, generation }, process: std::process::id() };
         (generation > 0).then_some(owner)
     }
+
+    fn listeners(&self, _place: usize, own: u32) -> Vec<Sibling> {
+        let others = (0..4).filter(|&slot| slot != own);
+        others.filter_map(|slot| self.owner(slot)).map(|owner| owner.worker).collect()
+    }
 }
 
 /// Everything that a worker hears.

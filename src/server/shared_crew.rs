@@ -13,6 +13,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use rustix::io::Errno;
 
 use super::shared_scoreboard::SharedScoreboard;
+use crate::crew::interest::{ListeningCounts, place_of};
 use crate::crew::kinds::MOVED_CONNECTION;
 use crate::crew::scoreboard::Scoreboard;
 use crate::crew::{Crew, CrewHost, CrewPlace, Letter, NotSent, Roster, Sibling};
@@ -34,6 +35,8 @@ pub struct SharedCrew {
     own: Sibling,
     roster: Arc<Scoreboard>,
     handlers: Arc<CrewHandlers>,
+    /// The channels that this worker listens to.
+    listening: Mutex<ListeningCounts>,
     /// The sockets, once they are needed.
     sockets: Mutex<Sockets>,
 }
@@ -63,7 +66,8 @@ impl SharedCrew {
             return Err(PyRuntimeError::new_err(message));
         }
         let own = Sibling { slot, generation: roster.generation(slot) };
-        Ok(SharedCrew { place, own, roster, handlers: Arc::default(), sockets: Mutex::new(Sockets::Unopened) })
+        let sockets = Mutex::new(Sockets::Unopened);
+        Ok(SharedCrew { place, own, roster, handlers: Arc::default(), listening: Mutex::default(), sockets })
     }
 
     /// Number of the worker's slot.
@@ -133,6 +137,82 @@ impl SharedCrew {
         self.crew(py)?.send(slot, kind, &payload, &borrowed).map_err(error_of)
     }
 
+    /// Receive messages to the listeners of the channel `name` from now on.
+    ///
+    /// Call it once for each name. Siblings learn it from shared memory, so it holds when this method has returned.
+    /// Does nothing if the crew is closed, and in a forked child.
+    #[pyo3(signature = (name, /))]
+    fn listen(&self, name: &[u8]) {
+        let mut listening = lock(&self.listening);
+        let place = place_of(name);
+        if self.owns_slot()
+            && listening.add(place)
+            && let Some(interest) = self.roster.interest(self.own.slot)
+        {
+            interest.add(place);
+        }
+    }
+
+    /// Receive no more messages to the listeners of the channel `name`, which `listen` has named.
+    #[pyo3(signature = (name, /))]
+    fn unlisten(&self, name: &[u8]) {
+        let mut listening = lock(&self.listening);
+        let place = place_of(name);
+        if self.owns_slot()
+            && listening.remove(place)
+            && let Some(interest) = self.roster.interest(self.own.slot)
+        {
+            interest.remove(place);
+        }
+    }
+
+    /// Send a message to all siblings that listen to the channel `name`, or to another one of the same hash.
+    ///
+    /// Returns the number of siblings that it was sent to, and a list of those whose queue is full: slots and
+    /// generations. Never waits, as `send`. Nothing is sent to siblings in the list `resting`, which count as full. A
+    /// sibling that takes no messages is left out.
+    ///
+    /// Raises ValueError for a message over a limit, and RuntimeError if the crew is closed.
+    #[pyo3(
+        signature = (name, kind, payload, resting = Vec::new(), /),
+        text_signature = "($self, name, kind, payload, resting=(), /)"
+    )]
+    fn send_to_listeners(
+        &self,
+        py: Python<'_>,
+        name: &[u8],
+        kind: u8,
+        payload: &Bound<'_, PyBytes>,
+        resting: Vec<(u32, u64)>,
+    ) -> PyResult<(usize, Vec<(u32, u64)>)> {
+        // The crew is opened for the first sibling that listens.
+        let place = place_of(name);
+        if self.roster.listeners(place, self.own.slot).is_empty() {
+            return Ok((0, Vec::new()));
+        }
+        let payload: Arc<[u8]> = payload.as_bytes().into();
+        let resting: Vec<_> = resting.into_iter().map(|(slot, generation)| Sibling { slot, generation }).collect();
+        let sent = self.crew(py)?.send_to_listeners(place, kind, &payload, &resting).map_err(error_of)?;
+        Ok((sent.number, sent.full.into_iter().map(|sibling| (sibling.slot, sibling.generation)).collect()))
+    }
+
+    /// Return whether at least half of the queue for the sibling of `slot` is free.
+    #[pyo3(signature = (slot, /))]
+    fn has_room(&self, slot: u32) -> bool {
+        match &*lock(&self.sockets) {
+            Sockets::Open(crew) => crew.has_room(slot),
+            _ => true,
+        }
+    }
+
+    /// Return the number of messages to siblings that wait in this process.
+    fn waiting(&self) -> usize {
+        match &*lock(&self.sockets) {
+            Sockets::Open(crew) => crew.waiting(),
+            _ => 0,
+        }
+    }
+
     /// Return the other workers of the service: tuples of slot, generation and process id.
     fn siblings(&self) -> Vec<(u32, u64, u32)> {
         let others = (0..self.roster.slots()).filter(|&slot| slot != self.own.slot);
@@ -160,6 +240,11 @@ impl SharedCrew {
 
     /// Close all sockets. Messages that the kernel has not taken yet are lost. May be called from any thread.
     fn close(&self) {
+        if self.owns_slot()
+            && let Some(interest) = self.roster.interest(self.own.slot)
+        {
+            interest.clear();
+        }
         let sockets = std::mem::replace(&mut *lock(&self.sockets), Sockets::Closed);
         if let Sockets::Open(crew) = sockets {
             crew.close();
@@ -171,6 +256,12 @@ impl SharedCrew {
 }
 
 impl SharedCrew {
+    /// Whether this process is the worker, instead of a forked child of it, and still has the slot.
+    fn owns_slot(&self) -> bool {
+        self.roster.pid(self.own.slot) == std::process::id()
+            && self.roster.generation(self.own.slot) == self.own.generation
+    }
+
     /// Opens the worker's socket, and passes connections that siblings hand over to `adopt`, in a unit of the loop.
     ///
     /// # Errors

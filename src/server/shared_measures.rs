@@ -3,7 +3,9 @@
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::crew::measures::{Distribution, LOOP_BOUNDS, METHODS, Measured, REFUSALS, REQUEST_BOUNDS, STATUS_CLASSES};
+use crate::crew::measures::{
+    CHANNEL_EVENTS, Distribution, LOOP_BOUNDS, METHODS, Measured, REFUSALS, REQUEST_BOUNDS, STATUS_CLASSES,
+};
 use crate::event_loop::reasons::Reason;
 
 /// The measures as a dictionary; see `Scoreboard.metrics`.
@@ -40,6 +42,11 @@ pub fn as_dict<'py>(py: Python<'py>, measured: &Measured) -> PyResult<Bound<'py,
         waits.set_item(reason.name(), number)?;
     }
     found.set_item("waits", waits)?;
+    let channels = PyDict::new(py);
+    for (event, number) in CHANNEL_EVENTS.into_iter().zip(measured.channels) {
+        channels.set_item(event, number)?;
+    }
+    found.set_item("channels", channels)?;
     found.set_item("requests", requests(py, measured)?)?;
     let refused = PyDict::new(py);
     for (status, count) in REFUSALS.into_iter().zip(measured.refused).filter(|&(_, count)| count > 0) {

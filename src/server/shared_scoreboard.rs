@@ -210,9 +210,10 @@ impl SharedScoreboard {
     /// Return the measures of one slot, or of all (None, the default), with those of its earlier owners.
     ///
     /// They are empty unless metrics are on. The counts of "requests" are by method and class of the status, those of
-    /// "refused" by status. The numbers of "waits" are coroutines by the reason of their wait. The histograms are
-    /// "request_duration", "time_to_first_byte", "queue_time", "loop_lag" and "gil_wait": dictionaries with "bounds" in
-    /// seconds, "counts" for each bucket (one more than bounds), and the "sum" in seconds. The other items are numbers.
+    /// "refused" by status. The numbers of "waits" are coroutines by the reason of their wait. Those of
+    /// "channels" are counted without metrics, too. The histograms are "request_duration", "time_to_first_byte",
+    /// "queue_time", "loop_lag" and "gil_wait": dictionaries with "bounds" in seconds, "counts" for each bucket (one more than bounds),
+    /// and the "sum" in seconds. The other items are numbers.
     /// Counts and histograms only grow, so the difference of two calls is that of the time between.
     #[pyo3(signature = (slot = None))]
     fn metrics<'py>(&self, py: Python<'py>, slot: Option<u32>) -> PyResult<Bound<'py, PyDict>> {
@@ -232,6 +233,13 @@ impl SharedScoreboard {
     #[pyo3(signature = (slot, /))]
     fn busy_share(&self, slot: u32) -> PyResult<f64> {
         Ok(self.0.busy_share(self.checked(slot)?))
+    }
+
+    /// Count messages of channels in a slot: published, queued for subscriptions, dropped, and gaps.
+    #[pyo3(signature = (slot, published, delivered, dropped, gaps, /))]
+    fn count_channels(&self, slot: u32, published: u64, delivered: u64, dropped: u64, gaps: u64) -> PyResult<()> {
+        self.0.note_channels(self.checked(slot)?, [published, delivered, dropped, gaps]);
+        Ok(())
     }
 
     /// Count a worker that has ended.

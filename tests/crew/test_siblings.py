@@ -110,7 +110,7 @@ def test_descriptors_that_a_worker_has_no_room_for_are_lost_with_a_line_that_nam
     one.ask("crew.send(1, 7, b'many', [0] * 16)")
     assert two.ask("until(lambda: crew.counts()['faults'] == 1)")
     two.ask("resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 4096))")
-    assert "raise the limit of open files (ulimit -n)" in two.log
+    wait_until(lambda: "raise the limit of open files (ulimit -n)" in two.log, lambda: two.log)
     # The next message finds the worker again.
     wait_until(lambda: one.ask("crew.send(1, 7, b'next')") is None, lambda: one.log)
     assert two.ask("until(lambda: heard[-1] == (0, b'next'))")

@@ -24,12 +24,13 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .. import _rmeinheld, channel_options
-from .hub import Hub, hub_of
+from .hub import Hub, SlowClient, hub_of
 from .messages import MAX_MESSAGE_BYTES, MAX_NAME_BYTES, checked_name, encode
 from .presence import Change, Presence
 from .subscriptions import Slow, Subscription, SubscriptionEnded, feed_of
 
 if TYPE_CHECKING:
+    from .._rmeinheld import WebSocket
     from .subscriptions import AnyQueue
 
 __all__ = [
@@ -105,8 +106,8 @@ class Channel:
         message follows. Without a subscriber, iterate the subscription, or call its `get`.
 
         At most `max_queue` messages wait (1,000 by default). `slow` is the treatment of the next one. "drop_oldest"
-        (the default) drops the oldest message that waits, "drop_newest" drops the new one, and "end" ends the subscription.
-        Each dropped message is counted in `Subscription.dropped`.
+        (the default) drops the oldest message that waits, and "drop_newest" drops the new one. "end" ends the
+        subscription. Each dropped message is counted in `Subscription.dropped`.
 
         `on_gap` is called where messages of another process were lost, with their number or None if it is unknown. It
         runs where messages are handled: in the coroutine of the function, or in `get`.
@@ -116,6 +117,24 @@ class Channel:
         hub = self._bound()
         feed = hub.subscribe(self._name, lambda room: feed_of(room, subscriber, max_queue, slow, on_gap))
         return Subscription(feed)
+
+    def attach(self, websocket: WebSocket, *, slow: SlowClient = "close") -> bool:
+        """Send all messages that are published from now on to a WebSocket, until it closes. Returns whether it is open.
+
+        No Python code runs for a single WebSocket: the worker encodes a message once for all that are attached. Text
+        and JSON are sent as text, bytes as binary. A WebSocket for which `websocket_max_queue_size` bytes wait already
+        is slow: "close" (the default) closes it with 1013, and "skip" leaves out the message.
+
+        Accepts the connection if it is not accepted yet. Raises ValueError for another `slow`, and RuntimeError if the
+        request was answered in another way.
+        """
+        if slow not in ("close", "skip"):
+            raise ValueError(f"slow is close or skip, not {slow!r}")
+        return self._bound().attach(self._name, websocket, slow)
+
+    def detach(self, websocket: WebSocket) -> None:
+        """Send no more messages to a WebSocket. Does nothing if it is not attached."""
+        self._bound().detach(self._name, websocket)
 
     def __iter__(self) -> Iterator[Any]:
         """Subscribe, and iterate over the messages for ever. The end of the loop ends the subscription."""

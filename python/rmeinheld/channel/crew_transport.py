@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
-from .. import _rmeinheld
+from .. import _crew, _rmeinheld
 from .subscriptions import spawn_or_thread
 from .transport import Transport
 
@@ -21,19 +21,23 @@ KIND: Final = 2
 _LOST: Final = 255
 """A message without contents, which only says that messages before it were lost."""
 
-_HEAD: Final = struct.Struct("<BBHI")
-"""The kind, the length of the name, 0, and the number of messages that were lost before this one."""
+_ANY: Final = b"\0"
+"""The channel of a note that stands for all channels."""
+
+_HEAD: Final = struct.Struct("<BBxxI")
+"""The kind, the length of the name, and in a note the number of messages of the channel that were lost before it."""
 
 _MOST_LOST_NAMES: Final = 10_000
 """Channels whose lost messages are counted one by one, for each sibling."""
 
-_RETRY_SECONDS: Final = 0.05
+_RETRY_SECONDS: Final = 0.02
+"""Time between two looks whether a queue that was full has room again."""
 
 type _Peer = tuple[int, int]
 
 
 def _framed(channel: bytes, kind: int, payload: bytes, missed: int = 0) -> bytes:
-    return b"".join((_HEAD.pack(kind, len(channel), 0, missed), channel, payload))
+    return b"".join((_HEAD.pack(kind, len(channel), missed), channel, payload))
 
 
 class CrewTransport(Transport):
@@ -44,58 +48,64 @@ class CrewTransport(Transport):
     def __init__(self, crew: _rmeinheld.Crew) -> None:
         self._crew = crew
         self._receiver: Receiver | None = None
-        # Held while a message is sent, so that the notes of lost messages stay in order with it.
-        self._lock = _rmeinheld.RLock()
         self._lost: dict[_Peer, dict[bytes, int]] = {}
         self._is_retrying = False
 
     def open(self, receiver: Receiver) -> None:
         """Take messages of siblings from now on."""
         self._receiver = receiver
+        _crew.leaving.append(receiver.left)
         self._crew.on_gone(self._gone)
         self._crew.on(KIND, self._receive)
 
     def publish(self, channel: bytes, kind: int, payload: bytes, to: Hashable | None = None) -> int:
         """Send a message to each sibling, or to one."""
         frame = _framed(channel, kind, payload)
-        sent = 0
-        with self._lock:
-            for slot, generation, _ in self._crew.siblings():
-                peer = slot, generation
-                if to is not None and to != peer:
-                    continue
-                lost = self._lost.get(peer, {})
-                missed = lost.get(channel, 0)
-                if self._send(peer, channel, _framed(channel, kind, payload, missed) if missed else frame):
-                    sent += 1
-                    if missed:
-                        del lost[channel]
+        if to is not None:
+            slot, generation = cast("_Peer", to)
+            return int(self._send((slot, generation), channel, frame))
+        try:
+            # A sibling that has lost messages gets none until it knows, so that the gap is where it was.
+            sent, full = self._crew.send_to_listeners(channel, KIND, frame, list(self._lost))
+        except RuntimeError:
+            # This worker is about to end.
+            return 0
+        for peer in full:
+            self._note_lost(peer, channel)
         return sent
 
     def _send(self, peer: _Peer, channel: bytes, frame: bytes) -> bool:
+        """Send a message to one sibling."""
+        if peer in self._lost:
+            self._note_lost(peer, channel)
+            return False
         try:
             self._crew.send(peer[0], KIND, frame)
         except BlockingIOError:
-            lost = self._lost.setdefault(peer, {})
-            if channel in lost or len(lost) < _MOST_LOST_NAMES:
-                lost[channel] = lost.get(channel, 0) + 1
-            if not self._is_retrying:
-                self._is_retrying = True
-                spawn_or_thread(self._retry)
+            self._note_lost(peer, channel)
             return False
         except (OSError, RuntimeError):
             # It takes no messages yet, or no longer; or this worker is about to end.
             return False
         return True
 
-    def _retry(self) -> None:
+    def _note_lost(self, peer: _Peer, channel: bytes) -> None:
+        lost = self._lost.setdefault(peer, {})
+        # Beyond the limit a gap of all channels stands for the rest.
+        channel = channel if channel in lost or len(lost) < _MOST_LOST_NAMES else _ANY
+        lost[channel] = lost.get(channel, 0) + 1
+        if not self._is_retrying:
+            self._is_retrying = True
+            spawn_or_thread(self._retry, self._receiver)
+
+    def _retry(self, receiver: Receiver) -> None:
         """Tell siblings of lost messages, until each one knows."""
         while True:
             _rmeinheld.sleep(_RETRY_SECONDS)
-            with self._lock:
+            with receiver.lock:
                 alive = {(slot, generation) for slot, generation, _ in self._crew.siblings()}
                 for peer in list(self._lost):
-                    if peer not in alive or self._notify(peer):
+                    if peer not in alive or (self._crew.has_room(peer[0]) and self._notify(peer)):
                         del self._lost[peer]
                 if not self._lost:
                     self._is_retrying = False
@@ -116,10 +126,12 @@ class CrewTransport(Transport):
         return True
 
     def listen(self, channel: bytes) -> None:
-        """Do nothing: all siblings get all messages."""
+        """Note in the shared memory that this worker listens."""
+        self._crew.listen(channel)
 
     def unlisten(self, channel: bytes) -> None:
-        """Do nothing."""
+        """Note that this worker listens no longer."""
+        self._crew.unlisten(channel)
 
     def close(self) -> None:
         """Take no more messages."""
@@ -129,27 +141,26 @@ class CrewTransport(Transport):
         receiver = self._receiver
         if receiver is None:
             return
-        kind, length, _, missed = _HEAD.unpack_from(payload)
+        kind, length, missed = _HEAD.unpack_from(payload)
         end = _HEAD.size + length
         channel = payload[_HEAD.size : end]
-        peer = slot, generation
-        if kind == _LOST:
-            receiver.gap(channel, missed)
-        else:
-            receiver.message(peer, channel, kind, memoryview(payload)[end:], missed)
+        if kind != _LOST:
+            receiver.message((slot, generation), channel, kind, payload[end:])
+        elif missed:
+            receiver.gap(None if channel == _ANY else channel, None if channel == _ANY else missed)
 
     def _gone(self, slot: int, generation: int) -> None:
         peer = slot, generation
-        if self._receiver is not None:
-            self._receiver.gone(peer)
-            spawn_or_thread(self._look_again, peer)
+        receiver = self._receiver
+        if receiver is not None:
+            receiver.gone(peer)
+            spawn_or_thread(self._look_again, peer, receiver)
 
-    def _look_again(self, peer: _Peer) -> None:
+    def _look_again(self, peer: _Peer, receiver: Receiver) -> None:
         """Find out whether a sibling lives whose connection has ended. Messages on that connection may be lost."""
         _rmeinheld.sleep(_RETRY_SECONDS)
-        with self._lock:
+        with receiver.lock:
             is_alive = self._send(peer, b"", _framed(b"", _LOST, b""))
-        receiver = self._receiver
-        if is_alive and receiver is not None:
+        if is_alive:
             receiver.gap(None, None)
             receiver.appeared(peer)

@@ -6,7 +6,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from .. import _crew, _rmeinheld, channel_options
 from ..error_log import LOGGER_NAME
@@ -17,19 +17,12 @@ from .transport import LocalTransport, Pending, Transport
 if TYPE_CHECKING:
     from .presence import PresenceBook
 
-__all__ = ["Attached", "Hub", "Room", "hub_of"]
+__all__ = ["Hub", "Room", "SlowClient", "hub_of"]
 
 _logger: Final = logging.getLogger(LOGGER_NAME)
 
-
-class Attached(Protocol):
-    """A group of receivers that takes a message without Python code for each one."""
-
-    def __len__(self) -> int:
-        """Return the number of receivers."""
-
-    def broadcast(self, message: str | bytes, /) -> int:
-        """Give the message to each receiver, and return the number of those that got it. Returns soon."""
+type SlowClient = Literal["close", "skip"]
+"""The treatment of an attached WebSocket that accepts data too slowly."""
 
 
 class Room:
@@ -41,7 +34,8 @@ class Room:
         self.registry = registry
         self.title = name.decode()
         self.feeds: dict[int, Feed] = {}
-        self.attached: Attached | None = None
+        self.attached: dict[SlowClient, _rmeinheld.Members] = {}
+        """WebSockets that get the messages, by the treatment of slow ones."""
         self.pending: Pending | None = None
         """The wait until messages of other processes come; None after it."""
         self._copy: tuple[Feed, ...] | None = ()
@@ -70,8 +64,11 @@ class Room:
                 delivered -= outcome > DISPLACED
                 if feed.end is not None:
                     self.remove(feed)
-        if self.attached is not None:
-            delivered += self.attached.broadcast(item.text if type(item) is JsonText else item)
+        for slow, members in self.attached.items():
+            number = len(members)
+            left_out = len(members.broadcast(item.text if type(item) is JsonText else item, slow))
+            delivered += number - left_out
+            dropped += left_out
         return delivered, dropped
 
     def note_gap(self, missed: int | None) -> int:
@@ -82,15 +79,25 @@ class Room:
 
     def is_unused(self) -> bool:
         """Whether the room has no subscriber."""
-        return not self.feeds and (self.attached is None or not len(self.attached))
+        return not self.feeds and not any(len(members) for members in self.attached.values())
 
 
 class Hub:
     """The channels of this process over one transport. It is also the `Receiver` of the transport."""
 
-    def __init__(self, transport: Transport, count: Callable[[int, int, int, int], object]) -> None:
+    def __init__(
+        self, transport: Transport, count: Callable[[int, int, int, int], object], *, is_deferred: bool = False
+    ) -> None:
         self.lock = _rmeinheld.RLock()
         self.presence: PresenceBook | None = None
+        self.is_over = False
+        """Whether this process sends no more."""
+        self.interruption: BaseException | None = None
+        """Exception that was thrown into the publisher while a message was being queued. It is raised afterwards."""
+        self.process = os.getpid()
+        self.is_deferred = is_deferred
+        """Whether this is the master of a service, whose workers take its subscriptions over."""
+        self.default_url = channel_options.url()
         self.transport = transport
         self._count = count
         self._rooms: dict[bytes, Room] = {}
@@ -130,8 +137,36 @@ class Hub:
             pending.wait()
             room.pending = None
 
+    def attach(self, name: bytes, websocket: _rmeinheld.WebSocket, slow: SlowClient) -> bool:
+        """Have a WebSocket get the messages of a channel. Returns whether it is open."""
+        with self.lock:
+            room = self.room(name)
+            try:
+                for other in room.attached.values():
+                    other.remove(websocket)
+                members = room.attached.setdefault(slow, _rmeinheld.Members())
+                is_open = members.add(websocket)
+            finally:
+                self.release(room)
+        self.await_messages(room)
+        return is_open
+
+    def detach(self, name: bytes, websocket: _rmeinheld.WebSocket) -> None:
+        """End what `attach` has begun."""
+        with self.lock:
+            if (room := self._rooms.get(name)) is not None:
+                for members in room.attached.values():
+                    members.remove(websocket)
+                self.release(room)
+
     def unsubscribe(self, feed: Feed) -> None:
         """End a subscription, and discard its queue."""
+        if feed.room.hub is not self:
+            feed.room.hub.unsubscribe(feed)
+            return
+        if self.process != os.getpid():
+            # In a forked child the subscription is the parent's.
+            return
         with self.lock:
             feed.finish(CLOSED, discards=True)
             feed.room.remove(feed)
@@ -157,6 +192,8 @@ class Hub:
         """Publish an encoded message here and to other processes. Returns the numbers of subscribers and processes."""
         delivered = dropped = 0
         with self.lock:
+            if self.is_over:
+                self._refuse()
             if self._abandoned:
                 self._remove_abandoned()
             room = self._rooms.get(name)
@@ -167,7 +204,33 @@ class Hub:
         self._count(1, delivered, dropped, 0)
         if self._calls:
             self.make_calls()
+        if self.interruption is not None:
+            self._raise_interruption()
         return delivered + (sent if isinstance(sent, int) else sent.wait() or 0)
+
+    def _refuse(self) -> None:
+        text = "this worker has left its service and is about to end: the message would reach no other worker"
+        # In a coroutine every wait raises this by now.
+        raise _rmeinheld.CoroutineExit(text) if _rmeinheld.can_park() else RuntimeError(text)
+
+    def _raise_interruption(self) -> None:
+        interruption, self.interruption = self.interruption, None
+        if interruption is not None:
+            raise interruption
+
+    def adopt(self, inherited: Hub) -> None:
+        """Take over the subscriptions of the hub of the master. Without its lock, which nothing holds any more."""
+        with self.lock:
+            for former in inherited.rooms():
+                room = self.room(former.name)
+                for feed in former.feeds.values():
+                    feed.move(room)
+                    room.add(feed)
+                self.release(room)
+
+    def rooms(self) -> list[Room]:
+        """Return the channels that have subscribers."""
+        return list(self._rooms.values())
 
     def start_later(self, feed: HandledFeed) -> None:
         """Start the coroutine that calls a handler, once the lock is released."""
@@ -186,7 +249,7 @@ class Hub:
 
     def make_calls(self) -> None:
         """Start what was put off until the lock is released."""
-        while self._calls:
+        while self._calls and not self.is_deferred:
             try:
                 self._calls.popleft()()
             except IndexError:
@@ -225,6 +288,10 @@ class Hub:
         self._count(0, 0, 0, gaps)
         self.make_calls()
 
+    def left(self) -> None:
+        """Refuse to publish from now on."""
+        self.is_over = True
+
     def appeared(self, peer: Hashable) -> None:
         """Send the presence to a new process."""
         with self.lock:
@@ -257,18 +324,43 @@ def _uncounted(published: int, delivered: int, dropped: int, gaps: int) -> None:
     """Count nothing, in a process that is no worker."""
 
 
+_deferred: dict[str, Hub] = {}
+"""The hubs of the master, whose subscriptions this worker has not taken over yet."""
+
+
+def _begin_process() -> None:
+    """Begin without hubs, in a forked child: the parent's transports are dead, and its locks may be held."""
+    global _hubs, _hubs_of, _making, _deferred
+    _deferred = {url: hub for url, hub in _hubs.items() if hub.is_deferred}
+    _making, _hubs, _hubs_of = _rmeinheld.RLock(), {}, os.getpid()
+
+
+def _enter() -> None:
+    """Take over the subscriptions that the application made in the master, when the master imported it."""
+    global _deferred
+    if _hubs_of not in (0, os.getpid()):
+        _begin_process()
+    deferred, _deferred = _deferred, {}
+    for url, inherited in deferred.items():
+        # The master may not know the option yet.
+        hub_of(channel_options.url() if url == inherited.default_url else url).adopt(inherited)
+
+
+_crew.entering.append(_enter)
+
+
 def hub_of(url: str) -> Hub:
     """Return the hub of this process for a URL; "" is the crew. Raises ValueError for an unknown scheme."""
-    global _hubs, _hubs_of, _making
     if _hubs_of != os.getpid():
-        # In a forked child the parent's transports are dead, and its locks may be held.
-        _making, _hubs, _hubs_of = _rmeinheld.RLock(), {}, os.getpid()
+        _begin_process()
     hub = _hubs.get(url)
     if hub is None:
         with _making:
             hub = _hubs.get(url)
             if hub is None:
-                hub = _hubs[url] = Hub(_transport_of(url), _crew.counter() or _uncounted)
+                is_deferred = _crew.is_master()
+                transport = LocalTransport() if is_deferred else _transport_of(url)
+                hub = _hubs[url] = Hub(transport, _crew.counter() or _uncounted, is_deferred=is_deferred)
     return hub
 
 

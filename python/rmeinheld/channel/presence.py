@@ -30,8 +30,8 @@ MAX_VALUE_BYTES: Final = 16 * 1024
 _SNAPSHOT_BYTES: Final = MAX_MESSAGE_BYTES // 4
 """Length of a piece of a snapshot, roughly."""
 
-_ASK, _JOIN, _LEAVE, _PIECE, _LAST_PIECE = b"?", b"J", b"L", b"P", b"E"
-"""The first bytes of the messages: a question for all members, a change, a part of the answer, and its last part."""
+_ASK, _JOIN, _LEAVE, _PIECE = b"?", b"J", b"L", b"P"
+"""The first bytes of the messages: a question for all members, two changes, and a part of the answer."""
 
 _compact: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -64,7 +64,7 @@ class PresenceBook:
         self._members: dict[bytes, dict[str, dict[Hashable, _Entry]]] = {}
         # Peer, channel, keys.
         self._owned: dict[Hashable, dict[bytes, set[str]]] = {}
-        self._pieces: dict[Hashable, list[tuple[bytes, str, _Entry]]] = {}
+        self._pieces: dict[Hashable, list[list[tuple[bytes, str, _Entry]]]] = {}
         self._answered: set[Hashable] = set()
         self._is_whole = _rmeinheld.Event()
         hub.transport.listen(CHANNEL)
@@ -141,13 +141,21 @@ class PresenceBook:
         elif kind == _LEAVE:
             channel, key = json.loads(rest)
             self._change(channel.encode(), key, peer, None)
-        elif kind in (_PIECE, _LAST_PIECE):
-            pieces = self._pieces.setdefault(peer, [])
-            pieces += [(channel.encode(), key, (stamp, text)) for channel, key, stamp, text in json.loads(rest)]
-            if kind == _LAST_PIECE:
-                self._replace(peer, self._pieces.pop(peer))
-                self._answered.add(peer)
-                self._note_answer()
+        elif kind == _PIECE:
+            self._take_piece(peer, *json.loads(rest))
+
+    def _take_piece(self, peer: Hashable, number: int, is_last: bool, entries: list[tuple[str, str, int, str]]) -> None:
+        pieces = self._pieces.setdefault(peer, [])
+        if number == 0:
+            pieces.clear()
+        if number != len(pieces):
+            # A piece was lost. The note of that has been answered by a new question.
+            return
+        pieces.append([(channel.encode(), key, (stamp, text)) for channel, key, stamp, text in entries])
+        if is_last:
+            self._replace(peer, [entry for piece in self._pieces.pop(peer) for entry in piece])
+            self._answered.add(peer)
+            self._note_answer()
 
     def appeared(self, peer: Hashable) -> None:
         """Ask a process for its members, which are not known, or not for certain."""
@@ -180,16 +188,20 @@ class PresenceBook:
     def _answer(self, peer: Hashable) -> None:
         """Send all members of this process, in pieces."""
         piece: list[Any] = []
-        size = 0
+        size = number = 0
         for channel, keys in self._owned.get(_OWN, {}).items():
             for key in keys:
                 stamp, text = self._members[channel][key][_OWN]
                 piece.append([channel.decode(), key, stamp, text])
                 size += len(channel) + len(key) + len(text) + 40
                 if size > _SNAPSHOT_BYTES:
-                    self._hub.transport.publish(CHANNEL, PRESENCE, _PIECE + _compact(piece).encode(), peer)
-                    piece, size = [], 0
-        self._hub.transport.publish(CHANNEL, PRESENCE, _LAST_PIECE + _compact(piece).encode(), peer)
+                    self._send_piece(peer, number, False, piece)
+                    piece, size, number = [], 0, number + 1
+        self._send_piece(peer, number, True, piece)
+
+    def _send_piece(self, peer: Hashable, number: int, is_last: bool, piece: list[Any]) -> None:
+        payload = _PIECE + _compact([number, is_last, piece]).encode()
+        self._hub.transport.publish(CHANNEL, PRESENCE, payload, peer)
 
     def _replace(self, peer: Hashable, entries: list[tuple[bytes, str, _Entry]]) -> None:
         """Make `entries` all members of a process."""

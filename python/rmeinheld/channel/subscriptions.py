@@ -140,6 +140,10 @@ class Feed:
         if self.end is None:
             self.end = reason
 
+    def move(self, room: Room) -> None:
+        """Belong to the room of another process, a child of the one that made the subscription."""
+        self.room = room
+
     def waiting(self) -> int:
         """Return the number of queued messages."""
         raise NotImplementedError
@@ -242,6 +246,11 @@ class HandledFeed(Feed):
     def waiting(self) -> int:
         return len(self.items)
 
+    def move(self, room: Room) -> None:
+        super().move(room)
+        self.items.clear()
+        self.is_running = False
+
     def run(self) -> None:
         """Call the handler for each message until none is left. In a coroutine of its own."""
         lock = self.room.hub.lock
@@ -292,6 +301,9 @@ class QueueFeed(Feed):
         except Exception as error:
             self.finish(f"its queue raises {error!r}")
             _logger.exception("Exception in %r, which takes messages of channel %r", self.target, self.room.title)
+        except BaseException as interruption:
+            self.room.hub.interruption = interruption
+            return False
         return True
 
     def _offer_gap(self, gap: _Gap) -> None:

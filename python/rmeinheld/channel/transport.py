@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .. import _rmeinheld
 
 __all__ = ["LocalTransport", "Pending", "Receiver", "Transport"]
 
@@ -18,6 +21,9 @@ class Receiver(Protocol):
 
     A `peer` names another process and one life of it, and is never used again for a later process.
     """
+
+    lock: _rmeinheld.RLock
+    """Held during each call of the transport, apart from `open` and `close`."""
 
     def message(self, peer: Hashable, channel: bytes, kind: int, payload: bytes | memoryview, missed: int = 0) -> None:
         """Take a message of `channel`, in the order in which `peer` sent its messages.
@@ -31,6 +37,9 @@ class Receiver(Protocol):
     def appeared(self, peer: Hashable) -> None:
         """Note that the presence of `peer` is not known here, or not for certain. It is asked for it."""
 
+    def left(self) -> None:
+        """Note that this process cannot send any more, since it is about to end."""
+
     def gone(self, peer: Hashable) -> None:
         """Note that `peer` has ended. Its presence ends."""
 
@@ -39,13 +48,14 @@ class Pending(Protocol):
     """A message or a subscription that is on its way. The hub waits for it without its lock."""
 
     def wait(self) -> int | None:
-        """Wait for its end. That of a message returns the number of processes. Raises OSError naming the setting."""
+        """Wait for its end. Returns the number of processes that a message went to. Raises OSError with the setting."""
 
 
 class Transport(ABC):
     """Carries messages to the other processes of a service. No call but `open` waits for another process.
 
-    Calls come in the order of the messages, one at a time.
+    Calls come one at a time, in the order of the messages, with `Receiver.lock`. A transport takes this lock for work
+    of its own, and no other: a second one could be interrupted when a message has reached only some subscribers.
     """
 
     @abstractmethod
