@@ -190,6 +190,10 @@ bench-backends: $(READY) ## Measure requests that wait for Redis and a backend (
 bench-websocket: $(READY) ## Measure WebSockets, ours and others' (takes BENCH too).
 	$(BIN)/python benches/websocket.py $(BENCH)
 
+.PHONY: bench-chat
+bench-chat: $(READY) ## Measure the chat: 50,000 WebSockets in two workers, 1,000 joins (takes BENCH too).
+	$(BIN)/python benches/chat.py $(BENCH)
+
 .PHONY: bench-gunicorn
 bench-gunicorn: $(READY) ## Measure what Gunicorn adds, and two workers compared with one (takes BENCH too).
 	$(BIN)/python benches/gunicorn_worker.py $(BENCH)

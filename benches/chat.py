@@ -31,7 +31,9 @@ ROOT = BENCHES.parent
 SPARE_FILES = 500
 """Descriptors of a process that are no WebSockets."""
 
-PORTS_OF_AN_ADDRESS = 25_000
+PORTS_OF_AN_ADDRESS = 10_000
+"""The kernel looks for a free port among the odd or the even ones first. When half are taken, it looks for long."""
+
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
 BACKLOG = 4096

@@ -51,6 +51,9 @@ HISTORY_BYTES = 32 * 1024
 KEPT_SECONDS = 60
 """Time for which all messages are kept. A worker that has lost some gets them from the others."""
 
+ASK_AFTER_SECONDS = (0.0, 1.0, 4.0)
+"""Pauses before the questions for lost messages."""
+
 LEFT_ROOMS = 100
 """Empty rooms whose history is remembered."""
 
@@ -143,7 +146,7 @@ class Chat:
         self.starting = threading.Lock()
         self.worker = ""
         self.clock = 0
-        self.last_question = 0.0
+        self.is_asking = False
 
     def start_early(self) -> None:
         """Start before the first client comes, while a worker that leaves still has the history."""
@@ -189,11 +192,22 @@ class Chat:
 
     def ask(self, missed: int | None = None) -> None:
         """Ask the other workers for the messages of the last minute, because some were lost on the way."""
-        if self.worker and time.monotonic() > self.last_question + 1:
-            self.last_question = time.monotonic()
+        if self.worker and not self.is_asking:
             logger.warning("%s messages of other workers were lost on the way: asking for them", missed or "Some")
-            since = f"{(time.time() - KEPT_SECONDS) * 1e6:016.0f}"
-            self.questions.publish({"worker": self.worker, "since": since})
+            self.is_asking = True
+            spawn(self.ask_again)
+
+    def ask_again(self) -> None:
+        """Ask at once, and again later: another worker may hear nothing yet, because Redis was away for all."""
+        since = f"{(time.time() - KEPT_SECONDS) * 1e6:016.0f}"
+        try:
+            for pause in ASK_AFTER_SECONDS:
+                sleep(pause)
+                self.questions.publish({"worker": self.worker, "since": since})
+        except OSError as error:
+            logger.warning("the other workers cannot be asked: %s", error)
+        finally:
+            self.is_asking = False
 
     def answer(self, question: dict[str, str]) -> None:
         """Send the asking worker what it may lack, in pieces that fit into a message."""

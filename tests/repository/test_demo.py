@@ -26,7 +26,7 @@ def imported_modules(source: str) -> set[str]:
 def test_the_group_demo_has_what_the_examples_import() -> None:
     own = {"rmeinheld"} | {path.stem for path in EXAMPLES.iterdir()}
     imported = set().union(*(imported_modules(path.read_text()) for path in EXAMPLES.rglob("*.py")))
-    # The chat imports redis only for REDIS_URL, and one of the programs that hang waits for PostgreSQL.
-    needed = imported - own - sys.stdlib_module_names - {"redis", "psycopg"}
+    # One of the programs that hang waits for PostgreSQL.
+    needed = imported - own - sys.stdlib_module_names - {"psycopg"}
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
     assert needed == {re.split(r"\W", requirement)[0] for requirement in groups["demo"]}

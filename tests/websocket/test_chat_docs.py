@@ -51,6 +51,20 @@ def test_a_slow_client_in_the_room_holds_up_no_other(serve: Serve) -> None:
         assert received.payload == b"\x03\xf5too slow"
 
 
+def test_the_room_of_a_channel(serve: Serve) -> None:
+    server = serve(blocks("python")[2])
+    with Client(server) as ann, Client(server) as bob:
+        # Each is in once it has heard a message of its own.
+        for one in (ann, bob):
+            one.send(text("here"))
+            assert one.text() == "here"
+        ann.send(text("hello"))
+        bob.send(text("hello"))
+        for one in (ann, bob):
+            while one.text() != "hello":
+                pass
+
+
 def test_the_configuration_for_nginx_works(serve: Serve, tmp_path: Path) -> None:
     server = serve("app:app", chdir=str(EXAMPLES), forwarded_allow_ips="127.0.0.1", websocket_ping_interval=0.5)
     (configuration,) = blocks("nginx")

@@ -26,19 +26,26 @@ PICTURE = os.environ.get("CHAT_PICTURE")
 """The path for a picture of the page, such as the one in the documentation."""
 
 
+NARROW_PICTURE = os.environ.get("CHAT_NARROW_PICTURE")
+"""The path for a picture of the page on a telephone."""
+
+
 class Page:
     """A page of the browser, driven by the DevTools protocol."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
         self.numbers = itertools.count(1)
+        self.answered: list[int] = []
+        """The status of each response to the page, once `Network.enable` is sent."""
 
     def command(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Send the browser a command. Returns its answer."""
         number = next(self.numbers)
         self.connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while (message := json.loads(self.connection.recv(timeout=TIMEOUT))).get("id") != number:
-            pass
+            if message.get("method") == "Network.responseReceived":
+                self.answered.append(message["params"]["response"]["status"])
         assert "error" not in message, message
         result: dict[str, Any] = message["result"]
         return result
@@ -161,3 +168,110 @@ def test_a_page_retries_while_its_lost_connection_still_holds_the_name(browser: 
     ann.wait_for("document.getElementById('state').textContent === 'connected'")
     ann.say("Here again.")
     ann.wait_for(ann.has("Here again."))
+
+
+def press(page: Page, key: str) -> None:
+    """Press and release a key, as a person does: the page cannot tell it from the real one."""
+    code = {"Escape": 27, "Enter": 13, "Tab": 9}[key]
+    text = {"text": "\r"} if key == "Enter" else {}
+    page.command("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=code, **text)
+    page.command("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, windowsVirtualKeyCode=code)
+
+
+def type_text(page: Page, text: str) -> None:
+    """Type into the element that has the focus."""
+    page.command("Input.insertText", text=text)
+
+
+def await_state(page: Page, state: str) -> None:
+    """Wait until the page shows this state of its connection."""
+    page.wait_for(f"document.getElementById('state').textContent === {json.dumps(state)}")
+
+
+def test_escape_is_no_way_in_and_the_keyboard_does_the_rest(browser: Browser, serve: Serve) -> None:
+    server = serve("app:app", chdir=str(CHAT))
+    ann = browser.open(server.url)
+    ann.wait_for("document.getElementById('door')?.open")
+    for _ in range(3):
+        press(ann, "Escape")
+    ann.wait_for("!document.getElementById('door').open")
+    assert ann.run("[socket, document.getElementById('room').textContent]") == [None, "none"]
+    await_state(ann, "not connected")
+    # The button has the focus again after the dialog; or it is the first after the heading.
+    ann.run("document.getElementById('change').focus(); 0")
+    press(ann, "Enter")
+    ann.wait_for("document.getElementById('door').open")
+    # An empty name is refused by the form.
+    press(ann, "Enter")
+    assert ann.run("document.getElementById('door').open")
+    type_text(ann, "Ann")
+    press(ann, "Enter")
+    await_state(ann, "connected")
+    ann.wait_for("document.activeElement.id === 'text'")
+    type_text(ann, "By keyboard alone.")
+    press(ann, "Enter")
+    ann.wait_for(ann.has("By keyboard alone."))
+    # Escape at the door keeps the room.
+    ann.run("document.getElementById('change').click(); 0")
+    press(ann, "Escape")
+    ann.wait_for("!document.getElementById('door').open")
+    await_state(ann, "connected")
+
+
+def test_a_page_leaves_changes_its_room_and_comes_back_after_a_reload(browser: Browser, serve: Serve) -> None:
+    server = serve("app:app", chdir=str(CHAT))
+    ann, bob = browser.open(server.url), browser.open(server.url)
+    ann.come_in("Ann")
+    bob.come_in("Bob")
+    ann.wait_for(ann.has("Bob has come in."))
+    ann.run("document.getElementById('change').click(); document.getElementById('where').value = 'attic'; 0")
+    ann.run("document.querySelector('#door form').requestSubmit(); 0")
+    ann.wait_for("document.getElementById('room').textContent === 'attic'")
+    await_state(ann, "connected")
+    bob.wait_for(bob.has("Ann has left."))
+    ann.say("Alone here.")
+    ann.wait_for(ann.has("Alone here."))
+    ann.command("Page.reload")
+    ann.wait_for("document.getElementById('state')?.textContent === 'connected'")
+    assert ann.run("[room, name]") == ["attic", "Ann"]
+    ann.wait_for(ann.has("Alone here."))
+    ann.run("document.getElementById('leave').click(); 0")
+    await_state(ann, "not connected")
+    # After leaving, a reload asks, and still knows the name.
+    ann.command("Page.reload")
+    ann.wait_for("document.getElementById('door')?.open")
+    assert ann.run("document.getElementById('name').value") == "Ann"
+
+
+def test_the_pages_lead_back_and_ask_for_nothing_that_is_missing(browser: Browser, serve: Serve) -> None:
+    server = serve("app:app", chdir=str(CHAT.parent))
+    for path in ("/chat/?name=Ann", "/events/"):
+        page = browser.open("about:blank")
+        page.command("Network.enable")
+        page.command("Page.enable")
+        page.answered.clear()
+        page.command("Page.navigate", url=server.url.rstrip("/") + path)
+        page.wait_for("document.getElementById('state')?.textContent === 'connected'")
+        assert page.run("getComputedStyle(document.getElementById('back')).display") != "none"
+        assert page.run("document.querySelector('a[href=\"../\"]').href") == server.url.rstrip("/") + "/"
+        assert [status for status in page.answered if status not in (200, 101)] == []
+        assert 200 in page.answered
+
+
+def test_the_page_fits_on_a_narrow_screen(browser: Browser, serve: Serve) -> None:
+    server = serve("app:app", chdir=str(CHAT))
+    page = browser.open(server.url + "?name=Ann")
+    page.command("Emulation.setDeviceMetricsOverride", width=320, height=568, deviceScaleFactor=1, mobile=True)
+    await_state(page, "connected")
+    page.say("x" * 300)
+    page.wait_for(page.has("x" * 300))
+    assert page.run("document.documentElement.scrollWidth") <= 320
+    for thing in ("text", "change", "leave", "messages"):
+        box = page.run(f"JSON.stringify(document.getElementById('{thing}').getBoundingClientRect())")
+        place = json.loads(box)
+        assert place["left"] >= 0, thing
+        assert place["right"] <= 320, thing
+        assert place["width"] > 20, thing
+    if NARROW_PICTURE:
+        shot = page.command("Page.captureScreenshot", format="png")
+        Path(NARROW_PICTURE).write_bytes(base64.b64decode(shot["data"]))

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +16,9 @@ from urllib.parse import urlencode
 import pytest
 
 from chat_guests import CHAT
+from databases import Redis
 from masters import Masters, Service, wait_until
+from serving import TIMEOUT
 
 websockets = pytest.importorskip("websockets", reason="wheels of this library are missing for this Python")
 from websockets.asyncio.client import ClientConnection, connect  # noqa: E402
@@ -45,9 +48,9 @@ class Chat(Service):
         found = {}
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             fields = line.split()
-            worker = workers.get(f"socket:[{fields[9]}]")
-            if worker is not None and int(fields[1].split(":")[1], 16) == self.port and fields[3] == ESTABLISHED:
-                found[int(fields[2].split(":")[1], 16)] = worker
+            owner = workers.get(f"socket:[{fields[9]}]")
+            if owner is not None and int(fields[1].split(":")[1], 16) == self.port and fields[3] == ESTABLISHED:
+                found[int(fields[2].split(":")[1], 16)] = owner
         return found
 
 
@@ -118,6 +121,14 @@ class Talker:
                 self.changed.clear()
                 await self.changed.wait()
 
+    async def await_members(self, names: set[str]) -> None:
+        """Wait until these are the members."""
+        await self.until(lambda: self.members == names)
+
+    async def await_texts(self, count: int) -> None:
+        """Wait until this number of messages has come."""
+        await self.until(lambda: len(self.texts()) >= count)
+
     def texts(self) -> list[tuple[str, str]]:
         """Return the sender and text of each message."""
         return [(event["name"], event["text"]) for event in self.heard if event["kind"] == "message"]
@@ -135,7 +146,7 @@ async def say_in_turns(talkers: list[Talker], word: str, count: int = MESSAGES) 
     for talker in talkers:
         names = {other.name for other in talkers if other.room == talker.room}
         wanted = before[talker] + count * len(names)
-        await talker.until(lambda talker=talker, wanted=wanted: len(talker.texts()) >= wanted)
+        await talker.await_texts(wanted)
         heard = talker.texts()[before[talker] :]
         for name in names:
             assert [text for who, text in heard if who == name] == words, (talker.name, name)
@@ -166,7 +177,7 @@ def test_four_workers_share_rooms(start: Masters[Chat]) -> None:
         await say_in_turns(talkers, "first")
         for talker in talkers:
             names = {other.name for other in talkers if other.room == talker.room}
-            await talker.until(lambda talker=talker, names=names: talker.members == names)
+            await talker.await_members(names)
 
         # A worker is killed. Clients of other workers lose nothing, and learn who is gone.
         victim = workers[talkers[0]]
@@ -176,7 +187,7 @@ def test_four_workers_share_rooms(start: Masters[Chat]) -> None:
         await say_in_turns(others, "among the others")
         for talker in others:
             names = {other.name for other in others if other.room == talker.room}
-            await talker.until(lambda talker=talker, names=names: talker.members == names, 10)
+            await talker.await_members(names)
         assert not any(talker.is_lost for talker in others)
         # Their names are free again.
         again = await Talker(chat, theirs[0].name, theirs[0].room).come()
@@ -223,5 +234,44 @@ def test_new_workers_learn_the_history_and_the_members_from_the_old_ones(start: 
             assert [event["id"] for event in welcome["history"]] == last or not last
             assert not welcome["missing"]
             await new.connection.close()
+
+    asyncio.run(talk())
+
+
+# --- over Redis ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Redis]:
+    """A Redis, through which chats that start later share their rooms."""
+    redis = Redis(tmp_path)
+    redis.start()
+    monkeypatch.setenv("RMEINHELD_CHANNEL_URL", f"redis://127.0.0.1:{redis.port}")
+    monkeypatch.setenv("RMEINHELD_CHANNEL_KEY", "of the tests")
+    yield redis
+    redis.kill()
+
+
+def cut_subscriptions(redis: Redis) -> None:
+    """Have Redis close the connections on which processes receive."""
+    with socket.create_connection(("127.0.0.1", redis.port), TIMEOUT) as connection:
+        connection.sendall(b"CLIENT KILL TYPE pubsub\r\n")
+        assert connection.recv(100) != b":0\r\n"
+
+
+def test_a_burst_over_redis_loses_nothing_that_is_acknowledged(redis: Redis, start: Masters[Chat]) -> None:
+    chats = [start("--workers", "2", *OPTIONS, app="app:app") for _ in range(2)]
+
+    async def talk() -> None:
+        talkers = [await Talker(chat, f"n{id(chat)}{number}", "lobby").come() for chat in chats for number in range(4)]
+        names = {talker.name for talker in talkers}
+        for talker in talkers:
+            await talker.await_members(names)
+        await say_in_turns(talkers, "burst", 4000 // len(talkers))
+        # Messages that no process hears from Redis come from the memory of the others.
+        cut_subscriptions(redis)
+        await say_in_turns(talkers, "while Redis is deaf")
+        for talker in talkers:
+            await talker.connection.close()
 
     asyncio.run(talk())
