@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import json as standard_json
 import logging
+import os
+import uuid
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -63,6 +65,7 @@ class CrewManager(PubSubManager):  # type: ignore[misc]
         logger: Any = None,
         json: Any = None,
     ) -> None:
+        self._host_process = 0
         super().__init__(channel=channel, write_only=write_only, logger=logger, json=json)
         if write_only and not (channel_options.url() if url is None else url) and _crew.current() is None:
             raise RuntimeError(
@@ -72,6 +75,20 @@ class CrewManager(PubSubManager):  # type: ignore[misc]
         self._channel = Channel(channel, url=url)
         self._subscription: Subscription | None = None
         self._is_listening = False
+
+    @property
+    def host_id(self) -> str:
+        """The name of this process among those that share events.
+
+        With `preload_app` the manager is made before the fork. Workers of the same name would ignore each other.
+        """
+        if self._host_process != os.getpid():
+            self._host_process, self._host_id = os.getpid(), uuid.uuid4().hex
+        return self._host_id
+
+    @host_id.setter
+    def host_id(self, value: str) -> None:
+        self._host_process, self._host_id = os.getpid(), value
 
     def initialize(self) -> None:
         """Begin to listen. python-socketio calls it with the first client of a process, and so after any fork."""
