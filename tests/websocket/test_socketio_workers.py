@@ -18,7 +18,7 @@ for library in ("flask_socketio", "socketio", "websocket", "requests"):
 import requests  # noqa: E402
 
 from databases import Redis, running  # noqa: E402
-from masters import Service, wait_until  # noqa: E402
+from masters import LISTENING, Service, wait_until  # noqa: E402
 from serving import TIMEOUT, environment_of_child  # noqa: E402
 from socketio_clients import Listener, in_each_worker  # noqa: E402
 
@@ -32,6 +32,10 @@ class Chat(Service):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def await_socket(self) -> None:
+        """Wait until the master has imported the application, which takes long on a busy machine."""
+        self.port = int(self.wait_for_log(LISTENING, 60)[1])
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +215,7 @@ def test_two_services_and_a_job_share_events_by_redis(tmp_path: Path, monkeypatc
         try:
             for name in ("one", "two"):
                 (tmp_path / name).mkdir()
-                services.append(Chat(tmp_path / name, ("--workers", "1", "--max-requests", "100000"), APP))
+                services.append(Chat(tmp_path / name, ("--workers", "1", "--preload"), APP))
             for service in services:
                 service.await_start()
                 service.await_ready()
