@@ -103,6 +103,7 @@ class Worker(_Base):  # type: ignore[misc]
     _is_armed = False
     _is_ready = False
     _has_asked = False
+    _is_draining = False
     _tls: Tls | None = None
     _reloading: Reloading | None = None
     _is_interrupted = False
@@ -362,6 +363,7 @@ class Worker(_Base):  # type: ignore[misc]
             if self.alive and os.getppid() != self.ppid:
                 self.log.info("Parent changed, shutting down: %s", self)
                 self.alive = False
+            self._drain()
             if not self.alive and not is_ending:
                 # The reloader sets this flag and does nothing else.
                 is_ending = True
@@ -404,6 +406,16 @@ class Worker(_Base):  # type: ignore[misc]
             return app(environ, start_response)
 
         return announced
+
+    def _drain(self) -> None:
+        """Close WebSockets one after the other once the master has begun `drain_delay`, before it stops the service."""
+        if self._is_draining or self.scoreboard is None or not self.scoreboard.is_stopping:
+            return
+        self._is_draining = True
+        # The master has begun up to a beat ago.
+        left = self.app.resolved.settings.drain_delay - BEAT_SECONDS
+        if left > 0 and self._engine is not None:
+            self._engine.drain(left)
 
     def _counted(self, app: WSGIApplication) -> WSGIApplication:
         def counted(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

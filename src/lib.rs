@@ -227,7 +227,7 @@
 //! 2. Responses end their connections, unless the next request has arrived (`server::connection`). An idle connection
 //!    keeps its deadline. At the deadline the server reads once more before it ends its side (`Connection::end_idle`),
 //!    then and at any other time. Only a request that crosses this end on its way is lost. WebSockets end one after the
-//!    other (`server::stopping_watchers`).
+//!    other (`server::stopping_watchers`): while the server still goes on (`drain_delay`), or else from now on.
 //! 3. `GeneratorExit` is raised in streams of events, and in responses that have asked whether the server stops.
 //! 4. Other requests in progress finish within the grace period, and the log names those that are waited for. Then
 //!    non-daemon threads and the jobs of executors finish (`rmeinheld.ends`).
@@ -270,6 +270,10 @@
 //! answers pings and closes, checks messages, and wakes the receiver. It runs no Python and never waits. When 64 KiB of
 //! messages wait for the application, it stops reading, and TCP holds up the client. It takes 128 frames or 64 KiB at a
 //! time; the rest comes after all other work.
+//!
+//! The watcher also pings clients that are silent (`wsgi::upgrade::wire::pinging`), at an interval of each connection's
+//! own: 50,000 clients that came together must not be pinged together. Answers are recognised by their payloads
+//! ([`websocket::pings`]), so each one gives a latency.
 //!
 //! [`websocket`] has no input and output. tungstenite parses the headers of frames. Messages are assembled here,
 //! because a byte that breaks UTF-8 or a limit has to be refused when it arrives, and because an idle connection should

@@ -88,6 +88,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_tls_transport.py",
     "test_websocket_flow.py",
     "test_websocket_libraries.py",
+    "test_websocket_spread.py",
     "test_valgrind.py",
 )
 """Files that test the engine below Python, other programs or the repository: `--other-python` leaves them out."""

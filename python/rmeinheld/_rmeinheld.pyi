@@ -4,7 +4,7 @@ from collections.abc import Buffer, Callable, Iterable, Iterator, Sequence
 from socket import socket
 from ssl import MemoryBIO, SSLObject
 from types import FrameType, TracebackType
-from typing import Any, Literal, Never, Protocol, Self, final
+from typing import Any, Literal, Never, Protocol, Self, final, overload
 from wsgiref.types import WSGIApplication
 
 from typing_extensions import disjoint_base
@@ -465,6 +465,13 @@ class Server:
 
         May be called from any thread, signal handler or request, and more than once: a later call may only shorten the
         times.
+        """
+
+    def drain(self, seconds: float) -> None:
+        """Close the WebSockets of now, evenly over `seconds`: the service stops after them, and all else goes on
+        meanwhile. Does nothing once a stop has begun, and the second time.
+
+        May be called from any thread.
         """
 
     def abandon(self) -> None:
@@ -1438,30 +1445,61 @@ class WebSocket:
         headers, pairs of strings; None (the default) adds none.
 
         The other arguments are for this connection alone; None (the default) takes the server's setting.
-        `max_message_size` is the longest message from the client in bytes, `ping_interval` the silence in seconds after
-        which the client is pinged (0: never), `compression` a word of `websocket_compression` (off, on, takeover), or
-        True for on, or False.
+        `max_message_size` is the longest message from the client in bytes. `ping_interval` is the longest silence in
+        seconds before the client is pinged (0: never). `compression` is a word of `websocket_compression` (off, on,
+        takeover), or True for on, or False.
 
         Raises RuntimeError if the request was accepted or answered before, and TypeError for anything but pairs of
         strings. Raises ValueError for a subprotocol that the client does not offer, for headers of the handshake
         itself (RFC 6455 4.2.2), and for values out of range.
         """
 
-    def send(self, message: str | Buffer) -> None:
+    def __enter__(self) -> Self:
+        """Accept the connection, unless it was accepted before. `with environ["wsgi.websocket"] as websocket:` also
+        closes it at the end of the block: with 1000, or with 1011 after an exception, which goes on.
+
+        Raises RuntimeError if the request was answered before.
+        """
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None, /
+    ) -> Literal[False]: ...
+    def send(self, message: str | Buffer, binary: bool | None = None, *, timeout: float | None = None) -> None:
         """Send `message`, a str as text, or bytes or another buffer as binary. Parks while too much waits for a slow
         client.
 
-        A client that then takes nothing for `send_timeout`, or less than `min_send_rate` in the long run, is
-        disconnected (1006).
+        `binary` decides otherwise: True sends a str as binary, in UTF-8, and False sends bytes as text. `timeout` is
+        the longest wait for room in seconds; None (the default) waits for ever, 0 does not wait. Once there is room,
+        the whole message is queued, and `send` returns without a further wait.
 
-        Raises ConnectionClosed once the WebSocket is closed, and TypeError for other types.
+        A client that takes nothing for `send_timeout`, or less than `min_send_rate` in the long run, is disconnected
+        (1006), whatever the timeout.
+
+        Raises TimeoutError without room in time: then nothing of the message was or will be sent, and the connection
+        is as it was. Raises ConnectionClosed once the WebSocket is closed, TypeError for other types, and ValueError
+        for text that is not UTF-8 and for a negative timeout.
         """
 
-    def send_text(self, message: str) -> None:
+    def send_text(self, message: str, *, timeout: float | None = None) -> None:
         """Send `message`, a str, as text; see `send`."""
 
-    def send_binary(self, message: Buffer) -> None:
+    def send_binary(self, message: Buffer, *, timeout: float | None = None) -> None:
         """Send `message`, bytes or another buffer, as binary; see `send`."""
+
+    def send_json(self, value: object, *, timeout: float | None = None) -> None:
+        """Send `value` as JSON in a text message (RFC 8259); see `send`.
+
+        Raises what `json.dumps` raises: TypeError for a value that is not JSON, and ValueError for NaN and infinity,
+        which browsers do not read. Nothing is sent then.
+        """
+
+    def receive_json(self, timeout: float | None = None) -> Any:
+        """Return the value of the next message, which is JSON in text. Parks as `receive` does, which has `timeout`.
+
+        Raises ValueError, with the beginning of the message, if it is not JSON or binary; the connection stays open,
+        and the next call takes the next message. Raises ConnectionClosed once the connection is closed, since None is a
+        value of JSON, and TimeoutError without a message in time.
+        """
 
     def receive(self, timeout: float | None = None) -> str | bytes | None:
         """Return the next message, a str for text or bytes for binary, or None once the connection is closed.
@@ -1478,20 +1516,49 @@ class WebSocket:
 
     def __iter__(self) -> Iterator[str | bytes]: ...
     def __next__(self) -> str | bytes: ...
-    def ping(self, payload: Buffer | None = None) -> None:
-        """Send a ping with `payload`, at most 125 bytes; None (the default) sends none. The pong is not reported (RFC
-        6455 5.5.2).
+    @overload
+    def ping(
+        self, payload: str | Buffer | None = None, *, wait: Literal[True] = True, timeout: float | None = None
+    ) -> float:
+        """Send a ping, wait for the client's answer, and return the time between them in seconds (RFC 6455 5.5.2).
 
-        Raises ConnectionClosed once the WebSocket is closed, and ValueError for a longer payload.
+        `payload` is a str or at most 125 bytes, by which the answer is recognised; None (the default) takes one that no
+        other ping has. `timeout` is the longest wait in seconds; None (the default) is `websocket_ping_timeout`, and 0
+        does not wait. With `wait=False` the ping is sent without a wait for the answer, and None is returned; `latency`
+        still notes it.
+
+        The answer comes behind what the client has sent before. Where the application leaves over 64 KiB unread, the
+        server does not read the answer. Browsers answer pings by themselves.
+
+        Raises TimeoutError without an answer in time; the connection stays open. Raises ConnectionClosed once the
+        WebSocket is closed, also during the wait. Raises ValueError for a longer payload, and for one whose answer is
+        waited for already.
         """
 
-    def close(self, code: int = 1000, reason: str = "") -> None:
+    @overload
+    def ping(
+        self, payload: str | Buffer | None = None, *, wait: Literal[False], timeout: float | None = None
+    ) -> None: ...
+    @property
+    def latency(self) -> float | None:
+        """The time in seconds that the last answered ping took, or None before the first. Keep-alive pings count."""
+
+    @property
+    def last_received(self) -> float | None:
+        """When the client's last frame, or part of one, arrived, on the clock of `time.monotonic()`.
+
+        Pongs count. At first it is the time of the accept; before that it is None. `time.monotonic() -
+        websocket.last_received` is the client's silence in seconds.
+        """
+
+    def close(self, code: int = 1000, reason: str | Buffer | None = "") -> None:
         """Close the connection, and wake the coroutine that receives. Does nothing once it is closed.
 
-        `code` is a code of RFC 6455 7.4 (1000 by default), `reason` at most 123 bytes of UTF-8. `close` does not wait
-        for the client's answer, for which the client has `websocket_close_timeout`.
+        `code` is a code of RFC 6455 7.4 (1000 by default). `reason` is a str or bytes, at most 123 bytes of UTF-8; None
+        is an empty one. `close` does not wait for the client's answer, for which the client has
+        `websocket_close_timeout`.
 
-        Raises ValueError for a code that may not be sent and for a longer reason.
+        Raises ValueError for a code that may not be sent, and for a reason that is longer or not UTF-8.
         """
 
     @property

@@ -508,18 +508,23 @@ class FieldNames(Listed):
 
 
 class Origins(Listed):
-    """Origins as browsers send them: scheme, host, and the port if it is not the scheme's default (RFC 6454 6.2)."""
+    """Origins as browsers send them: scheme, host, and the port if it is not the scheme's default (RFC 6454 6.2).
+
+    "same" is the origin of the host that the request is for.
+    """
 
     metavar = "ORIGINS"
 
     @property
     def expected(self) -> str:
         """See `Kind.expected`."""
-        return "origins (https://shop.example, http://localhost:8000), separated by commas"
+        return "same, or origins (https://shop.example, http://localhost:8000), separated by commas"
 
     def check_item(self, label: str, item: str) -> str:
         """See `Listed.check_item`."""
-        if item != "null" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", item, re.ASCII | re.IGNORECASE):
+        if item.lower() not in ("null", "same") and not re.fullmatch(
+            r"[a-z][a-z0-9+.-]*://[^/?#@\s]+", item, re.ASCII | re.IGNORECASE
+        ):
             raise self._bad_value(label, item)
         return item.lower()
 

@@ -43,7 +43,7 @@ pub enum Reason {
     Join,
     /// A call on an OS thread.
     Offload,
-    /// A message of a WebSocket: the descriptor of its connection.
+    /// A message of a WebSocket: the descriptor of its connection, and [`PONG`] for the answer to a ping.
     WebSocket,
     /// The end of a process: its number.
     Process,
@@ -133,6 +133,9 @@ pub const READ: u64 = 1;
 /// A detail of a wait for a descriptor: it is to become writable.
 pub const WRITE: u64 = 2;
 
+/// A detail of a wait for a WebSocket: the answer to a ping.
+pub const PONG: u64 = 1;
+
 /// The bits of [`READ`] and [`WRITE`] for an interest.
 pub(super) fn bits_of(interest: Interest) -> u64 {
     match interest {
@@ -198,6 +201,7 @@ impl Wait {
             },
             Reason::Join => "end".to_owned(),
             Reason::Offload => "offloaded call".to_owned(),
+            Reason::WebSocket if second == PONG => format!("WebSocket pong{}", peer_words(" from", first)),
             Reason::WebSocket => format!("WebSocket message{}", peer_words(" from", first)),
             Reason::Process => format!("end of process {first}"),
             Reason::Turn => "its next turn (the last one used up turn_budget)".to_owned(),

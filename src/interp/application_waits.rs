@@ -48,17 +48,29 @@ pub fn sleep(py: Python<'_>, seconds: f64) -> PyResult<()> {
 ///
 /// # Parks
 pub fn sleep_until(at: f64) -> PyResult<()> {
-    // Both clocks are CLOCK_MONOTONIC. They are compared once, so that the order of two times is never reversed.
-    static BOTH: OnceLock<(Instant, f64)> = OnceLock::new();
-    let (instant, seconds) = *BOTH.get_or_init(|| {
-        let now = clock_gettime(ClockId::Monotonic);
-        (Instant::now(), Duration::new(now.tv_sec.cast_unsigned(), now.tv_nsec.try_into().unwrap_or(0)).as_secs_f64())
-    });
+    let (instant, seconds) = both_clocks();
     let ahead = Duration::try_from_secs_f64((at - seconds).max(0.0)).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT);
     match event_loop::sleep(instant + ahead) {
         Wake::Ready | Wake::TimedOut => Ok(()),
         wake => Err(wake_error(wake)),
     }
+}
+
+/// A time on the clock of `time.monotonic()`.
+pub fn monotonic(at: Instant) -> f64 {
+    let (instant, seconds) = both_clocks();
+    let (later, earlier) = (at.saturating_duration_since(instant), instant.saturating_duration_since(at));
+    seconds + later.as_secs_f64() - earlier.as_secs_f64()
+}
+
+/// One time on the clock of `Instant` and on that of `time.monotonic()`. Both are CLOCK_MONOTONIC. They are compared
+/// once, so that the order of two times is never reversed.
+fn both_clocks() -> (Instant, f64) {
+    static BOTH: OnceLock<(Instant, f64)> = OnceLock::new();
+    *BOTH.get_or_init(|| {
+        let now = clock_gettime(ClockId::Monotonic);
+        (Instant::now(), Duration::new(now.tv_sec.cast_unsigned(), now.tv_nsec.try_into().unwrap_or(0)).as_secs_f64())
+    })
 }
 
 /// Waits until a descriptor is ready, at most `timeout` seconds (None: for ever). Returns whether it is.

@@ -37,7 +37,7 @@ mod waiter;
 mod waiters;
 
 pub use application_waits::{
-    deadline_after, events_now, park_or_detach, sleep, sleep_until, wait_any, wait_descriptor,
+    deadline_after, events_now, monotonic, park_or_detach, sleep, sleep_until, wait_any, wait_descriptor,
 };
 pub use context::in_fresh_context;
 pub use ending_work::{EndReason, end_overdue, end_work};

@@ -258,6 +258,19 @@ impl Server {
         });
     }
 
+    /// Close the WebSockets of now, evenly over `seconds`: the service stops after them, and all else goes on meanwhile.
+    /// Does nothing once a stop has begun, and the second time.
+    ///
+    /// May be called from any thread.
+    fn drain(&self, seconds: f64) {
+        let delay = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default();
+        if let Some(runtime) = &*lock(&self.runtime) {
+            runtime.send(LoopMessage::Control(Box::new(move || {
+                with_service(|service| service.begin_draining(delay));
+            })));
+        }
+    }
+
     /// Have `run()` return at once although the loop hangs, in a process that is about to end.
     fn abandon(&self) {
         self.stop_signal.ask_to_stop_now(Duration::ZERO);

@@ -49,6 +49,11 @@ impl LoopService {
         self.accepting.begin();
     }
 
+    /// Moves clients of WebSockets to other servers, over the time for which this one goes on before it stops.
+    pub fn begin_draining(&self, delay: Duration) {
+        self.stopping_watchers.begin_early(delay);
+    }
+
     /// Stops the server, or changes the terms of its stop. Accepts what the kernel has queued, then nothing more.
     /// Connections that wait for a request get deadlines, and requests in progress go on.
     pub fn begin_stop(&self, py: Python<'_>) {

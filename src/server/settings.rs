@@ -12,6 +12,7 @@ use crate::http::limits::HeadLimits;
 use crate::http::proxy_protocol::Versions;
 use crate::net::Networks;
 use crate::websocket::extension::Compression;
+use crate::websocket::origins::Origins;
 use crate::wsgi::{
     BodyLimits, FieldPolicy, GatewaySettings, IdPolicy, SpoolSettings, TrustedFields, Underscores, WebSocketSettings,
 };
@@ -229,7 +230,7 @@ impl Settings {
                 close_timeout: seconds(self.websocket_close_timeout),
                 send_timeout: self.send_timeout(),
                 min_send_rate: self.min_send_rate,
-                origins: self.websocket_origins.clone(),
+                origins: self.websocket_origins.as_deref().map(Origins::new),
                 compression: Compression::of(&self.websocket_compression).unwrap_or_default(),
             },
             use_sendfile: self.sendfile,

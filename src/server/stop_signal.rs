@@ -88,6 +88,7 @@ pub struct StopSignal {
 struct StopRequest {
     terms: Option<StopTerms>,
     passed_on: Option<StopTerms>,
+    is_delay_passed_on: bool,
 }
 
 impl StopSignal {
@@ -176,6 +177,13 @@ impl StopSignal {
         Some((terms, stop.passed_on.replace(terms) != Some(terms)))
     }
 
+    /// The time until a stop that was asked for and has not begun; at the first call, and `None` at each later one.
+    pub fn delay_asked(&self) -> Option<Duration> {
+        let mut stop = lock(&self.stop);
+        let delay = stop.terms?.begins.saturating_duration_since(Instant::now());
+        (!delay.is_zero() && !std::mem::replace(&mut stop.is_delay_passed_on, true)).then_some(delay)
+    }
+
     /// The terms of a stop, once one was asked for.
     pub fn terms(&self) -> Option<StopTerms> {
         lock(&self.stop).terms
@@ -240,6 +248,8 @@ mod tests {
         assert_eq!(stop.terms(), Some(first));
         assert!(!stop.is_stopping());
         assert_eq!(stop.stop_asked(), Some((first, false)));
+        assert!(stop.delay_asked().is_some_and(|delay| delay <= Duration::from_secs(5)));
+        assert_eq!(stop.delay_asked(), None);
         let interrupt = StopTerms { idle: Some(Duration::ZERO), is_interrupt: true, ..terms(0, 30) };
         stop.ask_to_stop(interrupt);
         assert!(stop.is_stopping());

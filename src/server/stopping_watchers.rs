@@ -17,28 +17,51 @@ struct WatchersLeft {
     /// The sources whose watchers are still to be stopped. Their connections may end by themselves meanwhile.
     left: RefCell<VecDeque<SourceId>>,
     has_begun: Cell<bool>,
+    /// The number of spreads begun. Only the last one goes on.
+    spreads: Cell<u32>,
 }
 
 impl StoppingWatchers {
+    /// Begins before the stop of the server: stops the watchers of now, evenly over `spread` with the first one at once.
+    /// Those that come meanwhile are left to [`Self::begin`].
+    pub fn begin_early(&self, spread: Duration) {
+        if !self.0.has_begun.get() && self.0.spreads.get() == 0 {
+            self.collect();
+            self.spread(spread);
+        }
+    }
+
     /// Stops the watchers of now, evenly over `spread` with the first one at once. A later call with a `spread` of zero
     /// stops the rest at once.
     pub fn begin(&self, spread: Duration) {
         if !self.0.has_begun.replace(true) {
-            self.0.left.borrow_mut().extend(streams::watched());
+            // A watcher that was stopped before ignores the second time.
+            self.collect();
         } else if !spread.is_zero() {
             return;
         }
+        self.spread(spread);
+    }
+
+    fn collect(&self) {
+        let watched = streams::watched();
+        *self.0.left.borrow_mut() = watched.into();
+    }
+
+    fn spread(&self, spread: Duration) {
+        let number = self.0.spreads.get() + 1;
+        self.0.spreads.set(number);
         let count = self.0.left.borrow().len();
         let Some(interval) = spread.checked_div(u32::try_from(count).unwrap_or(u32::MAX)) else { return };
         let this = self.clone();
         let begun = Instant::now();
-        event_loop::spawn(Box::new(move || this.run(begun, interval)));
+        event_loop::spawn(Box::new(move || this.run(number, begun, interval)));
     }
 
     /// # Parks
-    fn run(&self, begun: Instant, interval: Duration) {
+    fn run(&self, number: u32, begun: Instant, interval: Duration) {
         let mut next = begun;
-        loop {
+        while self.0.spreads.get() == number {
             let now = Instant::now();
             while next <= now {
                 let Some(source) = self.0.left.borrow_mut().pop_front() else { return };

@@ -128,6 +128,11 @@ impl Server {
 
     /// Passes a stop that has begun on to the loop, and each change of its terms. Returns the terms.
     fn pass_the_stop_on(&self, runtime: &Runtime) -> Option<StopTerms> {
+        if let Some(delay) = self.stop_signal.delay_asked() {
+            runtime.send(LoopMessage::Control(Box::new(move || {
+                with_service(|service| service.begin_draining(delay));
+            })));
+        }
         let (terms, is_new) = self.stop_signal.stop_asked()?;
         if is_new {
             runtime.send(LoopMessage::Control(Box::new(|| {

@@ -29,7 +29,6 @@ const BAD_SUBPROTOCOL: RequestError =
 const BAD_EXTENSIONS: RequestError =
     RequestError::BadRequest("Sec-WebSocket-Extensions is not a list of extensions (RFC 6455 9.1)");
 const BAD_VERSION: RequestError = RequestError::UpgradeRequired("a WebSocket version other than 13 (RFC 6455 4.4)");
-const BAD_ORIGIN: RequestError = RequestError::Forbidden("an Origin that is not in websocket_origins (RFC 6455 10.2)");
 
 /// A valid handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,13 +44,12 @@ pub struct Handshake {
 impl Handshake {
     /// Reads a handshake. `None` means that the request is ordinary HTTP, since an Upgrade may be ignored (RFC 9110
     /// 7.8). Only a GET with `Connection: Upgrade` asks for a WebSocket. A faulty handshake is HTTP if the client
-    /// offers other protocols too. With `origins`, a request that has an Origin must have one from that list; without
-    /// one it does not come from a browser.
+    /// offers other protocols too.
     ///
     /// # Errors
     /// [`RequestError::BadRequest`] for a handshake that breaks a rule, [`RequestError::UpgradeRequired`] for another
-    /// version, [`RequestError::Forbidden`] for another origin.
-    pub fn of(head: &Head, bytes: &[u8], origins: Option<&[String]>) -> Result<Option<Handshake>, RequestError> {
+    /// version.
+    pub fn of(head: &Head, bytes: &[u8]) -> Result<Option<Handshake>, RequestError> {
         if !head.has_upgrade || head.method.of(bytes) != b"GET" {
             return Ok(None);
         }
@@ -65,7 +63,7 @@ impl Handshake {
             return Ok(None);
         }
         match Handshake::checked(head, bytes) {
-            Ok(handshake) => is_from_one_of(origins, head, bytes).then_some(Some(handshake)).ok_or(BAD_ORIGIN),
+            Ok(handshake) => Ok(Some(handshake)),
             Err(_) if protocols > 1 => Ok(None),
             Err(error) => Err(error),
         }
@@ -112,16 +110,9 @@ impl Handshake {
 }
 
 /// The values of all fields with this name.
-fn values<'a>(head: &'a Head, bytes: &'a [u8], name: &'static [u8]) -> impl Iterator<Item = &'a [u8]> {
+pub(super) fn values<'a>(head: &'a Head, bytes: &'a [u8], name: &'static [u8]) -> impl Iterator<Item = &'a [u8]> {
     let fields = head.fields.iter().filter(move |field| field.name.of(bytes).eq_ignore_ascii_case(name));
     fields.map(move |field| field.value.of(bytes))
-}
-
-/// Whether the request's Origin, if it has one, is one of `origins`.
-fn is_from_one_of(origins: Option<&[String]>, head: &Head, bytes: &[u8]) -> bool {
-    let Some(origins) = origins else { return true };
-    let is_allowed = |origin: &[u8]| origins.iter().any(|one| one.as_bytes().eq_ignore_ascii_case(origin));
-    values(head, bytes, b"origin").all(is_allowed)
 }
 
 /// The value, if there is exactly one.
@@ -152,25 +143,25 @@ mod tests {
         "Sec-WebSocket-Version: 13",
     ];
 
-    fn examine(line: &str, fields: &[&str], origins: Option<&[String]>) -> Result<Option<Handshake>, RequestError> {
-        examine_bytes(format!("{line}\r\nHost: a\r\n{}\r\n\r\n", fields.join("\r\n")).as_bytes(), origins)
+    fn examine(line: &str, fields: &[&str]) -> Result<Option<Handshake>, RequestError> {
+        examine_bytes(format!("{line}\r\nHost: a\r\n{}\r\n\r\n", fields.join("\r\n")).as_bytes())
     }
 
-    fn examine_bytes(bytes: &[u8], origins: Option<&[String]>) -> Result<Option<Handshake>, RequestError> {
+    fn examine_bytes(bytes: &[u8]) -> Result<Option<Handshake>, RequestError> {
         let mut head = Head::new();
         assert_eq!(head.parse(bytes, &LIMITS), Ok(Parsed::Complete));
-        Handshake::of(&head, bytes, origins)
+        Handshake::of(&head, bytes)
     }
 
     fn with(replaced: usize, field: &str) -> Result<Option<Handshake>, RequestError> {
         let mut fields = FIELDS.to_vec();
         fields[replaced] = field;
-        examine("GET / HTTP/1.1", &fields, None)
+        examine("GET / HTTP/1.1", &fields)
     }
 
     #[test]
     fn the_example_of_the_rfc_is_answered_as_there() {
-        let handshake = examine("GET /chat HTTP/1.1", FIELDS, None).unwrap().unwrap();
+        let handshake = examine("GET /chat HTTP/1.1", FIELDS).unwrap().unwrap();
         let mut answer = Vec::new();
         handshake.write_answer(Some("chat"), None, &mut answer);
         let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -182,12 +173,12 @@ mod tests {
     fn requests_that_do_not_ask_for_a_websocket_are_http() {
         assert_eq!(with(0, "Upgrade: h2c"), Ok(None));
         assert_eq!(with(0, "X: y"), Ok(None));
-        assert_eq!(examine("GET / HTTP/1.0", FIELDS, None), Ok(None));
+        assert_eq!(examine("GET / HTTP/1.0", FIELDS), Ok(None));
         // RFC 9110 7.8: Upgrade counts only with the connection option, and any Upgrade may be ignored.
         assert_eq!(with(1, "Connection: close"), Ok(None));
         assert_eq!(with(1, "X: y"), Ok(None));
         for line in ["POST / HTTP/1.1", "HEAD / HTTP/1.1", "OPTIONS * HTTP/1.1", "get / HTTP/1.1"] {
-            assert_eq!(examine(line, FIELDS, None), Ok(None), "{line}");
+            assert_eq!(examine(line, FIELDS), Ok(None), "{line}");
         }
     }
 
@@ -197,7 +188,7 @@ mod tests {
             let mut fields = FIELDS.to_vec();
             fields[0] = upgrade;
             fields[replaced] = field;
-            examine("GET / HTTP/1.1", &fields, None)
+            examine("GET / HTTP/1.1", &fields)
         };
         for upgrade in
             ["Upgrade: h2c, websocket", "Upgrade: websocket\r\nUpgrade: h2c", "Upgrade: websocket/13, WebSocket"]
@@ -228,22 +219,6 @@ mod tests {
         assert_eq!(with(3, "Sec-WebSocket-Version: 8"), Err(BAD_VERSION));
         assert_eq!(with(3, "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 8"), Err(NO_VERSION));
         assert_eq!(with(3, "X: y"), Err(NO_VERSION));
-    }
-
-    #[test]
-    fn origins_are_compared_and_clients_without_one_pass() {
-        let origins = ["https://shop.example".to_owned()];
-        let from = |origin: &str| {
-            let mut fields = FIELDS.to_vec();
-            fields.push(origin);
-            examine("GET / HTTP/1.1", &fields, Some(&origins))
-        };
-        assert!(from("Origin: https://shop.example").unwrap().is_some());
-        assert!(from("X: y").unwrap().is_some());
-        for other in ["https://shop.example.org", "http://shop.example", "null", ""] {
-            assert_eq!(from(&format!("Origin: {other}")), Err(BAD_ORIGIN), "{other}");
-        }
-        assert_eq!(from("Origin: https://shop.example\r\nOrigin: https://evil.example"), Err(BAD_ORIGIN));
     }
 
     #[test]
@@ -278,7 +253,7 @@ mod tests {
             let fields = FIELDS.join("\r\n");
             let before = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\nSec-WebSocket-Protocol: ");
             let bytes = [before.as_bytes(), offered, b"\r\n\r\n"].concat();
-            assert_eq!(examine_bytes(&bytes, None), Err(BAD_SUBPROTOCOL), "{}", offered.escape_ascii());
+            assert_eq!(examine_bytes(&bytes), Err(BAD_SUBPROTOCOL), "{}", offered.escape_ascii());
         }
     }
 }

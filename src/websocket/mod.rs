@@ -9,6 +9,8 @@
 //! | [`closing`]     | how far a connection has closed, and why: one transition table    | RFC 6455 7               |
 //! | [`shared_frame`] | a message for many connections, encoded once                     | RFC 6455 5, 6            |
 //! | [`close_codes`] | the codes of close frames                                         | RFC 6455 7.4             |
+//! | [`pings`]       | pings of ours and their answers                                   | RFC 6455 5.5.2, 5.5.3    |
+//! | [`origins`]     | the pages that may connect                                        | RFC 6455 10.2            |
 //!
 //! tungstenite parses and writes the headers of frames; flate2 with zlib-rs compresses. Messages are assembled here, because they are checked while
 //! they arrive: limits before anything is kept, UTF-8 in the middle of a frame. Nothing here knows Python or sockets.
@@ -19,5 +21,7 @@ pub mod closing;
 pub mod deflate;
 pub mod extension;
 pub mod handshake;
+pub mod origins;
+pub mod pings;
 pub mod protocol;
 pub mod shared_frame;

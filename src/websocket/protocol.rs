@@ -15,6 +15,7 @@ use super::close_codes::{self, INVALID_DATA, MESSAGE_TOO_BIG, NO_CODE, PROTOCOL_
 use super::closing::{Close, Closing, ClosingAction, ClosingEvent, Violation};
 use super::deflate::{Context, InflateError, Inflating};
 use super::extension::Agreement;
+use super::pings::Pings;
 
 use writing::{write_close, write_control};
 pub use writing::{write_compressed, write_message, write_ping};
@@ -82,6 +83,8 @@ pub struct Protocol {
     message: Option<Incomplete>,
     control: Vec<u8>,
     closing: Closing,
+    /// Pings of ours that wait for answers.
+    pub pings: Pings,
     /// The compression that the handshake has agreed on.
     deflate: Option<Box<Deflate>>,
     /// Bytes inflated by the running call.
@@ -142,6 +145,7 @@ impl Protocol {
                 Box::new(Deflate { agreement, received: Context::default(), sent: Context::default() })
             }),
             inflated: 0,
+            pings: Pings::default(),
         }
     }
 
@@ -239,8 +243,8 @@ impl Protocol {
                 Some(Control::Ping) if self.closing.is_open() => {
                     write_control(out, Control::Pong, &self.control);
                 }
-                // Pongs also come unasked for (RFC 6455 5.5.3).
-                Some(Control::Ping | Control::Pong | Control::Reserved(_)) => {}
+                Some(Control::Pong) => self.pings.receive(&self.control),
+                Some(Control::Ping | Control::Reserved(_)) => {}
             }
         }
         Ok(frames)

@@ -17,6 +17,7 @@ use super::upgrade::{ClientSocket, WebSocket};
 use crate::http::exchange::Exchange;
 use crate::http::response::MethodKind;
 use crate::websocket::handshake::Handshake;
+use crate::websocket::origins::RequestedHost;
 
 impl Gateway {
     /// Makes a request ready to run. The caller may use the head's buffer again afterwards.
@@ -25,9 +26,11 @@ impl Gateway {
     /// The client's fault where its body or fields are refused; nothing has been sent then. MemoryError.
     pub fn prepare<'py>(&self, py: Python<'py>, request: Request<'_>) -> Result<ApplicationCall<'py>, Unprepared> {
         let Request { head, bytes, .. } = &request;
-        let handshake =
-            if head.has_upgrade { Handshake::of(head, bytes, self.websocket.origins.as_deref())? } else { None };
+        let handshake = if head.has_upgrade { Handshake::of(head, bytes)? } else { None };
         let environ = environ::build(py, &self.keys, &self.known, &self.settings.fields, &request)?;
+        if handshake.is_some() {
+            self.check_origin(&environ, &request)?;
+        }
         let id = self.ids.as_ref().map(|ids| ids.apply(&environ, &request)).transpose()?;
         let cookie = match &self.sticky {
             Some(sticky) => sticky.new_cookie(head, bytes, is_https(&environ)?),
@@ -60,6 +63,23 @@ impl Gateway {
             .map(|handshake| self.add_websocket(handshake, &environ, &objects.response, std::mem::take(&mut next)))
             .transpose()?;
         Ok(ApplicationCall { environ, objects, input, next, websocket })
+    }
+
+    /// Checks that the page of a handshake may connect. The environ has the host that a trusted proxy names.
+    fn check_origin(&self, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> Result<(), Unprepared> {
+        let Some(origins) = &self.websocket.origins else { return Ok(()) };
+        let item = |key: &str| Ok::<_, PyErr>(environ.get_item(key)?.and_then(|value| value.extract().ok()));
+        let host: Option<String> = item("HTTP_HOST")?;
+        let scheme: Option<String> = item("wsgi.url_scheme")?;
+        let is_port_said = request.is_trusted && self.settings.fields.fields.x_forwarded_port;
+        let has_port = is_port_said && environ.contains("HTTP_X_FORWARDED_PORT")?;
+        let port: Option<String> = if has_port { item("SERVER_PORT")? } else { None };
+        let requested = host.as_deref().map(|host| RequestedHost {
+            is_https: scheme.as_deref() == Some("https"),
+            host,
+            port: port.as_deref(),
+        });
+        Ok(origins.check(request.head, request.bytes, requested)?)
     }
 
     /// Adds the items of a valid handshake to the environ.

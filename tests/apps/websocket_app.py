@@ -184,8 +184,8 @@ def large(websocket: WebSocket) -> None:
 
 def pings(websocket: WebSocket) -> None:
     """Pings, then echoes."""
-    websocket.ping()
-    websocket.ping(b"payload")
+    websocket.ping(wait=False)
+    websocket.ping(b"payload", wait=False)
     echo(websocket)
 
 

@@ -31,11 +31,12 @@ class WebSocketOptions:
         precedent="websockets write_limit (32 KiB); aiohttp (64 KiB)",
     )
     websocket_ping_interval: float = option(
-        0.0,
+        20.0,
         Seconds(),
         "--websocket-ping-interval",
         group="WebSocket",
-        help="How long a client may be silent before it is pinged. 0: it is never pinged.",
+        help="Longest silence of a client before it is pinged; each client has its own, from half of this on. Pings "
+        "find clients that are gone, and keep proxies from closing idle connections. 0: no pings.",
         unit="seconds",
         precedent="websockets ping_interval (20); Uvicorn --ws-ping-interval (20)",
     )
@@ -66,7 +67,8 @@ class WebSocketOptions:
         "--websocket-origins",
         group="WebSocket",
         help="Origins from which browsers may open a WebSocket, such as https://shop.example, separated by commas; "
-        "others get 403. Clients without an Origin are no browsers, and may open one. By default every page may.",
+        'others get 403. "same" allows pages of the host and port that the request is for; a trusted proxy may name '
+        "them. Clients without an Origin are no browsers, and may open one. By default every page may.",
         precedent="websockets origins; Django Channels AllowedHostsOriginValidator",
     )
     websocket_compression: str = option(

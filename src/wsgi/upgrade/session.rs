@@ -9,7 +9,7 @@ mod sharing;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
@@ -19,14 +19,15 @@ use super::compressing::compress_alone;
 use super::on_the_loop;
 use super::settings::{AcceptOptions, WebSocketSettings};
 use super::wire::Wire;
-use crate::event_loop::reasons::Reason;
+use crate::event_loop::reasons::{self, Reason};
 use crate::event_loop::{SourceId, StreamWatcher, streams};
 use crate::interp::{self, Level, WaitReason, Waiter, log};
 use crate::net::Stream;
 use crate::sync::recover;
 use crate::websocket::closing::Close;
 use crate::websocket::extension::Agreement;
-use crate::websocket::protocol::{self, Message, MessageKind};
+use crate::websocket::pings::Latency;
+use crate::websocket::protocol::{Message, MessageKind};
 use crate::wsgi::StopFlag;
 
 /// One connection.
@@ -101,7 +102,9 @@ impl WebSocketSession {
                 return Ok(None);
             }
             drop(wire);
-            if !self.wait(py, Reason::WebSocket, deadline, Wire::is_receivable, |wire| &mut wire.receivers)? {
+            if !self
+                .wait(py, self.reason(Reason::WebSocket), deadline, Wire::is_receivable, |wire| &mut wire.receivers)?
+            {
                 return Err(PyTimeoutError::new_err("no message arrived in time"));
             }
         }
@@ -110,25 +113,71 @@ impl WebSocketSession {
     /// Sends a message as soon as there is room for it.
     ///
     /// # Errors
-    /// The inner result says why the connection is closed. For the outer one see [`interp::wait`].
+    /// The inner result says why the connection is closed. The outer one is TimeoutError if there is no room at
+    /// `deadline`; nothing of the message is sent then. See also [`interp::wait`].
     ///
     /// # Parks
-    pub fn send(self: &Arc<Self>, py: Python<'_>, kind: MessageKind, payload: &[u8]) -> PyResult<Result<(), Close>> {
+    pub fn send(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        kind: MessageKind,
+        payload: &[u8],
+        deadline: Option<Instant>,
+    ) -> PyResult<Result<(), Close>> {
         let alone = compress_alone(py, self.agreement, payload)?;
-        self.put(py, |wire| wire.put_message(kind, payload, alone.as_deref()))
+        self.put(py, deadline, |wire| wire.put_message(kind, payload, alone.as_deref()))
     }
 
-    /// Sends a ping.
+    /// Sends a ping as soon as there is room for it; see [`Wire::send_ping`].
     ///
     /// # Errors
     /// As [`Self::send`].
     ///
     /// # Parks
-    pub fn ping(self: &Arc<Self>, py: Python<'_>, payload: &[u8]) -> PyResult<Result<(), Close>> {
-        self.put(py, |wire| wire.put(|out| protocol::write_ping(out, payload)))
+    pub fn ping(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        payload: Option<&[u8]>,
+        latency: &Latency,
+        deadline: Option<Instant>,
+    ) -> PyResult<Result<bool, Close>> {
+        self.put(py, deadline, |wire| wire.send_ping(payload, latency))
     }
 
-    fn put(self: &Arc<Self>, py: Python<'_>, write: impl FnOnce(&mut Wire)) -> PyResult<Result<(), Close>> {
+    /// Waits for the answer to a ping.
+    ///
+    /// # Errors
+    /// The inner result says why the connection is closed. The outer one is TimeoutError at `deadline`; see also
+    /// [`interp::wait`].
+    ///
+    /// # Parks
+    pub fn wait_for_pong(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        latency: &Latency,
+        deadline: Option<Instant>,
+    ) -> PyResult<Result<Duration, Close>> {
+        let reason = self.reason(Reason::WebSocket).with(reasons::PONG);
+        loop {
+            if let Some(&latency) = latency.get() {
+                return Ok(Ok(latency));
+            }
+            if let Some(close) = self.close_of(py) {
+                return Ok(Err(close));
+            }
+            let is_answered = |wire: &Wire| latency.get().is_some() || wire.closing().close().is_some();
+            if !self.wait(py, reason, deadline, is_answered, |wire| &mut wire.pingers)? {
+                return Err(PyTimeoutError::new_err("the client did not answer the ping in time"));
+            }
+        }
+    }
+
+    fn put<T>(
+        self: &Arc<Self>,
+        py: Python<'_>,
+        deadline: Option<Instant>,
+        put: impl FnOnce(&mut Wire) -> T,
+    ) -> PyResult<Result<T, Close>> {
         interp::give_way(py)?;
         loop {
             let mut wire = self.lock(py);
@@ -136,18 +185,36 @@ impl WebSocketSession {
                 return Ok(Err(close.clone()));
             }
             if wire.is_sendable() {
-                write(&mut wire);
+                let outcome = put(&mut wire);
                 self.settle(py, wire)?;
-                return Ok(Ok(()));
+                return Ok(Ok(outcome));
             }
-            let deadline = wire.next_pace_check().map(|patience| Instant::now() + patience);
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                let message = format!("no room for the message in time: {} bytes wait for the client", wire.backlog());
+                drop(wire);
+                return Err(PyTimeoutError::new_err(message));
+            }
+            let check = wire.next_pace_check().map(|patience| Instant::now() + patience);
             drop(wire);
-            if !self.wait(py, Reason::Client, deadline, Wire::is_sendable, |wire| &mut wire.senders)? {
+            let wake = check.into_iter().chain(deadline).min();
+            let is_notified =
+                self.wait(py, self.reason(Reason::Client), wake, Wire::is_sendable, |wire| &mut wire.senders)?;
+            if !is_notified && check.is_some_and(|check| check <= Instant::now()) {
                 let mut wire = self.lock(py);
                 wire.check_pace();
                 self.settle(py, wire)?;
             }
         }
+    }
+
+    /// When bytes of the client last came; at first, when the connection was accepted.
+    pub fn last_heard(&self, py: Python<'_>) -> Instant {
+        self.lock(py).last_heard()
+    }
+
+    /// The time that the last answered ping took.
+    pub fn latency(&self, py: Python<'_>) -> Option<Duration> {
+        self.lock(py).latency()
     }
 
     /// Begins the closing handshake, unless the connection is closing already. Does not wait for its end.
@@ -156,6 +223,17 @@ impl WebSocketSession {
     /// When the loop has ended.
     pub fn close(self: &Arc<Self>, py: Python<'_>, code: u16, reason: &str) -> PyResult<()> {
         let mut wire = self.lock(py);
+        wire.begin_close(code, reason);
+        self.settle(py, wire)
+    }
+
+    /// As [`Self::close`], when the application is done with the connection. A server that stops has a code of its own.
+    ///
+    /// # Errors
+    /// When the loop has ended.
+    pub fn close_at_the_end(self: &Arc<Self>, py: Python<'_>, code: u16) -> PyResult<()> {
+        let mut wire = self.lock(py);
+        let (code, reason) = wire.last_close(code);
         wire.begin_close(code, reason);
         self.settle(py, wire)
     }
@@ -185,7 +263,8 @@ impl WebSocketSession {
         let _ = self.settle(py, wire);
         // Reading may have paused, with the client's close behind messages that the application has left unread.
         self.look();
-        let ended = self.wait(py, Reason::Client, None, |wire| wire.closing().is_over(), |wire| &mut wire.enders);
+        let ended =
+            self.wait(py, self.reason(Reason::Client), None, |wire| wire.closing().is_over(), |wire| &mut wire.enders);
         if ended.is_err() {
             let mut wire = self.lock(py);
             wire.lose("the server stops");
@@ -201,14 +280,14 @@ impl WebSocketSession {
     fn wait(
         &self,
         py: Python<'_>,
-        reason: Reason,
+        reason: WaitReason,
         deadline: Option<Instant>,
         is_met: impl FnOnce(&Wire) -> bool,
         queue: impl Fn(&mut Wire) -> &mut VecDeque<Arc<Waiter>>,
     ) -> PyResult<bool> {
         interp::wait(
             py,
-            WaitReason::number(reason, u64::from(self.stream.descriptor().unsigned_abs())),
+            reason,
             deadline,
             |waiter| {
                 let mut wire = self.lock(py);
@@ -220,6 +299,10 @@ impl WebSocketSession {
             },
             |waiter| queue(&mut self.lock(py)).retain(|other| !Arc::ptr_eq(other, waiter)),
         )
+    }
+
+    fn reason(&self, reason: Reason) -> WaitReason {
+        WaitReason::number(reason, u64::from(self.stream.descriptor().unsigned_abs()))
     }
 
     fn lock<'a>(&'a self, py: Python<'_>) -> MutexGuard<'a, Wire> {

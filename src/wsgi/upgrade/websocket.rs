@@ -2,10 +2,13 @@
 
 mod accept;
 mod errors;
+mod json;
+mod payloads;
+mod talking;
 
 use std::sync::{Arc, Mutex, OnceLock};
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
 
@@ -13,15 +16,16 @@ use super::session::WebSocketSession;
 use super::settings::WebSocketSettings;
 use super::taken_over;
 use crate::crew::seat::{Direction, Seat};
-use crate::interp::deadline_after;
+use crate::interp::monotonic;
 use crate::sync::lock;
 use crate::websocket::close_codes::{self, NORMAL};
 use crate::websocket::closing::Close;
 use crate::websocket::handshake::Handshake;
-use crate::websocket::protocol::{CONTROL_BYTES, Message, MessageKind, REASON_BYTES};
+use crate::websocket::protocol::{Message, MessageKind, REASON_BYTES};
 use crate::wsgi::start_response::StartResponse;
-use errors::closed_error;
 pub use errors::{ConnectionClosed, WebSocketError};
+pub use payloads::bytes_of;
+use payloads::utf8_or_bytes;
 
 /// The WebSocket of a request: `environ["wsgi.websocket"]` of every valid handshake (RFC 6455, version 13).
 ///
@@ -55,9 +59,9 @@ impl WebSocket {
     /// headers, pairs of strings; None (the default) adds none.
     ///
     /// The other arguments are for this connection alone; None (the default) takes the server's setting.
-    /// `max_message_size` is the longest message from the client in bytes, `ping_interval` the silence in seconds after
-    /// which the client is pinged (0: never), `compression` a word of `websocket_compression` (off, on, takeover), or
-    /// True for on, or False.
+    /// `max_message_size` is the longest message from the client in bytes. `ping_interval` is the longest silence in
+    /// seconds before the client is pinged (0: never). `compression` is a word of `websocket_compression` (off, on,
+    /// takeover), or True for on, or False.
     ///
     /// Raises RuntimeError if the request was accepted or answered before, and TypeError for anything but pairs of
     /// strings. Raises ValueError for a subprotocol that the client does not offer, for headers of the handshake
@@ -78,28 +82,93 @@ impl WebSocket {
         self.accept_now(py, subprotocol, headers, options).map(drop)
     }
 
+    /// Accept the connection, unless it was accepted before. `with environ["wsgi.websocket"] as websocket:` also closes
+    /// it at the end of the block: with 1000, or with 1011 after an exception, which goes on.
+    ///
+    /// Raises RuntimeError if the request was answered before.
+    fn __enter__(slf: Bound<'_, Self>) -> PyResult<Bound<'_, Self>> {
+        slf.get().session(slf.py())?;
+        Ok(slf)
+    }
+
+    #[pyo3(signature = (exc_type, exc_value, traceback, /))]
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        exc_type: &Bound<'_, PyAny>,
+        exc_value: Option<&Bound<'_, PyAny>>,
+        traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<bool> {
+        let (_, _) = (exc_type, traceback);
+        self.leave(py, exc_value)?;
+        Ok(false)
+    }
+
     /// Send `message`, a str as text, or bytes or another buffer as binary. Parks while too much waits for a slow
     /// client.
     ///
-    /// A client that then takes nothing for `send_timeout`, or less than `min_send_rate` in the long run, is
-    /// disconnected (1006).
+    /// `binary` decides otherwise: True sends a str as binary, in UTF-8, and False sends bytes as text. `timeout` is the
+    /// longest wait for room in seconds; None (the default) waits for ever, 0 does not wait. Once there is room, the
+    /// whole message is queued, and `send` returns without a further wait.
     ///
-    /// Raises ConnectionClosed once the WebSocket is closed, and TypeError for other types.
-    fn send(&self, message: &Bound<'_, PyAny>) -> PyResult<()> {
-        if let Ok(text) = message.cast::<PyString>() { self.send_text(text) } else { self.send_binary(message) }
+    /// A client that takes nothing for `send_timeout`, or less than `min_send_rate` in the long run, is disconnected
+    /// (1006), whatever the timeout.
+    ///
+    /// Raises TimeoutError without room in time: then nothing of the message was or will be sent, and the connection
+    /// is as it was. Raises ConnectionClosed once the WebSocket is closed, TypeError for other types, and ValueError for
+    /// text that is not UTF-8 and for a negative timeout.
+    #[pyo3(signature = (message, binary = None, *, timeout = None))]
+    fn send(&self, message: &Bound<'_, PyAny>, binary: Option<bool>, timeout: Option<f64>) -> PyResult<()> {
+        let py = message.py();
+        if let Ok(text) = message.cast::<PyString>() {
+            let kind = if binary == Some(true) { MessageKind::Binary } else { MessageKind::Text };
+            return self.send_message(py, kind, text.to_str()?.as_bytes(), timeout);
+        }
+        let data = bytes_of(message)?;
+        if binary != Some(false) {
+            return self.send_message(py, MessageKind::Binary, data.as_bytes(), timeout);
+        }
+        let text = str::from_utf8(data.as_bytes())
+            .map_err(|error| PyValueError::new_err(format!("a text message must be UTF-8 (RFC 6455 8.1): {error}")))?;
+        self.send_message(py, MessageKind::Text, text.as_bytes(), timeout)
     }
 
     /// Send `message`, a str, as text; see `send`.
-    fn send_text(&self, message: &Bound<'_, PyString>) -> PyResult<()> {
+    #[pyo3(signature = (message, *, timeout = None))]
+    fn send_text(&self, message: &Bound<'_, PyString>, timeout: Option<f64>) -> PyResult<()> {
         let py = message.py();
-        self.send_message(py, MessageKind::Text, message.to_str()?.as_bytes())
+        self.send_message(py, MessageKind::Text, message.to_str()?.as_bytes(), timeout)
     }
 
     /// Send `message`, bytes or another buffer, as binary; see `send`.
-    fn send_binary(&self, message: &Bound<'_, PyAny>) -> PyResult<()> {
+    #[pyo3(signature = (message, *, timeout = None))]
+    fn send_binary(&self, message: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<()> {
         let py = message.py();
         let data = bytes_of(message)?;
-        self.send_message(py, MessageKind::Binary, data.as_bytes())
+        self.send_message(py, MessageKind::Binary, data.as_bytes(), timeout)
+    }
+
+    /// Send `value` as JSON in a text message (RFC 8259); see `send`.
+    ///
+    /// Raises what `json.dumps` raises: TypeError for a value that is not JSON, and ValueError for NaN and infinity,
+    /// which browsers do not read. Nothing is sent then.
+    #[pyo3(signature = (value, *, timeout = None))]
+    fn send_json(&self, value: &Bound<'_, PyAny>, timeout: Option<f64>) -> PyResult<()> {
+        let text = json::dumps(value)?;
+        self.send_message(value.py(), MessageKind::Text, text.to_str()?.as_bytes(), timeout)
+    }
+
+    /// Return the value of the next message, which is JSON in text. Parks as `receive` does, which has `timeout`.
+    ///
+    /// Raises ValueError, with the beginning of the message, if it is not JSON or binary; the connection stays open, and
+    /// the next call takes the next message. Raises ConnectionClosed once the connection is closed, since None is a
+    /// value of JSON, and TimeoutError without a message in time.
+    #[pyo3(signature = (timeout = None))]
+    fn receive_json<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        match self.receive_message(py, timeout)? {
+            Some(message) => json::loads(py, &message),
+            None => Err(self.closed_error(py)),
+        }
     }
 
     /// Return the next message, a str for text or bytes for binary, or None once the connection is closed.
@@ -111,10 +180,7 @@ impl WebSocket {
     /// Raises TimeoutError without a message in time, and ValueError for a negative timeout.
     #[pyo3(signature = (timeout = None))]
     fn receive<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let deadline = timeout.map(|seconds| deadline_after("timeout", seconds)).transpose()?;
-        let Some(message) = self.session(py)?.receive(py, deadline)? else { return Ok(None) };
-        self.seat.count_message(Direction::Received);
-        Ok(Some(match message {
+        Ok(self.receive_message(py, timeout)?.map(|message| match message {
             Message::Text(text) => PyString::new(py, &text).into_any(),
             Message::Binary(data) => PyBytes::new(py, &data).into_any(),
         }))
@@ -133,37 +199,67 @@ impl WebSocket {
         self.receive(py, None)
     }
 
-    /// Send a ping with `payload`, at most 125 bytes; None (the default) sends none. The pong is not reported (RFC 6455
-    /// 5.5.2).
+    /// Send a ping, wait for the client's answer, and return the time between them in seconds (RFC 6455 5.5.2).
     ///
-    /// Raises ConnectionClosed once the WebSocket is closed, and ValueError for a longer payload.
-    #[pyo3(signature = (payload = None))]
-    fn ping(&self, py: Python<'_>, payload: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
-        let data = payload.map(bytes_of).transpose()?;
-        let data = data.as_ref().map_or(&b""[..], |data| data.as_bytes());
-        if data.len() > CONTROL_BYTES {
-            let message = format!("payload must be at most {CONTROL_BYTES} bytes, not {} (RFC 6455 5.5)", data.len());
-            return Err(PyValueError::new_err(message));
-        }
-        self.session(py)?.ping(py, data)?.map_err(|close| closed_error(py, &close))
+    /// `payload` is a str or at most 125 bytes, by which the answer is recognised; None (the default) takes one that no
+    /// other ping has. `timeout` is the longest wait in seconds; None (the default) is `websocket_ping_timeout`, and 0
+    /// does not wait. With `wait=False` the ping is sent without a wait for the answer, and None is returned; `latency`
+    /// still notes it.
+    ///
+    /// The answer comes behind what the client has sent before. Where the application leaves over 64 KiB unread, the
+    /// server does not read the answer. Browsers answer pings by themselves.
+    ///
+    /// Raises TimeoutError without an answer in time; the connection stays open. Raises ConnectionClosed once the
+    /// WebSocket is closed, also during the wait. Raises ValueError for a longer payload, and for one whose answer is
+    /// waited for already.
+    #[pyo3(signature = (payload = None, *, wait = true, timeout = None))]
+    fn ping(
+        &self,
+        py: Python<'_>,
+        payload: Option<&Bound<'_, PyAny>>,
+        wait: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<Option<f64>> {
+        let data = payload.map(utf8_or_bytes).transpose()?;
+        self.ping_now(py, data.as_ref().map(|data| data.as_bytes()), wait, timeout)
+    }
+
+    /// The time in seconds that the last answered ping took, or None before the first. Keep-alive pings count.
+    #[getter]
+    fn latency(&self, py: Python<'_>) -> Option<f64> {
+        self.session.get().and_then(|session| session.latency(py)).map(|latency| latency.as_secs_f64())
+    }
+
+    /// When the client's last frame, or part of one, arrived, on the clock of `time.monotonic()`.
+    ///
+    /// Pongs count. At first it is the time of the accept; before that it is None. `time.monotonic() -
+    /// websocket.last_received` is the client's silence in seconds.
+    #[getter]
+    fn last_received(&self, py: Python<'_>) -> Option<f64> {
+        self.session.get().map(|session| monotonic(session.last_heard(py)))
     }
 
     /// Close the connection, and wake the coroutine that receives. Does nothing once it is closed.
     ///
-    /// `code` is a code of RFC 6455 7.4 (1000 by default), `reason` at most 123 bytes of UTF-8. `close` does not wait
-    /// for the client's answer, for which the client has `websocket_close_timeout`.
+    /// `code` is a code of RFC 6455 7.4 (1000 by default). `reason` is a str or bytes, at most 123 bytes of UTF-8; None
+    /// is an empty one. `close` does not wait for the client's answer, for which the client has
+    /// `websocket_close_timeout`.
     ///
-    /// Raises ValueError for a code that may not be sent and for a longer reason.
-    #[pyo3(signature = (code = i64::from(NORMAL), reason = ""), text_signature = "($self, code=1000, reason='')")]
-    fn close(&self, py: Python<'_>, code: i64, reason: &str) -> PyResult<()> {
+    /// Raises ValueError for a code that may not be sent, and for a reason that is longer or not UTF-8.
+    #[pyo3(signature = (code = i64::from(NORMAL), reason = None), text_signature = "($self, code=1000, reason='')")]
+    fn close(&self, py: Python<'_>, code: i64, reason: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
         let number = u16::try_from(code).ok().filter(|&code| close_codes::may_be_sent(code));
         let number = number.ok_or_else(|| {
             PyValueError::new_err(format!("code must be one that may be sent (RFC 6455 7.4), not {code}"))
         })?;
+        let reason = reason.map(utf8_or_bytes).transpose()?;
+        let reason = reason.as_ref().map_or(&b""[..], |reason| reason.as_bytes());
         if reason.len() > REASON_BYTES {
             let message = format!("reason must be at most {REASON_BYTES} bytes of UTF-8, not {}", reason.len());
             return Err(PyValueError::new_err(message));
         }
+        let reason = str::from_utf8(reason)
+            .map_err(|error| PyValueError::new_err(format!("reason must be UTF-8 (RFC 6455 5.5.1): {error}")))?;
         self.session(py)?.close(py, number, reason)
     }
 
@@ -303,13 +399,6 @@ impl WebSocket {
         0
     }
 
-    /// # Parks
-    fn send_message(&self, py: Python<'_>, kind: MessageKind, payload: &[u8]) -> PyResult<()> {
-        self.session(py)?.send(py, kind, payload)?.map_err(|close| closed_error(py, &close))?;
-        self.seat.count_message(Direction::Sent);
-        Ok(())
-    }
-
     fn close_of(&self, py: Python<'_>) -> Option<Close> {
         self.session.get().and_then(|session| session.close_of(py))
     }
@@ -323,23 +412,4 @@ impl WebSocket {
     pub(super) fn count_sent(&self, messages: usize) {
         self.seat.count_messages(Direction::Sent, messages as u64);
     }
-}
-
-/// The bytes of `bytes` or another buffer.
-///
-/// # Errors
-/// TypeError.
-pub(super) fn bytes_of<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    if let Ok(bytes) = data.cast::<PyBytes>() {
-        return Ok(bytes.clone());
-    }
-    let py = data.py();
-    let copied = py.get_type::<PyBytes>().call1((py
-        .import("builtins")?
-        .call_method1("memoryview", (data,))
-        .map_err(|_| {
-            let name = data.get_type().name().map_or_else(|_| "?".to_owned(), |name| name.to_string());
-            PyTypeError::new_err(format!("a message must be a str or bytes, not {name}"))
-        })?,))?;
-    Ok(copied.cast_into::<PyBytes>()?)
 }

@@ -3,13 +3,14 @@
 //! Nothing here waits. System calls are tried, and the waiters whom the outcome concerns are notified.
 
 mod deadlines;
+mod pinging;
 mod reading;
 mod sharing;
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::settings::{AcceptOptions, WebSocketSettings};
 use crate::interp::Waiter;
@@ -41,7 +42,7 @@ const STOPS: (u16, &str) = (GOING_AWAY, "the server stops");
 /// The code and reason of a close by a server that another process replaces.
 const RESTARTS: (u16, &str) = (SERVICE_RESTART, "the server restarts");
 
-/// A ping that waits for its answer. Positions count all bytes that are sent on the connection.
+/// A keep-alive ping that waits for its answer. Positions count all bytes that are sent on the connection.
 struct Ping {
     /// When it was sent, or when the client was last given more time.
     at: Instant,
@@ -84,6 +85,8 @@ pub(super) struct Wire {
     stream_holds_bytes: bool,
     pub receivers: VecDeque<Arc<Waiter>>,
     pub senders: VecDeque<Arc<Waiter>>,
+    /// Waiters for answers to pings.
+    pub pingers: VecDeque<Arc<Waiter>>,
     pub enders: VecDeque<Arc<Waiter>>,
     /// The collections that the connection leaves when it closes.
     gatherings: Vec<Weak<dyn Gathering>>,
@@ -104,9 +107,12 @@ pub(super) struct Wire {
     crossing_bytes: usize,
     /// When the closing handshake must be over.
     close_deadline: Option<Instant>,
-    last_heard: Option<Instant>,
-    /// The last ping, until the client is heard.
+    /// When bytes of the client last came.
+    last_heard: Instant,
+    /// The last keep-alive ping, until the client is heard.
     pinged: Option<Ping>,
+    /// The time that the last answered ping took.
+    latency: Option<Duration>,
     /// A line for the log. Logging may wait, so it comes after the lock is released.
     pub note: Option<String>,
 }
@@ -124,11 +130,11 @@ impl Wire {
     ) -> Wire {
         Wire {
             protocol: Protocol::new(options.message_bytes, agreement),
-            last_heard: options.ping_interval.map(|_| Instant::now()),
+            last_heard: Instant::now(),
             pace: Pace::new(settings.send_timeout, settings.min_send_rate),
             stream,
             settings,
-            options,
+            options: options.with_own_interval(),
             stop,
             received: early,
             parsed: 0,
@@ -140,6 +146,7 @@ impl Wire {
             stream_holds_bytes: false,
             receivers: VecDeque::new(),
             senders: VecDeque::new(),
+            pingers: VecDeque::new(),
             enders: VecDeque::new(),
             gatherings: Vec::new(),
             is_paused: false,
@@ -151,6 +158,7 @@ impl Wire {
             crossing_bytes: 0,
             close_deadline: None,
             pinged: None,
+            latency: None,
             note: None,
         }
     }
@@ -320,13 +328,14 @@ impl Wire {
         self.notify_of_closing();
     }
 
-    /// Wakes receivers and senders once the connection closes, and enders once it is over.
+    /// Wakes receivers, senders and pingers once the connection closes, and enders once it is over.
     fn notify_of_closing(&mut self) {
         if self.closing().close().is_none() {
             return;
         }
         let enders = if self.closing().is_over() { std::mem::take(&mut self.enders) } else { VecDeque::new() };
-        for waiter in self.receivers.drain(..).chain(self.senders.drain(..)).chain(enders) {
+        let waiters = self.receivers.drain(..).chain(self.senders.drain(..)).chain(self.pingers.drain(..));
+        for waiter in waiters.chain(enders) {
             waiter.notify();
         }
     }

@@ -25,7 +25,7 @@ impl WebSocket {
     ///
     /// # Errors
     /// RuntimeError if the request was answered before.
-    pub(in super::super) fn session(&self, py: Python<'_>) -> PyResult<&Arc<WebSocketSession>> {
+    pub(in crate::wsgi::upgrade) fn session(&self, py: Python<'_>) -> PyResult<&Arc<WebSocketSession>> {
         match self.session.get() {
             Some(session) => Ok(session),
             None => self.accept_now(py, None, None, AcceptOptions::of(&self.settings)),

@@ -1,11 +1,10 @@
-//! Clocks of a connection: pings, the patience with slow clients, and the time limits of a closing.
+//! Clocks of a connection: the next ping, the patience with slow clients, and the time limits of a closing.
 
 use std::time::{Duration, Instant};
 
 use super::super::settings::WebSocketSettings;
-use super::{Ping, UNREAD_BYTES, Wire};
+use super::Wire;
 use crate::event_loop::streams;
-use crate::websocket::protocol;
 
 impl Wire {
     /// Reads and sends what is ready. On the loop.
@@ -17,7 +16,7 @@ impl Wire {
     }
 
     /// Reads and sends what is ready. Returns true if there is more to read after the turns of others.
-    fn catch_up(&mut self) -> bool {
+    pub(super) fn catch_up(&mut self) -> bool {
         self.flush();
         let has_more = self.read();
         self.flush();
@@ -45,11 +44,7 @@ impl Wire {
         } else if self.stop_deadline.is_some_and(|deadline| deadline <= now) {
             self.close_for_stop();
         } else if self.next_ping().is_some_and(|at| at <= now) {
-            if self.pinged.is_some() && self.settings.ping_timeout.is_some() {
-                self.check_ping(now);
-            } else {
-                self.ping(now);
-            }
+            self.keep_alive(now);
         }
         self.schedule();
     }
@@ -69,45 +64,6 @@ impl Wire {
             self.next_ping().into_iter().chain(self.stop_deadline).min()
         };
         streams::set_deadline(self.stream.source(), deadline);
-    }
-
-    /// The time of the next ping, or of giving up a client that did not answer the last one.
-    fn next_ping(&self) -> Option<Instant> {
-        let interval = self.options.ping_interval?;
-        match (&self.pinged, self.settings.ping_timeout) {
-            (Some(ping), Some(timeout)) => Some(ping.at + timeout),
-            (Some(ping), None) => Some(ping.at + interval),
-            (None, _) => self.last_heard.map(|heard| heard + interval),
-        }
-    }
-
-    fn ping(&mut self, now: Instant) {
-        let acknowledged = self.acknowledged();
-        let has_queue = acknowledged < self.end_of_queue();
-        self.put(|out| protocol::write_ping(out, b""));
-        let end = self.end_of_queue();
-        // Behind an empty queue the kernel acknowledges the ping at once; that does not prove that the client is alive.
-        self.pinged = Some(Ping { at: now, end, acknowledged: if has_queue { acknowledged } else { end } });
-    }
-
-    /// Gives up a client that did not answer a ping in time, unless it cannot have answered yet.
-    fn check_ping(&mut self, now: Instant) {
-        // The answer may have come while something else kept the loop busy.
-        let has_more = self.catch_up();
-        self.wants_attention |= has_more;
-        if !self.closing().is_open() {
-            return;
-        }
-        let acknowledged = self.acknowledged();
-        let is_unread = has_more || self.incoming_bytes >= UNREAD_BYTES / 2;
-        let Some(ping) = &mut self.pinged else { return };
-        // The answer may wait behind what the application leaves unread; the ping, behind what a slow client still
-        // takes.
-        if is_unread || (ping.acknowledged < ping.end && ping.acknowledged < acknowledged) {
-            (ping.at, ping.acknowledged) = (now, acknowledged);
-        } else {
-            self.lose_after("it did not answer a ping within websocket_ping_timeout", self.settings.ping_timeout);
-        }
     }
 
     /// Starts the clock of a waiting sender. Returns the time until it checks the client's pace; none: for ever.
@@ -135,18 +91,18 @@ impl Wire {
     }
 
     /// Gives the connection up because the client took longer than a setting allows.
-    fn lose_after(&mut self, cause: &str, limit: Option<Duration>) {
+    pub(super) fn lose_after(&mut self, cause: &str, limit: Option<Duration>) {
         self.lose(&format!("{cause} ({} s)", limit.unwrap_or_default().as_secs_f64()));
     }
 
     /// The position up to which the client has acknowledged. A Unix socket counts its memory, so there it is lower; TLS
     /// may hold up to one more piece. Only its growth counts.
-    fn acknowledged(&self) -> i64 {
+    pub(super) fn acknowledged(&self) -> i64 {
         self.sent_bytes.cast_signed() - i64::from(self.stream.unacknowledged_bytes())
     }
 
     /// The position of the byte that is queued next.
-    fn end_of_queue(&self) -> i64 {
+    pub(super) fn end_of_queue(&self) -> i64 {
         (self.sent_bytes + self.backlog() as u64).cast_signed()
     }
 }

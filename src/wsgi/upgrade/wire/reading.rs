@@ -1,7 +1,6 @@
 //! From the socket to the messages that wait for the application, one turn at a time.
 
 use std::cell::Cell;
-use std::time::Instant;
 
 use super::{Drain, MESSAGE_BYTES, READ_BYTES, UNREAD_BYTES, Wire};
 use crate::event_loop::{streams, turn};
@@ -131,10 +130,7 @@ impl Wire {
 
     /// Takes at most `most` frames off `input`. Returns how many it took.
     fn take(&mut self, input: &mut &[u8], most: usize) -> usize {
-        if self.options.ping_interval.is_some() {
-            self.last_heard = Some(Instant::now());
-            self.pinged = None;
-        }
+        self.note_heard();
         let Wire { protocol, outgoing, incoming, incoming_bytes, receivers, drain, .. } = self;
         let received = protocol.receive_some(input, most, outgoing, |message| {
             if *drain == Drain::Done {
@@ -153,6 +149,7 @@ impl Wire {
         {
             self.note = Some(format!("A WebSocket's client broke a rule after the close: {}", violation.rule));
         }
+        self.settle_pings();
         self.notify_of_closing();
         received.unwrap_or(most)
     }
