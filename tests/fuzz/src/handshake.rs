@@ -1,14 +1,19 @@
 //! A handshake: one byte that chooses, then an origin after one byte for its length. If the first byte is even, the
 //! bytes of the peer follow. If it is odd, sixteen bytes of a key follow, and fields to add to a valid handshake.
 
+use _rmeinheld::http::error::RequestError;
 use _rmeinheld::http::head::{Head, Parsed};
 use _rmeinheld::http::limits::HeadLimits;
 use _rmeinheld::websocket::handshake::Handshake;
+use _rmeinheld::websocket::origins::Origins;
 
 use crate::input::Input;
 use crate::reference::websocket::{base64, handshake};
 use crate::reference::{self, crlf_lines, field};
 use crate::shown;
+
+/// The setting for the origin of the requested host.
+const SAME: &str = "same";
 
 const LIMITS: HeadLimits = HeadLimits { request_line_bytes: 0, field_count: 0, field_bytes: 0, head_bytes: 80 * 1024 };
 
@@ -28,10 +33,12 @@ pub fn run(input: &[u8]) {
     // The field that is sent may hold several origins: a list with all these origins refuses nothing.
     let sent = plain.fields.iter().filter(|field| field.0.eq_ignore_ascii_case(b"origin"));
     let sent: Option<Vec<String>> = sent.map(|field| String::from_utf8(field.1.to_vec()).ok()).collect();
-    if let Some(sent) = &sent {
+    if let Some(sent) = sent.as_ref().filter(|sent| !sent.iter().any(|origin| origin == SAME)) {
         assert_eq!(judge(&head, &request, &plain, Some(sent)), without, "{}", shown(&request));
     }
-    for origins in [&[][..], &[origin]] {
+    // In a list this word stands for the requested host.
+    let listed = if origin == SAME { Vec::new() } else { vec![origin] };
+    for origins in [&[][..], &listed[..]] {
         let with = judge(&head, &request, &plain, Some(origins));
         assert!(with == without || with == Err(403), "{with:?}, not {without:?}: {}", shown(&request));
     }
@@ -54,9 +61,10 @@ fn judge(
     plain: &reference::Head,
     origins: Option<&[String]>,
 ) -> Result<Option<Handshake>, u16> {
-    let seen = Handshake::of(head, request, origins);
+    let of = |bytes: &[u8]| read(head, bytes, origins);
+    let seen = of(request);
     // Bytes after the head play no part.
-    assert_eq!(Handshake::of(head, &request[..head.length], origins), seen, "{}", shown(request));
+    assert_eq!(of(&request[..head.length]), seen, "{}", shown(request));
     match (&seen, handshake(plain, origins)) {
         (Ok(None), None) => {}
         (Ok(Some(seen)), Some(expected)) if expected.faults.is_empty() => {
@@ -70,6 +78,15 @@ fn judge(
         (_, expected) => panic!("{seen:?}, not {expected:?}: {origins:?} {}", shown(request)),
     }
     seen.map_err(|error| error.status())
+}
+
+/// A handshake whose origins are checked, as the server does it.
+fn read(head: &Head, bytes: &[u8], origins: Option<&[String]>) -> Result<Option<Handshake>, RequestError> {
+    let seen = Handshake::of(head, bytes)?;
+    if let (Some(_), Some(origins)) = (&seen, origins) {
+        Origins::new(origins).check(head, bytes, None)?;
+    }
+    Ok(seen)
 }
 
 /// The answer has the fields of RFC 6455 4.2.2 and nothing that a client could have put between them.
