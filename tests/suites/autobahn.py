@@ -1,20 +1,28 @@
 """Autobahn's cases for WebSockets, sent by `kosoku`, which has them for Python 3, or by Autobahn's own test suite.
 
-Strictly: what a case calls NON-STRICT, or a connection that does not end cleanly, is a failure. Compression
-(sections 12 and 13) is not offered, so that those cases have to be UNIMPLEMENTED.
+Strictly: what a case calls NON-STRICT, or a connection that does not end cleanly, is a failure. The server agrees to
+compression (sections 12 and 13), with the context of earlier messages where kosoku meets it directly, and without under
+TLS and under Gunicorn. A case of kosoku that is UNIMPLEMENTED fails.
+
+`kosoku_client.py` bounds the cases of compression to half a MiB each, and to 100 messages; under TLS and under Gunicorn
+to a sixteenth of that. The original sends 1,000 messages in each case, and takes an hour or two.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
 import shutil
+import socket
+import ssl
 import subprocess
 import sys
+import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,13 +30,19 @@ HERE = Path(__file__).resolve().parent
 # Shared modules of the tests, and their applications.
 sys.path[:0] = [str(HERE.parent / "support"), str(HERE.parent / "apps")]
 
+from certificates import make_certificate  # noqa: E402
+from masters import Gunicorn  # noqa: E402
 from outcome import Outcome  # noqa: E402
-from serving import Server, Servers  # noqa: E402
+from serving import Option, Servers  # noqa: E402
 
 SECTIONS = ("1", "2", "3", "4", "5", "6", "7", "9", "10", "12", "13")
 """The sections of the suite. There is no section 8, and 11 is empty."""
-COMPRESSION = ("12", "13")
+WITHOUT_LONG_ONES = tuple(section for section in SECTIONS if section != "9")
+"""The sections under TLS and under Gunicorn. Section 9 measures times, and its messages are of up to 16 MiB."""
 SECTION_SECONDS = 300
+ORIGINAL_SECONDS = 3 * 3600
+CASE_BYTES = 512 * 1024
+SHORT_CASE_BYTES = 32 * 1024
 AGENT = "rmeinheld"
 
 MESSAGE_BYTES = 16 * 1024 * 1024
@@ -40,27 +54,89 @@ Results = dict[str, tuple[str, str]]
 
 def fault(case: str, behaviour: str, ending: str) -> str | None:
     """The fault of a case, or None."""
-    if case.partition(".")[0] in COMPRESSION:
-        return None if behaviour == "UNIMPLEMENTED" else behaviour
     fine = ("OK", "INFORMATIONAL")
     if behaviour not in fine:
         return behaviour
     return None if ending in fine else f"ends {ending}"
 
 
-def judge(suite: str, suite_version: str, results: Results) -> Outcome:
+def judge(suite: str, suite_version: str, results: Results, sections: tuple[str, ...] = SECTIONS) -> Outcome:
     """Count the faults of all cases."""
     outcome = Outcome(suite, suite_version)
     outcome.count({case: fault(case, *result) for case, result in results.items()}, {})
     found = {case.partition(".")[0] for case in results}
-    outcome.unexpected += [f"section {section}: no case has run" for section in SECTIONS if section not in found]
+    outcome.unexpected += [f"section {section}: no case has run" for section in sections if section not in found]
     return outcome
 
 
-def serve(directory: Path) -> tuple[Servers, Server]:
-    """A server that echoes."""
+@contextlib.contextmanager
+def serve(directory: Path, **options: Option) -> Iterator[int]:
+    """A server that echoes. Yields its port."""
     servers = Servers(directory)
-    return servers, servers("websocket_app:app", websocket_max_message_size=MESSAGE_BYTES, websocket_close_timeout=5)
+    try:
+        limits: dict[str, Option] = {"websocket_max_message_size": MESSAGE_BYTES, "websocket_close_timeout": 5}
+        yield servers("websocket_app:app", **limits, **options).port
+    finally:
+        servers.stop()
+
+
+@contextlib.contextmanager
+def serve_under_tls(directory: Path) -> Iterator[int]:
+    """A server that echoes under TLS. Yields the port of a relay in front of it, since kosoku knows no TLS."""
+    made = make_certificate(directory / "certificate")
+    options: dict[str, Option] = {"certfile": str(made.certificate), "keyfile": str(made.key)}
+    with (
+        serve(directory, websocket_compression="on", **options) as port,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+    ):
+        context = ssl.create_default_context(cafile=str(made.certificate))
+        threading.Thread(target=relay, args=(listener, port, context), daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def relay(listener: socket.socket, port: int, context: ssl.SSLContext) -> None:
+    """Pass the bytes of each client on under TLS."""
+    while True:
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return
+        plain = socket.create_connection(("127.0.0.1", port))
+        server = context.wrap_socket(plain, server_hostname="localhost")
+        for source, target in ((client, server), (server, client)):
+            threading.Thread(target=pump, args=(source, target), daemon=True).start()
+
+
+def pump(source: socket.socket, target: socket.socket) -> None:
+    """Copy until the source ends; then the target hears of it."""
+    try:
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+    except OSError:
+        # The other side has closed, after which the client awaits the end.
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def serve_under_gunicorn(directory: Path) -> Iterator[int]:
+    """A worker of Gunicorn that echoes. Yields its port."""
+    settings = {
+        "websocket_max_message_size": MESSAGE_BYTES,
+        "websocket_close_timeout": 5,
+        "websocket_compression": "on",
+    }
+    (directory / "gunicorn.conf.py").write_text("".join(f"{name} = {value!r}\n" for name, value in settings.items()))
+    master = Gunicorn(directory, (), "websocket_app:app")
+    try:
+        master.await_socket()
+        yield master.port
+        master.end()
+    finally:
+        master.kill()
+        print(master.log())
 
 
 def read_index(path: Path) -> Results:
@@ -69,23 +145,40 @@ def read_index(path: Path) -> Results:
     return {case: (result["behavior"], result["behaviorClose"]) for case, result in cases.items()}
 
 
-def run(work: Path, directory: Path) -> Outcome:
-    """Run kosoku, a section at a time, since it has no time limit of its own."""
-    program = Path(sys.executable).with_name("kosoku")
-    servers, server = serve(directory)
+def run(work: Path, directory: Path) -> list[Outcome]:
+    """Run kosoku in three ways, a section at a time, since it has no time limit of its own."""
+    suite_version = version("kosoku")
+    ways = {
+        "kosoku": (serve(directory, websocket_compression="takeover"), SECTIONS, CASE_BYTES),
+        "kosoku, TLS": (serve_under_tls(directory), WITHOUT_LONG_ONES, SHORT_CASE_BYTES),
+        "kosoku, Gunicorn": (serve_under_gunicorn(directory), WITHOUT_LONG_ONES, SHORT_CASE_BYTES),
+    }
+    outcomes = []
+    for name, (server, sections, case_bytes) in ways.items():
+        with server as port:
+            results = run_sections(directory / name.rpartition(" ")[2], port, sections, case_bytes)
+        outcomes.append(judge(f"autobahn ({name})", suite_version, results, sections))
+        if name == "kosoku":
+            write_report(directory.parent / "autobahn-kosoku.md", f"kosoku {suite_version}", results)
+    return outcomes
+
+
+def run_sections(directory: Path, port: int, sections: tuple[str, ...], case_bytes: int) -> Results:
+    """The results of kosoku with the echo at a port."""
     results: Results = {}
-    try:
-        for section in SECTIONS:
-            output = directory / section
-            command = [str(program), "-m", "fuzzingclient", "-i", f"{section}.*", "-o", str(output)]
-            subprocess.run(
-                [*command, f"127.0.0.1:{server.port}/echo"], check=False, timeout=SECTION_SECONDS, stdout=sys.stdout
-            )
-            results |= read_index(output / "index.json")
-    finally:
-        servers.stop()
-    write_report(directory.parent / "autobahn-kosoku.md", f"kosoku {version('kosoku')}", results)
-    return judge("autobahn (kosoku)", version("kosoku"), results)
+    environment = {**os.environ, "AUTOBAHN_CASE_BYTES": str(case_bytes)}
+    for section in sections:
+        output = directory / section
+        command = [sys.executable, str(HERE / "kosoku_client.py"), "-m", "fuzzingclient", "-i", f"{section}.*"]
+        subprocess.run(
+            [*command, "-o", str(output), f"127.0.0.1:{port}/echo"],
+            check=False,
+            timeout=SECTION_SECONDS,
+            stdout=sys.stdout,
+            env=environment,
+        )
+        results |= read_index(output / "index.json")
+    return results
 
 
 # --- Autobahn's own, which needs Python 2.7 --------------------------------------------------------------------------
@@ -126,17 +219,20 @@ def install_autobahn(work: Path) -> Path:
 def run_original(work: Path, directory: Path) -> Outcome:
     """Run the original, which always ends with status 0."""
     program = install_autobahn(work)
-    servers, server = serve(directory)
     output = directory / "reports"
-    target = {"agent": AGENT, "url": f"ws://127.0.0.1:{server.port}/echo", "options": {"version": 18}}
     cases = [f"{section}.*" for section in SECTIONS]
-    spec = {"outdir": str(output), "servers": [target], "cases": cases, "exclude-cases": [], "exclude-agent-cases": {}}
-    (directory / "spec.json").write_text(json.dumps(spec))
-    try:
+    with serve(directory, websocket_compression="takeover") as port:
+        target = {"agent": AGENT, "url": f"ws://127.0.0.1:{port}/echo", "options": {"version": 18}}
+        spec = {
+            "outdir": str(output),
+            "servers": [target],
+            "cases": cases,
+            "exclude-cases": [],
+            "exclude-agent-cases": {},
+        }
+        (directory / "spec.json").write_text(json.dumps(spec))
         command = [str(program), "--mode", "fuzzingclient", "--spec", str(directory / "spec.json")]
-        subprocess.run(command, check=True, timeout=10 * SECTION_SECONDS, cwd=directory, stdout=sys.stdout)
-    finally:
-        servers.stop()
+        subprocess.run(command, check=True, timeout=ORIGINAL_SECONDS, cwd=directory, stdout=sys.stdout)
     results = read_index(output / "index.json")
     write_report(directory.parent / "autobahn-original.md", f"autobahntestsuite {AUTOBAHN}", results)
     return judge("autobahn", AUTOBAHN, results)

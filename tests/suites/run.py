@@ -45,7 +45,7 @@ SUITES: dict[str, Callable[[Path, Path], list[Outcome]]] = {
     "probes": lambda work, directory: probes.run(directory),
     "requests": lambda work, directory: [requests_tests.run(fetch("requests", work), directory)],
     "django": lambda work, directory: [django_tests.run(fetch("django", work), directory)],
-    "autobahn": lambda work, directory: [autobahn.run(work, directory)],
+    "autobahn": autobahn.run,
     "validators": lambda work, directory: validators.run(directory),
     "redis": lambda work, directory: [client_tests.run_redis(fetch("redis", work), directory)],
     "pymysql": lambda work, directory: [client_tests.run_pymysql(work, directory)],

@@ -101,7 +101,7 @@ fn messages_refer_to_those_before_them_within_the_window() {
         let (mut sent, mut received) = (Context::default(), Context::default());
         for number in 0..50 {
             let message =
-                format!("{{\"user\": {number}, \"text\": \"{}\"}}", "some words of a chat ".repeat(number % 7));
+                format!("{{\"user\": {number}, \"text\": \"{}\"}}", "some words of a chat ".repeat(3 + number % 7));
             let compressed = compress(message.as_bytes(), bits, Some(&sent)).unwrap();
             assert!(number < 10 || compressed.len() < 60, "{bits} {number} {}", compressed.len());
             assert_eq!(inflate(&compressed, 1000, Some(&received)).as_deref(), Ok(message.as_bytes()));

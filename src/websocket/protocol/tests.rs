@@ -1,6 +1,8 @@
 //! Frames as bytes in; messages, answers and violations out. The examples of RFC 6455 5.7 are among the cases.
 
 use super::*;
+use crate::websocket::deflate::compress;
+use crate::websocket::extension::{Compression, Offer};
 
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
@@ -32,8 +34,13 @@ struct Conversation {
 
 /// The same bytes at once, byte by byte, and in pieces of three: the outcome must not differ.
 fn receive(input: &[u8]) -> Conversation {
+    receive_with(input, None)
+}
+
+/// As [`receive`], with compression.
+fn receive_with(input: &[u8], agreement: Option<Agreement>) -> Conversation {
     let [whole, bytes, pieces] = [usize::MAX, 1, 3].map(|size| {
-        let mut protocol = Protocol::new(1000, None);
+        let mut protocol = Protocol::new(1000, agreement);
         let mut seen = Conversation { messages: Vec::new(), out: Vec::new(), close: None, violation: None };
         for piece in input.chunks(size.min(input.len().max(1))) {
             if let Err(violation) = protocol.receive(piece, &mut seen.out, |message| seen.messages.push(message)) {
@@ -214,4 +221,144 @@ fn no_more_frames_are_taken_than_are_asked_for() {
     }
     assert_eq!(messages, [text("ab")]);
     assert_eq!(out, [0x8a, 1, b'1', 0x8a, 1, b'2']);
+}
+
+/// The agreement with a client that offers `permessage-deflate` without parameters.
+fn agreed(compression: Compression) -> Option<Agreement> {
+    Offer::of([&b"permessage-deflate"[..]].into_iter()).unwrap().unwrap().agree(compression)
+}
+
+fn deflated(message: &[u8]) -> Vec<u8> {
+    compress(message, 15, None).expect("shorter")
+}
+
+const HELLO: [u8; 7] = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+
+#[test]
+fn compressed_messages_come_between_others_and_in_fragments() {
+    let long = "compress me ".repeat(50);
+    let compressed = deflated(long.as_bytes());
+    let (first, rest) = compressed.split_at(5);
+    let input = [
+        frame(0xc1, &HELLO),
+        frame(0x81, b"plain"),
+        frame(0x41, first),
+        frame(0x89, b"?"),
+        frame(0x00, b""),
+        frame(0x00, rest),
+        frame(0x80, b""),
+        frame(0xc2, &HELLO),
+        frame(0xc1, b"\0"),
+    ];
+    let expected = [text("Hello"), text("plain"), text(&long), Message::Binary(b"Hello".to_vec()), text("")];
+    for compression in [Compression::On, Compression::Takeover] {
+        let outcome = receive_with(&input.concat(), agreed(compression));
+        assert_eq!(outcome.messages, expected);
+        assert_eq!((outcome.out.as_slice(), outcome.violation), (&[0x8a, 1, b'?'][..], None));
+    }
+}
+
+#[test]
+fn a_message_refers_to_the_one_before_it_only_where_that_is_agreed() {
+    // RFC 7692 7.2.3.2.
+    let again = [0xf2, 0x00, 0x11, 0x00, 0x00];
+    let input = [frame(0xc1, &HELLO), frame(0x81, b"plain"), frame(0xc1, &again)].concat();
+    let outcome = receive_with(&input, agreed(Compression::Takeover));
+    assert_eq!(outcome.messages, [text("Hello"), text("plain"), text("Hello")]);
+    let outcome = receive_with(&input, agreed(Compression::On));
+    assert_eq!(outcome.violation.map(|violation| violation.code), Some(1007));
+}
+
+#[test]
+fn each_violation_of_compression_closes_with_its_code() {
+    let bomb = deflated(&vec![b'a'; 1001]);
+    let just = deflated(&vec![b'a'; 1000]);
+    let half = deflated(&vec![b'a'; 600]);
+    let table: [(Option<u16>, Vec<u8>); 16] = [
+        // The bit of compression belongs on the first frame of a message alone (RFC 7692 6.1).
+        (Some(1002), frame(0xc9, b"")),
+        (Some(1002), frame(0xc8, b"")),
+        (Some(1002), frame(0xca, b"")),
+        (Some(1002), [frame(0x41, &HELLO[..3]), frame(0xc0, &HELLO[3..])].concat()),
+        (Some(1002), [frame(0x01, b"a"), frame(0xc0, &HELLO)].concat()),
+        (Some(1002), frame(0xe1, &HELLO)),
+        (Some(1002), frame(0xd1, &HELLO)),
+        (Some(1007), frame(0xc1, b"Hello")),
+        (Some(1007), frame(0xc1, &HELLO[..4])),
+        (Some(1007), frame(0xc1, b"")),
+        (Some(1007), frame(0xc1, &[0x00, 0x01, 0x00, 0xfe, 0xff, 0xff, 0x00])),
+        (Some(1007), frame(0xc1, &[0x00, 0x01, 0x00, 0xfe, 0xff, 0xc3, 0x00])),
+        (Some(1009), frame(0xc1, &bomb)),
+        (None, frame(0xc1, &just)),
+        // A frame's length says nothing, but all fragments count.
+        (Some(1009), [frame(0x41, &half), frame(0x80, &[&[0, 0, 0xff, 0xff][..], &half].concat())].concat()),
+        (Some(1009), [frame(0x42, &[]), frame(0x80, &bomb)].concat()),
+    ];
+    for (code, input) in table {
+        let outcome = receive_with(&input, agreed(Compression::On));
+        assert_eq!(outcome.violation.map(|violation| violation.code), code, "{input:02x?}");
+        assert!(outcome.messages.len() == usize::from(code.is_none()));
+    }
+}
+
+#[test]
+fn much_that_is_inflated_at_once_is_not_taken_at_once() {
+    let mut protocol = Protocol::new(1 << 20, agreed(Compression::On));
+    let bomb = frame(0xc2, &deflated(&vec![0; 1 << 20]));
+    let input = bomb.repeat(3);
+    let (mut rest, mut messages, mut calls) = (input.as_slice(), 0, 0);
+    while !rest.is_empty() {
+        let before = messages;
+        protocol.receive_some(&mut rest, 128, &mut Vec::new(), |_| messages += 1).unwrap();
+        calls += 1;
+        assert!(messages <= before + 1);
+    }
+    assert_eq!(messages, 3);
+    assert!(calls >= 3);
+}
+
+/// The contents of one frame, and whether it is compressed.
+fn sent(frame: &[u8], context: &mut Option<Context>) -> (Vec<u8>, bool) {
+    let is_compressed = frame[0] & 0x40 != 0;
+    let payload = match frame[1] {
+        126 => &frame[4..],
+        127 => &frame[10..],
+        _ => &frame[2..],
+    };
+    if !is_compressed {
+        return (payload.to_vec(), false);
+    }
+    let (mut inflating, mut out) = (Inflating::new(context.as_ref()), Vec::new());
+    inflating.inflate(payload, &mut out, 1 << 20, context.as_ref()).unwrap();
+    inflating.finish().unwrap();
+    if let Some(context) = context {
+        context.add(&out, 15);
+    }
+    (out, true)
+}
+
+#[test]
+fn messages_are_sent_compressed_where_it_makes_them_shorter() {
+    let long = b"{\"text\": \"some words\"}, ".repeat(2000);
+    let cases =
+        [(&b"hi"[..], false, false), (&long[..100], false, true), (&long[..300], true, true), (&long, true, true)];
+    for (compression, takes_over) in [(Compression::On, false), (Compression::Takeover, true)] {
+        let mut protocol = Protocol::new(1000, agreed(compression));
+        let mut context = takes_over.then(Context::default);
+        for _ in 0..2 {
+            for (message, alone, in_context) in cases {
+                let mut out = Vec::new();
+                let ready =
+                    crate::websocket::deflate::is_compressed_alone(&protocol.agreement().unwrap(), message.len())
+                        .then(|| compress(message, protocol.agreement().unwrap().sent_bits, None).unwrap());
+                protocol.write_message(&mut out, MessageKind::Text, message, ready.as_deref());
+                assert_eq!(sent(&out, &mut context), (message.to_vec(), if takes_over { in_context } else { alone }));
+                // A frame that others get, too, does not need the context, and is in the context of the client.
+                let mut shared = Vec::new();
+                write_compressed(&mut shared, MessageKind::Text, &deflated(&long[..500]));
+                protocol.note_shared_frame();
+                assert!(sent(&shared, &mut context).1);
+            }
+        }
+    }
 }
