@@ -46,9 +46,9 @@ static INFLATERS: Mutex<Vec<Decompress>> = Mutex::new(Vec::new());
 
 /// The last bytes of a connection's messages in one direction: the window of LZ77.
 #[derive(Debug, Default)]
-pub struct Context(Vec<u8>);
+pub struct SlidingWindow(Vec<u8>);
 
-impl Context {
+impl SlidingWindow {
     /// Adds a message, for a window of `1 << bits` bytes.
     pub fn add(&mut self, message: &[u8], bits: u8) {
         let window = 1 << bits;
@@ -85,9 +85,9 @@ pub struct Compressing<'a> {
 
 impl<'a> Compressing<'a> {
     /// Begins with `message`, for a window of `1 << bits` bytes (9 to 15) after `context`.
-    pub fn new(message: &'a [u8], bits: u8, context: Option<&Context>) -> Compressing<'a> {
+    pub fn new(message: &'a [u8], bits: u8, context: Option<&SlidingWindow>) -> Compressing<'a> {
         let mut state = take_compressor(bits);
-        if let Some(Context(bytes)) = context
+        if let Some(SlidingWindow(bytes)) = context
             && !bytes.is_empty()
         {
             // zlib refuses a dictionary only in the middle of its input.
@@ -127,7 +127,7 @@ impl<'a> Compressing<'a> {
 }
 
 /// The whole message at once; see [`Compressing`].
-pub fn compress(message: &[u8], bits: u8, context: Option<&Context>) -> Option<Vec<u8>> {
+pub fn compress(message: &[u8], bits: u8, context: Option<&SlidingWindow>) -> Option<Vec<u8>> {
     let mut compressing = Compressing::new(message, bits, context);
     while !compressing.step() {}
     compressing.finish()
@@ -162,10 +162,10 @@ impl std::fmt::Debug for Inflating {
 
 impl Inflating {
     /// Begins a message, after `context` where the client keeps it.
-    pub fn new(context: Option<&Context>) -> Inflating {
+    pub fn new(context: Option<&SlidingWindow>) -> Inflating {
         let mut state =
             lock(&INFLATERS).pop().unwrap_or_else(|| Decompress::new_with_window_bits(false, INFLATING_BITS));
-        set_dictionary(&mut state, context.map_or(&[][..], |Context(bytes)| bytes));
+        set_dictionary(&mut state, context.map_or(&[][..], |SlidingWindow(bytes)| bytes));
         Inflating { state, is_ended: false }
     }
 
@@ -178,7 +178,7 @@ impl Inflating {
         mut input: &[u8],
         message: &mut Vec<u8>,
         limit: usize,
-        context: Option<&Context>,
+        context: Option<&SlidingWindow>,
     ) -> Result<usize, InflateError> {
         let mut work = input.len();
         while !input.is_empty() {
@@ -252,9 +252,9 @@ impl Inflating {
     }
 
     /// Begins a new stream within the message. Returns the work in bytes.
-    fn begin_again(&mut self, message: &[u8], context: Option<&Context>) -> usize {
-        let mut window = Context::default();
-        if let Some(Context(bytes)) = context {
+    fn begin_again(&mut self, message: &[u8], context: Option<&SlidingWindow>) -> usize {
+        let mut window = SlidingWindow::default();
+        if let Some(SlidingWindow(bytes)) = context {
             window.add(bytes, INFLATING_BITS);
         }
         window.add(message, INFLATING_BITS);

@@ -13,7 +13,7 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::close_codes::{self, INVALID_DATA, MESSAGE_TOO_BIG, NO_CODE, PROTOCOL_ERROR};
 use super::closing::{Close, Closing, ClosingAction, ClosingEvent, Violation};
-use super::deflate::{Context, InflateError, Inflating};
+use super::deflate::{InflateError, Inflating, SlidingWindow};
 use super::extension::Agreement;
 use super::pings::Pings;
 
@@ -96,12 +96,12 @@ pub struct Protocol {
 struct Deflate {
     agreement: Agreement,
     /// The last bytes of messages in both directions, where they are the context of the next.
-    received: Context,
-    sent: Context,
+    received: SlidingWindow,
+    sent: SlidingWindow,
 }
 
 impl Deflate {
-    fn received_context(&self) -> Option<&Context> {
+    fn received_context(&self) -> Option<&SlidingWindow> {
         self.agreement.received_takeover.then_some(&self.received)
     }
 }
@@ -142,7 +142,7 @@ impl Protocol {
             control: Vec::new(),
             closing: Closing::default(),
             deflate: agreement.map(|agreement| {
-                Box::new(Deflate { agreement, received: Context::default(), sent: Context::default() })
+                Box::new(Deflate { agreement, received: SlidingWindow::default(), sent: SlidingWindow::default() })
             }),
             inflated: 0,
             pings: Pings::default(),

@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ TARGETS = (
     "proxy_protocol",
     "handshake",
     "websocket",
+    "deflate",
     "closing",
     "crew",
 )
@@ -208,6 +210,19 @@ def websocket_seeds(request: bytes) -> Iterator[bytes]:
     yield b"\2" + LONGEST_MESSAGE + CUTS + mask + b"\1\x10\x03" + b"".join(messages)
 
 
+def deflate_seeds(request: bytes) -> Iterator[bytes]:
+    """src/deflate.rs: any bytes as one message, and messages there and back with every choice of a context."""
+    text = request[:1000]
+    for wbits in (-9, -15):
+        compressor = zlib.compressobj(wbits=wbits)
+        payload = compressor.compress(text) + compressor.flush(zlib.Z_SYNC_FLUSH)
+        yield b"\0" + LONGEST_MESSAGE + CUTS + payload.removesuffix(b"\0\0\xff\xff")
+    parts = [text[:100], text[100:140], text[:400], b""]
+    messages = b"".join(len(part).to_bytes(2, "little") + part for part in parts)
+    for choice in (1, 3, 5, 0x1F):
+        yield bytes([choice]) + LONGEST_MESSAGE + CUTS + messages
+
+
 def closing_seeds(request: bytes) -> Iterator[bytes]:
     # Steps of two bytes: 0 to 3 are ours, 4 to 7 the client's (src/closing.rs).
     yield b"\6a\7b\0\0\6c\4\1\2\0\3\0"
@@ -240,6 +255,7 @@ SEEDS = {
     "proxy_protocol": proxy_protocol_seeds,
     "handshake": handshake_seeds,
     "websocket": websocket_seeds,
+    "deflate": deflate_seeds,
     "closing": closing_seeds,
     "crew": crew_seeds,
 }

@@ -1,13 +1,12 @@
 """kosoku's command, with cases of compression that run on Python 3 and that end soon.
 
-kosoku gives its cases a str, of one character for each byte if the message is binary, where those of sections 12 and 13 expect bytes. They send 1,000 messages each:
-10 GB in all. Here a case sends fewer, each size of message still many times.
+kosoku gives a message to its cases as str, where those of sections 12 and 13 expect bytes. They send 1,000 messages
+each, 10 GB in all. Here a case sends fewer, each size of message still several times.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 from kosoku._cli import main
@@ -26,7 +25,9 @@ def adapt(case: Any) -> None:
     original = case.onMessage
 
     def on_message(self: Any, message: str | bytes, binary: bool) -> None:
-        original(self, message.encode("latin-1" if binary else "utf-8") if isinstance(message, str) else message, binary)
+        original(
+            self, message.encode("latin-1" if binary else "utf-8") if isinstance(message, str) else message, binary
+        )
 
     case.onMessage = on_message
     case.COUNT = min(max(CASE_BYTES // case.LEN, FEWEST_MESSAGES), MOST_MESSAGES)
@@ -37,4 +38,4 @@ for name, one in CASES.items():
         adapt(one)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -11,6 +11,8 @@ from serving import Connection, Server, request
 
 TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 FIN = 0x80
+COMPRESSED = 0x40
+"""The first reserved bit, where compression is agreed on (RFC 7692 6)."""
 
 HANDSHAKE = (
     "Upgrade: websocket",
@@ -87,10 +89,11 @@ class Client:
         self.connection.send(data)
 
     def frame(self) -> Frame:
-        """The next frame; AssertionError unless it is whole, unmasked and without reserved bits."""
+        """The next frame; AssertionError unless it is whole, unmasked and without reserved bits that mean nothing."""
         first, second = self.connection.read_exactly(2)
         assert not second & 0x80, "the server masks"
-        assert not first & 0x70, "the server sets a reserved bit"
+        reserved = 0x30 if "Sec-WebSocket-Extensions" in self.headers else 0x70
+        assert not first & reserved, "the server sets a reserved bit"
         size = second
         if second == 126:
             (size,) = struct.unpack("!H", self.connection.read_exactly(2))

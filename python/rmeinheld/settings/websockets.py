@@ -76,10 +76,10 @@ class WebSocketOptions:
         Choice(("off", "on", "takeover"), what="MODE", switch=("on", "off")),
         "--websocket-compression",
         group="WebSocket",
-        help="Compression of messages with clients that offer it (permessage-deflate, RFC 7692). on: each message for "
-        "itself from 256 bytes on, so that an idle connection needs no more memory. takeover: with the messages before "
-        "it as context, from 32 bytes on; short ones get much smaller, and a connection needs 8 KiB more, or up to 36 "
-        "KiB where the client does not let the server choose. Compression costs about 10 us of CPU for a short message.",
+        help="Compression of messages with clients that offer it (permessage-deflate, RFC 7692). on: each message from "
+        "256 bytes on, for itself, so that an idle connection needs no more memory. takeover: each message from 32 "
+        "bytes on, with earlier ones as its context. Short messages get much smaller, and a connection needs 8 KiB "
+        "more, or 36 KiB where the client does not let the server choose. A short message costs about 10 us of CPU.",
         precedent="websockets compression (on, with context); Tornado get_compression_options (off); ws "
         "perMessageDeflate (off)",
     )

@@ -4,7 +4,7 @@
 use super::*;
 
 /// Inflates `input` in pieces of `size` bytes.
-fn inflated(input: &[u8], size: usize, limit: usize, context: Option<&Context>) -> Result<Vec<u8>, InflateError> {
+fn inflated(input: &[u8], size: usize, limit: usize, context: Option<&SlidingWindow>) -> Result<Vec<u8>, InflateError> {
     let mut inflating = Inflating::new(context);
     let mut message = Vec::new();
     for piece in input.chunks(size) {
@@ -15,7 +15,7 @@ fn inflated(input: &[u8], size: usize, limit: usize, context: Option<&Context>) 
 }
 
 /// The result, which must not depend on the pieces.
-fn inflate(input: &[u8], limit: usize, context: Option<&Context>) -> Result<Vec<u8>, InflateError> {
+fn inflate(input: &[u8], limit: usize, context: Option<&SlidingWindow>) -> Result<Vec<u8>, InflateError> {
     let [bytes, pieces, whole] = [1, 7, 1 << 20].map(|size| inflated(input, size, limit, context));
     assert_eq!((&bytes, &pieces), (&whole, &whole));
     whole
@@ -63,7 +63,7 @@ fn the_examples_of_the_rfc_are_hello() {
         assert_eq!(inflate(input, 100, None).as_deref(), Ok(&b"Hello"[..]), "{input:02x?}");
     }
     // The second of two messages refers to the first (RFC 7692 7.2.3.2).
-    let mut context = Context::default();
+    let mut context = SlidingWindow::default();
     context.add(b"Hello", 15);
     assert_eq!(inflate(&[0xf2, 0x00, 0x11, 0x00, 0x00], 100, Some(&context)).as_deref(), Ok(&b"Hello"[..]));
     assert_eq!(inflate(&[0xf2, 0x00, 0x11, 0x00, 0x00], 100, None), Err(InflateError::Corrupt));
@@ -98,7 +98,7 @@ fn a_message_that_does_not_get_shorter_is_not_compressed() {
 #[test]
 fn messages_refer_to_those_before_them_within_the_window() {
     for bits in [9, 12, 15] {
-        let (mut sent, mut received) = (Context::default(), Context::default());
+        let (mut sent, mut received) = (SlidingWindow::default(), SlidingWindow::default());
         for number in 0..50 {
             let message =
                 format!("{{\"user\": {number}, \"text\": \"{}\"}}", "some words of a chat ".repeat(3 + number % 7));
@@ -115,7 +115,7 @@ fn messages_refer_to_those_before_them_within_the_window() {
 #[test]
 fn a_context_is_the_end_of_all_messages() {
     let mut all = Vec::new();
-    let mut context = Context::default();
+    let mut context = SlidingWindow::default();
     for length in [0, 1, 200, 311, 1, 511, 512, 513, 3, 2000, 5] {
         let message = noise(length);
         all.extend_from_slice(&message);
@@ -164,7 +164,7 @@ fn input_that_is_not_whole_blocks_is_corrupt() {
 
 #[test]
 fn many_empty_blocks_count_as_work() {
-    let mut context = Context::default();
+    let mut context = SlidingWindow::default();
     context.add(&noise(1 << 15), 15);
     let mut message = Vec::new();
     let work = Inflating::new(Some(&context)).inflate(&[3, 0].repeat(10), &mut message, 100, Some(&context));

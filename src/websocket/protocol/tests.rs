@@ -318,7 +318,7 @@ fn much_that_is_inflated_at_once_is_not_taken_at_once() {
 }
 
 /// The contents of one frame, and whether it is compressed.
-fn sent(frame: &[u8], context: &mut Option<Context>) -> (Vec<u8>, bool) {
+fn sent(frame: &[u8], context: &mut Option<SlidingWindow>) -> (Vec<u8>, bool) {
     let is_compressed = frame[0] & 0x40 != 0;
     let payload = match frame[1] {
         126 => &frame[4..],
@@ -344,7 +344,7 @@ fn messages_are_sent_compressed_where_it_makes_them_shorter() {
         [(&b"hi"[..], false, false), (&long[..100], false, true), (&long[..300], true, true), (&long, true, true)];
     for (compression, takes_over) in [(Compression::On, false), (Compression::Takeover, true)] {
         let mut protocol = Protocol::new(1000, agreed(compression));
-        let mut context = takes_over.then(Context::default);
+        let mut context = takes_over.then(SlidingWindow::default);
         for _ in 0..2 {
             for (message, alone, in_context) in cases {
                 let mut out = Vec::new();

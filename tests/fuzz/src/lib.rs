@@ -9,6 +9,7 @@ pub mod chunked;
 pub mod closing;
 pub mod connection;
 pub mod crew;
+pub mod deflate;
 pub mod exchange;
 pub mod forwarded;
 pub mod framing;

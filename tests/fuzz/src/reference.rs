@@ -8,6 +8,7 @@ use _rmeinheld::http::chunked::ChunkLimits;
 use _rmeinheld::http::framing::BodyFraming;
 use _rmeinheld::http::limits::HeadLimits;
 
+pub mod inflate;
 pub mod websocket;
 
 const TOKEN_MARKS: &[u8] = b"!#$%&'*+-.^_`|~";
