@@ -11,6 +11,15 @@
 
 Every valid handshake has it. The first call of a method accepts the connection; an application that does not want it
 answers the request in the ordinary way. The limits are settings whose names begin with `websocket_`.
+
+`websocket_compression` compresses messages where the client offers permessage-deflate (RFC 7692), as browsers do;
+`accept(compression=...)` chooses for one route. "on" compresses each message of 256 bytes or more for itself. An idle
+connection then keeps nothing, and a broadcast is compressed once for all. "takeover" makes short messages much smaller,
+since each refers to those before it. The connection keeps the last 4 KiB in each direction, or 32 KiB of the client's
+if the client does not let the server choose. A broadcast is compressed without the context of its members.
+
+A message that would not get shorter is sent as it is. `websocket_max_message_size` is the limit for the message after
+it is inflated. Do not compress secrets together with text that others choose: the length reveals the secret (BREACH).
 """
 
 from __future__ import annotations
