@@ -2,6 +2,7 @@
 
 use pyo3::prelude::*;
 
+use crate::event_loop;
 use crate::interp;
 use crate::websocket::deflate::{self, Compressing};
 use crate::websocket::extension::Agreement;
@@ -34,8 +35,16 @@ pub(super) fn compress_alone(
 /// # Parks
 pub(super) fn compress_in_turns(py: Python<'_>, payload: &[u8], bits: u8) -> PyResult<Option<Vec<u8>>> {
     let mut compressing = Compressing::new(payload, bits, None);
-    while !compressing.step() {
-        interp::give_way(py)?;
+    if compressing.step() {
+        return Ok(compressing.finish());
+    }
+    if event_loop::is_loop_thread() {
+        while !compressing.step() {
+            interp::give_way(py)?;
+        }
+    } else {
+        // Coroutines run meanwhile.
+        py.detach(|| while !compressing.step() {});
     }
     Ok(compressing.finish())
 }
