@@ -378,7 +378,7 @@ before = os.listdir("/proc/self/fd"), os.listdir("/proc/self/task"), os.listdir(
 crew = _rmeinheld.Crew(sys.argv[1], slot, board)
 assert (crew.siblings(), crew.counts(), crew.slot) == ([], {}, 0)
 print((os.listdir("/proc/self/fd"), os.listdir("/proc/self/task"), os.listdir(sys.argv[1])) == before)
-crew.on(1, print)
+crew.on(7, print)
 print(os.listdir(sys.argv[1]))
 """
 
