@@ -14,7 +14,7 @@ import pytest
 
 from rmeinheld.channel import MAX_MESSAGE_BYTES, MAX_NAME_BYTES, Channel, Subscription, SubscriptionEnded
 from rmeinheld.channel.hub import hub_of
-from rmeinheld.coroutine import Event, Queue, sleep, spawn
+from rmeinheld.coroutine import Event, Queue, Timeout, sleep, spawn, timeout
 
 SECONDS = 20
 
@@ -105,14 +105,18 @@ def test_a_handler_gets_one_message_at_a_time_and_goes_on_after_an_exception(
         running.pop()
         if message == "bad":
             raise ValueError("not this one")
+        if message == "late":
+            with timeout(0.001):
+                sleep(SECONDS)
         got.append(message)
 
     with caplog.at_level(logging.ERROR, "rmeinheld.error"), channel.subscribe(handle):
-        for message in ("one", "bad", "two"):
+        for message in ("one", "bad", "late", "two"):
             channel.publish(message)
         until(lambda: len(got) == 2)
     assert got == ["one", "two"]
-    (record,) = caplog.records
+    record, late = caplog.records
+    assert late.exc_info is not None and isinstance(late.exc_info[1], Timeout)
     assert "handles messages of channel 'test_a_handler" in record.getMessage()
     assert record.exc_info is not None and "not this one" in str(record.exc_info[1])
 
@@ -273,6 +277,28 @@ def test_a_message_over_its_limit_is_refused_and_one_at_the_limit_is_not(channel
         channel.publish("\ud800")
     with pytest.raises(TypeError, match="not JSON serializable"):
         channel.publish({1, 2})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        channel.publish([float("nan")])
+
+
+class BrokenQueue:
+    """A queue that has no size."""
+
+    def put_nowait(self, item: object) -> None: ...
+    def get_nowait(self) -> None: ...
+    def qsize(self) -> int:
+        raise NotImplementedError("on this platform")
+
+
+def test_a_queue_that_raises_ends_its_own_subscription_alone(
+    channel: Channel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with channel.subscribe(BrokenQueue()) as broken, channel.subscribe() as other:
+        channel.publish("one")
+        assert other.get(0) == "one"
+        assert broken.is_closed and "NotImplementedError" in broken.reason
+        assert channel.publish("two") == 1
+    assert "which takes messages of channel" in caplog.text
 
 
 REFUSED_OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [

@@ -72,10 +72,11 @@ class Room:
         return delivered, dropped
 
     def note_gap(self, missed: int | None) -> int:
-        """Tell all subscribers of lost messages, and return their number."""
+        """Note lost messages for all subscribers, and return the number of gaps."""
         for feed in list(self.feeds.values()):
             feed.note_gap(missed)
-        return len(self.feeds)
+        # Attached WebSockets do not notice the gap, but it is counted.
+        return len(self.feeds) or any(len(members) for members in self.attached.values())
 
     def is_unused(self) -> bool:
         """Whether the room has no subscriber."""

@@ -33,7 +33,7 @@ PRESENCE: Final = 16
 type Message = str | bytes | Any
 """A message as applications see it: `str`, `bytes`, or what JSON makes of any other object."""
 
-_compact: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=True).encode
+_compact: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def checked_name(name: str) -> bytes:

@@ -278,7 +278,10 @@ class HandledFeed(Feed):
                 self._call_on_gap(item.missed)
             else:
                 self.handler(_decoded(item))
-        except Exception:
+        except _rmeinheld.CoroutineExit:
+            raise
+        except BaseException:
+            # A Timeout of the handler's own, for instance, is no Exception.
             _logger.exception("Exception in %r, which handles messages of channel %r", self.handler, self.room.title)
 
 
@@ -292,9 +295,9 @@ class QueueFeed(Feed):
         self.target = target
 
     def _offer(self, item: Any) -> bool:
-        if self.target.qsize() >= self.max_queue:
-            return False
         try:
+            if self.target.qsize() >= self.max_queue:
+                return False
             self.target.put_nowait(_decoded(item))
         except queue.Full:
             return False
