@@ -386,7 +386,8 @@ def test_the_presence_of_a_worker_that_dies_ends_within_a_second(
         # Without its sibling it would take three seconds. The rest is for a busy machine.
         assert time.monotonic() - begun < 2.5
         assert elsewhere.ask(f"{second!r} in room.presence")
-        service.end()
+        service.signal(signal.SIGTERM)
+        assert service.wait(60) == 0
         assert elsewhere.ask("until(lambda: len(room.presence) == 0)")
     finally:
         service.kill()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,12 +44,15 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chat]:
     """A service of four workers. It logs no error."""
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="crew") as runtime:
         patch.setenv("RUNTIME_DIRECTORY", runtime)
-        service = Chat(tmp_path_factory.mktemp("chat"), ("--workers", str(WORKERS), "--preload"), APP)
+        service = Chat(
+            tmp_path_factory.mktemp("chat"), ("--workers", str(WORKERS), "--preload", "--sticky", "socketio"), APP
+        )
         try:
             service.await_start()
             service.await_ready()
             yield service
-            service.end()
+            service.signal(signal.SIGTERM)
+            assert service.wait(60) == 0
             assert "Traceback" not in service.log(), service.log()
             assert "ERROR" not in service.log(), service.log()
         finally:
@@ -173,7 +177,10 @@ const connect = () => new Promise((resolve, reject) => {
     second.socket.on("question", (question, answer) => answer(question + " because"));
     const answered = new Promise((resolve) => first.socket.on("answered", resolve));
     first.socket.emit("ask", second.sid, "why?");
-    const transport = second.socket.io.engine.transport.name;
+    const { engine } = second.socket.io;
+    if (transports.length > 1 && engine.transport.name === "polling")
+        await new Promise((resolve) => engine.once("upgrade", resolve));
+    const transport = engine.transport.name;
     console.log(JSON.stringify([ok, text, [...data], await answered, transport]));
     for (const { socket } of found.values()) socket.close();
 })().catch((error) => { console.log("failed: " + error); process.exit(1); });
@@ -192,11 +199,29 @@ def npm_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_the_client_from_npm_talks_to_clients_of_other_workers(chat: Chat, npm_client: Path) -> None:
-    command = ["node", "client.js", chat.url, json.dumps(["websocket"])]
+@pytest.mark.parametrize("transports", [["websocket"], ["polling"], ["polling", "websocket"]], ids="-".join)
+def test_the_client_from_npm_talks_to_clients_of_other_workers(
+    chat: Chat, npm_client: Path, transports: list[str]
+) -> None:
+    command = ["node", "client.js", chat.url, json.dumps(transports)]
     done = subprocess.run(command, cwd=npm_client, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, (done.stdout, done.stderr, chat.log())
-    assert json.loads(done.stdout) == ["ok", "hello", [0, 255], ["why? because"], "websocket"]
+    assert json.loads(done.stdout) == ["ok", "hello", [0, 255], ["why? because"], transports[-1]]
+
+
+# --- sticky sessions -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transports", [["polling"], ["polling", "websocket"]], ids=["polling", "upgraded"])
+def test_clients_that_poll_talk_to_clients_of_other_workers(chat: Chat, transports: list[str]) -> None:
+    with in_each_worker(chat.url, 2, transports) as [first, second]:
+        assert {first.client.transport(), second.client.transport()} == {transports[-1]}
+        assert first.call("say to", second.sid, "hello") == "ok"
+        assert second.hears("hello")
+        second.client.on("question", lambda question: question + " because")
+        first.client.emit("ask", (second.sid, "why?"))
+        wait_until(lambda: bool(first.answers), chat.log)
+        assert first.answers == [["why? because"]]
 
 
 # --- several machines ------------------------------------------------------------------------------------------------
@@ -229,7 +254,9 @@ def test_two_services_and_a_job_share_events_by_redis(tmp_path: Path, monkeypatc
                 wait_until(lambda: bool(here.answers), services[0].log)
                 assert here.answers == [["why? because"]]
             for service in services:
-                service.end()
+                service.signal(signal.SIGTERM)
+            for service in services:
+                assert service.wait(60) == 0
                 assert "Traceback" not in service.log()
         finally:
             for service in services:
