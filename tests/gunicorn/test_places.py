@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pytest
-
 from rmeinheld.gunicorn_worker.places import assign
 
 A, B, C, D, N = range(5)
