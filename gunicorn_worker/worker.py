@@ -72,6 +72,9 @@ __all__ = ["MeinheldWorker", "Worker"]
 BEAT_SECONDS: Final = 1.0
 """Most time between two heartbeats. It is shorter with a short `--timeout`."""
 
+FIRST_LOOK_SECONDS: Final = 0.001
+"""Time between two looks whether the engine is ready."""
+
 
 class Worker(_Base):  # type: ignore[misc]
     """A Gunicorn worker process with this server. Gunicorn makes and runs it."""
@@ -368,15 +371,16 @@ class Worker(_Base):  # type: ignore[misc]
                 # The reloader sets this flag and does nothing else.
                 is_ending = True
                 self._end(None)
-            sleep(interval)
+            # The engine becomes ready soon.
+            sleep(interval if self._is_ready or self.scoreboard is None else FIRST_LOOK_SECONDS)
 
     def _report(self) -> None:
-        """Say in the scoreboard that this worker is ready, or that a limit of its memory or lifetime is exceeded."""
+        """Notify the master that this worker is ready, or ask for a replacement if a limit is exceeded."""
         if self.scoreboard is None or not self.alive:
             return
-        if not self._is_ready:
+        if not self._is_ready and self.scoreboard.state(self.slot) == "ready":
+            # The engine has written it: it accepts connections, and takes those of siblings.
             self._is_ready = True
-            self.scoreboard.set_state(self.slot, "ready")
             self._wake_master()
         if self._limits is not None and not self._has_asked and (exceeded := self._limits.exceeded()) is not None:
             self.ask_for_replacement(*exceeded)

@@ -315,6 +315,21 @@
 //! Channels (`rmeinheld.channel`) are messages of one kind. The scoreboard has bits of the names that each worker listens
 //! to ([`crew::interest`]), so a message goes to those workers alone, from the moment at which a subscription is made.
 //!
+//! ## A live connection moves between workers
+//!
+//! A request may belong to a sibling, by its session. Its connection then moves after the head has been read, and before
+//! anything has reached the application (`server::moving`). One message carries the descriptor, the bytes that were read
+//! since the last answer, and what the descriptor does not know ([`crew::moved_connection`]). The answers before it have
+//! been written by then. The sibling goes on as if it had accepted the connection and read the bytes itself: with its own
+//! limits, logs and metrics. It serves the first request without asking again where that belongs, so no connection goes
+//! to and fro. The sender closes its descriptor without a shutdown, and takes it out of its poller first.
+//!
+//! Nothing is acknowledged, which would cost a message for each move. A sibling that dies with the message unread
+//! closes the connection, and its client sees an end without an answer. A sibling that ends in order first has its
+//! sockets refuse messages (shutdown(2) of the side that reads), then reads what the kernel has taken, and serves it.
+//! A message is therefore either served or an error for its sender. The sender then answers 503, or serves the request
+//! itself where the rule permits that. It does the same for a sibling whose loop has not turned for a second.
+//!
 //! ## Logs and the requests that they are about
 //!
 //! The engine renders the lines of the access log itself, in each form (`server::access_log`). Ids come from trusted

@@ -385,8 +385,8 @@ class Server:
     writes to a duplicate, and the setting `access_logfile` names the file.
 
     With `scoreboard` (None by default) the engine notes its turns, counters and state in the slot `slot`. With
-    `metrics` (off by default) it measures for `/metrics`, too. With `crew` (None by default) it hands connections to the
-    siblings that they belong to by the setting `sticky`, and takes those of its siblings.
+    `metrics` (off by default) it measures for `/metrics`, too. With `crew` (None by default) it hands connections to
+    the siblings that they belong to by the setting `sticky`, and takes those of its siblings.
 
     Raises TypeError if `app` is not callable, and OSError for a bad descriptor or if the access log cannot be opened.
     Raises ValueError if the scoreboard has no such slot.

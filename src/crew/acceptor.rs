@@ -29,12 +29,14 @@ struct OpenAcceptor {
     listener: Option<LocalListener>,
     source: Option<SourceId>,
     connections: Vec<Weak<Incoming>>,
+    /// Messages that have arrived are read, and no more come.
+    is_ending: bool,
 }
 
 impl Acceptor {
     /// Accepts from `listener`, once the loop turns.
     pub fn new(context: Arc<Context>, listener: LocalListener) -> Arc<Acceptor> {
-        let open = OpenAcceptor { listener: Some(listener), source: None, connections: Vec::new() };
+        let open = OpenAcceptor { listener: Some(listener), source: None, connections: Vec::new(), is_ending: false };
         let acceptor = Arc::new(Acceptor { context, open: Mutex::new(open) });
         let registered = Arc::clone(&acceptor);
         acceptor.context.on_loop(move || registered.register());
@@ -66,6 +68,23 @@ impl Acceptor {
         }
         for connection in connections.iter().filter_map(Weak::upgrade) {
             connection.close();
+        }
+    }
+
+    /// Has siblings send nothing more to this worker. Connections and messages that the kernel has already taken from
+    /// them are still read.
+    pub fn end_receiving(&self) {
+        let connections = {
+            let mut open = lock(&self.open);
+            open.is_ending = true;
+            if let Some(listener) = &mut open.listener {
+                listener.unlink();
+                listener.end_listening();
+            }
+            open.connections.clone()
+        };
+        for connection in connections.iter().filter_map(Weak::upgrade) {
+            connection.end_reading();
         }
     }
 
@@ -107,8 +126,11 @@ impl Acceptor {
         let mut open = lock(&self.open);
         open.connections.retain(|connection| connection.strong_count() > 0);
         open.connections.push(Arc::downgrade(incoming));
-        let is_closed = open.listener.is_none();
+        let (is_closed, is_ending) = (open.listener.is_none(), open.is_ending);
         drop(open);
+        if is_ending {
+            incoming.end_reading();
+        }
         if is_closed {
             incoming.close();
         }

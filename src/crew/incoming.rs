@@ -96,6 +96,13 @@ impl Incoming {
         sender
     }
 
+    /// Has the sender send nothing more. Messages that the kernel has taken are still read, and the connection ends.
+    pub fn end_reading(&self) {
+        if let Some(socket) = &lock(&self.reading).socket {
+            socket.end_reading();
+        }
+    }
+
     /// Ends a connection that has not named its sender, for another one. Returns false if it has named the sender.
     ///
     /// # Parks

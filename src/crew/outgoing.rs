@@ -1,7 +1,7 @@
 //! The connection by which a worker sends messages to one sibling.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -45,6 +45,8 @@ struct Live {
     socket: LocalSocket,
     source: Option<SourceId>,
     outbox: Outbox<OwnedFd>,
+    /// Events announce that the kernel takes more.
+    awaits_output: bool,
 }
 
 /// The outcome of an attempt to send.
@@ -58,10 +60,29 @@ enum Flushed {
 }
 
 impl Live {
+    /// Sends as much of a letter as the kernel takes, while no other waits. Returns the number of bytes.
+    fn send_at_once(&self, header: [u8; HEADER_BYTES], payload: &[u8], descriptors: &[BorrowedFd<'_>]) -> usize {
+        let bytes = [IoSlice::new(&header), IoSlice::new(payload)];
+        // With an error the letter is queued, and the error comes again.
+        self.socket.send(&bytes, descriptors).ok().flatten().unwrap_or(0)
+    }
+
+    /// Has the loop's events follow the queue. On the loop thread.
+    fn follow_queue(&mut self) {
+        let awaits = !self.outbox.is_empty();
+        if let Some(source) = self.source
+            && awaits != self.awaits_output
+        {
+            self.awaits_output = awaits;
+            streams::await_output(source, self.socket.as_fd(), awaits);
+        }
+    }
+
     fn flush(&mut self) -> Flushed {
         while !self.outbox.is_empty() {
             let (bytes, descriptors) = self.outbox.batch();
-            match self.socket.send(&bytes, descriptors) {
+            let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+            match self.socket.send(&bytes, &descriptors) {
                 Ok(Some(sent)) => self.outbox.advance(sent),
                 Ok(None) => return Flushed::Waits,
                 Err(error) => {
@@ -82,7 +103,7 @@ impl Outgoing {
         let (header, payload) = message::hello(context.own);
         let mut outbox = Outbox::default();
         outbox.push(header, payload.into(), Vec::new());
-        let live = Live { socket, source: None, outbox };
+        let live = Live { socket, source: None, outbox, awaits_output: true };
         let outgoing = Arc::new(Outgoing { sibling, context, live: Mutex::new(Some(live)) });
         outgoing.flush(&mut lock(&outgoing.live));
         let registered = Arc::clone(&outgoing);
@@ -95,7 +116,10 @@ impl Outgoing {
         let mut live = lock(&self.live);
         let Some(open) = live.as_mut() else { return };
         match streams::add_watched(open.socket.as_fd(), Arc::clone(self) as Arc<dyn StreamWatcher>) {
-            Ok(source) => open.source = Some(source),
+            Ok(source) => {
+                open.source = Some(source);
+                open.follow_queue();
+            }
             // Without the loop, a queue that the kernel does not take at once would never leave.
             Err(_) => self.end(live.take()),
         }
@@ -119,23 +143,29 @@ impl Outgoing {
     /// Queues a letter, and sends as much of the queue as the kernel takes now. Never waits.
     ///
     /// # Errors
-    /// Errors of `descriptors`, which is called if there is room for `count` descriptors.
+    /// Errors of fcntl(2): the letter has to wait, and there are no duplicates of its descriptors to be had.
     pub fn post(
-        &self,
+        self: &Arc<Self>,
         header: [u8; HEADER_BYTES],
         payload: &Arc<[u8]>,
-        count: usize,
-        descriptors: impl FnOnce() -> io::Result<Vec<OwnedFd>>,
+        descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<Posted> {
         let mut live = lock(&self.live);
         let Some(open) = live.as_mut() else { return Ok(Posted::Gone) };
-        if !open.outbox.has_room(payload.len(), count) {
+        if !open.outbox.has_room(payload.len(), descriptors.len()) {
             self.context.counts.refused.fetch_add(1, Ordering::Relaxed);
             return Ok(Posted::Full { letters: open.outbox.len() });
         }
-        let descriptors = descriptors()?;
         let was_empty = open.outbox.is_empty();
-        open.outbox.push(header, Arc::clone(payload), descriptors);
+        let sent = if was_empty { open.send_at_once(header, payload, descriptors) } else { 0 };
+        if sent < HEADER_BYTES + payload.len() {
+            // The descriptors go with the first byte.
+            let waiting = if sent == 0 { descriptors } else { &[] };
+            let duplicates: io::Result<Vec<OwnedFd>> =
+                waiting.iter().map(|descriptor| Ok(rustix::io::fcntl_dupfd_cloexec(descriptor, 0)?)).collect();
+            open.outbox.push(header, Arc::clone(payload), duplicates?);
+            open.outbox.advance(sent);
+        }
         // Otherwise an event or the deadline comes first.
         if was_empty && !self.flush(&mut live) {
             // The sender of this letter knows; it may send it again.
@@ -143,6 +173,16 @@ impl Outgoing {
             return Ok(Posted::Gone);
         }
         self.context.counts.sent.fetch_add(1, Ordering::Relaxed);
+        let must_wait = live.as_ref().is_some_and(|open| !open.outbox.is_empty() && !open.awaits_output);
+        drop(live);
+        if must_wait {
+            let waiting = Arc::clone(self);
+            self.context.on_loop(move || {
+                if let Some(open) = lock(&waiting.live).as_mut() {
+                    open.follow_queue();
+                }
+            });
+        }
         Ok(Posted::Queued)
     }
 
@@ -186,8 +226,10 @@ impl StreamWatcher for Outgoing {
         let has_peer_ended = live.as_ref().and_then(|open| open.source).is_some_and(streams::is_peer_closed);
         if has_peer_ended {
             self.end(live.take());
-        } else {
-            self.flush(&mut live);
+        } else if self.flush(&mut live)
+            && let Some(open) = live.as_mut()
+        {
+            open.follow_queue();
         }
     }
 

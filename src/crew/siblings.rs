@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
@@ -158,7 +158,7 @@ impl Crew {
     }
 
     /// Queues a message for the worker of `slot`, and sends it at once if the kernel takes it. Never waits. From any
-    /// thread. The descriptors are duplicated; the caller's stay open.
+    /// thread. The sibling gets duplicates of the descriptors; the caller's stay open.
     ///
     /// # Errors
     /// See [`NotSent`]. The message is not sent then.
@@ -171,13 +171,10 @@ impl Crew {
     ) -> Result<(), NotSent> {
         self.check_process()?;
         let header = message::header(kind, payload.len(), descriptors.len()).map_err(NotSent::Unsendable)?;
-        let duplicates = || -> io::Result<Vec<OwnedFd>> {
-            descriptors.iter().map(|descriptor| Ok(rustix::io::fcntl_dupfd_cloexec(descriptor, 0)?)).collect()
-        };
         // The connection may have ended without the worker's end: the second one is new.
         for _ in 0..2 {
             let outgoing = self.connection_to(slot)?;
-            match outgoing.post(header, payload, descriptors.len(), duplicates).map_err(NotSent::Failed)? {
+            match outgoing.post(header, payload, descriptors).map_err(NotSent::Failed)? {
                 Posted::Queued => return Ok(()),
                 Posted::Full { letters } => return Err(NotSent::Full { slot, letters }),
                 Posted::Gone => {}
@@ -290,6 +287,20 @@ impl Crew {
             ("faults", &counts.faults),
         ]
         .map(|(name, count)| (name, count.load(Ordering::Relaxed)))
+    }
+
+    /// Has siblings send nothing more to this worker, which is about to end: their next message is an error for them.
+    /// Messages that the kernel has taken are still handled. Wait for the end of [`Self::is_receiving`].
+    pub fn end_receiving(&self) {
+        let acceptor = lock(&self.members).acceptor.clone();
+        if let Some(acceptor) = acceptor {
+            acceptor.end_receiving();
+        }
+    }
+
+    /// Whether a connection of a sibling is open.
+    pub fn is_receiving(&self) -> bool {
+        self.context.counts.incoming.load(Ordering::Relaxed) > 0
     }
 
     /// Closes all sockets, from any thread. Messages that the kernel has not taken are lost.

@@ -207,6 +207,27 @@ fn letters_of_one_sender_arrive_in_order_with_their_descriptors() {
 }
 
 #[test]
+fn a_worker_that_ends_gets_every_letter_that_was_sent_and_refuses_later_ones() {
+    in_a_service(|service| {
+        let (one, two, three) = (service.worker(1), service.worker(2), service.worker(3));
+        one.send(2, b"hello").unwrap();
+        two.until(|heard| heard.letters.len() == 1);
+        // No turn of the loop lies between: the kernel has these, of a known connection and of a new one.
+        for number in 0..50_u8 {
+            one.send(2, &[number]).unwrap();
+        }
+        three.send(2, b"new").unwrap();
+        two.crew.end_receiving();
+        assert!(matches!(one.send(2, b"late"), Err(NotSent::NoSibling(2))));
+        assert!(matches!(three.send(2, b"late"), Err(NotSent::NoSibling(2))));
+        until(|| !two.crew.is_receiving(), || "the connections do not end".to_owned());
+        let heard = lock(&two.ear.0);
+        assert_eq!(heard.letters.len(), 52, "{:?}", heard.letters);
+        assert!(heard.letters.iter().all(|letter| letter.2 != b"late"));
+    });
+}
+
+#[test]
 fn a_full_sibling_holds_up_no_other() {
     in_a_service(|service| {
         let (one, two) = (service.worker(1), service.worker(2));

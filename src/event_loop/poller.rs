@@ -32,6 +32,9 @@ const LISTENER: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlag
 const STREAM: epoll::EventFlags =
     epoll::EventFlags::IN.union(epoll::EventFlags::OUT).union(epoll::EventFlags::RDHUP).union(epoll::EventFlags::ET);
 
+/// epoll flags of a stream whose output has room.
+const INPUT: epoll::EventFlags = STREAM.difference(epoll::EventFlags::OUT);
+
 /// Deadlines within this time use the timeout of epoll_wait(2); later ones use the alarm. Idle connections have late
 /// deadlines. A timeout would make the kernel set and cancel a timer for each of their requests.
 const NEAR: Duration = Duration::from_millis(50);
@@ -281,6 +284,14 @@ impl Poller {
         }
         let source = self.sources.remove(id.index());
         (source.waits.into_iter().map(|(_, ticket)| ticket).collect(), source.armed)
+    }
+
+    /// Sets whether a stream's events include that its output has room. An event that is due comes at once.
+    pub fn await_output(&mut self, id: SourceId, descriptor: BorrowedFd<'_>, awaits: bool) {
+        if self.source(id).is_some() {
+            let data = epoll::EventData::new_u64(id.0);
+            let _ = epoll::modify(&self.epoll, descriptor, data, if awaits { STREAM } else { INPUT });
+        }
     }
 
     /// The sources that have a watcher.

@@ -31,6 +31,12 @@ pub fn add_watched(descriptor: BorrowedFd<'_>, watcher: Arc<dyn StreamWatcher>) 
     .unwrap_or_else(|| Err(off_the_loop()))
 }
 
+/// Sets whether a stream's events include that its output has room (at first they do). A stream without queued output
+/// would wake the loop each time its peer has read.
+pub fn await_output(id: SourceId, descriptor: BorrowedFd<'_>, awaits: bool) {
+    with(|state| state.poller.await_output(id, descriptor, awaits));
+}
+
 /// Registers a listening socket.
 ///
 /// # Errors
@@ -92,9 +98,12 @@ pub fn rest_or_queue(id: SourceId, owner: usize) {
 }
 
 /// Queues a source for the service after all ready work, whatever the poller knows. Its owner holds bytes that another
-/// process has read.
+/// process has read, so the source is served before the next poll.
 pub fn serve_soon(id: SourceId, owner: usize) {
-    with(|state| state.requests.push_back(Work::Serve(id, owner)));
+    with(|state| {
+        state.requests.push_back(Work::Serve(id, owner));
+        state.budget += 1;
+    });
 }
 
 /// Queues a source for the service after all other work, whatever the poller knows. Its owner holds bytes that it has

@@ -87,6 +87,11 @@ impl LocalListener {
         }
     }
 
+    /// Refuses further connections, here and for every holder of the socket. Those that wait can still be accepted.
+    pub fn end_listening(&self) {
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Read);
+    }
+
     /// Accepts one connection. `None` if none waits.
     ///
     /// # Errors
@@ -147,11 +152,10 @@ impl LocalSocket {
     ///
     /// # Errors
     /// Errors of sendmsg(2): EPIPE if the peer is gone, ETOOMANYREFS if too many descriptors of the user are under way.
-    pub fn send(&self, bytes: &[IoSlice<'_>], descriptors: &[OwnedFd]) -> io::Result<Option<usize>> {
-        let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+    pub fn send(&self, bytes: &[IoSlice<'_>], descriptors: &[BorrowedFd<'_>]) -> io::Result<Option<usize>> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_PER_CALL))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
             return Err(Errno::INVAL.into());
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
@@ -193,6 +197,11 @@ impl LocalSocket {
             }
             return Ok(Some(received.bytes));
         }
+    }
+
+    /// Refuses what the peer sends from now on. Bytes that the kernel has taken from the peer can still be received.
+    pub fn end_reading(&self) {
+        let _ = rustix::net::shutdown(&self.0, Shutdown::Read);
     }
 
     /// Ends the connection for both sides.

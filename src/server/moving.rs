@@ -5,10 +5,11 @@
 //! ([`moved_connection`](crate::crew::moved_connection)). The sibling owns the connection from then on. If the sibling
 //! dies with the message unread, the kernel closes the connection, and its client sees an end without an answer.
 
+use std::cell::Cell;
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 
@@ -18,11 +19,18 @@ use crate::crew::kinds::MOVED_CONNECTION;
 use crate::crew::moved_connection::{MovedConnection, listener_key};
 use crate::crew::scoreboard::{Scoreboard, WorkerState};
 use crate::crew::{Crew, NotSent};
+use crate::event_loop;
 use crate::interp::{Level, log};
 
 /// A sibling whose loop has not turned for this long gets no further connection. Shorter turns are waited for, as with
 /// one worker: the client would gain nothing from an error.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The most time for the messages of siblings that have arrived when the server ends.
+const LAST_MESSAGES: Duration = Duration::from_millis(500);
+
+/// The time between two looks whether they have been read.
+const LOOK: Duration = Duration::from_millis(3);
 
 /// The reason why a connection did not move.
 #[derive(Debug)]
@@ -35,6 +43,13 @@ pub enum Unmoved {
     HasNoRoom(u64),
     /// The crew does not take the message.
     NotSent(NotSent),
+}
+
+impl Unmoved {
+    /// Has the slot no worker any more that takes connections?
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Unmoved::NoWorker | Unmoved::NotSent(NotSent::NoSibling(_)))
+    }
 }
 
 impl fmt::Display for Unmoved {
@@ -62,6 +77,8 @@ pub struct Moving {
     /// The largest number of open connections.
     connection_limit: usize,
     complaints: Episode,
+    /// When this worker stops to wait for the last messages of siblings, once it ends.
+    ends_at: Cell<Option<Instant>>,
 }
 
 impl Moving {
@@ -75,7 +92,15 @@ impl Moving {
         connection_limit: usize,
     ) -> Moving {
         let listeners = places.map(|place| listener_key(&place)).collect();
-        Moving { crew, board, sticky, listeners, connection_limit, complaints: Episode::default() }
+        Moving {
+            crew,
+            board,
+            sticky,
+            listeners,
+            connection_limit,
+            complaints: Episode::default(),
+            ends_at: Cell::new(None),
+        }
     }
 
     /// The rule by which requests belong to workers.
@@ -113,6 +138,22 @@ impl Moving {
             }
         }
         self.crew.send(slot, MOVED_CONNECTION, &connection.encode().into(), &[socket]).map_err(Unmoved::NotSent)
+    }
+
+    /// Can no sibling hand a connection to this server any more, which ends? The first call stops the siblings from
+    /// sending. Until all that they have sent is read, the service is asked again soon.
+    pub fn is_over(&self) -> bool {
+        let now = Instant::now();
+        match self.ends_at.get() {
+            Some(at) if now >= at || !self.crew.is_receiving() => return true,
+            Some(_) => {}
+            None => {
+                self.crew.end_receiving();
+                self.ends_at.set(Some(now + LAST_MESSAGES));
+            }
+        }
+        event_loop::resume_service_at(now + LOOK);
+        false
     }
 
     /// Logs that a connection is served here instead of by its sibling, once for each episode.

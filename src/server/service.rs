@@ -11,6 +11,7 @@ use super::accepting::Accepting;
 use super::connection::Next;
 use super::connections::Connections;
 use super::listening::FIRST_LISTENER;
+use super::moving::Moving;
 use super::shared::Shared;
 use super::stopping_watchers::StoppingWatchers;
 use super::tls::Tls;
@@ -140,7 +141,11 @@ impl LoopService {
 
     fn note_if_drained(&self) {
         // Until `begin_stop` has run, the kernel may have connections that are still to be accepted.
-        if self.shared.is_stopping() && self.accepting.is_over() && self.connections.count() == 0 {
+        if self.shared.is_stopping()
+            && self.accepting.is_over()
+            && self.connections.count() == 0
+            && self.shared.moving().is_none_or(Moving::is_over)
+        {
             self.shared.drained();
         }
     }

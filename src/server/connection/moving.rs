@@ -12,7 +12,7 @@ use crate::http::head::Head;
 use crate::http::redaction::redacted;
 use crate::interp::{Level, log};
 use crate::net::{Peer, Stream};
-use crate::server::moving::Moving;
+use crate::server::moving::{Moving, Unmoved};
 use crate::server::shared::Shared;
 use crate::server::sticky::SessionOf;
 
@@ -67,38 +67,47 @@ impl Connection {
             let why = format!("a sibling has handed it over. {}", shared.connection_limit().fullness());
             return self.refuse_unmoved(py, shared, &head, &buffer, &why);
         }
-        let Some(slot) = self.sibling(moving, &head, &buffer) else {
-            return self.run(py, shared, head, buffer);
-        };
-        let moved = MovedConnection {
-            is_new: false,
-            served: self.served,
-            listener: moving.key_of(self.listener),
-            peer: self.peer,
-            proxied: self.proxied.as_deref().copied(),
-            bytes: &buffer,
-        };
-        let sent = moving.send(slot, self.stream.as_fd(), &moved);
-        if sent.is_err() {
-            shared.seat().count_hand_over(HandOver::Failed);
-        }
-        match sent {
-            Ok(()) => {
+        match self.move_to_sibling(moving, &head, &buffer) {
+            None => self.run(py, shared, head, buffer),
+            Some((_, Ok(()))) => {
                 shared.seat().count_hand_over(HandOver::Sent);
                 self.stream.leave();
                 shared.give_buffer(buffer);
                 shared.give_head(head);
                 Ending::Close
             }
-            Err(why) if moving.sticky().may_serve_others() => {
+            Some((slot, Err(why))) if moving.sticky().may_serve_others() => {
+                shared.seat().count_hand_over(HandOver::Failed);
                 moving.complain(py, slot, &why);
                 self.run(py, shared, head, buffer)
             }
-            Err(why) => {
+            Some((slot, Err(why))) => {
+                shared.seat().count_hand_over(HandOver::Failed);
                 let why = format!("it belongs to the worker of slot {slot}, which cannot take it: {why}");
                 self.refuse_unmoved(py, shared, &head, &buffer, &why)
             }
         }
+    }
+
+    /// Sends the connection to the sibling that a request belongs to. Returns its slot, and whether it has the
+    /// connection; `None` if the request is served here.
+    fn move_to_sibling(&mut self, moving: &Moving, head: &Head, bytes: &[u8]) -> Option<(u32, Result<(), Unmoved>)> {
+        let mut slot = self.sibling(moving, head, bytes)?;
+        let moved = MovedConnection {
+            is_new: false,
+            served: self.served,
+            listener: moving.key_of(self.listener),
+            peer: self.peer,
+            proxied: self.proxied.as_deref().copied(),
+            bytes,
+        };
+        let mut sent = moving.send(slot, self.stream.as_fd(), &moved);
+        if sent.as_ref().is_err_and(Unmoved::is_gone) {
+            // The sibling may have ended since the decision.
+            slot = self.sibling(moving, head, bytes)?;
+            sent = moving.send(slot, self.stream.as_fd(), &moved);
+        }
+        Some((slot, sent))
     }
 
     /// The slot of the sibling that a request belongs to.
