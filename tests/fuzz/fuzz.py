@@ -238,6 +238,10 @@ def crew_seeds(request: bytes) -> Iterator[bytes]:
     letters = message(1, request[:200]) + message(2, b"", 2) + message(255, request[200:400], 16)
     yield b"\0" + CUTS + hello + letters
     yield b"\1" + CUTS + bytes([0, 0, 2, 0, 0, 16, 0, 1]) + letters
+    end = bytes(10) + b"\xff\xff\x7f\0\0\1\x1f\x90"
+    for flags, ends in ((0, end), (1, end), (2, end * 3), (4, end), (6, end * 3)):
+        moved = bytes([1, flags]) + bytes(12) + ends + (b"" if flags & 1 else request[:200])
+        yield b"\0" + CUTS + hello + message(1, moved, 1)
 
 
 def masked(payload: bytes, mask: bytes) -> bytes:

@@ -62,8 +62,8 @@ class Gunicorn(Process):
         """Wait until the socket is open."""
         self.port = int(self.wait_for_log(LISTENING)[1])
 
-    def connect(self) -> Connection:
-        return Connection(("127.0.0.1", self.port))
+    def connect(self, receive_buffer: int | None = None) -> Connection:
+        return Connection(("127.0.0.1", self.port), receive_buffer=receive_buffer)
 
     def get(self, target: str, *fields: str) -> dict[str, Any]:
         with self.connect() as connection:

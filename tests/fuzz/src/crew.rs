@@ -2,12 +2,14 @@
 //!
 //! One byte chooses how descriptors come: 0 as the headers say, as from an honest peer; otherwise with each piece as
 //! many as the next byte of the input says. Four bytes are cuts, and the rest is the connection. Descriptors are
-//! numbers, in the order of their arrival.
+//! numbers, in the order of their arrival. The payloads of moved connections are read, written and read again.
 
+use _rmeinheld::crew::kinds::MOVED_CONNECTION;
 use _rmeinheld::crew::message::{
     Arrival, Decoder, Fault, HEADER_BYTES, HELLO, Letter, MAX_DESCRIPTORS, MAX_PAYLOAD_BYTES, PROTOCOL_VERSION,
     Sibling, header, hello,
 };
+use _rmeinheld::crew::moved_connection::{BadMove, FORMAT, MovedConnection};
 use _rmeinheld::crew::outbox::Outbox;
 
 use crate::input::{Cuts, Input};
@@ -25,7 +27,33 @@ pub fn run(input: &[u8]) {
     assert_eq!(decode(bytes, [bytes.len()].into_iter(), &starts), expected);
     assert_eq!(decode(bytes, cuts.ends(bytes.len()), &starts), expected);
     assert_eq!(decode(bytes, Cuts::SINGLE.ends(bytes.len()), &starts), expected);
+    for arrival in &expected.0 {
+        match arrival {
+            Arrival::Letter(letter) if letter.kind == MOVED_CONNECTION => move_again(&letter.payload),
+            _ => {}
+        }
+    }
     send_again(&expected.0, &cuts);
+}
+
+/// Reads the message of a moved connection as its table says, and sends it on.
+fn move_again(payload: &[u8]) {
+    let moved = match MovedConnection::decode(payload) {
+        Ok(moved) => moved,
+        Err(BadMove::Format(format)) => return assert!(format != FORMAT && payload[0] == format),
+        Err(BadMove::Short) => {
+            let is_proxied = payload.get(1).is_some_and(|flags| flags & 2 != 0);
+            return assert!(payload.len() < if is_proxied { 68 } else { 32 });
+        }
+        Err(BadMove::Flags(flags)) => return assert!(payload[1] == flags && (flags > 7 || flags & 1 != 0)),
+    };
+    let flags = payload[1];
+    assert!(payload[0] == FORMAT && flags < 8);
+    assert_eq!((moved.is_new, moved.proxied.is_some()), (flags & 1 != 0, flags & 2 != 0));
+    assert_eq!(moved.served, u32::from_le_bytes(payload[2..6].try_into().unwrap()));
+    assert_eq!(moved.listener, u64::from_le_bytes(payload[6..14].try_into().unwrap()));
+    assert_eq!(moved.bytes, &payload[if moved.proxied.is_some() { 68 } else { 32 }..]);
+    assert_eq!(MovedConnection::decode(&moved.encode()), Ok(moved));
 }
 
 /// The arrivals of a connection whose bytes are cut at `ends`. `starts` are the positions at which descriptors come,
