@@ -372,7 +372,8 @@ class Worker(_Base):  # type: ignore[misc]
                 is_ending = True
                 self._end(None)
             # The engine becomes ready soon.
-            sleep(interval if self._is_ready or self.scoreboard is None else FIRST_LOOK_SECONDS)
+            is_starting = self.alive and not self._is_ready and self.scoreboard is not None
+            sleep(FIRST_LOOK_SECONDS if is_starting else interval)
 
     def _report(self) -> None:
         """Notify the master that this worker is ready, or ask for a replacement if a limit is exceeded."""

@@ -74,6 +74,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_service_upgrade.py",
     "test_metrics.py",
     "test_service_metrics.py",
+    "test_service_moves.py",
     "test_siblings.py",
     "test_service_tls.py",
     "test_slow_clients.py",
