@@ -42,6 +42,10 @@ ROWS = {
         "test_readiness_fails_during_drain_delay_and_the_reload_keeps_it",
         "test_a_variable_acts_or_is_refused_with_gunicorns_option",
     ),
+    "channels reach": (
+        "test_messages_and_members_reach_all_workers_also_after_one_is_killed",
+        "test_messages_and_members_reach_all_workers_also_after_one_is_killed",
+    ),
     "path of a Unix socket at SIGTERM": (
         "test_drain_delay_goes_on_accepting_and_keeps_the_path_of_a_unix_socket",
         "test_the_path_of_a_unix_socket_goes_at_once",
