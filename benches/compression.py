@@ -16,10 +16,12 @@ import struct
 import sys
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from measure import cpu_seconds, memory
+from measure import memory
 from servers import BACKLOG, Contender, Task, running_server
-from toolchain import BENCHES
+from toolchain import BENCHES, PROGRAMS
 
 MODES = ("off", "on", "takeover")
 ROOM = 50
@@ -96,6 +98,12 @@ def connect(port: int, path: str) -> Client:
     return Client(connection, b"no_context" not in head, b"permessage-deflate" in head)
 
 
+def cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of a process, in the resolution of the scheduler."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
 def echo(port: int, pid: int, messages: list[bytes]) -> tuple[float, float]:
     """Microseconds of CPU of a message that is echoed, and bytes of the echo."""
     client = connect(port, "/echo")
@@ -145,9 +153,10 @@ def command(mode: str) -> Contender:
 def main() -> None:
     """Measure, and print a line of JSON for each value."""
     chosen = arguments()
+    PROGRAMS.mkdir(parents=True, exist_ok=True)
     short = [json.dumps(chat_message(number)).encode() for number in range(chosen.messages)]
     of_ten = [
-        json.dumps([chat_message(number + one) for one in range(10)]).encode()
+        json.dumps([chat_message(10 * number + one) for one in range(10)]).encode()
         for number in range(chosen.messages // 10)
     ]
     for mode in MODES:
@@ -166,7 +175,7 @@ def main() -> None:
 
 # --- the application -------------------------------------------------------------------------------------------------
 
-members: set[object] = set()
+members: set[Any] = set()
 
 
 def app(environ, start_response):  # type: ignore[no-untyped-def]
