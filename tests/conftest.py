@@ -62,6 +62,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_proxies_forwarded.py",
     "test_restarts.py",
     "test_reload.py",
+    "test_request_timeout_databases.py",
     "test_replacement.py",
     "test_scoreboard.py",
     "test_service_channels.py",

@@ -26,8 +26,8 @@ EATEN: list[bytes] = []
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer with the process and MARK.
 
-    /sleep/SECONDS waits, /eat/MIB takes memory, /compute computes for ever, /hold holds the
-    interpreter for a minute, and /die ends the worker.
+    /sleep/SECONDS waits, /eat/MIB takes memory, /compute computes for ever, /block/SECONDS computes for a while, /hold
+    holds the interpreter for a minute, and /die ends the worker.
     """
     match environ["PATH_INFO"].split("/")[1:]:
         case ["sleep", seconds]:
@@ -38,6 +38,10 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
         case ["compute"]:
             os.write(2, b"process %d computes\n" % os.getpid())
             while True:
+                pass
+        case ["block", seconds]:
+            until = time.monotonic() + float(seconds)
+            while time.monotonic() < until:
                 pass
         case ["hold"]:
             ctypes.PyDLL(None).sleep(60)
