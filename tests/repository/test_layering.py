@@ -90,6 +90,7 @@ UNSAFE_DOORS = {
     "src/kernel/lent_descriptor.rs": "descriptors that the application names by their number",
     "src/net/forks.rs": "what pthread_atfork(3) calls in a child",
     "src/net/peer_credentials.rs": "a question of getsockopt(2) that rustix answers unsoundly",
+    "src/kernel/promptness.rs": "attributes of a thread, which rustix does not set",
     "src/net/unacknowledged.rs": "a question of ioctl(2) that rustix does not ask",
     "src/wsgi/text.rs": "the hot path: strings of the environ",
 }
