@@ -34,7 +34,7 @@ pub enum Direction {
 
 /// The outcome of a hand-over of a connection between workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HandOver {
+pub enum MoveOutcome {
     /// A sibling has got it.
     Sent,
     /// It came from a sibling.
@@ -167,12 +167,12 @@ impl Seat {
     }
 
     /// Counts a connection that was to move between workers, if anything is measured. From any thread.
-    pub fn count_hand_over(&self, outcome: HandOver) {
+    pub fn count_hand_over(&self, outcome: MoveOutcome) {
         if let Some(measures) = self.measures() {
             let counter = match outcome {
-                HandOver::Sent => &measures.handed_over,
-                HandOver::Received => &measures.taken_over,
-                HandOver::Failed => &measures.not_handed_over,
+                MoveOutcome::Sent => &measures.handed_over,
+                MoveOutcome::Received => &measures.taken_over,
+                MoveOutcome::Failed => &measures.not_handed_over,
             };
             counter.fetch_add(1, Ordering::AcqRel);
         }

@@ -101,11 +101,11 @@ pub struct Crew {
     place: CrewPlace,
     context: Arc<Context>,
     process: Pid,
-    members: Mutex<Members>,
+    members: Mutex<CrewSockets>,
 }
 
 #[derive(Default)]
-struct Members {
+struct CrewSockets {
     is_closed: bool,
     acceptor: Option<Arc<Acceptor>>,
     outgoing: HashMap<u32, Arc<Outgoing>>,

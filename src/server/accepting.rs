@@ -16,7 +16,7 @@ use super::shared::Shared;
 use super::spread::Spread;
 use super::tls::Tls;
 use crate::crew::moved_connection::MovedConnection;
-use crate::crew::seat::HandOver;
+use crate::crew::seat::MoveOutcome;
 use crate::event_loop::{self, SourceId, streams, turn};
 use crate::interp::{Level, log};
 use crate::net::{Accepted, Listener, Peer, Stream};
@@ -202,11 +202,11 @@ impl Accepting {
         let moved = MovedConnection { is_new: true, served: 0, listener, peer, proxied: None, bytes: &[] };
         match moving.send(slot, socket.as_fd(), &moved) {
             Ok(()) => {
-                self.shared.seat().count_hand_over(HandOver::Sent);
+                self.shared.seat().count_hand_over(MoveOutcome::Sent);
                 true
             }
             Err(why) => {
-                self.shared.seat().count_hand_over(HandOver::Failed);
+                self.shared.seat().count_hand_over(MoveOutcome::Failed);
                 moving.complain(py, slot, &why);
                 false
             }

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 
 use super::{Connection, Opening};
 use crate::crew::moved_connection::MovedConnection;
-use crate::crew::seat::HandOver;
+use crate::crew::seat::MoveOutcome;
 use crate::http::exchange::Ending;
 use crate::http::head::Head;
 use crate::http::redaction::redacted;
@@ -44,7 +44,7 @@ impl Connection {
             pending.extend_from_slice(moved.bytes);
             connection.pending = pending;
         }
-        shared.seat().count_hand_over(HandOver::Received);
+        shared.seat().count_hand_over(MoveOutcome::Received);
         // Siblings that see the places change at different times would hand it to and fro.
         connection.stays = true;
         connection.has_no_room = !has_room;
@@ -70,19 +70,19 @@ impl Connection {
         match self.move_to_sibling(moving, &head, &buffer) {
             None => self.run(py, shared, head, buffer),
             Some((_, Ok(()))) => {
-                shared.seat().count_hand_over(HandOver::Sent);
+                shared.seat().count_hand_over(MoveOutcome::Sent);
                 self.stream.leave();
                 shared.give_buffer(buffer);
                 shared.give_head(head);
                 Ending::Close
             }
             Some((slot, Err(why))) if moving.sticky().may_serve_others() => {
-                shared.seat().count_hand_over(HandOver::Failed);
+                shared.seat().count_hand_over(MoveOutcome::Failed);
                 moving.complain(py, slot, &why);
                 self.run(py, shared, head, buffer)
             }
             Some((slot, Err(why))) => {
-                shared.seat().count_hand_over(HandOver::Failed);
+                shared.seat().count_hand_over(MoveOutcome::Failed);
                 let why = format!("it belongs to the worker of slot {slot}, which cannot take it: {why}");
                 self.refuse_unmoved(py, shared, &head, &buffer, &why)
             }

@@ -9,7 +9,7 @@ use pyo3::types::{PyIterator, PyList};
 use super::broadcasting::{Recipient, not_a_websocket, send_to_all};
 use super::session::WebSocketSession;
 use super::websocket::WebSocket;
-use super::wire::Gathering;
+use super::wire::Membership;
 use crate::sync::lock;
 
 /// A set of WebSockets, such as a room, for `broadcast`. A WebSocket that closes leaves it by itself.
@@ -54,13 +54,13 @@ impl Members {
         let py = websocket.py();
         let session = websocket.get().session(py)?;
         let join = || lock(&self.list.0).insert(session, websocket);
-        Ok(session.enter(py, &self.gathering(), join))
+        Ok(session.enter(py, &self.membership(), join))
     }
 
     /// Remove a WebSocket. Does nothing if it is no member.
     fn remove(&self, websocket: &Bound<'_, WebSocket>) {
         if let Some(session) = websocket.get().accepted_session() {
-            session.leave(websocket.py(), &self.gathering());
+            session.leave(websocket.py(), &self.membership());
             self.list.forget(session.key());
         }
     }
@@ -113,12 +113,12 @@ impl Members {
 }
 
 impl Members {
-    fn gathering(&self) -> Arc<dyn Gathering> {
-        Arc::clone(&self.list) as Arc<dyn Gathering>
+    fn membership(&self) -> Arc<dyn Membership> {
+        Arc::clone(&self.list) as Arc<dyn Membership>
     }
 }
 
-impl Gathering for MemberList {
+impl Membership for MemberList {
     fn forget(&self, key: usize) {
         let left = lock(&self.0).remove(key);
         // Not under the lock: dropping a WebSocket may run Python code.

@@ -21,7 +21,7 @@ use crate::websocket::extension::Agreement;
 use crate::websocket::protocol::{Message, MessageKind, Protocol};
 use crate::wsgi::StopFlag;
 
-pub use sharing::{Gathering, Offered};
+pub use sharing::{Membership, Offered};
 
 /// Bytes of messages that may wait for the application. Then reading pauses, and TCP holds up the client. asyncio's
 /// `websockets` takes 16 messages, aiohttp 64 KiB.
@@ -89,7 +89,7 @@ pub(super) struct Wire {
     pub pingers: VecDeque<Arc<Waiter>>,
     pub enders: VecDeque<Arc<Waiter>>,
     /// The collections that the connection leaves when it closes.
-    gatherings: Vec<Weak<dyn Gathering>>,
+    memberships: Vec<Weak<dyn Membership>>,
     /// Reading pauses: the application leaves too much unread, or the client too much of what it is sent.
     is_paused: bool,
     /// The loop has to look after the stream, though the poller reports nothing.
@@ -148,7 +148,7 @@ impl Wire {
             senders: VecDeque::new(),
             pingers: VecDeque::new(),
             enders: VecDeque::new(),
-            gatherings: Vec::new(),
+            memberships: Vec::new(),
             is_paused: false,
             wants_attention: false,
             is_answering: false,

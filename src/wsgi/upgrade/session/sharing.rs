@@ -8,10 +8,10 @@ use super::WebSocketSession;
 use crate::sync::lock;
 use crate::websocket::extension::Agreement;
 use crate::websocket::shared_frame::SharedFrame;
-use crate::wsgi::upgrade::wire::{Gathering, Offered};
+use crate::wsgi::upgrade::wire::{Membership, Offered};
 
 impl WebSocketSession {
-    /// The key of this session in a [`Gathering`].
+    /// The key of this session in a [`Membership`].
     pub fn key(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
@@ -46,16 +46,16 @@ impl WebSocketSession {
     }
 
     /// Enters a collection by `join`, unless the connection is closed. `join` returns whether it was not there before.
-    pub fn enter(&self, py: Python<'_>, gathering: &Arc<dyn Gathering>, join: impl FnOnce() -> bool) -> bool {
+    pub fn enter(&self, py: Python<'_>, membership: &Arc<dyn Membership>, join: impl FnOnce() -> bool) -> bool {
         let mut wire = self.lock(py);
         if wire.closing().close().is_some() {
             return false;
         }
-        !join() || wire.enter(gathering)
+        !join() || wire.enter(membership)
     }
 
     /// Leaves a collection.
-    pub fn leave(&self, py: Python<'_>, gathering: &Arc<dyn Gathering>) {
-        self.lock(py).leave(gathering);
+    pub fn leave(&self, py: Python<'_>, membership: &Arc<dyn Membership>) {
+        self.lock(py).leave(membership);
     }
 }

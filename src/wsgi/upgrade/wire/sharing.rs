@@ -19,7 +19,7 @@ pub enum Offered {
 }
 
 /// A collection of connections, which each one leaves when it closes.
-pub trait Gathering: Send + Sync {
+pub trait Membership: Send + Sync {
     /// Drops the connection with this key. The caller holds no lock.
     fn forget(&self, key: usize);
 }
@@ -63,32 +63,32 @@ impl Wire {
 
     /// Whether anything is to be done once the lock is released.
     pub fn is_unsettled(&self) -> bool {
-        let leaves = !self.gatherings.is_empty() && self.closing().close().is_some();
+        let leaves = !self.memberships.is_empty() && self.closing().close().is_some();
         self.note.is_some() || self.is_paused || self.wants_attention || leaves || self.stream.has_work()
     }
 
-    /// Enters a collection, which [`Gathering::forget`] tells of the close. Returns false once the connection is closed.
-    pub fn enter(&mut self, gathering: &Arc<dyn Gathering>) -> bool {
+    /// Enters a collection, which [`Membership::forget`] tells of the close. Returns false once the connection is closed.
+    pub fn enter(&mut self, membership: &Arc<dyn Membership>) -> bool {
         let is_open = self.closing().close().is_none();
         if is_open {
-            self.gatherings.retain(|other| other.strong_count() > 0);
-            self.gatherings.push(Arc::downgrade(gathering));
+            self.memberships.retain(|other| other.strong_count() > 0);
+            self.memberships.push(Arc::downgrade(membership));
         }
         is_open
     }
 
     /// Leaves a collection.
-    pub fn leave(&mut self, gathering: &Arc<dyn Gathering>) {
-        let left = Arc::as_ptr(gathering);
-        self.gatherings.retain(|other| !std::ptr::addr_eq(other.as_ptr(), left));
-        self.gatherings.shrink_to(0);
+    pub fn leave(&mut self, membership: &Arc<dyn Membership>) {
+        let left = Arc::as_ptr(membership);
+        self.memberships.retain(|other| !std::ptr::addr_eq(other.as_ptr(), left));
+        self.memberships.shrink_to(0);
     }
 
     /// The collections to leave now, because the connection is closed.
-    pub fn take_gatherings(&mut self) -> Vec<Weak<dyn Gathering>> {
-        if self.gatherings.is_empty() || self.closing().close().is_none() {
+    pub fn take_gatherings(&mut self) -> Vec<Weak<dyn Membership>> {
+        if self.memberships.is_empty() || self.closing().close().is_none() {
             return Vec::new();
         }
-        std::mem::take(&mut self.gatherings)
+        std::mem::take(&mut self.memberships)
     }
 }
