@@ -28,8 +28,8 @@ from services import children
 from toolchain import BENCHES, MissingTool, compile_program, versions
 
 ROOT = BENCHES.parent
-SPARE_FILES = 500
-"""Descriptors of a process that are no WebSockets."""
+SPARE_FILES = 1100
+"""Descriptors of a process that are no WebSockets. The server keeps 1,000 for the application."""
 
 PORTS_OF_AN_ADDRESS = 10_000
 """The kernel looks for a free port among the odd or the even ones first. When half are taken, it looks for long."""
