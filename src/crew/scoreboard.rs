@@ -674,7 +674,7 @@ mod tests {
         board.header().slots.store(5, Ordering::Relaxed);
         assert_eq!(refusal(board.as_fd()), "it names 5 slots, and its size is 28672 bytes");
         board.header().version.store(7, Ordering::Relaxed);
-        assert_eq!(refusal(board.as_fd()), "its version is 7, and this process knows version 2");
+        assert_eq!(refusal(board.as_fd()), "its version is 7, and this process knows version 3");
         board.header().magic.store(1, Ordering::Relaxed);
         assert!(refusal(board.as_fd()).starts_with("it is no scoreboard: it begins with 0x0000000000000001"));
     }
