@@ -15,22 +15,16 @@ use super::close_codes::{self, INVALID_DATA, MESSAGE_TOO_BIG, NO_CODE, PROTOCOL_
 use super::closing::{Close, Closing, ClosingAction, ClosingEvent, Violation};
 use super::deflate::{InflateError, Inflating, SlidingWindow};
 use super::extension::Agreement;
+use super::frames::{HEADER_BYTES, write_close, write_control};
+
+pub use super::frames::{CONTROL_BYTES, MessageKind, write_compressed, write_message, write_ping};
 use super::pings::Pings;
-
-use writing::{write_close, write_control};
-pub use writing::{write_compressed, write_message, write_ping};
-
-/// Bytes of a frame's longest header.
-const HEADER_BYTES: usize = 14;
 
 /// Compressed bytes that are inflated at a time. They become at most 1 MiB.
 const INFLATED_PIECE_BYTES: usize = 1024;
 
 /// Inflated bytes after which [`Protocol::receive_some`] lets its caller look at the clock and at its limits.
 const INFLATED_AT_ONCE_BYTES: usize = 256 * 1024;
-
-/// Bytes of the longest payload of a control frame (RFC 6455 5.5).
-pub const CONTROL_BYTES: usize = 125;
 
 /// Bytes of the longest reason of a close: a control frame without the code.
 pub const REASON_BYTES: usize = CONTROL_BYTES - 2;
@@ -52,15 +46,6 @@ impl Message {
             Message::Binary(data) => data.len(),
         }
     }
-}
-
-/// The two kinds of messages (RFC 6455 5.6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MessageKind {
-    /// Text, in UTF-8.
-    Text,
-    /// Bytes.
-    Binary,
 }
 
 const fn protocol_error(rule: &'static str) -> Violation {

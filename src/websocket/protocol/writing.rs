@@ -1,10 +1,8 @@
-//! Frames of the server (RFC 6455 5.2): never masked, never in fragments.
+//! Messages of the server, compressed where the connection has agreed on it.
 
-use tungstenite::protocol::frame::FrameHeader;
-use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
-
-use super::{HEADER_BYTES, MessageKind, Protocol};
+use super::{MessageKind, Protocol};
 use crate::websocket::deflate;
+use crate::websocket::frames::{write_compressed, write_message};
 
 impl Protocol {
     /// Writes a message in one frame, compressed if that is agreed on and makes it shorter. `alone` is `payload`
@@ -36,46 +34,4 @@ impl Protocol {
             deflate.sent.clear();
         }
     }
-}
-
-/// Writes a message in one frame.
-pub fn write_message(out: &mut Vec<u8>, kind: MessageKind, payload: &[u8]) {
-    write_frame(out, FrameHeader { opcode: opcode_of(kind), ..FrameHeader::default() }, payload);
-}
-
-/// Writes a compressed message in one frame (RFC 7692 6.1).
-pub fn write_compressed(out: &mut Vec<u8>, kind: MessageKind, compressed: &[u8]) {
-    write_frame(out, FrameHeader { opcode: opcode_of(kind), rsv1: true, ..FrameHeader::default() }, compressed);
-}
-
-/// Writes a ping of at most [`super::CONTROL_BYTES`].
-pub fn write_ping(out: &mut Vec<u8>, payload: &[u8]) {
-    write_control(out, Control::Ping, payload);
-}
-
-pub(super) fn write_close(out: &mut Vec<u8>, code: Option<u16>, reason: &str) {
-    let mut payload = Vec::new();
-    if let Some(code) = code {
-        payload.extend_from_slice(&code.to_be_bytes());
-        payload.extend_from_slice(reason.as_bytes());
-    }
-    write_control(out, Control::Close, &payload);
-}
-
-pub(super) fn write_control(out: &mut Vec<u8>, control: Control, payload: &[u8]) {
-    write_frame(out, FrameHeader { opcode: OpCode::Control(control), ..FrameHeader::default() }, payload);
-}
-
-fn opcode_of(kind: MessageKind) -> OpCode {
-    OpCode::Data(match kind {
-        MessageKind::Text => Data::Text,
-        MessageKind::Binary => Data::Binary,
-    })
-}
-
-fn write_frame(out: &mut Vec<u8>, header: FrameHeader, payload: &[u8]) {
-    out.reserve(HEADER_BYTES + payload.len());
-    // Writing to a vector does not fail.
-    let _ = header.format(payload.len() as u64, out);
-    out.extend_from_slice(payload);
 }
