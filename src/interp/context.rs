@@ -44,7 +44,7 @@ fn empty_context(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     unsafe { Bound::from_owned_ptr_or_err(py, if kept.is_null() { ffi::PyContext_New() } else { kept }) }
 }
 
-/// Keeps a context that has been left, if it is as good as new: nobody else refers to it, and it is empty.
+/// Keeps a context that has been left, if it is as good as new: it is empty, and has no other reference.
 fn keep(context: Bound<'_, PyAny>) {
     if reference_count(&context) == 1 && context.len().is_ok_and(|length| length == 0) && EMPTY.get().is_null() {
         EMPTY.set(context.into_ptr());
