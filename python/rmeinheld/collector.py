@@ -1,6 +1,6 @@
 """The cyclic garbage collector, paused while the command line starts.
 
-Modules are no garbage. Looking for some among those of a start takes 10 ms, half as long as all of them need to run.
+Modules are no garbage. To look for some among the modules of a start takes 10 ms.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ use std::ptr;
 use pyo3::ffi;
 use pyo3::prelude::*;
 
+use super::references::reference_count;
+
 thread_local! {
     /// A context that nothing refers to and that has no variables, owned here; null without one. Few requests set
     /// variables, so one context serves all that run one after the other. It is never released: at the end of the thread
@@ -42,11 +44,9 @@ fn empty_context(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     unsafe { Bound::from_owned_ptr_or_err(py, if kept.is_null() { ffi::PyContext_New() } else { kept }) }
 }
 
-/// Keeps a context that has been left, if it is as good as new: nobody else refers to it, and it is empty.
+/// Keeps a context that has been left, if it is as good as new: it is empty, and has no other reference.
 fn keep(context: Bound<'_, PyAny>) {
-    // SAFETY: attached, as the Bound shows.
-    let references = unsafe { ffi::Py_REFCNT(context.as_ptr()) };
-    if references == 1 && context.len().is_ok_and(|length| length == 0) && EMPTY.get().is_null() {
+    if reference_count(&context) == 1 && context.len().is_ok_and(|length| length == 0) && EMPTY.get().is_null() {
         EMPTY.set(context.into_ptr());
     }
 }

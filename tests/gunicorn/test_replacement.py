@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from rmeinheld.gunicorn_worker.replacement import (
@@ -99,7 +99,7 @@ class Service:
         before = self.ready()
         step = plan(self.members.values(), self.wanted, replace_first=self.replace_first)
         for age in step.leave:
-            self.members[age] = replace(self.members[age], state="draining")
+            self.members[age] = self.members[age]._replace(state="draining")
         for _ in range(step.start):
             self.age += 1
             self.members[self.age] = booting(self.age)
@@ -118,19 +118,19 @@ class Service:
         member = self.chance.choice(list(self.members.values()))
         match self.chance.randrange(10):
             case 0:
-                self.members = {age: replace(one, is_stale=True) for age, one in self.members.items()}
+                self.members = {age: one._replace(is_stale=True) for age, one in self.members.items()}
             case 1:
                 self.wanted = self.chance.randint(1, 4)
             case 2:
                 del self.members[member.age]
             case 3 | 4 if member.state == "ready":
-                self.members[member.age] = replace(member, asks="requests")
+                self.members[member.age] = member._replace(asks="requests")
             case _:
                 self.settle(member)
 
     def settle(self, member: Member) -> None:
         if member.state == "booting":
-            self.members[member.age] = replace(member, state="ready")
+            self.members[member.age] = member._replace(state="ready")
         elif member.state == "draining":
             del self.members[member.age]
 
