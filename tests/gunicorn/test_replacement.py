@@ -99,7 +99,7 @@ class Service:
         before = self.ready()
         step = plan(self.members.values(), self.wanted, replace_first=self.replace_first)
         for age in step.leave:
-            self.members[age] = replace(self.members[age], state="draining")
+            self.members[age] = self.members[age]._replace(state="draining")
         for _ in range(step.start):
             self.age += 1
             self.members[self.age] = booting(self.age)
