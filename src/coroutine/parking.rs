@@ -62,9 +62,9 @@ impl Parking {
         }
         if end > lowest {
             self.mark.set(lowest);
-            // SAFETY: the pages are within the bounds of a stack whose coroutine is parked with all of its frames above
-            // `end`: `parked_at` is set only by code that runs on that stack, and reset before that code goes on. The
-            // mark is written again before the coroutine ends.
+            // SAFETY: the pages belong to the stack of a parked coroutine, and all of its frames are above `end`. Only
+            // code on that stack sets `parked_at`, and resets it before it goes on. The mark is written again before
+            // the coroutine ends.
             unsafe { libc::madvise(ptr::with_exposed_provenance_mut(lowest), end - lowest, libc::MADV_DONTNEED) };
         }
     }

@@ -1,4 +1,4 @@
-//! One message to many WebSockets, without Python code for each of them.
+//! One message to many WebSockets, without Python code for each one.
 //!
 //! The frame is encoded once and sent to one connection after the other. A message to very many takes longer than a
 //! turn may last. Then the rest gets the frame into its queues before anything else runs, so messages of two senders
@@ -44,7 +44,7 @@ impl Clone for Recipient {
     }
 }
 
-/// What to do with a member whose queue is full.
+/// The treatment of a member whose queue is full.
 enum Slow<'py> {
     Close,
     Skip,
