@@ -1,5 +1,7 @@
 """The cost of WebSockets: messages to and fro, one message to many, and connections on which nothing happens.
 
+One message to many is measured in one worker and, by a channel, in one and four workers of a service.
+
 `python benches/websocket.py`, or with other numbers: see --help. The peers are gevent-websocket under gevent, the
 `websockets` library on asyncio, uWSGI in its gevent mode, and Granian with ASGI. Server and client have a core each.
 Writes the rounds and the ratios to results/websocket.json.
@@ -26,6 +28,9 @@ ECHO_CONNECTIONS = 64
 BROADCAST_CLIENTS = 2000
 IDLE_CLIENTS = 5000
 IDLE_SECONDS = 3.0
+SETTLE_SECONDS = 5.0
+"""Connections that wait for so long count as idle: rmeinheld returns unused memory within two seconds."""
+READY_SECONDS = 0.5
 WARM_UP_SECONDS = 1.0
 CLIENT_SECONDS = 120.0
 WANTED_RATIO = 1.5
@@ -37,7 +42,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4, help="of each measurement (default 4)")
-    parser.add_argument("--only", default="echo,broadcast,idle", help="some of echo,broadcast,idle")
+    parser.add_argument("--only", default="echo,broadcast,publish,idle", help="some of echo,broadcast,publish,idle")
     parser.add_argument("--output", type=Path, default=BENCHES / "results" / "websocket.json", help="not with --quick")
     parser.add_argument("--quick", action="store_true", help="prove that it runs: 1 round of 1 s, without peers")
     return parser.parse_args()
@@ -71,6 +76,13 @@ def _granian(port: int, task: Task) -> list[str]:
     return [str(peers_python()), "-m", "granian", *options, "websocket_apps:asgi_app"]
 
 
+def _channel(workers: int) -> Callable[[int, Task], list[str]]:
+    def command(port: int, task: Task) -> list[str]:
+        return [*_rmeinheld(port, task)[:-1], "--workers", str(workers), "websocket_apps:channel_app"]
+
+    return command
+
+
 RMEINHELD = Contender("rmeinheld", _rmeinheld, serves_while_asleep=True)
 PEERS = (
     Contender("gevent-websocket", _gevent, serves_while_asleep=True),
@@ -79,6 +91,10 @@ PEERS = (
     Contender("granian", _granian, serves_while_asleep=True),
 )
 WITHOUT_BROADCAST = ("uwsgi",)
+PUBLISHERS = tuple(
+    Contender(f"{workers} worker{'s' * (workers > 1)}", _channel(workers), serves_while_asleep=True)
+    for workers in (1, 4)
+)
 
 # --- measurements ----------------------------------------------------------------------------------------------------
 
@@ -130,9 +146,12 @@ def broadcast(server: Running, client: Path, core: int, seconds: float) -> Figur
     """One message to many."""
     words = ["broadcast", str(server.port), str(BROADCAST_CLIENTS)]
     before = [0.0]
-    result = run_client(
-        client, core, [*words, str(max(3, int(10 * seconds)))], lambda: before.__setitem__(0, cpu_seconds(server.pid))
-    )
+
+    def look() -> None:
+        time.sleep(READY_SECONDS)
+        before[0] = cpu_seconds(server.pid)
+
+    result = run_client(client, core, [*words, str(max(3, int(10 * seconds)))], look)
     used = cpu_seconds(server.pid) - before[0]
     return {
         "cpu_us_per_delivery": round(used / result["messages"] * 1e6, 2),
@@ -147,7 +166,7 @@ def idle(server: Running, client: Path, core: int, seconds: float) -> Figures:
     figures: Figures = {}
 
     def look() -> None:
-        time.sleep(0.5)
+        time.sleep(SETTLE_SECONDS)
         figures["kib_per_connection"] = round((memory(server.pid).resident - before) / IDLE_CLIENTS, 2)
         cpu = cpu_seconds(server.pid)
         time.sleep(IDLE_SECONDS)
@@ -160,6 +179,7 @@ def idle(server: Running, client: Path, core: int, seconds: float) -> Figures:
 MEASUREMENTS: dict[str, Callable[[Running, Path, int, float], Figures]] = {
     "echo": echo,
     "broadcast": broadcast,
+    "publish": broadcast,
     "idle": idle,
 }
 
@@ -192,16 +212,17 @@ def main() -> int:
     cores = choose_cores()
     answer: dict[str, object] = {"command": sys.argv, "machine": facts(), "left_out": left_out}
     for what in options.only.split(","):
-        rounds: dict[str, list[Figures]] = {contender.name: [] for contender in contenders}
+        entrants = list(PUBLISHERS) if what == "publish" else contenders
+        rounds: dict[str, list[Figures]] = {contender.name: [] for contender in entrants}
         for number in range(options.rounds if what != "idle" else 1):
-            for contender in contenders if number % 2 == 0 else reversed(contenders):
+            for contender in entrants if number % 2 == 0 else reversed(entrants):
                 if (what == "broadcast" and contender.name in WITHOUT_BROADCAST) or contender.name in left_out:
                     continue
                 try:
                     with running_server(contender, Task(), cores[0]) as server:
                         figures = MEASUREMENTS[what](server, client, cores[1], options.seconds)
                 except (LoadError, StartError) as error:
-                    if contender is RMEINHELD:
+                    if contender is RMEINHELD or contender in PUBLISHERS:
                         sys.exit(f"{what}: {contender.name}: {error}")
                     left_out[contender.name] = f"{what}: {error}"
                     continue
@@ -215,6 +236,11 @@ def main() -> int:
                 if several
             },
         }
+        if what == "publish":
+            one, several = (rounds[contender.name] for contender in PUBLISHERS)
+            key = "cpu_us_per_delivery"
+            ratios = [after[key] / before[key] for before, after in zip(one, several, strict=True)]
+            answer["publish_ratio"] = round(statistics.median(ratios), 2)
         if what == "echo":
             answer["echo_ratios"] = median_ratios(rounds, "messages_per_cpu_second")
             answer["wanted_ratio"] = WANTED_RATIO

@@ -9,6 +9,7 @@ import asyncio
 import http
 import sys
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 HELLO = b"Hello, world!"
@@ -16,6 +17,11 @@ HELLO = b"Hello, world!"
 # --- environ["wsgi.websocket"]: rmeinheld, and gevent-websocket ------------------------------------------------------
 
 everybody: set[Any] = set()
+members: Any = None  # rmeinheld's set with a broadcast of its own
+with suppress(ImportError):
+    from rmeinheld.websocket import Members
+
+    members = Members()
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -28,6 +34,11 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
         while (message := websocket.receive()) is not None:
             websocket.send(message)
         return []
+    if environ["PATH_INFO"] == "/broadcast" and members is not None:
+        members.add(websocket)
+        while (message := websocket.receive()) is not None:
+            members.broadcast(message)
+        return []
     everybody.add(websocket)
     try:
         while (message := websocket.receive()) is not None:
@@ -35,6 +46,24 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
                 one.send(message)
     finally:
         everybody.discard(websocket)
+    return []
+
+
+news: Any = None
+
+
+def channel_app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """The broadcast to the clients of all workers, by a channel of rmeinheld."""
+    from rmeinheld.channel import Channel
+
+    global news
+    websocket = environ.get("wsgi.websocket")
+    if websocket is None:
+        return app(environ, start_response)
+    news = news or Channel("news")
+    news.attach(websocket)
+    while (message := websocket.receive()) is not None:
+        news.publish(message)
     return []
 
 

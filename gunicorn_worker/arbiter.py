@@ -272,6 +272,8 @@ class ServiceArbiter(Refreshing):
                 worker.ends_by = now + KILL_SECONDS
                 self.kill_worker(pid, signal.SIGKILL)
         was_complete, self._is_complete = self._is_complete, self._ready(self._stale) >= self.num_workers
+        # The places are complete before the log says so.
+        keep(self.scoreboard, self.num_workers)
         if self._is_complete and not was_complete:
             self.log.info("Workers ready: %d", self.num_workers)
             self._reporter.settle()

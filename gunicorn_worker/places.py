@@ -1,7 +1,7 @@
 """The places of sessions: which worker holds which.
 
-A session of `sticky` belongs to a place. A worker that becomes ready takes the place of the one that leaves, or that has
-died, so that no other session moves. The master writes the table into the scoreboard, where every worker reads it.
+A session of `sticky` belongs to a place. A worker that becomes ready takes the place of the one that leaves, or that
+has died, so that no other session moves. The master writes the table into the scoreboard, where every worker reads it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def keep(scoreboard: Scoreboard, wanted: int) -> None:
 def assign(places: Holders, workers: Mapping[int, str], wanted: int) -> list[int | None]:
     """Return the holders of all places, from those of before and the states of the workers by their slots.
 
-    A worker keeps its place until it has ended or another one is ready to take it. Workers without a place take those of
-    workers that drain first, then empty ones, the lowest first, while fewer than `wanted` stay.
+    A worker keeps its place until it has ended or another one is ready to take it. Workers without a place take those
+    of workers that drain first, then empty ones, the lowest first, while fewer than `wanted` stay.
     """
     held: list[int | None] = []
     for slot in places:

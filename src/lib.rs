@@ -146,6 +146,10 @@
 //!   timerfd that is seldom set. A request sets and cancels no timer in the kernel.
 //! - Outside a coroutine, and in a forked child, each call does the real, blocking thing.
 //!
+//! A stack keeps each page that was ever touched. A coroutine that waits for over a second therefore returns the pages
+//! below its frames to the kernel ([`coroutine::Parking`]). A look each second finds these coroutines, as long as any has
+//! begun to wait since the last look.
+//!
 //! ## A turn has a budget
 //!
 //! No coroutine is preempted, and code that always finds something ready never has to wait: a flooded WebSocket, an
@@ -280,6 +284,10 @@
 //! have no buffer. Frames are queued whole, so messages of many senders never mix. The queue is written at once as far
 //! as the kernel takes it, and only a sender that finds it full waits. Under TLS, Python's `ssl` module encrypts the
 //! queue, with nothing locked and one call at a time (`net::Stream::work`), because its code may park.
+//!
+//! A message to many WebSockets is encoded once and offered to one connection after the other, without Python code. From
+//! the end of the turn on it is only queued, so nothing else runs before each member has it. Sending these queues gives
+//! way. A set of members ([`wsgi`]) loses closed ones by itself.
 //!
 //! Libraries that speak the protocol themselves find `environ["gunicorn.socket"]`, an object like a socket on the same
 //! stream.

@@ -12,9 +12,11 @@
 
 mod guard;
 mod overflow;
+mod parking;
 mod room;
 
 pub use overflow::{StackBounds, install as install_overflow_handler, remember_handlers, set_current_stack};
+pub use parking::Parking;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

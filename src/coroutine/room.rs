@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::guard;
 
-/// Memory mappings of a coroutine: its stack, and the stack of Python frames of its thread state. CPython maps that
-/// stack in chunks of 16 KiB.
-const MAPPINGS_PER_COROUTINE: usize = 2;
+/// Memory mappings of a coroutine: its stack, unless it joins the mapping of a neighbour. The frames of its thread state
+/// are on the heap.
+const MAPPINGS_PER_COROUTINE: usize = 1;
 
 /// The part of `vm.max_map_count` that is left to the rest of the process (libraries, memory arenas, threads): one in
 /// this number.
@@ -56,7 +56,7 @@ pub fn check(stack_bytes: usize) -> io::Result<()> {
         && living >= most
     {
         return Err(refusal(format!(
-            "{living} coroutines take {} memory mappings each, and vm.max_map_count allows a process \
+            "{living} coroutines take up to {} memory mappings each, and vm.max_map_count allows a process \
              {} mappings. Raise the limit: sysctl -w vm.max_map_count={}",
             mappings_per_coroutine(),
             map_count_limit().unwrap_or_default(),

@@ -14,7 +14,7 @@ use super::activity;
 use super::budget;
 use super::current;
 use super::ends;
-use super::poller::{self, Poller};
+use super::poller;
 use super::roles::{Host, LoopFigures, Service};
 use super::runtime::Runtime;
 use super::schedule::Step;
@@ -90,6 +90,7 @@ fn cannot_start(error: io::Error) -> io::Error {
 }
 
 /// Spawns a follower, which counts as idle at once.
+#[inline(never)]
 fn spawn_follower() -> io::Result<()> {
     let Some((slot, host)) = with(|state| (state.units.vacant_key(), Arc::clone(&state.host))) else {
         return Ok(());
@@ -130,7 +131,9 @@ unsafe impl Send for Carrier {}
 
 /// Runs a unit from its first instruction to its last.
 fn live(unit: &Rc<Unit>, host: &dyn Host) {
-    unit.stack.set(Some(StackBounds::of_caller(coroutine::stack_bytes())));
+    let stack = StackBounds::of_caller(coroutine::stack_bytes());
+    unit.stack.set(Some(stack));
+    unit.parking.begin(stack);
     current::set_current(Some(unit));
     let lived = catch_unwind(AssertUnwindSafe(|| host.enter(&mut || follow(unit))));
     if lived.is_err() {
@@ -138,6 +141,15 @@ fn live(unit: &Rc<Unit>, host: &dyn Host) {
         output::say("internal error in a coroutine; the process ends");
         std::process::abort();
     }
+    leave(unit);
+    unit.parking.end();
+}
+
+/// Takes a unit out of the loop. The last one ends the loop.
+///
+/// Not part of its caller: frames that coroutines wait in should be small.
+#[inline(never)]
+fn leave(unit: &Rc<Unit>) {
     let over = with(|state| {
         state.units.try_remove(unit.slot);
         unit.record.leave();
@@ -185,7 +197,6 @@ enum Lead {
 
 /// Polls and runs work until leadership is lost or the loop ends.
 fn lead(unit: &Rc<Unit>) -> Lead {
-    let mut events = Poller::event_buffer();
     // Coroutines that keep waking each other must not starve the poll: the leader takes a step between two yields.
     let mut may_yield = true;
     loop {
@@ -206,7 +217,7 @@ fn lead(unit: &Rc<Unit>) -> Lead {
                     return Lead::HandedOver;
                 }
             }
-            Step::Poll => poll(&mut events),
+            Step::Poll => poll(),
             Step::End => {
                 ends::forget_waiting();
                 end_followers(unit);
@@ -270,12 +281,15 @@ fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<
 }
 
 /// Waits once for events, and turns them into work.
-fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
+///
+/// Not part of its caller: frames that coroutines wait in should be small.
+#[inline(never)]
+fn poll() {
     tell_service_of_the_cap();
     if let Some(service) = with(|state| state.service.clone()).flatten() {
         service.before_poll();
     }
-    let Some((epoll, patience, pulse)) = with(|state| {
+    let Some((epoll, patience, pulse, mut events)) = with(|state| {
         let mut deadline = state.timers.next();
         for at in [state.trim_idle(), state.retry_follower].into_iter().flatten() {
             deadline = Some(deadline.map_or(at, |first| first.min(at)));
@@ -286,7 +300,7 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
         state.tasks.extend(resumed.into_iter().map(Work::Resume));
         let patience = if has_more { Some(Duration::ZERO) } else { state.poller.patience(deadline) };
         let pulse = state.pulse.clone().map(|pulse| (pulse, state.figures()));
-        (state.poller.descriptor(), patience, pulse)
+        (state.poller.descriptor(), patience, pulse, std::mem::take(&mut state.events))
     }) else {
         return;
     };
@@ -298,7 +312,7 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
                 pulse.waits(figures);
             }
         }
-        if let Err(error) = poller::wait(&epoll, events, patience) {
+        if let Err(error) = poller::wait(&epoll, &mut events, patience) {
             output::say(&format!("epoll_wait fails: {error}; the process ends"));
             std::process::abort();
         }
@@ -313,7 +327,8 @@ fn poll(events: &mut Vec<rustix::event::epoll::Event>) {
         pulse.resumes();
     }
     with(|state| {
-        let alarmed = state.take_events(events);
+        let alarmed = state.take_events(&events);
+        state.events = events;
         // After a wait without a limit, no deadline has passed unless the alarm went off.
         if alarmed || patience.is_some() {
             let now = Instant::now();
@@ -340,6 +355,7 @@ fn tell_service_of_the_cap() {
 
 /// Ends every idle unit and parks until all are gone: a new unit starts only when nothing else is runnable. The last
 /// unit to go wakes the leader (in [`live`]).
+#[inline(never)]
 fn end_followers(leader: &Rc<Unit>) {
     loop {
         let left = with(|state| {

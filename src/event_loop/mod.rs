@@ -55,6 +55,7 @@ mod state;
 pub mod streams;
 mod timers;
 mod tokens;
+mod trimming;
 pub mod turn;
 mod unit;
 pub mod wait_sums;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::event::epoll::Event;
 use slab::Slab;
 
 use super::current;
@@ -88,6 +89,10 @@ pub struct LoopState {
     pub ending: bool,
     /// The loop ends without the units that still wait.
     pub leaving: bool,
+    /// A timer for the next sweep is set.
+    pub is_sweep_due: bool,
+    /// The buffer of the unit that polls.
+    pub events: Vec<Event>,
     ticket_number: u64,
     work_number: u64,
     idle_low_water: usize,
@@ -168,6 +173,8 @@ impl LoopState {
             last_follower_failure: None,
             ending: false,
             leaving: false,
+            is_sweep_due: false,
+            events: Poller::event_buffer(),
             ticket_number: 0,
             work_number: 0,
             idle_low_water: 0,
@@ -302,7 +309,7 @@ impl LoopState {
     }
 
     /// Turns a batch of events into wake-ups and work. Returns whether the alarm went off.
-    pub fn take_events(&mut self, events: &[rustix::event::epoll::Event]) -> bool {
+    pub fn take_events(&mut self, events: &[Event]) -> bool {
         let mut wakes = Vec::new();
         let (mut rung, mut alarmed) = (false, false);
         let (requests, tasks) = (&mut self.requests, &mut self.tasks);
@@ -339,6 +346,7 @@ impl LoopState {
             match target {
                 Target::Wait(ticket) => self.wake(ticket, Wake::TimedOut),
                 Target::Source(id) => self.source_expired(id, now),
+                Target::Sweep => self.sweep(),
                 Target::Service => self.paused = true,
                 Target::Alarm(work, number) => self.alarm(work, number),
                 Target::Call(TimedCall(function)) => self.tasks.push_back(Work::Task(Box::new(function))),

@@ -12,6 +12,8 @@ pub enum Target {
     Wait(Ticket),
     /// A source at rest, whose owner handles the deadline.
     Source(SourceId),
+    /// A look for units that wait for long.
+    Sweep,
     /// The service, which tries to take connections again.
     Service,
     /// A piece of work to interrupt, and the number of the alarm that interrupts it.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::records::Record;
 use super::wait_sums::WaitSums;
 use super::wake::Wake;
-use crate::coroutine::{Handle, StackBounds};
+use crate::coroutine::{Handle, Parking, StackBounds};
 
 /// A command that wakes an idle unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +40,16 @@ pub struct Unit {
     pub handle: OnceCell<Handle>,
     /// The bounds of the stack, set when the unit starts.
     pub stack: Cell<Option<StackBounds>>,
+    /// The stack while the unit is parked.
+    pub parking: Parking,
     /// The next command, for an idle unit.
     pub command: Cell<Option<Command>>,
     /// The number of the present wait; 0 for none.
     pub waiting: Cell<u64>,
+    /// The number of the wait in which a sweep has last found the unit.
+    pub swept: Cell<u64>,
+    /// The number of the wait for which the stack was trimmed last.
+    pub trimmed: Cell<u64>,
     /// How the present wait ended.
     pub wake: Cell<Option<Wake>>,
     /// The unit runs work, as opposed to being idle or leading between two pieces of work.
@@ -77,8 +83,11 @@ impl Unit {
             record: Record::enter(),
             handle: OnceCell::new(),
             stack: Cell::new(None),
+            parking: Parking::default(),
             command: Cell::new(None),
             waiting: Cell::new(0),
+            swept: Cell::new(0),
+            trimmed: Cell::new(0),
             wake: Cell::new(None),
             busy: Cell::new(false),
             killed: Cell::new(false),

@@ -22,7 +22,6 @@ use super::tokens::{SourceId, Ticket};
 use super::unit::Unit;
 use super::waiting::Waiting;
 use super::wake::Wake;
-use crate::coroutine;
 use crate::kernel::LentDescriptor;
 
 /// Waits until `source`, a stream of the server, may be ready.
@@ -208,7 +207,10 @@ fn wait_with(
         if let Some(wake) = unit.wake.take() {
             break wake;
         }
-        with(|state| state.hand_over(&unit));
+        with(|state| {
+            state.note_wait();
+            state.hand_over(&unit);
+        });
         park(&unit);
     };
     drop(counted);
@@ -232,7 +234,7 @@ pub(super) fn park(unit: &Rc<Unit>) {
     current::count_park();
     let thread = cfg!(debug_assertions).then(rustix::thread::gettid);
     released(|| {
-        coroutine::park();
+        unit.parking.park();
         // Ahead of the interpreter, which may take long to come back.
         current::set_current(Some(unit));
         activity::note_poll();

@@ -2,7 +2,8 @@
 //!
 //! A thread state takes 16 KiB for its first frames from the arena allocator, which maps and unmaps them. With the page
 //! fault that follows, that was most of the cost of a spawned coroutine. Some of these pieces are kept for the next one.
-//! Everything else goes to the allocator that was there before.
+//! The frames of a coroutine that waits mostly take a few hundred bytes, but a page of their own in a mapping. Pieces
+//! therefore come from the heap, where the page is shared. Everything else goes to the allocator that was there before.
 
 #![expect(unsafe_code, reason = "an allocator of CPython's")]
 
@@ -15,6 +16,12 @@ use pyo3::prelude::*;
 /// The size of CPython's pieces of memory for frames (`DATA_STACK_CHUNK_SIZE`). Without pieces of this size, nothing is
 /// kept.
 const PIECE: usize = 16 * 1024;
+
+/// The alignment of blocks that malloc(3) returns.
+const HEAP_ALIGNMENT: usize = 16;
+
+/// Mappings begin at a multiple of this, the smallest page of any machine.
+const MAPPING_ALIGNMENT: usize = 4096;
 
 /// The number of pieces that are kept.
 const KEPT: usize = 16;
@@ -59,6 +66,9 @@ extern "C" fn allocate(context: *mut c_void, size: usize) -> *mut c_void {
         pieces.1 = last;
         return std::ptr::with_exposed_provenance_mut(piece);
     }
+    if size == PIECE {
+        return from_heap();
+    }
     let Some(Before(ffi::PyObjectArenaAllocator { alloc: Some(alloc), .. })) = BEFORE.get() else {
         return std::ptr::null_mut();
     };
@@ -76,7 +86,31 @@ extern "C" fn free(context: *mut c_void, piece: *mut c_void, size: usize) {
             return;
         }
     }
-    if let Some(Before(ffi::PyObjectArenaAllocator { free: Some(free), .. })) = BEFORE.get() {
+    if size == PIECE && !piece.addr().is_multiple_of(MAPPING_ALIGNMENT) {
+        to_heap(piece);
+    } else if let Some(Before(ffi::PyObjectArenaAllocator { free: Some(free), .. })) = BEFORE.get() {
         free(context, piece, size);
     }
+}
+
+/// A piece of the heap, or null. It never begins on a page's border, which tells it from mapped ones. The word in front
+/// of it has the address of its block.
+fn from_heap() -> *mut c_void {
+    // SAFETY: a new block. Memory for frames needs no content.
+    let block = unsafe { libc::malloc(PIECE + 2 * HEAP_ALIGNMENT) };
+    if block.is_null() {
+        return block;
+    }
+    let mut piece = block.wrapping_byte_add(HEAP_ALIGNMENT);
+    if piece.addr().is_multiple_of(MAPPING_ALIGNMENT) {
+        piece = piece.wrapping_byte_add(HEAP_ALIGNMENT);
+    }
+    // SAFETY: the word lies within the block, in front of the piece, and is aligned as the block is.
+    unsafe { piece.cast::<*mut c_void>().sub(1).write(block) };
+    piece
+}
+
+fn to_heap(piece: *mut c_void) {
+    // SAFETY: a piece that is not at a page's border comes from `from_heap`, which wrote the word.
+    unsafe { libc::free(piece.cast::<*mut c_void>().sub(1).read()) };
 }

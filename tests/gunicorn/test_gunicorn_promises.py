@@ -46,6 +46,10 @@ ROWS = {
         "test_messages_and_members_reach_all_workers_also_after_one_is_killed",
         "test_messages_and_members_reach_all_workers_also_after_one_is_killed",
     ),
+    "`sticky`": (
+        "test_a_crash_and_a_reload_move_no_other_session",
+        "test_the_gunicorn_command_names_ours",
+    ),
     "path of a Unix socket at SIGTERM": (
         "test_drain_delay_goes_on_accepting_and_keeps_the_path_of_a_unix_socket",
         "test_the_path_of_a_unix_socket_goes_at_once",

@@ -56,7 +56,7 @@ def together(pids: dict[int, int]) -> set[frozenset[int]]:
 # --- places ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_crash_a_reload_and_an_upgrade_move_no_other_session(start: Start) -> None:
+def test_a_crash_and_a_reload_move_no_other_session(start: Start) -> None:
     service = started(start, "header:X-Room")
     rooms = range(24)
     before = pids_of(service, rooms, repeat=4)
@@ -129,6 +129,14 @@ def test_a_cookie_of_ours_keeps_a_session_and_a_forged_one_is_replaced(start: St
     os.kill(first["pid"], signal.SIGTERM)
     wait_until(lambda: len(service.workers()) == 5 and first["pid"] not in service.running(), service.log)
     wait_until(lambda: ask(f"Cookie: {value}")[0]["pid"] == service.workers()[-1], service.log)
+    # The new master of an upgrade has the key of the old one.
+    service.popen.send_signal(signal.SIGUSR2)
+    service.wait_for_log("The new master is ready")
+    old = set(service.workers()[:5])
+    os.kill(service.masters()[0], signal.SIGTERM)
+    wait_until(lambda: not old & set(service.running()), service.log)
+    wait_until(lambda: ask(f"Cookie: {value}")[1] is None, service.log)
+    assert len({ask(f"Cookie: {value}")[0]["pid"] for _ in range(8)}) == 1
 
 
 def test_the_forwarded_client_decides_behind_a_trusted_proxy(start: Start) -> None:

@@ -63,6 +63,7 @@ MAY_METHODS = ("cancel", "unsafe_cancel", "park_timeout", "wait_timeout", "recv_
 UNSAFE_DOORS = {
     "src/coroutine/mod.rs": "may marks spawn as unsafe",
     "src/coroutine/guard.rs": "guards within a mapping, by madvise(2)",
+    "src/coroutine/parking.rs": "memory of a stack, by madvise(2)",
     "src/coroutine/overflow.rs": "signal handlers and alternate stacks",
     "src/coroutine/room.rs": "mmap(2), to see whether a stack can be had",
     "src/cooperative/builtin.rs": "built-in functions that call Python ones",

@@ -83,7 +83,7 @@ except MemoryError as error:
     assert "Raise the limit of memory (ulimit -v" in script(source)
 
 
-def test_a_coroutine_takes_two_memory_mappings(script: RunScript) -> None:
+def test_a_coroutine_takes_one_memory_mapping_at_most(script: RunScript) -> None:
     source = """
 from rmeinheld.coroutine import sleep, spawn
 
@@ -111,7 +111,7 @@ print(counting.result)
 """
     release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
     # Linux 6.13 has guards within a mapping.
-    assert float(script(source)) < (2.05 if release >= (6, 13) else 3.05)
+    assert float(script(source)) < (1.05 if release >= (6, 13) else 2.05)
 
 
 def test_an_overflow_in_a_forked_child_ends_the_child_alone(script: RunScript) -> None:

@@ -1,9 +1,10 @@
-"""Clients of Flask-SocketIO that count, each in a session of its own, and notice every event that is lost or foreign."""
+"""Clients of Flask-SocketIO that count, each in sessions of its own, and notice every event that is lost or foreign."""
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import socketio
@@ -12,6 +13,10 @@ __all__ = ["TRANSPORTS", "CountingClient"]
 
 TRANSPORTS = (["polling"], ["polling", "websocket"], ["websocket"])
 """Long polling alone, an upgrade from it, and WebSocket from the beginning."""
+
+
+PATIENCE = 30.0
+"""Seconds after which an event counts as lost."""
 
 
 class CountingClient:
@@ -39,41 +44,53 @@ class CountingClient:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            client = socketio.Client(reconnection=False)
-            heard: list[int] = []
-            client.on("counted", heard.append)
-            try:
-                client.connect(self._url, transports=self._transports, wait_timeout=20)
-            except socketio.exceptions.ConnectionError:
-                # A worker that stops refuses new sessions; its listening socket is that of its siblings.
-                time.sleep(0.05)
-                continue
-            self.sessions += 1
-            try:
-                self._count(client, heard)
-            except (socketio.exceptions.BadNamespaceError, socketio.exceptions.DisconnectedError):
-                # The session has ended: its worker did.
-                pass
-            except socketio.exceptions.TimeoutError:
-                if client.connected:
-                    self.faults.append(f"an event of {self._transports} was not acknowledged")
-            finally:
-                client.disconnect()
+            self._serve_session()
 
-    def _count(self, client: Any, heard: list[int]) -> None:
+    def _serve_session(self) -> None:
+        client = socketio.Client(reconnection=False)
+        heard: list[int] = []
+        ended = threading.Event()
+        client.on("counted", heard.append)
+        client.on("disconnect", lambda *_: ended.set())
+        try:
+            client.connect(self._url, transports=self._transports, wait_timeout=20)
+        except socketio.exceptions.ConnectionError:
+            # The worker ended in the middle of the handshake.
+            time.sleep(0.05)
+            return
+        self.sessions += 1
         number = 0
-        while not self._stop.is_set():
-            number += 1
-            found = client.call("count", number, timeout=20)
-            self.acknowledged += 1
-            self.pids.add(found["pid"])
-            if found["before"] != number - 1:
-                self.faults.append(f"{self._transports}: {found} for {number}")
-            if heard != list(range(1, number + 1)):
-                # The event comes before the acknowledgement, in the same order. Handlers run in threads.
-                deadline = time.monotonic() + 5
-                while sorted(heard) != list(range(1, number + 1)) and time.monotonic() < deadline:
-                    time.sleep(0.01)
-                if sorted(heard) != list(range(1, number + 1)):
-                    self.faults.append(f"{self._transports}: heard {heard[-5:]} of {number}")
-            time.sleep(0.02)
+        try:
+            while not self._stop.is_set() and not ended.is_set():
+                number += 1
+                self._count(client, number, heard, ended)
+        except (socketio.exceptions.BadNamespaceError, socketio.exceptions.DisconnectedError):
+            # The session has ended: its worker did.
+            pass
+        finally:
+            client.disconnect()
+
+    def _count(self, client: Any, number: int, heard: list[int], ended: threading.Event) -> None:
+        answers: list[dict[str, int]] = []
+        client.emit("count", number, callback=answers.append)
+        if not self._await(lambda: bool(answers), ended):
+            if not ended.is_set():
+                self.faults.append(f"{self._transports}: no acknowledgement of {number}")
+                ended.set()
+            return
+        self.acknowledged += 1
+        self.pids.add(answers[0]["pid"])
+        if answers[0]["before"] != number - 1:
+            self.faults.append(f"{self._transports}: {answers} for {number}")
+        # Handlers run in threads.
+        if not self._await(lambda: sorted(heard) == list(range(1, number + 1)), ended) and not ended.is_set():
+            self.faults.append(f"{self._transports}: heard {heard[-5:]} of {number}")
+        ended.wait(0.1)
+
+    @staticmethod
+    def _await(condition: Callable[[], bool], ended: threading.Event) -> bool:
+        """Wait until the condition holds or the session has ended. Returns whether it holds."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition() and time.monotonic() < deadline and not ended.is_set():
+            time.sleep(0.005)
+        return condition()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
+import time
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from frames import BINARY, FIN, TEXT, Client, close
-from serving import Serve, Server, request
+from frames import BINARY, FIN, HANDSHAKE, TEXT, Client, text
+from rmeinheld.websocket import Members, broadcast
+from serving import TIMEOUT, Serve, Server, request, takes
 
 APPLICATION = """
     import json
@@ -120,3 +121,136 @@ def test_every_member_gets_the_message_once(server: Server, to: str) -> None:
             assert [client.text() for _ in range(10)] == [f"message {number}" for number in range(10)]
             assert client.frame() == (FIN | BINARY, b"\0binary\xff" * 10_000)
             client.end()
+
+
+def test_a_member_that_closes_leaves_by_itself(server: Server) -> None:
+    with joined(server) as stays, joined(server) as closes, joined(server) as vanishes, joined(server) as returns:
+        assert state(server)["members"] == 4
+        closes.end()
+        vanishes.connection.abort()
+        returns.send(text("return"))
+        returns.expect_close_after_answer()
+        deadline = time.monotonic() + TIMEOUT
+        while state(server)["members"] > 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert state(server) | {"group": 0} == {"members": 1, "listed": 1, "group": 0, "slow_seen": 0, "buffered": 0}
+        assert said(server, "members", b"still here") == [[], 0]
+        assert stays.text() == "still here"
+        stays.send(text("leave"))
+        assert stays.text() == "left"
+        assert state(server)["members"] == 0
+        assert said(server, "members", b"nobody") == [[], 0]
+        stays.end()
+
+
+def test_a_closed_member_of_a_set_is_skipped_and_a_closed_one_is_not_added(server: Server) -> None:
+    with joined(server) as stays, joined(server, "/forgets") as forgotten, joined(server, "/late") as late:
+        forgotten.end()
+        late.end()
+        deadline = time.monotonic() + TIMEOUT
+        while (answer := said(server, "group", b"hello")) != [["1000"], 1] and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert answer == [["1000"], 1]
+        assert stays.text() == "hello"
+
+
+def test_a_websocket_that_is_not_accepted_is_skipped_and_stays_so(server: Server) -> None:
+    with server.connect() as waiting:
+        waiting.send(request("GET", "/unaccepted?1", *HANDSHAKE))
+        server.wait_for_log("waits")
+        assert said(server, "group", b"hello") == [["None"], 1]
+        with joined(server, "/release") as other:
+            response = waiting.read_response()
+            assert (response.status, response.body) == (403, b"no\n")
+            other.end()
+
+
+@pytest.mark.parametrize("slow", ["skip", "callable", "close"])
+def test_a_slow_member_is_treated_as_asked_and_holds_nobody_up(server: Server, slow: str) -> None:
+    message = b"x" * 65536
+    with joined(server, receive_buffer=4096) as lazy, joined(server) as quick:
+        sent = 0
+        with takes(0, TIMEOUT):
+            while (answer := said(server, f"members/slow={slow}", message))[1] == 0:
+                assert quick.frame().payload == message
+                sent += 1
+                assert sent < 1000, "the queue of a client that reads nothing must fill"
+        assert quick.frame().payload == message
+        assert answer == [["1013" if slow == "close" else "None"], 1]
+        after = state(server)
+        assert after["slow_seen"] == (slow == "callable")
+        assert after["members"] == (1 if slow == "close" else 2)
+        assert after["buffered"] >= (0 if slow == "close" else 4096)
+        for _ in range(sent):
+            assert lazy.frame() == (FIN | TEXT, message)
+        if slow == "close":
+            lazy.expect_close_from_server(1013, "too slow")
+        else:
+            assert said(server, f"members/slow={slow}", b"again") == [[], 0]
+            assert lazy.text() == quick.text() == "again"
+
+
+def test_a_thread_broadcasts(server: Server) -> None:
+    with joined(server) as one, joined(server) as other:
+        assert json.loads(server.get("/thread").body) == [0]
+        assert one.text() == other.text() == "from a thread"
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("members.broadcast('x', 'drop')", "ValueError: slow must be"),
+        ("broadcast([], 'x', slow=5)", "ValueError: slow must be"),
+        ("broadcast([], 5)", "TypeError: a message must be a str or bytes, not int"),
+        ("broadcast([5], 'x')", "TypeError: websockets must be rmeinheld.websocket.WebSocket objects, not int"),
+        ("broadcast(5, 'x')", "TypeError"),
+        ("Members([5])", "TypeError"),
+        ("Members().add(5)", "TypeError"),
+    ],
+)
+def test_wrong_arguments_are_named(call: str, error: str) -> None:
+    with pytest.raises((ValueError, TypeError)) as raised:
+        eval(call, {"Members": Members, "broadcast": broadcast, "members": Members()})
+    assert f"{raised.type.__name__}: {raised.value}".startswith(error)
+
+
+def test_an_empty_set_is_a_set() -> None:
+    members = Members()
+    assert (len(members), list(members), 5 in members) == (0, [], False)
+    assert members.broadcast("x") == broadcast(members, b"x") == broadcast(frozenset(), "x") == []
+
+
+ORDER = """
+    from rmeinheld.coroutine import spawn
+    from rmeinheld.websocket import Members
+
+    members = Members()
+
+    def say(word):
+        for number in range(20):
+            members.broadcast(f"{word} {number}")
+
+    def app(environ, start_response):
+        websocket = environ["wsgi.websocket"]
+        members.add(websocket)
+        websocket.send("joined")
+        if environ["PATH_INFO"] == "/last":
+            speakers = [spawn(say, word) for word in "ab"]
+            for speaker in speakers:
+                speaker.join()
+        websocket.receive()
+        return []
+    """
+
+
+def test_a_broadcast_that_outlasts_its_turn_lets_others_run_and_keeps_one_order(serve: Serve) -> None:
+    server = serve(ORDER, turn_budget=0.0001)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(joined(server)) for _ in range(60)]
+        clients.append(stack.enter_context(joined(server, "/last")))
+        orders = {tuple(client.text() for _ in range(40)) for client in clients}
+        assert len(orders) == 1, "each client gets the messages in the same order"
+        (order,) = orders
+        for word in "ab":
+            assert [one for one in order if one[0] == word] == [f"{word} {number}" for number in range(20)]
+        assert order != tuple(sorted(order)), "neither of the two waits for the other's end"

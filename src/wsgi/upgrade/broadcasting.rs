@@ -1,4 +1,4 @@
-//! One message to many WebSockets, without Python code for each of them.
+//! One message to many WebSockets, without Python code for each one.
 //!
 //! The frame is encoded once and sent to one connection after the other. A message to very many takes longer than a
 //! turn may last. Then the rest gets the frame into its queues before anything else runs, so messages of two senders
@@ -32,7 +32,19 @@ pub(super) struct Recipient {
     pub websocket: Py<WebSocket>,
 }
 
-/// What to do with a member whose queue is full.
+impl Recipient {
+    pub fn of(websocket: &Bound<'_, WebSocket>) -> Recipient {
+        Recipient { session: websocket.get().accepted_session().cloned(), websocket: websocket.clone().unbind() }
+    }
+}
+
+impl Clone for Recipient {
+    fn clone(&self) -> Recipient {
+        Python::attach(|py| Recipient { session: self.session.clone(), websocket: self.websocket.clone_ref(py) })
+    }
+}
+
+/// The treatment of a member whose queue is full.
 enum Slow<'py> {
     Close,
     Skip,
@@ -66,11 +78,10 @@ pub fn broadcast<'py>(
         .map(|one| {
             let one = one?;
             let websocket = one.cast::<WebSocket>().map_err(|_| not_a_websocket(&one))?;
-            let session = websocket.get().accepted_session().cloned();
-            Ok(Recipient { session, websocket: websocket.clone().unbind() })
+            Ok(Recipient::of(websocket))
         })
         .collect::<PyResult<Vec<Recipient>>>()?;
-    send_to_all(recipients, message, slow)
+    send_to_all(&recipients, message, slow)
 }
 
 /// TypeError for a member that is none.
@@ -83,24 +94,23 @@ pub(super) fn not_a_websocket(found: &Bound<'_, PyAny>) -> PyErr {
 ///
 /// # Parks
 pub(super) fn send_to_all<'py>(
-    recipients: Vec<Recipient>,
+    recipients: &[Recipient],
     message: &Bound<'py, PyAny>,
     slow: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyList>> {
     let py = message.py();
     let slow = slow_of(slow)?;
     let frame = if let Ok(text) = message.cast::<PyString>() {
-        frame_for(py, MessageKind::Text, text.to_str()?.as_bytes(), &recipients)?
+        frame_for(py, MessageKind::Text, text.to_str()?.as_bytes(), recipients)?
     } else {
-        frame_for(py, MessageKind::Binary, bytes_of(message)?.as_bytes(), &recipients)?
+        frame_for(py, MessageKind::Binary, bytes_of(message)?.as_bytes(), recipients)?
     };
-    let skipped = if event_loop::is_loop_thread() {
-        offer_to_all(Some(py), &recipients, &frame)
+    let Outcome { unsettled, skipped } = if event_loop::is_loop_thread() {
+        offer_to_all(Some(py), recipients, &frame)
     } else {
         // Others run meanwhile.
-        py.detach(|| offer_to_all(None, &recipients, &frame))
+        py.detach(|| offer_to_all(None, recipients, &frame))
     };
-    let Outcome { unsettled, skipped } = skipped;
     for number in unsettled {
         if let Some(session) = recipients.get(number).and_then(|recipient| recipient.session.as_ref()) {
             // The messages are queued, so an interruption has to wait.
@@ -110,9 +120,8 @@ pub(super) fn send_to_all<'py>(
     }
     let list = PyList::empty(py);
     let mut failure = None;
-    let mut sent = recipients.len() - skipped.len();
     if let Some(first) = recipients.first() {
-        first.websocket.get().count_sent(std::mem::take(&mut sent));
+        first.websocket.get().count_sent(recipients.len() - skipped.len());
     }
     for (number, offered) in skipped {
         let Some(Recipient { session, websocket }) = recipients.get(number) else { continue };

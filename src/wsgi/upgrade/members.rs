@@ -27,7 +27,8 @@ struct MemberList(Mutex<Places>);
 
 #[derive(Default)]
 struct Places {
-    members: Vec<(Arc<WebSocketSession>, Py<WebSocket>)>,
+    /// Copied before a change while a broadcast uses it.
+    members: Arc<Vec<Recipient>>,
     /// The places in `members`, by the key of the session.
     places: HashMap<usize, usize>,
 }
@@ -79,16 +80,8 @@ impl Members {
         message: &Bound<'py, PyAny>,
         slow: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let py = message.py();
-        let recipients = lock(&self.list.0)
-            .members
-            .iter()
-            .map(|(session, websocket)| Recipient {
-                session: Some(Arc::clone(session)),
-                websocket: websocket.clone_ref(py),
-            })
-            .collect();
-        send_to_all(recipients, message, slow)
+        let recipients = Arc::clone(&lock(&self.list.0).members);
+        send_to_all(&recipients, message, slow)
     }
 
     fn __len__(&self) -> usize {
@@ -103,7 +96,7 @@ impl Members {
 
     /// Iterates over the members of this moment.
     fn __iter__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyIterator>> {
-        let members: Vec<_> = lock(&self.list.0).members.iter().map(|(_, websocket)| websocket.clone_ref(py)).collect();
+        let members: Vec<_> = lock(&self.list.0).members.iter().map(|member| member.websocket.clone_ref(py)).collect();
         PyList::new(py, members)?.try_iter()
     }
 
@@ -133,16 +126,16 @@ impl Places {
         if *self.places.entry(session.key()).or_insert(place) != place {
             return false;
         }
-        self.members.push((Arc::clone(session), websocket.clone().unbind()));
+        Arc::make_mut(&mut self.members).push(Recipient::of(websocket));
         true
     }
 
     /// Takes a member out. The last one takes its place.
-    fn remove(&mut self, key: usize) -> Option<(Arc<WebSocketSession>, Py<WebSocket>)> {
+    fn remove(&mut self, key: usize) -> Option<Recipient> {
         let place = self.places.remove(&key)?;
-        let left = self.members.swap_remove(place);
-        if let Some((moved, _)) = self.members.get(place) {
-            self.places.insert(moved.key(), place);
+        let left = Arc::make_mut(&mut self.members).swap_remove(place);
+        if let Some(session) = self.members.get(place).and_then(|moved| moved.session.as_ref()) {
+            self.places.insert(session.key(), place);
         }
         Some(left)
     }
