@@ -1,9 +1,9 @@
 """CPU and bytes of compressed WebSockets: the JSON of a chat, echoed and sent to a room.
 
 `python benches/compression.py`, or with other numbers: see --help. Prints a line for each value of
-`websocket_compression`: the server's CPU and the bytes on the wire for a message of about 180 bytes, for a list of ten
-such messages, and for a delivery to one of 50 clients. Prints the memory of a connection, too, after a message in both
-directions.
+`websocket_compression`, with the server's CPU and the bytes on the wire. They are for a message of about 180 bytes, for
+a list of ten such messages, and for a delivery to one of 50 clients. The memory of a connection is that after a message
+in both directions.
 """
 
 from __future__ import annotations

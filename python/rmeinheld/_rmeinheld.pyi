@@ -1454,13 +1454,7 @@ class WebSocket:
         itself (RFC 6455 4.2.2), and for values out of range.
         """
 
-    def __enter__(self) -> Self:
-        """Accept the connection, unless it was accepted before. `with environ["wsgi.websocket"] as websocket:` also
-        closes it at the end of the block: with 1000, or with 1011 after an exception, which goes on.
-
-        Raises RuntimeError if the request was answered before.
-        """
-
+    def __enter__(self) -> Self: ...
     def __exit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None, /
     ) -> Literal[False]: ...
@@ -1536,9 +1530,22 @@ class WebSocket:
         """
 
     @overload
-    def ping(
-        self, payload: str | Buffer | None = None, *, wait: Literal[False], timeout: float | None = None
-    ) -> None: ...
+    def ping(self, payload: str | Buffer | None = None, *, wait: Literal[False], timeout: float | None = None) -> None:
+        """Send a ping, wait for the client's answer, and return the time between them in seconds (RFC 6455 5.5.2).
+
+        `payload` is a str or at most 125 bytes, by which the answer is recognised; None (the default) takes one that no
+        other ping has. `timeout` is the longest wait in seconds; None (the default) is `websocket_ping_timeout`, and 0
+        does not wait. With `wait=False` the ping is sent without a wait for the answer, and None is returned; `latency`
+        still notes it.
+
+        The answer comes behind what the client has sent before. Where the application leaves over 64 KiB unread, the
+        server does not read the answer. Browsers answer pings by themselves.
+
+        Raises TimeoutError without an answer in time; the connection stays open. Raises ConnectionClosed once the
+        WebSocket is closed, also during the wait. Raises ValueError for a longer payload, and for one whose answer is
+        waited for already.
+        """
+
     @property
     def latency(self) -> float | None:
         """The time in seconds that the last answered ping took, or None before the first. Keep-alive pings count."""
@@ -1661,9 +1668,9 @@ def broadcast(
     The message is encoded and compressed once, and no Python code runs for a member. Every member has it in its queue
     before anything else runs, so the messages of several senders arrive in one order.
 
-    `slow` is for members for whom `websocket_max_queue_size` bytes or more wait already: "close" (the default) closes
-    these with 1013, "skip" leaves out this message, and a callable is called with each of them, once all others have
-    the message.
+    `slow` is for members for whom `websocket_max_queue_size` bytes or more wait already. "close" (the default) closes
+    these with 1013, and "skip" leaves out this message. A callable is called with each such member, once all others
+    have the message.
 
     Returns a list of the members that did not get the message: those that are slow, closed, or not accepted yet. A
     WebSocket that is not accepted yet stays so, because its request may still be answered in another way.

@@ -61,7 +61,7 @@ def test_a_message_reaches_the_attached_websockets_of_all_workers(start: Masters
             client.end()
 
 
-def test_a_slow_client_is_closed_or_skipped_and_holds_nobody_up(serve: Serve) -> None:
+def test_a_slow_client_is_closed_or_skipped_and_holds_up_no_other(serve: Serve) -> None:
     server = serve("attach_app:app", websocket_max_queue_size=1000)
     message = "x" * 30_000
     with ExitStack() as stack:

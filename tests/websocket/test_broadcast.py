@@ -166,7 +166,7 @@ def test_a_websocket_that_is_not_accepted_is_skipped_and_stays_so(server: Server
 
 
 @pytest.mark.parametrize("slow", ["skip", "callable", "close"])
-def test_a_slow_member_is_treated_as_asked_and_holds_nobody_up(server: Server, slow: str) -> None:
+def test_a_slow_member_is_treated_as_asked_and_holds_up_no_other(server: Server, slow: str) -> None:
     message = b"x" * 65536
     with joined(server, receive_buffer=4096) as lazy, joined(server) as quick:
         sent = 0

@@ -57,9 +57,9 @@ enum Slow<'py> {
 /// The message is encoded and compressed once, and no Python code runs for a member. Every member has it in its queue
 /// before anything else runs, so the messages of several senders arrive in one order.
 ///
-/// `slow` is for members for whom `websocket_max_queue_size` bytes or more wait already: "close" (the default) closes
-/// these with 1013, "skip" leaves out this message, and a callable is called with each of them, once all others have
-/// the message.
+/// `slow` is for members for whom `websocket_max_queue_size` bytes or more wait already. "close" (the default) closes
+/// these with 1013, and "skip" leaves out this message. A callable is called with each such member, once all others
+/// have the message.
 ///
 /// Returns a list of the members that did not get the message: those that are slow, closed, or not accepted yet. A
 /// WebSocket that is not accepted yet stays so, because its request may still be answered in another way.
