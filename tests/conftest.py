@@ -18,6 +18,11 @@ sys.path.insert(0, str(APPLICATIONS))
 
 
 SAME_ON_EVERY_PYTHON = (
+    "test_sticky_sessions.py",
+    "test_compression.py",
+    "test_broadcast.py",
+    "test_attached_websockets.py",
+    "test_attached.py",
     "test_admin_listener.py",
     "test_advisories.py",
     "test_bodies.py",

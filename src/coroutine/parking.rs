@@ -12,7 +12,7 @@ use super::overflow::StackBounds;
 
 /// Bytes below the frame of [`Parking::park`] that stay: the frames of the switch to another coroutine. These take 300
 /// bytes in an optimised build.
-const KEPT_BYTES: usize = if cfg!(debug_assertions) { 32 * 1024 } else { 1024 };
+const KEPT_BYTES: usize = if cfg!(debug_assertions) { 32 * 1024 } else { 2048 };
 
 /// The word that `may` writes at the bottom of a stack. A coroutine that ends without it counts as overflown.
 const MARK: usize = 0xDEAD_BEEF;
