@@ -75,11 +75,6 @@ impl Sticky {
         self.policy.is_by_address()
     }
 
-    /// Do sessions end with their processes, as those of Socket.IO do?
-    pub fn are_sessions_of_processes(&self) -> bool {
-        self.policy.is_by_process()
-    }
-
     /// The client's address, as the application gets it. A request whose fields will be refused has none.
     fn address_of_client(&self, request: &SessionOf<'_>) -> Option<IpAddr> {
         let named = if request.is_trusted { self.fields.client(request.head, request.bytes).ok()? } else { None };

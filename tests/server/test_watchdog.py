@@ -92,7 +92,7 @@ def has_a_thread_that_sums():
 def forks():
     child = os.fork()
     if child == 0:
-        print("tasks of the child:", len(os.listdir("/proc/self/task")), flush=True)
+        os.write(1, b"tasks of the child: %d\\n" % len(os.listdir("/proc/self/task")))
         get_original("time", "sleep")(1.0)
         os._exit(0)
     os.waitpid(child, 0)

@@ -303,7 +303,9 @@ def test_the_largest_message_passes_in_fragments_of_any_size(server: Server) -> 
 
 
 def test_endless_messages_take_no_memory_beyond_the_limit(serve: Serve) -> None:
-    server = serve(APPLICATION, websocket_max_message_size=1_000_000, websocket_close_timeout=1)
+    server = serve(
+        APPLICATION, websocket_max_message_size=1_000_000, websocket_close_timeout=1, websocket_ping_interval=0
+    )
     clients = [Client(server, "/echo") for _ in range(20)]
     before = server.resident_kib()
     for client in clients:

@@ -92,11 +92,6 @@ impl StickyPolicy {
         matches!(self.mode, StickyMode::Ip)
     }
 
-    /// Do sessions belong to processes instead of places?
-    pub fn is_by_process(&self) -> bool {
-        matches!(self.mode, StickyMode::Socketio)
-    }
-
     /// Do responses set cookies?
     pub fn sets_cookies(&self) -> bool {
         self.cookies.is_some()

@@ -76,10 +76,9 @@ impl Connection {
                 shared.give_head(head);
                 Ending::Close
             }
-            // The session has ended with its process. The application says so, and the client begins another one.
-            Some((_, Err(why))) if why.is_gone() && moving.sticky().are_sessions_of_processes() => {
-                self.run(py, shared, head, buffer)
-            }
+            // The session has ended with its process. The application begins another one here, or says so. A 503
+            // until the master has filled the place would be of no use.
+            Some((_, Err(why))) if why.is_gone() => self.run(py, shared, head, buffer),
             Some((slot, Err(why))) if moving.sticky().may_serve_others() => {
                 shared.seat().count_hand_over(MoveOutcome::Failed);
                 moving.complain(py, slot, &why);
