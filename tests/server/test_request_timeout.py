@@ -145,13 +145,13 @@ def test_c_code_ends_late_and_the_next_request_is_unharmed(server: Server) -> No
 def test_c_code_that_computes_with_the_interpreter_ends_late(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    # Seconds of computing, which nothing can end, so that the stack is logged before they are over.
+    # A second or more of computing, which nothing can end.
     monkeypatch.setenv("PATTERN_LENGTH", "25")
     monkeypatch.setenv("SUM_LENGTH", "100_000_000")
     server = serve(APPLICATION, request_timeout=LIMIT)
     assert ask(server, f"/{path}")[0] == 504
     assert ask(server, "/pid")[0] == 200
-    assert re.search(rf"GET /{path}\b.*C code", server.log())
+    assert f"request GET /{path}" in server.log()
     assert {"pattern": "match_slowly", "sum": "sum_much"}[path] in server.log()
 
 
