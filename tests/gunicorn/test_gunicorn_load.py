@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from frames import HANDSHAKE, frame
-from masters import Gunicorn, Load, Masters, wait_until
+from masters import Gunicorn, Load, Masters, is_stopped, wait_until
 from serving import TIMEOUT, request
 
 RELOADS, UPGRADES, RECYCLES, KILLS = (int(size) for size in os.environ.get("GUNICORN_LOAD", "20 5 50 20").split())
@@ -129,11 +129,6 @@ def sockets_of(pid: int) -> set[str]:
     """The sockets that a process has open."""
     links = (os.readlink(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir())
     return {link for link in links if link.startswith("socket:")}
-
-
-def is_stopped(pid: int) -> bool:
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return all((thread / "stat").read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
 
 
 def test_killed_workers_break_their_own_connections_only(start: Start) -> None:

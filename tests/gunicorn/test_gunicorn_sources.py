@@ -101,7 +101,8 @@ def test_a_variable_acts_or_is_refused_with_gunicorns_option(option: Option) -> 
 
 def _text(option: Option) -> str:
     for text in ("7", "0", "1", "off", "v1", "refuse", "debug", "poll", "required", "%(h)s", "forwarded", "A=b",
-                 "192.0.2.1", "https://shop.example", "64K", "512K", "on", "none"):  # fmt: skip
+                 "192.0.2.1", "https://shop.example", "64K", "512K", "on", "none", "ip",
+                 "redis://redis.example"):  # fmt: skip
         try:
             value = option.kind.parse("", text)
         except ValueError:

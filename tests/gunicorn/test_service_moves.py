@@ -17,7 +17,7 @@ import pytest
 
 from certificates import make_certificate
 from frames import FIN, TEXT, Client, frame
-from masters import Masters, Service, wait_until
+from masters import Masters, Service, is_stopped, wait_until
 from serving import TIMEOUT, Connection, request
 
 type Start = Masters[Service]
@@ -223,6 +223,7 @@ def test_a_sibling_that_is_killed_with_connections_on_their_way_gives_no_answer(
         # The kernel may wake a stopped process for a new connection, so all are open before.
         probe, *connections = (kept.enter_context(at(service, one)) for _ in range(6))
         os.kill(two.pid, signal.SIGSTOP)
+        wait_until(lambda: is_stopped(two.pid), service.log)
         for connection in connections:
             connection.send(request("POST", "/", two.field, body=b"x") + request("GET", "/", one.field))
         # The sender has handed them over once it answers a later request.
@@ -242,6 +243,7 @@ def test_a_sibling_that_takes_no_more_is_answered_for_with_503(start: Start) -> 
     with ExitStack() as kept:
         probe, *connections = (kept.enter_context(at(service, one)) for _ in range(MORE_THAN_A_QUEUE))
         os.kill(two.pid, signal.SIGSTOP)
+        wait_until(lambda: is_stopped(two.pid), service.log)
         waiting: list[Connection] = []
         for connection in connections:
             connection.send(request("GET", "/", two.field))

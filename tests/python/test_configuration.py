@@ -56,7 +56,7 @@ TEXTS = {
     "Directories": "lib",
     "Directory": "lib",
     "FieldNames": "forwarded",
-    "Key": "twenty letters or more",
+    "Key": "sixteen-or-more-letters",
     "FileName": "file",
     "LogFormat": "%(h)s",
     "Mask": "027",

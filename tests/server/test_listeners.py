@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
@@ -60,7 +61,8 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
 
 
 def closed_descriptor() -> int:
-    number = os.dup(0)
+    # Not the lowest one, which another test may open.
+    number = fcntl.fcntl(0, fcntl.F_DUPFD, 700)
     os.close(number)
     return number
 

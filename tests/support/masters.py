@@ -32,6 +32,12 @@ def wait_until(what: Callable[[], bool], said: Callable[[], str]) -> None:
         time.sleep(0.01)
 
 
+def is_stopped(pid: int) -> bool:
+    """Have all threads of the process been stopped by a signal?"""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return all((thread / "stat").read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
+
+
 class Gunicorn(Process):
     """A master of Gunicorn and its workers."""
 
