@@ -84,7 +84,8 @@ def _setting_of(option: Option, cfg: Any) -> str:
 
 def _without_effect(option: Option, source: str, cfg: Any) -> str:
     if not option.gunicorn:
-        return f"{source} has no effect under the gunicorn command: start the service by rmeinheld {option.flag}"
+        command = f"rmeinheld {option.flag}" if option.flags else "rmeinheld"
+        return f"{source} has no effect under the gunicorn command: start the service by {command}"
     setting = cfg.settings.get(option.gunicorn)
     flags = [flag for flag in (setting.cli if setting else None) or () if flag.startswith("--")]
     own = f"Gunicorn's own option {flags[0]}, or " if flags else ""

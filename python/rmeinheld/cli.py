@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words and words[0] in COMMANDS:
             from .inspection.command import main as inspect
 
+            # `top` runs for hours.
+            collector.resume()
             return inspect(words)
         command = Command(words)
         resolved = command.load()

@@ -182,7 +182,16 @@ class Named(Text):
 class Secret(Text):
     """A text that no message and no report shows. It has no flag, since other users see the arguments of a process."""
 
-    what = "a text that is not empty"
+    def __init__(self, shortest: int = 1) -> None:
+        self._shortest = shortest
+        super().__init__("a text that is not empty" if shortest == 1 else f"a text of at least {shortest} characters")
+
+    def check(self, label: str, value: object) -> str:
+        """See `Kind.check`."""
+        text = super().check(label, value)
+        if len(text) < self._shortest:
+            raise self._bad_value(label, value)
+        return text
 
     def _bad_value(self, label: str, value: object) -> ValueError:
         return ValueError(f"{label} must be {self.expected}")

@@ -698,3 +698,24 @@ def test_a_child_that_the_application_forks_dies_of_sigterm(start: Start, direct
     assert get(server.urls[0]) == (200, str(int(signal.SIGTERM)))
     server.signal(signal.SIGTERM)
     assert server.wait() == 0
+
+
+@pytest.mark.parametrize("words", [["dump", "--inspect-socket", "/nowhere"], ["--check-config", "application:app"]])
+def test_the_garbage_collector_runs_once_there_is_something_for_it(script: RunScript, words: list[str]) -> None:
+    output = script(f"""
+        import gc, sys, types
+        from rmeinheld import cli, collector
+
+        class Application(types.ModuleType):
+            def __getattr__(self, name):
+                print("imported with the collector", gc.isenabled())
+                return lambda environ, start_response: []
+
+        sys.modules["application"] = Application("application")
+        collector.pause()
+        assert not gc.isenabled()
+        cli.main({words!r})
+        print("at the end", gc.isenabled())
+    """)
+    assert "at the end True" in output
+    assert words[0] == "dump" or "imported with the collector True" in output

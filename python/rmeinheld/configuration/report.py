@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 from ..channel_options import without_password
 from ..option_kinds import ChannelUrl, Mask, Secret
 from ..settings import OPTIONS, Option
-from ..settings.sticky import Key
 
 if TYPE_CHECKING:
     from . import Resolved
@@ -45,8 +44,6 @@ def _text(option: Option, value: object) -> str:
         return NOTHING
     if isinstance(value, bool):
         return "on" if value else "off"
-    if isinstance(option.kind, Key):
-        return "(secret)"
     if isinstance(option.kind, Mask):
         return f"{value:03o}"
     if isinstance(option.kind, Secret):

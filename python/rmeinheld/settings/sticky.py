@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..option_kinds import Text
+from ..option_kinds import Secret, Text
 from .option import option
 
 SHORTEST_KEY = 16
@@ -33,21 +33,6 @@ class Session(Text):
         return text
 
 
-class Key(Text):
-    """A secret text. It is never shown."""
-
-    what = f"a text of at least {SHORTEST_KEY} characters"
-    metavar = "KEY"
-
-    def check(self, label: str, value: object) -> str:
-        """See `Kind.check`."""
-        if not isinstance(value, str):
-            raise TypeError(f"{label} must be {self.expected}, not {type(value).__name__}")
-        if len(value) < SHORTEST_KEY or "\0" in value:
-            raise ValueError(f"{label} must be {self.expected}, not one of {len(value)}")
-        return value
-
-
 @dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class StickyOptions:
     """Options of the group Workers."""
@@ -64,8 +49,7 @@ class StickyOptions:
     )
     sticky_key: str | None = option(
         None,
-        Key(),
-        "--sticky-key",
+        Secret(SHORTEST_KEY),
         group="Workers",
         help="Secret that signs the cookies of sticky. By default a random one, which is new at each start.",
         precedent="none",
