@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::current;
 use super::records::{self, Record, WorkKind};
 use super::state::with;
 use super::timers::{Target, TimedCall};
@@ -64,6 +65,16 @@ pub fn of(record: &Record) -> Option<u64> {
         _ => NEVER,
     };
     Some(moved.unwrap_or_else(by_default)).filter(|&at| at != NEVER)
+}
+
+/// Whether the deadline of the caller's work has passed. False off the loop thread.
+#[inline]
+pub fn own_has_passed() -> bool {
+    (LIMIT.load(Ordering::Relaxed) > 0 || MOVED_COUNT.load(Ordering::Relaxed) > 0) && own_deadline_has_passed()
+}
+
+fn own_deadline_has_passed() -> bool {
+    current::with_current(|unit| of(&unit.record)).flatten().is_some_and(|at| at <= records::now())
 }
 
 /// The record of the work with this number, unless it has ended.

@@ -133,6 +133,9 @@ fn throw(py: Python<'_>, work: u64, reason: EndReason, stage: Stage) {
     }
 }
 
+/// The names of the limits, for the log.
+const TIME_LIMITS: &str = "request_timeout, rmeinheld.deadline";
+
 /// The log line about the end of work, with its stack.
 fn description(py: Python<'_>, record: &Record, reason: EndReason, stage: Stage, computes: bool) -> (Level, String) {
     let kind = if record.kind() == WorkKind::Request { "request" } else { "coroutine" };
@@ -141,8 +144,11 @@ fn description(py: Python<'_>, record: &Record, reason: EndReason, stage: Stage,
     let does = if computes { "computes" } else { "waits" };
     let message = match (stage, reason) {
         (_, EndReason::Disconnected) => return (Level::Debug, format!("{what} is ended: its client has gone away")),
+        (Stage::First, EndReason::Deadline) if is_own(record.work()) && frames_of(py, record).is_none() => {
+            return (Level::Warning, format!("{what} is ended: it has answered after its time was up ({TIME_LIMITS})"));
+        }
         (Stage::First, EndReason::Deadline) => {
-            format!("{what} is ended: its time is up (request_timeout, rmeinheld.deadline). It {does}")
+            format!("{what} is ended: its time is up ({TIME_LIMITS}). It {does}")
         }
         (Stage::First, EndReason::Asked) => format!("{what} is ended: an operator asks for it. It {does}"),
         (Stage::Exit, _) => format!("{what} went on for 2 s after it was to end, and gets CoroutineExit. It {does}"),

@@ -9,6 +9,7 @@ import queue
 import re
 import socket
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -149,6 +150,17 @@ def sleep_in_c_with_the_gil() -> None:
     note("slept")
 
 
+def spin_unseen() -> None:
+    """Compute past the limit in a way in which no other thread gets the interpreter."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SECONDS)
+    until = time.monotonic() + 0.6
+    while time.monotonic() < until:
+        pass
+    sys.setswitchinterval(interval)
+    note("finished")
+
+
 WORK: dict[str, Callable[[], Any]] = {
     "sleep": lambda: time.sleep(SECONDS),
     "lock": wait_for_a_lock,
@@ -171,6 +183,7 @@ WORK: dict[str, Callable[[], Any]] = {
     "catch-spin": catch_and_spin,
     "pattern": match_slowly,
     "sum": sum_much,
+    "unseen": spin_unseen,
     "c-sleep": sleep_in_c,
     "c-sleep-gil": sleep_in_c_with_the_gil,
 }
@@ -192,6 +205,11 @@ def inherits(deadline: Any) -> None:
     thread.start()
     deadline.extend_to(thread)
     sleep(SECONDS)
+
+
+def spin_unseen_between_items() -> Iterator[bytes]:
+    spin_unseen()
+    yield b"done"
 
 
 def parts(kind: str) -> Iterator[bytes]:
@@ -233,6 +251,9 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
     if path.startswith("parts-"):
         start_response(*ok)
         return parts(path.removeprefix("parts-"))
+    if path == "unseen-items":
+        start_response(*ok)
+        return spin_unseen_between_items()
     if path == "return":
         try:
             sleep(SECONDS)

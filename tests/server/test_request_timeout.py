@@ -110,6 +110,14 @@ def test_the_answer_is_504_whatever_the_application_returns(server: Server) -> N
         assert connection.request(request("GET", "/pid")).status == 200
 
 
+@pytest.mark.parametrize("path", ["unseen", "unseen-items"])
+def test_a_late_answer_is_504_even_if_nothing_could_interrupt_it(server: Server, path: str) -> None:
+    seen(server)
+    status, _ = ask(server, f"/{path}")
+    assert (status, seen(server)) == (504, ["finished"])
+    assert re.search(rf"request GET /{path} \(after 0\.\d+ s\) is ended: it has answered after its time", server.log())
+
+
 def test_the_connection_closes_after_a_504_if_the_request_was_not_read(server: Server) -> None:
     with server.connect() as connection:
         head = request("POST", "/sleep", "Content-Length: 1000000")

@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 
 use super::StartResponse;
 use super::answer::AtStop;
-use crate::event_loop::{WorkId, interrupts, streams};
+use crate::event_loop::{WorkId, deadlines, interrupts, streams};
 use crate::interp::{self, EndReason, RequestTimeout, failure_error};
 use crate::net::{Failure, PeerEnd, peer_end};
 
@@ -81,18 +81,23 @@ impl StartResponse {
         self.answer().rare.as_ref()?.ending.as_ref().map(|ending| ending.clone_ref(py))
     }
 
-    /// Refuses to go on with the response of a request that is being ended by force. Its exception was caught.
+    /// Refuses to go on with the response of a request that is being ended by force, whose exception was caught, or
+    /// whose time is up. On a busy machine the application may return before the watchdog has looked.
     ///
     /// # Errors
     /// RequestTimeout.
     #[inline]
     pub fn check_time(&self, py: Python<'_>) -> PyResult<()> {
-        if interp::any_endings() { self.check_own_time(py) } else { Ok(()) }
+        if interp::any_endings() || deadlines::own_has_passed() { self.check_own_time(py) } else { Ok(()) }
     }
 
+    #[cold]
     fn check_own_time(&self, py: Python<'_>) -> PyResult<()> {
-        let own = interrupts::current_work().and_then(|work| interp::end_reason_of(py, work.number));
-        match own {
+        let Some(work) = interrupts::current_work() else { return Ok(()) };
+        if deadlines::own_has_passed() {
+            interp::end_work(py, work.number, EndReason::Deadline);
+        }
+        match interp::end_reason_of(py, work.number) {
             Some(reason) if reason != EndReason::Disconnected => {
                 let _ = self.answer().exchange.end_time();
                 Err(RequestTimeout::error(py, reason.message()))
