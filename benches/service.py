@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import socket
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -190,12 +192,30 @@ def ready(contender: Contender, client: Path, seconds: float) -> Figures:
             spinning.append(socket.create_connection(("127.0.0.1", service.port)))
             spinning[-1].sendall(b"GET /spin HTTP/1.1\r\nHost: x\r\n\r\n")
             _wait_until_spinning(count, skipped)
-        times = [_probe(admin) for _ in range(PROBES)]
+        with _before_others():
+            times = [_probe(admin) for _ in range(PROBES)]
     finally:
         for connection in spinning:
             connection.close()
         service.kill()
     return {"median_ms": round(statistics.median(times), 2), "worst_ms": round(max(times), 2), "probes": len(times)}
+
+
+@contextmanager
+def _before_others() -> Iterator[None]:
+    """Let this thread run before all others of the machine: a probe comes from another machine, as a rule.
+
+    Without the privilege to do so, the times include the waits of the probe for a processor.
+    """
+    try:
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    except PermissionError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _wait_until_spinning(count: int, skipped: int) -> None:
