@@ -132,6 +132,18 @@ def restarts() -> str:
     return f"{_table(head, rows)}\n\n{_notes(data, 'gunicorn', *peers, shown='Counted by')}{left_out}"
 
 
+def soak() -> str:
+    """Return the sums of a long run of `make soak-restarts`."""
+    phases = _load("restarts_soak")["phases"]["rmeinheld"]
+    recycles = sum(phase["events"] for phase in phases if phase["name"].startswith("recycles"))
+    others = [f"{phase['events']} {phase['name']}" for phase in phases if not phase["name"].startswith("recycles")]
+    answers = sum(sum(phase["report"]["answers"].values()) for phase in phases)
+    failed = [
+        f"{count} failed at {phase['name']} ({how})" for phase in phases for how, count in phase["failed"].items()
+    ]
+    return f"{recycles:,} recycles, {', '.join(others)}: {answers:,} answers, {', '.join(failed) or 'none failed'}."
+
+
 def _unmeasured(command: str, name: str) -> str:
     return f"Not measured yet: `{command}` writes `benches/results/{name}`."
 

@@ -69,6 +69,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "gunicorn-figures": figures.gunicorn,
     "service-figures": figures.services,
     "restart-figures": figures.restarts,
+    "soak-figures": figures.soak,
 }
 
 
