@@ -10,11 +10,12 @@ import os
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from gunicorn.errors import HaltServer
 
-from rmeinheld import _crew, collector, crew_directory
+from rmeinheld import _crew, collector, crew_directory, otlp
 from rmeinheld._rmeinheld import Scoreboard
 from rmeinheld.health import open_admin_socket
 from rmeinheld.inspect_socket import open_inspect_socket
@@ -89,6 +90,9 @@ class ServiceArbiter(Refreshing):
         self._reporter = Reporter(self.scoreboard)
         self._place: crew_directory.Place | None = None
         self._statsd: StatsdReporter | None = None
+        self._identity = otlp.Identity.take_over(os.environ)
+        self._otlp: otlp.Sender | None = None
+        self._otlp_endpoint: str | None = None
         if self._inherited:
             # The workers of the old master answer probes.
             self._admin = []
@@ -156,10 +160,14 @@ class ServiceArbiter(Refreshing):
         return None if wanted == (os.geteuid(), os.getegid()) else wanted
 
     def _change_admin(self) -> None:
-        """Open the sockets of `admin_bind` and `inspect_socket`, unless they are open.
+        """Open the sockets of `admin_bind` and `inspect_socket`, unless they are open, and send to `otlp_endpoint`.
 
-        Raises OSError or ValueError naming the address.
+        Raises OSError or ValueError naming the address, and StartError without the library of `otlp_endpoint`.
         """
+        if self.settings.otlp_endpoint != self._otlp_endpoint:
+            sender = otlp.sender_of(self.settings, self.scoreboard, self._identity, self.log)
+            self._end_reports()
+            self._otlp, self._otlp_endpoint = sender, self.settings.otlp_endpoint
         wanted, path = self.settings.admin_bind, self.settings.inspect_socket
         self._admin = self._changed(self._admin, wanted, open_admin_socket)
         bind = None if path is None else f"unix:{os.path.abspath(path)}"
@@ -175,8 +183,13 @@ class ServiceArbiter(Refreshing):
         close_sockets(before, unlink=self._is_alone)
         return after
 
+    def _end_reports(self) -> None:
+        if self._otlp is not None:
+            self._otlp.stop()
+
     def _close_all(self) -> None:
-        """Close the sockets, and remove their paths if no other master uses them."""
+        """Send the last report, close the sockets, and remove their paths if no other master uses them."""
+        self._end_reports()
         close_sockets([*self.LISTENERS, *self._admin, *self._inspect], unlink=self._is_alone)
         self.LISTENERS, self._admin, self._inspect = [], [], []
         if self._place is not None:
@@ -207,7 +220,7 @@ class ServiceArbiter(Refreshing):
         self.worker_class = make
         pid = os.getpid()
         try:
-            with signals_kept():
+            with signals_kept(), self._otlp.paused() if self._otlp is not None else nullcontext():
                 started: int = super().spawn_worker()
             return started
         except OSError as error:
@@ -247,6 +260,8 @@ class ServiceArbiter(Refreshing):
         # While two masters serve, the first one reports.
         if self._statsd is not None and not self.master_pid:
             self._statsd.turn(now)
+        if self._otlp is not None and not self.master_pid:
+            self._otlp.start()
 
     def _give_a_head_start(self) -> None:
         """Leave the first worker of a service alone for a moment: the service answers as soon as one is ready."""
@@ -398,8 +413,8 @@ class ServiceArbiter(Refreshing):
             super().reexec()
             return
         pid = os.getpid()
-        place = {} if self._place is None else self._place.environment()
-        with hand_on(self.cfg.env_orig, self.scoreboard, self.LISTENERS, self._admin, self._inspect, place):
+        further = self._identity.environment() | ({} if self._place is None else self._place.environment())
+        with hand_on(self.cfg.env_orig, self.scoreboard, self.LISTENERS, self._admin, self._inspect, further):
             try:
                 super().reexec()
             except BaseException as error:

@@ -74,6 +74,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_service_configuration.py",
     "test_service_crew.py",
     "test_service_health.py",
+    "test_service_otlp.py",
     "test_service_replacement.py",
     "test_service_stop.py",
     "test_service_stuck.py",

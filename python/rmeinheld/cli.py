@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from . import channel_options, collector, ends, error_log, stdio
+from . import channel_options, collector, ends, error_log, otlp, stdio
 from .addresses import Address, parse_address
 from .application import StartError, load_application, mounted
 from .configuration import Command, Resolved, report
@@ -115,6 +115,7 @@ def _check_config(resolved: Resolved) -> None:
     with _error_log(resolved):
         _tls_and_identity(resolved.settings)
         _load_patched(resolved)
+        otlp.check(resolved.settings)
     with _as_start_error():
         _addresses(resolved)
     print(f"rmeinheld: {resolved.target} and its options are in order")
@@ -130,6 +131,7 @@ def _serve_with_arbiter(command: Command, resolved: Resolved) -> None:
         from .patch import patch_all
 
         patch_all()
+    otlp.check(resolved.settings)
     from .gunicorn_worker.application import run_service
 
     if resolved.settings.umask is not None:
@@ -185,6 +187,8 @@ def _serve_alone(resolved: Resolved) -> None:
             app = _load_mounted(resolved)
         with _as_start_error():
             engine = make_engine(app, listeners, settings, tls=tls, access_log=access_log, health=health)
+        scoreboard = None if health is None else health.scoreboard
+        stack.enter_context(otlp.sending(settings, scoreboard, logging.getLogger(error_log.LOGGER_NAME)))
         warn_root()
         if settings.sticky is not None:
             logging.getLogger(error_log.LOGGER_NAME).info(WITHOUT_EFFECT, settings.sticky)

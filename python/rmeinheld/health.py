@@ -90,22 +90,22 @@ class Health:
 
 
 def measures(settings: Settings) -> bool:
-    """Return whether the engine measures: for the inspect socket, for `/metrics`, or for statsd."""
+    """Return whether the engine measures: for the inspect socket, for `/metrics`, for statsd, or for a collector."""
     if settings.inspect_socket is not None:
         return True
-    return settings.metrics and (settings.admin_bind is not None or settings.statsd_host is not None)
+    readers = (settings.admin_bind, settings.statsd_host, settings.otlp_endpoint)
+    return settings.metrics and any(reader is not None for reader in readers)
 
 
 @contextmanager
 def watched(settings: Settings) -> Iterator[Health | None]:
     """Answer probes at `admin_bind`, if it is set, while the block runs. For the command line and a single process.
 
-    Yields None if neither the admin listener nor systemd nor the inspect socket is to know of the server: then nothing
-    is noted.
+    Yields None without an admin listener, systemd, an inspect socket and a collector of metrics: then nothing is noted.
     Raises ValueError for a bad address, and OSError naming an address that it cannot listen on.
     """
     if settings.admin_bind is None:
-        is_noted = "NOTIFY_SOCKET" in os.environ or settings.inspect_socket is not None
+        is_noted = "NOTIFY_SOCKET" in os.environ or (settings.inspect_socket, settings.otlp_endpoint) != (None, None)
         yield Health(ends_process=True) if is_noted else None
         return
     health = Health(ends_process=True)

@@ -6,6 +6,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from typing import ClassVar, Final
+from urllib.parse import urlsplit
 
 from .access_log import validate_format
 from .channel_options import SCHEMES, without_password
@@ -210,6 +211,30 @@ class ChannelUrl(Text):
         """See `Kind.check`."""
         text = super().check(label, value)
         if text.partition("://")[0] not in SCHEMES or "://" not in text:
+            raise self._bad_value(label, without_password(text))
+        return text
+
+
+class CollectorUrl(Text):
+    """The URL of an OpenTelemetry collector. It has no password, as the log names it."""
+
+    ENVIRONMENT: ClassVar[str] = "environment"
+    """Stands for the collector that the variables of OpenTelemetry name."""
+
+    what = f"a URL that begins with http:// or https:// and has neither a user nor a query, or {ENVIRONMENT}"
+    metavar = "URL"
+
+    def check(self, label: str, value: object) -> str:
+        """See `Kind.check`."""
+        text = super().check(label, value)
+        if text == self.ENVIRONMENT:
+            return text
+        try:
+            parts = urlsplit(text)
+            is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_good = False
+        if not is_good or parts.query or parts.fragment or "@" in parts.netloc:
             raise self._bad_value(label, without_password(text))
         return text
 

@@ -52,6 +52,7 @@ TEXTS = {
     "Assignments": "COLOUR=red",
     "CertificateNeed": "required",
     "ChannelUrl": "redis://:word@redis.example/1",
+    "CollectorUrl": "http://collector.example:4318",
     "Count": "7",
     "Directories": "lib",
     "Directory": "lib",

@@ -97,6 +97,8 @@ class Settings(
                 if getattr(self, name) != OPTIONS[name].default:
                     raise ValueError(f"{name} needs certfile: without it the server does not speak TLS")
         check_sticky_with_tls(self.sticky, is_tls=(self.certfile, self.ssl_context) != (None, None))
+        if self.otlp_endpoint is not None and not self.metrics:
+            raise ValueError("otlp_endpoint needs metrics: without them there is nothing to send")
         if self.ready_workers > self.workers:
             raise ValueError(f"ready_workers must be at most workers ({self.workers}), not {self.ready_workers}")
 

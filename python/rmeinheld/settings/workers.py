@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..option_kinds import Choice, Count, Directory, FileName, Mask, Named, Seconds, Switch, Texts
+from ..option_kinds import Choice, CollectorUrl, Count, Directory, FileName, Mask, Named, Seconds, Switch, Texts
 from .option import option
 
 
@@ -181,9 +181,20 @@ class WorkerOptions:
         "--metrics",
         "--no-metrics",
         group="Health",
-        help="Measure requests and the loop, for /metrics at admin_bind and for statsd_host. Without either nothing "
-        "is measured.",
+        help="Measure requests and the loop, for /metrics at admin_bind, statsd_host and otlp_endpoint. Without any of "
+        "these options nothing is measured.",
         precedent="none in Gunicorn; Granian --metrics (off)",
+        scope="command",
+    )
+    otlp_endpoint: str | None = option(
+        None,
+        CollectorUrl(),
+        "--otlp-endpoint",
+        group="Health",
+        help="OpenTelemetry collector that gets the metrics by OTLP over HTTP, as http://HOST:4318. The word "
+        "environment takes it from OTEL_EXPORTER_OTLP_METRICS_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT. Needs the "
+        "extra rmeinheld[otlp]. By default there is none.",
+        precedent="OpenTelemetry OTEL_EXPORTER_OTLP_ENDPOINT; none in Gunicorn",
         scope="command",
     )
     ready_workers: int = option(
