@@ -8,7 +8,9 @@ import importlib
 import inspect
 import re
 import threading
+from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import rmeinheld
@@ -118,7 +120,7 @@ def _class(name: str, node: ast.ClassDef, value: object) -> str:
     makers = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name in ("__init__", "__new__")]
     kind = "exception" if isinstance(value, type) and issubclass(value, BaseException) else "class"
     signature = _signature(makers[0], name, bound=True) if makers else name
-    members: list[str] = []
+    members = [text for maker in makers for text in _attributes_of_init(maker)]
     for each, after in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(each, ast.FunctionDef) and _is_public(each.name):
             members.append(_member(each, getattr(value, each.name, None)))
@@ -128,6 +130,17 @@ def _class(name: str, node: ast.ClassDef, value: object) -> str:
                 members.append(_attribute(each.target.id, ast.unparse(each.annotation), inspect.cleandoc(str(text))))
     body = "\n".join([_docstring(node, value), "", *dict.fromkeys(members)])
     return f":::::{{py:{kind}}} {signature}\n{body}\n:::::\n"
+
+
+def _attributes_of_init(node: ast.FunctionDef) -> Iterator[str]:
+    """Yield an entry for each attribute that `__init__` sets and that a docstring follows."""
+    for each, after in pairwise(node.body):
+        target = each.targets[0] if isinstance(each, ast.Assign) else getattr(each, "target", None)
+        if not isinstance(target, ast.Attribute) or not isinstance(after, ast.Expr) or not _is_public(target.attr):
+            continue
+        if isinstance(after.value, ast.Constant):
+            annotation = ast.unparse(each.annotation) if isinstance(each, ast.AnnAssign) else ""
+            yield _attribute(target.attr, annotation, inspect.cleandoc(str(after.value.value)))
 
 
 def _member(node: ast.FunctionDef, value: object) -> str:

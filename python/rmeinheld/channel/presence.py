@@ -46,7 +46,9 @@ class Change(NamedTuple):
     """A change of the presence: a member has come, has another value, or has gone."""
 
     kind: Literal["join", "update", "leave"]
+    """The kind of the change."""
     key: str
+    """The key of the member."""
     value: Any
     """The value of the member; of "leave", the last one."""
 
