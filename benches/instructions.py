@@ -3,14 +3,16 @@
     python benches/instructions.py               # compare with results/instructions.json
     python benches/instructions.py --write       # count, and write that file
     python benches/instructions.py --only hello --profile /tmp/hello    # where they go, for callgrind_annotate
+    python benches/instructions.py --only hello --server='--access-logfile access'    # dearer: this has to fail
 
-Unlike time, the number hardly depends on other processes: most rows differ by less than 1 % between two runs. Each
-row serves `REQUESTS` requests on one connection under valgrind's callgrind, after some to warm up. Instructions of the
-kernel are not counted. A row that differs by more than `TOLERANCE` from the file fails, in either direction: a gain is
-written into the file by the change that brings it.
+Unlike time, the number hardly depends on other processes: all rows but one differ by less than 0.5 % between runs.
+Each row serves `REQUESTS` requests on one connection under valgrind's callgrind, after some to warm up. Instructions of
+the kernel are not counted. A row that differs from the file by more than its tolerance fails, in either direction: a
+gain is written into the file by the change that brings it.
 
-The number depends on Python, the C library, Flask and the processor's instruction set. The file names them. On another
-combination there is nothing to compare: the script says so and ends with status 0.
+The number depends on the compilers, Python, the C library and Flask. The file names them. On another combination there
+is nothing to compare: the script says so and ends with status 0. The model of the processor does not matter.
+Valgrind shows every program the same one, with AVX2 if the real one has it, and the C library chooses by that.
 """
 
 from __future__ import annotations
@@ -28,10 +30,11 @@ import sys
 import tempfile
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +48,7 @@ REQUESTS = 200
 """Requests that are counted for each row."""
 
 TOLERANCE = 0.02
-"""The difference, as a share, that a row may have."""
+"""The difference, as a share, that a row may have, unless it has its own."""
 
 PATIENCE = 600.0
 """Seconds for the server's start under valgrind, and for any answer."""
@@ -72,6 +75,7 @@ class Row:
     method: str = "GET"
     fields: str = "Host: 127.0.0.1\r\nUser-Agent: wrk\r\nAccept: */*\r\n"
     body: bytes = b""
+    tolerance: float = TOLERANCE
 
     def request(self, number: int) -> bytes:
         """The bytes of one request."""
@@ -91,7 +95,9 @@ ROWS: dict[str, Row] = {
     "hello": Row("/hello", b"world!"),
     "20 response headers": Row("/headers", b"world!"),
     "no Content-Length": Row("/no-length", b"world!"),
-    "generator, 10 x 1 kB": Row("/generator", b"\r\n0\r\n\r\n"),
+    # A thread sends the items that have been held for half a millisecond of real time. On a busy machine, under
+    # valgrind, some are held so long, which costs up to 2 % more.
+    "generator, 10 x 1 kB": Row("/generator", b"\r\n0\r\n\r\n", tolerance=0.04),
     "100 kB": Row("/large", b"world!"),
     "POST, 10 kB echoed": Row(
         "/echo", b"world!", "POST", f"Host: 127.0.0.1\r\nUser-Agent: wrk\r\nContent-Length: {len(ECHOED)}\r\n", ECHOED
@@ -167,14 +173,14 @@ class Client:
 
 
 @contextmanager
-def server(directory: Path) -> Iterator[int]:
-    """The server under callgrind, until the block ends. Yields its port."""
+def server(directory: Path, options: Sequence[str]) -> Iterator[int]:
+    """The server with these further options under callgrind, until the block ends. Yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     command = [
         "valgrind", "--tool=callgrind", f"--callgrind-out-file={directory}/out", f"--dump-before={MARK}",
         sys.executable, "-m", "rmeinheld", "--bind", f"127.0.0.1:{port}", "--keep-alive", "3600", "--turn-budget", "0",
-        "instructions_apps:app",
+        *options, "instructions_apps:app",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     environment["PYTHONPATH"] = os.pathsep.join([*os.environ.get("PYTHONPATH", "").split(os.pathsep), str(HERE)])
@@ -240,12 +246,12 @@ def instructions_of(dump: Path) -> int:
     raise TimeoutError(message)
 
 
-def measure(names: list[str], profile: Path | None = None) -> dict[str, int]:
-    """Instructions for one request of each row."""
+def measure(names: list[str], options: Sequence[str], profile: Path | None = None) -> dict[str, int]:
+    """Instructions for one request of each row, by a server with these further options."""
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         figures = {}
-        with server(directory) as port:
+        with server(directory, options) as port:
             counter = Counter(port, directory)
             for name in names:
                 repeat = Client(port).repeat(ROWS[name])
@@ -263,11 +269,21 @@ def combination() -> dict[str, str]:
         "python": f"{platform.python_version()} ({platform.python_compiler()})",
         "libc": " ".join(platform.libc_ver()),
         "flask": f"{version('flask')}, werkzeug {version('werkzeug')}",
-        "machine": platform.machine(),
+        "machine": platform.machine() + (" with AVX2" if " avx2 " in Path("/proc/cpuinfo").read_text() else ""),
+        "rust": rust(),
         "valgrind": subprocess.run(
             ["valgrind", "--version"], capture_output=True, text=True, check=True
         ).stdout.strip(),
     }
+
+
+def rust() -> str:
+    """The compiler of the extension module, which says so itself."""
+    specification = find_spec("rmeinheld._rmeinheld")
+    if specification is None or specification.origin is None:
+        sys.exit("rmeinheld has no extension module for this interpreter: use `make gauge`")
+    found = re.search(rb"rustc version ([\w.-]+)", Path(specification.origin).read_bytes())
+    return found[1].decode() if found else "unknown"
 
 
 def compare(figures: dict[str, int], expected: dict[str, int]) -> list[str]:
@@ -277,9 +293,9 @@ def compare(figures: dict[str, int], expected: dict[str, int]) -> list[str]:
         before = expected.get(name)
         if before is None:
             complaints.append(f"{name}: no figure in the file")
-        elif abs(figure / before - 1) > TOLERANCE:
-            change = f"{figure:,} instructions instead of {before:,} ({figure / before - 1:+.1%})"
-            complaints.append(f"{name}: {change}")
+        elif abs(figure / before - 1) > (allowed := ROWS[name].tolerance):
+            change = f"{figure / before - 1:+.1%}, where {allowed:.0%} is allowed"
+            complaints.append(f"{name}: {figure:,} instructions instead of {before:,} ({change})")
     return complaints
 
 
@@ -289,6 +305,7 @@ def main() -> int:
     parser.add_argument("--only", help="the rows to count, each by the beginning of its name, with commas")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} instead of comparing")
     parser.add_argument("--profile", type=Path, help="keep callgrind's file of each row under this name")
+    parser.add_argument("--server", default="", help="further options of the server, to plant a regression")
     arguments = parser.parse_args()
     if shutil.which("valgrind") is None:
         print("nothing is counted: valgrind is not installed (Debian: apt-get install valgrind)")
@@ -306,7 +323,7 @@ def main() -> int:
         ]
         print(f"nothing is compared, since {RESULTS.name} is of another combination: {'; '.join(differing)}")
         return 0
-    figures = measure(names, arguments.profile)
+    figures = measure(names, arguments.server.split(), arguments.profile)
     if arguments.write:
         kept = recorded["instructions"] if recorded["combination"] == here else {}
         rows = {name: {**kept, **figures}[name] for name in ROWS if name in {**kept, **figures}}
@@ -318,9 +335,7 @@ def main() -> int:
     for complaint in complaints:
         print(f"FAILED {complaint}")
     if complaints:
-        print(
-            f"More than {TOLERANCE:.0%} away. To write a change that is meant: python benches/instructions.py --write"
-        )
+        print("To write a change that is meant: make gauge BENCH=--write")
     return 1 if complaints else 0
 
 
