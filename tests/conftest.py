@@ -21,6 +21,7 @@ SAME_ON_EVERY_PYTHON = (
     "test_sticky_sessions.py",
     "test_compression.py",
     "test_broadcast.py",
+    "test_arena.py",
     "test_attached_websockets.py",
     "test_attached.py",
     "test_admin_listener.py",
