@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from masters import Load, Masters, Service, wait_until
-from serving import request
+from serving import TIMEOUT, request
 
 type Start = Masters[Service]
 
@@ -44,7 +44,8 @@ def test_an_upgrade_that_stays_loses_no_request_and_keeps_the_files(start: Start
         service.wait_for_log(rf"To end the old one: kill -TERM {service.pid}$")
         assert (pid.read_text(), Path(f"{pid}.2").read_text()) == (f"{service.pid}\n", f"{new}\n")
         service.signal(signal.SIGTERM)
-        assert service.wait() == 0
+        # Process.wait() would wait for the end of the log, which the new master writes, too.
+        assert service.popen.wait(TIMEOUT) == 0
         # It is the only master now, and has another one made at once.
         third = upgrade(service, new)
         service.wait_for_log("Master has been promoted")
