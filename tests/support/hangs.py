@@ -176,8 +176,8 @@ def slow_sql(stage: Stage) -> None:
 def regular_expression(stage: Stage) -> None:
     """A regular expression that backtracks."""
     stage.serve("--block-warning=0.3")
-    # Each letter doubles the time. It should be shorter than ten times the limit. It should be longer than the limit and
-    # the time in which Python code would let the interpreter go, half a second together.
+    # Each letter doubles the time. It should be shorter than ten times the limit, but longer than the limit and the
+    # time in which Python code would let the interpreter go, half a second together.
     letters, seconds = 16, 0.0
     while seconds < 0.7:
         letters += 1
