@@ -3,8 +3,8 @@
     gunicorn --worker-class rmeinheld.gunicorn_worker.Worker app:app
 
 It is an ordinary Gunicorn worker. Nothing happens at import, and Gunicorn opens the sockets. Before the fork only the
-memory is made by which the workers find each other (`rmeinheld.channel`). The signals, `--timeout`,
-`--graceful-timeout` and `--max-requests` work as for Gunicorn's own workers.
+memory is made by which the workers find each other (`rmeinheld.channel`), and the socket of `inspect_socket`. The
+signals, `--timeout`, `--graceful-timeout` and `--max-requests` work as for Gunicorn's own workers.
 `rmeinheld.gunicorn_worker.settings` lists all settings with their effects.
 
 Options come from the environment or `--env`, too: `RMEINHELD_` and the option's name in capitals, such as
@@ -140,12 +140,23 @@ class Worker(_Base):  # type: ignore[misc]
             cls.plain_crew = PlainCrew()
         except OSError as error:
             log.warning("The workers cannot send each other messages of channels: no memory for their crew: %s", error)
+        if settings.inspect_socket is not None:
+            cls._open_inspect_socket(settings.inspect_socket)
         if cfg.preload_app and settings.patch and not is_patched("time"):
             log.warning(
                 "preload_app: the application was imported before its workers patch the standard library, so names and "
                 "locks that it made at import may block. Call rmeinheld.patch.patch_all() at the top of "
                 "gunicorn.conf.py, or forbid the patch by RMEINHELD_PATCH=0"
             )
+
+    @classmethod
+    def _open_inspect_socket(cls, path: str) -> None:
+        try:
+            if cls.plain_crew is None:
+                raise OSError("the workers have no memory in common")
+            cls.plain_crew.open_inspect_socket(path)
+        except OSError as error:
+            raise RuntimeError(f"inspect_socket is {path!r}: {error.strerror or error}") from None
 
     def init_process(self) -> None:
         """Patch the standard library, unless that is forbidden, and start as every Gunicorn worker does, by `run`.
@@ -182,6 +193,8 @@ class Worker(_Base):  # type: ignore[misc]
         self._end_with_master()
         if self.inspect is not None and self.scoreboard is not None:
             self._answer_questions(self.inspect, self.scoreboard)
+        elif self.scoreboard is None and self.plain_crew is not None:
+            self.plain_crew.answer_questions(_Host(self.log))
         if self.cfg.reload and self.scoreboard is not None:
             # Gunicorn's reloader would end this worker.
             self.cfg.set("reload", False)
@@ -290,6 +303,8 @@ class Worker(_Base):  # type: ignore[misc]
         if self.scoreboard is not None:
             board["metrics"] = measures(self.app.resolved.settings)
             board["crew"] = _crew.current()
+        elif self.plain_crew is not None:
+            board = self.plain_crew.board()
         self._engine = engine = _rmeinheld.Server(
             self._application(settings), sockets, settings, tls, ragged, descriptor, **board
         )

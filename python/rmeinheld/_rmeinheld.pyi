@@ -422,6 +422,16 @@ class Server:
     def seconds_left(self) -> float | None:
         """Seconds until the grace period is over; None before `stop()`."""
 
+    def watch_parent(self, descriptor: int, parent: int, orphaned: Callable[[], object]) -> None:
+        """Send heartbeats to a parent process that supervises this one, and find out that it is gone. Before `run`.
+
+        While the loop turns or waits, the modification time of the file `descriptor` (-1: none) is set to the monotonic
+        clock once a second, without the interpreter. `orphaned()` is called once, on a thread of the watchdog, when the
+        process `parent` is no longer the parent, also while a request blocks the loop.
+
+        Raises OSError for a bad descriptor, and ValueError for a number that no process has.
+        """
+
     def run(
         self, wakeup_fd: int = -1, exit_status: int | None = None, on_stop: Callable[[], object] | None = None
     ) -> None:

@@ -6,6 +6,7 @@ import atexit
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from . import _rmeinheld
 from .listeners import Listener, close_all
 
 __all__ = ["End", "defaults", "start_hooks", "state"]
@@ -28,8 +29,8 @@ class End(Protocol):
 defaults: Final[dict[str, object]] = {}
 """Values that the `set_*` functions have set, by the name of the option."""
 
-start_hooks: Final[list[Callable[[End], object]]] = []
-"""Functions that `run` calls when the server starts."""
+start_hooks: Final[list[Callable[[_rmeinheld.Server, End], object]]] = []
+"""Functions that `run` calls with the engine and its end when the server starts."""
 
 
 class ProcessState:

@@ -224,7 +224,7 @@ def _serve(
     with suppress(OSError, ValueError, AttributeError):
         print(start_line(listeners, is_tls=tls is not None), file=sys.stderr, flush=True)
     for hook in start_hooks:
-        hook(end)
+        hook(engine, end)
     _rmeinheld.spawn(ends.name_loop_thread)
     if health is not None:
         health.begin(settings.graceful_timeout)

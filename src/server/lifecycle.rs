@@ -17,6 +17,7 @@ use super::given_descriptor::given_descriptor;
 use super::heartbeat::Heartbeat;
 use super::moving::Moving;
 use super::overdue::OverdueCheck;
+use super::parent_watch::ParentWatch;
 use super::service::LoopService;
 use super::settings::Settings;
 use super::shared::Shared;
@@ -62,6 +63,7 @@ pub struct Server {
     pub(super) stop_signal: Arc<StopSignal>,
     /// The reporter of the watchdog, while the server runs.
     reporter: Mutex<Option<Arc<Reporter>>>,
+    parent_watch: Mutex<Option<ParentWatch>>,
     runtime: Mutex<Option<Arc<Runtime>>>,
 }
 
@@ -135,6 +137,7 @@ impl Server {
             request_limit: settings.worker_connections,
             block_warning: settings.block_warning(),
             reporter: Mutex::default(),
+            parent_watch: Mutex::default(),
             stop_signal: Arc::new(StopSignal::new(gateway.stop_flag().clone(), settings.graceful_timeout(), seat)?),
             prepared: Mutex::new(Some(Prepared {
                 settings,
@@ -149,6 +152,18 @@ impl Server {
             })),
             runtime: Mutex::new(None),
         })
+    }
+
+    /// Send heartbeats to a parent process that supervises this one, and find out that it is gone. Before `run`.
+    ///
+    /// While the loop turns or waits, the modification time of the file `descriptor` (-1: none) is set to the monotonic
+    /// clock once a second, without the interpreter. `orphaned()` is called once, on a thread of the watchdog, when the
+    /// process `parent` is no longer the parent, also while a request blocks the loop.
+    ///
+    /// Raises OSError for a bad descriptor, and ValueError for a number that no process has.
+    fn watch_parent(&self, descriptor: RawFd, parent: i32, orphaned: Py<PyAny>) -> PyResult<()> {
+        *lock(&self.parent_watch) = Some(ParentWatch::new(descriptor, parent, orphaned)?);
+        Ok(())
     }
 
     /// Serve until `stop()`. Returns when the last request has ended or the grace period is over; the loop goes on.
@@ -322,6 +337,9 @@ impl Server {
         let mut checks: Vec<Box<dyn Check>> = vec![Box::new(OverdueCheck::new(Arc::clone(self.stop_signal.seat())))];
         if let (Some(limit), Some(reporter)) = (self.block_warning, reporter) {
             checks.push(Box::new(Blockages::new(limit, reporter.is_unpatched(py), Arc::clone(reporter))));
+        }
+        if let Some(watch) = lock(&self.parent_watch).take() {
+            checks.push(Box::new(watch));
         }
         checks
     }

@@ -53,6 +53,7 @@ mod listening;
 mod measuring;
 mod moving;
 mod overdue;
+mod parent_watch;
 mod service;
 mod settings;
 mod shared;

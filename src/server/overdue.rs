@@ -54,7 +54,10 @@ impl OverdueCheck {
         let what = format!("the request or coroutine {:?}", redacted(&record.label()));
         let why = "it computes in C, or blocks in a call that does not park";
         let then = match self.seat.shared() {
-            Some((board, slot)) if board.ask(slot, REASON) => "The master replaces this worker",
+            // Only our own arbiter has set a key, and it alone looks.
+            Some((board, slot)) if board.service_key().is_some() && board.ask(slot, REASON) => {
+                "The master replaces this worker"
+            }
             _ => "Only the end of this process ends it; several workers (--workers) replace such a worker",
         };
         output::say(&format!("{what} goes on 3 s after it was ended: {why}. {then}."));

@@ -5,6 +5,8 @@
 //! it. The second thread is made when a check first has a [job](Job) that needs the interpreter, for which it may have
 //! to wait. The first thread goes on meanwhile.
 //!
+//! A check may also ask for looks while the loop waits (`Check::longest_sleep`).
+//!
 //! A process may stand still as a whole: by SIGSTOP, or because the machine was suspended. A look that comes far too late
 //! is the sign of it, and the time does not count as time of a turn.
 
@@ -62,6 +64,11 @@ pub trait Check: Send {
     /// Looks at the loop, whose running turn is `turn`; `None` while the loop waits for events. The interpreter must
     /// not be taken, and nothing may be waited for. A loop that waits is looked at only once in a while.
     fn look(&mut self, turn: Option<Turn>) -> Wishes;
+
+    /// The longest time without a look while the loop waits for events. `None`: the next turn is soon enough.
+    fn longest_sleep(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// The watchdog of a server that runs.
@@ -162,14 +169,30 @@ impl Watch {
             if self.idle_looks == IDLE_LOOKS {
                 activity::wake_me_at_the_next_turn();
             } else if self.idle_looks > IDLE_LOOKS {
-                while activity::will_be_woken() && !self.stops.load(Ordering::Acquire) {
-                    thread::park();
+                if !self.sleep_until_a_turn() {
+                    pause = SHORTEST_LOOK;
+                    continue;
                 }
                 self.idle_looks = 0;
                 // The turn that has woken this thread begins now.
                 self.stood_still = (activity::coarse_now(), u64::MAX);
             }
         }
+    }
+
+    /// Sleeps until the next turn, which is to wake this thread, or until the end of the server. Returns false if a
+    /// check has to look earlier.
+    fn sleep_until_a_turn(&self) -> bool {
+        let longest = self.checks.iter().filter_map(|check| check.longest_sleep()).min();
+        let until = longest.map(|longest| Instant::now() + longest);
+        while activity::will_be_woken() && !self.stops.load(Ordering::Acquire) {
+            match until.map(|until| until.saturating_duration_since(Instant::now())) {
+                None => thread::park(),
+                Some(left) if left.is_zero() => return false,
+                Some(left) => thread::park_timeout(left),
+            }
+        }
+        true
     }
 
     /// Has the checks look. Returns the time until the next look.

@@ -38,9 +38,13 @@ ROWS = {
         "test_a_reload_with_a_bad_configuration_changes_nothing_and_is_tried_again",
         "test_sighup_to_a_bad_configuration_ends_the_service",
     ),
-    "`drain_delay`, `admin_bind`, metrics, `inspect_socket`": (
+    "`drain_delay`, `admin_bind`, metrics": (
         "test_readiness_fails_during_drain_delay_and_the_reload_keeps_it",
         "test_a_variable_acts_or_is_refused_with_gunicorns_option",
+    ),
+    "`inspect_socket`": (
+        "test_the_socket_goes_on_with_a_new_master_and_is_removed_with_the_last",
+        "test_the_master_of_an_upgrade_takes_the_path_over",
     ),
     "channels reach": (
         "test_messages_and_members_reach_all_workers_also_after_one_is_killed",

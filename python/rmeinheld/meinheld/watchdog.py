@@ -1,21 +1,23 @@
-"""Calls once a second while the loop of a server turns: Meinheld's `set_watchdog` and `set_fastwatchdog`.
+"""Meinheld's `set_watchdog` and `set_fastwatchdog`, by which a supervisor sees that a process hangs.
 
-The calls come from a coroutine of their own, so they stop when the loop stops. A request that computes for a minute
-causes a minute without a call, by which a supervisor sees that the process hangs.
+The function of `set_watchdog` is called in a coroutine, so its calls stop when the loop stops. `set_fastwatchdog` is a
+part of the engine's watchdog, whose threads need neither the loop nor, for a heartbeat, the interpreter. That watchdog
+also reports a loop that is blocked (option `block_warning`), whether a function is set or not.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from .. import error_log
 from ..coroutine import sleep, spawn
 from ..option_kinds import Count, Seconds
+
+if TYPE_CHECKING:
+    from .. import _rmeinheld
 
 __all__ = ["INTERVAL_SECONDS", "ParentWatch", "Watchdog"]
 
@@ -45,16 +47,21 @@ class ParentWatch:
             Seconds().check("timeout", timeout),
         )
 
-    @property
-    def is_orphan(self) -> bool:
-        """Has the parent ended?"""
-        return os.getppid() != self.parent
+    def start(self, engine: _rmeinheld.Server, stop: Callable[[float], None]) -> None:
+        """Have the engine's watchdog send the beats, and stop the server after its parent.
 
-    def beat(self) -> None:
-        """Show the parent that the loop turns. Raises OSError for a bad descriptor."""
-        if self.descriptor >= 0:
-            now = time.monotonic()
-            os.utime(self.descriptor, (now, now))
+        Raises OSError naming a bad descriptor.
+        """
+
+        def orphaned() -> None:
+            logging.getLogger(error_log.LOGGER_NAME).warning(
+                "the parent process %d is gone: the server stops, and requests in progress have %g s",
+                self.parent,
+                self.timeout,
+            )
+            stop(self.timeout)
+
+        engine.watch_parent(self.descriptor, self.parent, orphaned)
 
 
 class Watchdog:
@@ -64,23 +71,19 @@ class Watchdog:
         self.callback: Callable[[], object] | None = None
         self.parent: ParentWatch | None = None
 
-    def start(self, stop: Callable[[float], None]) -> None:
-        """Watch until the server ends, if a watchdog is set. CoroutineExit then ends the coroutine."""
-        if self.callback is not None or self.parent is not None:
-            spawn(self._watch, stop)
+    def start(self, engine: _rmeinheld.Server, stop: Callable[[float], None]) -> None:
+        """Watch until the server ends, if a watchdog is set. Raises OSError for a bad descriptor."""
+        if self.parent is not None:
+            self.parent.start(engine, stop)
+        if self.callback is not None:
+            spawn(self._call)
 
-    def _watch(self, stop: Callable[[float], None]) -> None:
-        log = logging.getLogger(error_log.LOGGER_NAME)
-        is_stopping = False
+    def _call(self) -> None:
+        # CoroutineExit ends it, at the end of the server.
         while True:
-            if (parent := self.parent) and parent.is_orphan and not is_stopping:
-                log.warning("the parent process %d is gone: the server stops", parent.parent)
-                stop(parent.timeout)
-                is_stopping = True
-            for call in (parent.beat if parent else None, self.callback):
-                try:
-                    if call is not None:
-                        call()
-                except Exception:
-                    log.exception("Error in the watchdog")
+            try:
+                if self.callback is not None:
+                    self.callback()
+            except Exception:
+                logging.getLogger(error_log.LOGGER_NAME).exception("Error in the function of set_watchdog")
             sleep(INTERVAL_SECONDS)

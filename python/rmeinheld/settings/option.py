@@ -31,7 +31,8 @@ class Option:
     defaults.
 
     `gunicorn` is Gunicorn's setting of the same meaning, if there is one. `master` says that a master process acts on
-    the option, so that a worker under Gunicorn's own command cannot change it.
+    the option, so that a worker under Gunicorn's own command cannot change it. `plain` says that such a worker acts on
+    an option that otherwise belongs to the command line.
     """
 
     name: str = ""
@@ -45,6 +46,7 @@ class Option:
     unit: str = ""
     gunicorn: str = ""
     master: bool = False
+    plain: bool = False
     scope: Scope = "server"
 
     @property
@@ -55,7 +57,7 @@ class Option:
     @property
     def is_of_worker(self) -> bool:
         """Can a worker under Gunicorn's own command line act on the option?"""
-        return self.name == "patch" or (not self.master and (self.scope == "server" or bool(self.gunicorn)))
+        return self.plain or (not self.master and (self.scope == "server" or bool(self.gunicorn)))
 
     @property
     def spellings(self) -> tuple[str, ...]:
@@ -87,6 +89,7 @@ def option(
     unit: str = "",
     gunicorn: str = "",
     master: bool = False,
+    plain: bool = False,
     scope: Scope = "server",
 ) -> Any:
     """Return a field of a dataclass that has a row of the table."""
@@ -101,6 +104,7 @@ def option(
         unit=unit,
         gunicorn=gunicorn,
         master=master,
+        plain=plain,
         scope=scope,
     )
     return dataclasses.field(default=default, metadata={"option": row})

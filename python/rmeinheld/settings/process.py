@@ -31,6 +31,7 @@ class ProcessOptions:
         help="Patch the standard library before the application is imported (rmeinheld.patch.patch_all), so that its "
         "waits let other requests run.",
         precedent="Gunicorn's gevent worker always patches",
+        plain=True,
         scope="command",
     )
     dump_signal: str = option(

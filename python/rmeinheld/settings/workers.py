@@ -229,6 +229,7 @@ class WorkerOptions:
         help="Unix socket where `rmeinheld top`, `ctl` and `dump` ask for the state of all workers. Only the user who "
         "starts the server and root may connect. By default there is none.",
         precedent="uWSGI's stats server; Gunicorn's control_socket is for its arbiter alone",
+        plain=True,
         scope="command",
     )
 
