@@ -190,7 +190,7 @@ def set_watchdog(callback: Callable[[], object] | None) -> None:
     """Call `callback()` once a second while the loop of a later `run` turns. None, the default, calls nothing.
 
     It runs in a coroutine. Its exceptions are logged, and the calls go on. While a request blocks the loop there are no
-    calls; the engine's watchdog then reports the request after `block_warning` seconds (an option of `run`, 1 s by
+    calls. The engine's watchdog reports such a request after `block_warning` seconds (an option of `run`, 1 s by
     default), whether a function is set or not. Raises TypeError if it cannot be called.
     """
     if callback is not None and not callable(callback):
@@ -205,8 +205,8 @@ def set_fastwatchdog(fd: int, ppid: int, timeout: float) -> None:
     22. (Meinheld changed the file's mode, which later Gunicorns ignore.) When the process `ppid` is no longer the
     parent, the server stops, with `timeout` seconds for the requests in progress.
 
-    A thread of the engine's watchdog does it, which needs neither the loop nor, for a heartbeat, the interpreter. A turn
-    that lasts longer than a second gives no heartbeat. The end of the parent is noticed all the same.
+    A thread of the engine's watchdog does it, which needs neither the loop nor, for a heartbeat, the interpreter. A
+    turn that lasts longer than a second gives no heartbeat. The end of the parent is noticed all the same.
 
     Raises TypeError or ValueError naming an argument and its bad value. `run` raises OSError for a closed `fd`.
     """

@@ -1,8 +1,8 @@
 """Meinheld's `set_watchdog` and `set_fastwatchdog`, by which a supervisor sees that a process hangs.
 
 The function of `set_watchdog` is called in a coroutine, so its calls stop when the loop stops. `set_fastwatchdog` is a
-part of the engine's watchdog, whose threads need neither the loop nor, for a heartbeat, the interpreter. That watchdog
-also reports a loop that is blocked (option `block_warning`), whether a function is set or not.
+part of the engine's watchdog, whose threads need neither the loop nor, for a heartbeat, the interpreter. The engine's
+watchdog also reports a loop that is blocked (option `block_warning`), whether a function is set or not.
 """
 
 from __future__ import annotations
