@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -144,11 +145,17 @@ def test_every_package_is_installed() -> None:
 
 
 def test_the_wheel_requires_the_versions_of_gunicorn_whose_arbiter_is_known(wheel: Wheel) -> None:
-    (requirement,) = wheel.metadata().get_all("Requires-Dist", [])
+    (requirement,) = [one for one in wheel.metadata().get_all("Requires-Dist", []) if "extra ==" not in one]
     assert requirement.replace(" ", "") in {
         "gunicorn<{1},>={0[0]}.{0[1]}".format(OLDEST, *TOO_NEW),
         "gunicorn>={0[0]}.{0[1]},<{1}".format(OLDEST, *TOO_NEW),
     }
+
+
+def test_the_wheel_has_the_extra_that_messages_name(wheel: Wheel) -> None:
+    assert wheel.metadata().get_all("Provides-Extra") == ["otlp"]
+    (requirement,) = [one for one in wheel.metadata().get_all("Requires-Dist", []) if "extra ==" in one]
+    assert re.fullmatch(r"""opentelemetry-exporter-otlp-proto-http>=[\d.]+; extra == ["']otlp["']""", requirement)
 
 
 def test_an_installed_wheel_imports(installed: Path, tmp_path: Path) -> None:
