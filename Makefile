@@ -171,7 +171,7 @@ format: $(VENV)/.dependencies ## Format Rust and Python.
 	$(BIN)/ruff format
 
 .PHONY: bench
-bench: $(READY) ## Measure against other servers (about 25 minutes; BENCH=--quick to see that it runs).
+bench: $(READY) ## Measure against other servers (an hour or more; BENCH=--quick to see that it runs).
 	$(BIN)/python benches/run.py $(BENCH)
 
 .PHONY: gauge

@@ -112,7 +112,7 @@ def main() -> int:
         contenders.append(GEVENT)
     cores = choose_cores()
     known = facts()
-    backend = Task(app="parked", sleep_seconds=BACKEND_SECONDS, asleep_at_once=2 * CLIENTS)
+    backend = Task("parked", ("/asleep", b"0"), sleep_seconds=BACKEND_SECONDS, asleep_at_once=2 * CLIENTS)
     rounds: dict[str, list[dict[str, float]]] = {contender.name: [] for contender in contenders}
     with running_redis(cores[1]) as port, running_server(RMEINHELD, backend, cores[1]) as backend_server:
         os.environ["BENCH_REDIS_PORT"] = str(port)

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 import results as results_module
-from report import LABELS
+from report import FLOOR, LABELS, UNPATCHED
 
 HERE = Path(__file__).parent
 CHART = HERE.parent / "docs" / "images" / "figures.svg"
@@ -42,7 +42,7 @@ def panels() -> list[Panel]:
     websocket = json.loads((HERE / "results" / "websocket.json").read_text())
 
     def cpu(case: str) -> dict[str, float]:
-        medians = {name: http.median(case, name, "cpu_us") for name in LABELS if name != "floor"}
+        medians = {name: http.median(case, name, "cpu_us") for name in LABELS if name not in (FLOOR, UNPATCHED)}
         found = {LABELS[name].strip("*"): value for name, value in medians.items() if value is not None}
         return dict(sorted(found.items(), key=lambda item: item[1]))
 

@@ -8,6 +8,7 @@ import os
 import re
 import select
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,40 @@ def run_wrk(
     if result.returncode != 0:
         raise LoadError(f"wrk failed: {(result.stderr or result.stdout).strip()}")
     return parse_wrk(result.stdout)
+
+
+@dataclass(frozen=True)
+class Load:
+    """Requests, which each connection sends in rotation.
+
+    `rate` is the number of requests per second of all connections; 0: without pauses. A connection ends after
+    `per_connection` answers; 0: never.
+    """
+
+    requests: tuple[bytes, ...]
+    connections: int
+    rate: int = 0
+    per_connection: int = 0
+
+
+def run_rate_client(program: Path, load: Load, port: int, seconds: float, core: int) -> dict[str, float]:
+    """One run of rate_client.c on `core`; raises LoadError if a request failed."""
+    with tempfile.TemporaryDirectory() as directory:
+        files = [Path(directory) / str(number) for number in range(len(load.requests))]
+        for file, request in zip(files, load.requests, strict=True):
+            file.write_bytes(request)
+        numbers = (port, load.connections, seconds, load.rate, load.per_connection)
+        with pinned_to(core):
+            result = subprocess.run(
+                [str(program), *map(str, numbers), *map(str, files)],
+                capture_output=True, text=True, timeout=seconds + GRACE_SECONDS, check=False,
+            )  # fmt: skip
+    if result.returncode != 0:
+        raise LoadError(f"rate_client failed: {result.stderr.strip()}")
+    figures: dict[str, float] = json.loads(result.stdout)
+    if figures["errors"] or not figures["requests"]:
+        raise LoadError(f"{figures['errors']} requests failed, {figures['requests']} were answered")
+    return figures
 
 
 class Client:

@@ -87,6 +87,17 @@ def memory(root: int) -> Memory:
     return Memory(resident, proportional, page_tables)
 
 
+def forget_peaks(root: int) -> None:
+    """Let `peak_memory` begin with what is resident now."""
+    for pid in process_tree(root):
+        (PROC / str(pid) / "clear_refs").write_text("5")
+
+
+def peak_memory(root: int) -> int:
+    """The most KiB that were resident, summed over the processes of the tree."""
+    return sum(_fields(PROC / str(pid) / "status").get("VmHWM", 0) for pid in process_tree(root))
+
+
 def context_switches(root: int) -> dict[tuple[int, int], int]:
     """Voluntary and involuntary context switches so far, of each thread (process id, thread id) of the process tree."""
     switches: dict[tuple[int, int], int] = {}

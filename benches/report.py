@@ -9,10 +9,11 @@ from pathlib import Path
 import results as results_module
 from results import Results
 
-FLOOR, BJOERN, OURS = "floor", "bjoern", "rmeinheld"
+FLOOR, BJOERN, OURS, UNPATCHED = "floor", "bjoern", "rmeinheld", "rmeinheld-no-patch"
 LABELS = {
     "floor": "C epoll loop (the floor)",
     "rmeinheld": "**rmeinheld**",
+    "rmeinheld-no-patch": "rmeinheld without patches",
     "bjoern": "Bjoern",
     "fastpysgi": "FastPySGI",
     "fastwsgi": "FastWSGI",
@@ -67,11 +68,48 @@ IDLE = [
 ]
 
 
+def _cpu(titles: dict[str, str]) -> list[Figure]:
+    return [Figure(case, "cpu_us", title, "{:,.1f}") for case, title in titles.items()]
+
+
+ARENA_TITLES = {
+    "arena_baseline": "baseline",
+    "arena_limited": "10 requests a connection",
+    "arena_json": "JSON",
+    "arena_upload": "20 MB upload",
+    "arena_static": "static file",
+}
+ARENA = [*_cpu(ARENA_TITLES), Figure("arena_upload", "peak_mib_more", "MiB more for uploads", "{:,.0f}")]
+FRAMEWORKS = _cpu({"flask_json": "Flask, JSON", "django_page": "Django, page"})
+TESTS = ("db", "queries", "fortunes", "updates")
+DATABASE = {
+    name: [
+        *_cpu({f"{name.lower()}_{test}": test for test in TESTS}),
+        *(
+            Figure(f"{name.lower()}_{test}", "requests_per_second", f"{test}, requests/s", "{:,.0f}", True)
+            for test in TESTS
+        ),
+    ]
+    for name in ("Flask", "Django")
+}
+LATENCY = [
+    Figure(f"rate_{name.lower()}", f"latency_{percentile}_ms", f"{name}, {title} within", "{:.2f}")
+    for name in ("hello", "Flask")
+    for percentile, title in (("p50", "50 %"), ("p99", "99 %"), ("p999", "99.9 %"))
+]
+
 SECTIONS = {
     "CPU per request in us, hello world over keep-alive (and as a multiple of the floor)": HELLO_CPU,
     "Requests per second, hello world over keep-alive": HELLO_THROUGHPUT,
     "Requests that sleep": SLEEP,
     "Doing nothing": IDLE,
+    "CPU per request in us, requests of HttpArena": ARENA,
+    "CPU per request in us, frameworks": FRAMEWORKS,
+    **{
+        f"TechEmpower's tests with PostgreSQL on {name}: CPU per request in us": figures
+        for name, figures in DATABASE.items()
+    },
+    "Latency in ms at a constant rate: hello at 5,000 requests per second, Flask's JSON at 2,000": LATENCY,
 }
 
 
@@ -160,7 +198,7 @@ def _defeats(results: Results) -> str:
         if ours is None:
             continue
         better = []
-        for server in (name for name in LABELS if name not in (FLOOR, OURS)):
+        for server in (name for name in LABELS if name not in (FLOOR, OURS, UNPATCHED)):
             theirs = results.median(figure.case, server, figure.name)
             if theirs is not None and (theirs > ours if figure.more_is_better else theirs < ours):
                 better.append(f"{LABELS[server]} {figure.pattern.format(theirs)}")
@@ -197,7 +235,7 @@ def _notes(results: Results) -> str:
         lines.append("A quick run: it proves that the benchmark works, and its figures count for nothing.")
     if float(facts["load_average_before"]) > 0.5:
         lines.append("Something else was running on this machine, which makes figures worse and ratios doubtful.")
-    lines += [f"Left out: {LABELS[name]}: {reason}." for name, reason in results.left_out.items()]
+    lines += [f"Left out: {LABELS.get(name, name)}: {reason}." for name, reason in results.left_out.items()]
     # One line for each server and reason, however many cases it spoilt.
     failures: dict[tuple[str, str], list[str]] = {}
     for (case, server), reasons in results.problems().items():

@@ -7,6 +7,7 @@ written to a JSON file; the tables are made of medians. See README.md in this di
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -21,11 +22,15 @@ import machine
 import report
 import toolchain
 from load import LoadError, run_wrk
+from loads import write_arena_data
+from postgresql import Missing, running_postgresql
 from results import Measurement, Results
-from scenarios import WARM_UP_SECONDS, Scenario, Setup, all_scenarios
-from servers import FLOOR, PEERS, RMEINHELD, Contender, StartError, rmeinheld_problem, running_server
+from scenarios import WARM_UP_SECONDS, Scenario, Setup, all_scenarios, run_load
+from servers import FLOOR, PEERS, RMEINHELD, UNPATCHED, Contender, StartError, rmeinheld_problem, running_server
 
-GROUPS = ("hello", "nolength", "parked", "memory", "idle", "burst")
+GROUPS = (
+    "hello", "nolength", "parked", "memory", "idle", "burst", "arena", "frameworks", "database", "latency",
+)  # fmt: skip
 # Descriptors that a server and the client need in addition to the connections.
 SPARE_OPEN_FILES = 256
 
@@ -91,7 +96,7 @@ def _choose_contenders(peers: list[str], results: Results) -> list[Contender]:
     contenders = [FLOOR]
     problem = rmeinheld_problem(figures_count=not results.quick)
     if problem is None:
-        contenders.append(RMEINHELD)
+        contenders += [RMEINHELD, UNPATCHED]
     else:
         results.left_out[RMEINHELD.name] = problem
     if peers:
@@ -106,6 +111,8 @@ def _choose_contenders(peers: list[str], results: Results) -> list[Contender]:
 def _takes_part(scenario: Scenario, contender: Contender) -> bool:
     if contender is FLOOR:
         return scenario.has_floor
+    if contender is UNPATCHED:
+        return scenario.has_unpatched
     return contender.serves_while_asleep or not scenario.needs_sleep
 
 
@@ -118,12 +125,14 @@ def _measure(scenario: Scenario, contender: Contender, number: int, setup: Setup
             command = shlex.join(server.command).replace(f"{toolchain.BENCHES.parent}/", "")
             results.commands.setdefault(f"{scenario.cases[0].name}: {contender.name}", command)
             results.answer_heads.setdefault(contender.name, server.answer_head)
-            if scenario.warm_up_connections:
-                # A failure while warming up comes again while measuring, and is reported then.
-                try:
+            # A failure while warming up comes again while measuring, and is reported then.
+            try:
+                if scenario.warm_up_connections:
                     run_wrk(setup.wrk, server.port, scenario.warm_up_connections, WARM_UP_SECONDS, setup.client_core)
-                except LoadError as error:
-                    say(f"  {contender.name}: warming up: {error}")
+                if scenario.warm_up:
+                    run_load(scenario.warm_up, setup, server, min(WARM_UP_SECONDS, setup.rate_seconds))
+            except LoadError as error:
+                say(f"  {contender.name}: warming up: {error}")
             for case in scenario.cases:
                 names.remove(case.name)
                 try:
@@ -183,6 +192,7 @@ def main() -> int:
     try:
         toolchain.compile_program("floor")
         client = toolchain.compile_program("client")
+        rate_client = toolchain.compile_program("rate_client")
         wrk = toolchain.find_wrk()
     except toolchain.MissingTool as error:
         say(str(error))
@@ -204,14 +214,26 @@ def main() -> int:
     setup = Setup(
         wrk=wrk,
         client=client,
+        rate_client=rate_client,
         client_core=client_core,
         seconds=arguments.seconds,
+        rate_seconds=0.3 if arguments.quick else arguments.seconds,
+        rate_connections=8 if arguments.quick else 10_000,
         idle_seconds=2 if arguments.quick else 10,
         idle_connections=idle_connections,
         parked_requests=parked_requests,
     )
     scenarios = [item for item in all_scenarios(idle_connections, parked_requests) if item.group in arguments.only]
-    run_scenarios(scenarios, contenders, arguments.rounds, setup, results)
+    write_arena_data(toolchain.PROGRAMS / "arena")
+    with contextlib.ExitStack() as stack:
+        if "database" in arguments.only:
+            try:
+                os.environ["BENCH_DATABASE"] = stack.enter_context(running_postgresql())
+            except Missing as error:
+                results.left_out["database"] = str(error)
+                say(f"left out: the rows of a database: {error}")
+                scenarios = [item for item in scenarios if item.group != "database"]
+        run_scenarios(scenarios, contenders, arguments.rounds, setup, results)
 
     everything = set(arguments.only) == set(GROUPS) and len(arguments.peers) == len(PEERS)
     _write(results, arguments.output, is_whole=everything and RMEINHELD.name not in results.left_out)

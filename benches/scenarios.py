@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.client
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from load import LoadError, run_wrk, running_client
-from measure import context_switches, cpu_seconds, memory, switches_between
+from load import Load, LoadError, run_rate_client, run_wrk, running_client
+from loads import ARENA, ARENA_BODY, DATABASE, FRAMEWORKS, LATENCY
+from measure import context_switches, cpu_seconds, forget_peaks, memory, peak_memory, switches_between
+from postgresql import CLIENTS
 from servers import Running, Task, get
 
 # The time for work after one load and before the next measurement: closed connections and sleeping requests come to an
@@ -32,8 +34,11 @@ class Setup:
 
     wrk: str
     client: Path
+    rate_client: Path
     client_core: int
     seconds: int  # of each measurement with wrk
+    rate_seconds: float  # of each measurement with rate_client
+    rate_connections: int  # of rate_client at most
     idle_seconds: int
     idle_connections: int
     parked_requests: int
@@ -61,7 +66,9 @@ class Scenario:
     rounds_at_most: int = 1000
     needs_sleep: bool = False  # only for servers that go on serving while a request sleeps
     has_floor: bool = True
+    has_unpatched: bool = False  # whether rmeinheld is measured without its patches, too
     warm_up_connections: int = 0  # of a run of wrk before the first case; 0 for none
+    warm_up: Load | None = None  # for rate_client, before the first case
 
 
 def _throughput(connections: int, times_longer: int, setup: Setup, server: Running) -> Figures:
@@ -78,6 +85,38 @@ def _throughput(connections: int, times_longer: int, setup: Setup, server: Runni
         "requests": float(result.requests),
         "cpu_share": used / result.seconds,
     }
+
+
+def run_load(load: Load, setup: Setup, server: Running, seconds: float) -> Figures:
+    """Run rate_client for this time; raises LoadError if a request failed."""
+    bounded = replace(load, connections=min(load.connections, setup.rate_connections))
+    return run_rate_client(setup.rate_client, bounded, server.port, seconds, setup.client_core)
+
+
+def _load(load: Load, setup: Setup, server: Running) -> Figures:
+    """CPU time, latency and the most memory under a load of rate_client."""
+    time.sleep(SETTLE_SECONDS)
+    forget_peaks(server.pid)
+    before, resident = cpu_seconds(server.pid), memory(server.pid).resident
+    result = run_load(load, setup, server, setup.rate_seconds)
+    used = cpu_seconds(server.pid) - before
+    return {
+        "cpu_us": used / result["requests"] * 1e6,
+        "requests_per_second": result["requests"] / result["seconds"],
+        "latency_p50_ms": result["p50_ms"],
+        "latency_p99_ms": result["p99_ms"],
+        "latency_p999_ms": result["p999_ms"],
+        "peak_mib_more": (peak_memory(server.pid) - resident) / 1024,
+        "requests": result["requests"],
+        "cpu_share": used / result["seconds"],
+    }
+
+
+def _loads(group: str, task: Task, loads: dict[str, Load], has_unpatched: bool = False) -> Scenario:
+    """The loads of one application, one after the other."""
+    cases = tuple(Case(name, partial(_load, load)) for name, load in loads.items())
+    warm_up = next(iter(loads.values()))
+    return Scenario(group, task, cases, has_floor=False, has_unpatched=has_unpatched, warm_up=warm_up)
 
 
 def _idle_memory(setup: Setup, server: Running) -> Figures:
@@ -168,6 +207,7 @@ def all_scenarios(idle_connections: int, parked_requests: int) -> list[Scenario]
             "hello",
             Task(),
             tuple(Case(f"hello_c{count}", partial(_throughput, count, 1)) for count in (1, 64, 512)),
+            has_unpatched=True,
             warm_up_connections=64,
         ),
         Scenario(
@@ -179,7 +219,7 @@ def all_scenarios(idle_connections: int, parked_requests: int) -> list[Scenario]
         ),
         Scenario(
             "parked",
-            Task(app="parked", asleep_at_once=1000),
+            Task("parked", ("/asleep", b"0"), asleep_at_once=1000),
             (Case("parked100ms_c1000", partial(_throughput, 1000, PARKED_TIMES_LONGER)),),
             needs_sleep=True,
             has_floor=False,
@@ -193,18 +233,22 @@ def all_scenarios(idle_connections: int, parked_requests: int) -> list[Scenario]
         ),
         Scenario(
             "memory",
-            Task(app="parked", sleep_seconds=PARKED_SECONDS, asleep_at_once=parked_requests),
+            Task("parked", ("/asleep", b"0"), sleep_seconds=PARKED_SECONDS, asleep_at_once=parked_requests),
             (Case("memory_parked", _parked_memory),),
             needs_sleep=True,
             has_floor=False,
         ),
         Scenario(
             "burst",
-            Task(app="parked", sleep_seconds=1.0, asleep_at_once=parked_requests),
+            Task("parked", ("/asleep", b"0"), sleep_seconds=1.0, asleep_at_once=parked_requests),
             (Case("burst", _burst),),
             needs_sleep=True,
             has_floor=False,
         ),
         # A window of 10 s is a mean already; three windows show whether it holds.
         Scenario("idle", Task(), (Case("idle", _idle_switches),), rounds_at_most=3),
+        _loads("arena", Task("arena.app:app", ("/pipeline", b"ok"), longest_body=ARENA_BODY), ARENA),
+        *(_loads("frameworks", Task(app), loads, has_unpatched=True) for app, loads in FRAMEWORKS.items()),
+        *(_loads("database", Task(app, asleep_at_once=CLIENTS), loads) for app, loads in DATABASE.items()),
+        *(_loads("latency", Task(app), loads) for app, loads in LATENCY.items()),
     ]

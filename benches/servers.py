@@ -36,10 +36,17 @@ class StartError(Exception):
 class Task:
     """The task of a server. The rest of its settings stay at their defaults."""
 
-    app: str = "hello"  # of apps.py; for Gunicorn also "module:app"
+    app: str = "hello"  # of apps.py, or "module:app"
+    first: tuple[str, bytes] = ("/", b"Hello, world!")  # the path of the first request, and what answers it
     sleep_seconds: float = 0.1
     asleep_at_once: int = 0  # requests that must be able to sleep at the same time
     idle_connections: int = 0  # connections that must be able to stay open without a request
+    longest_body: int = 0  # of a request; 0: the server's default suffices
+
+    @property
+    def target(self) -> str:
+        """The application as "module:app"."""
+        return self.app if ":" in self.app else f"apps:{self.app}"
 
 
 @dataclass(frozen=True)
@@ -67,26 +74,39 @@ def _floor(port: int, task: Task) -> list[str]:
     return [str(PROGRAMS / "floor"), str(port)]
 
 
+def _in_python(task: Task) -> str:
+    """Statements that bind the application to `app`."""
+    module, name = task.target.split(":")
+    return f"from {module} import {name} as app; "
+
+
 def _rmeinheld(port: int, task: Task) -> list[str]:
     command = [sys.executable, "-m", "rmeinheld", "--bind", f"127.0.0.1:{port}", "--backlog", str(BACKLOG)]
     if task.asleep_at_once:
         command += ["--worker-connections", str(2 * task.asleep_at_once)]
     if task.idle_connections:
         command += ["--keep-alive", str(HOLD_SECONDS)]
-    return [*command, "--chdir", str(BENCHES), f"apps:{task.app}"]
+    if task.longest_body:
+        command += ["--limit-request-body", str(task.longest_body)]
+    return [*command, "--chdir", str(BENCHES), task.target]
+
+
+def _unpatched(port: int, task: Task) -> list[str]:
+    return [*_rmeinheld(port, task), "--no-patch"]
 
 
 def _bjoern(port: int, task: Task) -> list[str]:
-    script = f"import bjoern, apps; bjoern.run(apps.{task.app}, '127.0.0.1', {port}, listen_backlog={BACKLOG})"
-    return [str(peers_python()), "-c", script]
+    script = f"import bjoern; bjoern.run(app, '127.0.0.1', {port}, listen_backlog={BACKLOG})"
+    return [str(peers_python()), "-c", _in_python(task) + script]
 
 
 def _fastpysgi(port: int, task: Task) -> list[str]:
+    longest = f"fastpysgi.server.max_content_length = {task.longest_body}; " if task.longest_body else ""
     script = (
-        f"import fastpysgi, apps; fastpysgi.server.backlog = {BACKLOG}; "
-        f"fastpysgi.run(wsgi_app=apps.{task.app}, host='127.0.0.1', port={port})"
+        f"import fastpysgi; fastpysgi.server.backlog = {BACKLOG}; {longest}"
+        f"fastpysgi.run(wsgi_app=app, host='127.0.0.1', port={port})"
     )
-    return [str(peers_python()), "-c", script]
+    return [str(peers_python()), "-c", _in_python(task) + script]
 
 
 def _granian(port: int, task: Task) -> list[str]:
@@ -96,7 +116,7 @@ def _granian(port: int, task: Task) -> list[str]:
     command += ["--workers", "1", "--blocking-threads", str(threads), "--backlog", str(BACKLOG)]
     if task.asleep_at_once or task.idle_connections:
         command += ["--backpressure", str(2 * max(task.asleep_at_once, task.idle_connections))]
-    return [*command, "--log-level", "warning", f"apps:{task.app}"]
+    return [*command, "--log-level", "warning", task.target]
 
 
 def gunicorn(python: str, worker: str, workers: int = 1) -> Callable[[int, Task], list[str]]:
@@ -107,8 +127,7 @@ def gunicorn(python: str, worker: str, workers: int = 1) -> Callable[[int, Task]
         options += ["--backlog", str(BACKLOG), "--keep-alive", str(HOLD_SECONDS), "--log-level", "warning"]
         if task.asleep_at_once or task.idle_connections:
             options += ["--worker-connections", str(2 * max(task.asleep_at_once, task.idle_connections))]
-        app = task.app if ":" in task.app else f"apps:{task.app}"
-        return [python, "-m", "gunicorn", *options, "--chdir", str(BENCHES), app]
+        return [python, "-m", "gunicorn", *options, "--chdir", str(BENCHES), task.target]
 
     return command
 
@@ -116,6 +135,7 @@ def gunicorn(python: str, worker: str, workers: int = 1) -> Callable[[int, Task]
 OUR_WORKER = "rmeinheld.gunicorn_worker.Worker"
 FLOOR = Contender("floor", _floor, serves_while_asleep=False)
 RMEINHELD = Contender("rmeinheld", _rmeinheld, serves_while_asleep=True, sleep_module="rmeinheld.coroutine")
+UNPATCHED = Contender("rmeinheld-no-patch", _unpatched, serves_while_asleep=False)
 GEVENT = Contender("gunicorn-gevent", gunicorn(str(peers_python()), "gevent"), serves_while_asleep=True)
 PEERS = (
     Contender("bjoern", _bjoern, serves_while_asleep=False),
@@ -173,7 +193,7 @@ def get(port: int, path: str) -> tuple[str, bytes]:
 
 def _first_answer(port: int, task: Task) -> str:
     """Ask once, which also warms the server up, and return the head; raises StartError at a wrong answer."""
-    path, expected = ("/asleep", b"0") if task.app == "parked" else ("/", b"Hello, world!")
+    path, expected = task.first
     try:
         head, body = get(port, path)
     except (OSError, http.client.HTTPException) as error:

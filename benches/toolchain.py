@@ -44,6 +44,9 @@ PEER_PACKAGES = (
     Peer("gunicorn-gevent", ("gunicorn[gevent]==27.0.1", "gevent==26.9.0", "redis==8.1.0", "urllib3==2.8.0")),
 )
 
+# Packages of the applications, in the peers' environment.
+APPLICATION_PACKAGES = ("flask==3.1.3", "django==6.1.3", "psycopg[binary,pool]==3.3.9")
+
 
 def compile_program(name: str) -> Path:
     """Compile benches/NAME.c and return the program; raises MissingTool without a compiler or when it fails."""
@@ -96,7 +99,11 @@ def install_peers(names: list[str]) -> dict[str, str]:
         command = [str(peers_python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         try:
             result = subprocess.run(
-                [*command, *peer.requirements], capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False
+                [*command, *peer.requirements, *APPLICATION_PACKAGES],
+                capture_output=True,
+                text=True,
+                timeout=INSTALL_SECONDS,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             left_out[peer.name] = f"pip did not finish within {INSTALL_SECONDS} s"

@@ -6,6 +6,7 @@ of `/static`. `DATABASE_URL` is that of PostgreSQL; `DATABASE_MAX_CONN` is share
 
 from __future__ import annotations
 
+import atexit
 import json
 import mimetypes
 import os
@@ -45,7 +46,16 @@ mimetypes.add_type("image/webp", ".webp")
 _dataset = Path(os.environ.get("DATASET_PATH", "/data/dataset.json"))
 ITEMS: list[dict[str, Any]] = json.loads(_dataset.read_text()) if _dataset.exists() else []
 
-_pool: Any = None
+POOL: Any = None
+if address := os.environ.get("DATABASE_URL"):
+    import psycopg_pool
+
+    # Here rather than at the first request: several could come at once. It connects in the background, again and again.
+    share = int(os.environ.get("DATABASE_MAX_CONN", "256")) // int(os.environ.get("WEB_CONCURRENCY", "1"))
+    POOL = psycopg_pool.ConnectionPool(
+        address, kwargs={"autocommit": True}, min_size=1, max_size=max(2, share), timeout=10, open=True
+    )
+    atexit.register(POOL.close)
 
 
 def text(body: str, status: str = OK) -> Answer:
@@ -122,26 +132,13 @@ def static(environ: Environ) -> Answer:
         return OK, headers, [file.read()]
 
 
-def pool() -> Any:
-    """The connections of this worker to PostgreSQL."""
-    global _pool
-    if _pool is None:
-        import psycopg_pool
-
-        share = int(os.environ.get("DATABASE_MAX_CONN", "256")) // int(os.environ.get("WEB_CONCURRENCY", "1"))
-        _pool = psycopg_pool.ConnectionPool(
-            os.environ["DATABASE_URL"], kwargs={"autocommit": True}, min_size=1, max_size=max(2, share), open=True
-        )
-    return _pool
-
-
 def database(environ: Environ) -> Answer:
     """Items of a range of prices."""
     wanted = {"min": 10, "max": 50, "limit": LONGEST_LIST} | numbers(environ)
     limit = min(max(wanted["limit"], 1), LONGEST_LIST)
     found = []
-    if "DATABASE_URL" in os.environ:
-        with pool().connection() as connection:
+    if POOL is not None:
+        with POOL.connection() as connection:
             rows = connection.execute(QUERY, (wanted["min"], wanted["max"], limit)).fetchall()
         names = ("id", "name", "category", "price", "quantity", "active", "tags")
         found = [
