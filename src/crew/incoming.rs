@@ -41,6 +41,8 @@ struct OpenIncoming {
     source: Option<SourceId>,
     decoder: Decoder<OwnedFd>,
     sender: Option<Sibling>,
+    /// This worker has had the sender stop, so the end says nothing of the sender.
+    is_ending: bool,
 }
 
 /// The next thing to do with a connection.
@@ -66,7 +68,8 @@ impl Incoming {
     /// Errors of epoll_ctl(2).
     pub fn accept(context: Arc<Context>, socket: LocalSocket, peer: PeerCredentials) -> io::Result<Arc<Incoming>> {
         context.counts.incoming.fetch_add(1, Ordering::Relaxed);
-        let reading = OpenIncoming { socket: Some(socket), source: None, decoder: Decoder::default(), sender: None };
+        let decoder = Decoder::default();
+        let reading = OpenIncoming { socket: Some(socket), source: None, decoder, sender: None, is_ending: false };
         let incoming = Arc::new(Incoming {
             context,
             peer,
@@ -98,8 +101,10 @@ impl Incoming {
 
     /// Has the sender send nothing more. Messages that the kernel has taken are still read, and the connection ends.
     pub fn end_reading(&self) {
-        if let Some(socket) = &lock(&self.reading).socket {
+        let mut reading = lock(&self.reading);
+        if let Some(socket) = &reading.socket {
             socket.end_reading();
+            reading.is_ending = true;
         }
     }
 
@@ -119,7 +124,7 @@ impl Incoming {
 
     fn step(&self) -> IncomingStep {
         let mut reading = lock(&self.reading);
-        let OpenIncoming { socket: Some(socket), decoder, sender, source } = &mut *reading else {
+        let OpenIncoming { socket: Some(socket), decoder, sender, source, .. } = &mut *reading else {
             return IncomingStep::Wait;
         };
         match (decoder.next_arrival(), *sender) {
@@ -168,7 +173,7 @@ impl Incoming {
                 format!("closed a connection{name} to the crew's socket (process {process}, user {user}): {fault}");
             self.context.complain(&text);
         }
-        if let Some(sender) = sender {
+        if let Some(sender) = sender.filter(|_| !lock(&self.reading).is_ending) {
             self.context.host.gone(sender);
         }
     }

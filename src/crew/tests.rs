@@ -223,6 +223,10 @@ fn a_worker_that_ends_gets_every_letter_that_was_sent_and_refuses_later_ones() {
         until(|| !two.crew.is_receiving(), || "the connections do not end".to_owned());
         assert!(matches!(three.send(2, b"late"), Err(NotSent::NoSibling(2))));
         assert_eq!(two.count("received"), 52);
+        // The end of its connections is the worker's own doing. The loop has come to that before this letter.
+        three.send(1, b"later").unwrap();
+        one.until(|heard| heard.letters.len() == 1);
+        assert_eq!(lock(&two.ear.0).gone, []);
     });
 }
 
