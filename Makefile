@@ -152,7 +152,7 @@ docstrings: $(READY) ## Write the docstrings of the compiled module, which are R
 types: $(READY) ## Check the types of Python code, and the stubs against the compiled module.
 	$(BIN)/mypy -p rmeinheld
 	MYPYPATH=tests/support:tests/apps:tests/suites:tests/stdlib:tests/fuzz:.ci:docs/_extensions $(BIN)/mypy tests .ci
-	MYPYPATH=benches $(BIN)/mypy benches
+	MYPYPATH=benches:tests/support $(BIN)/mypy benches
 	$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml rmeinheld._rmeinheld
 
 .PHONY: docs
@@ -193,6 +193,10 @@ bench-websocket: $(READY) ## Measure WebSockets, ours and others' (takes BENCH t
 .PHONY: bench-chat
 bench-chat: $(READY) ## Measure the chat: 50,000 WebSockets in two workers, 1,000 joins (takes BENCH too).
 	$(BIN)/python benches/chat.py $(BENCH)
+
+.PHONY: bench-sticky
+bench-sticky: $(READY) ## Check every event of 200 clients of Flask-SocketIO while workers are replaced (takes BENCH too).
+	$(BIN)/python benches/sticky.py $(BENCH)
 
 .PHONY: bench-gunicorn
 bench-gunicorn: $(READY) ## Measure what Gunicorn adds, and two workers compared with one (takes BENCH too).
