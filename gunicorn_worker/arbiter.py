@@ -253,7 +253,7 @@ class ServiceArbiter(Refreshing):
         for worker in list(self.WORKERS.values()):
             if worker.age in step.leave:
                 self._retire(worker, now)
-        keep(self.scoreboard, self.num_workers)
+        self._keep_places()
         self._is_changing = bool(step.start) or any(self._state(one) != "ready" for one in self.WORKERS.values())
         self._report_number()
         collector.resume()
@@ -262,6 +262,13 @@ class ServiceArbiter(Refreshing):
             self._statsd.turn(now)
         if self._otlp is not None and not self.master_pid:
             self._otlp.start()
+
+    def _keep_places(self) -> None:
+        """Have each place held by the right worker. Those of a master that leaves go to workers of its successor."""
+        wanted = self.num_workers
+        if self.reexec_pid:
+            wanted = max(wanted, len(self.scoreboard.places()))
+        keep(self.scoreboard, wanted)
 
     def _give_a_head_start(self) -> None:
         """Leave the first worker of a service alone for a moment: the service answers as soon as one is ready."""
@@ -288,7 +295,7 @@ class ServiceArbiter(Refreshing):
                 self.kill_worker(pid, signal.SIGKILL)
         was_complete, self._is_complete = self._is_complete, self._ready(self._stale) >= self.num_workers
         # The places are complete before the log says so.
-        keep(self.scoreboard, self.num_workers)
+        self._keep_places()
         if self._is_complete and not was_complete:
             self.log.info("Workers ready: %d", self.num_workers)
             self._reporter.settle()

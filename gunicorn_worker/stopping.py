@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["KILL_SECONDS", "Stopping"]
 
 BRISK_SECONDS: Final = 0.1
-"""Most time between two looks at the workers while a worker starts or leaves."""
+"""Most time between two looks at the workers while a worker starts or leaves, or there is an older master.
+
+Its workers end if it is killed, and their sessions need others."""
 
 KILL_SECONDS: Final = 2.0
 """Time after graceful_timeout, in which a worker answers what is left, until the master kills it."""
@@ -64,10 +66,13 @@ class Stopping(Arbiter):  # type: ignore[misc]
     def _close_all(self) -> None:
         raise NotImplementedError
 
+    def _keep_places(self) -> None:
+        raise NotImplementedError
+
     def wait_for_signals(self, timeout: float = 1.0) -> list[int]:
-        """Wait for signals, more briefly while a worker starts or leaves: it may not be allowed to send one."""
+        """Wait for signals, more briefly while workers start or leave: they may not be allowed to send one."""
         self._reporter.turn()
-        longest = self._reporter.limit(min(timeout, BRISK_SECONDS) if self._is_changing else timeout)
+        longest = self._reporter.limit(min(timeout, BRISK_SECONDS) if self._is_changing or self.master_pid else timeout)
         signals: list[int] = super().wait_for_signals(longest)
         if not self._is_ending:
             # The signal may come just after the end of the old master.
@@ -97,10 +102,14 @@ class Stopping(Arbiter):  # type: ignore[misc]
         close_sockets(self.LISTENERS, unlink=self._is_alone)
         self.LISTENERS = []
         number = signal.SIGTERM if graceful else signal.SIGQUIT
-        for pid, worker in list(self.WORKERS.items()):
-            # A worker that is importing has nothing to finish.
-            is_booting = self.scoreboard.state(worker.slot) == "booting"
+        states = {pid: self.scoreboard.state(worker.slot) for pid, worker in self.WORKERS.items()}
+        for worker in self.WORKERS.values():
             self.scoreboard.set_state(worker.slot, "draining")
+        # Workers of another master take the places now, instead of when that master looks next.
+        self._keep_places()
+        for pid, state in states.items():
+            # A worker that is importing has nothing to finish.
+            is_booting = state == "booting"
             if self._is_interrupted:
                 # Only a terminal has sent it to the workers, too. They say then what they wait for.
                 self.kill_worker(pid, signal.SIGINT)
