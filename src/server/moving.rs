@@ -22,9 +22,12 @@ use crate::crew::{Crew, NotSent};
 use crate::event_loop;
 use crate::interp::{Level, log};
 
-/// A sibling whose loop has not turned for this long gets no further connection. Shorter turns are waited for, as with
-/// one worker: the client would gain nothing from an error.
+/// A sibling whose loop has not turned for this long gets no further connection, if another worker will do.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same where no other worker will do. Shorter turns are waited for, as with one worker: an error would end a session
+/// that is alive. A loop is unhealthy after the same time (`crew::probe`).
+const PATIENCE_FOR_SESSIONS: Duration = Duration::from_secs(5);
 
 /// The most time for the messages of siblings that have arrived when the server ends.
 const LAST_MESSAGES: Duration = Duration::from_millis(500);
@@ -127,7 +130,8 @@ impl Moving {
             return Err(Unmoved::NoWorker);
         }
         let age = self.board.turn_age(slot);
-        if age >= PATIENCE {
+        let patience = if self.sticky.may_serve_others() { PATIENCE } else { PATIENCE_FOR_SESSIONS };
+        if age >= patience {
             return Err(Unmoved::Computes(age));
         }
         if self.sticky.may_serve_others() {

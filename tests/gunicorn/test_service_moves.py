@@ -264,13 +264,24 @@ def test_a_sibling_that_takes_no_more_is_answered_for_with_503(start: Start) -> 
     assert service.get("/", two.field)["pid"] == two.pid
 
 
-def test_a_sibling_that_computes_gets_no_further_connection(start: Start) -> None:
+def test_a_sibling_that_computes_for_seconds_is_waited_for(start: Start) -> None:
     service = start(*HEADER, app=APP)
     service.await_ready()
     one, two = homes(service)
-    with at(service, two) as busy, at(service, one) as free:
-        busy.send(request("GET", "/compute/3", two.field))
+    with at(service, two) as busy, at(service, one) as waiting:
+        busy.send(request("GET", "/compute/2", two.field))
         service.wait_for_log(rf"\[{two.pid}\].* has blocked the loop for 1\.")
+        assert answer(waiting, request("GET", "/", two.field))["pid"] == two.pid
+        assert json.loads(busy.read_response().body)["pid"] == two.pid
+
+
+def test_a_sibling_that_computes_for_too_long_gets_no_further_connection(start: Start) -> None:
+    service = start(*HEADER, "--block-warning", "5.1", "--keep-alive", "60", app=APP)
+    service.await_ready()
+    one, two = homes(service)
+    with at(service, two) as busy, at(service, one) as free:
+        busy.send(request("GET", "/compute/9", two.field))
+        service.wait_for_log(rf"\[{two.pid}\].* has blocked the loop for [5-8]\.")
         assert service.status(request("GET", "/", two.field)) == 503
         service.wait_for_log(
             r"belongs to the worker of slot \d+, which cannot take it: its loop has not turned for \d\.\d s"
