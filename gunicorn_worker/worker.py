@@ -218,6 +218,7 @@ class Worker(_Base):  # type: ignore[misc]
             place=None if self.place is None else str(self.place),
             master=self.ppid,
             host=_Host(self.log),
+            sticky=self.app.resolved.settings.sticky is not None,
         )
         atexit.register(inspector.stop)
 

@@ -1264,7 +1264,8 @@ class Inspector:
     It works with a duplicate of `descriptor`, a listening Unix socket that several processes may share. The worker has
     claimed `slot` of `scoreboard`. `place` is where the workers find each other, as `Crew` takes it; None for a single
     process. `master` is the process id of the arbiter, or None. `user` is the number of a user who may ask, apart from
-    the worker's own and root. `host` answers what needs Python code.
+    the worker's own and root. `host` answers what needs Python code. With `sticky` (off by default) the answers have
+    the places of workers, and the connections that have moved between them.
 
     Raises ValueError for a slot or a place that does not exist, and OSError for a bad descriptor.
     """
@@ -1278,6 +1279,7 @@ class Inspector:
         master: int | None,
         user: int,
         host: Host,
+        sticky: bool = False,
     ) -> Self: ...
     def start(self) -> None:
         """Start to answer. A process calls it after its last fork.

@@ -70,10 +70,11 @@ def answer_questions(
     place: str | None = None,
     master: int | None = None,
     host: Host | None = None,
+    sticky: bool = False,
 ) -> _rmeinheld.Inspector:
     """Start the threads that answer questions on `listener`, in this process. See `_rmeinheld.Inspector`."""
-    number = listener.socket.fileno()
-    inspector = _rmeinheld.Inspector(number, scoreboard, slot, place, master, user, Host() if host is None else host)
+    number, host = listener.socket.fileno(), Host() if host is None else host
+    inspector = _rmeinheld.Inspector(number, scoreboard, slot, place, master, user, host, sticky)
     inspector.start()
     return inspector
 

@@ -103,7 +103,8 @@ pub struct Measures {
     pub taken_over: AtomicU64,
     /// Connections that belong to a sibling which could not take them.
     pub not_handed_over: AtomicU64,
-    _rest_of_line: [u64; 3],
+    /// These three, as the slot's earlier owners have left them.
+    hand_overs_before: [AtomicU64; 3],
     /// Coroutines by the reason of their wait.
     pub waits: [AtomicU64; WAIT_REASONS],
     /// Refused requests, by [`REFUSALS`].
@@ -120,6 +121,17 @@ pub struct Measures {
     pub durations: [[Histogram; STATUS_CLASSES.len()]; METHODS.len()],
     /// Messages of channels, by [`CHANNEL_EVENTS`]. Any thread adds, also without metrics.
     pub channels: [AtomicU64; CHANNEL_EVENTS.len()],
+}
+
+/// Connections that were to move between a worker and its siblings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HandOvers {
+    /// They went to a sibling.
+    pub sent: u64,
+    /// They came from a sibling.
+    pub received: u64,
+    /// They belong to a sibling that could not take them.
+    pub failed: u64,
 }
 
 /// The busy time of a loop at some time, in nanoseconds.
@@ -381,6 +393,17 @@ impl Measures {
         }
     }
 
+    /// The connections that the slot's owner has handed over and taken over.
+    pub fn hand_overs(&self) -> HandOvers {
+        let since = |place: usize, now: u64| now.saturating_sub(self.hand_overs_before[place].load(Ordering::Acquire));
+        let [sent, received, failed] = self.all_hand_overs();
+        HandOvers { sent: since(0, sent), received: since(1, received), failed: since(2, failed) }
+    }
+
+    fn all_hand_overs(&self) -> [u64; 3] {
+        [&self.handed_over, &self.taken_over, &self.not_handed_over].map(|counter| counter.load(Ordering::Acquire))
+    }
+
     /// Ends the numbers that end with the worker; counters stay.
     pub fn release(&self, now: u64) {
         let clock = self.busy_clock.load(Ordering::Relaxed);
@@ -400,6 +423,9 @@ impl Measures {
             &self.offload_threads,
         ];
         gauges.into_iter().chain(&self.waits).for_each(|gauge| gauge.store(0, Ordering::Relaxed));
+        for (before, now) in self.hand_overs_before.iter().zip(self.all_hand_overs()) {
+            before.store(now, Ordering::Release);
+        }
     }
 }
 

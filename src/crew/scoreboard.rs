@@ -70,7 +70,7 @@ use rustix::process::{Pid, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::interest::ChannelInterest;
-use super::measures::{CHANNEL_EVENTS, Measured, Measures};
+use super::measures::{CHANNEL_EVENTS, HandOvers, Measured, Measures};
 
 /// The first eight bytes.
 pub const MAGIC: u64 = u64::from_ne_bytes(*b"RMECREW\0");
@@ -452,6 +452,11 @@ impl Scoreboard {
         slots.map(|slot| slot.websockets_begun.load(Ordering::Acquire)).fold(0, u64::wrapping_add)
     }
 
+    /// The connections that the slot's worker has handed over and taken over.
+    pub fn hand_overs(&self, index: u32) -> HandOvers {
+        self.measures(index).map_or_else(HandOvers::default, Measures::hand_overs)
+    }
+
     /// The measures of a slot that has or had an owner. Reading others would give them memory.
     fn measures(&self, index: u32) -> Option<&Measures> {
         self.slot(index).filter(|slot| slot.generation.load(Ordering::Acquire) > 0).map(|slot| &slot.measures)
@@ -581,7 +586,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::crew::seat::Seat;
+    use crate::crew::seat::{MoveOutcome, Seat};
 
     /// A seat in a slot that was reserved for it, and its number.
     fn worker(board: &Arc<Scoreboard>) -> (Seat, u32) {
@@ -736,6 +741,24 @@ mod tests {
         gone.wait().unwrap();
         board.slot(slot).unwrap().pid.store(gone.id(), Ordering::Relaxed);
         assert_eq!(board.ready_workers(Duration::from_secs(5)), 0);
+    }
+
+    #[test]
+    fn the_next_owner_of_a_slot_counts_its_own_hand_overs() {
+        let board = Arc::new(Scoreboard::new(1).unwrap());
+        let (first, slot) = worker(&board);
+        // Without metrics, too.
+        first.count_hand_over(MoveOutcome::Sent);
+        first.count_hand_over(MoveOutcome::Sent);
+        first.count_hand_over(MoveOutcome::Received);
+        first.count_hand_over(MoveOutcome::Failed);
+        assert_eq!(board.hand_overs(slot), HandOvers { sent: 2, received: 1, failed: 1 });
+        board.release(slot);
+        let (second, _) = worker(&board);
+        assert_eq!(board.hand_overs(slot), HandOvers::default());
+        second.count_hand_over(MoveOutcome::Received);
+        assert_eq!(board.hand_overs(slot), HandOvers { received: 1, ..HandOvers::default() });
+        assert_eq!(board.measured(slot).unwrap().taken_over, 2);
     }
 
     #[test]

@@ -166,9 +166,10 @@ impl Seat {
         }
     }
 
-    /// Counts a connection that was to move between workers, if anything is measured. From any thread.
+    /// Counts a connection that was to move between workers. From any thread.
     pub fn count_hand_over(&self, outcome: MoveOutcome) {
-        if let Some(measures) = self.measures() {
+        if is_owner() {
+            let measures = &self.slot().measures;
             let counter = match outcome {
                 MoveOutcome::Sent => &measures.handed_over,
                 MoveOutcome::Received => &measures.taken_over,

@@ -23,7 +23,8 @@ use crate::sync::lock;
 /// It works with a duplicate of `descriptor`, a listening Unix socket that several processes may share. The worker has
 /// claimed `slot` of `scoreboard`. `place` is where the workers find each other, as `Crew` takes it; None for a single
 /// process. `master` is the process id of the arbiter, or None. `user` is the number of a user who may ask, apart from
-/// the worker's own and root. `host` answers what needs Python code.
+/// the worker's own and root. `host` answers what needs Python code. With `sticky` (off by default) the answers have
+/// the places of workers, and the connections that have moved between them.
 ///
 /// Raises ValueError for a slot or a place that does not exist, and OSError for a bad descriptor.
 #[pyclass(frozen, module = "rmeinheld._rmeinheld")]
@@ -35,7 +36,8 @@ pub struct Inspector {
 #[pymethods]
 impl Inspector {
     #[new]
-    #[pyo3(signature = (descriptor, scoreboard, slot, place, master, user, host))]
+    #[pyo3(signature = (descriptor, scoreboard, slot, place, master, user, host, sticky = false))]
+    #[expect(clippy::too_many_arguments, reason = "they are arguments of Python")]
     fn new(
         descriptor: RawFd,
         scoreboard: PyRef<'_, SharedScoreboard>,
@@ -44,6 +46,7 @@ impl Inspector {
         master: Option<u32>,
         user: u32,
         host: Py<PyAny>,
+        sticky: bool,
     ) -> PyResult<Inspector> {
         let slot = scoreboard.checked(slot)?;
         let place = place.map(|text| {
@@ -51,7 +54,8 @@ impl Inspector {
                 || PyValueError::new_err(format!("a place is an absolute path, or @ and a name, not {text:?}"));
             CrewPlace::parse(text).ok_or_else(refused)
         });
-        let worker = OwnWorker::new(Arc::clone(scoreboard.board()), slot, place.transpose()?, master, user);
+        let worker =
+            OwnWorker::new(Arc::clone(scoreboard.board()), slot, place.transpose()?, master, user).sticky(sticky);
         let listener = given_descriptor(descriptor, "the inspect socket", LocalListener::shared)?;
         let prepared = Mutex::new(Some((listener, worker, PythonInspectHost { host })));
         Ok(Inspector { prepared, threads: Mutex::default() })

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 
 from certificates import make_certificate
 from counting_clients import TRANSPORTS, CountingClient
+from inspecting import rmeinheld
 from masters import Masters, Service, wait_until
+from rmeinheld.inspection.client import Client
 from serving import request
 
 type Start = Masters[Service]
@@ -86,6 +89,65 @@ def test_a_crash_and_a_reload_move_no_other_session(start: Start) -> None:
     wait_until(lambda: together(pids_of(service, rooms)) == together(before), service.log)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGWINCH])
+def test_at_an_upgrade_each_session_moves_once(start: Start, number: signal.Signals) -> None:
+    service = started(start, "header:X-Room")
+    before = pids_of(service, range(8))
+    service.popen.send_signal(signal.SIGUSR2)
+    service.wait_for_log("The new master is ready")
+    old = set(service.workers()[:4])
+    # Workers of both masters accept connections, and the sessions stay where they are.
+    seen = {room: [pid] for room, pid in pids_of(service, range(8), repeat=4).items()}
+    assert {room: pids[0] for room, pids in seen.items()} == before
+    os.kill(service.masters()[0], number)
+
+    def all_have_moved() -> bool:
+        for room, pids in seen.items():
+            pid = service.get("/", f"X-Room: {room}")["pid"]
+            if pid != pids[-1]:
+                pids.append(pid)
+        return not old & set(service.running())
+
+    wait_until(all_have_moved, service.log)
+    assert all_have_moved()
+    # One worker of the old master, then one of the new one.
+    assert [len(pids) for pids in seen.values()] == [2] * 8, seen
+    assert not old & {pids[1] for pids in seen.values()}
+    if number == signal.SIGWINCH:
+        # The old master goes on.
+        service.popen.terminate()
+    assert service.wait() == 0
+
+
+def test_the_commands_show_places_and_moved_connections(start: Start, tmp_path: Path) -> None:
+    path = str(tmp_path / "inspect.sock")
+    service = started(start, "header:X-Room", "--inspect-socket", path)
+    with service.connect() as connection:
+        owners = [json.loads(connection.request(request("GET", "/", f"X-Room: {n}")).body)["pid"] for n in range(12)]
+    (first, second) = list(dict.fromkeys(owners))[:2]
+    moves = sum(one != other for one, other in pairwise(owners))
+    workers = Client(path).ask("workers")["workers"]
+    assert sorted(one["place"] for one in workers) == [0, 1, 2, 3]
+    # The first request may have moved, too.
+    for name in ("moved_out", "moved_in"):
+        assert sum(one[name] for one in workers) in (moves, moves + 1)
+    assert all(one["moved_in"] for one in workers if one["pid"] in owners[1:])
+    assert [one["moves_refused"] for one in workers] == [0] * 4
+    titles, *rows = rmeinheld(tmp_path, "ctl", "--inspect-socket", path, "workers").splitlines()
+    assert titles.split()[-5:] == ["PLACE", "OUT", "IN", "REFUSED", "NOTE"]
+    expected = [[str(one[name]) for name in ("place", "moved_out", "moved_in", "moves_refused")] for one in workers]
+    assert [row.split()[-4:] for row in rows] == expected
+    # A replacement counts from 0.
+    os.kill(first, signal.SIGTERM)
+    wait_until(lambda: len(service.workers()) == 5 and len(service.running()) == 4, service.log)
+    wait_until(lambda: all(one["place"] is not None for one in Client(path).ask("workers")["workers"]), service.log)
+    look = json.loads(rmeinheld(tmp_path, "top", "--inspect-socket", path, "--once", "--json", "--interval", "0.1"))
+    moved = {one["pid"]: (one["moved_out"], one["moved_in"]) for one in look["workers"]}
+    assert moved[service.workers()[-1]] == (0, 0)
+    before = next((one["moved_out"], one["moved_in"]) for one in workers if one["pid"] == second)
+    assert moved[second] == before
+
+
 def test_pipelined_requests_of_other_workers_are_answered_in_order(start: Start) -> None:
     service = started(start, "header:X-Room")
     expected = pids_of(service, range(8))
@@ -135,9 +197,9 @@ def test_a_cookie_of_ours_keeps_a_session_and_a_forged_one_is_replaced(start: St
     old = set(service.workers()[:5])
     os.kill(service.masters()[0], signal.SIGTERM)
     wait_until(lambda: not old & set(service.running()), service.log)
-    wait_until(lambda: ask(f"Cookie: {value}")[1] is None, service.log)
-    # The new master notices within a second that the old one is gone, and gives its places to its own workers.
-    wait_until(lambda: len({ask(f"Cookie: {value}")[0]["pid"] for _ in range(8)}) == 1, service.log)
+    answers = [ask(f"Cookie: {value}") for _ in range(8)]
+    assert {cookie for _, cookie in answers} == {None}
+    assert len({answer["pid"] for answer, _ in answers}) == 1
 
 
 def test_the_forwarded_client_decides_behind_a_trusted_proxy(start: Start) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -106,6 +107,22 @@ def test_the_overview_has_rates_workers_and_requests() -> None:
     styles = {line.text.strip(): line.style for line in draw(top, 140, 30)}
     assert [style for line, style in styles.items() if line.startswith("1-1")] == ["bad"]
     assert [line.split()[0] for line, style in styles.items() if style == "selected"] == ["0-1-1"]
+
+
+def test_with_sticky_sessions_the_workers_have_places_and_moves() -> None:
+    server = Server()
+    top = Top(server)
+    top.refresh(10.0)
+    assert "PLACE" not in text(top)
+    server.workers = [
+        worker(0, place=1, moved_out=12, moved_in=34, moves_refused=5),
+        worker(1, place=None, moved_out=0, moved_in=0, moves_refused=0, asks="memory"),
+    ]
+    top.refresh(12.0)
+    titles, first, second = text(top).splitlines()[4:7]
+    assert titles.split()[-5:] == ["PLACE", "OUT", "IN", "REFUSED", "NOTE"]
+    assert first.split()[-4:] == ["1", "12", "34", "5"]
+    assert re.search(r" -    0   0        0  asks to be replaced: memory$", second)
 
 
 def test_a_selected_request_stays_selected_while_others_come_and_go() -> None:

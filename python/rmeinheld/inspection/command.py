@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 from ..application import StartError
 from .client import VERSION, Answer, Asker, Client, InspectError
 from .model import Top, measures
-from .tables import REQUEST_COLUMNS, WORKER_COLUMNS, clean, outcome_of_kill, request_row, table, worker_row
+from .tables import REQUEST_COLUMNS, clean, outcome_of_kill, request_row, table, worker_table
 
 __all__ = ["main", "parser_of"]
 
@@ -26,7 +26,8 @@ No other request of the service ever has the same ID. "ctl requests" and "top" s
 
 CTL: Final = f"""\
 questions and orders:
-  workers           all workers: state, age, requests, connections, the running turn of the loop, memory
+  workers           all workers: state, age, requests, connections, the running turn of the loop, memory;
+                    with --sticky, its place, and connections that went out, came in, or could not go
   requests          the requests in progress, the oldest first; with --all, all coroutines
   stack ID          the Python stack of one request or coroutine
   kill ID           end one request where it is: the client gets 504, or a reset if the response has begun.
@@ -227,7 +228,7 @@ def _print_once(top: Top, asker: Asker, arguments: argparse.Namespace) -> None:
 
 
 def _worker_lines(answer: Mapping[str, Any]) -> list[str]:
-    return table(WORKER_COLUMNS, map(worker_row, answer["workers"]))
+    return worker_table(answer["workers"])
 
 
 def _request_lines(answer: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 __all__ = [
     "REQUEST_COLUMNS",
-    "WORKER_COLUMNS",
     "clean",
     "duration",
     "memory",
@@ -16,7 +15,7 @@ __all__ = [
     "request_row",
     "table",
     "waits",
-    "worker_row",
+    "worker_table",
 ]
 
 WORKER_COLUMNS: Final = (
@@ -31,8 +30,11 @@ WORKER_COLUMNS: Final = (
     "TURN",
     "LOAD",
     "MEMORY",
-    "NOTE",
 )
+STICKY_COLUMNS: Final = ("PLACE", "OUT", "IN", "REFUSED")
+"""Columns of a service with sticky sessions: the worker's place, then connections that went to siblings, that came from
+them, and that a sibling could not take."""
+
 REQUEST_COLUMNS: Final = ("ID", "AGE", "KIND", "WAITS", "FOR", "REQUEST")
 
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -80,7 +82,14 @@ def waits(request: Mapping[str, Any]) -> str:
     return str(request.get("state", "-")) if since is None else duration(since)
 
 
-def worker_row(worker: Mapping[str, Any]) -> tuple[str, ...]:
+def worker_table(workers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line with the titles, and one for each worker."""
+    is_sticky = any("place" in worker for worker in workers)
+    columns = (*WORKER_COLUMNS, *(STICKY_COLUMNS if is_sticky else ()), "NOTE")
+    return table(columns, (worker_row(worker, is_sticky=is_sticky) for worker in workers))
+
+
+def worker_row(worker: Mapping[str, Any], *, is_sticky: bool = False) -> tuple[str, ...]:
     """Return the cells of a worker."""
     notes = [str(worker[name]) for name in ("unanswered",) if worker.get(name)]
     if worker.get("asks"):
@@ -97,8 +106,15 @@ def worker_row(worker: Mapping[str, Any]) -> tuple[str, ...]:
         duration(worker.get("turn_age")),
         f"{worker.get('busy') or 0:.0%}",
         memory(worker.get("memory_bytes")),
+        *(_moves(worker) if is_sticky else ()),
         clean("; ".join(notes)),
     )
+
+
+def _moves(worker: Mapping[str, Any]) -> tuple[str, ...]:
+    place = worker.get("place")
+    counts = (str(worker.get(name, "-")) for name in ("moved_out", "moved_in", "moves_refused"))
+    return "-" if place is None else str(place), *counts
 
 
 def request_row(request: Mapping[str, Any]) -> tuple[str, ...]:

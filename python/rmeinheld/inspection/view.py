@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, Literal, NamedTuple
 
 from .model import Top
-from .tables import REQUEST_COLUMNS, WORKER_COLUMNS, clean, duration, memory, request_row, table, worker_row
+from .tables import REQUEST_COLUMNS, clean, duration, memory, request_row, table, worker_table
 
 __all__ = ["Line", "Style", "draw", "summary"]
 
@@ -43,7 +43,7 @@ def draw(top: Top, width: int, height: int) -> list[Line]:
 
 def _overview(top: Top, height: int) -> list[Line]:
     lines = [Line(text, "title" if number == 0 else "plain") for number, text in enumerate(summary(top))]
-    rows = table(WORKER_COLUMNS, map(worker_row, top.workers))
+    rows = worker_table(top.workers)
     lines += [Line(""), Line(rows[0], "head")]
     lines += [
         Line(row, "bad" if _is_bad(worker) else "plain")

@@ -29,6 +29,8 @@ pub struct OwnWorker {
     master: Option<u32>,
     /// The user who opened the socket, apart from the worker's own.
     user: u32,
+    /// Requests belong to workers by their sessions.
+    is_sticky: bool,
 }
 
 impl OwnWorker {
@@ -41,7 +43,13 @@ impl OwnWorker {
         user: u32,
     ) -> OwnWorker {
         let own = Sibling { slot, generation: board.generation(slot) };
-        OwnWorker { board, own, place, master, user }
+        OwnWorker { board, own, place, master, user, is_sticky: false }
+    }
+
+    /// The worker, which says more of each one if sessions are sticky: its place, and the connections that have moved.
+    #[must_use]
+    pub fn sticky(self, is_sticky: bool) -> OwnWorker {
+        OwnWorker { is_sticky, ..self }
     }
 
     /// The worker's name.
@@ -102,7 +110,7 @@ impl OwnWorker {
 
     fn slot_state(&self, slot: u32) -> Value {
         let (pid, counters) = (self.board.pid(slot), self.board.counters(slot));
-        json!({
+        let mut state = json!({
             "slot": slot,
             "generation": self.board.generation(slot),
             "pid": pid,
@@ -117,7 +125,17 @@ impl OwnWorker {
             "open_connections": counters.open_connections,
             "in_progress": counters.in_progress,
             "websockets": counters.websockets,
-        })
+        });
+        if let Value::Object(members) = &mut state
+            && self.is_sticky
+        {
+            let hand_overs = self.board.hand_overs(slot);
+            members.insert("place".to_owned(), json!(self.board.place_of(slot)));
+            members.insert("moved_out".to_owned(), json!(hand_overs.sent));
+            members.insert("moved_in".to_owned(), json!(hand_overs.received));
+            members.insert("moves_refused".to_owned(), json!(hand_overs.failed));
+        }
+        state
     }
 
     /// The coroutines of this worker by what they wait for.
