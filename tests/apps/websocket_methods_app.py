@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from wsgiref.types import StartResponse
 
+from werkzeug.datastructures import Headers
+from werkzeug.http import dump_cookie
+
 from rmeinheld.coroutine import offload, sleep, spawn
 from rmeinheld.geventwebsocket import WebSocketError
 from rmeinheld.websocket import ConnectionClosed, WebSocket
@@ -149,6 +152,14 @@ def accepted_block(websocket: WebSocket) -> None:
         websocket.close(4000, "own")
 
 
+def cookies(websocket: WebSocket) -> None:
+    """Sets two cookies in the handshake."""
+    cookie = dump_cookie("user", "7; \u00e9", httponly=True, samesite="Lax")
+    headers = Headers([("Set-Cookie", cookie), ("set-cookie", "theme=dark; Path=/"), ("X-Room", "caf\u00e9")])
+    websocket.accept(headers=headers)
+    websocket.send("set")
+
+
 def failing_block(websocket: WebSocket) -> None:
     """A block that an exception ends, which the application then handles."""
     try:
@@ -211,8 +222,8 @@ def waits(websocket: WebSocket) -> None:
 HANDLERS: dict[str, Callable[[WebSocket], None]] = {
     handler.__name__: handler
     for handler in (
-        accepted_block, answered_later, block, bye, failing_block, gevents, json, kept_alive, large, left_block,
-        pings, pings_at_once, pings_in_vain, silence, small, stalled, waits, wrong, wrong_options,
+        accepted_block, answered_later, block, bye, cookies, failing_block, gevents, json, kept_alive, large,
+        left_block, pings, pings_at_once, pings_in_vain, silence, small, stalled, waits, wrong, wrong_options,
     )
 }  # fmt: skip
 

@@ -77,6 +77,7 @@ class Client:
         fields = [str(response.header(name)).lower() for name in ("Upgrade", "Connection")]
         assert fields == ["websocket", "upgrade"]
         self.headers = dict(response.headers)
+        self.cookies = response.all("Set-Cookie")
 
     def __enter__(self) -> Self:
         return self

@@ -36,8 +36,15 @@ def test_the_echo(serve: Serve) -> None:
         assert client.text() == "hello"
 
 
+def test_the_cookie_of_the_handshake(serve: Serve) -> None:
+    with Client(serve(blocks("python")[1])) as client:
+        assert (client.cookies, client.headers["X-Room"]) == (["guest=7; HttpOnly; Path=/"], "lobby")
+        client.send(text("hello"))
+        assert client.text() == "hello"
+
+
 def test_a_slow_client_in_the_room_holds_up_no_other(serve: Serve) -> None:
-    server = serve(blocks("python")[1])
+    server = serve(blocks("python")[2])
     said = "x" * 10_000
     with Client(server) as reader, Client(server, receive_buffer=4096) as slow:
         slow.send(text("here"))
@@ -52,7 +59,7 @@ def test_a_slow_client_in_the_room_holds_up_no_other(serve: Serve) -> None:
 
 
 def test_the_room_of_a_channel(serve: Serve) -> None:
-    server = serve(blocks("python")[2])
+    server = serve(blocks("python")[3])
     with Client(server) as ann, Client(server) as bob:
         # Each is in once it has heard a message of its own.
         for one in (ann, bob):

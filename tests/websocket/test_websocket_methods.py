@@ -278,6 +278,16 @@ def test_a_client_that_goes_ends_a_block_without_an_error_in_the_log(server: Ser
     assert "Traceback" not in server.log()[start:]
 
 
+def test_the_handshake_may_set_several_cookies_and_other_headers(server: Server) -> None:
+    with Client(server, "/cookies") as client:
+        assert client.cookies == [
+            r'user="7\073 \303\251"; HttpOnly; Path=/; SameSite=Lax',
+            "theme=dark; Path=/",
+        ]
+        assert client.headers["X-Room"] == "caf\xe9"
+        assert client.text() == "set"
+
+
 # --- code for gevent-websocket ---------------------------------------------------------------------------------------
 
 
