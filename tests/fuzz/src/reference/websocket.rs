@@ -47,6 +47,7 @@ pub fn handshake<'a>(head: &Head<'a>, origins: Option<&[String]>) -> Option<Hand
         (400, matches!(head.body, BodyFraming::None | BodyFraming::Length(0))),
         (403, origins.is_none_or(|origins| values("origin").iter().all(|origin| is_allowed(origins, origin)))),
         (400, members("sec-websocket-protocol").into_iter().all(is_token)),
+        (400, values("sec-websocket-extensions").into_iter().all(is_extension_list)),
     ];
     let faults: Vec<u16> = rules.iter().filter(|rule| !rule.1).map(|rule| rule.0).collect();
     if members("upgrade").len() > 1 && faults.iter().any(|&fault| fault != 403) {
@@ -60,6 +61,57 @@ pub fn handshake<'a>(head: &Head<'a>, origins: Option<&[String]>) -> Option<Hand
         }
     }
     Some(Handshake { faults, accept, subprotocols })
+}
+
+/// RFC 6455 9.1, with members of the list that may be empty (RFC 9110 5.6.1.2).
+fn is_extension_list(value: &[u8]) -> bool {
+    let is_extension = |member: &[u8]| {
+        let parts = cut(member, b';').unwrap_or_default();
+        parts.split_first().is_some_and(|(name, parameters)| {
+            is_token(ows_trimmed(name)) && parameters.iter().all(|parameter| is_parameter(parameter))
+        })
+    };
+    let members = cut(value, b',');
+    members.is_some_and(|members| {
+        members.into_iter().map(ows_trimmed).all(|member| member.is_empty() || is_extension(member))
+    })
+}
+
+fn is_parameter(parameter: &[u8]) -> bool {
+    let Some(place) = parameter.iter().position(|&byte| byte == b'=') else { return is_token(ows_trimmed(parameter)) };
+    let (name, value) = (ows_trimmed(&parameter[..place]), ows_trimmed(&parameter[place + 1..]));
+    let quoted = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\""));
+    is_token(name) && quoted.map_or_else(|| is_token(value), |quoted| is_token(&unescaped(quoted)))
+}
+
+/// The contents of a quoted string. A quotation mark or a backslash in them is no part of a token.
+fn unescaped(quoted: &[u8]) -> Vec<u8> {
+    let mut bytes = quoted.iter();
+    std::iter::from_fn(|| match bytes.next()? {
+        b'\\' => bytes.next().or(Some(&b'\\')),
+        byte => Some(byte),
+    })
+    .copied()
+    .collect()
+}
+
+/// The parts between separators outside of quotation marks. `None`: a mark has no partner.
+fn cut(text: &[u8], separator: u8) -> Option<Vec<&[u8]>> {
+    let (mut parts, mut start, mut is_quoted, mut is_escaped) = (Vec::new(), 0, false, false);
+    for (place, &byte) in text.iter().enumerate() {
+        if is_escaped {
+            is_escaped = false;
+        } else if is_quoted && byte == b'\\' {
+            is_escaped = true;
+        } else if byte == b'"' {
+            is_quoted = !is_quoted;
+        } else if byte == separator && !is_quoted {
+            parts.push(&text[start..place]);
+            start = place + 1;
+        }
+    }
+    parts.push(&text[start..]);
+    (!is_quoted).then_some(parts)
 }
 
 /// Sixteen bytes in base64: 21 digits of six bits, one more that has the last two, and padding.
