@@ -274,7 +274,7 @@ class Chat:
 
 
 chat = Chat()
-# The import is in the worker. With preload_app it would be in the master: use the hook post_worker_init instead.
+# With preload_app the master imports this, and the coroutine runs in each worker.
 spawn(chat.start_early)
 
 

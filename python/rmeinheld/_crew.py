@@ -50,10 +50,11 @@ def note_master() -> None:
     global _master
     if not _has_entered:
         _master = os.getpid()
+        _rmeinheld.defer_spawned()
 
 
 def is_master() -> bool:
-    """Whether this process only makes workers. A coroutine that it started would keep them from starting any."""
+    """Whether this process only makes workers. The coroutines that it spawns run in these."""
     return _master == os.getpid()
 
 
@@ -63,6 +64,8 @@ def enter() -> None:
     _master, _has_entered = 0, True
     for call in entering:
         call()
+    # These may use subscriptions of the master, which the calls above have taken over.
+    _rmeinheld.start_spawned()
 
 
 def join(place: Place, slot: int, scoreboard: _rmeinheld.Scoreboard) -> None:

@@ -522,7 +522,8 @@ class Coroutine[T]:
         `timeout` is the longest wait in seconds; None (the default) waits for ever, 0 only looks. A coroutine that
         joins parks, an OS thread blocks.
 
-        Raises ValueError for a negative timeout, RuntimeError for a coroutine that joins itself and in a forked child.
+        Raises ValueError for a negative timeout. Raises RuntimeError for a coroutine that joins itself, in a forked
+        child, and in the master of a service, which runs no coroutine.
         """
 
     def throw(self, exception: BaseException | type[BaseException], /) -> bool:
@@ -691,7 +692,8 @@ class RLock:
 def spawn[**P, T](func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[T]:
     """Run `func(*args, **kwargs)` in a coroutine of its own. Returns its `Coroutine`.
 
-    May be called from a coroutine or any OS thread. The first call of a process starts the loop.
+    May be called from a coroutine or any OS thread. The first call of a process starts the loop. In the master of a
+    service, with `preload_app`, the call is kept, and runs in each worker when that begins.
 
     Raises TypeError if `func` is not callable, and RuntimeError in a child forked from a process that uses coroutines.
     """
@@ -973,6 +975,12 @@ def arm_exit(seconds: float, status: int) -> None:
 
 def disarm_exit() -> None:
     """Cancel `arm_exit`, and the exit that `Server.run` has armed."""
+
+def defer_spawned() -> None:
+    """Have this process keep its coroutines for the workers that it forks."""
+
+def start_spawned() -> None:
+    """Run the coroutines that the master of this process has kept. From now on coroutines run at once."""
 
 def end_with_parent() -> None:
     """Have the kernel send SIGTERM to this process when its parent ends, however that ends.

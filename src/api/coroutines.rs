@@ -8,7 +8,8 @@ use crate::interp::{self, Coroutine};
 
 /// Run `func(*args, **kwargs)` in a coroutine of its own. Returns its `Coroutine`.
 ///
-/// May be called from a coroutine or any OS thread. The first call of a process starts the loop.
+/// May be called from a coroutine or any OS thread. The first call of a process starts the loop. In the master of a
+/// service, with `preload_app`, the call is kept, and runs in each worker when that begins.
 ///
 /// Raises TypeError if `func` is not callable, and RuntimeError in a child forked from a process that uses coroutines.
 #[pyfunction]

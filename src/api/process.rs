@@ -43,6 +43,18 @@ pub fn check_sticky(text: &str) -> PyResult<()> {
     StickyMode::parse(text).map(drop).map_err(PyValueError::new_err)
 }
 
+/// Have this process keep its coroutines for the workers that it forks.
+#[pyfunction]
+pub fn defer_spawned() {
+    interp::defer_spawned();
+}
+
+/// Run the coroutines that the master of this process has kept. From now on coroutines run at once.
+#[pyfunction]
+pub fn start_spawned(py: Python<'_>) -> PyResult<()> {
+    interp::start_spawned(py)
+}
+
 /// Return all metrics of `/metrics`, in their order: name, kind, unit, names of the labels, meaning.
 ///
 /// The name is the one that the samples of the text format of Prometheus have. The kind is "counter", "gauge",

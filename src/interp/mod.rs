@@ -7,6 +7,7 @@
 mod application_waits;
 mod asynchronous;
 mod context;
+mod deferred;
 mod ending_work;
 mod endings;
 mod errors;
@@ -40,6 +41,7 @@ pub use application_waits::{
     deadline_after, events_now, monotonic, park_or_detach, sleep, sleep_until, wait_any, wait_descriptor,
 };
 pub use context::in_fresh_context;
+pub use deferred::{defer_spawned, start_spawned};
 pub use ending_work::{EndReason, end_overdue, end_work};
 pub use endings::{any as any_endings, reason_of as end_reason_of};
 pub use errors::{failure_error, io_error, os_error, wake_error};

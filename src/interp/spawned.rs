@@ -17,7 +17,7 @@ use super::subject::Subject;
 use super::swallowed::work_has_ended;
 use super::waiter::WaitReason;
 use super::waiters::Waiters;
-use super::{give_way, identity, process_loop, thread_state, waiter};
+use super::{deferred, give_way, identity, process_loop, thread_state, waiter};
 use crate::event_loop::reasons::Reason;
 use crate::event_loop::{self, LoopMessage, Wake, WorkId, deadlines, interrupts, notes};
 use crate::sync::lock;
@@ -51,7 +51,8 @@ impl Coroutine {
     /// `timeout` is the longest wait in seconds; None (the default) waits for ever, 0 only looks. A coroutine that
     /// joins parks, an OS thread blocks.
     ///
-    /// Raises ValueError for a negative timeout, RuntimeError for a coroutine that joins itself and in a forked child.
+    /// Raises ValueError for a negative timeout. Raises RuntimeError for a coroutine that joins itself, in a forked
+    /// child, and in the master of a service, which runs no coroutine.
     #[pyo3(signature = (timeout = None))]
     fn join(slf: &Bound<'_, Self>, timeout: Option<f64>) -> PyResult<bool> {
         let deadline = timeout.map(|seconds| deadline_after("timeout", seconds)).transpose()?;
@@ -71,6 +72,9 @@ impl Coroutine {
         }
         if timeout == Some(0.0) {
             return Ok(false);
+        }
+        if deferred::is_deferring() {
+            return Err(deferred::wait_in_master());
         }
         waiter::wait(
             py,
@@ -361,6 +365,8 @@ pub fn spawn<'py>(
     };
     if event_loop::can_park() {
         event_loop::spawn(Box::new(move || call.run()));
+    } else if deferred::is_deferring() {
+        deferred::keep(Box::new(move || call.run()));
     } else {
         process_loop::ensure_started(py)?.send(LoopMessage::Task(Box::new(move || call.run())));
     }
