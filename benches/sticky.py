@@ -112,7 +112,7 @@ class Run:
         self.log = log
         command = [sys.executable, "-m", "rmeinheld", "--workers", str(wanted.workers), "--bind", "127.0.0.1:0"]
         command += ["--max-requests", str(wanted.max_requests), "--max-requests-jitter", str(wanted.max_requests // 2)]
-        command += ["--sticky", "socketio", "--graceful-timeout", "5"]
+        command += ["--sticky", "socketio", "--graceful-timeout", "2" if wanted.quick else "5"]
         self._workers_wanted = wanted.workers
         with log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -174,7 +174,8 @@ class Run:
         for client in self.clients:
             for member in client.members:
                 found += member.faults
-                if member is not client.members[-1] and member.pid in running:
+                has_ended = member.ended.is_set() or member is not client.members[-1]
+                if has_ended and member.pid in running:
                     found.append(f"{member.sid} has ended, but its worker {member.pid} runs")
         for client in self.clients:
             client.released.set()
@@ -186,6 +187,9 @@ class Run:
         """Return a line for each number that a member should have heard and has not."""
         found = []
         for member in present:
+            if member.ended.is_set():
+                # A worker may be replaced even now.
+                continue
             for client in self.clients:
                 for other in client.members if client.room == member.room else ():
                     if member.joined_at >= other.joined_at or not other.acknowledged:
