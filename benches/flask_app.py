@@ -10,11 +10,12 @@ import os
 import random
 from typing import Any
 
-from flask import Flask, jsonify, render_template_string, request
+from flask import Flask, jsonify, request
 
 from postgresql import CLIENTS, FORTUNE, MOST_QUERIES, TEMPLATE, WORLDS
 
 app = Flask(__name__)
+page = app.jinja_env.from_string(TEMPLATE)
 
 
 pool: Any = None
@@ -85,4 +86,4 @@ def fortunes() -> str:
     """All fortunes and one more, in a page."""
     with pool.connection() as connection:
         rows = connection.execute("SELECT id, message FROM fortune").fetchall()
-    return render_template_string(TEMPLATE, fortunes=sorted([*rows, (0, FORTUNE)], key=lambda row: row[1]))
+    return page.render(fortunes=sorted([*rows, (0, FORTUNE)], key=lambda row: row[1]))

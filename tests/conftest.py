@@ -18,6 +18,7 @@ sys.path.insert(0, str(APPLICATIONS))
 
 
 SAME_ON_EVERY_PYTHON = (
+    "test_rate_client.py",
     "test_sticky_sessions.py",
     "test_compression.py",
     "test_broadcast.py",

@@ -12,6 +12,7 @@ import mimetypes
 import os
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -48,6 +49,7 @@ ITEMS: list[dict[str, Any]] = json.loads(_dataset.read_text()) if _dataset.exist
 
 POOL: Any = None
 if address := os.environ.get("DATABASE_URL"):
+    import psycopg
     import psycopg_pool
 
     # Here rather than at the first request: several could come at once. It connects in the background, again and again.
@@ -136,15 +138,16 @@ def database(environ: Environ) -> Answer:
     """Items of a range of prices."""
     wanted = {"min": 10, "max": 50, "limit": LONGEST_LIST} | numbers(environ)
     limit = min(max(wanted["limit"], 1), LONGEST_LIST)
-    found = []
+    rows = []
+    # Without PostgreSQL the list is empty.
     if POOL is not None:
-        with POOL.connection() as connection:
+        with suppress(psycopg.OperationalError), POOL.connection() as connection:
             rows = connection.execute(QUERY, (wanted["min"], wanted["max"], limit)).fetchall()
-        names = ("id", "name", "category", "price", "quantity", "active", "tags")
-        found = [
-            dict(zip(names, row, strict=False)) | {"rating": {"score": score, "count": count}}
-            for *row, score, count in rows
-        ]
+    names = ("id", "name", "category", "price", "quantity", "active", "tags")
+    found = [
+        dict(zip(names, row, strict=False)) | {"rating": {"score": score, "count": count}}
+        for *row, score, count in rows
+    ]
     return json_of({"items": found, "count": len(found)})
 
 

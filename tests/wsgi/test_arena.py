@@ -120,6 +120,8 @@ def test_items_come_from_postgresql(serve: Serve, monkeypatch: pytest.MonkeyPatc
         assert all(20 <= item["price"] <= 150 and item | expected == item for item in answer["items"])
         assert json.loads(server.get("/async-db?min=9999&max=9999&limit=50").body) == {"items": [], "count": 0}
         assert len(json.loads(server.get("/async-db?max=1000&limit=500").body)["items"]) == 50
+        database.kill()
+        assert json.loads(server.get("/async-db").body) == {"items": [], "count": 0}
 
 
 def test_the_entry_has_the_files_that_the_benchmark_reads() -> None:
