@@ -327,7 +327,7 @@ def main() -> int:
     if arguments.write:
         kept = recorded["instructions"] if recorded["combination"] == here else {}
         rows = {name: {**kept, **figures}[name] for name in ROWS if name in {**kept, **figures}}
-        RESULTS.write_text(json.dumps({"combination": here, "instructions": rows}, indent=2) + "\n")
+        RESULTS.write_text(json.dumps({**recorded, "combination": here, "instructions": rows}, indent=2) + "\n")
         return 0
     if arguments.profile:
         return 0

@@ -84,7 +84,7 @@ FRAMEWORKS = _cpu({"flask_json": "Flask, JSON", "django_page": "Django, page"})
 TESTS = ("db", "queries", "fortunes", "updates")
 DATABASE = {
     name: [
-        *_cpu({f"{name.lower()}_{test}": test for test in TESTS}),
+        *_cpu({f"{name.lower()}_{test}": f"{test}, CPU in us" for test in TESTS}),
         *(
             Figure(f"{name.lower()}_{test}", "requests_per_second", f"{test}, requests/s", "{:,.0f}", True)
             for test in TESTS
@@ -105,10 +105,7 @@ SECTIONS = {
     "Doing nothing": IDLE,
     "CPU per request in us, requests of HttpArena": ARENA,
     "CPU per request in us, frameworks": FRAMEWORKS,
-    **{
-        f"TechEmpower's tests with PostgreSQL on {name}: CPU per request in us": figures
-        for name, figures in DATABASE.items()
-    },
+    **{f"TechEmpower's tests with PostgreSQL on {name}": figures for name, figures in DATABASE.items()},
     "Latency in ms at a constant rate: hello at 5,000 requests per second, Flask's JSON at 2,000": LATENCY,
 }
 

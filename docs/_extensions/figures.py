@@ -144,6 +144,13 @@ def soak() -> str:
     return f"{recycles:,} recycles, {', '.join(others)}: {answers:,} answers, {', '.join(failed) or 'none failed'}."
 
 
+def instructions() -> str:
+    """Return the table of `make gauge`: the first count of each row, and the present one."""
+    data = _load("instructions")
+    rows = [[name, *(f"{data[when][name]:,}" for when in ("before", "instructions"))] for name in data["instructions"]]
+    return _table(["", "before the changes below", "now"], rows)
+
+
 def _unmeasured(command: str, name: str) -> str:
     return f"Not measured yet: `{command}` writes `benches/results/{name}`."
 

@@ -70,6 +70,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "service-figures": figures.services,
     "restart-figures": figures.restarts,
     "soak-figures": figures.soak,
+    "instruction-figures": figures.instructions,
 }
 
 
