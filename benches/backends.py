@@ -41,7 +41,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=5, help="of each measurement (default 5)")
     parser.add_argument("--output", type=Path, default=BENCHES / "results" / "backends.json", help="not with --quick")
-    parser.add_argument("--quick", action="store_true", help="prove that it runs: 1 round of 1 s, without gevent")
+    parser.add_argument("--quick", action="store_true", help="prove that it runs: 1 round of 1 s with 20 clients, without gevent")
     return parser.parse_args()
 
 
@@ -82,13 +82,13 @@ def running_redis(core: int) -> Iterator[int]:
         process.wait(READY_SECONDS)
 
 
-def measure(contender: Contender, seconds: int, cores: tuple[int, int]) -> dict[str, float]:
+def measure(contender: Contender, seconds: int, clients: int, cores: tuple[int, int]) -> dict[str, float]:
     """One round of one worker."""
     wrk = find_wrk()
     with running_server(contender, Task(app="backends_app:app", asleep_at_once=CLIENTS), cores[0]) as server:
-        run_wrk(wrk, server.port, CLIENTS, WARM_UP_SECONDS, cores[1], PATIENCE_SECONDS)
+        run_wrk(wrk, server.port, clients, WARM_UP_SECONDS, cores[1], PATIENCE_SECONDS)
         before = cpu_seconds(server.pid)
-        result = run_wrk(wrk, server.port, CLIENTS, seconds, cores[1], PATIENCE_SECONDS)
+        result = run_wrk(wrk, server.port, clients, seconds, cores[1], PATIENCE_SECONDS)
         used = cpu_seconds(server.pid) - before
     return {
         "requests_per_cpu_second": round(result.requests / used, 1),
@@ -120,7 +120,7 @@ def main() -> int:
         for number in range(options.rounds):
             for contender in contenders if number % 2 == 0 else reversed(contenders):
                 try:
-                    figures = measure(contender, options.seconds, cores)
+                    figures = measure(contender, options.seconds, 20 if options.quick else CLIENTS, cores)
                 except LoadError as error:
                     sys.exit(f"{contender.name}: {error}")
                 rounds[contender.name].append(figures)
