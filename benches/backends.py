@@ -41,7 +41,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=5, help="of each measurement (default 5)")
     parser.add_argument("--output", type=Path, default=BENCHES / "results" / "backends.json", help="not with --quick")
-    parser.add_argument("--quick", action="store_true", help="prove that it runs: 1 round of 1 s with 20 clients, without gevent")
+    parser.add_argument(
+        "--quick", action="store_true", help="prove that it runs: 1 round of 1 s with 20 clients, without gevent"
+    )
     return parser.parse_args()
 
 
