@@ -113,6 +113,8 @@ class Run:
         command = [sys.executable, "-m", "rmeinheld", "--workers", str(wanted.workers), "--bind", "127.0.0.1:0"]
         command += ["--max-requests", str(wanted.max_requests), "--max-requests-jitter", str(wanted.max_requests // 2)]
         command += ["--sticky", "socketio", "--graceful-timeout", "2" if wanted.quick else "5"]
+        # A request that crosses the end of an idle connection is lost, and with it the session of the client in Python.
+        command += ["--keep-alive", "75"]
         self._workers_wanted = wanted.workers
         with log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -176,7 +178,8 @@ class Run:
                 found += member.faults
                 has_ended = member.ended.is_set() or member is not client.members[-1]
                 if has_ended and member.pid in running:
-                    found.append(f"{member.sid} has ended, but its worker {member.pid} runs")
+                    transports = "+".join(client.transports)
+                    found.append(f"{member.sid} ({transports}, {member.reason}) has ended, but {member.pid} runs")
         for client in self.clients:
             client.released.set()
         for client in self.clients:

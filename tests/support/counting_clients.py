@@ -33,6 +33,15 @@ class _InOrder(engineio.Client):  # type: ignore[misc]
             kwargs["run_async"] = False
         return super()._trigger_event(event, *args, **kwargs)
 
+    def _send_request(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        response = super()._send_request(method, *args, **kwargs)
+        if isinstance(response, str) or response.status_code != 200:
+            self.failure = f"{method}: {response if isinstance(response, str) else response.text}"
+        return response
+
+    failure = ""
+    """The last request that has failed."""
+
 
 class _Client(socketio.Client):  # type: ignore[misc]
     def _engineio_client_class(self) -> type[engineio.Client]:
@@ -51,10 +60,13 @@ class Session:
         self.heard = 0
         """The last number that has come back."""
         self._changed = threading.Condition()
-        self.client.on("disconnect", lambda *_: self.end())
+        self.reason = ""
+        """The reason of the session's end."""
+        self.client.on("disconnect", self.end)
 
-    def end(self) -> None:
+    def end(self, reason: str) -> None:
         """Note the end, and wake the waiters."""
+        self.reason = f"{reason} {self.client.eio.failure}".strip()
         self.ended.set()
         self.wake()
 
@@ -160,7 +172,7 @@ class CountingClient:
         if answer is None:
             if not session.ended.is_set():
                 self.faults.append(f"{self.transports}: no acknowledgement of {number}")
-                session.end()
+                session.end("lost")
             return
         self.acknowledged += 1
         session.acknowledged, session.pid = number, answer["pid"]
