@@ -112,7 +112,9 @@ class Run:
         self.log = log
         command = [sys.executable, "-m", "rmeinheld", "--workers", str(wanted.workers), "--bind", "127.0.0.1:0"]
         command += ["--max-requests", str(wanted.max_requests), "--max-requests-jitter", str(wanted.max_requests // 2)]
-        command += ["--sticky", "socketio", "--graceful-timeout", "2" if wanted.quick else "5"]
+        command += ["--sticky", "socketio"]
+        # On a busy machine the end of an interpreter alone takes seconds, and a killed worker loses requests.
+        command += ["--graceful-timeout", "10"]
         # A request that crosses the end of an idle connection is lost, and with it the session of the client in Python.
         command += ["--keep-alive", "75"]
         self._workers_wanted = wanted.workers

@@ -224,6 +224,9 @@
 //! child closes the connections of clients and the listening sockets at once (`net::forks`), and an ended connection is
 //! shut down before it is closed. A child that lives on therefore holds neither a client's connection nor the port.
 //!
+//! A master that imports the application (`preload_app`) starts no loop. It keeps the calls of `spawn`, and each worker
+//! runs them when it begins (`interp::deferred`).
+//!
 //! ## The end
 //!
 //! 1. The server accepts until the kernel's queue is empty once, then closes its listening sockets. A process cannot
@@ -358,7 +361,7 @@
 //! - No second loop thread, no work stealing, no preemption. A request that computes, or blocks in C, holds up all
 //!   others. Without the patches, so does a request that blocks in the standard library: in `time.sleep`, in a socket
 //!   and, from CPython 3.13 on, in `Thread.join`. Locks and `SimpleQueue` park even then.
-//! - No HTTP/2, no prefork, no extensions of WebSocket (compression), TLS under Gunicorn only; Linux only.
+//! - No HTTP/2, no prefork of its own, one extension of WebSocket (compression); Linux only.
 //! - No free-threaded Python. CPython's documentation does not promise that thread states may share an OS thread. Its
 //!   code allows it since 3.12, and a self-test at start refuses an interpreter that does not.
 

@@ -224,7 +224,8 @@ def test_a_part_of_the_path_decides_and_other_paths_are_served_anywhere(start: S
 
 def test_a_session_of_socketio_stays_while_workers_are_replaced(start: Start) -> None:
     service = started(start, "socketio", app="sticky_socketio_app:app")
-    clients = [CountingClient(f"http://127.0.0.1:{service.port}", TRANSPORTS[n % 3]) for n in range(39)]
+    # The pause leaves the processor to the workers.
+    clients = [CountingClient(f"http://127.0.0.1:{service.port}", TRANSPORTS[n % 3], 0.3) for n in range(24)]
     for client in clients:
         client.start()
     try:
