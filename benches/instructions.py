@@ -4,6 +4,7 @@
     python benches/instructions.py --write       # count, and write that file
     python benches/instructions.py --only hello --profile /tmp/hello    # where they go, for callgrind_annotate
     python benches/instructions.py --only hello --server='--access-logfile access'    # dearer: this has to fail
+    python benches/instructions.py --features             # the cost of what watches a request, in rows of hello world
 
 Unlike time, the number hardly depends on other processes: all rows but one differ by less than 0.5 % between runs.
 Each row serves `REQUESTS` requests on one connection under valgrind's callgrind, after some to warm up. Instructions of
@@ -172,6 +173,19 @@ class Client:
         return repeat
 
 
+METRICS = ("--admin-bind", "127.0.0.1:0")
+FEATURES: dict[str, tuple[str, ...]] = {
+    "block_warning=0": ("--block-warning", "0"),
+    "defaults": (),
+    "request_timeout": ("--request-timeout", "30"),
+    "metrics": METRICS,
+    "metrics, request_timeout": (*METRICS, "--request-timeout", "30"),
+    "slow_request": ("--slow-request", "30"),
+    "request_id": ("--request-id", "on"),
+}
+"""Options of the server whose cost `--features` counts."""
+
+
 @contextmanager
 def server(directory: Path, options: Sequence[str]) -> Iterator[int]:
     """The server with these further options under callgrind, until the block ends. Yields its port."""
@@ -306,9 +320,15 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} instead of comparing")
     parser.add_argument("--profile", type=Path, help="keep callgrind's file of each row under this name")
     parser.add_argument("--server", default="", help="further options of the server, to plant a regression")
+    parser.add_argument("--features", action="store_true", help="count hello world with each of some options")
     arguments = parser.parse_args()
     if shutil.which("valgrind") is None:
         print("nothing is counted: valgrind is not installed (Debian: apt-get install valgrind)")
+        return 0
+    if arguments.features:
+        for name, options in FEATURES.items():
+            print(name)
+            measure(["hello"], options)
         return 0
     chosen = arguments.only.split(",") if arguments.only else [""]
     names = [name for name in ROWS if name.startswith(tuple(chosen))]

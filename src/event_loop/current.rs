@@ -53,12 +53,6 @@ pub fn with_local<R>(action: impl FnOnce(&mut Option<Box<dyn Any>>) -> R) -> Opt
     current().map(|unit| action(&mut unit.local.borrow_mut()))
 }
 
-/// Sets the subject of the current unit: a number with a meaning to the layers above; 0 means none. Returns the
-/// previous subject.
-pub fn set_subject(subject: usize) -> usize {
-    with_current(|unit| unit.record.replace_subject(subject)).unwrap_or(0)
-}
-
 /// The subject of the unit that ran last on the loop thread. Any thread may call this.
 pub fn running_subject() -> usize {
     records::running_subject()

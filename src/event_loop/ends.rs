@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use super::current;
-pub use super::current::{running_subject, set_subject};
+pub use super::current::running_subject;
 use super::inbox::LoopMessage;
 use super::runtime::Runtime;
 use super::state::{LoopState, with};

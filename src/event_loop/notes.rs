@@ -1,23 +1,47 @@
 //! The notes that the current unit makes in its record: what it works for, and why it waits.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::current;
 use super::reasons::Reason;
 use super::records::{Record, WorkKind};
+use super::tokens::WorkId;
+use super::unit::Unit;
 use super::wait_sums::WaitSums;
+
+/// The piece of work that the current unit does, for several notes about it: each look for the current unit costs as
+/// much as a note.
+pub struct OwnWork(Rc<Unit>);
+
+impl OwnWork {
+    /// The work of the current unit. `None` off the loop thread.
+    pub fn current() -> Option<OwnWork> {
+        current::current().map(OwnWork)
+    }
+
+    /// The id of the work. `None` for a unit that leads or ends.
+    pub fn id(&self) -> Option<WorkId> {
+        self.0.may_park.get().then(|| WorkId { unit: self.0.slot, number: self.0.work.get() })
+    }
+
+    /// Sets the subject of the work: a number with a meaning to the layers above; 0 means none. Returns the previous
+    /// one.
+    pub fn replace_subject(&self, subject: usize) -> usize {
+        self.0.record.replace_subject(subject)
+    }
+
+    /// Notes that the application is done with the work: the rest of it is the server's own.
+    pub fn is_over(&self) {
+        self.0.record.set_kind(WorkKind::Engine);
+    }
+}
 
 /// Names the current unit's work as a request: the first `length` bytes of `text` are its method and target. `client` is
 /// the descriptor of its connection.
 #[inline]
 pub fn name_request(text: &[u8], length: usize, client: i32) {
     current::with_current(|unit| unit.record.name(WorkKind::Request, text, length, client));
-}
-
-/// Notes that the application is done with the current unit's work: the rest of it is the server's own.
-#[inline]
-pub fn work_is_over() {
-    current::with_current(|unit| unit.record.set_kind(WorkKind::Engine));
 }
 
 /// Names the current unit's work as a call of a spawned function.

@@ -22,7 +22,7 @@ pub enum Command {
 /// Work that has not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unfinished {
-    /// The subject of the work: see `current::set_subject`.
+    /// The subject of the work: see `notes::OwnWork::replace_subject`.
     pub subject: usize,
     /// The end of the process waits for the work: see `ends::set_awaited`.
     pub is_awaited: bool,

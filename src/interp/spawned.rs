@@ -18,6 +18,7 @@ use super::swallowed::work_has_ended;
 use super::waiter::WaitReason;
 use super::waiters::Waiters;
 use super::{deferred, give_way, identity, process_loop, thread_state, waiter};
+use crate::event_loop::notes::OwnWork;
 use crate::event_loop::reasons::Reason;
 use crate::event_loop::{self, LoopMessage, Wake, WorkId, deadlines, interrupts, notes};
 use crate::sync::lock;
@@ -294,9 +295,10 @@ impl SpawnedCall {
                 None => thread_state::in_fresh_state(py, coroutine.get().ident, |py| {
                     let followed = self.followed.as_ref().map_or(Ok(()), |request| set_followed(request.bind(py)));
                     let outcome = followed.and_then(|()| call_now(py, &coroutine, call));
-                    let work = interrupts::current_work().map_or(0, |work| work.number);
-                    // While the thread state lives: it may have an asynchronous exception to raise.
-                    work_has_ended(py, work);
+                    if let Some(own) = OwnWork::current() {
+                        // While the thread state lives: it may have an asynchronous exception to raise.
+                        work_has_ended(py, &own, own.id().map_or(0, |work| work.number));
+                    }
                     outcome
                 }),
             };

@@ -7,25 +7,35 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::event_loop::ends;
+use crate::event_loop::notes::OwnWork;
 
 /// Notes that the current unit works for an object, an environ or a coroutine, until it is dropped.
 pub struct Subject<'py> {
     /// Keeps the object alive while its address is noted.
     _object: Bound<'py, PyAny>,
+    own: Option<OwnWork>,
     previous: usize,
 }
 
 impl<'py> Subject<'py> {
     /// Notes `object`.
     pub fn set(object: Bound<'py, PyAny>) -> Subject<'py> {
-        let previous = ends::set_subject(object.as_ptr() as usize);
-        Subject { _object: object, previous }
+        let own = OwnWork::current();
+        let previous = own.as_ref().map_or(0, |own| own.replace_subject(object.as_ptr() as usize));
+        Subject { _object: object, own, previous }
+    }
+
+    /// The work whose subject this is. `None` off the loop thread.
+    pub fn own_work(&self) -> Option<&OwnWork> {
+        self.own.as_ref()
     }
 }
 
 impl Drop for Subject<'_> {
     fn drop(&mut self) {
-        ends::set_subject(self.previous);
+        if let Some(own) = &self.own {
+            own.replace_subject(self.previous);
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use pyo3::types::PyType;
 use super::endings::{self, EndReason};
 use super::exceptions::CoroutineExit;
 use super::request_timeout::RequestTimeout;
-use crate::event_loop::{deadlines, notes};
+use crate::event_loop::deadlines;
+use crate::event_loop::notes::OwnWork;
 
 /// `sys.unraisablehook` while work is being ended.
 #[pyclass(frozen, module = "rmeinheld")]
@@ -46,8 +47,9 @@ pub fn watch(py: Python<'_>) {
 
 /// Notes the end of the caller's own `work`, which can be ended by force no more: its deadline is forgotten, and
 /// exceptions that it has not raised are withdrawn. Returns why the work was ended; `None` if it was not.
-pub fn work_has_ended(py: Python<'_>, work: u64) -> Option<EndReason> {
-    notes::work_is_over();
+#[inline]
+pub fn work_has_ended(py: Python<'_>, own: &OwnWork, work: u64) -> Option<EndReason> {
+    own.is_over();
     deadlines::forget(work);
     let reason = endings::forget(py, work)?;
     unwatch(py);

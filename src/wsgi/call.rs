@@ -86,9 +86,10 @@ impl<'py> ApplicationCall<'py> {
     ///
     /// # Parks
     pub fn run(self, py: Python<'py>, gateway: &Gateway) -> Finished<'py> {
-        let _subject = Subject::set(self.environ.as_any().clone());
-        let in_progress =
-            InProgress::begin(&self.environ, &self.objects.response, gateway.settings.cancel_on_disconnect);
+        let subject = Subject::set(self.environ.as_any().clone());
+        let ends_with_client = gateway.settings.cancel_on_disconnect;
+        let own = subject.own_work();
+        let in_progress = InProgress::begin(own, &self.environ, &self.objects.response, ends_with_client);
         let settled = in_fresh_context(py, || {
             let outcome = follow_request(&self.environ).and_then(|()| self.call(py, gateway));
             let ended = in_progress.as_ref().and_then(|entry| entry.application_is_done(py));
@@ -96,7 +97,9 @@ impl<'py> ApplicationCall<'py> {
         });
         // The context could not be entered or left.
         let (fault, websocket_bytes) = settled.unwrap_or_else(|error| (self.fail(py, gateway, &error), 0));
-        drop(in_progress);
+        if let Some(entry) = in_progress {
+            entry.end(py);
+        }
         self.end(py, fault, websocket_bytes)
     }
 

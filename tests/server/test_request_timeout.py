@@ -115,7 +115,7 @@ def test_a_late_answer_is_504_even_if_nothing_could_interrupt_it(server: Server,
     seen(server)
     status, _ = ask(server, f"/{path}")
     assert (status, seen(server)) == (504, ["finished"])
-    assert re.search(rf"request GET /{path} \(after 0\.\d+ s\) is ended: it has answered after its time", server.log())
+    server.wait_for_log(rf"request GET /{path} \(after \d+\.\d+ s\) is ended: it has answered after its time")
 
 
 def test_the_connection_closes_after_a_504_if_the_request_was_not_read(server: Server) -> None:

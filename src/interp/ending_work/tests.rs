@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use super::super::swallowed::work_has_ended;
 use super::super::testing::{run, start, with_python};
 use super::*;
-use crate::event_loop::notes;
+use crate::event_loop::notes::{self, OwnWork};
 
 /// The number of races; fewer on a machine that does not get there in [`LONGEST`].
 const RACES: u64 = 1_000_000;
@@ -65,7 +65,7 @@ fn an_exception_never_reaches_the_work_behind_the_one_that_it_ends() {
                 if races % 4 == 1 {
                     py.detach(std::thread::yield_now);
                 }
-                work_has_ended(py, work);
+                work_has_ended(py, &OwnWork::current().unwrap(), work);
                 // Nothing is left for the code behind it.
                 function.call0(py).expect("the work has ended");
                 py.check_signals().expect("no exception");
