@@ -77,6 +77,8 @@ pub struct LoopState {
     pub later_end: Option<u64>,
     /// Number of coroutines made runnable since the leader last let them run.
     pub woken: usize,
+    /// The start of the turn after which a row of calls of watchers goes on, on the coarse clock; none outside a row.
+    pub row_begun: Option<u64>,
     /// Number of pieces of work that may run before the next poll.
     pub budget: usize,
     /// Functions for the leader to run before it takes work.
@@ -167,6 +169,7 @@ impl LoopState {
             later_budget: 0,
             later_end: None,
             woken: 0,
+            row_begun: None,
             budget: 0,
             controls: Vec::new(),
             retry_follower: None,

@@ -1,5 +1,7 @@
 //! The loop without Python: units, waits, timers, the cap, the inbox.
 
+mod rows;
+
 use std::cell::{Cell, RefCell};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};

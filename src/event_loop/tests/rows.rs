@@ -1,0 +1,80 @@
+//! Calls of watchers in a row, before the coroutines that they wake.
+
+use std::cell::RefCell;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use super::in_a_loop;
+use crate::event_loop::{StreamWatcher, Waker, after_next_poll, spawn, streams, wait_for_wake};
+use crate::sync::lock;
+
+const STREAMS: usize = 32;
+
+/// A call of a watcher or the end of a coroutine's wait, with the number of the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RowEvent {
+    Looked(usize),
+    Went(usize),
+}
+
+struct RowWatcher {
+    number: usize,
+    waker: Mutex<Option<Waker>>,
+    events: Arc<Mutex<Vec<RowEvent>>>,
+}
+
+impl StreamWatcher for RowWatcher {
+    fn look(&self) {
+        if let Some(waker) = lock(&self.waker).take() {
+            lock(&self.events).push(RowEvent::Looked(self.number));
+            waker.wake(crate::event_loop::Wake::Ready);
+        }
+    }
+
+    fn expired(&self) {}
+
+    fn stop(&self) {}
+}
+
+#[test]
+fn watchers_are_called_in_a_row_and_then_every_coroutine_goes_on() {
+    let events = in_a_loop(|| {
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let left = Rc::new(RefCell::new(STREAMS));
+        let mut ends = Vec::new();
+        for number in 0..STREAMS {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let watcher = Arc::new(RowWatcher { number, waker: Mutex::new(None), events: Arc::clone(&events) });
+            let source = streams::add_watched(ours.as_fd(), Arc::clone(&watcher) as Arc<dyn StreamWatcher>).unwrap();
+            ends.push((ours, theirs, source));
+            let (events, left) = (Arc::clone(&events), Rc::clone(&left));
+            spawn(Box::new(move || {
+                wait_for_wake(None, |waker| lock(&watcher.waker).replace(waker).is_none());
+                lock(&events).push(RowEvent::Went(number));
+                *left.borrow_mut() -= 1;
+            }));
+        }
+        // The first call of each watcher, which finds nothing, and the coroutines that then wait.
+        after_next_poll();
+        after_next_poll();
+        for (_, theirs, _) in &ends {
+            std::io::Write::write_all(&mut &*theirs, b"x").unwrap();
+        }
+        while *left.borrow() > 0 {
+            after_next_poll();
+        }
+        for (_, _, source) in &ends {
+            streams::remove(*source, None);
+        }
+        std::mem::take(&mut *lock(&events))
+    });
+    let place = |event| events.iter().position(|&other| other == event).unwrap();
+    for number in 0..STREAMS {
+        assert!(place(RowEvent::Looked(number)) < place(RowEvent::Went(number)), "{events:?}");
+    }
+    // The clock may tick between some of the calls.
+    assert!(events.windows(2).any(|pair| matches!(pair, [RowEvent::Looked(_), RowEvent::Looked(_)])), "{events:?}");
+}
