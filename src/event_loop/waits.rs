@@ -216,16 +216,17 @@ fn wait_with(
     drop(counted);
     unit.waiting.set(0);
     unit.note_end_of_wait();
-    with(|state| {
-        if let Some(timer) = timer {
-            state.timers.remove(timer);
-        }
-        if let Some(source) = source
-            && wake != Wake::Ready
-        {
-            state.poller.remove_wait(source, ticket);
-        }
-    });
+    let source = source.filter(|_| wake != Wake::Ready);
+    if timer.is_some() || source.is_some() {
+        with(|state| {
+            if let Some(timer) = timer {
+                state.timers.remove(timer);
+            }
+            if let Some(source) = source {
+                state.poller.remove_wait(source, ticket);
+            }
+        });
+    }
     wake
 }
 

@@ -186,10 +186,14 @@ impl Stream {
     }
 
     fn read_socket_now(&self, buffer: &mut Vec<u8>, peer_closed: bool) -> io::Result<Option<usize>> {
+        let room = buffer.capacity() - buffer.len();
+        if room == 0 {
+            return Ok(Some(0));
+        }
         loop {
-            let room = buffer.capacity() - buffer.len();
-            match rustix::io::read(&self.socket, rustix::buffer::spare_capacity(buffer)) {
-                Ok(read) => {
+            // For the kernel, recv(2) is less work than read(2).
+            match rustix::net::recv(&self.socket, rustix::buffer::spare_capacity(buffer), RecvFlags::empty()) {
+                Ok((read, _)) => {
                     traffic::note_received(read);
                     // A short read has emptied the socket, and an edge announces more input. No edge follows once the
                     // poller has reported the end of the stream.

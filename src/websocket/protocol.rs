@@ -202,7 +202,7 @@ impl Protocol {
         let mut frames = 0;
         while self.closing.is_reading() && frames < most && self.inflated < INFLATED_AT_ONCE_BYTES {
             let Some(mut frame) = self.frame.take() else {
-                if !self.begin_frame(input)? {
+                if input.is_empty() || !self.begin_frame(input)? {
                     break;
                 }
                 continue;
@@ -342,10 +342,11 @@ impl Protocol {
             append_unmasked(&mut message.data, payload, &mut frame.mask);
             Ok(())
         };
-        // Text that came before a limit or a wrong byte is wrong first.
+        // The end of the message checks all of its text. Text that came before a limit or a wrong byte is wrong first.
+        let ends = frame.is_final && frame.left == 0 && taken.is_ok();
         match message.kind {
-            MessageKind::Text => message.check().and(taken),
-            MessageKind::Binary => taken,
+            MessageKind::Text if !ends => message.check().and(taken),
+            MessageKind::Text | MessageKind::Binary => taken,
         }
     }
 

@@ -312,7 +312,12 @@ impl WebSocketSession {
 
     /// Releases the lock, then does the work that is forbidden under it. Logging and TLS run Python code, which may
     /// wait.
-    fn settle<'a>(&'a self, py: Python<'_>, mut wire: MutexGuard<'a, Wire>) -> PyResult<()> {
+    fn settle<'a>(&'a self, py: Python<'_>, wire: MutexGuard<'a, Wire>) -> PyResult<()> {
+        if wire.is_unsettled() { self.settle_now(py, wire) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn settle_now<'a>(&'a self, py: Python<'_>, mut wire: MutexGuard<'a, Wire>) -> PyResult<()> {
         loop {
             let note = wire.note.take();
             let gatherings = wire.take_gatherings();

@@ -107,6 +107,8 @@ pub(super) struct Wire {
     crossing_bytes: usize,
     /// When the closing handshake must be over.
     close_deadline: Option<Instant>,
+    /// The stream has the deadline of the next ping, or one before it.
+    awaits_deadline: bool,
     /// When bytes of the client last came.
     last_heard: Instant,
     /// The last keep-alive ping, until the client is heard.
@@ -157,6 +159,7 @@ impl Wire {
             waited_for: None,
             crossing_bytes: 0,
             close_deadline: None,
+            awaits_deadline: false,
             pinged: None,
             latency: None,
             note: None,
@@ -205,11 +208,16 @@ impl Wire {
     }
 
     /// Sends what the kernel takes now, and notifies the waiters whom it concerns.
+    #[inline]
     pub fn flush(&mut self) {
         let has_nothing = self.backlog() == 0 && !self.stream_holds_bytes && !self.closing().is_flushing();
-        if self.closing().is_over() || has_nothing {
-            return;
+        if !self.closing().is_over() && !has_nothing {
+            self.flush_now();
         }
+    }
+
+    #[inline(never)]
+    fn flush_now(&mut self) {
         if let Err(error) = self.try_to_flush() {
             return self.lose(&error.to_string());
         }
@@ -220,7 +228,7 @@ impl Wire {
                 sender.notify();
             }
         }
-        if self.backlog() == 0 && !self.stream_holds_bytes {
+        if self.closing().is_flushing() && self.backlog() == 0 && !self.stream_holds_bytes {
             self.apply(ClosingEvent::Flushed);
         }
     }

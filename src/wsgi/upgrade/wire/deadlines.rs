@@ -10,7 +10,8 @@ impl Wire {
     /// Reads and sends what is ready. On the loop.
     pub fn look(&mut self) {
         self.wants_attention |= self.catch_up();
-        if !self.closing().is_open() || self.options.ping_interval.is_some() || self.is_stopping() {
+        let awaits_ping = self.options.ping_interval.is_some() && !self.awaits_deadline;
+        if awaits_ping || !self.closing().is_open() || self.is_stopping() {
             self.schedule();
         }
     }
@@ -29,6 +30,7 @@ impl Wire {
     /// Acts on the stream's deadline, which has passed. On the loop.
     pub fn expire(&mut self) {
         let now = Instant::now();
+        self.awaits_deadline = false;
         if self.closing().is_over() {
             return;
         }
@@ -55,7 +57,7 @@ impl Wire {
     }
 
     /// Sets the stream's deadline. On the loop.
-    fn schedule(&self) {
+    fn schedule(&mut self) {
         let deadline = if self.closing().is_over() {
             None
         } else if !self.closing().is_open() {
@@ -63,6 +65,8 @@ impl Wire {
         } else {
             self.next_ping().into_iter().chain(self.stop_deadline).min()
         };
+        // Bytes of the client only move the next ping to a later time. The deadline stays, and is set anew when it passes.
+        self.awaits_deadline = deadline.is_some();
         streams::set_deadline(self.stream.source(), deadline);
     }
 

@@ -21,7 +21,8 @@ impl Wire {
     /// Notes that bytes of the client have come, and answers to pings among them.
     pub(super) fn note_heard(&mut self) {
         self.last_heard = Instant::now();
-        self.pinged = None;
+        // The ping may have been given more time than the next one has.
+        self.awaits_deadline &= self.pinged.take().is_none();
     }
 
     /// Notes the answers to pings that have come.

@@ -64,7 +64,8 @@ impl Wire {
     /// Whether anything is to be done once the lock is released.
     pub fn is_unsettled(&self) -> bool {
         let leaves = !self.memberships.is_empty() && self.closing().close().is_some();
-        self.note.is_some() || self.is_paused || self.wants_attention || leaves || self.stream.has_work()
+        let has_input = self.is_paused || self.wants_attention || self.stream.has_more();
+        self.note.is_some() || has_input || leaves || self.stream.has_work()
     }
 
     /// Enters a collection, which [`Membership::forget`] tells of the close. Returns false once the connection is closed.
