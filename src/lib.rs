@@ -149,6 +149,12 @@
 //! A stack keeps each page that was ever touched. A coroutine that waits for over a second therefore returns the pages
 //! below its frames to the kernel ([`coroutine::Parking`]). A look each second finds these coroutines, as long as any has
 //! begun to wait since the last look.
+//! The first coroutine of a process finds out whether the frames of a switch are as small as that takes; otherwise nothing
+//! is returned.
+//!
+//! The calls of watchers that are queued run in a row, for at most one tick of the coarse clock. The coroutines that they
+//! have woken run after that, one behind the other. A switch for each call would cost a message of a WebSocket a fifth
+//! of its CPU.
 //!
 //! ## A turn has a budget
 //!

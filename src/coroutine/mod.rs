@@ -16,7 +16,7 @@ mod parking;
 mod room;
 
 pub use overflow::{StackBounds, install as install_overflow_handler, remember_handlers, set_current_stack};
-pub use parking::Parking;
+pub use parking::{Parking, measure_parking};
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

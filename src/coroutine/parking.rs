@@ -2,17 +2,32 @@
 //!
 //! A stack keeps each page that was ever touched. A coroutine that has imported a module or answered a request, and now
 //! waits for hours, would otherwise hold what its deepest call needed.
+//!
+//! The frames of the switch to another coroutine lie below the last address that is known, and their size is up to the
+//! compiler. The first coroutine therefore paints its stack and parks. The paint then shows how far down the frames have
+//! reached. If that is more than half of what is kept, no stack is ever trimmed.
 
 #![expect(unsafe_code, reason = "madvise(2) on the unused part of a stack")]
 
 use std::cell::Cell;
 use std::ptr;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::overflow::StackBounds;
 
 /// Bytes below the frame of [`Parking::park`] that stay: the frames of the switch to another coroutine. These take 300
 /// bytes in an optimised build.
-const KEPT_BYTES: usize = if cfg!(debug_assertions) { 32 * 1024 } else { 2048 };
+const KEPT_BYTES: usize = if cfg!(debug_assertions) { 32 * 1024 } else { 1024 };
+
+/// The words that tell how much of the stack the frames of the switch use.
+const PAINT: usize = 0x5061_696E_7465_6421;
+
+/// Whether half of [`KEPT_BYTES`] is known to be enough for the frames of the switch.
+static IS_ENOUGH: AtomicBool = AtomicBool::new(false);
+
+/// How often the paint is looked at. A signal handler, which runs on the same stack, may spoil it.
+const LOOKS: usize = 5;
 
 /// The word that `may` writes at the bottom of a stack. A coroutine that ends without it counts as overflown.
 const MARK: usize = 0xDEAD_BEEF;
@@ -50,7 +65,7 @@ impl Parking {
     /// Returns the unused pages to the kernel. Does nothing unless the coroutine is parked.
     pub fn trim(&self) {
         let at = self.parked_at.get();
-        if at == 0 {
+        if at == 0 || !IS_ENOUGH.load(Ordering::Relaxed) {
             return;
         }
         let page = rustix::param::page_size();
@@ -81,10 +96,130 @@ impl Parking {
     }
 }
 
+/// Finds out whether stacks may be trimmed. Call it in the first coroutine, before others wait.
+///
+/// # Parks
+// Not part of its caller: frames that coroutines wait in should be small.
+#[inline(never)]
+pub fn measure_parking() {
+    let parking = Rc::new(Parking::default());
+    parking.begin(StackBounds::of_caller(super::stack_bytes()));
+    for _ in 0..LOOKS {
+        if IS_ENOUGH.load(Ordering::Relaxed) {
+            return;
+        }
+        let observer = Observer(Rc::clone(&parking), super::current());
+        let observe = move || {
+            let Observer(parking, parked) = { observer };
+            let at = parking.parked_at.get();
+            IS_ENOUGH.store(at != 0 && is_painted(at - KEPT_BYTES, KEPT_BYTES / 2), Ordering::Relaxed);
+            parked.unpark();
+        };
+        if super::spawn(Box::new(observe)).is_err() {
+            return;
+        }
+        paint();
+        parking.park();
+    }
+}
+
+/// A coroutine that parks, as the one sees it that looks at its stack.
+struct Observer(Rc<Parking>, super::Handle);
+
+// SAFETY: with one worker, both coroutines run on the same thread.
+unsafe impl Send for Observer {}
+
+/// Paints the stack below the caller, further down than [`KEPT_BYTES`].
+#[inline(never)]
+fn paint() {
+    std::hint::black_box(&mut [PAINT; KEPT_BYTES / size_of::<usize>() + 64]);
+}
+
+/// Whether nothing has used these bytes of a parked coroutine's stack since [`paint`]. Both numbers are aligned.
+fn is_painted(address: usize, bytes: usize) -> bool {
+    let mut words = (address..address + bytes).step_by(size_of::<usize>());
+    // SAFETY: the words are aligned and lie in a stack on which nothing runs, where `paint` has written. Nothing refers
+    // to them.
+    words.all(|word| unsafe { ptr::with_exposed_provenance::<usize>(word).read_volatile() == PAINT })
+}
+
 /// Whether the lowest page of a stack is at `address`.
 fn has_mark(address: usize, page: usize) -> bool {
     // SAFETY: this advice only reads the page, as any load would, and fails if it is not readable.
     let advice = unsafe { libc::madvise(ptr::with_exposed_provenance_mut(address), page, libc::MADV_POPULATE_READ) };
     // SAFETY: the address is aligned, and the page readable. No reference to the lowest page of a stack exists.
     advice == 0 && unsafe { ptr::with_exposed_provenance::<usize>(address).read() } == MARK
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coroutine::tests::in_a_coroutine;
+    use crate::coroutine::{self, StackBounds};
+
+    /// Touches `bytes` of the stack below the caller.
+    #[inline(never)]
+    fn go_deep(bytes: usize) -> u8 {
+        let page = std::hint::black_box([1_u8; 4096]);
+        if bytes <= 4096 { page[0] } else { page[7].max(go_deep(bytes - 4096)) }
+    }
+
+    fn resident_pages(bounds: StackBounds) -> usize {
+        let page = rustix::param::page_size();
+        let first = bounds.bottom - page;
+        let mut pages = vec![0_u8; (bounds.top - first) / page];
+        let length = bounds.top - first;
+        // SAFETY: mincore(2) writes a byte for each page of the stack, which is mapped.
+        let asked = unsafe { libc::mincore(ptr::with_exposed_provenance_mut(first), length, pages.as_mut_ptr()) };
+        assert_eq!(asked, 0);
+        pages.iter().filter(|&&page| page & 1 == 1).count()
+    }
+
+    #[test]
+    fn a_parked_stack_keeps_its_frames_alone_and_goes_on() {
+        let (running, parked, deep, kept) = in_a_coroutine(|| {
+            let parking = Rc::new(Parking::default());
+            let bounds = StackBounds::of_caller(coroutine::stack_bytes());
+            parking.begin(bounds);
+            measure_parking();
+            assert!(IS_ENOUGH.load(Ordering::Relaxed));
+            let kept = std::hint::black_box([7_u8; 2048]);
+            go_deep(256 * 1024);
+            parking.trim();
+            let running = resident_pages(bounds);
+            let handle = coroutine::current();
+            let parked = Rc::new(Cell::new(0));
+            let helper = Helper(Rc::clone(&parking), handle, Rc::clone(&parked), bounds);
+            let spawned = coroutine::spawn(Box::new(move || {
+                let Helper(parking, handle, parked, bounds) = { helper };
+                parking.trim();
+                parked.set(resident_pages(bounds));
+                parking.trim();
+                handle.unpark();
+            }));
+            assert!(spawned.is_ok());
+            while parked.get() == 0 {
+                parking.park();
+            }
+            let deep = go_deep(128 * 1024);
+            parking.end();
+            (running, parked.get(), deep, kept[2047])
+        });
+        assert!(running >= 64 && parked <= 20, "{running} pages before the trim and {parked} after it");
+        assert_eq!((deep, kept), (1, 7));
+    }
+
+    #[test]
+    fn the_paint_shows_what_was_used() {
+        let mut words = [PAINT; 16];
+        let look = |words: &[usize]| is_painted(words.as_ptr().expose_provenance(), size_of_val(words));
+        assert!(look(&words));
+        words[15] = 1;
+        assert!(!look(&words) && look(&words[..15]));
+    }
+
+    struct Helper(Rc<Parking>, coroutine::Handle, Rc<Cell<usize>>, StackBounds);
+
+    // SAFETY: both coroutines run on the same thread.
+    unsafe impl Send for Helper {}
 }

@@ -25,7 +25,7 @@ fn receive<R>(receiver: &Receiver<R>) -> R {
 }
 
 /// Runs `body` in a coroutine and waits for its result.
-fn in_a_coroutine<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
+pub(super) fn in_a_coroutine<R: Send + 'static>(body: impl FnOnce() -> R + Send + 'static) -> R {
     let _one = lock(&ONE_WORKER);
     let (sender, receiver) = channel();
     spawn(Box::new(move || sender.send(body()).unwrap())).unwrap();

@@ -60,6 +60,7 @@ fn spawn_first(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<()> {
     coroutine::remember_handlers();
     let body = move || {
         coroutine::install_overflow_handler();
+        coroutine::measure_parking();
         activity::begin();
         waiting::begin();
         match LoopState::new(Arc::clone(&host), Arc::clone(&runtime)) {

@@ -423,6 +423,8 @@ impl Connection {
         }
     }
 
+    // Not part of its caller: frames that coroutines wait in should be small.
+    #[inline(never)]
     fn rest_with_part(mut self: Box<Self>, shared: &Shared, head: Box<Head>, mut buffer: Vec<u8>) -> Next {
         if self.stage == ConnectionStage::Idle {
             self.stage = ConnectionStage::Head;
@@ -441,6 +443,7 @@ impl Connection {
     /// is certain to be a request.
     ///
     /// # Parks
+    #[cold]
     fn refuse(&self, py: Python<'_>, shared: &Shared, error: RequestError, request: &[u8]) -> Ending {
         self.log_fault(py, error);
         self.answer_refusal(shared, error.status(), request)
@@ -458,6 +461,7 @@ impl Connection {
         Exchange::refused(sent.is_ok()).ending(Vec::new(), || true)
     }
 
+    #[cold]
     fn log_fault(&self, py: Python<'_>, error: RequestError) {
         log(py, Level::Info, &format!("{} from {}: {error}", error.status(), self.client(py)), None);
     }

@@ -320,6 +320,8 @@ impl Shared {
     }
 
     /// Logs a request to the access log and the access logger.
+    // Not part of its caller: frames that coroutines wait in should be small.
+    #[inline(never)]
     pub fn log_access(&self, py: Python<'_>, finished: &Finished<'_>, elapsed: Duration) {
         if let Some(access_log) = &self.access_log {
             let renderer = access_log.borrow_mut().renderer(py);

@@ -71,6 +71,8 @@ impl SlowRequests {
     /// as their clients wish.
     ///
     /// # Parks
+    // Not part of its caller: frames that coroutines wait in should be small.
+    #[inline(never)]
     pub fn end(&self, py: Python<'_>, request: &TimedRequest, finished: &Finished<'_>, client: &str) {
         let sums = notes::take_sums().unwrap_or_default();
         let stack = lock(&self.stacks).remove(&request.work);

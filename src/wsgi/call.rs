@@ -231,13 +231,13 @@ impl<'py> ApplicationCall<'py> {
         let closed = close(&result);
         match (sent, closed) {
             (Err(error), Err(second)) => {
-                gateway.report(py, &format!("Error in close() after {}", self.what()), &second);
+                self.report_close(py, gateway, &second);
                 Err(error)
             }
             (Ok(()), closed) => {
                 if let Err(error) = closed {
                     // The response is complete.
-                    gateway.report(py, &format!("Error in close() after {}", self.what()), &error);
+                    self.report_close(py, gateway, &error);
                 }
                 Ok(())
             }
@@ -245,7 +245,14 @@ impl<'py> ApplicationCall<'py> {
         }
     }
 
+    #[cold]
+    fn report_close(&self, py: Python<'py>, gateway: &Gateway, error: &PyErr) {
+        gateway.report(py, &format!("Error in close() after {}", self.what()), error);
+    }
+
     /// Judges how the application of an upgraded connection has ended. Returns the code to close a WebSocket with.
+    // Not part of its caller: frames that coroutines wait in should be small.
+    #[inline(never)]
     fn end_upgraded(&self, py: Python<'py>, gateway: &Gateway, outcome: PyResult<()>) -> u16 {
         match outcome {
             Ok(()) if self.response().answer().has_failed => INTERNAL_ERROR,
@@ -270,6 +277,7 @@ impl<'py> ApplicationCall<'py> {
     /// Answers a request that an exception ended. Returns the client's fault, if that is the cause.
     ///
     /// # Parks
+    #[cold]
     fn fail(&self, py: Python<'py>, gateway: &Gateway, error: &PyErr) -> Option<RequestError> {
         let response = self.response();
         let fault = {
@@ -314,6 +322,7 @@ impl<'py> ApplicationCall<'py> {
     /// Answers a request that was ended by force, whatever its application has returned or raised.
     ///
     /// # Parks
+    #[cold]
     fn end_early(&self, py: Python<'py>, gateway: &Gateway, error: Option<PyErr>) {
         let response = self.response();
         let is_expected = |error: &PyErr| {

@@ -153,6 +153,7 @@ impl Gateway {
     }
 
     /// Reports an exception: to Meinheld's error logger if there is one, else to `rmeinheld.error`.
+    #[cold]
     pub fn report(&self, py: Python<'_>, message: &str, error: &PyErr) {
         let Some(logger) = &self.settings.error_logger else {
             return log(py, Level::Error, message, Some(error));

@@ -11,6 +11,8 @@ use crate::server::shared::Shared;
 const LINGER: Duration = Duration::from_secs(2);
 
 impl Connection {
+    // Not part of its caller: frames that coroutines wait in should be small.
+    #[inline(never)]
     pub(super) fn begin_lingering(self: Box<Self>) -> Next {
         self.stream.shutdown_write();
         self.linger_from_now()
@@ -23,6 +25,8 @@ impl Connection {
         Next::Rest(self)
     }
 
+    // Not part of its caller: frames that coroutines wait in should be small.
+    #[inline(never)]
     pub(super) fn linger(self: Box<Self>, shared: &Shared) -> Next {
         let mut buffer = shared.take_buffer(Vec::new());
         // After its closing alert, the TLS library takes further bytes for an error.

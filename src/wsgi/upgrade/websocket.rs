@@ -387,6 +387,8 @@ impl WebSocket {
     /// Ends the request: closes with `code`, and waits for the end of the closing handshake. Returns the bytes sent.
     ///
     /// # Parks
+    // Not part of its caller: frames that coroutines wait in should be small.
+    #[inline(never)]
     pub fn finish(&self, py: Python<'_>, code: u16) -> u64 {
         if let Some(session) = self.session.get() {
             session.finish(py, code);
