@@ -272,6 +272,12 @@
 //! thread that needs no interpreter sends them (PEP 3333 forbids to delay an item unless another thread is sure to send it).
 //! `write()` and TLS send at once.
 //!
+//! With `hold_answers` a complete answer waits for the other requests of its poll (`net::held::answers`), because a
+//! client with many connections is woken less often then. The leader sends these answers before it polls and before all
+//! work but requests; a coroutine sends them before it waits, and a fork before it happens. The same OS thread sends them
+//! after a millisecond, also while `close()` of an iterable runs. The loop holds no answer for itself alone: another
+//! request must be ready, and most of the last turns must have been long (`server::answer_holding`). Off by default.
+//!
 //! One state machine owns how a request and its response proceed and end ([`http::exchange`]): whether the connection
 //! persists, says `close`, lingers or is reset. Readers, senders and the connection report events and ask it.
 //!

@@ -83,6 +83,7 @@ __all__ = [
     "may_wait",
     "method",
     "metric_families",
+    "send_held",
     "set_attribute",
     "set_awaited",
     "sleep",
@@ -999,6 +1000,9 @@ def give_way_quietly() -> None:
 
     An exception thrown into the coroutine is raised at its next wait.
     """
+
+def send_held() -> None:
+    """Send the answers and items that are held back, as far as their clients take them now."""
 
 def check_access_log_format(text: str, /) -> None:
     """Check the format of an access log.

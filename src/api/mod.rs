@@ -55,7 +55,7 @@ mod _rmeinheld {
     use super::process::{
         access_log_line, arm_exit, check_access_log_format, check_sticky, defer_spawned, disarm_exit, end_awaited,
         end_loop, end_with_parent, exclusively, follow_requests, followed_request, forget_followed_request, is_killed,
-        metric_families, set_awaited, start_spawned,
+        metric_families, send_held, set_awaited, start_spawned,
     };
 
     #[pymodule_init]

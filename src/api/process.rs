@@ -12,6 +12,7 @@ use crate::crew::exposition::Family;
 use crate::crew::metrics::FAMILIES;
 use crate::crew::sticky::StickyMode;
 use crate::event_loop::ends;
+use crate::net::held;
 use crate::{interp, server};
 
 /// Call `function()`, then `cleanup()`, as the only server of the process. Returns the result of `function`.
@@ -152,6 +153,12 @@ pub fn set_awaited() {
 #[pyfunction]
 pub fn stop_at_exit(py: Python<'_>) {
     interp::stop_at_exit(py);
+}
+
+/// Send the answers and items that are held back, as far as their clients take them now.
+#[pyfunction]
+pub fn send_held() {
+    held::send_now();
 }
 
 /// Runs in the parent before a fork.

@@ -3,10 +3,14 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::records;
 use super::unit::Unit;
 use crate::coroutine::{self, StackBounds};
+
+/// The loop thread has an action of [`before_next_wait`]. Cheaper to read than a variable of the thread.
+static ACTS_BEFORE_WAIT: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Unit>>> = const { RefCell::new(None) };
@@ -63,13 +67,20 @@ pub fn number_of_parks() -> u64 {
     PARKS.get()
 }
 
-/// Calls `action` before the next wait on the loop thread begins, in the unit that waits. It may itself wait.
+/// Calls `action` before the next wait on the loop thread begins, in the unit that waits, where it may itself wait. The
+/// leader calls it before it polls, and before all work but requests.
 pub fn before_next_wait(action: fn()) {
     BEFORE_WAIT.set(Some(action));
+    ACTS_BEFORE_WAIT.store(true, Ordering::Relaxed);
 }
 
 /// Takes the action of [`before_next_wait`].
+#[inline]
 pub(super) fn take_before_wait() -> Option<fn()> {
+    if !ACTS_BEFORE_WAIT.load(Ordering::Relaxed) {
+        return None;
+    }
+    ACTS_BEFORE_WAIT.store(false, Ordering::Relaxed);
     BEFORE_WAIT.take()
 }
 

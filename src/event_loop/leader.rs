@@ -203,6 +203,11 @@ fn lead(unit: &Rc<Unit>) -> Lead {
     loop {
         let step = with(|state| state.next_step(may_yield)).unwrap_or(Step::End);
         may_yield = !matches!(step, Step::Yield);
+        if !matches!(step, Step::Run(Work::Serve(..), _))
+            && let Some(action) = current::take_before_wait()
+        {
+            action();
+        }
         match step {
             Step::Yield => {
                 released(coroutine::yield_now);

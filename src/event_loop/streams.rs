@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::activity;
+use super::poller::SourceOwner;
 use super::roles::StreamWatcher;
 use super::state::{Work, with};
 use super::tokens::{SourceId, WorkId};
@@ -104,6 +105,24 @@ pub fn serve_soon(id: SourceId, owner: usize) {
         state.requests.push_back(Work::Serve(id, owner));
         state.budget += 1;
     });
+}
+
+/// Queues a source for the service before all new requests, also at the cap. Its connection has to send the rest of an
+/// answer, so its request is not over.
+pub fn serve_first(id: SourceId) {
+    with(|state| {
+        if let Some(source) = state.poller.source(id)
+            && let SourceOwner::Service(owner) = source.owner
+        {
+            source.at_rest = false;
+            state.tasks.push_back(Work::Serve(id, owner));
+        }
+    });
+}
+
+/// Whether another request is ready, which runs before the next poll.
+pub fn has_next_request() -> bool {
+    with(|state| state.budget > 0 && matches!(state.requests.front(), Some(Work::Serve(..)))).unwrap_or(false)
 }
 
 /// Queues a source for the service after all other work, whatever the poller knows. Its owner holds bytes that it has

@@ -13,7 +13,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, Once};
+use std::sync::{Mutex, MutexGuard, Once, OnceLock};
 
 use crate::event_loop;
 use crate::sync::lock;
@@ -37,6 +37,9 @@ static HIGHEST: AtomicI32 = AtomicI32::new(-1);
 
 static IS_CHILD: AtomicBool = AtomicBool::new(false);
 
+/// The action before a fork.
+static BEFORE_FORK: OnceLock<fn()> = OnceLock::new();
+
 /// Whether this process is a forked child of a process that owned sockets. Only the parent may shut the sockets down.
 pub fn is_child() -> bool {
     IS_CHILD.load(Ordering::Relaxed)
@@ -46,12 +49,24 @@ pub fn is_child() -> bool {
 pub fn own(socket: BorrowedFd<'_>) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: `let_go` has the right signature, and only does what is allowed in a child before execve(2).
-        unsafe { libc::pthread_atfork(None, None, Some(let_go)) };
+        // SAFETY: both have the right signature. `prepare` runs in the parent as ordinary code, and `let_go` only does what is allowed in a child before execve(2).
+        unsafe { libc::pthread_atfork(Some(prepare), None, Some(let_go)) };
     });
     if let Some((word, bit)) = place(socket.as_raw_fd()) {
         word.fetch_or(bit, Ordering::Relaxed);
         HIGHEST.fetch_max(socket.as_raw_fd(), Ordering::Relaxed);
+    }
+}
+
+/// Calls `action` before each fork, in the thread that forks. One action per process.
+pub fn before_fork(action: fn()) {
+    let _ = BEFORE_FORK.set(action);
+}
+
+/// Runs in the parent before fork(2).
+extern "C" fn prepare() {
+    if let Some(action) = BEFORE_FORK.get() {
+        action();
     }
 }
 

@@ -4,18 +4,24 @@
 //! that needs no interpreter: it sends what has been held for half a millisecond to one, whatever the loop does. One stream
 //! at a time is held back, that of the running turn, whose owner sends what is held before the turn ends.
 //!
-//! Encrypted streams are never held back. A forked child drops what is held, which its parent sends.
+//! Encrypted streams are never held back. A fork sends what is held first, and the child drops the rest.
+//!
+//! `answers` has complete answers, which outlive their turn.
+
+mod answers;
 
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustix::net::SendFlags;
 use rustix::thread::futex;
 
 use super::{Stream, forks};
 use crate::sync::lock;
+
+use answers::{Answers, is_any_kept, kept_since, send};
+pub use answers::{are_late, is_owed, is_unsent, keep_in_turn, may_keep};
 
 /// Bytes from which held output should be sent.
 pub const FULL: usize = 64 * 1024;
@@ -29,9 +35,10 @@ const PATIENCE: u32 = 20;
 struct HeldOutput {
     stream: Option<Arc<Stream>>,
     bytes: Vec<u8>,
+    answers: Answers,
 }
 
-static HELD: Mutex<HeldOutput> = Mutex::new(HeldOutput { stream: None, bytes: Vec::new() });
+static HELD: Mutex<HeldOutput> = Mutex::new(HeldOutput { stream: None, bytes: Vec::new(), answers: Answers::new() });
 
 /// The address of the stream that is held back; 0 for none.
 static HOLDER: AtomicUsize = AtomicUsize::new(0);
@@ -72,6 +79,12 @@ pub fn hold(stream: &Arc<Stream>, parts: &[&[u8]]) -> Option<usize> {
     Some(count)
 }
 
+/// Whether the running turn holds output back.
+#[inline]
+pub fn is_any_held() -> bool {
+    HOLDER.load(Ordering::Relaxed) != 0
+}
+
 /// Whether output of `stream` is held back.
 #[inline]
 pub fn is_held(stream: &Stream) -> bool {
@@ -105,12 +118,47 @@ pub fn give_back(mut bytes: Vec<u8>) {
     }
 }
 
+/// Keeps the output of `stream` that the running turn holds back, a complete answer, beyond the turn. Returns false if
+/// that may not be, or is not held any more: the caller sends it.
+pub fn keep(stream: &Stream) -> bool {
+    if !may_keep() || !is_held(stream) || forks::is_child() {
+        return false;
+    }
+    let mut held = lock(&HELD);
+    let HeldOutput { stream: holder, bytes, answers } = &mut *held;
+    let is_kept = holder.as_ref().is_some_and(|holder| answers.keep(holder, bytes));
+    if is_kept {
+        *holder = None;
+        HOLDER.store(0, Ordering::SeqCst);
+    }
+    is_kept
+}
+
+/// Sends the answers that are kept. On the loop thread.
+#[inline]
+pub fn send_answers() {
+    if is_any_kept() && !forks::is_child() {
+        lock(&HELD).answers.send_all();
+    }
+}
+
+/// Sends the answers that are kept. Takes the rest of that on `stream`, which the caller sends before anything else;
+/// `None` if there is none.
+pub fn take_owed(stream: &Stream) -> Option<Vec<u8>> {
+    send_answers();
+    if !is_owed(stream) || forks::is_child() {
+        return None;
+    }
+    lock(&HELD).answers.take_owed(stream)
+}
+
 /// Whether the sender runs. Starts it.
 fn has_sender() -> bool {
     if SENDER.load(Ordering::Relaxed) != MISSING {
         return true;
     }
     SENDER.store(AWAKE, Ordering::SeqCst);
+    forks::before_fork(send_now);
     let started = std::thread::Builder::new().name("rmeinheld-send".to_owned()).stack_size(64 * 1024).spawn(send_late);
     if started.is_err() {
         SENDER.store(MISSING, Ordering::SeqCst);
@@ -120,31 +168,41 @@ fn has_sender() -> bool {
 
 /// The life of the sender.
 fn send_late() {
-    let (mut seen, mut looks) = (0, 0);
+    let (mut seen, mut looks) = ((0, 0), 0);
     loop {
         if looks >= PATIENCE {
             looks = 0;
             SENDER.store(ASLEEP, Ordering::SeqCst);
-            if HOLDER.load(Ordering::SeqCst) == 0 {
+            if !is_anything_held() {
                 let _ = futex::wait(&SENDER, futex::Flags::PRIVATE, ASLEEP, None);
             }
             SENDER.store(AWAKE, Ordering::SeqCst);
         }
         std::thread::sleep(LOOK);
-        let batch = BATCH.load(Ordering::Relaxed);
-        if batch == seen && HOLDER.load(Ordering::SeqCst) != 0 {
+        let now = (BATCH.load(Ordering::Relaxed), kept_since());
+        // The running turn may hold items again and again while an answer of an earlier turn waits.
+        let is_late = (now.0 == seen.0 && HOLDER.load(Ordering::SeqCst) != 0) || (now.1 == seen.1 && now.1 != 0);
+        if is_late {
             send_now();
         }
-        looks = if batch == seen { looks + 1 } else { 0 };
-        seen = batch;
+        looks = if now == seen { looks + 1 } else { 0 };
+        seen = now;
     }
 }
 
-/// Sends what the socket accepts now. The rest, and every error, is left to the owner of the output.
+fn is_anything_held() -> bool {
+    HOLDER.load(Ordering::SeqCst) != 0 || is_any_kept()
+}
+
+/// Sends what the sockets accept now. The rest, and every error, is left to the owner of the output.
 pub fn send_now() {
+    if forks::is_child() {
+        return;
+    }
     let mut held = lock(&HELD);
-    let HeldOutput { stream: Some(stream), bytes } = &mut *held else { return };
-    if let Ok(sent) = rustix::net::send(stream.as_ref(), bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-        bytes.drain(..sent.min(bytes.len()));
+    let HeldOutput { stream, bytes, answers } = &mut *held;
+    answers.send_now();
+    if let Some(stream) = stream {
+        send(stream, bytes);
     }
 }

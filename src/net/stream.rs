@@ -4,7 +4,7 @@ mod writing;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -54,6 +54,8 @@ pub struct Stream {
     ends_in_reset: AtomicBool,
     /// Whether the connection goes on in another process, so that closing the descriptor must not end it.
     has_left: AtomicBool,
+    /// The part of an answer that is still to be sent, for [`held`](super::held).
+    pub(super) unsent: AtomicU8,
 }
 
 impl Stream {
@@ -70,6 +72,7 @@ impl Stream {
             secured: None,
             ends_in_reset: AtomicBool::new(false),
             has_left: AtomicBool::new(false),
+            unsent: AtomicU8::default(),
         })
     }
 

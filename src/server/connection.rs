@@ -23,7 +23,7 @@ use crate::http::head::{Head, Parsed};
 use crate::http::proxy_protocol::Addresses;
 use crate::http::response::error_page;
 use crate::interp::{Level, log};
-use crate::net::{Peer, Stream};
+use crate::net::{Failure, Peer, Stream, held};
 use crate::wsgi::{self, ClientCheck, RemoteAddress, Request, Unprepared};
 
 /// Requests of one client's pipeline that run before other work gets its turn.
@@ -202,6 +202,9 @@ impl Connection {
         if self.stage == ConnectionStage::Lingering {
             return self.linger(shared);
         }
+        if held::is_unsent(&self.stream) && self.send_unsent(shared).is_err() {
+            return Next::Close;
+        }
         for _ in 0..PIPELINE_TURN {
             let mut buffer = shared.take_buffer(std::mem::take(&mut self.pending));
             let mut head = self.partial.take().unwrap_or_else(|| shared.take_head());
@@ -235,6 +238,16 @@ impl Connection {
             }
         }
         Next::Queue(self)
+    }
+
+    /// Sends an answer that was held, or the rest of it.
+    ///
+    /// # Errors
+    /// See [`Failure`]. The connection is over.
+    ///
+    /// # Parks
+    fn send_unsent(&self, shared: &Shared) -> Result<(), Failure> {
+        held::take_owed(&self.stream).map_or(Ok(()), |rest| self.stream.write_all(&[&rest], &shared.pace()))
     }
 
     /// Takes one request, whose head is in `buffer`, through the application.
@@ -419,7 +432,11 @@ impl Connection {
                 Next::Rest(self)
             }
             None if shared.keeps_alive(self.served) => Next::Rest(self),
-            None => Next::Close,
+            None => {
+                // The connection is over in any case.
+                let _ = self.send_unsent(shared);
+                Next::Close
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use super::idle::{Candidate, Idle};
 use super::shared::Shared;
 use crate::crew::seat::Seat;
 use crate::event_loop::SourceId;
+use crate::net::held;
 
 /// The connections by their keys, which are the owners of their sources in the loop. Lives on the loop thread.
 pub struct Connections {
@@ -118,6 +119,7 @@ impl Connections {
     }
 
     fn longest_idle(&self) -> Option<Candidate> {
+        held::send_answers();
         let look = || {
             let slots = self.slots.borrow();
             let found = slots.iter().filter_map(|(key, slot)| match slot {
@@ -131,7 +133,11 @@ impl Connections {
         let is_idle = |candidate: &Candidate| match self.slots.borrow().get(candidate.key) {
             Some(ConnectionSlot::Resting(connection)) => {
                 // A request may have arrived since the last poll.
-                connection.is_kept() && candidate.is_of(connection.stream.source()) && !connection.stream.has_unread()
+                let stream = &connection.stream;
+                connection.is_kept()
+                    && candidate.is_of(stream.source())
+                    && !stream.has_unread()
+                    && !held::is_unsent(stream)
             }
             _ => false,
         };

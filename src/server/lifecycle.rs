@@ -58,6 +58,7 @@ pub struct Server {
     prepared: Mutex<Option<Prepared>>,
     pub(super) graceful_timeout: Duration,
     pub(super) drain_delay: Duration,
+    holds_answers: bool,
     request_limit: usize,
     block_warning: Option<Duration>,
     pub(super) stop_signal: Arc<StopSignal>,
@@ -134,6 +135,7 @@ impl Server {
         Ok(Server {
             graceful_timeout: settings.graceful_timeout(),
             drain_delay: settings.drain_delay(),
+            holds_answers: !settings.hold_answers().is_zero(),
             request_limit: settings.worker_connections,
             block_warning: settings.block_warning(),
             reporter: Mutex::default(),
@@ -195,6 +197,9 @@ impl Server {
         let Some(prepared) = lock(&self.prepared).take() else {
             return Err(PyRuntimeError::new_err("this server has been run already; make a new one"));
         };
+        if self.holds_answers {
+            py.import("rmeinheld.held_answers")?.call_method0("send_before_ends")?;
+        }
         let slow = prepared.slow.clone();
         let reporter = self.block_warning.map(|_| Reporter::new(py).map(Arc::new)).transpose()?;
         (*lock(&self.reporter)).clone_from(&reporter);
@@ -373,7 +378,7 @@ fn install(prepared: Prepared, stop_signal: Arc<StopSignal>, request_limit: usiz
         let moving = join_siblings(&crew).map(|crew| Moving::new(crew, Arc::clone(board), sticky, places, limit));
         shared.set_moving(moving);
     }
-    let service = Rc::new(LoopService::new(shared, sockets, tls));
+    let service = Rc::new(LoopService::new(shared, sockets, tls, settings.hold_answers()));
     SERVICE.with(|slot| *slot.borrow_mut() = Rc::downgrade(&service));
     event_loop::set_service(Some(Rc::clone(&service) as Rc<dyn event_loop::Service>), request_limit);
     service.begin();

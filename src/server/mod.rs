@@ -23,6 +23,7 @@
 //! | `shared_crew`       | `Crew`, as Python sees it                                             |
 //! | `shared_scoreboard` | `Scoreboard`, as Python sees it                                       |
 //! | `settings`          | the settings, as Rust values                                          |
+//! | `answer_holding`    | which answers are held for other requests                             |
 //! | `access_log`        | the access log: its file, and its lines                               |
 //! | `error_stream`      | the error log, written without waiting                                |
 //! | `episode`           | lasting conditions, with one log line for each episode                |
@@ -36,6 +37,7 @@
 mod accepting;
 mod access_log;
 mod admin_listener;
+mod answer_holding;
 mod blockage;
 mod blockage_report;
 mod connection;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 
 use super::accepting::Accepting;
+use super::answer_holding::AnswerHolding;
 use super::connection::Next;
 use super::connections::Connections;
 use super::listening::FIRST_LISTENER;
@@ -19,7 +20,7 @@ use crate::crew::Letter;
 use crate::crew::moved_connection::MovedConnection;
 use crate::event_loop::{Service, SourceId, streams};
 use crate::interp::{Level, log};
-use crate::net::Listener;
+use crate::net::{Listener, held};
 use crate::output;
 use crate::wsgi::{self, Waited};
 
@@ -29,15 +30,22 @@ pub struct LoopService {
     connections: Rc<Connections>,
     accepting: Accepting,
     stopping_watchers: StoppingWatchers,
+    answer_holding: AnswerHolding,
 }
 
 impl LoopService {
     /// A service that accepts nothing yet.
-    pub fn new(shared: Shared, listeners: Vec<Listener>, tls: Option<Tls>) -> LoopService {
+    pub fn new(shared: Shared, listeners: Vec<Listener>, tls: Option<Tls>, hold_answers: Duration) -> LoopService {
         let connections = Rc::new(Connections::new(Arc::clone(shared.seat())));
         let shared = Rc::new(shared);
         let accepting = Accepting::new(Rc::clone(&shared), Rc::clone(&connections), listeners, tls);
-        LoopService { shared, connections, accepting, stopping_watchers: StoppingWatchers::default() }
+        LoopService {
+            shared,
+            connections,
+            accepting,
+            stopping_watchers: StoppingWatchers::default(),
+            answer_holding: AnswerHolding::new(hold_answers),
+        }
     }
 
     /// The state that connections share.
@@ -119,8 +127,13 @@ impl LoopService {
             Next::Rest(connection) => {
                 let source = connection.stream.source();
                 let is_kept = connection.is_kept();
+                let is_owed = held::is_owed(&connection.stream);
                 self.connections.put_back(key, connection);
-                streams::rest_or_queue(source, key);
+                if is_owed {
+                    streams::serve_first(source);
+                } else {
+                    streams::rest_or_queue(source, key);
+                }
                 if is_kept {
                     self.accepting.note_room();
                 }
@@ -157,8 +170,10 @@ impl Service for LoopService {
             if let Some(index) = owner.checked_sub(FIRST_LISTENER) {
                 self.take_turn(py, source, index);
             } else if let Some(connection) = self.connections.take(source, owner) {
+                let turn = self.answer_holding.begin();
                 let next = connection.serve(py, &self.shared);
                 self.settle(owner, next);
+                self.answer_holding.end(turn.as_ref());
             }
         });
     }

@@ -47,6 +47,7 @@ pub struct Settings {
     request_timeout: f64,
     cancel_on_disconnect: bool,
     turn_budget: f64,
+    hold_answers: u32,
     block_warning: f64,
     /// Bytes of each coroutine's C stack.
     pub stack_size: usize,
@@ -134,6 +135,11 @@ impl Settings {
     /// How long a turn may last; zero for no limit.
     pub fn turn_budget(&self) -> Duration {
         seconds(self.turn_budget).unwrap_or_default()
+    }
+
+    /// How long a complete answer may be held for other requests; zero for not at all.
+    pub fn hold_answers(&self) -> Duration {
+        Duration::from_micros(self.hold_answers.into())
     }
 
     /// How long a request may take without a line in the log.

@@ -138,6 +138,7 @@ impl<'py> ApplicationCall<'py> {
             (None, Some(websocket)) => websocket.get().take_early(),
             (None, None) => std::mem::take(&mut self.next),
         };
+        self.response().keep_or_send(py, !left_over.is_empty());
         let is_last = self.response().is_last();
         let ended = self.response().end(|answer| {
             let exchange = &answer.exchange;

@@ -23,12 +23,12 @@ pub fn respond(result: &Bound<'_, PyAny>, object: &Bound<'_, StartResponse>, use
         if list.len() == 1 {
             let item = list.get_item(0)?;
             let data = bytes(&item)?;
-            response.send(data, Some(data.as_bytes().len() as u64))?;
+            StartResponse::send_sized(object, data, data.as_bytes().len() as u64)?;
         } else {
-            send_sized(list.to_tuple(), response)?;
+            send_sized(list.to_tuple(), object)?;
         }
     } else if let Ok(tuple) = result.cast_exact::<PyTuple>() {
-        send_sized(tuple.clone(), response)?;
+        send_sized(tuple.clone(), object)?;
     } else if use_sendfile
         && let Ok(file) = result.cast_exact::<FileWrapper>()
         && file.get().send(py, response)?
@@ -36,7 +36,7 @@ pub fn respond(result: &Bound<'_, PyAny>, object: &Bound<'_, StartResponse>, use
     } else {
         send_items(result, object)?;
     }
-    response.finish(py)
+    StartResponse::finish_whole(object)
 }
 
 fn bytes<'a, 'py>(item: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyBytes>> {
@@ -44,7 +44,7 @@ fn bytes<'a, 'py>(item: &'a Bound<'py, PyAny>) -> PyResult<&'a Bound<'py, PyByte
 }
 
 /// Sends a tuple of byte strings, whose length is known before the first is sent.
-fn send_sized(items: Bound<'_, PyTuple>, response: &StartResponse) -> PyResult<()> {
+fn send_sized(items: Bound<'_, PyTuple>, object: &Bound<'_, StartResponse>) -> PyResult<()> {
     let mut total = 0;
     for item in items.iter_borrowed() {
         total += bytes(&item)?.as_bytes().len();
@@ -54,10 +54,10 @@ fn send_sized(items: Bound<'_, PyTuple>, response: &StartResponse) -> PyResult<(
         for item in items.iter_borrowed() {
             joined.extend_from_slice(bytes(&item)?.as_bytes());
         }
-        return response.send(&PyBytes::new(items.py(), &joined), Some(total as u64));
+        return StartResponse::send_sized(object, &PyBytes::new(items.py(), &joined), total as u64);
     }
     for item in items.iter_borrowed() {
-        response.send(bytes(&item)?, Some(total as u64))?;
+        StartResponse::send_sized(object, bytes(&item)?, total as u64)?;
         interp::give_way(items.py())?;
     }
     Ok(())

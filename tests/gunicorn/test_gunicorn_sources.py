@@ -64,6 +64,8 @@ def settings(line: str = "", conf: str = "", **environ: str) -> Settings:
         ("--keep-alive 5", "keep_alive = 3", {}, "keep_alive", 5.0),
         ("", "turn_budget = 0.5", {}, "turn_budget", 0.5),
         ("", "turn_budget = '0.5'", {"RMEINHELD_TURN_BUDGET": "0.25"}, "turn_budget", 0.25),
+        ("", "hold_answers = 200", {}, "hold_answers", 200),
+        ("", "hold_answers = 200", {"RMEINHELD_HOLD_ANSWERS": "300"}, "hold_answers", 300),
         ("", "", {}, "patch", True),
         ("", "patch = False", {}, "patch", False),
         ("", "from rmeinheld import patch", {}, "patch", True),

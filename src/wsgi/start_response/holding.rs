@@ -1,7 +1,9 @@
-//! Items of a response that share a write.
+//! Items of a response that share a write, and complete answers that wait for other requests.
 //!
 //! An item of an iterable is held back (`net::held`) for as long as the turn of its request lasts, at most for a
 //! millisecond. Before the request waits, or its turn is cut off, everything that it has yielded is on its way.
+//!
+//! With the setting `hold_answers`, a complete answer of a connection that goes on may be held beyond its turn.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -12,6 +14,7 @@ use pyo3::types::PyBytes;
 use super::StartResponse;
 use super::sender::{COPIED_BYTES, Framed};
 use crate::event_loop::{self, Wake, interrupts};
+use crate::http::exchange::{Ending, Writing};
 use crate::interp::{self, failure_error};
 use crate::net::{Failure, Stream, held};
 
@@ -30,7 +33,10 @@ impl StartResponse {
     pub fn send_item(slf: &Bound<'_, Self>, data: &Bound<'_, PyBytes>, known_length: Option<u64>) -> PyResult<()> {
         let (this, bytes) = (slf.get(), data.as_bytes());
         this.raise_held_failure()?;
-        if known_length.is_some() || bytes.is_empty() || bytes.len() > COPIED_BYTES || !event_loop::can_park() {
+        if let Some(length) = known_length {
+            return Self::send_sized(slf, data, length);
+        }
+        if bytes.is_empty() || bytes.len() > COPIED_BYTES || !event_loop::can_park() {
             return this.send(data, known_length);
         }
         this.check_time(data.py())?;
@@ -43,15 +49,60 @@ impl StartResponse {
         match held {
             Some(count) if count >= held::FULL => this.flush(data.py()),
             Some(_) => {
-                let before = HOLDER.with_borrow_mut(|holder| match holder {
-                    Some(known) if known.is(slf) => None,
-                    _ => holder.replace(slf.clone().unbind()),
-                });
-                drop(before);
-                event_loop::before_next_wait(flush_before_wait);
+                Self::become_holder(slf);
                 Ok(())
             }
             None => Ok(()),
+        }
+    }
+
+    /// Has what is held back sent before the next wait.
+    fn become_holder(slf: &Bound<'_, Self>) {
+        let before = HOLDER.with_borrow_mut(|holder| match holder {
+            Some(known) if known.is(slf) => None,
+            _ => holder.replace(slf.clone().unbind()),
+        });
+        drop(before);
+        event_loop::before_next_wait(flush_before_wait);
+    }
+
+    /// Holds the last bytes of a complete answer back, `parts`, if the turn may keep it. Returns false if the caller has
+    /// to send them.
+    pub(super) fn hold_answer(slf: &Bound<'_, Self>, stream: &Arc<Stream>, parts: &[&[u8]]) -> bool {
+        let holds = slf.get().answer().may_be_held()
+            && parts.iter().map(|part| part.len()).sum::<usize>() <= COPIED_BYTES
+            && held::hold(stream, parts).is_some();
+        if holds {
+            Self::become_holder(slf);
+        }
+        holds
+    }
+
+    /// Decides about a complete answer that is held back. It is kept beyond the turn, or sent if that may not be;
+    /// `is_last` says that its connection does not rest afterwards.
+    ///
+    /// # Parks
+    #[inline]
+    pub fn keep_or_send(&self, py: Python<'_>, is_last: bool) {
+        if held::is_any_held() {
+            self.keep_or_send_held(py, is_last);
+        }
+    }
+
+    #[inline(never)]
+    fn keep_or_send_held(&self, py: Python<'_>, is_last: bool) {
+        let stream = {
+            let answer = self.answer();
+            let stream = answer.stream.as_ref().filter(|stream| held::is_held(stream)).map(Arc::clone);
+            stream.filter(|_| answer.exchange.writing() == Writing::Done)
+        };
+        let Some(stream) = stream else { return };
+        let rests = !is_last && matches!(self.answer().ending(Vec::new()), Ending::Reuse(_));
+        if rests && held::keep(&stream) {
+            drop(HOLDER.take());
+            event_loop::before_next_wait(flush_before_wait);
+        } else {
+            self.flush_last(py);
         }
     }
 
@@ -136,6 +187,7 @@ impl StartResponse {
 
 /// The action before a wait of the loop's running unit.
 fn flush_before_wait() {
+    held::send_answers();
     if let Some(holder) = HOLDER.take() {
         Python::attach(|py| {
             holder.get().flush_quietly(py);

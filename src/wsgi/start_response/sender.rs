@@ -9,7 +9,7 @@ use pyo3::types::PyBytes;
 use super::StartResponse;
 use super::answer::{Answer, illegal};
 use crate::crew::seat::monotonic_nanoseconds;
-use crate::http::exchange::Writing;
+use crate::http::exchange::{ExchangeEvent, Writing};
 use crate::http::response::{CHUNK_END, LAST_CHUNK, ResponseBody, error_body, write_chunk_head};
 use crate::interp::{self, failure_error};
 use crate::net::{Failure, Stream, held};
@@ -53,6 +53,34 @@ impl StartResponse {
     ///
     /// # Parks
     pub fn send(&self, data: &Bound<'_, PyBytes>, known_length: Option<u64>) -> PyResult<()> {
+        self.send_or(data, known_length, |_, _| false)
+    }
+
+    /// Like [`Self::send`], for the body as a whole or a part of it, which may be held back as a complete answer.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    ///
+    /// # Parks
+    #[inline]
+    pub fn send_sized(slf: &Bound<'_, Self>, data: &Bound<'_, PyBytes>, length: u64) -> PyResult<()> {
+        if held::may_keep() { Self::send_or_hold(slf, data, length) } else { slf.get().send(data, Some(length)) }
+    }
+
+    #[inline(never)]
+    fn send_or_hold(slf: &Bound<'_, Self>, data: &Bound<'_, PyBytes>, length: u64) -> PyResult<()> {
+        slf.get().send_or(data, Some(length), |framed, parts| {
+            framed.is_whole && Self::hold_answer(slf, &framed.stream, parts)
+        })
+    }
+
+    /// Sends an item of the body, unless `hold` takes its parts.
+    fn send_or(
+        &self,
+        data: &Bound<'_, PyBytes>,
+        known_length: Option<u64>,
+        hold: impl FnOnce(&Framed, &[&[u8]]) -> bool,
+    ) -> PyResult<()> {
         let bytes = data.as_bytes();
         if bytes.is_empty() {
             return self.send_nothing();
@@ -60,7 +88,9 @@ impl StartResponse {
         self.check_time(data.py())?;
         let mut framed = self.frame(bytes, known_length)?;
         let body = bytes.get(..framed.data).unwrap_or_default();
-        let sent = if framed.before.is_empty() {
+        let sent = if hold(&framed, &[&framed.before, body, framed.after]) {
+            Ok(())
+        } else if framed.before.is_empty() {
             self.put(data.py(), &framed.stream, &[body])
         } else if framed.before.len() + body.len() <= COPIED_BYTES {
             framed.before.extend_from_slice(body);
@@ -116,6 +146,26 @@ impl StartResponse {
     ///
     /// # Parks
     pub fn finish(&self, py: Python<'_>) -> PyResult<()> {
+        self.finish_or(py, |_, _| false)
+    }
+
+    /// Like [`Self::finish`]; the end may be held back as a part of a complete answer.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    ///
+    /// # Parks
+    #[inline]
+    pub fn finish_whole(slf: &Bound<'_, Self>) -> PyResult<()> {
+        if held::may_keep() { Self::finish_or_hold(slf) } else { slf.get().finish(slf.py()) }
+    }
+
+    #[inline(never)]
+    fn finish_or_hold(slf: &Bound<'_, Self>) -> PyResult<()> {
+        slf.get().finish_or(slf.py(), |stream, parts| Self::hold_answer(slf, stream, parts))
+    }
+
+    fn finish_or(&self, py: Python<'_>, hold: impl FnOnce(&Arc<Stream>, &[&[u8]]) -> bool) -> PyResult<()> {
         if interp::any_endings() && matches!(self.answer().exchange.framing(), None | Some(ResponseBody::Chunked)) {
             self.check_time(py)?;
         }
@@ -128,7 +178,9 @@ impl StartResponse {
                     answer.is_sending = true;
                     Some(Framed { stream, before: LAST_CHUNK.to_vec(), head: 0, data: 0, is_whole: false, after: b"" })
                 }
-                Some(_) if !answer.holds() => return answer.exchange.end_response().map_err(illegal),
+                Some(_) if !answer.holds() || answer.may_stay_held() => {
+                    return answer.exchange.end_response().map_err(illegal);
+                }
                 Some(_) => {
                     drop(answer);
                     self.flush(py)?;
@@ -137,7 +189,8 @@ impl StartResponse {
             }
         };
         let framed = rest.map_or_else(|| self.frame(&[], Some(0)), Ok)?;
-        let sent = self.put(py, &framed.stream, &[&framed.before]);
+        let is_held = hold(&framed.stream, &[&framed.before]);
+        let sent = if is_held { Ok(()) } else { self.put(py, &framed.stream, &[&framed.before]) };
         self.sent(framed, sent)?;
         self.answer().exchange.end_response().map_err(illegal)
     }
@@ -210,8 +263,14 @@ impl StartResponse {
         let mut answer = self.answer();
         answer.is_sending = false;
         let is_client_gone = !matches!(failure, Failure::Killed | Failure::Interrupted);
-        // Illegal only after the request has ended, when nothing depends on its exchange any more.
-        let _ = answer.exchange.fail_sending(is_client_gone);
+        let exchange = &mut answer.exchange;
+        // Illegal after the request has ended, when nothing depends on its exchange any more.
+        let _ = match exchange.writing() {
+            // The answer was held back.
+            Writing::Done if is_client_gone => exchange.lose_client(),
+            Writing::Done => exchange.apply(ExchangeEvent::ResponseCut),
+            _ => exchange.fail_sending(is_client_gone),
+        };
     }
 }
 
@@ -219,6 +278,16 @@ impl Answer {
     /// Has an item been held back, or failed to be sent since?
     pub(super) fn holds(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| held::is_held(stream)) || self.rare.is_some()
+    }
+
+    /// May the answer, once it is complete, be held back? Its connection goes on, and nothing has failed.
+    pub(super) fn may_be_held(&self) -> bool {
+        self.rare.is_none() && !self.exchange.announces_close()
+    }
+
+    /// May items that are held back stay so, now that the answer is complete?
+    fn may_stay_held(&self) -> bool {
+        held::may_keep() && self.may_be_held()
     }
 
     /// Takes the lock on sending: one sender at a time.
