@@ -78,7 +78,10 @@ def test_a_client_that_resets_its_connection_harms_no_other(server: Server) -> N
 
 
 def test_a_held_answer_is_sent_when_the_server_stops(serve: Serve) -> None:
-    assert run(serve("held_answers_app:app", hold_answers=1000), "stops") == "xxx"
+    server = serve("held_answers_app:app", hold_answers=1000)
+    assert run(server, "stops") == "xxx"
+    # A second signal at its end would be the end of another kind.
+    assert server.popen.wait(TIMEOUT) == 0
 
 
 @pytest.mark.parametrize("end", ["exit", "exec"])
