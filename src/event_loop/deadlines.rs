@@ -18,8 +18,8 @@ use super::state::with;
 use super::timers::{Target, TimedCall};
 use crate::sync::lock;
 
-/// One tick of the coarse clock: work may have begun that much later than its record says.
-const TICK: u64 = 4_000_000;
+/// Two ticks of the coarse clock: work may have begun that much later than its record says. One of them may be late.
+const TICK: u64 = 8_000_000;
 
 /// The deadline of work that has none.
 const NEVER: u64 = u64::MAX;
@@ -147,13 +147,18 @@ pub fn look_at(at: u64) {
 
 /// Has the layer above look at all work, and sets the timer for the next look.
 fn look() {
+    look_by(LOOK.get().copied());
+}
+
+fn look_by(look: Option<fn()>) {
     NEXT_LOOK.set(None);
-    if let Some(look) = LOOK.get() {
+    // The clock may tick while the layer above looks. A deadline that passes then needs another look.
+    let before = records::now();
+    if let Some(look) = look {
         look();
     }
-    let now = records::now();
     // Overdue work that goes on is looked at again when the layer above wishes.
-    let next = records::all().iter().filter_map(|record| of(record)).filter(|&at| at > now).min();
+    let next = records::all().iter().filter_map(|record| of(record)).filter(|&at| at > before).min();
     if let Some(next) = next {
         look_at(next);
     }
@@ -162,4 +167,24 @@ fn look() {
 /// Nanoseconds of a duration; centuries are as good as never.
 pub fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(NEVER - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event_loop::interrupts;
+    use crate::event_loop::tests::in_a_loop;
+
+    #[test]
+    fn a_deadline_that_passes_during_a_look_is_looked_at_again() {
+        let is_next = in_a_loop(|| {
+            let work = interrupts::current_work().unwrap().number;
+            move_to(work, Some(records::now() + 2 * TICK));
+            look_by(Some(|| std::thread::sleep(Duration::from_nanos(4 * TICK))));
+            let is_next = NEXT_LOOK.get().is_some();
+            forget(work);
+            is_next
+        });
+        assert!(is_next);
+    }
 }

@@ -31,7 +31,7 @@ impl Host for Bare {
 }
 
 /// Runs `task` in a unit of a fresh loop, then ends the loop. Fails if either takes ten seconds.
-fn in_a_loop<R: Send + 'static>(task: impl FnOnce() -> R + Send + 'static) -> R {
+pub(super) fn in_a_loop<R: Send + 'static>(task: impl FnOnce() -> R + Send + 'static) -> R {
     let _one = lock(&ONE_WORKER);
     let host = Arc::new(Bare::default());
     let runtime = Runtime::start(Arc::clone(&host) as Arc<dyn Host>).unwrap();

@@ -1,6 +1,6 @@
 //! State that the connections of a server share: the application, settings, logs, and buffers for the next request.
 
-use std::cell::{Cell, RefCell, RefMut};
+use std::cell::{RefCell, RefMut};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use super::settings::Settings;
 use super::slow_requests::SlowRequests;
 use super::stop_signal::{StopSignal, StopTerms};
 use crate::crew::seat::Seat;
-use crate::event_loop::{self, activity};
+use crate::event_loop;
 use crate::http::error::{Checked, RequestError, require};
 use crate::http::head::Head;
 use crate::http::head::known::KnownHeads;
@@ -73,8 +73,6 @@ pub struct Shared {
     known_heads: RefCell<KnownHeads>,
     moving: Option<Moving>,
     stop_signal: Arc<StopSignal>,
-    /// A tick of the coarse clock, and the time when it was first seen.
-    tick: Cell<(u64, Instant)>,
 }
 
 impl Shared {
@@ -109,7 +107,6 @@ impl Shared {
             is_one_of_many: settings.multiprocess,
             request_limit: settings.worker_connections,
             connection_limit: ConnectionLimit::new(settings.max_connections),
-            tick: Cell::new((0, Instant::now())),
             buffers: RefCell::default(),
             heads: RefCell::default(),
             known_heads: RefCell::default(),
@@ -210,20 +207,9 @@ impl Shared {
 
     /// The deadline of a connection that begins to rest now.
     pub fn idle_deadline(&self) -> Option<Instant> {
-        let deadline = self.keep_alive.map(|timeout| self.coarse_instant() + timeout);
+        // The precise clock: deadlines also say which connection has been idle for longest.
+        let deadline = self.keep_alive.map(|timeout| Instant::now() + timeout);
         self.last_idle_deadline().map_or(deadline, |last| Some(deadline.unwrap_or(last).min(last)))
-    }
-
-    /// The time by the coarse clock, at most a tick (4 ms, as a rule) ago. The precise clock costs five times as much.
-    fn coarse_instant(&self) -> Instant {
-        let tick = activity::coarse_now();
-        let (known, instant) = self.tick.get();
-        if known == tick {
-            return instant;
-        }
-        let now = Instant::now();
-        self.tick.set((tick, now));
-        now
     }
 
     /// The latest deadline of a connection that rests now, set by the stop of the server; `None` before a stop.

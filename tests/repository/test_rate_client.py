@@ -58,4 +58,5 @@ def test_a_connection_ends_after_its_answers(client: Path, serve: Serve, tmp_pat
     server = serve(APPLICATION)
     figures = run(client, server, tmp_path, "/", 2, 0.3, 0, 10)
     connections = int(server.get("/").body)
-    assert abs(connections - figures["requests"] / 10) <= 4
+    # Those at the end have fewer answers that count.
+    assert 0.9 < connections * 10 / figures["requests"] < 1.1
