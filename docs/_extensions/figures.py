@@ -118,7 +118,7 @@ def restarts() -> str:
     data = _load("restarts")
     rows = []
     for name, phases in data["phases"].items():
-        for phase in phases:
+        for phase in filter(lambda phase: phase["events"], phases):
             report = phase["report"]
             waits = report.get("waits_ms", {})
             failed = ", ".join(f"{count} {how}" for how, count in phase["failed"].items()) or "0"

@@ -18,7 +18,7 @@ use super::state::with;
 use super::timers::{Target, TimedCall};
 use crate::sync::lock;
 
-/// Two ticks of the coarse clock: work may have begun that much later than its record says. One of them may be late.
+/// Two ticks of the coarse clock: work may have begun that much later than its record says. A tick may be late.
 const TICK: u64 = 8_000_000;
 
 /// The deadline of work that has none.
