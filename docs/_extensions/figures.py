@@ -115,9 +115,9 @@ def restarts() -> str:
     """Return the table of `make soak-restarts`."""
     if not (RESULTS / "restarts.json").exists():
         return _unmeasured("make soak-restarts", "restarts.json")
-    data = _load("restarts")
+    data, granian = _load("restarts"), _load("restarts_granian")
     rows = []
-    for name, phases in data["phases"].items():
+    for name, phases in (data["phases"] | granian["phases"]).items():
         for phase in filter(lambda phase: phase["events"], phases):
             report = phase["report"]
             waits = report.get("waits_ms", {})
@@ -129,7 +129,8 @@ def restarts() -> str:
     head = ["", "", "answers", "failed requests", "longest wait of a short request, ms", "99% within, ms"]
     left_out = "".join(f"\n\nLeft out: {LABELS.get(name, name)}: {why}." for name, why in data["left_out"].items())
     peers = [package for name, package in (("granian", "granian"), ("uwsgi", "uWSGI")) if name in data["phases"]]
-    return f"{_table(head, rows)}\n\n{_notes(data, 'gunicorn', *peers, shown='Counted by')}{left_out}"
+    notes = f"{_notes(data, 'gunicorn', *peers, shown='Counted by')} {_notes(granian, 'granian', shown='Granian: by')}"
+    return f"{_table(head, rows)}\n\n{notes}{left_out}"
 
 
 def soak() -> str:
