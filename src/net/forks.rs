@@ -49,7 +49,8 @@ pub fn is_child() -> bool {
 pub fn own(socket: BorrowedFd<'_>) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // SAFETY: both have the right signature. `prepare` runs in the parent as ordinary code, and `let_go` only does what is allowed in a child before execve(2).
+        // SAFETY: both have the right signature. `prepare` runs in the parent as ordinary code, and `let_go` only does
+        // what is allowed in a child before execve(2).
         unsafe { libc::pthread_atfork(Some(prepare), None, Some(let_go)) };
     });
     if let Some((word, bit)) = place(socket.as_raw_fd()) {
