@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmeinheld.coroutine import sleep
@@ -28,11 +29,15 @@ def echo(websocket: WebSocket) -> None:
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer with the process, the body and a part of the environ.
 
-    /sleep/SECONDS waits, /compute/SECONDS computes, and /echo is a WebSocket.
+    /sleep/SECONDS waits, /held until a file `released` is there, /compute/SECONDS computes, and /echo is a WebSocket.
     """
     match environ["PATH_INFO"].split("/")[1:]:
         case ["echo"]:
             return echo(environ, start_response)
+        case ["held"]:
+            environ["wsgi.errors"].write("held\n")
+            while not Path("released").exists():
+                sleep(0.02)
         case ["sleep", seconds]:
             environ["wsgi.errors"].write("begun to sleep\n")
             sleep(float(seconds))

@@ -26,13 +26,17 @@ EATEN: list[bytes] = []
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer with the process and MARK.
 
-    /sleep/SECONDS waits, /eat/MIB takes memory, /compute computes for ever, /block/SECONDS computes for a while, /hold
+    /sleep/SECONDS waits, /held until a file `released` is there, /eat/MIB takes memory, /compute computes for ever, /block/SECONDS computes for a while, /hold
     holds the interpreter for a minute, and /die ends the worker.
     """
     match environ["PATH_INFO"].split("/")[1:]:
         case ["sleep", seconds]:
             environ["wsgi.errors"].write("begun to sleep\n")
             rmeinheld.coroutine.sleep(float(seconds))
+        case ["held"]:
+            environ["wsgi.errors"].write("held\n")
+            while not Path("released").exists():
+                rmeinheld.coroutine.sleep(0.02)
         case ["eat", size]:
             EATEN.append(os.urandom(1024) * 1024 * int(size))
         case ["compute"]:

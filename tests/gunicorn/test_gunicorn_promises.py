@@ -123,12 +123,13 @@ def test_the_path_of_a_unix_socket_goes_at_once(start: Start, tmp_path: Path) ->
     path = tmp_path / "service.sock"
     server = start("--workers", "2", "--bind", f"unix:{path}", app=APP)
     with UnixConnection(str(path)) as connection:
-        connection.send(request("GET", "/sleep/1"))
-        server.wait_for_log("begun to sleep")
+        connection.send(request("GET", "/held"))
+        server.wait_for_log("held")
         server.signal(signal.SIGTERM)
         begun = time.monotonic()
         wait_until(lambda: not path.exists(), server.log)
         print(f"the path was gone after {time.monotonic() - begun:.2f} s")
+        server.release()
         assert connection.read_response().status == 200
     assert server.wait() == 0
 

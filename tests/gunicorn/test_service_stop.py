@@ -31,9 +31,11 @@ def test_term_finishes_requests_in_progress(start: Start) -> None:
     service = start("--workers", "2", app=APP)
     service.await_ready()
     with service.connect() as connection:
-        connection.send(request("GET", "/sleep/0.7"))
-        service.wait_for_log("begun to sleep")
+        connection.send(request("GET", "/held"))
+        service.wait_for_log("held")
         service.signal(signal.SIGTERM)
+        service.wait_for_log("Handling signal: term")
+        service.release()
         response = connection.read_response()
         assert (response.status, response.ends_connection) == (200, True)
     assert service.wait() == 0
@@ -129,9 +131,11 @@ def test_the_first_interrupt_drains_and_the_second_ends_within_a_second(start: S
         long.send(request("GET", "/sleep/60"))
         service.wait_for_log("begun to sleep")
         seen = len(service.log())
-        short.send(request("GET", "/sleep/0.5"))
-        service.wait_for_log("begun to sleep", start=seen)
+        short.send(request("GET", "/held"))
+        service.wait_for_log("held", start=seen)
         interrupt(service)
+        service.wait_for_log("Handling signal: int")
+        service.release()
         assert short.read_response().status == 200
         assert service.popen.poll() is None
         begun = time.monotonic()
@@ -148,10 +152,11 @@ def test_an_interrupt_says_what_the_service_waits_for(start: Start) -> None:
     service = start("--workers", "2", app=APP)
     service.await_ready()
     with service.connect() as connection:
-        connection.send(request("GET", "/sleep/2"))
-        service.wait_for_log("begun to sleep")
+        connection.send(request("GET", "/held"))
+        service.wait_for_log("held")
         interrupt(service)
-        service.wait_for_log(r"1 request.*GET /sleep/2.*Ctrl-C")
+        service.wait_for_log(r"1 request.*GET /held.*Ctrl-C")
+        service.release()
         assert connection.read_response().status == 200
     assert service.wait() == 0
 

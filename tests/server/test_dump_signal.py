@@ -14,7 +14,7 @@ from masters import Gunicorn, Masters, Service
 from serving import Servers, request
 
 APP = """
-import threading, time
+import os, threading
 from rmeinheld.coroutine import sleep
 
 lock = threading.Lock()
@@ -23,12 +23,12 @@ def app(environ, start_response):
     path = environ["PATH_INFO"]
     print("begun", path, file=environ["wsgi.errors"], flush=True)
     if path == "/spin":
-        until = time.monotonic() + 1.5
-        while time.monotonic() < until:
+        while not os.path.exists("released"):
             pass
     elif path == "/lock":
         with lock:
-            sleep(1.5 if environ["QUERY_STRING"] else 0)
+            while environ["QUERY_STRING"] and not os.path.exists("released"):
+                sleep(0.02)
     start_response("200 OK", [("Content-Length", "2")])
     return [b"ok"]
 """
@@ -71,6 +71,7 @@ def test_a_dump_names_the_request_that_computes_first_and_the_holder_of_a_lock(s
         assert "secret" not in dump
         assert "in app" in dump
         assert "OS thread MainThread" in dump
+        server.release()
         for connection in (spinner, holder, waiter):
             assert connection.read_response().status == 200
 
@@ -90,6 +91,7 @@ def test_a_dump_during_a_stop(serve: Servers) -> None:
         server.signal(signal.SIGUSR2)
         server.wait_for_log(END)
         assert "GET /lock?*** from" in server.log()
+        server.release()
         assert connection.read_response().status == 200
     assert server.wait() == 0
 
@@ -98,12 +100,13 @@ def test_a_worker_of_a_service_dumps_and_serves_on(start: Masters[Service]) -> N
     service = start("--workers", "2", app="service_app:app")
     service.await_ready()
     with service.connect() as connection:
-        connection.send(request("GET", "/sleep/1"))
-        service.wait_for_log("begun to sleep")
+        connection.send(request("GET", "/held"))
+        service.wait_for_log("held")
         for worker in service.running():
             os.kill(worker, signal.SIGUSR2)
             service.wait_for_log(f"{END}{worker} ---")
-        assert re.search(r"request \d+ GET /sleep/1 from .*: waits for sleep", service.log())
+        assert re.search(r"request \d+ GET /held from .*: waits for sleep", service.log())
+        service.release()
         assert connection.read_response().status == 200
     assert len(service.running()) == 2
 

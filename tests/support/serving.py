@@ -352,6 +352,7 @@ class Process:
     def __init__(
         self, command: Sequence[str], directory: Path, environment: dict[str, str], descriptors: Sequence[int] = ()
     ) -> None:
+        self.directory = directory
         reader, writer = os.pipe()
         try:
             self.popen = subprocess.Popen(
@@ -379,6 +380,10 @@ class Process:
     def wait_for_log(self, pattern: str | re.Pattern[str], timeout: float = TIMEOUT, start: int = 0) -> re.Match[str]:
         """Wait (bounded) for `pattern`, a multi-line regular expression, in the log from character `start` on."""
         return self._log.wait_for(pattern, timeout, start)
+
+    def release(self) -> None:
+        """Make the file `released` in the server's directory, for which requests of an application may wait."""
+        (self.directory / "released").touch()
 
     def signal(self, number: int) -> None:
         """Send a signal to the process."""
