@@ -35,7 +35,7 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
         case ["echo"]:
             return echo(environ, start_response)
         case ["held"]:
-            environ["wsgi.errors"].write("held\n")
+            environ["wsgi.errors"].write("begun to wait\n")
             while not Path("released").exists():
                 sleep(0.02)
         case ["sleep", seconds]:

@@ -34,7 +34,7 @@ def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[byt
             environ["wsgi.errors"].write("begun to sleep\n")
             rmeinheld.coroutine.sleep(float(seconds))
         case ["held"]:
-            environ["wsgi.errors"].write("held\n")
+            environ["wsgi.errors"].write("begun to wait\n")
             while not Path("released").exists():
                 rmeinheld.coroutine.sleep(0.02)
         case ["eat", size]:

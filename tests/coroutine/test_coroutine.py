@@ -204,7 +204,7 @@ def test_the_time_of_a_join_is_kept_in_coroutines_and_threads(script: RunScript)
         import time
         from rmeinheld.coroutine import sleep, spawn
 
-        slow = spawn(sleep, 1.5)
+        slow = spawn(sleep, 5)
 
         def impatient():
             started = time.monotonic()
@@ -214,11 +214,11 @@ def test_the_time_of_a_join_is_kept_in_coroutines_and_threads(script: RunScript)
         inside = spawn(impatient)
         joined, taken = impatient()
         assert joined is False
-        assert 0.19 <= taken < 1, taken
+        assert 0.19 <= taken < 4, taken
         inside.join(10)
         joined, taken = inside.result
         assert joined is False
-        assert 0.19 <= taken < 1, taken
+        assert 0.19 <= taken < 4, taken
         assert slow.join(10) is True
         assert slow.result is None
         """

@@ -124,7 +124,7 @@ def test_the_path_of_a_unix_socket_goes_at_once(start: Start, tmp_path: Path) ->
     server = start("--workers", "2", "--bind", f"unix:{path}", app=APP)
     with UnixConnection(str(path)) as connection:
         connection.send(request("GET", "/held"))
-        server.wait_for_log("held")
+        server.wait_for_log("begun to wait")
         server.signal(signal.SIGTERM)
         begun = time.monotonic()
         wait_until(lambda: not path.exists(), server.log)

@@ -300,7 +300,7 @@ def test_a_sibling_at_its_limit_of_connections_refuses_with_503(start: Start) ->
         held = [kept.enter_context(at(service, two)) for _ in range(3)]
         for each in held:
             each.send(request("GET", "/held", two.field))
-        wait_until(lambda: service.log().count("held\n") == 3, service.log)
+        wait_until(lambda: service.log().count("begun to wait") == 3, service.log)
         assert connection.request(request("GET", "/", two.field)).status == 503
         connection.expect_end()
         service.wait_for_log(r"503 from 127\.0\.0\.1: GET /: a sibling has handed it over\. 3 connections are open")

@@ -32,7 +32,7 @@ def test_term_finishes_requests_in_progress(start: Start) -> None:
     service.await_ready()
     with service.connect() as connection:
         connection.send(request("GET", "/held"))
-        service.wait_for_log("held")
+        service.wait_for_log("begun to wait")
         service.signal(signal.SIGTERM)
         service.wait_for_log("Handling signal: term")
         service.release()
@@ -132,7 +132,7 @@ def test_the_first_interrupt_drains_and_the_second_ends_within_a_second(start: S
         service.wait_for_log("begun to sleep")
         seen = len(service.log())
         short.send(request("GET", "/held"))
-        service.wait_for_log("held", start=seen)
+        service.wait_for_log("begun to wait", start=seen)
         interrupt(service)
         service.wait_for_log("Handling signal: int")
         service.release()
@@ -143,8 +143,8 @@ def test_the_first_interrupt_drains_and_the_second_ends_within_a_second(start: S
         assert service.wait() == 0
         taken = time.monotonic() - begun
     print(f"ended {taken:.2f} s after the second Ctrl-C")
-    # A busy machine has a second more.
-    assert taken < 2
+    # A busy machine has two seconds more; without the second interrupt it would be thirty.
+    assert taken < 3
     assert "Traceback" not in service.log()
 
 
@@ -153,7 +153,7 @@ def test_an_interrupt_says_what_the_service_waits_for(start: Start) -> None:
     service.await_ready()
     with service.connect() as connection:
         connection.send(request("GET", "/held"))
-        service.wait_for_log("held")
+        service.wait_for_log("begun to wait")
         interrupt(service)
         service.wait_for_log(r"1 request.*GET /held.*Ctrl-C")
         service.release()
@@ -169,7 +169,7 @@ def test_an_interrupt_of_the_master_alone_logs_what_the_service_waits_for(start:
         service.wait_for_log("begun to sleep")
         service.signal(signal.SIGINT)
         service.wait_for_log(r"\[WARNING\] waiting for 1 request, oldest \d+ s: GET /sleep/60; press Ctrl-C again")
-        with takes(0, 2):
+        with takes(0, 3):
             service.signal(signal.SIGINT)
             assert service.wait() == 0
     assert "Traceback" not in service.log()

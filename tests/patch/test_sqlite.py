@@ -160,18 +160,19 @@ def seconds_of(connection):
 def test():
     outside = connect_outside
     assert connect().execute("PRAGMA busy_timeout").fetchone() == (5000,)
-    holder = hold(3)
-    assert seconds_of(connect(timeout=0)) < 0.3
-    assert 0.3 <= seconds_of(connect(timeout=0.3)) < 2
+    holder = hold(60)
+    assert seconds_of(connect(timeout=0)) < 2
+    assert 0.3 <= seconds_of(connect(timeout=0.3)) < 4
     connection = connect(timeout=0)
     assert connection.execute("/* set */ pragma Busy_Timeout = 200").fetchone() == (200,)
-    assert 0.2 <= seconds_of(connection) < 2
+    assert 0.2 <= seconds_of(connection) < 4
     assert connection.execute("PRAGMA busy_timeout").fetchone() == (200,)
     connection.executescript("PRAGMA busy_timeout = 0")
-    assert seconds_of(connection) < 0.3
+    assert seconds_of(connection) < 2
     # Only SQLite knows the timeout of this connection.
-    assert 0.1 <= seconds_of(outside) < 2
+    assert 0.1 <= seconds_of(outside) < 4
     assert outside.execute("PRAGMA busy_timeout").fetchone() == (100,)
+    holder.kill()
     return holder.join(10)
 
 connect_outside = connect(timeout=0.1, check_same_thread=False)

@@ -91,7 +91,7 @@ def test_a_socket_or_number_that_is_no_good_is_one_line_in_the_log(
 
 def test_the_watchdog_of_another_process_gets_no_beats() -> None:
     with service_manager(1_000_000):
-        os.environ["WATCHDOG_PID"] = "1"
+        os.environ["WATCHDOG_PID"] = "999999999"
         assert Notifier().watchdog_interval is None
         os.environ["WATCHDOG_PID"] = str(os.getpid())
         assert Notifier().watchdog_interval == 0.5
