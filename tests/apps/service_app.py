@@ -26,8 +26,8 @@ EATEN: list[bytes] = []
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer with the process and MARK.
 
-    /sleep/SECONDS waits, /held until a file `released` is there, /eat/MIB takes memory, /compute computes for ever, /block/SECONDS computes for a while, /hold
-    holds the interpreter for a minute, and /die ends the worker.
+    /sleep/SECONDS waits, and /held until a file `released` is there. /eat/MIB takes memory, /compute computes for ever,
+    and /block/SECONDS for a while. /hold holds the interpreter for a minute, and /die ends the worker.
     """
     match environ["PATH_INFO"].split("/")[1:]:
         case ["sleep", seconds]:
