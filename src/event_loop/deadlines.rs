@@ -6,7 +6,6 @@
 //!
 //! Times are nanoseconds on the clock of [`records`].
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -35,11 +34,6 @@ static MOVED_COUNT: AtomicUsize = AtomicUsize::new(0);
 
 /// The function that looks at all work in progress.
 static LOOK: OnceLock<fn()> = OnceLock::new();
-
-thread_local! {
-    /// The time of the next look; `None` if no timer is set.
-    static NEXT_LOOK: Cell<Option<u64>> = const { Cell::new(None) };
-}
 
 /// Sets the time that every request has by default; `None` for no limit.
 pub fn set_limit(limit: Option<Duration>) {
@@ -126,7 +120,7 @@ fn forget_moved(work: u64) {
 /// Notes that a request begins: its deadline is looked at in time. On the loop thread.
 #[inline]
 pub fn begin_request() {
-    if LIMIT.load(Ordering::Relaxed) > 0 && NEXT_LOOK.get().is_none() {
+    if LIMIT.load(Ordering::Relaxed) > 0 && with(|state| state.next_look.is_none()) == Some(true) {
         look_at(NEVER);
     }
 }
@@ -136,13 +130,17 @@ pub fn look_at(at: u64) {
     // Requests that begin from now on rely on the next look for their own deadlines.
     let limit = Some(LIMIT.load(Ordering::Relaxed)).filter(|&limit| limit > 0).unwrap_or(NEVER);
     let at = at.min(records::now().saturating_add(limit).saturating_add(TICK));
-    if NEXT_LOOK.get().is_some_and(|next| next <= at) {
-        return;
-    }
     let left = Duration::from_nanos(at.saturating_sub(records::now()));
-    if with(|state| state.timers.insert(Instant::now() + left, Target::Call(TimedCall(look)))).is_some() {
-        NEXT_LOOK.set(Some(at));
-    }
+    with(|state| {
+        match state.next_look {
+            Some((next, _)) if next <= at => return,
+            // One timer at most is set: each look sets one, so that a second one would stay for ever.
+            Some((_, timer)) => state.timers.remove(timer),
+            None => {}
+        }
+        let timer = state.timers.insert(Instant::now() + left, Target::Call(TimedCall(look)));
+        state.next_look = Some((at, timer));
+    });
 }
 
 /// Has the layer above look at all work, and sets the timer for the next look.
@@ -151,7 +149,11 @@ fn look() {
 }
 
 fn look_by(look: Option<fn()>) {
-    NEXT_LOOK.set(None);
+    with(|state| {
+        if let Some((_, timer)) = state.next_look.take() {
+            state.timers.remove(timer);
+        }
+    });
     // The clock may tick while the layer above looks. A deadline that passes then needs another look.
     let before = records::now();
     if let Some(look) = look {
@@ -181,10 +183,39 @@ mod tests {
             let work = interrupts::current_work().unwrap().number;
             move_to(work, Some(records::now() + 2 * TICK));
             look_by(Some(|| std::thread::sleep(Duration::from_nanos(4 * TICK))));
-            let is_next = NEXT_LOOK.get().is_some();
+            let is_next = is_look_due();
             forget(work);
             is_next
         });
         assert!(is_next);
+    }
+
+    fn is_look_due() -> bool {
+        with(|state| state.next_look.is_some()).unwrap()
+    }
+
+    #[test]
+    fn earlier_and_earlier_deadlines_and_their_looks_need_one_timer() {
+        let timers = in_a_loop(|| {
+            let work = interrupts::current_work().unwrap().number;
+            let before = with(|state| state.timers.len()).unwrap();
+            for second in (1..100).rev() {
+                move_to(work, Some(records::now() + second * 1_000_000_000));
+                look_by(Some(|| look_at(records::now() + 500_000_000_000)));
+            }
+            let timers = with(|state| state.timers.len()).unwrap() - before;
+            forget(work);
+            timers
+        });
+        assert_eq!(timers, 1);
+    }
+
+    #[test]
+    fn a_loop_that_follows_another_one_has_its_own_looks() {
+        assert!(in_a_loop(|| {
+            look_at(records::now() + 1_000_000_000_000);
+            is_look_due()
+        }));
+        assert!(!in_a_loop(is_look_due));
     }
 }

@@ -16,7 +16,7 @@ use super::peers;
 use super::poller::{Notice, Poller};
 use super::roles::{Host, Pulse, Service, StreamWatcher};
 use super::runtime::Runtime;
-use super::timers::{Target, TimedCall, Timers};
+use super::timers::{Target, TimedCall, TimerKey, Timers};
 use super::tokens::{SourceId, Ticket, WorkId};
 use super::unit::{Command, Unit};
 use super::wake::Wake;
@@ -93,6 +93,8 @@ pub struct LoopState {
     pub leaving: bool,
     /// A timer for the next sweep is set.
     pub is_sweep_due: bool,
+    /// The time of the next look at overdue work, on the clock of [`records`](super::records), and its timer.
+    pub next_look: Option<(u64, TimerKey)>,
     /// The buffer of the unit that polls.
     pub events: Vec<Event>,
     ticket_number: u64,
@@ -177,6 +179,7 @@ impl LoopState {
             ending: false,
             leaving: false,
             is_sweep_due: false,
+            next_look: None,
             events: Poller::event_buffer(),
             ticket_number: 0,
             work_number: 0,

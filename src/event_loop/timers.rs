@@ -69,6 +69,12 @@ impl Timers {
         self.entries.remove(&key);
     }
 
+    /// The number of deadlines.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     /// The earliest deadline.
     pub fn next(&self) -> Option<Instant> {
         self.entries.first_key_value().map(|(key, _)| key.at)

@@ -257,6 +257,26 @@ def test_the_server_can_be_stopped_by_a_request(script: RunScript) -> None:
     assert output.endswith("(200, b'going down')\nreturned\n")
 
 
+def test_each_server_of_a_process_ends_requests_whose_time_is_up(script: RunScript) -> None:
+    output = script(
+        hello("""
+        def waiting(environ, start_response):
+            sleep(30)
+
+        def ask(port):
+            print(get(port)[0], flush=True)
+            server.stop()
+
+        for _ in range(2):
+            port = free_port()
+            thread = in_thread(lambda: ask(port))
+            rmeinheld.run(waiting, port=port, request_timeout=0.1)
+            thread.join()
+    """)
+    )
+    assert output.count("504\n") == 2
+
+
 def test_the_server_can_be_stopped_by_a_coroutine_and_from_a_handler(script: RunScript) -> None:
     output = script(
         hello("""
