@@ -26,8 +26,9 @@ EATEN: list[bytes] = []
 def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer with the process and MARK.
 
-    /sleep/SECONDS waits, and /held until a file `released` is there. /eat/MIB takes memory, /compute computes for ever,
-    and /block/SECONDS for a while. /hold holds the interpreter for a minute, and /die ends the worker.
+    Paths wait: /sleep/SECONDS for a time, and /held until a file `released` is there. Others compute: /compute for
+    ever, and /block/SECONDS for a while. The rest take memory (/eat/MIB), hold the interpreter for a minute (/hold)
+    or end the worker (/die).
     """
     match environ["PATH_INFO"].split("/")[1:]:
         case ["sleep", seconds]:
