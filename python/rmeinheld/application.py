@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
-import inspect
 import os
 from collections.abc import Callable
 from types import ModuleType, TracebackType
@@ -14,6 +12,7 @@ from .settings import suggestion
 from .wsgi_callable import check_application
 
 if TYPE_CHECKING:
+    import ast
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -99,6 +98,11 @@ def _outside_of_import(tb: TracebackType | None) -> TracebackType | None:
 
 def _parse_expression(expression: str) -> tuple[str, tuple[list[Any], dict[str, Any]] | None]:
     """Split `a.b` or `a.b("x", n=1)` into the dotted name and the arguments. Without a call, the arguments are None."""
+    if expression.isascii() and all(part.isidentifier() for part in expression.split(".")):
+        return expression, None
+    # Most applications are a name, so most servers need no parser.
+    import ast
+
     wrong = StartError(f"{expression!r} is neither a name nor a call with literal arguments")
     try:
         tree = ast.parse(expression.strip(), mode="eval").body
@@ -117,6 +121,8 @@ def _parse_expression(expression: str) -> tuple[str, tuple[list[Any], dict[str, 
 
 
 def _dotted(tree: ast.expr, wrong: StartError) -> str:
+    import ast
+
     if isinstance(tree, ast.Name):
         return tree.id
     if isinstance(tree, ast.Attribute):
@@ -148,6 +154,8 @@ def _call_factory(name: str, factory: object, positional: list[Any], named: dict
 
 
 def _check_call(name: str, factory: Callable[..., object], positional: list[Any], named: dict[str, Any]) -> None:
+    import inspect
+
     try:
         signature = inspect.signature(factory)
     except (ValueError, TypeError):

@@ -7,8 +7,6 @@ the texts that `Reporter` has given it.
 
 from __future__ import annotations
 
-import ast
-import inspect
 import io
 import linecache
 import logging
@@ -17,11 +15,14 @@ import time
 import traceback
 from collections.abc import Iterator
 from types import FrameType, ModuleType
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from . import error_log
 from .inspecting import dump
 from .patch import _libraries, is_patched
+
+if TYPE_CHECKING:
+    import ast
 
 __all__ = ["Reporter", "cure_of", "place_of"]
 
@@ -250,6 +251,9 @@ def _modules(frame: FrameType | None) -> Iterator[str]:
 
 def _called(frame: FrameType) -> Called | None:
     """Return the call that `frame` is in, as far as its source can be read."""
+    # Few servers ever block. These modules would take 1 MB of each.
+    import ast
+
     try:
         text = _text_of_instruction(frame)
         call = ast.parse(text.strip(), mode="eval").body
@@ -274,6 +278,9 @@ def _text_of_instruction(frame: FrameType) -> str:
 
 def _object_of(node: ast.expr, frame: FrameType) -> object:
     """Return the object of an expression `name` or `name.attribute`. Runs no code of the application."""
+    import ast
+    import inspect
+
     if isinstance(node, ast.Name):
         for names in (frame.f_locals, frame.f_globals, frame.f_builtins):
             if node.id in names:

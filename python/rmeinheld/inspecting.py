@@ -13,7 +13,6 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Final, Protocol
 
@@ -48,12 +47,12 @@ class _Writable(Protocol):
         ...
 
 
-@dataclass
 class _Group:
     """Coroutines that do the same at the same place."""
 
-    first: dict[str, Any]
-    members: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(self, first: dict[str, Any]) -> None:
+        self.first = first
+        self.members: list[dict[str, Any]] = []
 
     @property
     def age(self) -> float:

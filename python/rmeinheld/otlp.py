@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import uuid
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -56,6 +55,8 @@ class Identity(NamedTuple):
     @classmethod
     def new(cls) -> Identity:
         """Return the identity of a service that begins now."""
+        import uuid
+
         return cls(time.time_ns(), str(uuid.uuid4()))
 
     @classmethod

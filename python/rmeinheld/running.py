@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from . import _rmeinheld, channel_options, ends, error_log, stdio
@@ -115,7 +114,7 @@ def make_engine(
     `access_log` is the descriptor of the access log, if it is open already. Raises OSError if it cannot be opened.
     """
     if settings.wsgi_errors is None:
-        settings = replace(settings, wsgi_errors=stdio.standard_error())
+        settings = settings.replace(wsgi_errors=stdio.standard_error())
     sockets = [(listener.socket.fileno(), listener.server_name, listener.server_port) for listener in listeners]
     board: dict[str, Any] = {} if health is None else {"scoreboard": health.scoreboard, "slot": health.slot}
     if board and measures(settings):

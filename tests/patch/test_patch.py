@@ -245,6 +245,34 @@ def test_meinhelds_arguments_are_taken(script: RunScript) -> None:
     assert output == "True\n"
 
 
+def test_ssl_is_patched_when_the_application_imports_it(script: RunScript) -> None:
+    output = script(
+        """
+        import sys
+        from rmeinheld import patch
+        print(patch.patch_all(), "ssl" in sys.modules, patch.is_patched("ssl"))
+        import ssl
+        original = patch.get_original("ssl", "SSLContext._wrap_socket")
+        print(ssl.SSLContext._wrap_socket is not original is ssl.SSLContext.__mro__[1]._wrap_socket)
+        print(ssl.__spec__.loader.__class__.__name__, ssl.__loader__ is ssl.__spec__.loader)
+        """
+    )
+    assert output == "[] False True\nTrue\nSourceFileLoader True\n"
+
+
+def test_the_original_of_ssl_is_found_before_ssl_is_imported(script: RunScript) -> None:
+    output = script(
+        """
+        from rmeinheld import patch
+        patch.patch_ssl()
+        original = patch.get_original("ssl", "SSLContext._wrap_socket")
+        import ssl
+        print(ssl.SSLContext._wrap_socket is not original is ssl.SSLContext.__mro__[1]._wrap_socket)
+        """
+    )
+    assert output == "True\n"
+
+
 def test_a_part_can_be_left_out(script: RunScript) -> None:
     output = script(
         """

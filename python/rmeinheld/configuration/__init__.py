@@ -17,8 +17,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ..application import StartError
 from ..settings import OPTIONS, Settings
@@ -33,8 +32,7 @@ from .terminal import read_terminal
 __all__ = ["Command", "Resolved", "build_parser", "report"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Resolved:
+class Resolved(NamedTuple):
     """The configuration of one start or reload.
 
     `target` is MODULE:APP. `settings` has all options with their values. `given` has the values that were written
@@ -46,10 +44,10 @@ class Resolved:
 
     target: str
     settings: Settings
-    given: Mapping[str, Given] = field(default_factory=dict)
-    extra: Mapping[str, Given] = field(default_factory=dict)
-    reasons: tuple[str, ...] = ()
-    directory: str = ""
+    given: Mapping[str, Given]
+    extra: Mapping[str, Given]
+    reasons: tuple[str, ...]
+    directory: str
     """The directory where the command was started."""
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from ..application import StartError
@@ -23,7 +22,6 @@ class Given(NamedTuple):
     source: str
 
 
-@dataclass
 class Layer:
     """Values of one kind of source.
 
@@ -31,8 +29,9 @@ class Layer:
     values for one option raise StartError.
     """
 
-    options: dict[str, Given] = field(default_factory=dict)
-    extra: dict[str, Given] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.options: dict[str, Given] = {}
+        self.extra: dict[str, Given] = {}
 
     def add(self, option: Option, given: Given) -> None:
         """Add a value. Raises StartError if there is a different one already."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .. import error_log
 from ..coroutine import sleep, spawn
@@ -25,8 +24,7 @@ INTERVAL_SECONDS: Final = 1.0
 """Time between two calls, as in Meinheld."""
 
 
-@dataclass(frozen=True)
-class ParentWatch:
+class ParentWatch(NamedTuple):
     """A heartbeat for a parent process that supervises this one.
 
     `descriptor` is a file whose modification time is set to the monotonic clock; -1 is none. Gunicorn reads it since

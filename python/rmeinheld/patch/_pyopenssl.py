@@ -16,7 +16,7 @@ from typing import Any
 from .._rmeinheld import give_way_quietly
 from ..coroutine import can_park
 from . import _state
-from ._ssl import complete
+from ._openssl import complete
 from ._state import Finding
 
 BLOCKING = ("do_handshake", "read", "recv", "recv_into", "send", "shutdown", "write")

@@ -37,6 +37,10 @@ class Finding(NamedTuple):
 _originals: dict[tuple[str, str], Any] = {}
 _replacements: dict[int, tuple[Any, Any]] = {}
 _builtins: dict[FunctionType, object] = {}
+
+promised: set[str] = set()
+"""Modules that are patched as soon as they are imported, and count as patched."""
+
 _scanned: dict[type, list[object]] = {}
 """Objects by their class, within `one_scan`."""
 
@@ -77,9 +81,10 @@ def get_original(module: str, name: str) -> Any:
 
     `name` may be `Class.attribute`. Raises ImportError for an unknown module, and AttributeError for an unknown name.
     """
+    # First, because a module may be patched when it is imported.
+    __import__(module)
     if (module, name) in _originals:
         return _originals[module, name]
-    __import__(module)
     value: Any = sys.modules[module]
     for part in name.split("."):
         if isinstance(value, type) and (original := _originals.get((value.__module__, f"{value.__qualname__}.{part}"))):
@@ -90,8 +95,8 @@ def get_original(module: str, name: str) -> Any:
 
 
 def is_patched(module: str) -> bool:
-    """Whether any attribute of the module `module` has been replaced."""
-    return any(patched == module for patched, _ in _originals)
+    """Whether any attribute of the module `module` has been replaced, or will be before anyone can use it."""
+    return module in promised or any(patched == module for patched, _ in _originals)
 
 
 def closing[T](fd: int, close: Callable[[], T]) -> T:

@@ -8,10 +8,8 @@ TypeError that names the option, its range and the value. No value is corrected 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 from .channels import ChannelOptions
 from .concurrency import ConcurrencyOptions
@@ -48,7 +46,6 @@ GROUPS: Final = (
 """Groups of options, in the order of the help."""
 
 
-@dataclass(frozen=True, kw_only=True, init=False)
 class Settings(
     ProcessOptions,
     LoggingOptions,
@@ -61,7 +58,7 @@ class Settings(
     LimitOptions,
     ListeningOptions,
 ):
-    """The checked options of one server. The fields are the table of options.
+    """The checked options of one server. The attributes are the table of options. An instance cannot be changed.
 
     Raises ValueError, TypeError or AttributeError that names the option, its range and the value.
 
@@ -74,17 +71,16 @@ class Settings(
     """
 
     def __init__(self, **options: Any) -> None:
-        # Written by hand: the generated one would take 3 ms of every start.
         if unknown := options.keys() - OPTIONS.keys():
             raise TypeError(f"Settings() has no field {min(unknown)!r}{suggestion(min(unknown), OPTIONS)}")
         for name, option in OPTIONS.items():
-            object.__setattr__(self, name, option.check(options.get(name, option.default)))
+            vars(self)[name] = option.check(options.get(name, option.default))
         # 0 means that only the limit of the head counts. With that number, the parser needs no rule for 0.
         for name in ("limit_request_line", "limit_request_field_size"):
             if getattr(self, name) == 0:
-                object.__setattr__(self, name, self.limit_request_head)
+                vars(self)[name] = self.limit_request_head
         if not self.access_log:
-            object.__setattr__(self, "access_logfile", None)
+            vars(self)["access_logfile"] = None
         if "forwarded" in self.trusted_proxy_headers and len(self.trusted_proxy_headers) > 1:
             raise ValueError(
                 "trusted_proxy_headers must have 'forwarded' alone or other fields without it, "
@@ -102,6 +98,13 @@ class Settings(
         if self.ready_workers > self.workers:
             raise ValueError(f"ready_workers must be at most workers ({self.workers}), not {self.ready_workers}")
 
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"Settings cannot be changed: make others with a different {name}")
+
+    def replace(self, **options: Any) -> Settings:
+        """Return settings with other values for some options. Raises the exceptions of `Settings`."""
+        return Settings(**{**vars(self), **options})
+
     @property
     def access_log_format(self) -> str:
         """The format of the access log, under Gunicorn's name of the setting."""
@@ -117,7 +120,10 @@ class Settings(
 
 
 OPTIONS: Final[dict[str, Option]] = {
-    field.name: dataclasses.replace(field.metadata["option"], name=field.name) for field in dataclasses.fields(Settings)
+    name: row._replace(name=name)
+    for owner in reversed(Settings.__mro__)
+    for name, row in vars(owner).items()
+    if isinstance(row, Option)
 }
 """The table: options by name, in the order of the help."""
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..option_kinds import GIB, KIB, MIB, Count, Seconds, Size, Switch
 from .option import option
 
 
-@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ConcurrencyOptions:
     """Options of the group Concurrency."""
 

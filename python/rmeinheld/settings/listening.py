@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..option_kinds import Addresses, CertificateNeed, Count, FileName, Function, Mask, Switch, Text
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 
-@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ListeningOptions:
     """Options of the groups Listening, TLS."""
 
@@ -130,7 +128,7 @@ class ListeningOptions:
         gunicorn="suppress_ragged_eofs",
         master=True,
     )
-    ssl_context: Callable[..., SSLContext] | None = option(  # noqa: RUF009 (a field(), which ruff cannot see)
+    ssl_context: Callable[..., SSLContext] | None = option(
         None,
         Function(),
         group="TLS",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..access_log import DEFAULT_FORMAT, AccessLogger, ErrorLogger
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from wsgiref.types import ErrorStream
 
 
-@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class LoggingOptions:
     """Options of the group Logging."""
 
@@ -88,7 +86,7 @@ class LoggingOptions:
         gunicorn="loglevel",
         master=True,
     )
-    access_logger: AccessLogger | None = option(  # noqa: RUF009 (a field(), which ruff cannot see)
+    access_logger: AccessLogger | None = option(
         None,
         Caller("access"),
         group="Logging",
@@ -96,7 +94,7 @@ class LoggingOptions:
         precedent="Meinheld set_access_logger",
         scope="run",
     )
-    error_logger: ErrorLogger | None = option(  # noqa: RUF009 (a field(), which ruff cannot see)
+    error_logger: ErrorLogger | None = option(
         None,
         Caller("error"),
         group="Logging",
@@ -105,7 +103,7 @@ class LoggingOptions:
         precedent="Meinheld set_error_logger",
         scope="run",
     )
-    wsgi_errors: ErrorStream | None = option(  # noqa: RUF009 (a field(), which ruff cannot see)
+    wsgi_errors: ErrorStream | None = option(
         None,
         Caller("write"),
         group="Logging",

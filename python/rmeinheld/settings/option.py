@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from ..option_kinds import Kind
 
@@ -22,8 +20,7 @@ type Scope = Literal["server", "run", "command", "service"]
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Option:
+class Option(NamedTuple):
     """One row of the table.
 
     `flags` is empty for an option that the command line does not take. `unit` follows the default in the help. An
@@ -35,12 +32,12 @@ class Option:
     an option that otherwise belongs to the command line.
     """
 
-    name: str = ""
     kind: Kind
     default: object
     group: str
     help: str
     precedent: str
+    name: str = ""
     flags: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     unit: str = ""
@@ -92,8 +89,8 @@ def option(
     plain: bool = False,
     scope: Scope = "server",
 ) -> Any:
-    """Return a field of a dataclass that has a row of the table."""
-    row = Option(
+    """Return a row of the table, as the value of an attribute of the type that a setting has."""
+    return Option(
         kind=kind,
         default=default,
         group=group,
@@ -107,4 +104,3 @@ def option(
         plain=plain,
         scope=scope,
     )
-    return dataclasses.field(default=default, metadata={"option": row})

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..option_kinds import Account, Assignments, Choice, Directories, Directory, FileName, Named, Switch
 from .option import option
 
 
-@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class ProcessOptions:
     """Options of the group Process."""
 

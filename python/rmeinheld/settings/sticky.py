@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..option_kinds import Secret, Text
 from .option import option
 
@@ -33,7 +31,6 @@ class Session(Text):
         return text
 
 
-@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class StickyOptions:
     """Options of the group Workers."""
 

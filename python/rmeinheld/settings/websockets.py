@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..option_kinds import GIB, KIB, MIB, Choice, Origins, Seconds, Size
 from .option import option
 
 
-@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class WebSocketOptions:
     """Options of the group WebSocket."""
 

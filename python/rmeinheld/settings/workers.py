@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from ..option_kinds import Choice, CollectorUrl, Count, Directory, FileName, Mask, Named, Seconds, Switch, Texts
 from .option import option
 
 
-@dataclass(frozen=True, kw_only=True, init=False, repr=False, eq=False)
 class WorkerOptions:
     """Options of the groups Workers, Health, Development."""
 
