@@ -18,7 +18,7 @@ use super::spawned::throw_at;
 use super::swallowed;
 use crate::event_loop::deadlines;
 use crate::event_loop::records::{self, Record, WorkKind};
-use crate::event_loop::{self, LoopMessage, interrupts};
+use crate::event_loop::{self, LoopMessage, interrupts, turn};
 use crate::http::redaction::redacted;
 
 /// Ends the piece of work with this number, and no other. From any thread.
@@ -75,16 +75,18 @@ pub(super) fn begin_ending(
 
 /// Ends all work whose deadline has passed, and takes the next step with work that goes on. Runs as work of the loop.
 pub fn end_overdue(py: Python<'_>) {
+    let mut lines = Vec::new();
     for record in deadlines::overdue() {
-        end_work(py, record.work(), EndReason::Deadline);
+        lines.extend(begin_ending(py, record.work(), EndReason::Deadline, true).flatten());
     }
     for (work, reason, left) in endings::patience_left(py) {
         if left.is_zero() {
-            end_work(py, work, reason);
+            lines.extend(begin_ending(py, work, reason, true).flatten());
         } else {
             deadlines::look_at(records::now() + deadlines::nanoseconds(left));
         }
     }
+    report_in_turns(lines);
 }
 
 /// Has the loop look again when the patience with the work that is being ended is over.
@@ -172,6 +174,19 @@ fn report(py: Python<'_>, level: Level, text: String) {
     } else {
         log(py, level, &text, None);
     }
+}
+
+/// Logs each line in a turn of its own, behind all ready work: a log handler takes as long as several requests.
+fn report_in_turns(lines: Vec<(Level, String)>) {
+    if lines.is_empty() {
+        return;
+    }
+    event_loop::spawn(Box::new(move || {
+        for (level, text) in lines {
+            turn::after_next_poll();
+            Python::attach(|py| log(py, level, &text, None));
+        }
+    }));
 }
 
 #[cfg(test)]

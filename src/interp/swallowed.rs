@@ -4,13 +4,21 @@
 //! While work is being ended, a hook in front of the present one sets such an exception again.
 
 use pyo3::prelude::*;
-use pyo3::types::PyType;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyModule, PyType};
 
 use super::endings::{self, EndReason};
 use super::exceptions::CoroutineExit;
 use super::request_timeout::RequestTimeout;
 use crate::event_loop::deadlines;
 use crate::event_loop::notes::OwnWork;
+
+static SYS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+
+/// The module `sys`. An import costs 5,000 instructions each time.
+fn sys(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    SYS.get_or_try_init(py, || py.import("sys").map(Bound::unbind)).map(|module| module.bind(py))
+}
 
 /// `sys.unraisablehook` while work is being ended.
 #[pyclass(frozen, module = "rmeinheld")]
@@ -33,7 +41,7 @@ impl SwallowedHook {
 /// Puts the hook in front of the present one, unless it is there.
 pub fn watch(py: Python<'_>) {
     let put = || -> PyResult<()> {
-        let sys = py.import("sys")?;
+        let sys = sys(py)?;
         let present = sys.getattr("unraisablehook")?;
         if !present.is_instance_of::<SwallowedHook>() {
             sys.setattr("unraisablehook", Bound::new(py, SwallowedHook { previous: present.unbind() })?)?;
@@ -59,7 +67,7 @@ pub fn work_has_ended(py: Python<'_>, own: &OwnWork, work: u64) -> Option<EndRea
 /// Puts the previous hook back, if no work is being ended and the application has not set another one.
 fn unwatch(py: Python<'_>) {
     let put_back = || -> PyResult<()> {
-        let sys = py.import("sys")?;
+        let sys = sys(py)?;
         if let Ok(hook) = sys.getattr("unraisablehook")?.cast_into::<SwallowedHook>() {
             sys.setattr("unraisablehook", hook.get().previous.clone_ref(py))?;
         }
