@@ -25,8 +25,9 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "client.h"
 
 #define AT_ONCE 64 /* handshakes under way */
 #define MAX_EVENTS 512
@@ -52,17 +53,6 @@ static int total, port, source, poller, opened, opening, lost;
 static const char *path;
 static long frames, bytes, pings;
 static double begun, last_event;
-
-static void fail(const char *what) {
-    perror(what);
-    exit(1);
-}
-
-static double now_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 static void begin(int number) {
     struct connection *connection = &connections[number];

@@ -25,8 +25,9 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "client.h"
 
 #define WINDOW 64
 #define MAX_EVENTS 512
@@ -57,17 +58,6 @@ struct run {
     int errors;
     double last_answer;
 };
-
-static void fail(const char *what) {
-    perror(what);
-    exit(1);
-}
-
-static double now_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 static void settle(struct run *run, struct connection *connection, enum state state) {
     connection->state = state;

@@ -33,6 +33,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "client.h"
+
 #define MAX_EVENTS 512
 #define HEAD_BYTES 4096
 #define READ_BYTES 65536
@@ -71,17 +73,6 @@ static struct {
     size_t count, room;
     long errors;
 } run;
-
-static void fail(const char *what) {
-    perror(what);
-    exit(1);
-}
-
-static double now_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 static struct request read_file(const char *name) {
     int file = open(name, O_RDONLY | O_CLOEXEC);

@@ -46,8 +46,9 @@
 #include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "client.h"
 
 #define MAX_EVENTS 256
 #define HEAD_BYTES 4096
@@ -114,17 +115,6 @@ static uint32_t crc_table[256];
 
 static void begin(struct client *client, double now);
 static void receive_frames(struct client *client, const char *bytes, size_t count, double now);
-
-static void fail(const char *what) {
-    perror(what);
-    exit(1);
-}
-
-static double now_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 static double random_between(double from, double to) {
     seed ^= seed << 13;

@@ -27,8 +27,9 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "client.h"
 
 #define PAYLOAD_BYTES 64
 #define FRAME_BYTES (2 + PAYLOAD_BYTES) /* of the server's, which has no mask */
@@ -47,17 +48,6 @@ struct connection {
 
 static struct connection *connections;
 static int total, poller, errors;
-
-static void fail(const char *what) {
-    perror(what);
-    exit(1);
-}
-
-static double now_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 static void make_message(void) {
     static const unsigned char mask[4] = {0x12, 0x34, 0x56, 0x78};
