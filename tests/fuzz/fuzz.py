@@ -25,6 +25,7 @@ DIRECTORY = Path(__file__).resolve().parent
 ROOT = DIRECTORY.parents[1]
 TARGETS = (
     "head",
+    "repeated",
     "framing",
     "chunked",
     "connection",
@@ -135,6 +136,18 @@ def corpus() -> Iterator[bytes]:
 
 def head_seeds(request: bytes) -> Iterator[bytes]:
     yield DEFAULT_LIMITS + CUTS + request
+
+
+def repeated_seeds(request: bytes) -> Iterator[bytes]:
+    """The request's line and fields beside two others, in turn: first each five times, then cut, then many sections."""
+    line, end, section = request.partition(b"\r\n")
+    lines = [(line + end)[:255], b"GET / HTTP/1.1\r\n", b"POST /a?b HTTP/1.0\r\n"]
+    sections = [section[:2000], b"Host: a\r\nAccept: */*\r\n\r\n", b"Host: b\r\nContent-Length: 1\r\n\r\n"]
+    parts = b"".join([bytes([len(each)]) + each for each in lines])
+    parts += b"".join([len(each).to_bytes(2, "little") + each for each in sections])
+    repeated = b"".join(bytes([choice, 0]) * 5 for choice in (0, 3, 9, 12, 27, 81 + 12))
+    many = b"".join(bytes([9, 0x80 + number]) * 3 for number in range(80))
+    yield DEFAULT_LIMITS + parts + repeated + bytes([54, 0, 93, 64, 93, 126]) + many + repeated
 
 
 def connection_seeds(request: bytes) -> Iterator[bytes]:
@@ -250,6 +263,7 @@ def masked(payload: bytes, mask: bytes) -> bytes:
 
 SEEDS = {
     "head": head_seeds,
+    "repeated": repeated_seeds,
     "framing": framing_seeds,
     "chunked": chunked_seeds,
     "connection": connection_seeds,

@@ -77,7 +77,7 @@ fn grow<'a>(
 }
 
 /// The contents of the head, once each span is known to lie within it.
-fn content<'a>(head: &Head, bytes: &'a [u8]) -> reference::Head<'a> {
+pub fn content<'a>(head: &Head, bytes: &'a [u8]) -> reference::Head<'a> {
     let of = |span: Span| {
         let (start, end) = (span.start as usize, span.end as usize);
         assert!(start <= end && end <= head.length, "{span:?} of {}", head.length);

@@ -18,6 +18,7 @@ pub mod head;
 pub mod input;
 pub mod proxy_protocol;
 pub mod reference;
+pub mod repeated;
 pub mod response;
 pub mod websocket;
 
