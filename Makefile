@@ -171,7 +171,7 @@ format: $(VENV)/.dependencies ## Format Rust and Python.
 	$(BIN)/ruff format
 
 .PHONY: bench
-bench: $(READY) ## Measure against other servers (an hour or more; BENCH=--quick to see that it runs).
+bench: $(READY) ## Measure against other servers (about 50 minutes; BENCH=--quick to see that it runs).
 	$(BIN)/python benches/run.py $(BENCH)
 
 .PHONY: gauge
@@ -209,6 +209,14 @@ bench-service: $(READY) ## Measure services with several workers: start, waits, 
 .PHONY: soak-restarts
 soak-restarts: $(READY) ## Recycle, reload and upgrade a service under load; no request may fail (SOAK=--quick: a minute).
 	$(BIN)/python benches/restarts.py $(SOAK)
+
+.PHONY: soak-memory
+soak-memory: $(READY) ## Serve ten million requests; the memory may grow by 1 MB at most (takes BENCH too).
+	$(BIN)/python benches/many_requests.py $(BENCH)
+
+.PHONY: bench-held
+bench-held: $(READY) ## Measure held answers, also with clients in another network namespace (root; takes BENCH too).
+	$(BIN)/python benches/held.py $(BENCH)
 
 .PHONY: fuzz
 fuzz: ## Fuzz HTTP, WebSocket and crews, each target for a minute (FUZZ="--seconds 600 --jobs 2 --target head").

@@ -9,7 +9,7 @@ import re
 import select
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,12 +79,15 @@ def run_wrk(
     patience_seconds: int = 2,
     threads: int = 1,
     path: str = "/",
+    host: str = "127.0.0.1",
+    prefix: Sequence[str] = (),
 ) -> WrkResult:
     """One run of wrk with this number of threads on `core` (None: on any); raises LoadError as `parse_wrk` does.
 
-    An answer that takes more than `patience_seconds` is an error.
+    An answer that takes more than `patience_seconds` is an error. The `prefix` is a command that runs wrk elsewhere.
     """
     command = [
+        *prefix,
         wrk,
         f"-t{threads}",
         f"-c{connections}",
@@ -93,7 +96,7 @@ def run_wrk(
         "--timeout",
         f"{patience_seconds}s",
     ]
-    command.append(f"http://127.0.0.1:{port}{path}")
+    command.append(f"http://{host}:{port}{path}")
     with pinned_to(core):
         try:
             result = subprocess.run(

@@ -41,6 +41,16 @@ ARENA = {
     "arena_static": Load((get("/static/page.css"),), 512),
 }
 
+BODIES = {
+    "headers_20": Load((get("/headers"),), 64),
+    "generator_10k": Load((get("/generator"),), 64),
+    "large_100k": Load((get("/large"),), 64),
+    "echo_10k": Load((post("/echo", "Content-Length: 10000\r\n", bytes(10_000)),), 64),
+    "file_10m": Load((get("/file"),), 8),
+}
+COLD = {"cold_c64": Load((get("/"),), 64, per_connection=1)}
+BIMODAL = {"bimodal_c64": Load((get("/"),), 64)}
+
 # The application, and its requests.
 FRAMEWORKS = {
     "flask_app:app": {"flask_json": Load((get("/json"),), CLIENTS)},

@@ -56,6 +56,13 @@ def _first_line(command: list[str]) -> str:
     return lines[0].strip() if lines else "unknown"
 
 
+def commit() -> str:
+    """The short name of the commit of this directory; with "+" if files were changed since."""
+    name = _first_line(["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"])
+    command = ["git", "-C", str(Path(__file__).parent), "status", "--porcelain", "--untracked-files=no"]
+    return name + ("" if _first_line(command) == "unknown" else "+")
+
+
 def _cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -10,15 +10,20 @@ import results as results_module
 from results import Results
 
 FLOOR, BJOERN, OURS, UNPATCHED = "floor", "bjoern", "rmeinheld", "rmeinheld-no-patch"
+HOLDING = "rmeinheld-hold"
 LABELS = {
     "floor": "C epoll loop (the floor)",
     "rmeinheld": "**rmeinheld**",
     "rmeinheld-no-patch": "rmeinheld without patches",
+    "rmeinheld-hold": "rmeinheld with `hold_answers`",
     "bjoern": "Bjoern",
     "fastpysgi": "FastPySGI",
     "fastwsgi": "FastWSGI",
     "granian": "Granian",
     "gunicorn-gevent": "Gunicorn + gevent",
+    "gthread": "Gunicorn's gthread",
+    "uwsgi": "uWSGI",
+    "meinheld": "Meinheld on Python 3.8",
 }
 PACKAGES = {
     "rmeinheld": ("project", ("rmeinheld",)),
@@ -27,6 +32,8 @@ PACKAGES = {
     "fastwsgi": ("peers", ("fastwsgi",)),
     "granian": ("peers", ("granian",)),
     "gunicorn-gevent": ("peers", ("gunicorn", "gevent")),
+    "uwsgi": ("peers", ("uWSGI",)),
+    "meinheld": ("peers-3.8", ("meinheld",)),
 }
 
 
@@ -72,6 +79,19 @@ def _cpu(titles: dict[str, str]) -> list[Figure]:
     return [Figure(case, "cpu_us", title, "{:,.1f}") for case, title in titles.items()]
 
 
+BODIES = [
+    *_cpu(
+        {
+            "headers_20": "20 response headers",
+            "generator_10k": "generator, 10 x 1 kB",
+            "large_100k": "100 kB",
+            "echo_10k": "10 kB POST, echo",
+            "file_10m": "file of 10 MB",
+            "cold_c64": "a connection for each request, 64",
+        }
+    ),
+    Figure("cold_c64", "requests_per_second", "the same, requests/s", "{:,.0f}", True),
+]
 ARENA_TITLES = {
     "arena_baseline": "baseline",
     "arena_limited": "10 requests a connection",
@@ -80,7 +100,18 @@ ARENA_TITLES = {
     "arena_static": "static file",
 }
 ARENA = [*_cpu(ARENA_TITLES), Figure("arena_upload", "peak_mib_more", "MiB more for uploads", "{:,.0f}")]
-FRAMEWORKS = _cpu({"flask_json": "Flask, JSON", "django_page": "Django, page"})
+FRAMEWORKS_TITLES = {
+    "flask_json": "Flask, JSON",
+    "django_page": "Django, page",
+    "bimodal_c64": "90 % of 5 us, 10 % of 300 us",
+}
+FRAMEWORKS = [
+    *_cpu(FRAMEWORKS_TITLES),
+    *(
+        Figure(case, "latency_p99_ms", f"{title}: 99% within, ms", "{:.2f}")
+        for case, title in FRAMEWORKS_TITLES.items()
+    ),
+]
 TESTS = ("db", "queries", "fortunes", "updates")
 DATABASE = {
     name: [
@@ -103,6 +134,7 @@ SECTIONS = {
     "Requests per second, hello world over keep-alive": HELLO_THROUGHPUT,
     "Requests that sleep": SLEEP,
     "Doing nothing": IDLE,
+    "CPU per request in us, answers of several kinds": BODIES,
     "CPU per request in us, requests of HttpArena": ARENA,
     "CPU per request in us, frameworks": FRAMEWORKS,
     **{f"TechEmpower's tests with PostgreSQL on {name}": figures for name, figures in DATABASE.items()},
@@ -195,7 +227,7 @@ def _defeats(results: Results) -> str:
         if ours is None:
             continue
         better = []
-        for server in (name for name in LABELS if name not in (FLOOR, OURS, UNPATCHED)):
+        for server in (name for name in LABELS if name not in (FLOOR, OURS, UNPATCHED, HOLDING)):
             theirs = results.median(figure.case, server, figure.name)
             if theirs is not None and (theirs > ours if figure.more_is_better else theirs < ours):
                 better.append(f"{LABELS[server]} {figure.pattern.format(theirs)}")
@@ -222,12 +254,19 @@ def _notes(results: Results) -> str:
     core = f"servers on core {facts['server_core']}, client on core {facts['client_core']}"
     if facts["server_core"] == facts["client_core"]:
         core = "servers and client on THE SAME core, so the figures say little"
+    when = results.date + (f" at commit {results.commit}" if results.commit else "")
     lines = [
-        f"Measured {results.date} by `{results.command}`: {results.rounds} round(s), {results.seconds} s each, "
+        f"Measured {when} by `{results.command}`: {results.rounds} round(s), {results.seconds} s each, "
         f"medians; ratios are medians of the ratios within a round. {facts['cpu']}, {facts['cores']} cores, {core}; "
         f"Linux {facts['kernel']}, Python {facts['python']}, {facts['wrk']}, {facts['compiler']}; "
         f"{_versions(results)}. Load average before: {facts['load_average_before']}.",
     ]
+    if results.rows:
+        lines.append(
+            "Rows of other runs, with date and commit: "
+            + "; ".join(f"{case} {row['date']} {row['commit']}" for case, row in results.rows.items())
+            + "."
+        )
     if results.quick:
         lines.append("A quick run: it proves that the benchmark works, and its figures count for nothing.")
     if float(facts["load_average_before"]) > 0.5:

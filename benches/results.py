@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ class Results:
     seconds: int
     machine: dict[str, str | int | float]
     versions: dict[str, dict[str, str]] = field(default_factory=dict)
+    commit: str = ""
+    rows: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Date, commit and command of each case that a later run has measured again."""
     left_out: dict[str, str] = field(default_factory=dict)
     commands: dict[str, str] = field(default_factory=dict)
     answer_heads: dict[str, str] = field(default_factory=dict)
@@ -72,6 +75,29 @@ class Results:
             if measurement.problem:
                 found.setdefault((measurement.case, measurement.server), []).append(measurement.problem)
         return found
+
+
+def merge(old: Results, new: Results) -> Results:
+    """The old results with the cases of a later run in place of theirs, or after them.
+
+    A case is replaced as a whole, since a ratio is taken within a round. Raises ValueError on
+    another machine.
+    """
+    for fact in ("cpu", "cores", "kernel", "python"):
+        if old.machine[fact] != new.machine[fact]:
+            raise ValueError(f"{fact} was {old.machine[fact]}, now it is {new.machine[fact]}: measure everything")
+    cases = list(dict.fromkeys(measurement.case for measurement in new.measurements))
+    row = {"date": new.date, "commit": new.commit, "command": new.command}
+    kept = [measurement for measurement in old.measurements if measurement.case not in cases]
+    return replace(
+        old,
+        versions={name: old.versions.get(name, {}) | packages for name, packages in new.versions.items()},
+        left_out=new.left_out,
+        commands=old.commands | new.commands,
+        answer_heads=old.answer_heads | new.answer_heads,
+        measurements=kept + new.measurements,
+        rows=old.rows | dict.fromkeys(cases, row),
+    )
 
 
 def load(file: Path) -> Results:

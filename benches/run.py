@@ -14,6 +14,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -24,12 +25,23 @@ import toolchain
 from load import LoadError, run_wrk
 from loads import write_arena_data
 from postgresql import Missing, running_postgresql
-from results import Measurement, Results
+from results import Measurement, Results, load, merge
 from scenarios import WARM_UP_SECONDS, Scenario, Setup, all_scenarios, run_load
-from servers import FLOOR, PEERS, RMEINHELD, UNPATCHED, Contender, StartError, rmeinheld_problem, running_server
+from servers import (
+    FLOOR,
+    HOLDING,
+    PEERS,
+    RMEINHELD,
+    UNPATCHED,
+    Contender,
+    StartError,
+    rmeinheld_problem,
+    running_server,
+)
 
 GROUPS = (
-    "hello", "nolength", "parked", "memory", "idle", "burst", "arena", "frameworks", "database", "latency",
+    "hello", "nolength", "parked", "memory", "idle", "burst", "bodies", "cold", "held", "arena", "frameworks",
+    "database", "latency",
 )  # fmt: skip
 # Descriptors that a server and the client need in addition to the connections.
 SPARE_OPEN_FILES = 256
@@ -53,8 +65,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; ends the process with status 2 at a bad one."""
     peers = tuple(peer.name for peer in PEERS)
     parser = argparse.ArgumentParser(description="Measure rmeinheld against a bare epoll loop and its peers.")
-    parser.add_argument("--rounds", type=_at_least_one, default=5, help="rounds of each scenario (default 5)")
-    parser.add_argument("--seconds", type=_at_least_one, default=3, help="of each measurement with wrk (default 3)")
+    parser.add_argument("--rounds", type=_at_least_one, default=3, help="rounds of each scenario (default 3)")
+    parser.add_argument("--seconds", type=_at_least_one, default=2, help="of each measurement (default 2)")
     parser.add_argument(
         "--only",
         type=lambda text: _names(GROUPS, text),
@@ -73,12 +85,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--quick", action="store_true", help="prove that everything runs: 1 round, 1 s, small, without peers"
     )
     parser.add_argument(
+        "--merge", action="store_true", help="put the rows of this run into results.json, with their date and commit"
+    )
+    parser.add_argument(
         "--output",
         type=Path,
         default=None,
         help="directory of the results (default benches/results, with --quick .build/bench/results)",
     )
     parsed = parser.parse_args(arguments)
+    if parsed.merge and parsed.quick:
+        parser.error("--quick measures nothing that could be merged")
     if parsed.quick:
         parsed.rounds, parsed.seconds, parsed.peers = 1, 1, []
     if parsed.output is None:
@@ -96,7 +113,7 @@ def _choose_contenders(peers: list[str], results: Results) -> list[Contender]:
     contenders = [FLOOR]
     problem = rmeinheld_problem(figures_count=not results.quick)
     if problem is None:
-        contenders += [RMEINHELD, UNPATCHED]
+        contenders += [RMEINHELD, UNPATCHED, HOLDING]
     else:
         results.left_out[RMEINHELD.name] = problem
     if peers:
@@ -113,6 +130,8 @@ def _takes_part(scenario: Scenario, contender: Contender) -> bool:
         return scenario.has_floor
     if contender is UNPATCHED:
         return scenario.has_unpatched
+    if contender is HOLDING:
+        return scenario.has_holding
     return contender.serves_while_asleep or not scenario.needs_sleep
 
 
@@ -160,15 +179,18 @@ def run_scenarios(
                 _measure(scenario, contender, number, setup, results)
 
 
-def _write(results: Results, output: Path, is_whole: bool) -> None:
-    """The raw file always; the published pair, `results.json` and `table.md`, only after a whole run."""
+def _write(results: Results, output: Path, *, is_whole: bool, is_merged: bool) -> None:
+    """The raw file always; the published pair, `results.json` and `table.md`, after a whole run and with --merge."""
     output.mkdir(parents=True, exist_ok=True)
     raw = json.dumps(results.as_json(), indent=1) + "\n"
     stamp = results.date.replace("-", "").replace(":", "").replace("+0000", "Z")
     raw_file = output / f"raw-{stamp}.json"
     raw_file.write_text(raw)
+    if is_merged:
+        results = merge(load(output / "results.json"), results)
+        raw = json.dumps(results.as_json(), indent=1) + "\n"
     table = report.markdown(results)
-    if is_whole:
+    if is_whole or is_merged:
         (output / "results.json").write_text(raw)
         (output / "table.md").write_text(table)
     print(table)
@@ -183,6 +205,7 @@ def _end_on_signal(number: int, frame: FrameType | None) -> NoReturn:
 def main() -> int:
     """Run the benchmark; 1 if rmeinheld or the floor was not measured in full, else 0, also when targets are missed."""
     arguments = parse_arguments()
+    started = time.monotonic()
     signal.signal(signal.SIGTERM, _end_on_signal)
     idle_connections, parked_requests = (1000, 200) if arguments.quick else (10_000, 2000)
     open_files = machine.raise_open_files_limit()
@@ -206,6 +229,7 @@ def main() -> int:
         rounds=arguments.rounds,
         seconds=arguments.seconds,
         machine=facts,
+        commit=machine.commit(),
     )
     contenders = _choose_contenders(arguments.peers, results)
     results.versions = toolchain.versions()
@@ -219,7 +243,7 @@ def main() -> int:
         seconds=arguments.seconds,
         rate_seconds=0.3 if arguments.quick else arguments.seconds,
         rate_connections=8 if arguments.quick else 10_000,
-        idle_seconds=2 if arguments.quick else 10,
+        idle_seconds=2 if arguments.quick else 5,
         idle_connections=idle_connections,
         parked_requests=parked_requests,
     )
@@ -236,7 +260,9 @@ def main() -> int:
         run_scenarios(scenarios, contenders, arguments.rounds, setup, results)
 
     everything = set(arguments.only) == set(GROUPS) and len(arguments.peers) == len(PEERS)
-    _write(results, arguments.output, is_whole=everything and RMEINHELD.name not in results.left_out)
+    say(f"took {(time.monotonic() - started) / 60:.0f} minutes")
+    is_whole = everything and RMEINHELD.name not in results.left_out
+    _write(results, arguments.output, is_whole=is_whole, is_merged=arguments.merge)
     failed = [m for m in results.measurements if m.problem and m.server in (FLOOR.name, RMEINHELD.name)]
     return 1 if failed or RMEINHELD.name in results.left_out else 0
 

@@ -26,6 +26,7 @@ STOP_SECONDS = 10.0
 # Longer than any scenario holds its idle connections.
 HOLD_SECONDS = 120
 BACKLOG = 4096
+HOLD_ANSWERS = 300  # microseconds
 
 
 class StartError(Exception):
@@ -95,6 +96,10 @@ def _unpatched(port: int, task: Task) -> list[str]:
     return [*_rmeinheld(port, task), "--no-patch"]
 
 
+def _holding(port: int, task: Task) -> list[str]:
+    return [*_rmeinheld(port, task), "--hold-answers", str(HOLD_ANSWERS)]
+
+
 def _bjoern(port: int, task: Task) -> list[str]:
     script = f"import bjoern; bjoern.run(app, '127.0.0.1', {port}, listen_backlog={BACKLOG})"
     return [str(peers_python()), "-c", _in_python(task) + script]
@@ -119,6 +124,46 @@ def _granian(port: int, task: Task) -> list[str]:
     return [*command, "--log-level", "warning", task.target]
 
 
+def _uwsgi(port: int, task: Task) -> list[str]:
+    # Its own parser of HTTP with keep-alive; one process without threads, as Bjoern.
+    module, name = task.target.split(":")
+    command = [str(peers_python().with_name("uwsgi")), "--http11-socket", f"127.0.0.1:{port}", "--master"]
+    command += ["--die-on-term", "--need-app", "--listen", str(_backlog()), "--disable-logging"]
+    command += ["--http-keepalive", "--socket-timeout", str(HOLD_SECONDS), "--processes", "1"]
+    return [
+        *command,
+        "--virtualenv",
+        str(peers_python().parents[1]),
+        "--pythonpath",
+        str(BENCHES),
+        "--module",
+        module,
+        "--callable",
+        name,
+    ]
+
+
+def _backlog() -> int:
+    """uWSGI refuses a backlog that the kernel would cut."""
+    return min(BACKLOG, int(Path("/proc/sys/net/core/somaxconn").read_text()))
+
+
+def _meinheld(port: int, task: Task) -> list[str]:
+    script = (
+        f"import meinheld; meinheld.set_backlog({BACKLOG}); meinheld.set_keepalive({HOLD_SECONDS}); "
+        f"meinheld.set_access_logger(None); meinheld.listen(('127.0.0.1', {port})); meinheld.run(app)"
+    )
+    return [str(peers_python(is_old=True)), "-c", _in_python(task) + script]
+
+
+def _gthread(port: int, task: Task) -> list[str]:
+    threads = ["--threads", str(task.asleep_at_once + 16 if task.asleep_at_once else 1)]
+    room = ["--worker-connections", str(2 * max(task.asleep_at_once, task.idle_connections, 1000))]
+    command = [str(peers_python()), "-m", "gunicorn", "--worker-class", "gthread", *threads, *room]
+    command += ["--bind", f"127.0.0.1:{port}", "--backlog", str(BACKLOG), "--keep-alive", str(HOLD_SECONDS)]
+    return [*command, "--log-level", "warning", "--chdir", str(BENCHES), task.target]
+
+
 def gunicorn(python: str, worker: str, workers: int = 1) -> Callable[[int, Task], list[str]]:
     """The command of Gunicorn with this number of workers of this class."""
 
@@ -136,12 +181,16 @@ OUR_WORKER = "rmeinheld.gunicorn_worker.Worker"
 FLOOR = Contender("floor", _floor, serves_while_asleep=False)
 RMEINHELD = Contender("rmeinheld", _rmeinheld, serves_while_asleep=True, sleep_module="rmeinheld.coroutine")
 UNPATCHED = Contender("rmeinheld-no-patch", _unpatched, serves_while_asleep=False)
+HOLDING = Contender("rmeinheld-hold", _holding, serves_while_asleep=False)
 GEVENT = Contender("gunicorn-gevent", gunicorn(str(peers_python()), "gevent"), serves_while_asleep=True)
 PEERS = (
     Contender("bjoern", _bjoern, serves_while_asleep=False),
     Contender("fastpysgi", _fastpysgi, serves_while_asleep=False),
     Contender("granian", _granian, serves_while_asleep=True),
     GEVENT,
+    Contender("gthread", _gthread, serves_while_asleep=True),
+    Contender("uwsgi", _uwsgi, serves_while_asleep=False),
+    Contender("meinheld", _meinheld, serves_while_asleep=False),
 )
 
 

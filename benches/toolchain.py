@@ -13,6 +13,7 @@ BENCHES = Path(__file__).resolve().parent
 BUILD = BENCHES.parent / ".build"
 PROGRAMS = BUILD / "bench"
 PEERS = BUILD / "bench-peers"
+OLD_PEERS = BUILD / "bench-peers-3.8"
 
 C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2"]
 INSTALL_SECONDS = 600
@@ -29,6 +30,7 @@ class Peer:
     name: str
     requirements: tuple[str, ...]
     needs: str = ""  # what to install when its build fails
+    is_old: bool = False  # whether it needs Python 3.8
 
 
 # The versions are fixed so that figures can be reproduced.
@@ -41,11 +43,16 @@ PEER_PACKAGES = (
     # Its speed-ups are in C.
     Peer("websockets", ("websockets==17.4",)),
     Peer("uwsgi", ("gevent==26.9.0", "uwsgi==2.0.31"), "a C compiler and the headers of Python"),
+    Peer("gthread", ("gunicorn==27.0.1",)),
+    # It is the last version, and does not build on a later Python.
+    Peer("meinheld", ("meinheld==1.0.2",), "a C compiler and the headers of Python 3.8", is_old=True),
     Peer("gunicorn-gevent", ("gunicorn[gevent]==27.0.1", "gevent==26.9.0", "redis==8.1.0", "urllib3==2.8.0")),
 )
 
 # Packages of the applications, in the peers' environment.
 APPLICATION_PACKAGES = ("flask==3.1.3", "django==6.1.3", "psycopg[binary,pool]==3.3.9")
+# The last versions for Python 3.8.
+OLD_APPLICATION_PACKAGES = ("flask==3.0.3", "django==4.2.16", "psycopg[binary,pool]==3.2.3")
 
 
 def compile_program(name: str) -> Path:
@@ -70,9 +77,19 @@ def find_wrk() -> str:
     return wrk
 
 
-def peers_python() -> Path:
-    """The interpreter of the peers' environment."""
-    return PEERS / "bin" / "python"
+def peers_python(*, is_old: bool = False) -> Path:
+    """The interpreter of the peers' environment, or of that with Python 3.8."""
+    return (OLD_PEERS if is_old else PEERS) / "bin" / "python"
+
+
+def _old_python() -> str | None:
+    """A Python 3.8: on PATH, or of pyenv."""
+    places = [shutil.which("python3.8"), *map(str, Path.home().glob(".pyenv/versions/3.8.*/bin/python3.8"))]
+    for place in filter(None, places):
+        # pyenv has programs of this name that only print which versions exist.
+        if subprocess.run([place, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return place
+    return None
 
 
 def _make_environment() -> None:
@@ -96,10 +113,23 @@ def install_peers(names: list[str]) -> dict[str, str]:
     for peer in PEER_PACKAGES:
         if peer.name not in names:
             continue
-        command = [str(peers_python()), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        if peer.is_old and not peers_python(is_old=True).exists():
+            if (old_python := _old_python()) is None:
+                left_out[peer.name] = "there is no Python 3.8, the last one that it supports"
+                continue
+            subprocess.run([old_python, "-m", "venv", str(OLD_PEERS)], check=True)
+        packages = OLD_APPLICATION_PACKAGES if peer.is_old else APPLICATION_PACKAGES
+        command = [
+            str(peers_python(is_old=peer.is_old)),
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ]
         try:
             result = subprocess.run(
-                [*command, *peer.requirements, *APPLICATION_PACKAGES],
+                [*command, *peer.requirements, *packages],
                 capture_output=True,
                 text=True,
                 timeout=INSTALL_SECONDS,
@@ -119,7 +149,10 @@ def install_peers(names: list[str]) -> dict[str, str]:
 
 def _list_packages(python: str) -> dict[str, str]:
     """Name and version of each package that an interpreter sees."""
-    script = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    script = (
+        "import importlib.metadata as m, json; "
+        "print(json.dumps({d.metadata['Name']: d.version for d in m.distributions()}))"
+    )
     result = subprocess.run([python, "-c", script], capture_output=True, text=True, check=False)
     if result.returncode != 0:
         return {}
@@ -132,4 +165,6 @@ def versions() -> dict[str, dict[str, str]]:
     found = {"project": _list_packages(sys.executable)}
     if peers_python().exists():
         found["peers"] = _list_packages(str(peers_python()))
+    if peers_python(is_old=True).exists():
+        found["peers-3.8"] = _list_packages(str(peers_python(is_old=True)))
     return found

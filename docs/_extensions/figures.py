@@ -156,6 +156,37 @@ def instructions() -> str:
     return _table(["", "before the changes below", "now"], rows)
 
 
+def held() -> str:
+    """Return the table of `make bench-held`."""
+    if not (RESULTS / "held.json").exists():
+        return _unmeasured("make bench-held", "held.json")
+    data = _load("held")
+    places = {"same machine": "on the same machine", "namespace": "in another network namespace"}
+    rows = []
+    for name, off in data["medians"].items():
+        row, place, server = name.split("; ")
+        if server == "rmeinheld":
+            on = data["medians"][f"{row}; {place}; rmeinheld-hold"]
+            pairs = [(each[figure] for each in (off, on)) for figure in ("cpu_us", "requests_per_second", "latency_p99_ms")]
+            title = row.replace("bimodal", "90% of 5 us, 10% of 300 us")
+            rows.append([f"{title}, client {places[place]}", *(" / ".join(map(_number, pair)) for pair in pairs)])
+    head = ["off / on", "CPU of a request, us", "requests per second", "99% within, ms"]
+    return f"{_table(head, rows)}\n\n{_notes(data)} Load average before: {data['machine']['load_average_before']}."
+
+
+def many_requests() -> str:
+    """Return the figures of `make soak-memory`."""
+    if not (RESULTS / "many_requests.json").exists():
+        return _unmeasured("make soak-memory", "many_requests.json")
+    data = _load("many_requests")
+    resident = data["resident_kib"]
+    return (
+        f"{data['requests']:,} requests and {data['faulty_requests']:,} faulty ones: {resident[0]:,} KiB after the first "
+        f"million, {max(resident):,} KiB at most after a later one, {resident[-1]:,} KiB at the end. "
+        f"{_notes(data, shown='Counted by')}"
+    )
+
+
 def _unmeasured(command: str, name: str) -> str:
     return f"Not measured yet: `{command}` writes `benches/results/{name}`."
 

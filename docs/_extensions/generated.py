@@ -70,6 +70,8 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "service-figures": figures.services,
     "restart-figures": figures.restarts,
     "soak-figures": figures.soak,
+    "held-figures": figures.held,
+    "requests-figures": figures.many_requests,
     "instruction-figures": figures.instructions,
 }
 
