@@ -1,6 +1,6 @@
 """Memory of a server during ten million requests: `make soak-memory`, or with other numbers: see --help.
 
-The requests are GET, POST and chunked POST in turn, on connections that end after 100 of them. After each million come
+The requests are GET, POST and chunked POST in turn, on connections that end after 100 requests. After each million come
 bad heads, requests for a path that raises, and connections that end within a head. The memory after the first million
 is compared with that after each later one: the exit status is 1 if it has grown by more than 1 MB. Writes
 results/many_requests.json.
@@ -35,7 +35,7 @@ REQUESTS = (
     post("/", "Transfer-Encoding: chunked\r\n", b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"),
 )
 LOAD = Load(REQUESTS, 64, per_connection=100)
-# What is sent on a connection of its own, and how the answer begins.
+# Bytes that are sent on a connection of its own, and the beginning of the answer.
 FAULTY = (
     (b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 400 "),
     (f"GET /error HTTP/1.1\r\n{FIELDS}\r\n".encode(), b"HTTP/1.1 500 "),

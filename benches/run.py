@@ -135,8 +135,11 @@ def _takes_part(scenario: Scenario, contender: Contender) -> bool:
     return contender.serves_while_asleep or not scenario.needs_sleep
 
 
-def _measure(scenario: Scenario, contender: Contender, number: int, setup: Setup, results: Results) -> None:
-    """All cases of one scenario from one start of one server. A failure is recorded and does not end the run."""
+def _measure(scenario: Scenario, contender: Contender, number: int, setup: Setup, results: Results) -> bool:
+    """All cases of one scenario from one start of one server. A failure is recorded and does not end the run.
+
+    Returns whether the server came up.
+    """
     server_core = int(results.machine["server_core"])
     names = [case.name for case in scenario.cases]
     try:
@@ -164,6 +167,8 @@ def _measure(scenario: Scenario, contender: Contender, number: int, setup: Setup
         say(f"  {error}")
         for name in names:
             results.measurements.append(Measurement(name, contender.name, number, {}, str(error)))
+        return False
+    return True
 
 
 def run_scenarios(
@@ -172,11 +177,14 @@ def run_scenarios(
     """Every scenario in every round, with another server first each time."""
     for scenario in scenarios:
         taking_part = [contender for contender in contenders if _takes_part(scenario, contender)]
+        failed: list[Contender] = []
         for number in range(min(rounds, scenario.rounds_at_most)):
             say(f"{scenario.cases[0].name}: round {number + 1}")
             first = number % len(taking_part) if taking_part else 0
             for contender in taking_part[first:] + taking_part[:first]:
-                _measure(scenario, contender, number, setup, results)
+                # A server that does not come up is not waited for in each round.
+                if contender not in failed and not _measure(scenario, contender, number, setup, results):
+                    failed.append(contender)
 
 
 def _write(results: Results, output: Path, *, is_whole: bool, is_merged: bool) -> None:

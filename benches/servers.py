@@ -33,6 +33,10 @@ class StartError(Exception):
     """A server did not come up; the message ends with what it printed last."""
 
 
+class FirstAnswerError(StartError):
+    """It came up and does not answer as it should, which another start would not change."""
+
+
 @dataclass(frozen=True)
 class Task:
     """The task of a server. The rest of its settings stay at their defaults."""
@@ -241,14 +245,14 @@ def get(port: int, path: str) -> tuple[str, bytes]:
 
 
 def _first_answer(port: int, task: Task) -> str:
-    """Ask once, which also warms the server up, and return the head; raises StartError at a wrong answer."""
+    """Ask once, which also warms the server up, and return the head; raises FirstAnswerError at a wrong one."""
     path, expected = task.first
     try:
         head, body = get(port, path)
     except (OSError, http.client.HTTPException) as error:
-        raise StartError(f"no answer to the first request: {error!r}") from error
+        raise FirstAnswerError(f"no answer to the first request: {error!r}") from error
     if not head.startswith("HTTP/1.1 200 ") or body != expected:
-        raise StartError(f"wrong answer to the first request: {head}{body!r}")
+        raise FirstAnswerError(f"wrong answer to the first request: {head}{body!r}")
     return head
 
 
@@ -291,7 +295,7 @@ def _started(contender: Contender, task: Task, core: int | None) -> Iterator[Run
             _wait_for_connect(process, port)
             head = _first_answer(port, task)
         except StartError as error:
-            raise StartError(f"{contender.name}: {error}: {_last_lines(log)}") from None
+            raise type(error)(f"{contender.name}: {error}: {_last_lines(log)}") from None
         yield Running(contender, command, process.pid, port, head)
     finally:
         _end(process)
@@ -305,7 +309,7 @@ def running_server(contender: Contender, task: Task, core: int | None) -> Iterat
             try:
                 running = stack.enter_context(_started(contender, task, core))
                 break
-            except StartError:
-                if attempt == START_ATTEMPTS:
+            except StartError as error:
+                if attempt == START_ATTEMPTS or isinstance(error, FirstAnswerError):
                     raise
         yield running

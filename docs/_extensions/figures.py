@@ -167,7 +167,9 @@ def held() -> str:
         row, place, server = name.split("; ")
         if server == "rmeinheld":
             on = data["medians"][f"{row}; {place}; rmeinheld-hold"]
-            pairs = [(each[figure] for each in (off, on)) for figure in ("cpu_us", "requests_per_second", "latency_p99_ms")]
+            pairs = [
+                (each[figure] for each in (off, on)) for figure in ("cpu_us", "requests_per_second", "latency_p99_ms")
+            ]
             title = row.replace("bimodal", "90% of 5 us, 10% of 300 us")
             rows.append([f"{title}, client {places[place]}", *(" / ".join(map(_number, pair)) for pair in pairs)])
     head = ["off / on", "CPU of a request, us", "requests per second", "99% within, ms"]
@@ -181,8 +183,8 @@ def many_requests() -> str:
     data = _load("many_requests")
     resident = data["resident_kib"]
     return (
-        f"{data['requests']:,} requests and {data['faulty_requests']:,} faulty ones: {resident[0]:,} KiB after the first "
-        f"million, {max(resident):,} KiB at most after a later one, {resident[-1]:,} KiB at the end. "
+        f"{data['requests']:,} requests and {data['faulty_requests']:,} faulty ones: {resident[0]:,} KiB after the "
+        f"first million, {max(resident):,} KiB at most after a later one, {resident[-1]:,} KiB at the end. "
         f"{_notes(data, shown='Counted by')}"
     )
 

@@ -139,7 +139,7 @@ def head_seeds(request: bytes) -> Iterator[bytes]:
 
 
 def repeated_seeds(request: bytes) -> Iterator[bytes]:
-    """The request's line and fields beside two others, in turn: first each five times, then cut, then many sections."""
+    """The request's line and fields with two others, in turn: first each five times, then cut, then many sections."""
     line, end, section = request.partition(b"\r\n")
     lines = [(line + end)[:255], b"GET / HTTP/1.1\r\n", b"POST /a?b HTTP/1.0\r\n"]
     sections = [section[:2000], b"Host: a\r\nAccept: */*\r\n\r\n", b"Host: b\r\nContent-Length: 1\r\n\r\n"]

@@ -42,7 +42,7 @@ pub fn run(input: &[u8]) {
         let connection = &mut connections[choice % CHOICES];
         let mut message = lines[choice / 3 % CHOICES].to_vec();
         if detail & 0x80 != 0 {
-            // So many different sections that some lose their places.
+            // Enough different sections to make some lose their places.
             message.extend(format!("X-Client: {}\r\n", detail & 0x7f).bytes());
         }
         message.extend(sections[choice / 9 % CHOICES]);
