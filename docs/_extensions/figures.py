@@ -167,9 +167,8 @@ def held() -> str:
         row, place, server = name.split("; ")
         if server == "rmeinheld":
             on = data["medians"][f"{row}; {place}; rmeinheld-hold"]
-            pairs = [
-                (each[figure] for each in (off, on)) for figure in ("cpu_us", "requests_per_second", "latency_p99_ms")
-            ]
+            figures = ("cpu_us", "requests_per_second", "latency_p99_ms")
+            pairs = [[each[figure] for each in (off, on)] for figure in figures]
             title = row.replace("bimodal", "90% of 5 us, 10% of 300 us")
             rows.append([f"{title}, client {places[place]}", *(" / ".join(map(_number, pair)) for pair in pairs)])
     head = ["off / on", "CPU of a request, us", "requests per second", "99% within, ms"]
