@@ -15,6 +15,7 @@ use super::log::{Level, log};
 use super::process_loop;
 use super::request_timeout::{ClientDisconnected, RequestTimeout};
 use super::spawned::throw_at;
+use super::subject;
 use super::swallowed;
 use crate::event_loop::deadlines;
 use crate::event_loop::records::{self, Record, WorkKind};
@@ -142,7 +143,9 @@ const TIME_LIMITS: &str = "request_timeout, rmeinheld.deadline";
 fn description(py: Python<'_>, record: &Record, reason: EndReason, stage: Stage, computes: bool) -> (Level, String) {
     let kind = if record.kind() == WorkKind::Request { "request" } else { "coroutine" };
     let age = Duration::from_nanos(records::now().saturating_sub(record.begun())).as_millis();
-    let what = format!("{kind} {} (after {}.{:03} s)", redacted(&record.label()), age / 1000, age % 1000);
+    let id = (record.kind() == WorkKind::Request).then(|| subject::request_id(py, record.subject())).flatten();
+    let id = id.map_or(String::new(), |id| format!(", id {id}"));
+    let what = format!("{kind} {} (after {}.{:03} s{id})", redacted(&record.label()), age / 1000, age % 1000);
     let does = if computes { "computes" } else { "waits" };
     let message = match (stage, reason) {
         (_, EndReason::Disconnected) => return (Level::Debug, format!("{what} is ended: its client has gone away")),

@@ -88,6 +88,12 @@ def test_the_log_has_the_stack_of_a_request_that_is_ended(server: Server) -> Non
         server.wait_for_log(rf'  File ".*", line \d+, in {function}$', start)
 
 
+def test_the_line_of_a_request_that_is_ended_has_its_id(serve: Serve) -> None:
+    server = serve(APPLICATION, request_timeout=LIMIT, request_id="on")
+    ask(server, "/sleep")
+    server.wait_for_log(r"request GET /sleep \(after \d+\.\d+ s, id [0-9a-f]{32}\) is ended")
+
+
 def test_nested_finally_blocks_run_and_may_wait(server: Server) -> None:
     seen(server)
     assert ask(server, "/finally")[0] == 504
