@@ -82,7 +82,8 @@
 //!
 //! - A connection between requests is a record and holds no coroutine. The same is true while a head arrives in pieces.
 //! - Coroutine, stack and thread state are one pooled *unit*. Sixteen idle units are kept. Of further ones, half of
-//!   those that were not needed go every second. A burst does not keep its memory, and a second burst finds most of it.
+//!   those that were not needed go every 200 ms. Two seconds after a burst its memory is with the kernel again; glibc
+//!   would keep what lies below the highest block in use.
 //! - The cap (`worker_connections`) counts requests in progress. At the cap the loop still polls and resumes, and new
 //!   requests stay in the kernel's queue. Coroutines that applications spawn are not counted, so a request that waits
 //!   for one cannot deadlock.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from ipaddress import IPv6Address
 from typing import Final, NamedTuple, NoReturn
 
 __all__ = [
@@ -163,6 +162,11 @@ def _unix_address(path: str) -> UnixAddress:
 
 
 def is_ipv6(host: str) -> bool:
+    if ":" not in host:
+        return False
+    # Most servers have no such address, and need no 0.3 MB for it.
+    from ipaddress import IPv6Address
+
     try:
         IPv6Address(host)
     except ValueError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -39,6 +38,8 @@ def key() -> str:
 
 def without_password(url: str) -> str:
     """Return a URL for messages. Its query may have a password, too."""
+    from urllib.parse import urlsplit
+
     try:
         parts = urlsplit(url)
     except ValueError:

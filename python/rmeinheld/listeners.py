@@ -9,7 +9,6 @@ import socket
 import stat
 from collections.abc import Iterable, MutableMapping
 from contextlib import ExitStack, contextmanager, suppress
-from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Final
 
 from ._moved import forward
@@ -179,7 +178,11 @@ def _naming(address: Address) -> Iterator[None]:
 
 
 def _is_ipv6_wildcard(address: Address) -> bool:
-    return isinstance(address, TcpAddress) and is_ipv6(address.host) and IPv6Address(address.host).is_unspecified
+    if not isinstance(address, TcpAddress) or not is_ipv6(address.host):
+        return False
+    from ipaddress import IPv6Address
+
+    return IPv6Address(address.host).is_unspecified
 
 
 def _ipv4_ports(listeners: Iterable[Listener]) -> set[int]:

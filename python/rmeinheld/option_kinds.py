@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from typing import ClassVar, Final
-from urllib.parse import urlsplit
 
 from .access_log import validate_format
 from .channel_options import SCHEMES, without_password
@@ -229,6 +227,8 @@ class CollectorUrl(Text):
         text = super().check(label, value)
         if text == self.ENVIRONMENT:
             return text
+        from urllib.parse import urlsplit
+
         try:
             parts = urlsplit(text)
             is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -513,6 +513,8 @@ class Networks(Listed):
         """See `Listed.check_item`."""
         if item == "*":
             return item
+        import ipaddress
+
         try:
             network = ipaddress.ip_network(item)
         except ValueError as error:

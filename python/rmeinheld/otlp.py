@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 from .application import StartError
 from .channel_options import without_password
@@ -96,6 +95,8 @@ def endpoint_of(option: str) -> str:
     if not url:
         name = "OTEL_EXPORTER_OTLP_ENDPOINT"
         url = f"{(os.environ.get(name) or DEFAULT_COLLECTOR).rstrip('/')}{METRICS_PATH}"
+    from urllib.parse import urlsplit
+
     if urlsplit(url).scheme not in ("http", "https"):
         raise StartError(f"{name} must be a URL that begins with http:// or https://, not {without_password(url)!r}")
     return url
@@ -210,6 +211,8 @@ class Sender:
 
 
 def _below(collector: str) -> str:
+    from urllib.parse import urlsplit
+
     url = collector.rstrip("/")
     return url if urlsplit(url).path.endswith(METRICS_PATH) else url + METRICS_PATH
 

@@ -296,6 +296,7 @@ fn poll() {
         service.before_poll();
     }
     let Some((epoll, patience, pulse, mut events)) = with(|state| {
+        state.look_for_burst();
         let mut deadline = state.timers.next();
         for at in [state.trim_idle(), state.retry_follower].into_iter().flatten() {
             deadline = Some(deadline.map_or(at, |first| first.min(at)));

@@ -44,6 +44,7 @@ mod inbox;
 pub mod interrupts;
 mod leader;
 pub mod notes;
+mod peaks;
 pub mod peers;
 mod poller;
 pub mod reasons;

@@ -134,6 +134,16 @@ pub struct Poller {
 }
 
 impl Poller {
+    /// The number of sources.
+    pub fn source_count(&self) -> usize {
+        self.sources.len()
+    }
+
+    /// Gives up the room of sources that are gone, apart from places below a source in use.
+    pub fn shrink(&mut self) {
+        self.sources.shrink_to_fit();
+    }
+
     /// # Errors
     /// Fails if the process has no descriptor left.
     pub fn new(bell: BorrowedFd<'_>) -> io::Result<Poller> {

@@ -12,6 +12,7 @@ use slab::Slab;
 
 use super::current;
 use super::inbox::LoopMessage;
+use super::peaks::Peaks;
 use super::peers;
 use super::poller::{Notice, Poller};
 use super::roles::{Host, Pulse, Service, StreamWatcher};
@@ -25,7 +26,7 @@ use super::wake::Wake;
 const IDLE_UNITS_KEPT: usize = 16;
 
 /// Interval between two trims of spare idle units, while there are more than [`IDLE_UNITS_KEPT`].
-const TRIM_INTERVAL: Duration = Duration::from_secs(1);
+const TRIM_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Work for a unit.
 pub enum Work {
@@ -93,6 +94,8 @@ pub struct LoopState {
     pub leaving: bool,
     /// A timer for the next sweep is set.
     pub is_sweep_due: bool,
+    /// The most units and sources lately.
+    pub peaks: Peaks,
     /// The time of the next look at overdue work, on the clock of [`records`](super::records), and its timer.
     pub next_look: Option<(u64, TimerKey)>,
     /// The buffer of the unit that polls.
@@ -179,6 +182,7 @@ impl LoopState {
             ending: false,
             leaving: false,
             is_sweep_due: false,
+            peaks: Peaks::default(),
             next_look: None,
             events: Poller::event_buffer(),
             ticket_number: 0,
@@ -353,6 +357,7 @@ impl LoopState {
                 Target::Wait(ticket) => self.wake(ticket, Wake::TimedOut),
                 Target::Source(id) => self.source_expired(id, now),
                 Target::Sweep => self.sweep(),
+                Target::EndOfBurst => self.return_memory(),
                 Target::Service => self.paused = true,
                 Target::Alarm(work, number) => self.alarm(work, number),
                 Target::Call(TimedCall(function)) => self.tasks.push_back(Work::Task(Box::new(function))),

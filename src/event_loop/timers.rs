@@ -14,6 +14,8 @@ pub enum Target {
     Source(SourceId),
     /// A look for units that wait for long.
     Sweep,
+    /// The end of a burst, whose memory goes back to the kernel.
+    EndOfBurst,
     /// The service, which tries to take connections again.
     Service,
     /// A piece of work to interrupt, and the number of the alarm that interrupts it.

@@ -1,11 +1,13 @@
 //! Small parts of the kernel's interface that several layers use: times, poll events, bells, lent descriptors, threads.
 
 mod bell;
+mod free_memory;
 mod lent_descriptor;
 mod os_thread;
 mod promptness;
 
 pub use bell::Bell;
+pub use free_memory::return_free_memory;
 pub use lent_descriptor::LentDescriptor;
 pub use os_thread::{SystemCall, ThreadState, running_threads};
 pub use promptness::be_prompt;

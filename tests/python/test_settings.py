@@ -51,8 +51,9 @@ def test_no_two_options_share_a_name() -> None:
 
 
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS)
-def test_every_default_passes_its_own_check(option: Option) -> None:
-    assert option.check(option.default) == option.default
+def test_every_default_passes_its_own_check_unchanged(option: Option) -> None:
+    # Also 5.0 and 5 are different here.
+    assert repr(option.check(option.default)) == repr(option.default)
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS.values() if option.flags], ids=lambda o: o.name)

@@ -88,6 +88,7 @@ UNSAFE_DOORS = {
     "src/interp/stack_signals.rs": "sigaction(2) and tgkill(2)",
     "src/interp/subject.rs": "objects noted by their addresses",
     "src/interp/thread_state.rs": "making, attaching and ending thread states",
+    "src/kernel/free_memory.rs": "the allocator of the C library, which rustix does not wrap",
     "src/kernel/lent_descriptor.rs": "descriptors that the application names by their number",
     "src/net/forks.rs": "what pthread_atfork(3) calls in a child",
     "src/net/peer_credentials.rs": "a question of getsockopt(2) that rustix answers unsoundly",
