@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::current;
 use super::records::{self, Record, WorkKind};
-use super::state::with;
+use super::state::{is_look_set, with};
 use super::timers::{Target, TimedCall};
 use crate::sync::lock;
 
@@ -120,7 +120,7 @@ fn forget_moved(work: u64) {
 /// Notes that a request begins: its deadline is looked at in time. On the loop thread.
 #[inline]
 pub fn begin_request() {
-    if LIMIT.load(Ordering::Relaxed) > 0 && with(|state| state.next_look.is_none()) == Some(true) {
+    if LIMIT.load(Ordering::Relaxed) > 0 && !is_look_set() {
         look_at(NEVER);
     }
 }
@@ -139,7 +139,7 @@ pub fn look_at(at: u64) {
             None => {}
         }
         let timer = state.timers.insert(Instant::now() + left, Target::Call(TimedCall(look)));
-        state.next_look = Some((at, timer));
+        state.replace_next_look(Some((at, timer)));
     });
 }
 
@@ -150,7 +150,7 @@ fn look() {
 
 fn look_by(look: Option<fn()>) {
     with(|state| {
-        if let Some((_, timer)) = state.next_look.take() {
+        if let Some((_, timer)) = state.replace_next_look(None) {
             state.timers.remove(timer);
         }
     });

@@ -111,6 +111,8 @@ thread_local! {
     /// This thread has a state. The flag has no destructor, so it can be read at any time of a thread's life.
     static HERE: Cell<bool> = const { Cell::new(false) };
     static FORGOTTEN: Cell<bool> = const { Cell::new(false) };
+    /// `next_look` of this thread's state is set. A flag is cheaper to read than the state.
+    static LOOKS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `action` on the loop's state. `None` on any other thread.
@@ -126,9 +128,16 @@ pub fn is_here() -> bool {
     HERE.get()
 }
 
+/// Whether the time of the next look at overdue work is set.
+#[inline]
+pub fn is_look_set() -> bool {
+    LOOKS.get()
+}
+
 /// Installs a new state or removes the present one.
 pub fn install(state: Option<LoopState>) {
     HERE.set(state.is_some());
+    LOOKS.set(false);
     // Dropped outside the borrow: streams access the state when they drop.
     let previous = STATE.with(|slot| slot.replace(state));
     drop(previous);
@@ -149,6 +158,12 @@ pub fn is_forgotten() -> bool {
 }
 
 impl LoopState {
+    /// Sets the time of the next look at overdue work, or forgets it. Returns the previous one.
+    pub fn replace_next_look(&mut self, next: Option<(u64, TimerKey)>) -> Option<(u64, TimerKey)> {
+        LOOKS.set(next.is_some());
+        std::mem::replace(&mut self.next_look, next)
+    }
+
     /// # Errors
     /// Fails if the process has no descriptor left.
     pub fn new(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<LoopState> {
