@@ -11,7 +11,7 @@ pub use super::endings::EndReason;
 use super::endings::{self, Due, Stage};
 use super::exceptions::CoroutineExit;
 use super::inspection::{StackFrame, frames_of};
-use super::log::{Level, log};
+use super::log::{Level, log, log_about};
 use super::process_loop;
 use super::request_timeout::{ClientDisconnected, RequestTimeout};
 use super::spawned::throw_at;
@@ -32,27 +32,22 @@ use crate::http::redaction::redacted;
 ///
 /// Returns false if there is no such work, or it is the server's own. Repeated calls are harmless.
 pub fn end_work(py: Python<'_>, work: u64, reason: EndReason) -> bool {
-    let Some(text) = begin_ending(py, work, reason, true) else { return false };
-    if let Some((level, text)) = text {
-        report(py, level, text);
+    let Some(line) = begin_ending(py, work, reason, true) else { return false };
+    if let Some(line) = line {
+        report(py, line);
     }
     true
 }
 
 /// Sends the exception that is due on its way. Returns the line to log, if there is one and `describes` asks for it;
 /// `None` if there is no such work. Runs no Python code.
-pub(super) fn begin_ending(
-    py: Python<'_>,
-    work: u64,
-    reason: EndReason,
-    describes: bool,
-) -> Option<Option<(Level, String)>> {
+pub(super) fn begin_ending(py: Python<'_>, work: u64, reason: EndReason, describes: bool) -> Option<Option<Line>> {
     let ends = |record: &Arc<Record>| matches!(record.kind(), WorkKind::Request | WorkKind::Spawned);
     let record = deadlines::record_of(work).filter(ends)?;
     let is_spawned = record.kind() == WorkKind::Spawned;
     let first = if is_spawned && reason == EndReason::Asked { Stage::Exit } else { Stage::First };
     let computes = is_own(work) || is_computing(&record, work);
-    let (stage, text) = match endings::begin(py, work, reason, first) {
+    let (stage, line) = match endings::begin(py, work, reason, first) {
         Due::Nothing => return Some(None),
         Due::Again if !computes => return Some(None),
         Due::Again => (Stage::First, None),
@@ -71,7 +66,7 @@ pub(super) fn begin_ending(
         })));
     }
     look_again(py);
-    Some(text)
+    Some(line)
 }
 
 /// Ends all work whose deadline has passed, and takes the next step with work that goes on. Runs as work of the loop.
@@ -139,11 +134,39 @@ fn throw(py: Python<'_>, work: u64, reason: EndReason, stage: Stage) {
 /// The names of the limits, for the log.
 const TIME_LIMITS: &str = "request_timeout, rmeinheld.deadline";
 
-/// The log line about the end of work, with its stack.
-fn description(py: Python<'_>, record: &Record, reason: EndReason, stage: Stage, computes: bool) -> (Level, String) {
+/// A line for the log about work that is ended.
+pub(super) struct Line {
+    level: Level,
+    text: String,
+    request_id: Option<String>,
+}
+
+impl Line {
+    fn log(&self, py: Python<'_>) {
+        match &self.request_id {
+            Some(id) => log_about(py, self.level, &self.text, id),
+            None => log(py, self.level, &self.text, None),
+        }
+    }
+}
+
+/// The line about the end of work, with its stack.
+fn description(py: Python<'_>, record: &Record, reason: EndReason, stage: Stage, computes: bool) -> Line {
+    let id = (record.kind() == WorkKind::Request).then(|| subject::request_id(py, record.subject())).flatten();
+    let (level, text) = text_about(py, record, reason, stage, computes, id.as_deref());
+    Line { level, text, request_id: id }
+}
+
+fn text_about(
+    py: Python<'_>,
+    record: &Record,
+    reason: EndReason,
+    stage: Stage,
+    computes: bool,
+    id: Option<&str>,
+) -> (Level, String) {
     let kind = if record.kind() == WorkKind::Request { "request" } else { "coroutine" };
     let age = Duration::from_nanos(records::now().saturating_sub(record.begun())).as_millis();
-    let id = (record.kind() == WorkKind::Request).then(|| subject::request_id(py, record.subject())).flatten();
     let id = id.map_or(String::new(), |id| format!(", id {id}"));
     let what = format!("{kind} {} (after {}.{:03} s{id})", redacted(&record.label()), age / 1000, age % 1000);
     let does = if computes { "computes" } else { "waits" };
@@ -171,23 +194,23 @@ fn stack_text(py: Python<'_>, record: &Record) -> String {
 }
 
 /// Logs from a place where a log handler may wait.
-fn report(py: Python<'_>, level: Level, text: String) {
+fn report(py: Python<'_>, line: Line) {
     if event_loop::is_loop_thread() && !event_loop::can_park() {
-        event_loop::spawn(Box::new(move || Python::attach(|py| log(py, level, &text, None))));
+        event_loop::spawn(Box::new(move || Python::attach(|py| line.log(py))));
     } else {
-        log(py, level, &text, None);
+        line.log(py);
     }
 }
 
 /// Logs each line in a turn of its own, behind all ready work: a log handler takes as long as several requests.
-fn report_in_turns(lines: Vec<(Level, String)>) {
+fn report_in_turns(lines: Vec<Line>) {
     if lines.is_empty() {
         return;
     }
     event_loop::spawn(Box::new(move || {
-        for (level, text) in lines {
+        for line in lines {
             turn::after_next_poll();
-            Python::attach(|py| log(py, level, &text, None));
+            Python::attach(|py| line.log(py));
         }
     }));
 }

@@ -8,13 +8,25 @@ static LOGGING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
 
 /// Logs to `logging.getLogger("rmeinheld.error")`. If logging itself fails, `sys.unraisablehook` gets that exception.
 pub fn log(py: Python<'_>, level: Level, message: &str, error: Option<&PyErr>) {
+    let error = error.map(|error| ("exc_info", error.value(py).as_any().clone()));
+    log_with(py, level, message, error);
+}
+
+/// Logs as [`log`] does. The record belongs to the request of this id, and not to the one in which it is logged.
+pub fn log_about(py: Python<'_>, level: Level, message: &str, request_id: &str) {
+    let extra = PyDict::new(py);
+    let extra = extra.set_item("request_id", request_id).map(|()| extra.into_any());
+    log_with(py, level, message, extra.ok().map(|extra| ("extra", extra)));
+}
+
+fn log_with(py: Python<'_>, level: Level, message: &str, keyword: Option<(&str, Bound<'_, PyAny>)>) {
     let log = || -> PyResult<()> {
         // An import costs 5,000 instructions, even of a module that is known.
         let logging = LOGGING.get_or_try_init(py, || py.import("logging").map(Bound::unbind))?.bind(py);
         let logger = logging.call_method1("getLogger", ("rmeinheld.error",))?;
         let kwargs = PyDict::new(py);
-        if let Some(error) = error {
-            kwargs.set_item("exc_info", error.value(py))?;
+        if let Some((name, value)) = keyword {
+            kwargs.set_item(name, value)?;
         }
         logger.call_method(level.method(), ("%s", message), Some(&kwargs))?;
         Ok(())

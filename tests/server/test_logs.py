@@ -333,6 +333,8 @@ FILTERED = """
             ended.set()
 
         path = environ["PATH_INFO"]
+        if path == "/late":
+            rmeinheld.sleep(60)
         logging.info("own")
         if path == "/other":
             start_response("200 OK", [])
@@ -375,6 +377,12 @@ def test_the_servers_own_records_have_them_too(serve: Serve) -> None:
     server = serve.script(FILTERED.replace("OPTIONS", 'request_id="on"'))
     server.get("/fail")
     server.wait_for_log(re.compile(r"^Error handling request GET /fail\|[0-9a-f]{32}\|.*\|GET /fail$", re.M))
+
+
+def test_the_record_of_a_request_that_is_ended_has_its_id(serve: Serve) -> None:
+    server = serve.script(FILTERED.replace("OPTIONS", 'request_id="on", request_timeout=0.3'))
+    assert server.get("/late").status == 504
+    server.wait_for_log(r"^request GET /late \(after \d+\.\d+ s, id ([0-9a-f]{32})\) is ended(.*\n)+?.*\|\1\|")
 
 
 def test_without_ids_records_have_the_request_line(serve: Serve) -> None:
