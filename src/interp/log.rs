@@ -12,7 +12,7 @@ pub fn log(py: Python<'_>, level: Level, message: &str, error: Option<&PyErr>) {
     log_with(py, level, message, error);
 }
 
-/// Logs as [`log`] does. The record belongs to the request of this id, and not to the one in which it is logged.
+/// Logs as [`log`] does. The record belongs to the request of this id instead of the one that logs it.
 pub fn log_about(py: Python<'_>, level: Level, message: &str, request_id: &str) {
     let extra = PyDict::new(py);
     let extra = extra.set_item("request_id", request_id).map(|()| extra.into_any());
