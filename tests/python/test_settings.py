@@ -103,7 +103,7 @@ def test_the_defaults_are_those_of_the_documentation() -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(AttributeError, match="keep_alive"):
-        Settings().keep_alive = 1  # type: ignore[misc]
+        Settings().keep_alive = 1
 
 
 def test_zero_for_a_line_or_field_leaves_only_the_limit_of_the_head() -> None:
