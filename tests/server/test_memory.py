@@ -14,8 +14,21 @@ COSTLY = """
 """
 """Modules of the standard library that take 0.2 to 4 MB each. A server without TLS or proxies needs no such module."""
 
-NEEDED = "argparse logging queue selectors signal socket threading typing"
-"""Modules that every server needs. In some versions of Python they import costly ones."""
+NEEDED = """
+from __future__ import annotations
+
+import argparse, logging, queue, selectors, signal, socket, sys, threading
+from contextlib import ExitStack
+from typing import NamedTuple
+
+class Row(NamedTuple):
+    number: int
+
+with ExitStack() as stack:
+    stack.enter_context(open("/dev/null"))
+print(*sys.modules)
+"""
+"""The needs of every server. In some versions of Python it imports costly modules: on 3.15, ast for a named tuple."""
 
 MODULES = """
 import sys
@@ -42,7 +55,7 @@ BODY_KIB = 64
 
 
 def test_a_server_imports_no_costly_module_that_its_application_does_not_need(script: RunScript, serve: Serve) -> None:
-    needed = script(f"import sys, {NEEDED.replace(' ', ', ')}; print(*sys.modules)").split()
+    needed = script(NEEDED).split()
     modules = serve(MODULES).get("/").body.decode().split()
     assert "rmeinheld" in modules
     assert sorted(set(COSTLY.split()) & set(modules) - set(needed)) == []
