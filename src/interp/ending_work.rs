@@ -41,7 +41,7 @@ pub fn end_work(py: Python<'_>, work: u64, reason: EndReason) -> bool {
 
 /// Sends the exception that is due on its way. Returns the line to log, if there is one and `describes` asks for it;
 /// `None` if there is no such work. Runs no Python code.
-pub(super) fn begin_ending(py: Python<'_>, work: u64, reason: EndReason, describes: bool) -> Option<Option<Line>> {
+pub(super) fn begin_ending(py: Python<'_>, work: u64, reason: EndReason, describes: bool) -> Option<Option<LogLine>> {
     let ends = |record: &Arc<Record>| matches!(record.kind(), WorkKind::Request | WorkKind::Spawned);
     let record = deadlines::record_of(work).filter(ends)?;
     let is_spawned = record.kind() == WorkKind::Spawned;
@@ -135,13 +135,13 @@ fn throw(py: Python<'_>, work: u64, reason: EndReason, stage: Stage) {
 const TIME_LIMITS: &str = "request_timeout, rmeinheld.deadline";
 
 /// A line for the log about work that is ended.
-pub(super) struct Line {
+pub(super) struct LogLine {
     level: Level,
     text: String,
     request_id: Option<String>,
 }
 
-impl Line {
+impl LogLine {
     fn log(&self, py: Python<'_>) {
         match &self.request_id {
             Some(id) => log_about(py, self.level, &self.text, id),
@@ -151,10 +151,10 @@ impl Line {
 }
 
 /// The line about the end of work, with its stack.
-fn description(py: Python<'_>, record: &Record, reason: EndReason, stage: Stage, computes: bool) -> Line {
+fn description(py: Python<'_>, record: &Record, reason: EndReason, stage: Stage, computes: bool) -> LogLine {
     let id = (record.kind() == WorkKind::Request).then(|| subject::request_id(py, record.subject())).flatten();
     let (level, text) = text_about(py, record, reason, stage, computes, id.as_deref());
-    Line { level, text, request_id: id }
+    LogLine { level, text, request_id: id }
 }
 
 fn text_about(
@@ -194,7 +194,7 @@ fn stack_text(py: Python<'_>, record: &Record) -> String {
 }
 
 /// Logs from a place where a log handler may wait.
-fn report(py: Python<'_>, line: Line) {
+fn report(py: Python<'_>, line: LogLine) {
     if event_loop::is_loop_thread() && !event_loop::can_park() {
         event_loop::spawn(Box::new(move || Python::attach(|py| line.log(py))));
     } else {
@@ -203,7 +203,7 @@ fn report(py: Python<'_>, line: Line) {
 }
 
 /// Logs each line in a turn of its own, behind all ready work: a log handler takes as long as several requests.
-fn report_in_turns(lines: Vec<Line>) {
+fn report_in_turns(lines: Vec<LogLine>) {
     if lines.is_empty() {
         return;
     }
