@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
 import statistics
@@ -18,10 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from load import LoadError, run_wrk
-from machine import choose_cores, commit, facts
+from machine import choose_cores, facts
 from measure import cpu_seconds
+from results import origin
 from servers import HOLDING, RMEINHELD, Contender, Task, running_server
-from toolchain import BENCHES, MissingTool, find_wrk, versions
+from toolchain import BENCHES, MissingTool, find_wrk
 
 CONNECTIONS = 64
 LOOPBACK = "127.0.0.1"
@@ -133,11 +133,7 @@ def main() -> int:
         print(f"{name:50} {figures}")
     if not options.quick:
         result = {
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "commit": commit(),
-            "command": sys.argv,
-            "machine": known,
-            "versions": versions(),
+            **origin(known),
             "rounds": rounds,
             "medians": medians,
         }

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
 import socket
@@ -19,10 +18,11 @@ from pathlib import Path
 
 from load import Load, LoadError, run_rate_client
 from loads import FIELDS, get, post
-from machine import choose_cores, commit, facts
+from machine import choose_cores, facts
 from measure import memory
+from results import origin
 from servers import RMEINHELD, Running, Task, running_server
-from toolchain import BENCHES, MissingTool, compile_program, versions
+from toolchain import BENCHES, MissingTool, compile_program
 
 MILLION = 1_000_000
 ALLOWED_KIB = 1024
@@ -92,11 +92,7 @@ def main() -> int:
             print(f"{number:3} million: {resident[-1]:,} KiB, {resident[-1] - resident[0]:+,}", flush=True)
     grown = max(resident) - resident[0]
     result = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
-        "command": sys.argv,
-        "machine": known,
-        "versions": versions(),
+        **origin(known),
         "requests": total,
         "faulty_requests": options.millions * FAULTS * len(FAULTY),
         "resident_kib": resident,

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import statistics
+import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from machine import commit
+from toolchain import versions
+
 FORMAT = 1
+
+
+def origin(machine: dict[str, str | int | float]) -> dict[str, Any]:
+    """Return where the figures of a benchmark come from: its date, commit, command, machine and versions."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "command": sys.argv,
+        "machine": machine,
+        "versions": versions(),
+    }
 
 
 @dataclass(frozen=True)

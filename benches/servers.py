@@ -285,6 +285,7 @@ def _started(contender: Contender, task: Task, core: int | None) -> Iterator[Run
         "BENCH_SLEEP_MODULE": contender.sleep_module,
         "BENCH_SLEEP_SECONDS": str(task.sleep_seconds),
     }
+    PROGRAMS.mkdir(parents=True, exist_ok=True)
     log = PROGRAMS / f"{contender.name}.log"
     with log.open("wb") as output, pinned_to(core):
         process = subprocess.Popen(
