@@ -28,6 +28,10 @@ const IDLE_TIME: Duration = Duration::from_secs(60);
 /// Clients at once, of each of the two sockets. Another one takes the place of the one that has been idle longest.
 const VISITORS: usize = 32;
 
+/// How long a client has kept its place before another one takes it. Others wait in the kernel's queue meanwhile.
+/// Otherwise a flood of connections would disconnect a client before it has asked.
+const PLACE_TIME: Duration = Duration::from_secs(1);
+
 /// Questions that one client has answered before others have their turn.
 const QUESTIONS_IN_A_ROW: usize = 8;
 
@@ -96,9 +100,16 @@ impl InspectDesk {
     fn wait(&mut self) -> rustix::io::Result<usize> {
         self.resume_at = self.resume_at.filter(|&at| at > Instant::now());
         let mut polled = vec![PollFd::new(&*self.bell, PollFlags::IN)];
+        let now = Instant::now();
+        let mut deadline = self.visitors.iter().map(Visitor::deadline).chain(self.resume_at).min();
         if self.resume_at.is_none() {
-            let listeners = self.public.iter().chain(&self.private);
-            polled.extend(listeners.map(|listener| PollFd::new(listener, PollFlags::IN)));
+            for (listener, is_public) in [(&self.public, true), (&self.private, false)] {
+                let Some(listener) = listener else { continue };
+                match self.accepts_at(is_public).filter(|&at| at > now) {
+                    Some(at) => deadline = Some(deadline.map_or(at, |deadline| deadline.min(at))),
+                    None => polled.push(PollFd::new(listener, PollFlags::IN)),
+                }
+            }
         }
         for visitor in &self.visitors {
             match &visitor.stage {
@@ -110,9 +121,18 @@ impl InspectDesk {
             }
         }
         let has_more = self.visitors.iter().any(|visitor| visitor.is_ready());
-        let deadline = self.visitors.iter().map(Visitor::deadline).chain(self.resume_at).min();
-        let deadline = if has_more { Some(Instant::now()) } else { deadline };
+        let deadline = if has_more { Some(now) } else { deadline };
         poll(&mut polled, deadline.map(timespec_until).as_ref())
+    }
+
+    /// When another client can be accepted, if there is no place now.
+    fn accepts_at(&self, is_public: bool) -> Option<Instant> {
+        let others = || self.visitors.iter().filter(|other| other.is_public == is_public);
+        if others().count() < VISITORS {
+            return None;
+        }
+        // Without an idle client, another one is accepted and refused.
+        others().filter_map(Visitor::idle_since).min().map(|since| since + PLACE_TIME)
     }
 
     fn accept(&mut self, now: Instant) {
@@ -122,6 +142,9 @@ impl InspectDesk {
         for is_public in [true, false] {
             let Some(listener) = (if is_public { &self.public } else { &self.private }) else { continue };
             for _ in 0..VISITORS {
+                if self.accepts_at(is_public).is_some_and(|at| at > now) {
+                    break;
+                }
                 match listener.accept() {
                     Ok(Some(socket)) => welcome(&mut self.visitors, socket, is_public, now, &self.worker),
                     // Another worker was first.
@@ -150,8 +173,9 @@ fn welcome(visitors: &mut Vec<Visitor>, socket: LocalSocket, is_public: bool, no
         Err(_) => return,
     }
     if visitors.iter().filter(|other| other.is_public == is_public).count() >= VISITORS {
-        let idle = visitors.iter().enumerate().filter(|(_, other)| other.is_public == is_public && other.is_idle());
-        match idle.min_by_key(|(_, other)| other.deadline).map(|(place, _)| place) {
+        let others = visitors.iter().enumerate().filter(|(_, other)| other.is_public == is_public);
+        let idle = others.filter_map(|(place, other)| Some((other.idle_since()?, place)));
+        match idle.min().map(|(_, place)| place) {
             Some(place) => drop(visitors.remove(place)),
             None => return visitor.refuse(&format!("{VISITORS} clients have questions already; try again")),
         }
@@ -167,8 +191,10 @@ impl Visitor {
         }
     }
 
-    fn is_idle(&self) -> bool {
-        matches!(self.stage, VisitStage::Asks)
+    /// Since when it has had no whole question. `None`: it has one.
+    fn idle_since(&self) -> Option<Instant> {
+        let allowed = if self.line.begun_bytes() > 0 { LINE_TIME } else { IDLE_TIME };
+        matches!(self.stage, VisitStage::Asks).then(|| self.deadline - allowed)
     }
 
     /// Whether the next step needs no event.
