@@ -93,6 +93,7 @@ impl Watchdog {
             sender: None,
             second: Arc::clone(&second),
             seen: None,
+            looked: activity::coarse_now(),
             stood_still: (0, 0),
             idle_looks: 0,
         };
@@ -136,6 +137,9 @@ struct Watch {
     sender: Option<mpsc::Sender<Job>>,
     second: Arc<Mutex<Option<JoinHandle<()>>>>,
     seen: Option<SeenTurn>,
+    /// The time of the last look, on the coarse clock. The next look measures from here how late it is, so that no time
+    /// lies between two looks in which the process could stand still unnoticed.
+    looked: u64,
     /// Until when the process stood still last, on the coarse clock, and for how long.
     stood_still: (u64, u64),
     idle_looks: u32,
@@ -153,13 +157,13 @@ impl Watch {
     fn run(mut self) {
         let mut pause = SHORTEST_LOOK;
         loop {
-            let asked = Instant::now();
             thread::park_timeout(pause);
             if self.stops.load(Ordering::Acquire) {
                 return;
             }
-            self.woke_up(asked.elapsed().saturating_sub(pause));
-            let turn = self.turn();
+            let now = activity::coarse_now();
+            self.woke_up(now, pause);
+            let turn = self.turn(now);
             pause = self.look(turn);
             if turn.is_some() {
                 self.idle_looks = 0;
@@ -169,13 +173,15 @@ impl Watch {
             if self.idle_looks == IDLE_LOOKS {
                 activity::wake_me_at_the_next_turn();
             } else if self.idle_looks > IDLE_LOOKS {
-                if !self.sleep_until_a_turn() {
+                let has_begun = self.sleep_until_a_turn();
+                self.looked = activity::coarse_now();
+                if !has_begun {
                     pause = SHORTEST_LOOK;
                     continue;
                 }
                 self.idle_looks = 0;
                 // The turn that has woken this thread begins now.
-                self.stood_still = (activity::coarse_now(), u64::MAX);
+                self.stood_still = (self.looked, u64::MAX);
             }
         }
     }
@@ -210,9 +216,8 @@ impl Watch {
         pause
     }
 
-    /// The turn that runs now.
-    fn turn(&mut self) -> Option<Turn> {
-        let now = activity::coarse_now();
+    /// The turn that runs at the time `now` of a look.
+    fn turn(&mut self, now: u64) -> Option<Turn> {
         let activity = activity::activity();
         let first = match activity {
             Activity::Waits => {
@@ -228,13 +233,16 @@ impl Watch {
         Some(Turn { activity, age: Duration::from_nanos(now.saturating_sub(seen.since)) })
     }
 
-    /// Notes a look that came later than it was asked for: the process has stood still for that time.
-    fn woke_up(&mut self, late: Duration) {
+    /// Notes a look at the time `now` that came later than it was asked for: the process has stood still for that time.
+    fn woke_up(&mut self, now: u64, pause: Duration) {
+        let passed = Duration::from_nanos(now.saturating_sub(self.looked));
+        self.looked = now;
+        let late = passed.saturating_sub(pause);
         if late < LATE {
             return;
         }
         let late = u64::try_from(late.as_nanos()).unwrap_or(u64::MAX);
-        self.stood_still = (activity::coarse_now(), late);
+        self.stood_still = (now, late);
         if let Some(seen) = &mut self.seen {
             seen.since = seen.since.saturating_add(late);
         }
