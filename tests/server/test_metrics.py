@@ -163,6 +163,7 @@ def test_connections_are_counted_by_what_they_do(serve: Serve) -> None:
     assert found("rmeinheld_websocket_messages_total", direction="received") == 1
     assert found("rmeinheld_websocket_messages_total", direction="sent") == 1
     server.signal(signal.SIGQUIT)
+    assert server.wait() == 0
 
 
 def open_websocket(connection: Connection) -> None:
@@ -229,6 +230,7 @@ def test_requests_that_wait_saturate_a_process(serve: Serve) -> None:
     found = await_scrape(address, lambda found: found("http_server_active_requests") == 3)
     assert found("rmeinheld_saturation_ratio") == found("rmeinheld_worker_saturation_ratio", worker="0") >= 0.75
     server.signal(signal.SIGQUIT)
+    assert server.wait() == 0
 
 
 def test_without_the_setting_nothing_is_measured(serve: Serve) -> None:
