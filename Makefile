@@ -102,14 +102,15 @@ check: $(VENV)/.dependencies ## Check format, lints, unit tests in Rust and a fa
 .PHONY: test
 test: $(READY) ## Build, and run all tests: cargo test, then pytest on the installed package.
 	$(if $(CARGO_TESTS),$(CARGO_PYTHON) $(CARGO_TEST))
-	$(CARGO_PYTHON) BUILD='$(BUILD)' $(BIN)/pytest $(PYTEST)
+	$(CARGO_PYTHON) BUILD='$(BUILD)' $(BIN)/pytest -o cache_dir='$(BUILD)/pytest-$(TAG)' $(PYTEST)
 
 .PHONY: test-oldest-gunicorn
 test-oldest-gunicorn: $(READY) ## Run a part of the tests of services with the oldest Gunicorn that is supported.
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target '$(BUILD)/gunicorn-oldest' 'gunicorn==24.1.0'
 	PYTHONPATH='$(abspath $(BUILD))/gunicorn-oldest' $(BIN)/pytest tests/gunicorn/test_service_replacement.py \
 		tests/gunicorn/test_service_stop.py tests/gunicorn/test_service_upgrade.py \
-		-k 'requests or reload or first_start or term or interrupt or quit or upgrade'
+		-k 'requests or reload or first_start or term or interrupt or quit or upgrade' \
+		-o cache_dir='$(BUILD)/pytest-oldest-gunicorn' $(PYTEST)
 
 .PHONY: stdlib
 stdlib: $(READY) ## Run CPython's own tests in a coroutine under the patches (STDLIB="test_socket" for one file).
