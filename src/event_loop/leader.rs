@@ -296,6 +296,7 @@ fn poll() {
         service.before_poll();
     }
     let Some((epoll, patience, pulse, mut events)) = with(|state| {
+        state.register_fresh();
         state.look_for_burst();
         let mut deadline = state.timers.next();
         for at in [state.trim_idle(), state.retry_follower].into_iter().flatten() {
@@ -344,6 +345,21 @@ fn poll() {
         }
         state.begin_round();
     });
+}
+
+impl LoopState {
+    /// Registers new streams. Those that epoll refuses end, and the first one of an episode is logged.
+    fn register_fresh(&mut self) {
+        let Some((events, error)) = self.poller.register_fresh() else { return };
+        let now = Instant::now();
+        if self.last_refusal.replace(now).is_none_or(|last| now.duration_since(last) > EPISODE_END) {
+            output::say(&format!(
+                "connections are closed, since epoll does not take them: {error}. Look at fs.epoll.max_user_watches and \
+                 at the machine's memory."
+            ));
+        }
+        self.take_events(&events);
+    }
 }
 
 /// Notifies the service when the cap is reached or left. At the cap, and without room for a follower, new connections

@@ -1,7 +1,8 @@
 //! epoll, and the registry of its sources.
 //!
 //! Two kinds of source exist. A *stream* is a socket of the server, registered once for both directions, edge-triggered
-//! and never modified again. A *descriptor* belongs to the application, which may close it, reuse its number or wait on
+//! and never modified again. Its registration comes before the poll that follows, since no event comes earlier: a
+//! connection that is accepted, served and closed between two polls needs none. A *descriptor* belongs to the application, which may close it, reuse its number or wait on
 //! it from ten coroutines. The poller arms it one-shot for every wait, and so notices a reused number.
 
 use std::collections::HashMap;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
+use rustix::net::Shutdown;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use slab::Slab;
 
@@ -101,7 +103,8 @@ pub struct Source {
     pub(super) ends_with_peer: Option<WorkId>,
     /// A call of the watcher is queued.
     pub(super) is_watch_queued: bool,
-    /// The descriptor is registered with epoll, unless the application has closed it since.
+    /// The descriptor is registered with epoll, unless the application has closed it since. Not kept for listeners and
+    /// watched sockets, which are registered from the beginning.
     registered: bool,
 }
 
@@ -129,6 +132,8 @@ pub struct Poller {
     /// The time of the alarm, which may go off for nothing: a deadline that moves later does not move the alarm.
     alarm_at: Option<Instant>,
     sources: Slab<Source>,
+    /// Streams that epoll does not know yet. The descriptor of each is open as long as its source exists.
+    fresh: Vec<SourceId>,
     by_descriptor: HashMap<RawFd, usize>,
     generation: u32,
 }
@@ -158,6 +163,7 @@ impl Poller {
             alarm,
             alarm_at: None,
             sources: Slab::new(),
+            fresh: Vec::new(),
             by_descriptor: HashMap::new(),
             generation: 0,
         })
@@ -192,12 +198,51 @@ impl Poller {
         Vec::with_capacity(EVENTS_PER_POLL)
     }
 
-    /// Registers a stream of the server.
+    /// Adds a stream of the server. It stays open until its source is removed, or [registered](Self::register).
+    pub fn add_stream(&mut self, descriptor: BorrowedFd<'_>, owner: usize) -> SourceId {
+        self.take_number(descriptor);
+        let id = self.insert(SourceOwner::Service(owner), descriptor.as_raw_fd());
+        self.fresh.push(id);
+        id
+    }
+
+    /// Registers the streams that were added since the last poll. A stream that epoll refuses is shut down: the result
+    /// has an event for it, so that its reader finds the end, and the last error.
+    pub fn register_fresh(&mut self) -> Option<(Vec<epoll::Event>, io::Error)> {
+        let mut refused = None;
+        for index in 0..self.fresh.len() {
+            let id = self.fresh[index];
+            if let Err(error) = self.register(id) {
+                let flags = epoll::EventFlags::IN | epoll::EventFlags::HUP;
+                let (events, last) = refused.get_or_insert_with(|| (Vec::new(), error));
+                events.push(epoll::Event { flags, data: epoll::EventData::new_u64(id.0) });
+                *last = error;
+            }
+        }
+        self.fresh.clear();
+        refused.map(|(events, error)| (events, error.into()))
+    }
+
+    /// Registers a stream, if that has not been done and the stream still exists.
     ///
     /// # Errors
-    /// Errors of epoll_ctl(2): no memory, the limit of watches.
-    pub fn add_stream(&mut self, descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
-        self.add(descriptor, SourceOwner::Service(owner), STREAM)
+    /// Errors of epoll_ctl(2): no memory, the limit of watches. The stream is then shut down.
+    fn register(&mut self, id: SourceId) -> rustix::io::Result<()> {
+        let Some(source) = self.source(id) else { return Ok(()) };
+        if std::mem::replace(&mut source.registered, true) {
+            return Ok(());
+        }
+        let descriptor = LentDescriptor::new(source.descriptor)?;
+        epoll::add(&self.epoll, descriptor, epoll::EventData::new_u64(id.0), STREAM)
+            .inspect_err(|_| _ = rustix::net::shutdown(descriptor, Shutdown::Both))
+    }
+
+    /// Registers a stream before the next poll, for a caller that no longer knows when the descriptor is closed.
+    pub fn register_early(&mut self, id: SourceId) {
+        if self.fresh.contains(&id) {
+            // A refused stream is shut down, and nothing waits for its events yet.
+            let _ = self.register(id);
+        }
     }
 
     /// Registers a socket whose events go to its watcher alone.
@@ -240,19 +285,23 @@ impl Poller {
         owner: SourceOwner,
         flags: epoll::EventFlags,
     ) -> io::Result<SourceId> {
-        // The application waited on this number and has closed it since; now the server owns the number. Waits that are
-        // still on the number get no event and end by their deadline.
-        if let Some(stale) = self.by_descriptor.remove(&descriptor.as_raw_fd())
-            && self.sources.get(stale).is_some_and(|source| source.waits.is_empty())
-        {
-            self.sources.remove(stale);
-        }
+        self.take_number(descriptor);
         let id = self.insert(owner, descriptor.as_raw_fd());
         if let Err(error) = epoll::add(&self.epoll, descriptor, epoll::EventData::new_u64(id.0), flags) {
             self.sources.remove(id.index());
             return Err(error.into());
         }
         Ok(id)
+    }
+
+    /// The application may have waited on this number, and has closed it since; now the server owns the number. Waits
+    /// that are still on the number get no event and end by their deadline.
+    fn take_number(&mut self, descriptor: BorrowedFd<'_>) {
+        if let Some(stale) = self.by_descriptor.remove(&descriptor.as_raw_fd())
+            && self.sources.get(stale).is_some_and(|source| source.waits.is_empty())
+        {
+            self.sources.remove(stale);
+        }
     }
 
     fn insert(&mut self, owner: SourceOwner, descriptor: RawFd) -> SourceId {
@@ -298,6 +347,7 @@ impl Poller {
 
     /// Sets whether a stream's events include that its output has room. An event that is due comes at once.
     pub fn await_output(&mut self, id: SourceId, descriptor: BorrowedFd<'_>, awaits: bool) {
+        self.register_early(id);
         if self.source(id).is_some() {
             let data = epoll::EventData::new_u64(id.0);
             let _ = epoll::modify(&self.epoll, descriptor, data, if awaits { STREAM } else { INPUT });
@@ -459,5 +509,69 @@ pub fn wait(epoll: &OwnedFd, events: &mut Vec<epoll::Event>, patience: Option<Du
     match epoll::wait(epoll.as_fd(), rustix::buffer::spare_capacity(events), timeout.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::kernel::Bell;
+
+    fn poller() -> (Poller, Bell) {
+        let bell = Bell::new().unwrap();
+        (Poller::new(bell.as_fd()).unwrap(), bell)
+    }
+
+    fn events_of(poller: &Poller) -> Vec<u64> {
+        let mut events = Poller::event_buffer();
+        wait(&poller.descriptor(), &mut events, Some(Duration::ZERO)).unwrap();
+        events.iter().map(|event| event.data.u64()).collect()
+    }
+
+    #[test]
+    fn a_stream_is_registered_before_the_next_poll_unless_it_is_gone() {
+        let (mut poller, _bell) = poller();
+        let ((stays, _peer), (goes, _other)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        let staying = poller.add_stream(stays.as_fd(), 1);
+        let going = poller.add_stream(goes.as_fd(), 2);
+        assert!(events_of(&poller).is_empty());
+        poller.remove(going, None);
+        assert!(poller.register_fresh().is_none());
+        assert_eq!(events_of(&poller), [staying.0]);
+        poller.await_output(staying, stays.as_fd(), false);
+        assert!(events_of(&poller).is_empty());
+    }
+
+    #[test]
+    fn a_stream_that_is_changed_early_keeps_the_change() {
+        let (mut poller, _bell) = poller();
+        let (stream, _peer) = UnixStream::pair().unwrap();
+        let id = poller.add_stream(stream.as_fd(), 1);
+        poller.await_output(id, stream.as_fd(), false);
+        assert!(poller.register_fresh().is_none());
+        assert!(events_of(&poller).is_empty());
+    }
+
+    #[test]
+    fn a_stream_that_epoll_refuses_ends_for_its_reader_and_its_peer() {
+        let (mut poller, _bell) = poller();
+        let (stream, mut peer) = UnixStream::pair().unwrap();
+        // It refuses a descriptor that it has.
+        epoll::add(&poller.epoll, &stream, epoll::EventData::new_u64(0), STREAM).unwrap();
+        let id = poller.add_stream(stream.as_fd(), 7);
+        let (events, error) = poller.register_fresh().unwrap();
+        assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::EXIST.raw_os_error()));
+        let mut served = Vec::new();
+        poller.sort(&events, |notice| {
+            if let Notice::Serve(source, owner) = notice {
+                served.push((source, owner));
+            }
+        });
+        assert_eq!(served, [(id, 7)]);
+        assert_eq!((&stream).read(&mut [0]).unwrap(), 0);
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0);
     }
 }

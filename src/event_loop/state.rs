@@ -88,6 +88,8 @@ pub struct LoopState {
     pub retry_follower: Option<Instant>,
     /// The time of the last failed attempt to make a follower.
     pub last_follower_failure: Option<Instant>,
+    /// The time at which epoll last refused a stream.
+    pub last_refusal: Option<Instant>,
     /// The loop ends when the last busy unit has ended.
     pub ending: bool,
     /// The loop ends without the units that still wait.
@@ -194,6 +196,7 @@ impl LoopState {
             controls: Vec::new(),
             retry_follower: None,
             last_follower_failure: None,
+            last_refusal: None,
             ending: false,
             leaving: false,
             is_sweep_due: false,

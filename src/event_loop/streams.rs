@@ -11,12 +11,18 @@ use super::roles::StreamWatcher;
 use super::state::{Work, with};
 use super::tokens::{SourceId, WorkId};
 
-/// Registers a connected stream; [`Service`](super::Service) handles its events.
+/// Adds a connected stream; [`Service`](super::Service) handles its events. If epoll refuses the stream later, its
+/// reader finds the end, and a line is logged. Remove the stream before its descriptor is closed, or call [`register`].
 ///
 /// # Errors
-/// Errors of epoll_ctl(2).
+/// Fails on another thread than the loop's.
 pub fn add(descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
-    with(|state| state.poller.add_stream(descriptor, owner)).unwrap_or_else(|| Err(off_the_loop()))
+    with(|state| state.poller.add_stream(descriptor, owner)).ok_or_else(off_the_loop)
+}
+
+/// Registers a stream now, since another thread may close its descriptor. The registration ends with the descriptor.
+pub fn register(id: SourceId) {
+    with(|state| state.poller.register_early(id));
 }
 
 /// Registers a socket that is not the service's. Its events and deadlines go to `watcher`, which is called once at first.
@@ -104,6 +110,17 @@ pub fn serve_soon(id: SourceId, owner: usize) {
     with(|state| {
         state.requests.push_back(Work::Serve(id, owner));
         state.budget += 1;
+    });
+}
+
+/// Queues a new source for the service after all ready work: its first request may be there already.
+pub fn serve_new(id: SourceId, owner: usize) {
+    with(|state| {
+        if let Some(source) = state.poller.source(id) {
+            source.at_rest = false;
+            state.requests.push_back(Work::Serve(id, owner));
+            state.budget += 1;
+        }
     });
 }
 

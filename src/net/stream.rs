@@ -59,10 +59,10 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Registers `socket` with the loop. `owner` is the service's number for the connection.
+    /// Adds `socket` to the loop. `owner` is the service's number for the connection.
     ///
     /// # Errors
-    /// Errors of epoll_ctl(2). The socket is then closed.
+    /// Fails on another thread than the loop's. The socket is then closed.
     pub fn new(socket: OwnedFd, owner: usize) -> io::Result<Stream> {
         let source = streams::add(socket.as_fd(), owner)?;
         forks::own(socket.as_fd());
@@ -287,6 +287,11 @@ impl Stream {
         self.has_left.store(true, Ordering::Relaxed);
         // The duplicate keeps the registration alive, which would report the events of the other process here.
         streams::remove(self.source, Some(self.socket.as_fd()));
+    }
+
+    /// Prepares for another thread that drops the stream last, and closes its descriptor.
+    pub fn may_be_dropped_elsewhere(&self) {
+        streams::register(self.source);
     }
 
     /// Ends both directions for every holder of the socket. See also [`Self::reset_on_close`].

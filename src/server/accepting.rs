@@ -248,9 +248,11 @@ impl Accepting {
         match connect(key) {
             Ok(connection) => {
                 let source = connection.stream.source();
-                let has_bytes = connection.has_bytes();
+                let (has_bytes, is_new) = (connection.has_bytes(), connection.is_new());
                 self.connections.put_back(key, connection);
-                if has_bytes {
+                if is_new {
+                    streams::serve_new(source, key);
+                } else if has_bytes {
                     streams::serve_soon(source, key);
                 } else {
                     // Bytes that arrived meanwhile were not served.
@@ -294,7 +296,12 @@ impl Accepting {
     ) -> PyResult<Box<Connection>> {
         let stream = self.stream(py, key, socket)?;
         streams::set_deadline(stream.source(), self.shared.first_deadline());
-        Ok(Box::new(Connection::new(py, &self.shared, stream, listener, peer)?))
+        let is_encrypted = stream.is_encrypted();
+        let mut connection = Box::new(Connection::new(py, &self.shared, stream, listener, peer)?);
+        if !is_encrypted {
+            connection.expect_first_turn();
+        }
+        Ok(connection)
     }
 
     /// May a connection be accepted? There must be fewer than `max_connections`, or one must be idle. Accepting pauses

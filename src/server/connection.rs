@@ -62,6 +62,8 @@ pub struct Connection {
     served: u32,
     /// The last response ended because the server stops.
     ended_with_server: bool,
+    /// Its first turn comes at once, whether or not something has arrived.
+    is_new: bool,
     /// A sibling has handed the connection over for the next request, which is served here.
     stays: bool,
     /// The sibling's connection for which there was no room: its next request is refused.
@@ -104,6 +106,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // A coroutine of the application may still read or write: this ends it.
         if Arc::strong_count(&self.stream) > 1 {
+            self.stream.may_be_dropped_elsewhere();
             self.stream.shutdown_both();
         }
     }
@@ -146,9 +149,20 @@ impl Connection {
             stage: ConnectionStage::Idle,
             served: 0,
             ended_with_server: false,
+            is_new: false,
             stays: false,
             has_no_room: false,
         })
+    }
+
+    /// Does its first turn come at once?
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// Announces that the next turn comes at once, whether or not something has arrived.
+    pub fn expect_first_turn(&mut self) {
+        self.is_new = true;
     }
 
     /// Prepares for a stop of the server, or for changed terms of it: the connection ends at the deadline of the stop, or
@@ -205,6 +219,7 @@ impl Connection {
         if held::is_unsent(&self.stream) && self.send_unsent(shared).is_err() {
             return Next::Close;
         }
+        let untouched = std::mem::take(&mut self.is_new).then_some(self.opening);
         for _ in 0..PIPELINE_TURN {
             let mut buffer = shared.take_buffer(std::mem::take(&mut self.pending));
             let mut head = self.partial.take().unwrap_or_else(|| shared.take_head());
@@ -213,7 +228,9 @@ impl Connection {
                 ReceivedHead::Nothing => {
                     shared.give_buffer(buffer);
                     shared.give_head(head);
-                    return self.rest_idle(shared);
+                    // Nothing has arrived, not even a header of the PROXY protocol.
+                    let still_new = self.served == 0 && untouched == Some(self.opening);
+                    return if still_new { Next::Rest(self) } else { self.rest_idle(shared) };
                 }
                 ReceivedHead::Over => {
                     shared.give_buffer(buffer);
