@@ -22,6 +22,31 @@ DATE_FORMAT: Final = "%Y-%m-%d %H:%M:%S %z"
 """Format of `asctime` in a record, as Gunicorn's."""
 
 
+class LineFormatter(logging.Formatter):
+    """Formats records as `FORMAT` says. The text of a second is made once for all its records."""
+
+    def __init__(self) -> None:
+        super().__init__(FORMAT, DATE_FORMAT)
+        self._date = (-1, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """Return the local time of the record's second."""
+        second, text = self._date
+        if second != int(record.created):
+            text = super().formatTime(record, datefmt)
+            self._date = (int(record.created), text)
+        return text
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of the record, and the lines of its exception and its stack if it has them."""
+        if record.exc_info or record.exc_text or record.stack_info:
+            return super().format(record)
+        record.message = record.getMessage()
+        record.asctime = self.formatTime(record, self.datefmt)
+        # As FORMAT, without the search for its parts.
+        return f"[{record.asctime}] [{record.process}] [{record.levelname}] {record.message}"
+
+
 class ReopeningFileHandler(logging.FileHandler):
     """A file handler that can reopen its file, after a tool such as logrotate has moved it."""
 
@@ -49,6 +74,11 @@ class StandardErrorHandler(logging.StreamHandler[Any]):
 
     _own: _rmeinheld.ErrorStream | None = None
 
+    def flush(self) -> None:
+        """Flush a program's stream. The engine's own has nothing to flush."""
+        if self._own is None:
+            super().flush()
+
     def close(self) -> None:
         """Write the pending text, for at most a second."""
         if self._own is not None:
@@ -63,7 +93,7 @@ def configured(level: str, path: str) -> Iterator[None]:
     No other handler gets the records. Raises OSError if the file cannot be opened.
     """
     handler = StandardErrorHandler() if path == "-" else ReopeningFileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(FORMAT, DATE_FORMAT))
+    handler.setFormatter(LineFormatter())
     logger = logging.getLogger(LOGGER_NAME)
     level_before, propagate_before = logger.level, logger.propagate
     logger.addHandler(handler)

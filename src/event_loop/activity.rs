@@ -64,7 +64,16 @@ pub(super) fn turn_begun() -> u64 {
 
 /// Nanoseconds on the coarse clock. A look costs no more than a read of memory; the clock ticks every 1 to 10 ms.
 pub fn coarse_now() -> u64 {
-    let now = clock_gettime(ClockId::MonotonicCoarse);
+    nanoseconds(ClockId::MonotonicCoarse)
+}
+
+/// Nanoseconds on the clock that the coarse clock follows. The coarse clock is up to a tick behind.
+pub fn precise_now() -> u64 {
+    nanoseconds(ClockId::Monotonic)
+}
+
+fn nanoseconds(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
     now.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec.cast_unsigned())
 }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::activity::precise_now;
 use super::current;
 use super::records::{self, Record, WorkKind};
 use super::state::{is_look_set, with};
@@ -73,13 +74,24 @@ fn own_deadline_has_passed() -> bool {
 
 /// The record of the work with this number, unless it has ended.
 pub fn record_of(work: u64) -> Option<Arc<Record>> {
-    records::all().into_iter().find(|record| work != 0 && record.work() == work)
+    if work == 0 { None } else { records::find(|record| record.work() == work) }
 }
 
-/// All work whose deadline has passed.
-pub fn overdue() -> Vec<Arc<Record>> {
-    let now = records::now();
-    records::all().into_iter().filter(|record| of(record).is_some_and(|at| at <= now)).collect()
+/// All work whose deadline has passed: the record of its unit, and its number.
+pub fn overdue() -> Vec<(Arc<Record>, u64)> {
+    let now = precise_now();
+    let mut overdue = Vec::new();
+    records::each(|record| {
+        if of(record).is_some_and(|at| at <= now) {
+            overdue.push((Arc::clone(record), record.work()));
+        }
+    });
+    overdue
+}
+
+/// Whether the deadline of the work of `record` has passed, for a look at all work.
+pub fn is_overdue(record: &Record) -> bool {
+    of(record).is_some_and(|at| at <= precise_now())
 }
 
 /// Moves the deadline of `work`; `None` removes it. From any thread: off the loop thread, have the loop call
@@ -130,7 +142,9 @@ pub fn look_at(at: u64) {
     // Requests that begin from now on rely on the next look for their own deadlines.
     let limit = Some(LIMIT.load(Ordering::Relaxed)).filter(|&limit| limit > 0).unwrap_or(NEVER);
     let at = at.min(records::now().saturating_add(limit).saturating_add(TICK));
-    let left = Duration::from_nanos(at.saturating_sub(records::now()));
+    // By the precise clock, as the look itself. By the coarse one, a look before the next tick would find nothing, and
+    // would be followed by another one at once, again and again.
+    let left = Duration::from_nanos(at.saturating_sub(precise_now()));
     with(|state| {
         match state.next_look {
             Some((next, _)) if next <= at => return,
@@ -155,13 +169,14 @@ fn look_by(look: Option<fn()>) {
         }
     });
     // The clock may tick while the layer above looks. A deadline that passes then needs another look.
-    let before = records::now();
+    let before = precise_now();
     if let Some(look) = look {
         look();
     }
     // Overdue work that goes on is looked at again when the layer above wishes.
-    let next = records::all().iter().filter_map(|record| of(record)).filter(|&at| at > before).min();
-    if let Some(next) = next {
+    let mut next = NEVER;
+    records::each(|record| next = next.min(of(record).filter(|&at| at > before).unwrap_or(NEVER)));
+    if next != NEVER {
         look_at(next);
     }
 }
@@ -192,6 +207,32 @@ mod tests {
 
     fn is_look_due() -> bool {
         with(|state| state.next_look.is_some()).unwrap()
+    }
+
+    #[test]
+    fn a_deadline_needs_one_look() {
+        static LOOKS: AtomicUsize = AtomicUsize::new(0);
+        fn count() {
+            LOOKS.fetch_add(1, Ordering::Relaxed);
+        }
+        let is_found = in_a_loop(|| {
+            let work = interrupts::current_work().unwrap().number;
+            // The ends of timers have no fixed place between two ticks of the coarse clock.
+            let found = (0..50).all(|number| {
+                let at = precise_now() + 100_000 * (number % 7 + 1);
+                move_to(work, Some(at));
+                while precise_now() < at {
+                    std::hint::spin_loop();
+                }
+                look_by(Some(count));
+                let is_found = overdue().iter().any(|(_, overdue)| *overdue == work);
+                is_found && !is_look_due()
+            });
+            forget(work);
+            found
+        });
+        assert!(is_found);
+        assert_eq!(LOOKS.load(Ordering::Relaxed), 50);
     }
 
     #[test]

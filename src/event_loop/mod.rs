@@ -20,7 +20,7 @@
 //! |------------------------|-----------------------------------|---------------------|--------------------------|
 //! | `LoopMessage::Wake`    | a [`Waker`] on another thread     | inbox               | the wait ends            |
 //! | `LoopMessage::Control` | [`Runtime::send`]                 | inbox, `controls`   | the leader calls it      |
-//! | `Work::Task`           | [`spawn`], `LoopMessage::Task`    | `tasks`             | a unit calls it          |
+//! | `Work::Task`           | [`spawn`], [`spawn_last`], `LoopMessage::Task` | `tasks`, `later` | a unit calls it |
 //! | `Work::Watch`          | an event, [`streams::watch_soon`] | `tasks`, `later`    | [`StreamWatcher::look`]  |
 //! | `Work::Expired`        | the deadline of a source          | `tasks`             | [`Service::expired`]     |
 //! | `Work::Serve`          | an event at a source at rest      | `requests`, `later` | [`Service::serve`]       |
@@ -115,6 +115,12 @@ pub fn with_local_of<R>(work: WorkId, action: impl FnOnce(&mut Option<Box<dyn An
 /// Runs `task` in a coroutine of its own, after all work that is ready now. Returns `false` off the loop thread.
 pub fn spawn(task: Box<dyn FnOnce()>) -> bool {
     with(|state| state.tasks.push_back(Work::Task(task))).is_some()
+}
+
+/// Runs `task` in a coroutine of its own, after the requests that the next poll finds. Returns `false` off the loop
+/// thread.
+pub fn spawn_last(task: Box<dyn FnOnce()>) -> bool {
+    with(|state| state.later.push_back(Work::Task(task))).is_some()
 }
 
 /// Ensures that the next [spawned](spawn) task can start, for a caller that waits for it. Does nothing off the loop

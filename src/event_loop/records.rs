@@ -26,7 +26,7 @@ const WORD: usize = size_of::<u64>();
 /// How often a reader tries to read a label or a snapshot that changes meanwhile.
 const ATTEMPTS: usize = 100;
 
-/// The table of all records. No other lock is taken under this one.
+/// The table of all records. No other lock is taken under this one but that of the deadlines.
 static TABLE: Mutex<Slab<Arc<Record>>> = Mutex::new(Slab::new());
 
 /// The number of the running unit's record, plus one; 0 for none.
@@ -336,6 +336,22 @@ pub fn all() -> Vec<Arc<Record>> {
         return Vec::new();
     }
     lock(&TABLE).iter().map(|(_, record)| Arc::clone(record)).collect()
+}
+
+/// Calls `look` for all records, those of idle units included; for none in a forked child. It runs under a lock: it must
+/// not call out of this layer.
+pub fn each(mut look: impl FnMut(&Arc<Record>)) {
+    if !FORGOTTEN.load(Ordering::Relaxed) {
+        lock(&TABLE).iter().for_each(|(_, record)| look(record));
+    }
+}
+
+/// The first record that `is_meant` finds, which runs under the same conditions as in [`each`].
+pub fn find(is_meant: impl Fn(&Record) -> bool) -> Option<Arc<Record>> {
+    if FORGOTTEN.load(Ordering::Relaxed) {
+        return None;
+    }
+    lock(&TABLE).iter().find(|(_, record)| is_meant(record)).map(|(_, record)| Arc::clone(record))
 }
 
 /// The record of the unit that runs the present turn, and the start of the turn. `None` while the loop waits for events,

@@ -70,7 +70,7 @@ pub struct LoopState {
     pub paused: bool,
     /// Waits that end after the next poll: `sleep(0)`.
     pub after_poll: Vec<Ticket>,
-    /// Turns that were cut off. They resume after all other work, for one budget between two polls.
+    /// Turns that were cut off, and work that can wait. They run after all other work, for one budget between two polls.
     pub later: VecDeque<Work>,
     /// Number of pieces of `later` that may run before the next poll.
     pub later_budget: usize,

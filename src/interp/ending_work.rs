@@ -1,5 +1,6 @@
 //! The end of one piece of work by force: a request or a coroutine whose time is up, or that an operator ends.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,9 @@ use pyo3::types::PyType;
 pub use super::endings::EndReason;
 use super::endings::{self, Due, Stage};
 use super::exceptions::CoroutineExit;
-use super::inspection::{StackFrame, frames_of};
-use super::log::{Level, log, log_about};
+use super::inspection::{self, StackFrame, frames_of};
+use super::log::Level;
+use super::log_lines::{self, LogLine};
 use super::process_loop;
 use super::request_timeout::{ClientDisconnected, RequestTimeout};
 use super::spawned::throw_at;
@@ -42,16 +44,29 @@ pub fn end_work(py: Python<'_>, work: u64, reason: EndReason) -> bool {
 /// Sends the exception that is due on its way. Returns the line to log, if there is one and `describes` asks for it;
 /// `None` if there is no such work. Runs no Python code.
 pub(super) fn begin_ending(py: Python<'_>, work: u64, reason: EndReason, describes: bool) -> Option<Option<LogLine>> {
-    let ends = |record: &Arc<Record>| matches!(record.kind(), WorkKind::Request | WorkKind::Spawned);
-    let record = deadlines::record_of(work).filter(ends)?;
+    let record = deadlines::record_of(work)?;
+    begin_ending_of(py, &record, work, reason, describes)
+}
+
+/// Does the same for `work`, which the unit of `record` runs.
+fn begin_ending_of(
+    py: Python<'_>,
+    record: &Arc<Record>,
+    work: u64,
+    reason: EndReason,
+    describes: bool,
+) -> Option<Option<LogLine>> {
+    if record.work() != work || !matches!(record.kind(), WorkKind::Request | WorkKind::Spawned) {
+        return None;
+    }
     let is_spawned = record.kind() == WorkKind::Spawned;
     let first = if is_spawned && reason == EndReason::Asked { Stage::Exit } else { Stage::First };
-    let computes = is_own(work) || is_computing(&record, work);
+    let computes = is_own(work) || is_computing(record, work);
     let (stage, line) = match endings::begin(py, work, reason, first) {
         Due::Nothing => return Some(None),
         Due::Again if !computes => return Some(None),
         Due::Again => (Stage::First, None),
-        Due::New(stage) => (stage, describes.then(|| description(py, &record, reason, stage, computes))),
+        Due::New(stage) => (stage, describes.then(|| description(py, record, reason, stage, computes))),
     };
     swallowed::watch(py);
     if is_own(work) {
@@ -70,20 +85,33 @@ pub(super) fn begin_ending(py: Python<'_>, work: u64, reason: EndReason, describ
 }
 
 /// Ends all work whose deadline has passed, and takes the next step with work that goes on. Runs as work of the loop.
+///
+/// # Parks
 pub fn end_overdue(py: Python<'_>) {
-    let mut lines = Vec::new();
-    for record in deadlines::overdue() {
-        lines.extend(begin_ending(py, record.work(), EndReason::Deadline, true).flatten());
-    }
-    for (work, reason, left) in endings::patience_left(py) {
-        if left.is_zero() {
-            lines.extend(begin_ending(py, work, reason, true).flatten());
-        } else {
-            deadlines::look_at(records::now() + deadlines::nanoseconds(left));
+    let mut ended = 0;
+    for (record, work) in deadlines::overdue() {
+        // The deadline may have been moved in the turns of others.
+        if deadlines::is_overdue(&record)
+            && let Some(line) = begin_ending_of(py, &record, work, EndReason::Deadline, true).flatten()
+        {
+            log_lines::log_later(line);
+            ended += 1;
+            if ended % ENDED_AT_ONCE == 0 {
+                turn::after_next_poll();
+            }
         }
     }
-    report_in_turns(lines);
+    for (work, reason, left) in endings::patience_left(py) {
+        if !left.is_zero() {
+            deadlines::look_at(records::now() + deadlines::nanoseconds(left));
+        } else if let Some(line) = begin_ending(py, work, reason, true).flatten() {
+            log_lines::log_later(line);
+        }
+    }
 }
+
+/// Pieces of work that are ended in one turn. All other ready work runs between two turns.
+const ENDED_AT_ONCE: usize = 8;
 
 /// Has the loop look again when the patience with the work that is being ended is over.
 fn look_again(py: Python<'_>) {
@@ -134,27 +162,13 @@ fn throw(py: Python<'_>, work: u64, reason: EndReason, stage: Stage) {
 /// The names of the limits, for the log.
 const TIME_LIMITS: &str = "request_timeout, rmeinheld.deadline";
 
-/// A line for the log about work that is ended.
-pub(super) struct LogLine {
-    level: Level,
-    text: String,
-    request_id: Option<String>,
-}
-
-impl LogLine {
-    fn log(&self, py: Python<'_>) {
-        match &self.request_id {
-            Some(id) => log_about(py, self.level, &self.text, id),
-            None => log(py, self.level, &self.text, None),
-        }
-    }
-}
-
 /// The line about the end of work, with its stack.
 fn description(py: Python<'_>, record: &Record, reason: EndReason, stage: Stage, computes: bool) -> LogLine {
-    let id = (record.kind() == WorkKind::Request).then(|| subject::request_id(py, record.subject())).flatten();
+    let id = subject::request_id(py, record);
     let (level, text) = text_about(py, record, reason, stage, computes, id.as_deref());
-    LogLine { level, text, request_id: id }
+    let ident = record.ident();
+    let name = inspection::thread_name(py, ident).unwrap_or_else(|| record.kind().name().to_owned());
+    LogLine { level, text, request_id: id, ident, name }
 }
 
 fn text_about(
@@ -181,38 +195,28 @@ fn text_about(
         (Stage::First, EndReason::Asked) => format!("{what} is ended: an operator asks for it. It {does}"),
         (Stage::Exit, _) => format!("{what} went on for 2 s after it was to end, and gets CoroutineExit. It {does}"),
     };
-    (Level::Warning, format!("{message} at\n{}", stack_text(py, record)))
+    (Level::Warning, with_stack(py, record, message + " at"))
 }
 
-/// The stack of work, the innermost frame last, as in a traceback.
-fn stack_text(py: Python<'_>, record: &Record) -> String {
+/// Adds the stack of work, the innermost frame last, as in a traceback.
+fn with_stack(py: Python<'_>, record: &Record, mut text: String) -> String {
     let Some(frames) = frames_of(py, record) else {
-        return "  no Python code: the server reads or writes for the request".to_owned();
+        return text + "\n  no Python code: the server reads or writes for the request";
     };
-    let line = |frame: &StackFrame| format!("  File \"{}\", line {}, in {}", frame.file, frame.line, frame.function);
-    frames.iter().rev().map(line).collect::<Vec<_>>().join("\n")
+    for StackFrame { file, line, function } in frames.iter().rev() {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\n  File \"{file}\", line {line}, in {function}");
+    }
+    text
 }
 
 /// Logs from a place where a log handler may wait.
 fn report(py: Python<'_>, line: LogLine) {
     if event_loop::is_loop_thread() && !event_loop::can_park() {
-        event_loop::spawn(Box::new(move || Python::attach(|py| line.log(py))));
+        log_lines::log_later(line);
     } else {
         line.log(py);
     }
-}
-
-/// Logs each line in a turn of its own, behind all ready work: a log handler takes as long as several requests.
-fn report_in_turns(lines: Vec<LogLine>) {
-    if lines.is_empty() {
-        return;
-    }
-    event_loop::spawn(Box::new(move || {
-        for line in lines {
-            turn::after_next_poll();
-            Python::attach(|py| line.log(py));
-        }
-    }));
 }
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
 
 use super::subject;
@@ -111,14 +113,14 @@ impl<'py> StackReader<'py> {
         };
         let address = code.as_ptr() as usize;
         let known = self.codes.entry(address).or_insert_with(|| {
-            let text = |name| {
+            let text = |name: &Bound<'_, PyString>| {
                 let value = code.getattr(name).ok();
                 let value = value.as_ref().and_then(|value| value.cast::<PyString>().ok());
                 Rc::from(value.map_or("?".into(), |value| value.to_string_lossy()).as_ref())
             };
             KnownCode {
-                file: text("co_filename"),
-                function: text("co_qualname"),
+                file: text(intern!(self.py, "co_filename")),
+                function: text(intern!(self.py, "co_qualname")),
                 _code: code.clone(),
                 lines: HashMap::new(),
             }
@@ -178,6 +180,21 @@ pub fn list_coroutines(py: Python<'_>, options: ListOptions) -> PyResult<Bound<'
     Ok(list)
 }
 
+/// The name that a coroutine has in `threading`. Runs no Python code.
+pub fn thread_name(py: Python<'_>, ident: u64) -> Option<String> {
+    static THREADS: PyOnceLock<Option<Py<PyDict>>> = PyOnceLock::new();
+    let threads = THREADS.get_or_init(py, || active_threads(py).map(Bound::unbind)).as_ref()?;
+    name_in(threads.bind(py), ident)
+}
+
+fn name_in(threads: &Bound<'_, PyDict>, ident: u64) -> Option<String> {
+    let thread = threads.get_item(ident).ok()??;
+    let name = thread.getattr("_name").ok()?;
+    let name = name.cast::<PyString>().ok()?.to_string_lossy().into_owned();
+    // `threading` invents such a name for a coroutine that asks for its thread.
+    (!name.starts_with("Dummy-")).then_some(name)
+}
+
 /// `threading._active`: the threads that `threading` knows, by their idents.
 fn active_threads(py: Python<'_>) -> Option<Bound<'_, PyDict>> {
     py.import("threading").and_then(|threading| threading.getattr("_active")).ok()?.cast_into::<PyDict>().ok()
@@ -204,8 +221,7 @@ impl<'py> View<'py> {
         facts.set_item("kind", snapshot.kind.name())?;
         facts.set_item("label", self.label(&snapshot))?;
         facts.set_item("client", client(self.py, record, &snapshot))?;
-        let id = (snapshot.kind == WorkKind::Request).then(|| subject::request_id(self.py, record.subject()));
-        facts.set_item("request_id", id.flatten())?;
+        facts.set_item("request_id", subject::request_id(self.py, record))?;
         facts.set_item("age", self.since(snapshot.begun))?;
         let (state, since) = match (turn, &snapshot.wait) {
             (Some(begun), _) => ("running", Some(begun)),
@@ -286,11 +302,7 @@ impl<'py> View<'py> {
 
     /// The name of a thread of `threading`.
     fn thread_name(&self, ident: u64) -> Option<String> {
-        let thread = self.threads.as_ref()?.get_item(ident).ok()??;
-        let name = thread.getattr("_name").ok()?;
-        let name = name.cast::<PyString>().ok()?.to_string_lossy().into_owned();
-        // `threading` invents such a name for a coroutine that asks for its thread.
-        (!name.starts_with("Dummy-")).then_some(name)
+        name_in(self.threads.as_ref()?, ident)
     }
 
     fn since(&self, time: u64) -> f64 {

@@ -5,35 +5,40 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyModule};
 
 static LOGGING: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
+static LOGGER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 /// Logs to `logging.getLogger("rmeinheld.error")`. If logging itself fails, `sys.unraisablehook` gets that exception.
 pub fn log(py: Python<'_>, level: Level, message: &str, error: Option<&PyErr>) {
-    let error = error.map(|error| ("exc_info", error.value(py).as_any().clone()));
-    log_with(py, level, message, error);
-}
-
-/// Logs as [`log`] does. The record belongs to the request of this id instead of the one that logs it.
-pub fn log_about(py: Python<'_>, level: Level, message: &str, request_id: &str) {
-    let extra = PyDict::new(py);
-    let extra = extra.set_item("request_id", request_id).map(|()| extra.into_any());
-    log_with(py, level, message, extra.ok().map(|extra| ("extra", extra)));
-}
-
-fn log_with(py: Python<'_>, level: Level, message: &str, keyword: Option<(&str, Bound<'_, PyAny>)>) {
     let log = || -> PyResult<()> {
-        // An import costs 5,000 instructions, even of a module that is known.
-        let logging = LOGGING.get_or_try_init(py, || py.import("logging").map(Bound::unbind))?.bind(py);
-        let logger = logging.call_method1("getLogger", ("rmeinheld.error",))?;
         let kwargs = PyDict::new(py);
-        if let Some((name, value)) = keyword {
-            kwargs.set_item(name, value)?;
+        if let Some(error) = error {
+            kwargs.set_item("exc_info", error.value(py))?;
         }
-        logger.call_method(level.method(), ("%s", message), Some(&kwargs))?;
+        logger(py)?.call_method(level.method(), ("%s", message), Some(&kwargs))?;
         Ok(())
     };
     if let Err(error) = log() {
         error.write_unraisable(py, None);
     }
+}
+
+/// The name of the logger.
+pub(super) const LOGGER_NAME: &str = "rmeinheld.error";
+
+/// The module `logging`. An import costs 5,000 instructions, even of a module that is known.
+pub(super) fn logging(py: Python<'_>) -> PyResult<&Bound<'_, PyModule>> {
+    LOGGING.get_or_try_init(py, || py.import("logging").map(Bound::unbind)).map(|module| module.bind(py))
+}
+
+/// The logger. `logging` has one of a name.
+pub(super) fn logger(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    if let Some(known) = LOGGER.get(py) {
+        return Ok(known.bind(py).clone());
+    }
+    // Not by `get_or_try_init`: this waits for a lock that another coroutine may have.
+    let logger = logging(py)?.call_method1("getLogger", (LOGGER_NAME,))?;
+    let _ = LOGGER.set(py, logger.clone().unbind());
+    Ok(logger)
 }
 
 /// The level of a log record.
@@ -50,6 +55,16 @@ pub enum Level {
 }
 
 impl Level {
+    /// The number that `logging` has for the level.
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Level::Debug => 10,
+            Level::Info => 20,
+            Level::Warning => 30,
+            Level::Error => 40,
+        }
+    }
+
     fn method(self) -> &'static str {
         match self {
             Level::Debug => "debug",

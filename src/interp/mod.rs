@@ -21,6 +21,7 @@ pub mod inspection;
 mod interruptions;
 mod lent;
 mod log;
+mod log_lines;
 mod on_thread;
 mod process_loop;
 mod raising;

@@ -12,6 +12,7 @@ use rustix::fs::FileType;
 
 use super::frame_memory::keep_frame_memory;
 use super::log::{Level, log};
+use super::log_lines;
 use super::thread_state::PythonHost;
 use super::{subject, waiter};
 use crate::event_loop::{self, LoopMessage, Runtime, ends};
@@ -154,6 +155,7 @@ pub fn stop(py: Python<'_>) -> PyResult<()> {
     if !ended {
         return Err(keep_hanging(py, runtime));
     }
+    log_lines::log_rest(py);
     let left = std::mem::take(&mut *lock(&left));
     // At level INFO for daemon threads: CPython abandons its own without a word.
     for (is_awaited, level) in [(true, Level::Warning), (false, Level::Info)] {

@@ -8,6 +8,7 @@ use pyo3::types::{PyDict, PyString};
 
 use crate::event_loop::ends;
 use crate::event_loop::notes::OwnWork;
+use crate::event_loop::records::{Record, WorkKind};
 
 /// Notes that the current unit works for an object, an environ or a coroutine, until it is dropped.
 pub struct Subject<'py> {
@@ -57,9 +58,12 @@ pub fn client(py: Python<'_>, subject: usize) -> Option<String> {
     Some(item_of(py, subject, "REMOTE_PORT").map_or(address.clone(), |port| format!("{address}:{port}")))
 }
 
-/// The id of a request, if it has one. `None` for other subjects. Runs no Python code.
-pub fn request_id(py: Python<'_>, subject: usize) -> Option<String> {
-    item_of(py, subject, "rmeinheld.request_id")
+/// The id of the request that a unit works for, if it has one. `None` for other work. Runs no Python code.
+pub fn request_id(py: Python<'_>, record: &Record) -> Option<String> {
+    if record.kind() != WorkKind::Request {
+        return None;
+    }
+    item_of(py, record.subject(), "rmeinheld.request_id")
 }
 
 /// The text of a key in the environ of a request.

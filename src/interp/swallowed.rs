@@ -3,6 +3,7 @@
 //!
 //! While work is being ended, a hook in front of the present one sets such an exception again.
 
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyModule, PyType};
@@ -42,9 +43,9 @@ impl SwallowedHook {
 pub fn watch(py: Python<'_>) {
     let put = || -> PyResult<()> {
         let sys = sys(py)?;
-        let present = sys.getattr("unraisablehook")?;
+        let present = sys.getattr(intern!(py, "unraisablehook"))?;
         if !present.is_instance_of::<SwallowedHook>() {
-            sys.setattr("unraisablehook", Bound::new(py, SwallowedHook { previous: present.unbind() })?)?;
+            sys.setattr(intern!(py, "unraisablehook"), Bound::new(py, SwallowedHook { previous: present.unbind() })?)?;
         }
         Ok(())
     };
@@ -68,8 +69,8 @@ pub fn work_has_ended(py: Python<'_>, own: &OwnWork, work: u64) -> Option<EndRea
 fn unwatch(py: Python<'_>) {
     let put_back = || -> PyResult<()> {
         let sys = sys(py)?;
-        if let Ok(hook) = sys.getattr("unraisablehook")?.cast_into::<SwallowedHook>() {
-            sys.setattr("unraisablehook", hook.get().previous.clone_ref(py))?;
+        if let Ok(hook) = sys.getattr(intern!(py, "unraisablehook"))?.cast_into::<SwallowedHook>() {
+            sys.setattr(intern!(py, "unraisablehook"), hook.get().previous.clone_ref(py))?;
         }
         Ok(())
     };

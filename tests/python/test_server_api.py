@@ -264,7 +264,8 @@ def test_each_server_of_a_process_ends_requests_whose_time_is_up(script: RunScri
             sleep(30)
 
         def ask(port):
-            print(get(port)[0], flush=True)
+            # In one piece: the line of the log comes at the same time.
+            print(f"{get(port)[0]}\\n", end="", flush=True)
             server.stop()
 
         for _ in range(2):

@@ -94,6 +94,17 @@ def test_the_line_of_a_request_that_is_ended_has_its_id(serve: Serve) -> None:
     server.wait_for_log(r"request GET /sleep \(after \d+\.\d+ s, id [0-9a-f]{32}\) is ended")
 
 
+def test_each_of_many_requests_that_end_at_once_has_one_line(server: Server) -> None:
+    start = len(server.log())
+    with ThreadPoolExecutor(50) as pool:
+        statuses = [pool.submit(ask, server, f"/sleep?n{number}=1") for number in range(50)]
+        assert {future.result()[0] for future in statuses} == {504}
+    for number in range(50):
+        server.wait_for_log(rf"request GET /sleep\?n{number}=\*\*\* \(after", start)
+    lines = re.findall(r"request GET /sleep\?n\d+=\*\*\* \(after \d\.\d+ s\) is ended.*\n  File", server.log()[start:])
+    assert len(lines) == 50
+
+
 def test_nested_finally_blocks_run_and_may_wait(server: Server) -> None:
     seen(server)
     assert ask(server, "/finally")[0] == 504
