@@ -145,9 +145,16 @@ class Reporter:
         return True
 
     def blocked(
-        self, subject: str, seconds: float, kind: str, details: str, frame: FrameType | None, unsaid: int
+        self,
+        subject: str,
+        seconds: float,
+        kind: str,
+        details: str,
+        frame: FrameType | None,
+        unsaid: int,
+        request_id: str | None,
     ) -> None:
-        """Log that `subject` has blocked the loop for `seconds`.
+        """Log that `subject` has blocked the loop for `seconds`. It is the request of this id, if it has one.
 
         `details` is what the kernel knows of a call that waits; it may be empty. `unsaid` is the number of blockages at
         the same place that were not reported since the last report.
@@ -168,9 +175,12 @@ class Reporter:
             cure_of(kind, frame, called),
             more,
             stack.rstrip("\n"),
+            extra=_extra(request_id),
         )
 
-    def let_go(self, subject: str, seconds: float, frame: FrameType | None, is_told: bool) -> None:
+    def let_go(
+        self, subject: str, seconds: float, frame: FrameType | None, is_told: bool, request_id: str | None
+    ) -> None:
         """Log that C code which held the interpreter has released it, with the cure and the stack unless `is_told`."""
         called = _called(frame) if frame is not None else None
         if is_told and (called is None or not called.name):
@@ -184,18 +194,35 @@ class Reporter:
             name,
             cure_of("holds", frame, called),
             stack.rstrip("\n"),
+            extra=_extra(request_id),
         )
 
-    def stuck(self, subject: str, seconds: float) -> None:
+    def stuck(self, subject: str, seconds: float, request_id: str | None) -> None:
         """Log the stacks of all coroutines."""
         text = io.StringIO()
         dump(text)
         stacks = text.getvalue().rstrip("\n")
-        self.logger.warning("%s still blocks the loop after %.1f s. All coroutines:\n%s", subject, seconds, stacks)
+        self.logger.warning(
+            "%s still blocks the loop after %.1f s. All coroutines:\n%s",
+            subject,
+            seconds,
+            stacks,
+            extra=_extra(request_id),
+        )
 
-    def ended(self, subject: str, seconds: float) -> None:
+    def ended(self, subject: str, seconds: float, request_id: str | None) -> None:
         """Log that the loop turns again."""
-        self.logger.warning("%s had blocked the loop for %.1f s in the end; it turns again", subject, seconds)
+        self.logger.warning(
+            "%s had blocked the loop for %.1f s in the end; it turns again",
+            subject,
+            seconds,
+            extra=_extra(request_id),
+        )
+
+
+def _extra(request_id: str | None) -> dict[str, str] | None:
+    """Return the attributes of a record about a request: a filter for logging finds no request in the watchdog."""
+    return {"request_id": request_id} if request_id else None
 
 
 def stack_of(frame: FrameType) -> str:

@@ -61,7 +61,7 @@ pub use references::reference_count;
 pub use request_timeout::{ClientDisconnected, RequestTimeout};
 pub use spawned::{Coroutine, current, spawn, take_back, throw_at};
 pub use stack_signals::{StackSignals, wait_for_readers};
-pub use subject::{Subject, running as running_subject};
+pub use subject::{Subject, request_id, running as running_subject};
 pub use swallowed::work_has_ended;
 pub use timeout::TimeoutContext;
 pub use waiter::{Line, WaitReason, Waiter, insist, take, wait};

@@ -84,6 +84,8 @@ pub struct Reported(Mutex<Option<FirstReport>>);
 struct FirstReport {
     /// The culprit.
     subject: String,
+    /// The id of the culprit, if it is a request that has one, and the interpreter came.
+    request_id: Option<String>,
     kind: BlockageKind,
     has_stack: bool,
 }
@@ -98,8 +100,8 @@ impl Reported {
         lock(&self.0).clone()
     }
 
-    fn set(&self, subject: &str, kind: BlockageKind, has_stack: bool) {
-        *lock(&self.0) = Some(FirstReport { subject: subject.to_owned(), kind, has_stack });
+    fn set(&self, report: FirstReport) {
+        *lock(&self.0) = Some(report);
     }
 }
 
@@ -178,33 +180,35 @@ impl Reporter {
         let culprit = Culprit::find(py);
         let place = culprit.place();
         let Some(unsaid) = lock(&self.limiter).admit(place, Instant::now()) else { return };
-        reported.set(&culprit.name, kind, true);
+        let Culprit { name, age: old, frame, request_id } = culprit;
+        let report = FirstReport { subject: name.clone(), request_id: request_id.clone(), kind, has_stack: true };
+        reported.set(report);
         let details = call.filter(|_| kind == BlockageKind::Waits).map(SystemCall::describe).unwrap_or_default();
-        let subject = culprit.name + &culprit.age;
-        let arguments = (subject, age.as_secs_f64(), kind.name(), details, culprit.frame, unsaid);
+        let arguments = (name + &old, age.as_secs_f64(), kind.name(), details, frame, unsaid, request_id);
         self.call(py, "blocked", arguments);
     }
 
     /// Says that C code has released the interpreter, after a report without it.
     pub fn let_go(&self, py: Python<'_>, reported: &Reported, age: Duration) {
-        let Some(FirstReport { subject, kind: BlockageKind::Holds, has_stack }) = reported.report() else { return };
-        let culprit = Culprit::find(py);
-        let subject = if subject == UNKNOWN { culprit.name } else { subject };
-        reported.set(&subject, BlockageKind::Holds, has_stack);
-        self.call(py, "let_go", (subject, age.as_secs_f64(), culprit.frame, has_stack));
+        let Some(report) = reported.report().filter(|report| report.kind == BlockageKind::Holds) else { return };
+        let Culprit { name, frame, request_id, .. } = Culprit::find(py);
+        let subject = if report.subject == UNKNOWN { name } else { report.subject };
+        let has_stack = report.has_stack;
+        reported.set(FirstReport { subject: subject.clone(), request_id: request_id.clone(), ..report });
+        self.call(py, "let_go", (subject, age.as_secs_f64(), frame, has_stack, request_id));
     }
 
     /// Says that the loop turns again.
     pub fn ended(&self, py: Python<'_>, reported: &Reported, age: Duration) {
-        if let Some(FirstReport { subject, .. }) = reported.report() {
-            self.call(py, "ended", (subject, age.as_secs_f64()));
+        if let Some(FirstReport { subject, request_id, .. }) = reported.report() {
+            self.call(py, "ended", (subject, age.as_secs_f64(), request_id));
         }
     }
 
     /// Writes the stacks of all coroutines.
     pub fn stuck(&self, py: Python<'_>, reported: &Reported, age: Duration) {
-        if let Some(FirstReport { subject, .. }) = reported.report() {
-            self.call(py, "stuck", (subject, age.as_secs_f64()));
+        if let Some(FirstReport { subject, request_id, .. }) = reported.report() {
+            self.call(py, "stuck", (subject, age.as_secs_f64(), request_id));
         }
     }
 
@@ -222,11 +226,12 @@ impl Reporter {
         let place = stack.first().cloned().unwrap_or_default();
         let Some(unsaid) = lock(&self.limiter).admit(place, Instant::now()) else { return };
         let (name, old) =
-            record.map_or_else(|| (UNKNOWN.to_owned(), String::new()), |record| name_of(&record.snapshot()));
+            record.map_or_else(|| (UNKNOWN.to_owned(), String::new()), |record| name_of(&record.snapshot(), None));
         let seconds = age.as_secs_f64();
         let (words, mut cure) = self.texts_of(kind);
         let (subject, old) = if kind == BlockageKind::Thread { (whose.clone(), String::new()) } else { (name, old) };
-        reported.set(&subject, kind, !stack.is_empty());
+        // The id is read with the interpreter only.
+        reported.set(FirstReport { subject: subject.clone(), request_id: None, kind, has_stack: !stack.is_empty() });
         let mut text =
             format!("{subject}{old} has blocked the loop for {seconds:.1} s, and all requests with it: {words}");
         if let Some(call) = call.filter(|_| kind == BlockageKind::Holds) {
@@ -327,9 +332,10 @@ const UNKNOWN: &str = "the server";
 /// The coroutine that blocks the loop.
 struct Culprit<'py> {
     name: String,
-    /// The age in words; empty if the work is not known.
+    /// The age and the id in words; empty if the work is not known.
     age: String,
     frame: Option<Bound<'py, PyAny>>,
+    request_id: Option<String>,
 }
 
 impl<'py> Culprit<'py> {
@@ -337,10 +343,11 @@ impl<'py> Culprit<'py> {
     fn find(py: Python<'py>) -> Culprit<'py> {
         match records::running() {
             Some((record, _)) => {
-                let (name, age) = name_of(&record.snapshot());
-                Culprit { name, age, frame: StackReader::new(py).innermost(&record) }
+                let request_id = interp::request_id(py, &record);
+                let (name, age) = name_of(&record.snapshot(), request_id.as_deref());
+                Culprit { name, age, frame: StackReader::new(py).innermost(&record), request_id }
             }
-            None => Culprit { name: UNKNOWN.to_owned(), age: String::new(), frame: None },
+            None => Culprit { name: UNKNOWN.to_owned(), age: String::new(), frame: None, request_id: None },
         }
     }
 
@@ -360,13 +367,14 @@ fn calls_of(text: &str) -> Vec<String> {
     calls.map(|line| line.trim_end().to_owned()).collect()
 }
 
-/// The name of a unit's work, "request GET /path", and its age in words.
-fn name_of(unit: &Snapshot) -> (String, String) {
+/// The name of a unit's work, "request GET /path", and its age and id in words.
+fn name_of(unit: &Snapshot, id: Option<&str>) -> (String, String) {
     if unit.work == 0 || !matches!(unit.kind, WorkKind::Request | WorkKind::Spawned) {
         return (UNKNOWN.to_owned(), String::new());
     }
     let age = Duration::from_nanos(records::now().saturating_sub(unit.begun));
-    (format!("{} {}", unit.kind.name(), redacted(&unit.label)), format!(" ({:.1} s old)", age.as_secs_f64()))
+    let id = id.map_or(String::new(), |id| format!(", id {id}"));
+    (format!("{} {}", unit.kind.name(), redacted(&unit.label)), format!(" ({:.1} s old{id})", age.as_secs_f64()))
 }
 
 /// The rate limit of reports: a place once in [`PLACE_TIME`], and [`MOST_REPORTS`] in all.

@@ -335,6 +335,8 @@ FILTERED = """
         path = environ["PATH_INFO"]
         if path == "/late":
             rmeinheld.sleep(60)
+        if path == "/block":
+            rmeinheld.patch.get_original("time", "sleep")(1)
         logging.info("own")
         if path == "/other":
             start_response("200 OK", [])
@@ -383,6 +385,14 @@ def test_the_record_of_a_request_that_is_ended_has_its_id(serve: Serve) -> None:
     server = serve.script(FILTERED.replace("OPTIONS", 'request_id="on", request_timeout=0.3'))
     assert server.get("/late").status == 504
     server.wait_for_log(r"^request GET /late \(after \d+\.\d+ s, id ([0-9a-f]{32})\) is ended(.*\n)+?.*\|\1\|")
+
+
+def test_the_records_about_a_blocked_loop_have_the_id_of_the_request(serve: Serve) -> None:
+    server = serve.script(FILTERED.replace("OPTIONS", 'request_id="on", block_warning=0.3'))
+    assert server.get("/block").status == 200
+    blocked = r"^request GET /block \(\d\.\d s old, id ([0-9a-f]{32})\) has blocked the loop(.*\n)+?.*\|\1\|"
+    request_id = server.wait_for_log(blocked)[1]
+    server.wait_for_log(rf"^request GET /block had blocked the loop for .*\|{request_id}\|")
 
 
 def test_without_ids_records_have_the_request_line(serve: Serve) -> None:
