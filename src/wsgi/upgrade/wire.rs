@@ -7,6 +7,7 @@ mod pinging;
 mod reading;
 mod sharing;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Weak};
@@ -33,14 +34,16 @@ const MESSAGE_BYTES: usize = 64;
 /// Bytes read at a time.
 const READ_BYTES: usize = 16 * 1024;
 
-/// The largest send buffer that an idle connection keeps, in bytes.
-const KEPT_BYTES: usize = 512;
-
 /// The code and reason of a close by a server that stops.
 const STOPS: (u16, &str) = (GOING_AWAY, "the server stops");
 
 /// The code and reason of a close by a server that another process replaces.
 const RESTARTS: (u16, &str) = (SERVICE_RESTART, "the server restarts");
+
+thread_local! {
+    /// The thread's buffer: every connection reads into it, and writes its frames there, in turn.
+    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// A keep-alive ping that waits for its answer. Positions count all bytes that are sent on the connection.
 struct Ping {
@@ -203,8 +206,37 @@ impl Wire {
 
     /// Queues a message, and sends what the kernel takes now. For `alone` see [`Protocol::write_message`].
     pub fn put_message(&mut self, kind: MessageKind, payload: &[u8], alone: Option<&[u8]>) {
-        self.protocol.write_message(&mut self.outgoing, kind, payload, alone);
-        self.flush();
+        if !self.sends_directly() || payload.len() > READ_BYTES {
+            self.protocol.write_message(&mut self.outgoing, kind, payload, alone);
+            return self.flush();
+        }
+        // The usual case: the kernel takes the frame. Only what it leaves needs memory of this connection.
+        BUFFER.with(|kept| {
+            let mut frame = kept.take();
+            frame.clear();
+            self.protocol.write_message(&mut frame, kind, payload, alone);
+            self.send_directly(&frame);
+            kept.set(frame);
+        });
+    }
+
+    /// Whether a frame may go to the kernel without the queue.
+    fn sends_directly(&self) -> bool {
+        self.backlog() == 0 && !self.stream.is_encrypted()
+    }
+
+    /// Sends a frame, and queues what the kernel leaves of it. For a connection that [`Self::sends_directly`].
+    fn send_directly(&mut self, frame: &[u8]) {
+        match self.stream.give_now(frame) {
+            Ok(sent) => {
+                self.sent_bytes += sent as u64;
+                if let Some(rest) = frame.get(sent..).filter(|rest| !rest.is_empty()) {
+                    self.outgoing.extend_from_slice(rest);
+                    self.flush();
+                }
+            }
+            Err(error) => self.lose(&error.to_string()),
+        }
     }
 
     /// Sends what the kernel takes now, and notifies the waiters whom it concerns.
@@ -243,9 +275,8 @@ impl Wire {
             self.sent_bytes += sent as u64;
         }
         if self.backlog() == 0 {
-            self.sent = 0;
-            self.outgoing.clear();
-            self.outgoing.shrink_to(KEPT_BYTES);
+            // Most connections are idle most of the time.
+            (self.outgoing, self.sent) = (Vec::new(), 0);
         } else if self.sent > READ_BYTES {
             self.outgoing.drain(..self.sent);
             self.sent = 0;

@@ -1,8 +1,6 @@
 //! From the socket to the messages that wait for the application, one turn at a time.
 
-use std::cell::Cell;
-
-use super::{Drain, MESSAGE_BYTES, READ_BYTES, UNREAD_BYTES, Wire};
+use super::{BUFFER, Drain, MESSAGE_BYTES, READ_BYTES, UNREAD_BYTES, Wire};
 use crate::event_loop::{streams, turn};
 
 /// Frames and bytes that are taken from one client before others have their turn. A client that sends as fast as it is
@@ -39,12 +37,14 @@ impl Wire {
     /// Reads until nothing is left for now, too much is unread or unsent, or others must have their turn. Returns true
     /// in the last case.
     pub(super) fn read(&mut self) -> bool {
-        let mut buffer = BUFFER.take();
-        buffer.clear();
-        buffer.reserve(READ_BYTES);
-        let has_more = self.read_into(&mut buffer);
-        BUFFER.set(buffer);
-        has_more
+        BUFFER.with(|kept| {
+            let mut buffer = kept.take();
+            buffer.clear();
+            buffer.reserve(READ_BYTES);
+            let has_more = self.read_into(&mut buffer);
+            kept.set(buffer);
+            has_more
+        })
     }
 
     fn read_into(&mut self, buffer: &mut Vec<u8>) -> bool {
@@ -153,9 +153,4 @@ impl Wire {
         self.notify_of_closing();
         received.unwrap_or(most)
     }
-}
-
-thread_local! {
-    /// The loop's buffer: every session reads into it in turn.
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }

@@ -33,27 +33,16 @@ impl Wire {
         if !self.is_sendable() {
             return Offered::Slow;
         }
-        let (mut rest, is_compressed) = frame.of(self.protocol.agreement());
+        let (frame, is_compressed) = frame.of(self.protocol.agreement());
         if is_compressed {
             self.protocol.note_shared_frame();
         }
-        if sends && self.backlog() == 0 && !self.stream.is_encrypted() {
+        if sends && self.sends_directly() {
             // The usual case: nothing waits, and the kernel takes the frame. No byte of it is copied.
-            match self.stream.give_now(rest) {
-                Ok(sent) => {
-                    self.sent_bytes += sent as u64;
-                    rest = rest.get(sent..).unwrap_or_default();
-                }
-                Err(error) => {
-                    self.lose(&error.to_string());
-                    return Offered::Closed;
-                }
-            }
-            if rest.is_empty() {
-                return Offered::Sent;
-            }
+            self.send_directly(frame);
+            return if self.closing().close().is_some() { Offered::Closed } else { Offered::Sent };
         }
-        self.outgoing.extend_from_slice(rest);
+        self.outgoing.extend_from_slice(frame);
         if !sends {
             return Offered::Queued;
         }
