@@ -15,7 +15,11 @@ use pyo3::prelude::*;
 
 /// The size of CPython's pieces of memory for frames (`DATA_STACK_CHUNK_SIZE`). Without pieces of this size, nothing is
 /// kept.
-const PIECE: usize = 16 * 1024;
+pub const PIECE: usize = 16 * 1024;
+
+/// The size of pieces for few frames; see [`FewFrames`](super::few_frames::FewFrames). CPython asks for none of this
+/// size.
+pub const SMALL_PIECE: usize = 1024;
 
 /// The alignment of blocks that malloc(3) returns.
 const HEAP_ALIGNMENT: usize = 16;
@@ -56,6 +60,23 @@ pub fn keep_frame_memory(_py: Python<'_>) {
     });
 }
 
+/// Whether CPython takes its memory for frames from here.
+pub fn is_ours() -> bool {
+    BEFORE.get().is_some()
+}
+
+/// A piece of this size, [`PIECE`] or [`SMALL_PIECE`]. Null without memory.
+pub fn take(size: usize) -> *mut c_void {
+    BEFORE.get().map_or(std::ptr::null_mut(), |Before(before)| allocate(before.ctx, size))
+}
+
+/// Takes back a piece of this size that CPython or [`take`] got here.
+pub fn give_back(piece: *mut c_void, size: usize) {
+    if let Some(Before(before)) = BEFORE.get() {
+        free(before.ctx, piece, size);
+    }
+}
+
 /// Neither waits nor allocates: CPython may hold locks of its own, and a forked child may have a locked mutex.
 extern "C" fn allocate(context: *mut c_void, size: usize) -> *mut c_void {
     if size == PIECE
@@ -68,6 +89,10 @@ extern "C" fn allocate(context: *mut c_void, size: usize) -> *mut c_void {
     }
     if size == PIECE {
         return from_heap();
+    }
+    if size == SMALL_PIECE {
+        // SAFETY: a new block. Memory for frames needs no content.
+        return unsafe { libc::malloc(SMALL_PIECE) };
     }
     let Some(Before(ffi::PyObjectArenaAllocator { alloc: Some(alloc), .. })) = BEFORE.get() else {
         return std::ptr::null_mut();
@@ -86,7 +111,10 @@ extern "C" fn free(context: *mut c_void, piece: *mut c_void, size: usize) {
             return;
         }
     }
-    if size == PIECE && !piece.addr().is_multiple_of(MAPPING_ALIGNMENT) {
+    if size == SMALL_PIECE {
+        // SAFETY: a piece of this size comes from `allocate`, which took it from malloc(3).
+        unsafe { libc::free(piece) };
+    } else if size == PIECE && !piece.addr().is_multiple_of(MAPPING_ALIGNMENT) {
         to_heap(piece);
     } else if let Some(Before(ffi::PyObjectArenaAllocator { free: Some(free), .. })) = BEFORE.get() {
         free(context, piece, size);

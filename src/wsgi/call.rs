@@ -15,7 +15,8 @@ use super::upgrade::{WebSocket, WebSocketError};
 use crate::http::error::RequestError;
 use crate::http::exchange::{Ending, ExchangeEvent, LengthFault, TIME_IS_UP};
 use crate::interp::{
-    ClientDisconnected, CoroutineExit, Level, RequestTimeout, Subject, in_fresh_context, leave_if_forked, log,
+    ClientDisconnected, CoroutineExit, FewFrames, Level, RequestTimeout, Subject, in_fresh_context, leave_if_forked,
+    log,
 };
 use crate::websocket::close_codes::{GOING_AWAY, INTERNAL_ERROR, NORMAL};
 
@@ -91,7 +92,11 @@ impl<'py> ApplicationCall<'py> {
         let own = subject.own_work();
         let in_progress = InProgress::begin(own, &self.environ, &self.objects.response, ends_with_client);
         let settled = in_fresh_context(py, || {
+            let few_frames = self.websocket.as_ref().and_then(|_| FewFrames::expect(py));
             let outcome = follow_request(&self.environ).and_then(|()| self.call(py, gateway));
+            if let Some(few_frames) = few_frames {
+                few_frames.end(py);
+            }
             let ended = in_progress.as_ref().and_then(|entry| entry.application_is_done(py));
             self.settle(py, gateway, outcome, ended.is_some())
         });

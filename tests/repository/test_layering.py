@@ -78,6 +78,7 @@ UNSAFE_DOORS = {
     "src/interp/asynchronous.rs": "exceptions of thread states that compute",
     "src/interp/context.rs": "entering a context of contextvars",
     "src/interp/exit.rs": "std has no _exit(2)",
+    "src/interp/few_frames.rs": "the memory for frames in CPython's structures",
     "src/interp/frame_memory.rs": "an allocator of CPython's",
     "src/interp/identity.rs": "the number that CPython knows a thread state by",
     "src/interp/inspection.rs": "frames of other thread states",
