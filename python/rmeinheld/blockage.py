@@ -104,6 +104,17 @@ class Called(NamedTuple):
     name: str
 
 
+class Moment(NamedTuple):
+    """Where a frame is at one moment: its instruction, and its stack with line numbers, the innermost call first.
+
+    To import a module or to read a source file lets the interpreter go, and then the frame goes on.
+    """
+
+    frame: FrameType
+    instruction: int
+    stack: list[tuple[FrameType, int]]
+
+
 class Reporter:
     """Logs the reports of one server. The engine makes it, and calls it from the watchdog's second thread."""
 
@@ -159,14 +170,15 @@ class Reporter:
         `details` is what the kernel knows of a call that waits; it may be empty. `unsaid` is the number of blockages at
         the same place that were not reported since the last report.
         """
-        called = _called(frame) if frame is not None else None
+        moment = moment_of(frame) if frame is not None else None
+        called = called_at(moment) if moment is not None else None
         words = KINDS[kind]
         if called is not None and kind != "python":
             words += f": {called.name or called.text}"
         if details:
             words += f" ({details})"
         more = f". {unsaid} more blockages at this place since its last report" if unsaid else ""
-        stack = "" if frame is None else f"\nStack of the coroutine (most recent call last):\n{stack_of(frame)}"
+        stack = "" if moment is None else f"\nStack of the coroutine (most recent call last):\n{stack_of(moment)}"
         self.logger.warning(
             "%s has blocked the loop for %.1f s, and all requests with it: %s. Cure: %s%s%s",
             subject,
@@ -182,10 +194,11 @@ class Reporter:
         self, subject: str, seconds: float, frame: FrameType | None, is_told: bool, request_id: str | None
     ) -> None:
         """Log that C code which held the interpreter has released it, with the cure and the stack unless `is_told`."""
-        called = _called(frame) if frame is not None else None
+        moment = moment_of(frame) if frame is not None else None
+        called = called_at(moment) if moment is not None else None
         if is_told and (called is None or not called.name):
             return
-        stack = "" if frame is None or is_told else f"\nStack (most recent call last):\n{stack_of(frame)}"
+        stack = "" if moment is None or is_told else f"\nStack (most recent call last):\n{stack_of(moment)}"
         name = f": {called.name or called.text}" if called is not None else ""
         self.logger.warning(
             "%s: C code has held the interpreter for %.1f s%s. Cure: %s%s",
@@ -225,10 +238,14 @@ def _extra(request_id: str | None) -> dict[str, str] | None:
     return {"request_id": request_id} if request_id else None
 
 
-def stack_of(frame: FrameType) -> str:
-    """Return the stack of `frame` as text, the innermost call last."""
-    entries = list(traceback.walk_stack(frame))[:DEPTH]
-    summary = traceback.StackSummary.extract(iter(entries), lookup_lines=True)
+def moment_of(frame: FrameType) -> Moment:
+    """Return where `frame` is now."""
+    return Moment(frame, frame.f_lasti, list(traceback.walk_stack(frame))[:DEPTH])
+
+
+def stack_of(moment: Moment) -> str:
+    """Return the stack of a moment as text, the innermost call last."""
+    summary = traceback.StackSummary.extract(iter(moment.stack), lookup_lines=True)
     summary.reverse()
     return "".join(summary.format())
 
@@ -276,24 +293,24 @@ def _modules(frame: FrameType | None) -> Iterator[str]:
             yield name
 
 
-def _called(frame: FrameType) -> Called | None:
-    """Return the call that `frame` is in, as far as its source can be read."""
+def called_at(moment: Moment) -> Called | None:
+    """Return the call that a frame was in, as far as its source can be read."""
     # Few servers ever block. These modules would take 1 MB of each.
     import ast
 
     try:
-        text = _text_of_instruction(frame)
+        text = _text_of_instruction(moment.frame, moment.instruction)
         call = ast.parse(text.strip(), mode="eval").body
         if not isinstance(call, ast.Call):
             return Called(_shortened(text), "")
-        return Called(_shortened(text), _name_of(_object_of(call.func, frame)))
+        return Called(_shortened(text), _name_of(_object_of(call.func, moment.frame)))
     except Exception:
         return None
 
 
-def _text_of_instruction(frame: FrameType) -> str:
+def _text_of_instruction(frame: FrameType, instruction: int) -> str:
     code = frame.f_code
-    positions = list(code.co_positions())[frame.f_lasti // 2]
+    positions = list(code.co_positions())[instruction // 2]
     line, end_line, column, end_column = positions
     if line is None or end_line is None or column is None or end_column is None:
         raise ValueError("no positions")
