@@ -151,12 +151,12 @@ def main():
     mapped = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (mapped + 200 * 2**20, resource.RLIM_INFINITY))
     done = threading.Event()
-    for start in (lambda: thread.start(), lambda: spawn(done.wait)):
+    for start in (lambda: thread.start() or thread, lambda: spawn(done.wait)):
         try:
             for _ in range(200):
                 thread = threading.Thread(target=done.wait)
-                start()
-                threads.append(thread)
+                # Room may come back in between, so that a few more start.
+                threads.append(start())
         except RuntimeError as error:
             print(str(error).split(":")[0], len(threads) > 3, thread in threading.enumerate())
     done.set()
