@@ -1,4 +1,4 @@
-//! A connected, non-blocking stream socket, registered with the loop for its whole life.
+//! A connected, non-blocking stream socket, known to the loop for its whole life.
 
 mod writing;
 
