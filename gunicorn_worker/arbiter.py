@@ -251,11 +251,12 @@ class ServiceArbiter(Refreshing):
                     self._give_a_head_start()
                 self.spawn_worker()
         leaving = [worker for worker in self.WORKERS.values() if worker.age in step.leave]
-        signals = [self._retire(worker, now) for worker in leaving]
+        for worker in leaving:
+            self._retire(worker, now)
         # A worker may end at once. Its place has its next holder before, or a third worker would have the sessions.
         self._keep_places()
-        for worker, number in zip(leaving, signals, strict=True):
-            self.kill_worker(worker.pid, number)
+        for worker in leaving:
+            self.kill_worker(worker.pid, signal.SIGTERM)
         self._is_changing = bool(step.start) or any(self._state(one) != "ready" for one in self.WORKERS.values())
         self._report_number()
         collector.resume()
@@ -309,16 +310,14 @@ class ServiceArbiter(Refreshing):
         states = [self._state(worker) for worker in self.WORKERS.values() if worker.age > stale]
         return states.count("ready")
 
-    def _retire(self, worker: Any, now: float) -> signal.Signals:
-        """Note that a worker leaves. Returns the signal that ends it. One that is importing has nothing to finish."""
-        was_ready = self._state(worker) == "ready"
+    def _retire(self, worker: Any, now: float) -> None:
+        """Note that a worker leaves."""
         reason = self.scoreboard.asks(worker.slot)
         why = "reload" if worker.age <= self._stale else REASONS.get(reason, reason) or "there are workers enough"
         self.log.info("Worker (pid:%s) leaves: %s", worker.pid, why)
         worker.leaves_for = "reload" if worker.age <= self._stale else reason or "scale_down"
         worker.ends_by = now + self.cfg.graceful_timeout + KILL_SECONDS
         self.scoreboard.set_state(worker.slot, "draining")
-        return signal.SIGTERM if was_ready else signal.SIGQUIT
 
     def _report_number(self) -> None:
         """Log the number of workers for statsd, as Gunicorn does."""

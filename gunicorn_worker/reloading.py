@@ -139,6 +139,8 @@ class Reloading:
         self._worker = worker
         self._changes = Changes(worker.cfg.reload_extra_files)
         self._serves = False
+        self._decision = get_original("_thread", "allocate_lock")()
+        """Held while it is decided whether an edit ends the process, which then must not begin to serve."""
         self._has_failed = False
         self._edited: str | None = None
 
@@ -151,7 +153,8 @@ class Reloading:
 
     def serves(self) -> None:
         """Have an edit ask for a replacement from now on. Until then, an edit ends the process."""
-        self._serves = True
+        with self._decision:
+            self._serves = True
 
     def await_edit(self, error: BaseException) -> NoReturn:
         """Print the traceback of a failed import, and wait for the next edit. Ends the process.
@@ -185,15 +188,15 @@ class Reloading:
         worker = self._worker
         worker.log.info("%s has changed; a new worker loads the application", path)
         worker.scoreboard.ask(worker.slot, "reload")
-        if self._serves:
-            # The arbiter looks at the scoreboard. A worker of another user may not wake it.
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(worker.ppid, signal.SIGCHLD)
-        elif self._has_failed:
-            self._edited = path
-        else:
-            # It has imported a part of the code of before.
-            os._exit(0)
+        with self._decision:
+            if self._has_failed:
+                self._edited = path
+            elif not self._serves:
+                # It has imported a part of the code of before.
+                os._exit(0)
+        # The arbiter looks at the scoreboard. A worker of another user may not wake it.
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(worker.ppid, signal.SIGCHLD)
 
 
 def _own(tb: TracebackType | None) -> TracebackType | None:

@@ -102,19 +102,14 @@ class Stopping(Arbiter):  # type: ignore[misc]
         close_sockets(self.LISTENERS, unlink=self._is_alone)
         self.LISTENERS = []
         number = signal.SIGTERM if graceful else signal.SIGQUIT
-        states = {pid: self.scoreboard.state(worker.slot) for pid, worker in self.WORKERS.items()}
         for worker in self.WORKERS.values():
             self.scoreboard.set_state(worker.slot, "draining")
         # Workers of another master take the places now, instead of when that master looks next.
         self._keep_places()
-        for pid, state in states.items():
-            # A worker that is importing has nothing to finish.
-            is_booting = state == "booting"
-            if self._is_interrupted:
-                # Only a terminal has sent it to the workers, too. They say then what they wait for.
-                self.kill_worker(pid, signal.SIGINT)
-            self.kill_worker(pid, signal.SIGQUIT if is_booting else number)
-        self._signal_dirty_arbiter(number)
+        if self._is_interrupted:
+            # Only a terminal has sent it to the workers, too. They say then what they wait for.
+            self.kill_workers(signal.SIGINT)
+        self._signal_all(number)
         self._await_workers(graceful)
         self._signal_all(signal.SIGKILL)
         deadline = time.monotonic() + KILL_SECONDS

@@ -281,7 +281,7 @@ class Worker(_Base):  # type: ignore[misc]
                     raise error.cause_shown from None
                 raise AppImportError(str(error)) from None
         except (Exception, SystemExit) as error:
-            if self._reloading is None:
+            if self._reloading is None or not self.alive:
                 raise
             self._reloading.await_edit(error)
         _crew.enter()
@@ -467,10 +467,15 @@ class Worker(_Base):  # type: ignore[misc]
             self._engine.stop(timeout, idle, restarts=restarts, interrupted=interrupted)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """SIGTERM: finish the requests in progress within `graceful_timeout`."""
+        """SIGTERM: finish the requests in progress within `graceful_timeout`. A worker that is importing ends at once.
+
+        Only the worker knows for certain whether it serves: it may just have begun when the master decides to stop it.
+        """
         if self.alive and os.getppid() != self.ppid:
             self.log.info("Parent changed, shutting down: %s", self)
         self.alive = False
+        if self._engine is None:
+            sys.exit(0)
         self._end(None)
 
     def handle_interrupt(self, sig: int, frame: FrameType | None) -> None:

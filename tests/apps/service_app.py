@@ -1,4 +1,7 @@
-"""The application behind the tests of services. It imports for IMPORT_SECONDS, and fails where a file `broken` is."""
+"""The application behind the tests of services.
+
+It imports for IMPORT_SECONDS, and then as long as there is a file `slow`. It fails where a file `broken` is.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
 time.sleep(float(os.environ.get("IMPORT_SECONDS", "0")))
+if Path("slow").exists():
+    os.write(2, b"process %d imports\n" % os.getpid())
+    while Path("slow").exists():
+        time.sleep(0.02)
 if Path("broken").exists():
     raise RuntimeError("the file 'broken' exists")
 

@@ -149,6 +149,30 @@ def test_code_that_does_not_import_leaves_the_old_workers_and_is_tried_again(sta
     assert service.get("/")["pid"] not in first
 
 
+@pytest.mark.parametrize("options", [(), ("--reload",)], ids=["plain", "reload"])
+def test_a_worker_that_imports_ends_at_once_by_the_signal_that_lets_requests_finish(
+    start: Start, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    # The master cannot know whether a worker still imports when its signal arrives.
+    conf = "def worker_int(worker):\n    worker.log.info('asked to end its requests')\n"
+    service = start(
+        "--config", "gunicorn.conf.py", "--workers", "1", "--max-requests", "100000", *options, conf=conf, app=APP
+    )
+    service.await_ready()
+    (tmp_path / "slow").touch()
+    service.signal(signal.SIGTTIN)
+    second = int(service.wait_for_log(r"process (\d+) imports")[1])
+    service.signal(signal.SIGTTOU)
+    service.wait_for_log(rf"Worker exiting \(pid: {second}\)")
+    service.signal(signal.SIGTTIN)
+    third = int(service.wait_for_log(rf"process (?!{second})(\d+) imports")[1])
+    service.signal(signal.SIGTERM)
+    service.wait_for_log(rf"Worker exiting \(pid: {third}\)")
+    assert service.wait() == 0
+    assert "asked to end its requests" not in service.log()
+    assert "cannot be imported" not in service.log()
+
+
 # --- crashes ---------------------------------------------------------------------------------------------------------
 
 
