@@ -1,7 +1,8 @@
 """Held answers with the client on the same machine, and in another network namespace: `python benches/held.py`.
 
-Two servers, with and without `hold_answers`, take turns under wrk. A network namespace of its own is reached through a
-pair of virtual interfaces, for which the script has to run as root. Prints medians, and writes results/held.json.
+Two servers, one with `hold_answers = 0`, take turns under wrk. A network namespace of its own is reached
+through a pair of virtual interfaces, for which the script has to run as root. Prints medians, and writes
+results/held.json.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from load import LoadError, run_wrk
 from machine import choose_cores, facts
 from measure import cpu_seconds
 from results import origin
-from servers import HOLDING, RMEINHELD, Contender, Task, running_server
+from servers import AT_ONCE, RMEINHELD, Contender, Task, running_server
 from toolchain import BENCHES, MissingTool, find_wrk
 
 CONNECTIONS = 64
@@ -84,7 +85,7 @@ def measure(options: argparse.Namespace, namespace: str | None, rounds: dict[str
     places: dict[str, tuple[str, list[str]]] = {"same machine": (LOOPBACK, [])}
     if namespace is not None:
         places["namespace"] = (SERVER, ["ip", "netns", "exec", namespace])
-    contenders = [RMEINHELD, HOLDING]
+    contenders = [RMEINHELD, AT_ONCE]
     if namespace is not None:
         contenders = [listening_everywhere(contender) for contender in contenders]
     for row, (application, path) in APPLICATIONS.items():

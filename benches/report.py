@@ -10,12 +10,12 @@ import results as results_module
 from results import Results
 
 FLOOR, BJOERN, OURS, UNPATCHED = "floor", "bjoern", "rmeinheld", "rmeinheld-no-patch"
-HOLDING = "rmeinheld-hold"
+AT_ONCE = "rmeinheld-at-once"
 LABELS = {
     "floor": "C epoll loop (the floor)",
     "rmeinheld": "**rmeinheld**",
     "rmeinheld-no-patch": "rmeinheld without patches",
-    "rmeinheld-hold": "rmeinheld with `hold_answers`",
+    "rmeinheld-at-once": "rmeinheld with `hold_answers = 0`",
     "bjoern": "Bjoern",
     "fastpysgi": "FastPySGI",
     "fastwsgi": "FastWSGI",
@@ -227,7 +227,7 @@ def _defeats(results: Results) -> str:
         if ours is None:
             continue
         better = []
-        for server in (name for name in LABELS if name not in (FLOOR, OURS, UNPATCHED, HOLDING)):
+        for server in (name for name in LABELS if name not in (FLOOR, OURS, UNPATCHED, AT_ONCE)):
             theirs = results.median(figure.case, server, figure.name)
             if theirs is not None and (theirs > ours if figure.more_is_better else theirs < ours):
                 better.append(f"{LABELS[server]} {figure.pattern.format(theirs)}")

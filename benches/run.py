@@ -28,8 +28,8 @@ from postgresql import Missing, running_postgresql
 from results import Measurement, Results, load, merge
 from scenarios import WARM_UP_SECONDS, Scenario, Setup, all_scenarios, run_load
 from servers import (
+    AT_ONCE,
     FLOOR,
-    HOLDING,
     PEERS,
     RMEINHELD,
     UNPATCHED,
@@ -113,7 +113,7 @@ def _choose_contenders(peers: list[str], results: Results) -> list[Contender]:
     contenders = [FLOOR]
     problem = rmeinheld_problem(figures_count=not results.quick)
     if problem is None:
-        contenders += [RMEINHELD, UNPATCHED, HOLDING]
+        contenders += [RMEINHELD, UNPATCHED, AT_ONCE]
     else:
         results.left_out[RMEINHELD.name] = problem
     if peers:
@@ -130,8 +130,8 @@ def _takes_part(scenario: Scenario, contender: Contender) -> bool:
         return scenario.has_floor
     if contender is UNPATCHED:
         return scenario.has_unpatched
-    if contender is HOLDING:
-        return scenario.has_holding
+    if contender is AT_ONCE:
+        return scenario.has_at_once
     return contender.serves_while_asleep or not scenario.needs_sleep
 
 

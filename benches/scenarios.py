@@ -69,7 +69,7 @@ class Scenario:
     needs_sleep: bool = False  # only for servers that go on serving while a request sleeps
     has_floor: bool = True
     has_unpatched: bool = False  # whether rmeinheld is measured without its patches, too
-    has_holding: bool = False  # and with hold_answers
+    has_at_once: bool = False  # and with hold_answers = 0
     warm_up_connections: int = 0  # of a run of wrk before the first case; 0 for none
     warm_up: Load | None = None  # for rate_client, before the first case
 
@@ -122,7 +122,7 @@ def _loads(
     *,
     rounds_at_most: int = 1000,
     has_unpatched: bool = False,
-    has_holding: bool = False,
+    has_at_once: bool = False,
 ) -> Scenario:
     """The loads of one application, one after the other."""
     cases = tuple(Case(name, partial(_load, load)) for name, load in loads.items())
@@ -134,7 +134,7 @@ def _loads(
         rounds_at_most,
         has_floor=False,
         has_unpatched=has_unpatched,
-        has_holding=has_holding,
+        has_at_once=has_at_once,
         warm_up=warm_up,
     )
 
@@ -228,7 +228,7 @@ def all_scenarios(idle_connections: int, parked_requests: int) -> list[Scenario]
             Task(),
             tuple(Case(f"hello_c{count}", partial(_throughput, count, 1)) for count in (1, 64, 512)),
             has_unpatched=True,
-            has_holding=True,
+            has_at_once=True,
             warm_up_connections=64,
         ),
         Scenario(
@@ -273,7 +273,7 @@ def all_scenarios(idle_connections: int, parked_requests: int) -> list[Scenario]
         Scenario("idle", Task(), (Case("idle", _idle_switches),), rounds_at_most=SHORT_ROUNDS),
         _loads("bodies", Task("bodies"), BODIES, has_unpatched=True),
         _loads("cold", Task(), COLD, has_unpatched=True),
-        _loads("held", Task("bimodal"), BIMODAL, has_holding=True),
+        _loads("held", Task("bimodal"), BIMODAL, has_at_once=True),
         _loads(
             "arena",
             Task("arena.app:app", ("/pipeline", b"ok"), longest_body=ARENA_BODY),
@@ -281,7 +281,7 @@ def all_scenarios(idle_connections: int, parked_requests: int) -> list[Scenario]
             rounds_at_most=SHORT_ROUNDS,
         ),
         *(
-            _loads("frameworks", Task(app), loads, has_unpatched=True, has_holding=True)
+            _loads("frameworks", Task(app), loads, has_unpatched=True, has_at_once=True)
             for app, loads in FRAMEWORKS.items()
         ),
         *(

@@ -26,7 +26,6 @@ STOP_SECONDS = 10.0
 # Longer than any scenario holds its idle connections.
 HOLD_SECONDS = 120
 BACKLOG = 4096
-HOLD_ANSWERS = 300  # microseconds
 
 
 class StartError(Exception):
@@ -100,8 +99,8 @@ def _unpatched(port: int, task: Task) -> list[str]:
     return [*_rmeinheld(port, task), "--no-patch"]
 
 
-def _holding(port: int, task: Task) -> list[str]:
-    return [*_rmeinheld(port, task), "--hold-answers", str(HOLD_ANSWERS)]
+def _at_once(port: int, task: Task) -> list[str]:
+    return [*_rmeinheld(port, task), "--hold-answers", "0"]
 
 
 def _bjoern(port: int, task: Task) -> list[str]:
@@ -185,7 +184,7 @@ OUR_WORKER = "rmeinheld.gunicorn_worker.Worker"
 FLOOR = Contender("floor", _floor, serves_while_asleep=False)
 RMEINHELD = Contender("rmeinheld", _rmeinheld, serves_while_asleep=True, sleep_module="rmeinheld.coroutine")
 UNPATCHED = Contender("rmeinheld-no-patch", _unpatched, serves_while_asleep=False)
-HOLDING = Contender("rmeinheld-hold", _holding, serves_while_asleep=False)
+AT_ONCE = Contender("rmeinheld-at-once", _at_once, serves_while_asleep=False)
 GEVENT = Contender("gunicorn-gevent", gunicorn(str(peers_python()), "gevent"), serves_while_asleep=True)
 PEERS = (
     Contender("bjoern", _bjoern, serves_while_asleep=False),

@@ -163,10 +163,10 @@ def held() -> str:
     data = _load("held")
     places = {"same machine": "on the same machine", "namespace": "in another network namespace"}
     rows = []
-    for name, off in data["medians"].items():
+    for name, on in data["medians"].items():
         row, place, server = name.split("; ")
         if server == "rmeinheld":
-            on = data["medians"][f"{row}; {place}; rmeinheld-hold"]
+            off = data["medians"][f"{row}; {place}; rmeinheld-at-once"]
             figures = ("cpu_us", "requests_per_second", "latency_p99_ms")
             pairs = [[each[figure] for each in (off, on)] for figure in figures]
             title = row.replace("bimodal", "90% of 5 us, 10% of 300 us")

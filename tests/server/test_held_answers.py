@@ -51,8 +51,12 @@ def test_complete_answers_are_held_for_other_requests_of_the_poll(server: Server
         assert kind in ("head", "closing") or answers == [KINDS[kind]], kind
 
 
-def test_without_the_setting_answers_are_sent_at_once(serve: Serve) -> None:
-    assert all(all(looks) for looks, _ in run(serve("held_answers_app:app"), "kinds").values())
+def test_with_0_answers_are_sent_at_once(serve: Serve) -> None:
+    assert all(all(looks) for looks, _ in run(serve("held_answers_app:app", hold_answers=0), "kinds").values())
+
+
+def test_answers_are_held_by_default(serve: Serve) -> None:
+    assert not all(run(serve("held_answers_app:app"), "kinds")["sized"][0])
 
 
 def test_a_held_answer_is_sent_before_a_wait_or_a_fork_and_while_a_turn_goes_on(server: Server) -> None:

@@ -41,14 +41,13 @@ class ConcurrencyOptions:
         precedent="none; asyncio's slow_callback_duration (0.1) only reports",
     )
     hold_answers: int = option(
-        0,
+        300,
         Count(0, 1000),
         "--hold-answers",
         group="Concurrency",
         help="How long complete answers of up to 16 KiB may be held while other requests run that arrived at the same "
         "time. A client with many connections then wakes once for several answers. Applies while most requests "
-        "take over 20 microseconds and connections are kept alive, without TLS. 300 is a good value; 0: answers are "
-        "sent at once.",
+        "take over 20 microseconds and connections are kept alive, without TLS. 0: answers are sent at once.",
         unit="microseconds",
         precedent="none; Bjoern sends at the end of a batch",
     )
