@@ -39,9 +39,9 @@ pub fn begun() -> u64 {
     activity::turn_begun()
 }
 
-/// Whole seconds since `begun`, a result of [`begun`].
+/// Seconds since `begun`, a result of [`begun`], rounded to the nearest: the clock may be a tick behind.
 pub fn seconds_since(begun: u64) -> u64 {
-    coarse_now().saturating_sub(begun) / 1_000_000_000
+    (coarse_now().saturating_sub(begun) + 500_000_000) / 1_000_000_000
 }
 
 /// Whether the running turn has used half of its budget: it then counts as cut off even if it gives way by itself.
