@@ -1,6 +1,6 @@
 //! Output that is held back for at most a millisecond, so that several items of a response share a write.
 //!
-//! PEP 3333 forbids to delay an item unless another thread is sure to send it. The *sender* is this thread, an OS thread
+//! PEP 3333 forbids to delay an item unless another thread is sure to send it. The [`sender`] is this thread, an OS thread
 //! that needs no interpreter: it sends what has been held for half a millisecond to one, whatever the loop does. One stream
 //! at a time is held back, that of the running turn, whose owner sends what is held before the turn ends.
 //!
@@ -9,13 +9,11 @@
 //! `answers` has complete answers, which outlive their turn.
 
 mod answers;
+mod sender;
 
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
-
-use rustix::thread::futex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::{Stream, forks};
 use crate::sync::lock;
@@ -25,12 +23,6 @@ pub use answers::{are_late, is_owed, is_unsent, keep_in_turn, may_keep};
 
 /// Bytes from which held output should be sent.
 pub const FULL: usize = 64 * 1024;
-
-/// The time between two looks of the sender. It sends what two looks have found.
-const LOOK: Duration = Duration::from_micros(500);
-
-/// Looks without held output after which the sender sleeps.
-const PATIENCE: u32 = 20;
 
 struct HeldOutput {
     stream: Option<Arc<Stream>>,
@@ -43,38 +35,33 @@ static HELD: Mutex<HeldOutput> = Mutex::new(HeldOutput { stream: None, bytes: Ve
 /// The address of the stream that is held back; 0 for none.
 static HOLDER: AtomicUsize = AtomicUsize::new(0);
 
-/// How often output was held back so far.
-static BATCH: AtomicU64 = AtomicU64::new(0);
-
-/// The state of the sender: [`MISSING`], [`AWAKE`] or [`ASLEEP`].
-static SENDER: AtomicU32 = AtomicU32::new(MISSING);
-
-const MISSING: u32 = 0;
-const AWAKE: u32 = 1;
-const ASLEEP: u32 = 2;
+/// When the output that is held back began to be held, in nanoseconds of the monotonic clock, if there is any.
+static HOLD_SINCE: AtomicU64 = AtomicU64::new(0);
 
 /// Holds `parts` back, behind what is held already. Returns the number of bytes held; `None` if the caller has to send
 /// them itself: on an encrypted stream, in a forked child, without a thread for the sender.
 pub fn hold(stream: &Arc<Stream>, parts: &[&[u8]]) -> Option<usize> {
     let address = Arc::as_ptr(stream) as usize;
     let holder = HOLDER.load(Ordering::Relaxed);
-    if (holder != 0 && holder != address) || stream.is_encrypted() || forks::is_child() || !has_sender() {
+    if (holder != 0 && holder != address) || stream.is_encrypted() || forks::is_child() || !sender::runs() {
         return None;
     }
     let mut held = lock(&HELD);
+    // What came before, the sender may have sent.
+    let is_first = held.bytes.is_empty();
     for part in parts {
         held.bytes.extend_from_slice(part);
     }
     let count = held.bytes.len();
     if held.stream.is_none() {
         held.stream = Some(Arc::clone(stream));
-        BATCH.fetch_add(1, Ordering::Relaxed);
-        drop(held);
+    }
+    drop(held);
+    if is_first {
+        let since = sender::now();
+        HOLD_SINCE.store(since, Ordering::SeqCst);
         HOLDER.store(address, Ordering::SeqCst);
-        if SENDER.load(Ordering::SeqCst) == ASLEEP {
-            SENDER.store(AWAKE, Ordering::SeqCst);
-            let _ = futex::wake(&SENDER, futex::Flags::PRIVATE, 1);
-        }
+        sender::watch(since, !is_any_kept());
     }
     Some(count)
 }
@@ -152,46 +139,10 @@ pub fn take_owed(stream: &Stream) -> Option<Vec<u8>> {
     lock(&HELD).answers.take_owed(stream)
 }
 
-/// Whether the sender runs. Starts it.
-fn has_sender() -> bool {
-    if SENDER.load(Ordering::Relaxed) != MISSING {
-        return true;
-    }
-    SENDER.store(AWAKE, Ordering::SeqCst);
-    forks::before_fork(send_now);
-    let started = std::thread::Builder::new().name("rmeinheld-send".to_owned()).stack_size(64 * 1024).spawn(send_late);
-    if started.is_err() {
-        SENDER.store(MISSING, Ordering::SeqCst);
-    }
-    started.is_ok()
-}
-
-/// The life of the sender.
-fn send_late() {
-    let (mut seen, mut looks) = ((0, 0), 0);
-    loop {
-        if looks >= PATIENCE {
-            looks = 0;
-            SENDER.store(ASLEEP, Ordering::SeqCst);
-            if !is_anything_held() {
-                let _ = futex::wait(&SENDER, futex::Flags::PRIVATE, ASLEEP, None);
-            }
-            SENDER.store(AWAKE, Ordering::SeqCst);
-        }
-        std::thread::sleep(LOOK);
-        let now = (BATCH.load(Ordering::Relaxed), kept_since());
-        // The running turn may hold items again and again while an answer of an earlier turn waits.
-        let is_late = (now.0 == seen.0 && HOLDER.load(Ordering::SeqCst) != 0) || (now.1 == seen.1 && now.1 != 0);
-        if is_late {
-            send_now();
-        }
-        looks = if now == seen { looks + 1 } else { 0 };
-        seen = now;
-    }
-}
-
-fn is_anything_held() -> bool {
-    HOLDER.load(Ordering::SeqCst) != 0 || is_any_kept()
+/// When the oldest of the output that is held began to be held; `None` if nothing is held.
+fn oldest() -> Option<u64> {
+    let output = (HOLDER.load(Ordering::SeqCst) != 0).then(|| HOLD_SINCE.load(Ordering::SeqCst));
+    output.into_iter().chain(kept_since()).min()
 }
 
 /// Sends what the sockets accept now. The rest, and every error, is left to the owner of the output.

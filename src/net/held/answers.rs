@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::net::SendFlags;
-use rustix::time::{ClockId, clock_gettime};
 
+use super::sender::now;
 use crate::event_loop::{self, streams};
 use crate::net::{Stream, traffic};
 
@@ -137,9 +137,9 @@ pub(super) fn is_any_kept() -> bool {
     SINCE.load(Ordering::SeqCst) != 0
 }
 
-/// When the first of the answers was kept, a number that differs for each batch; 0 for none.
-pub(super) fn kept_since() -> u64 {
-    SINCE.load(Ordering::SeqCst)
+/// When the first of the answers was kept; `None` if there is none.
+pub(super) fn kept_since() -> Option<u64> {
+    Some(SINCE.load(Ordering::SeqCst)).filter(|&since| since != 0)
 }
 
 /// Whether the first of the answers was kept `time` ago or earlier.
@@ -159,9 +159,4 @@ pub fn is_unsent(stream: &Stream) -> bool {
 #[inline]
 pub fn is_owed(stream: &Stream) -> bool {
     stream.unsent.load(Ordering::Relaxed) == OWED
-}
-
-fn now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec.cast_unsigned())
 }
