@@ -38,16 +38,18 @@ static HOLDER: AtomicUsize = AtomicUsize::new(0);
 /// When the output that is held back began to be held, in nanoseconds of the monotonic clock, if there is any.
 static HOLD_SINCE: AtomicU64 = AtomicU64::new(0);
 
+const WATCHED: sender::Watched = sender::Watched { since: oldest, send: send_now };
+
 /// Holds `parts` back, behind what is held already. Returns the number of bytes held; `None` if the caller has to send
 /// them itself: on an encrypted stream, in a forked child, without a thread for the sender.
 pub fn hold(stream: &Arc<Stream>, parts: &[&[u8]]) -> Option<usize> {
     let address = Arc::as_ptr(stream) as usize;
     let holder = HOLDER.load(Ordering::Relaxed);
-    if (holder != 0 && holder != address) || stream.is_encrypted() || forks::is_child() || !sender::runs() {
+    if (holder != 0 && holder != address) || stream.is_encrypted() || forks::is_child() || !sender::runs(WATCHED) {
         return None;
     }
     let mut held = lock(&HELD);
-    // What came before, the sender may have sent.
+    // The sender may have sent the output of before.
     let is_first = held.bytes.is_empty();
     for part in parts {
         held.bytes.extend_from_slice(part);

@@ -1,8 +1,8 @@
 //! The sender: an OS thread that sends what has been held for a millisecond, whatever the loop does.
 //!
 //! It reads a timer (timerfd_create(2)), which goes off a millisecond after something began to be held. The loop sends
-//! nearly everything earlier. Therefore nobody stops the timer, and what is held next sets it anew only if it goes off
-//! too soon: under load it hardly ever goes off, and the sender does not wake.
+//! nearly everything earlier. Therefore the timer is not stopped, and output that is held next sets it anew only if it
+//! goes off too soon. Under load it hardly ever goes off, and the sender does not wake.
 
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
@@ -14,7 +14,6 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use super::{oldest, send_now};
 use crate::net::forks;
 
 /// The time in nanoseconds after which held output is sent.
@@ -29,18 +28,27 @@ static TIMER: OnceLock<Option<OwnedFd>> = OnceLock::new();
 /// When the timer goes off, in nanoseconds of the monotonic clock; 0 if it is not set.
 static DUE: AtomicU64 = AtomicU64::new(0);
 
-/// Whether the sender runs. Starts it, once.
-#[inline]
-pub fn runs() -> bool {
-    TIMER.get_or_init(start).is_some()
+/// The output that the sender looks after.
+#[derive(Clone, Copy)]
+pub struct Watched {
+    /// Says when the oldest of it began to be held; `None` if nothing is held.
+    pub since: fn() -> Option<u64>,
+    /// Sends what the sockets accept now.
+    pub send: fn(),
 }
 
-fn start() -> Option<OwnedFd> {
+/// Whether the sender runs. Starts it, once, for `output`.
+#[inline]
+pub fn runs(output: Watched) -> bool {
+    TIMER.get_or_init(|| start(output)).is_some()
+}
+
+fn start(output: Watched) -> Option<OwnedFd> {
     let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).ok()?;
     let own = timer.try_clone().ok()?;
-    forks::before_fork(send_now);
+    forks::before_fork(output.send);
     let thread = std::thread::Builder::new().name("rmeinheld-send".to_owned()).stack_size(64 * 1024);
-    thread.spawn(move || run(&own)).is_ok().then_some(timer)
+    thread.spawn(move || run(&own, output)).is_ok().then_some(timer)
 }
 
 /// Has the sender look at the output that is held since `since`. Call it after the output can be seen. `is_alone` says
@@ -65,7 +73,7 @@ fn set(timer: &OwnedFd, due: u64) {
 }
 
 /// The life of the sender.
-fn run(timer: &OwnedFd) {
+fn run(timer: &OwnedFd, output: Watched) {
     loop {
         match rustix::io::read(timer, &mut [0; 8]) {
             Ok(_) => {}
@@ -74,9 +82,9 @@ fn run(timer: &OwnedFd) {
         }
         // Output that the loop has made visible before it read this zero is seen below; for other output it sets the timer.
         DUE.store(0, Ordering::SeqCst);
-        let Some(since) = oldest() else { continue };
+        let Some(since) = (output.since)() else { continue };
         if now().saturating_sub(since) >= LEAST {
-            send_now();
+            (output.send)();
         } else {
             set(timer, since + LONGEST);
         }
