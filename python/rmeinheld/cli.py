@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from . import channel_options, collector, ends, error_log, otlp, stdio
+from . import channel_options, collector, ends, error_log, stdio
 from .addresses import Address, parse_address
 from .application import StartError, load_application, mounted
 from .configuration import Command, Resolved, report
 from .coroutine import set_offload_threads
 from .health import watched
-from .inspect_socket import inspected
 from .listeners import Listener, close_all, systemd_descriptors
 from .privileges import Identity, identity_of, warn_root
 from .running import make_engine, open_listeners, serve
@@ -114,7 +113,7 @@ def _check_config(resolved: Resolved) -> None:
     with _error_log(resolved):
         _tls_and_identity(resolved.settings)
         _load_patched(resolved)
-        otlp.check(resolved.settings)
+        _check_otlp(resolved.settings)
     with _as_start_error():
         _addresses(resolved)
     print(f"rmeinheld: {resolved.target} and its options are in order")
@@ -130,12 +129,19 @@ def _serve_with_arbiter(command: Command, resolved: Resolved) -> None:
         from .patch import patch_all
 
         patch_all()
-    otlp.check(resolved.settings)
+    _check_otlp(resolved.settings)
     from .gunicorn_worker.application import run_service
 
     if resolved.settings.umask is not None:
         os.umask(resolved.settings.umask)
     run_service(_loads(command, resolved))
+
+
+def _check_otlp(settings: Settings) -> None:
+    if settings.otlp_endpoint is not None:
+        from . import otlp
+
+        otlp.check(settings)
 
 
 def _loads(command: Command, first: Resolved) -> Callable[[], Resolved]:
@@ -170,8 +176,11 @@ def _serve_alone(resolved: Resolved) -> None:
         stack.enter_context(_error_log(resolved))
         with _as_start_error(resolved.label("admin_bind")):
             health = stack.enter_context(watched(settings))
-        with _as_start_error(resolved.label("inspect_socket")):
-            stack.enter_context(inspected(settings, health))
+        if settings.inspect_socket is not None:
+            from .inspect_socket import inspected
+
+            with _as_start_error(resolved.label("inspect_socket")):
+                stack.enter_context(inspected(settings, health))
         # A private key is often readable by root alone.
         tls, identity = _tls_and_identity(settings)
         app = _load_mounted(resolved) if identity is None else None
@@ -186,8 +195,10 @@ def _serve_alone(resolved: Resolved) -> None:
             app = _load_mounted(resolved)
         with _as_start_error():
             engine = make_engine(app, listeners, settings, tls=tls, access_log=access_log, health=health)
-        scoreboard = None if health is None else health.scoreboard
-        stack.enter_context(otlp.sending(settings, scoreboard, logging.getLogger(error_log.LOGGER_NAME)))
+        if settings.otlp_endpoint is not None and health is not None:
+            from . import otlp
+
+            stack.enter_context(otlp.sending(settings, health.scoreboard, logging.getLogger(error_log.LOGGER_NAME)))
         warn_root()
         if settings.sticky is not None:
             logging.getLogger(error_log.LOGGER_NAME).info(WITHOUT_EFFECT, settings.sticky)

@@ -208,7 +208,7 @@ def _take_hooks() -> list[Callable[[], object]]:
 
 def _unfinished(process_ends: bool) -> Iterator[threading.Thread]:
     """Threads that the end waits for. OS threads count only if the process ends, because otherwise they go on."""
-    idle = getattr(sys.modules.get("rmeinheld.patch._futures"), "idle", ())
+    idle = getattr(sys.modules.get("rmeinheld.patch._thread_pools"), "idle", ())
     jobs = _has_jobs()
     for thread in threading.enumerate():
         if thread.daemon or isinstance(thread, threading._DummyThread) or thread is threading.main_thread():

@@ -13,7 +13,6 @@ from typing import Any
 
 from .. import _rmeinheld
 from ..coroutine import can_park, wait_readable, wait_writable
-from . import _lxml, _pyopenssl
 from ._imports import Action, when_imported
 from ._signal import is_coroutine
 from ._state import Finding
@@ -59,8 +58,8 @@ def patch() -> Iterator[Finding]:
 
 def _actions() -> dict[str, Action]:
     actions: dict[str, Action] = {
-        "OpenSSL.SSL": _pyopenssl.set_up,
-        "lxml.etree": _lxml.set_up,
+        "OpenSSL.SSL": _set_up_pyopenssl,
+        "lxml.etree": _set_up_lxml,
         "psycopg2": _set_up_psycopg2,
         "psycopg.waiting": _set_up_psycopg,
         "trio._core._thread_cache": _set_up_trio,
@@ -74,6 +73,18 @@ def _actions() -> dict[str, Action]:
 
 def _warning(text: str) -> Action:
     return lambda module: Finding(module.__name__, text, fixed=False)
+
+
+def _set_up_pyopenssl(module: ModuleType) -> Finding:
+    from ._pyopenssl import set_up
+
+    return set_up(module)
+
+
+def _set_up_lxml(module: ModuleType) -> Finding:
+    from ._lxml import set_up
+
+    return set_up(module)
 
 
 # --- psycopg ---------------------------------------------------------------------------------------------------------
