@@ -81,7 +81,8 @@ impl Alarm {
     /// Interrupts the current work at `deadline`. `None` outside a unit.
     pub fn set(number: u64, deadline: Instant) -> Option<Alarm> {
         let work = current_work()?;
-        let key = with(|state| state.timers.insert(deadline, Target::Alarm(work, number)))?;
+        let target = Target::Alarm { unit: u32::try_from(work.unit).ok()?, work: work.number, number };
+        let key = with(|state| state.timers.insert(deadline, target))?;
         Some(Alarm { number, key })
     }
 

@@ -73,11 +73,19 @@ impl Interest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceOwner {
     /// The server's service, which knows the source by this number.
-    Service(usize),
+    Service(u32),
     /// The source's watcher.
     Watcher,
     /// The application, which gets events only through waits.
     Waits,
+}
+
+impl SourceOwner {
+    /// The service, which knows the source by `number`. It is less than 2^32, so that sources are small.
+    fn service(number: usize) -> SourceOwner {
+        debug_assert!(u32::try_from(number).is_ok(), "{number} is no number of a source's owner");
+        SourceOwner::Service(u32::try_from(number).unwrap_or(u32::MAX))
+    }
 }
 
 /// One registered source.
@@ -99,8 +107,8 @@ pub struct Source {
     pub(super) armed: Option<TimerKey>,
     /// The receiver of every event and deadline, even while coroutines wait.
     pub(super) watcher: Option<Arc<dyn StreamWatcher>>,
-    /// The work that ends when the peer resets or hangs up.
-    pub(super) ends_with_peer: Option<WorkId>,
+    /// The work that ends when the peer resets or hangs up. Boxed, since few servers have any.
+    pub(super) ends_with_peer: Option<Box<WorkId>>,
     /// A call of the watcher is queued.
     pub(super) is_watch_queued: bool,
     /// The descriptor is registered with epoll, unless the application has closed it since. Not kept for listeners and
@@ -201,7 +209,7 @@ impl Poller {
     /// Adds a stream of the server. It stays open until its source is removed, or [registered](Self::register).
     pub fn add_stream(&mut self, descriptor: BorrowedFd<'_>, owner: usize) -> SourceId {
         self.take_number(descriptor);
-        let id = self.insert(SourceOwner::Service(owner), descriptor.as_raw_fd());
+        let id = self.insert(SourceOwner::service(owner), descriptor.as_raw_fd());
         self.fresh.push(id);
         id
     }
@@ -258,7 +266,7 @@ impl Poller {
     /// # Errors
     /// Errors of epoll_ctl(2).
     pub fn add_listener(&mut self, descriptor: BorrowedFd<'_>, owner: usize) -> io::Result<SourceId> {
-        self.add(descriptor, SourceOwner::Service(owner), LISTENER)
+        self.add(descriptor, SourceOwner::service(owner), LISTENER)
     }
 
     /// Leaves a listening socket to other processes. The socket's source stays.
@@ -459,7 +467,7 @@ impl Poller {
             if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR)
                 && let Some(work) = source.ends_with_peer.take()
             {
-                notice(Notice::HungUp(work));
+                notice(Notice::HungUp(*work));
             }
             if source.watcher.is_some() && !source.is_watch_queued {
                 source.is_watch_queued = true;
@@ -479,7 +487,7 @@ impl Poller {
                 && let SourceOwner::Service(number) = source.owner
             {
                 source.at_rest = false;
-                notice(Notice::Serve(id, number));
+                notice(Notice::Serve(id, number as usize));
             }
         }
     }

@@ -377,7 +377,9 @@ impl LoopState {
                 Target::Sweep => self.sweep(),
                 Target::EndOfBurst => self.return_memory(),
                 Target::Service => self.paused = true,
-                Target::Alarm(work, number) => self.alarm(work, number),
+                Target::Alarm { unit, work, number } => {
+                    self.alarm(WorkId { unit: unit as usize, number: work }, number)
+                }
                 Target::Call(TimedCall(function)) => self.tasks.push_back(Work::Task(Box::new(function))),
             }
         }
@@ -393,7 +395,7 @@ impl LoopState {
                 if let Some(watcher) = source.watcher.clone() {
                     self.tasks.push_back(Work::Task(Box::new(move || watcher.expired())));
                 } else if let super::poller::SourceOwner::Service(owner) = source.owner {
-                    self.tasks.push_back(Work::Expired(id, owner));
+                    self.tasks.push_back(Work::Expired(id, owner as usize));
                 }
             }
             None => {}

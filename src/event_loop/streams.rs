@@ -132,7 +132,7 @@ pub fn serve_first(id: SourceId) {
             && let SourceOwner::Service(owner) = source.owner
         {
             source.at_rest = false;
-            state.tasks.push_back(Work::Serve(id, owner));
+            state.tasks.push_back(Work::Serve(id, owner as usize));
         }
     });
 }
@@ -200,7 +200,7 @@ pub fn is_peer_closed(id: SourceId) -> bool {
 pub fn set_ends_with_peer(id: SourceId, work: Option<WorkId>) {
     with(|state| {
         if let Some(source) = state.poller.source(id) {
-            source.ends_with_peer = work;
+            source.ends_with_peer = work.map(Box::new);
         }
     });
 }

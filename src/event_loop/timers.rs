@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::tokens::{SourceId, Ticket, WorkId};
+use super::tokens::{SourceId, Ticket};
 
-/// The purpose of a deadline.
+/// The purpose of a deadline. It is small, since each idle connection has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A parked coroutine whose wait ends.
@@ -19,7 +19,14 @@ pub enum Target {
     /// The service, which tries to take connections again.
     Service,
     /// A piece of work to interrupt, and the number of the alarm that interrupts it.
-    Alarm(WorkId, u64),
+    Alarm {
+        /// The unit of the [`WorkId`](super::tokens::WorkId).
+        unit: u32,
+        /// The number of the [`WorkId`](super::tokens::WorkId).
+        work: u64,
+        /// The number of the alarm.
+        number: u64,
+    },
     /// A function to run as work of the loop.
     Call(TimedCall),
 }
@@ -112,6 +119,11 @@ mod tests {
         assert_eq!(timers.pop_expired(later), Some(wait(2)));
         assert_eq!(timers.pop_expired(later), Some(wait(3)));
         assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn the_deadline_of_an_idle_connection_is_small() {
+        assert_eq!((size_of::<TimerKey>(), size_of::<Target>()), (24, 24));
     }
 
     #[test]

@@ -49,7 +49,8 @@ impl Failure {
 pub struct Stream {
     socket: OwnedFd,
     source: SourceId,
-    secured: Option<Secured>,
+    /// Boxed, since most connections are not encrypted.
+    secured: Option<Box<Secured>>,
     /// Whether closing resets the connection, so that the peer does not see an ordinary end.
     ends_in_reset: AtomicBool,
     /// Whether the connection goes on in another process, so that closing the descriptor must not end it.
@@ -78,7 +79,7 @@ impl Stream {
 
     /// Passes all later reads and writes through `transport`.
     pub fn secure(&mut self, transport: Box<dyn Transport>) {
-        self.secured = Some(Secured::new(transport));
+        self.secured = Some(Box::new(Secured::new(transport)));
     }
 
     /// Whether reads and writes pass through a transport.
@@ -170,12 +171,12 @@ impl Stream {
 
     /// Whether bytes or a close wait for [`Self::work`].
     pub fn has_work(&self) -> bool {
-        self.secured.as_ref().is_some_and(Secured::has_work)
+        self.secured.as_ref().is_some_and(|secured| secured.has_work())
     }
 
     /// Whether [`Self::take_now`] can return more, at once or after [`Self::work`]. False on an unencrypted stream.
     pub fn has_more(&self) -> bool {
-        self.secured.as_ref().is_some_and(Secured::has_more)
+        self.secured.as_ref().is_some_and(|secured| secured.has_more())
     }
 
     /// Discards the input available now, encrypted or not. Returns as [`Self::read_now`] does. `buffer` must be empty.
@@ -262,7 +263,7 @@ impl Stream {
         if self.has_left.load(Ordering::Relaxed) {
             return;
         }
-        if !self.secured.as_ref().is_some_and(Secured::close) {
+        if !self.secured.as_ref().is_some_and(|secured| secured.close()) {
             let _ = rustix::net::shutdown(&self.socket, Shutdown::Write);
         }
     }
@@ -307,7 +308,7 @@ impl Stream {
 
     /// Ends the connection itself. Closing the descriptor is not enough if another process has inherited it.
     fn end(&self) {
-        if self.secured.as_ref().is_some_and(Secured::close) {
+        if self.secured.as_ref().is_some_and(|secured| secured.close()) {
             self.work(false);
         }
         // Unread input still makes the close a reset, as it should (RFC 2525 2.17).
@@ -316,7 +317,7 @@ impl Stream {
 
     /// Whether another coroutine or thread works on the transport.
     fn is_worked_on(&self) -> bool {
-        self.secured.as_ref().is_some_and(Secured::is_working)
+        self.secured.as_ref().is_some_and(|secured| secured.is_working())
     }
 
     /// Lets the coroutine or thread that works on the transport continue.

@@ -34,7 +34,7 @@ pub struct Connection {
     /// The socket, which requests in progress share.
     pub stream: Arc<Stream>,
     /// The number of its listener.
-    pub listener: usize,
+    listener: u32,
     /// The client at the other end of the socket.
     peer: Peer,
     /// The ends that a PROXY header has named.
@@ -45,16 +45,10 @@ pub struct Connection {
     /// The peer is trusted to speak for other clients.
     is_trusted: bool,
     opening: Opening,
-    /// Received bytes that are still to be parsed: part of a head, or the next requests of a pipeline.
-    pending: Vec<u8>,
-    /// The parser of a head that arrives in pieces.
-    partial: Option<Box<Head>>,
+    /// The request that is arriving. Boxed, since a connection that is kept open has none.
+    arriving: Option<Box<Arriving>>,
     /// The field section that came last, which most clients repeat.
     section: LastSection,
-    /// When the arriving head must be complete.
-    head_deadline: Option<Instant>,
-    /// When the arriving head began, if slow requests are logged.
-    head_begun: Option<Instant>,
     /// Something has arrived that is no head: a PROXY header, or the beginning of TLS.
     has_begun: bool,
     stage: ConnectionStage,
@@ -68,6 +62,19 @@ pub struct Connection {
     stays: bool,
     /// The sibling's connection for which there was no room: its next request is refused.
     has_no_room: bool,
+}
+
+/// A request of which not everything has arrived, or that is still to be parsed.
+#[derive(Default)]
+struct Arriving {
+    /// Received bytes that are still to be parsed: part of a head, or the next requests of a pipeline.
+    pending: Vec<u8>,
+    /// The parser of a head that arrives in pieces.
+    partial: Option<Box<Head>>,
+    /// When the head must be complete.
+    deadline: Option<Instant>,
+    /// When the head began, if slow requests are logged.
+    begun: Option<Instant>,
 }
 
 /// The use of the PROXY protocol at the beginning of a connection.
@@ -134,17 +141,14 @@ impl Connection {
         Ok(Connection {
             disconnected: Py::new(py, ClientCheck::new(&stream))?,
             stream,
-            listener,
+            listener: u32::try_from(listener).unwrap_or(u32::MAX),
             peer,
             proxied: None,
-            remote: RemoteAddress::new(py, peer)?,
+            remote: RemoteAddress::new(py, peer, shared.last_address()),
             is_trusted: shared.gateway().trusts(peer),
             opening,
-            pending: Vec::new(),
-            partial: None,
+            arriving: None,
             section: LastSection::default(),
-            head_deadline: None,
-            head_begun: None,
             has_begun: false,
             stage: ConnectionStage::Idle,
             served: 0,
@@ -180,19 +184,33 @@ impl Connection {
         };
         let deadline = streams::deadline(source).into_iter().chain(last).min();
         if self.served == 0 || self.stage == ConnectionStage::Head {
-            self.head_deadline = deadline;
+            self.set_head_deadline(deadline);
         }
         streams::set_deadline(source, deadline);
     }
 
     /// Has no request begun to arrive?
     pub fn is_idle(&self) -> bool {
-        self.stage == ConnectionStage::Idle && self.pending.is_empty()
+        self.stage == ConnectionStage::Idle && !self.has_bytes()
     }
 
     /// Are bytes here that are still to be served, without an event of the poller?
     pub fn has_bytes(&self) -> bool {
-        !self.pending.is_empty()
+        self.arriving.as_ref().is_some_and(|arriving| !arriving.pending.is_empty())
+    }
+
+    fn set_pending(&mut self, pending: Vec<u8>) {
+        self.arriving.get_or_insert_default().pending = pending;
+    }
+
+    fn head_deadline(&self) -> Option<Instant> {
+        self.arriving.as_ref()?.deadline
+    }
+
+    fn set_head_deadline(&mut self, deadline: Option<Instant>) {
+        if deadline.is_some() || self.arriving.is_some() {
+            self.arriving.get_or_insert_default().deadline = deadline;
+        }
     }
 
     /// The thing that the connection rests for.
@@ -221,8 +239,12 @@ impl Connection {
         }
         let untouched = std::mem::take(&mut self.is_new).then_some(self.opening);
         for _ in 0..PIPELINE_TURN {
-            let mut buffer = shared.take_buffer(std::mem::take(&mut self.pending));
-            let mut head = self.partial.take().unwrap_or_else(|| shared.take_head());
+            let (pending, partial) = match &mut self.arriving {
+                Some(arriving) => (std::mem::take(&mut arriving.pending), arriving.partial.take()),
+                None => (Vec::new(), None),
+            };
+            let mut buffer = shared.take_buffer(pending);
+            let mut head = partial.unwrap_or_else(|| shared.take_head());
             let ending = match self.receive(py, shared, &mut head, &mut buffer) {
                 ReceivedHead::Nothing if !buffer.is_empty() => return self.rest_with_part(shared, head, buffer),
                 ReceivedHead::Nothing => {
@@ -245,7 +267,7 @@ impl Connection {
             match ending {
                 Ending::Reuse(left_over) if left_over.is_empty() => return self.rest_idle(shared),
                 Ending::Reuse(left_over) => {
-                    self.pending = left_over;
+                    self.set_pending(left_over);
                     interrupts::begin_next_work();
                 }
                 ending => return self.end(ending),
@@ -273,11 +295,12 @@ impl Connection {
     fn run(&mut self, py: Python<'_>, shared: &Shared, head: Box<Head>, buffer: Vec<u8>) -> Ending {
         self.stage = ConnectionStage::Idle;
         self.served = self.served.saturating_add(1);
-        self.head_deadline = None;
+        let begun = self.arriving.as_mut().and_then(|arriving| {
+            arriving.deadline = None;
+            arriving.begun.take()
+        });
         let measure = RequestMeasure::begin(shared.seat(), &head, &buffer, self.is_trusted);
-        let timed = shared
-            .slow_requests()
-            .map(|slow| (slow, SlowRequests::begin(self.stream.source(), self.head_begun.take())));
+        let timed = shared.slow_requests().map(|slow| (slow, SlowRequests::begin(self.stream.source(), begun)));
         let (line, length) = head.method_and_target(&buffer);
         notes::name_request(line, length, self.stream.descriptor());
         let request = Request {
@@ -286,10 +309,11 @@ impl Connection {
             rest: buffer.get(head.length..).unwrap_or_default().to_vec(),
             stream: Arc::clone(&self.stream),
             remote: &self.remote,
-            template: shared.template(self.listener),
+            template: shared.template(self.listener as usize),
             disconnected: &self.disconnected,
             keep_alive: shared.keeps_alive(self.served),
             is_trusted: self.is_trusted,
+            is_local: self.peer == Peer::Unix,
         };
         let call = match shared.gateway().prepare(py, request) {
             Ok(call) => call,
@@ -325,7 +349,7 @@ impl Connection {
     fn end(mut self: Box<Self>, ending: Ending) -> Next {
         match ending {
             Ending::Reuse(left_over) => {
-                self.pending = left_over;
+                self.set_pending(left_over);
                 return Next::Queue(self);
             }
             Ending::Linger => return self.begin_lingering(),
@@ -343,7 +367,7 @@ impl Connection {
             // Cut short by the stop of the server, so the client is not to blame.
             ConnectionStage::Head if self.is_cut_short(shared) => Next::Close,
             ConnectionStage::Head => {
-                let request = std::mem::take(&mut self.pending);
+                let request = self.arriving.take().map(|arriving| arriving.pending).unwrap_or_default();
                 let ending = self.refuse(py, shared, RequestError::Timeout, &request);
                 self.end(ending)
             }
@@ -355,7 +379,7 @@ impl Connection {
     /// Has the stop of the server set the deadline of the head that is arriving?
     fn is_cut_short(&self, shared: &Shared) -> bool {
         let last = shared.last_head_deadline();
-        last.is_some_and(|last| self.head_deadline.is_none_or(|deadline| deadline >= last))
+        last.is_some_and(|last| self.head_deadline().is_none_or(|deadline| deadline >= last))
             || shared.is_stopping_quickly()
     }
 
@@ -436,11 +460,12 @@ impl Connection {
             (self.stage, self.has_begun) = (ConnectionStage::Idle, true);
             // The first deadline stays: a handshake of TLS comes in many pieces.
             let last = shared.first_request_deadline(true);
-            let deadline = self.head_deadline.or_else(|| shared.head_deadline()).into_iter().chain(last).min();
-            self.head_deadline = deadline;
+            let deadline = self.head_deadline().or_else(|| shared.head_deadline()).into_iter().chain(last).min();
+            self.set_head_deadline(deadline);
             streams::set_deadline(self.stream.source(), deadline);
             return Next::Rest(self);
         }
+        self.arriving = None;
         // A client whose stream was ended comes back after a while.
         let brief = if self.ended_with_server { shared.first_request_deadline(false) } else { None };
         match brief.or_else(|| shared.idle_deadline()) {
@@ -460,16 +485,17 @@ impl Connection {
     // Not part of its caller: frames that coroutines wait in should be small.
     #[inline(never)]
     fn rest_with_part(mut self: Box<Self>, shared: &Shared, head: Box<Head>, mut buffer: Vec<u8>) -> Next {
+        let arriving = self.arriving.get_or_insert_default();
         if self.stage == ConnectionStage::Idle {
             self.stage = ConnectionStage::Head;
-            self.head_deadline = shared.head_deadline();
-            self.head_begun = shared.slow_requests().map(|_| Instant::now());
+            arriving.deadline = shared.head_deadline();
+            arriving.begun = shared.slow_requests().map(|_| Instant::now());
         }
-        streams::set_deadline(self.stream.source(), self.head_deadline);
+        streams::set_deadline(self.stream.source(), arriving.deadline);
         // Slow clients keep the bytes that they have sent instead of whole buffers.
         buffer.shrink_to_fit();
-        self.pending = buffer;
-        self.partial = Some(head);
+        arriving.pending = buffer;
+        arriving.partial = Some(head);
         Next::Rest(self)
     }
 
@@ -517,4 +543,16 @@ enum ReceivedHead {
     Over,
     /// Bytes that are no request.
     Bad(RequestError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_owns_two_small_records() {
+        // In addition it has a source in the poller, a deadline, and three Python objects.
+        assert_eq!(size_of::<Connection>(), 104);
+        assert_eq!(size_of::<Stream>(), 40 - 16);
+    }
 }

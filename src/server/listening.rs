@@ -8,7 +8,7 @@ use crate::event_loop::{SourceId, streams};
 use crate::net::{Accepted, Listener};
 
 /// The first owner number of listeners; lower numbers are connections.
-pub const FIRST_LISTENER: usize = usize::MAX / 2;
+pub const FIRST_LISTENER: usize = (u32::MAX / 2) as usize;
 
 /// Connections accepted at most before other work runs.
 pub const ACCEPT_TURN: usize = 64;

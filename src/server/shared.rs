@@ -24,7 +24,7 @@ use crate::http::limits::HeadLimits;
 use crate::http::proxy_protocol::Versions;
 use crate::interp::{Level, log};
 use crate::net::{Networks, Pace, Peer};
-use crate::wsgi::{Finished, Gateway};
+use crate::wsgi::{Finished, Gateway, LastAddress};
 
 /// Bytes read from a connection at a time: a head and a small body fit.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -71,6 +71,7 @@ pub struct Shared {
     #[expect(clippy::vec_box, reason = "connections keep a head that arrives in pieces, boxed")]
     heads: RefCell<Vec<Box<Head>>>,
     known_heads: RefCell<KnownHeads>,
+    last_address: LastAddress,
     moving: Option<Moving>,
     stop_signal: Arc<StopSignal>,
 }
@@ -110,6 +111,7 @@ impl Shared {
             buffers: RefCell::default(),
             heads: RefCell::default(),
             known_heads: RefCell::default(),
+            last_address: LastAddress::default(),
             moving: None,
             stop_signal,
         }
@@ -143,6 +145,11 @@ impl Shared {
     /// The heads that connections repeat.
     pub fn known_heads(&self) -> RefMut<'_, KnownHeads> {
         self.known_heads.borrow_mut()
+    }
+
+    /// The address that a connection came from last.
+    pub fn last_address(&self) -> &LastAddress {
+        &self.last_address
     }
 
     /// The repairs of a request head; `None` without any.

@@ -100,7 +100,7 @@ impl FieldPolicy {
     /// # Errors
     /// 400 where a trusted peer contradicts itself, or names no client.
     pub fn apply(&self, environ: &Bound<'_, PyDict>, request: &Request<'_>) -> Result<(), Unprepared> {
-        if request.remote.is_local {
+        if request.is_local {
             name_server(environ, request)?;
         }
         if self.trusted.is_empty() {
@@ -261,7 +261,7 @@ pub(super) fn is_https(environ: &Bound<'_, PyDict>) -> PyResult<bool> {
 
 fn set_scheme(environ: &Bound<'_, PyDict>, request: &Request<'_>, scheme: &str) -> PyResult<()> {
     environ.set_item("wsgi.url_scheme", scheme)?;
-    if request.remote.is_local { name_server(environ, request) } else { Ok(()) }
+    if request.is_local { name_server(environ, request) } else { Ok(()) }
 }
 
 fn set_client(environ: &Bound<'_, PyDict>, client: Node) -> PyResult<()> {

@@ -38,7 +38,7 @@ pub use gateway::{Gateway, GatewaySettings};
 pub use in_progress::{Stopping, Waited, describe, end_streams, waited_for};
 pub use input::Input;
 pub use logged_request::{LoggedRequest, in_context_of};
-pub use request::{RemoteAddress, Request, Unprepared};
+pub use request::{LastAddress, RemoteAddress, Request, Unprepared};
 pub use request_ids::IdPolicy;
 pub use spool::SpoolSettings;
 pub use start_response::{EarlyHints, ResponseObjects, StartResponse, Terms, Write};

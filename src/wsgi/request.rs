@@ -1,5 +1,7 @@
 //! A request as the connection hands it over to the gateway.
 
+use std::cell::RefCell;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
@@ -30,6 +32,8 @@ pub struct Request<'a> {
     pub keep_alive: bool,
     /// The peer is trusted to speak for other clients.
     pub is_trusted: bool,
+    /// The connection came through a Unix socket.
+    pub is_local: bool,
 }
 
 /// The address of a client, as items of the environ.
@@ -40,26 +44,37 @@ pub struct RemoteAddress {
     pub port: Option<Py<PyString>>,
     /// The items that the PROXY protocol adds to the environ.
     pub proxy: Option<Py<PyDict>>,
-    /// The connection came through a Unix socket.
-    pub is_local: bool,
 }
 
 impl RemoteAddress {
     /// The client of a connection, as REMOTE_ADDR and REMOTE_PORT.
-    ///
-    /// # Errors
-    /// MemoryError.
-    pub fn new(py: Python<'_>, peer: Peer) -> PyResult<RemoteAddress> {
-        let text = |text: String| PyString::new(py, &text).unbind();
-        Ok(match peer {
+    pub fn new(py: Python<'_>, peer: Peer, last: &LastAddress) -> RemoteAddress {
+        match peer {
             Peer::Inet(address, port) => RemoteAddress {
-                address: text(address.to_string()),
-                port: Some(text(port.to_string())),
+                address: last.text(py, address),
+                port: Some(PyString::new(py, &port.to_string()).unbind()),
                 proxy: None,
-                is_local: false,
             },
-            Peer::Unix => RemoteAddress { address: text(String::new()), port: None, proxy: None, is_local: true },
-        })
+            Peer::Unix => RemoteAddress { address: PyString::new(py, "").unbind(), port: None, proxy: None },
+        }
+    }
+}
+
+/// The text of the address that a connection came from last. Behind a proxy all connections share it.
+#[derive(Default)]
+pub struct LastAddress(RefCell<Option<(IpAddr, Py<PyString>)>>);
+
+impl LastAddress {
+    fn text(&self, py: Python<'_>, address: IpAddr) -> Py<PyString> {
+        if let Some((last, text)) = &*self.0.borrow()
+            && *last == address
+        {
+            return text.clone_ref(py);
+        }
+        let text = PyString::new(py, &address.to_string()).unbind();
+        // A string is destroyed without running Python code.
+        self.0.replace(Some((address, text.clone_ref(py))));
+        text
     }
 }
 

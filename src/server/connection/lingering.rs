@@ -20,7 +20,7 @@ impl Connection {
 
     pub(super) fn linger_from_now(mut self: Box<Self>) -> Next {
         self.stage = ConnectionStage::Lingering;
-        self.pending = Vec::new();
+        self.arriving = None;
         streams::set_deadline(self.stream.source(), Some(Instant::now() + LINGER));
         Next::Rest(self)
     }

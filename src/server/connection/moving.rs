@@ -42,7 +42,7 @@ impl Connection {
             connection.served = moved.served;
             let mut pending = shared.take_buffer(Vec::new());
             pending.extend_from_slice(moved.bytes);
-            connection.pending = pending;
+            connection.set_pending(pending);
         }
         shared.seat().count_hand_over(MoveOutcome::Received);
         // Siblings that see the places change at different times would hand it to and fro.
@@ -99,7 +99,7 @@ impl Connection {
         let moved = MovedConnection {
             is_new: false,
             served: self.served,
-            listener: moving.key_of(self.listener),
+            listener: moving.key_of(self.listener as usize),
             peer: self.peer,
             proxied: self.proxied.as_deref().copied(),
             bytes,

@@ -8,7 +8,7 @@ use crate::http::error::RequestError;
 use crate::http::proxy_protocol::{self, Addresses, Preface};
 use crate::net::Peer;
 use crate::server::shared::Shared;
-use crate::wsgi::{RemoteAddress, Unprepared};
+use crate::wsgi::{LastAddress, RemoteAddress, Unprepared};
 
 const FORBIDDEN_PROXY: RequestError =
     RequestError::Forbidden("a PROXY header from an address that is not in proxy_allow_ips");
@@ -47,18 +47,23 @@ impl Connection {
     pub(super) fn take_name(&mut self, py: Python<'_>, shared: &Shared, addresses: Addresses) -> PyResult<()> {
         let peer = Peer::Inet(addresses.source.0, addresses.source.1);
         self.is_trusted = shared.gateway().trusts(peer);
-        self.remote = RemoteAddress { is_local: self.remote.is_local, ..remote_behind_proxy(py, peer, &addresses)? };
+        self.remote = remote_behind_proxy(py, peer, &addresses, shared.last_address())?;
         self.proxied = Some(Box::new(addresses));
         Ok(())
     }
 }
 
 /// The client's address, and Gunicorn's items for the proxy that it has connected to.
-fn remote_behind_proxy(py: Python<'_>, peer: Peer, addresses: &Addresses) -> PyResult<RemoteAddress> {
+fn remote_behind_proxy(
+    py: Python<'_>,
+    peer: Peer,
+    addresses: &Addresses,
+    last: &LastAddress,
+) -> PyResult<RemoteAddress> {
     let (address, port) = addresses.destination;
     let proxy = PyDict::new(py);
     proxy.set_item("PROXY_PROTOCOL", if addresses.source.0.is_ipv4() { "TCP4" } else { "TCP6" })?;
     proxy.set_item("PROXY_ADDR", address.to_string())?;
     proxy.set_item("PROXY_PORT", port.to_string())?;
-    Ok(RemoteAddress { proxy: Some(proxy.unbind()), ..RemoteAddress::new(py, peer)? })
+    Ok(RemoteAddress { proxy: Some(proxy.unbind()), ..RemoteAddress::new(py, peer, last) })
 }
