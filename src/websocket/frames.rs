@@ -9,6 +9,18 @@ pub const HEADER_BYTES: usize = 14;
 /// Bytes of the longest payload of a control frame (RFC 6455 5.5).
 pub const CONTROL_BYTES: usize = 125;
 
+/// The first byte of a frame that is a whole message of text, uncompressed (RFC 6455 5.2).
+pub const SHORT_TEXT: u8 = 0x81;
+
+/// The first byte of a frame that is a whole binary message, uncompressed.
+pub const SHORT_BINARY: u8 = 0x82;
+
+/// The bit of a frame's second byte for a masked payload. The other bits are the length, up to [`SHORT_BYTES`].
+pub const MASKED: u8 = 0x80;
+
+/// The longest payload whose length has no further bytes.
+pub const SHORT_BYTES: usize = 125;
+
 /// The two kinds of messages (RFC 6455 5.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
@@ -20,6 +32,13 @@ pub enum MessageKind {
 
 /// Writes a message in one frame.
 pub fn write_message(out: &mut Vec<u8>, kind: MessageKind, payload: &[u8]) {
+    if let Some(length) = u8::try_from(payload.len()).ok().filter(|&length| usize::from(length) <= SHORT_BYTES) {
+        let first = if kind == MessageKind::Text { SHORT_TEXT } else { SHORT_BINARY };
+        out.reserve(2 + payload.len());
+        out.extend_from_slice(&[first, length]);
+        out.extend_from_slice(payload);
+        return;
+    }
     write_frame(out, FrameHeader { opcode: opcode_of(kind), ..FrameHeader::default() }, payload);
 }
 

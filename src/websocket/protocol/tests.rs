@@ -123,6 +123,31 @@ fn a_length_over_the_limit_is_refused_before_its_payload() {
 }
 
 #[test]
+fn short_messages_end_and_break_rules_as_their_pieces_do() {
+    let mixed = [
+        frame(0x81, b""),
+        frame(0x82, &[7; 125]),
+        frame(0x82, &[7; 126]),
+        frame(0x89, b"ping"),
+        frame(0x81, "\u{20ac}".as_bytes()),
+        frame(0x01, b"begun"),
+    ];
+    let messages = [text(""), Message::Binary(vec![7; 125]), Message::Binary(vec![7; 126]), text("\u{20ac}")];
+    let begun = mixed.concat();
+    assert_eq!(receive(&begun).messages, messages);
+    // Each is short, and refused as if it came byte by byte.
+    for (wrong, code) in [(frame(0x82, b"b"), 1002), (frame(0x80, b"\xff"), 1007), (vec![0x81, 1, b'a'], 1002)] {
+        let outcome = receive(&[begun.as_slice(), &wrong].concat());
+        assert_eq!((outcome.messages.as_slice(), outcome.violation.unwrap().code), (&messages[..], code));
+    }
+    let mut protocol = Protocol::new(3, None);
+    let (mut out, mut seen) = (Vec::new(), Vec::new());
+    let input = [frame(0x82, b"abc"), frame(0x82, b"abcd")].concat();
+    assert_eq!(protocol.receive(&input, &mut out, |message| seen.push(message)).unwrap_err().code, 1009);
+    assert_eq!(seen, [Message::Binary(b"abc".to_vec())]);
+}
+
+#[test]
 fn text_is_checked_within_a_frame() {
     let whole = frame(0x81, "\u{3ba}\u{1f79}\u{f4}".as_bytes());
     assert_eq!(receive(&whole).messages, [text("\u{3ba}\u{1f79}\u{f4}")]);
