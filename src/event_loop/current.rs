@@ -74,10 +74,16 @@ pub fn before_next_wait(action: fn()) {
     ACTS_BEFORE_WAIT.store(true, Ordering::Relaxed);
 }
 
+/// Whether there is an action of [`before_next_wait`].
+#[inline]
+pub(super) fn acts_before_wait() -> bool {
+    ACTS_BEFORE_WAIT.load(Ordering::Relaxed)
+}
+
 /// Takes the action of [`before_next_wait`].
 #[inline]
 pub(super) fn take_before_wait() -> Option<fn()> {
-    if !ACTS_BEFORE_WAIT.load(Ordering::Relaxed) {
+    if !acts_before_wait() {
         return None;
     }
     ACTS_BEFORE_WAIT.store(false, Ordering::Relaxed);

@@ -19,6 +19,7 @@ use super::roles::{Host, LoopFigures, Service};
 use super::runtime::Runtime;
 use super::schedule::Step;
 use super::state::{self, LoopState, Work, with};
+use super::tokens::SourceId;
 use super::unit::{Command, Unit};
 use super::waiting;
 use super::waits::{park, released};
@@ -250,9 +251,7 @@ fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<
             task();
         }
         Work::Watch(source) => {
-            if let Some(watcher) = with(|state| state.begin_watching(source)).flatten() {
-                watcher.look();
-            }
+            look_in_a_row(unit, source);
         }
         Work::Resume(ticket) => {
             with(|state| state.wake(ticket, Wake::Ready));
@@ -284,6 +283,19 @@ fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<
         state.busy_requests -= requests;
         state.leader != unit.slot
     })
+}
+
+/// Calls the watcher of `source`, and those that follow in a row. A call costs less there than as a piece of work of its
+/// own. The row ends when a call has waited, so that another unit leads.
+fn look_in_a_row(unit: &Rc<Unit>, source: SourceId) {
+    let mut next = Some(source);
+    while let Some(source) = next {
+        if let Some(watcher) = with(|state| state.begin_watching(source)).flatten() {
+            watcher.look();
+        }
+        budget::begin();
+        next = with(|state| state.next_of_row(unit.slot)).flatten();
+    }
 }
 
 /// Waits once for events, and turns them into work.

@@ -3,8 +3,10 @@
 use std::rc::Rc;
 
 use super::budget;
+use super::current::acts_before_wait;
 use super::roles::Service;
 use super::state::{LoopState, Work};
+use super::tokens::SourceId;
 use super::wake::Wake;
 
 /// The next step of the leader.
@@ -63,6 +65,17 @@ impl LoopState {
         is_next && self.controls.is_empty() && *self.row_begun.get_or_insert(begun) == begun
     }
 
+    /// Takes the next call of a row, for the unit in `slot` if it still leads.
+    pub fn next_of_row(&mut self, slot: usize) -> Option<SourceId> {
+        let Some(&Work::Watch(source)) = self.tasks.front() else { return None };
+        if self.leader != slot || self.leaving || acts_before_wait() || !self.continues_row() {
+            return None;
+        }
+        self.tasks.pop_front();
+        self.budget -= 1;
+        Some(source)
+    }
+
     /// Makes coroutines runnable whose turn comes after a poll. Returns whether there were any.
     fn resume_next(&mut self) -> bool {
         let before = self.budget;
@@ -110,6 +123,7 @@ impl LoopState {
         self.budget = self.tasks.len() + self.requests.len();
         self.later_budget = self.later.len();
         self.later_end = None;
+        self.row_begun = None;
     }
 
     /// Takes the next piece of work that the cap allows.

@@ -78,3 +78,45 @@ fn watchers_are_called_in_a_row_and_then_every_coroutine_goes_on() {
     // The clock may tick between some of the calls.
     assert!(events.windows(2).any(|pair| matches!(pair, [RowEvent::Looked(_), RowEvent::Looked(_)])), "{events:?}");
 }
+
+/// Waits in its first call until another watcher was called.
+struct PatientWatcher {
+    number: usize,
+    calls: Arc<Mutex<Vec<usize>>>,
+}
+
+impl StreamWatcher for PatientWatcher {
+    fn look(&self) {
+        lock(&self.calls).push(self.number);
+        while !lock(&self.calls).iter().any(|&number| number != self.number) {
+            after_next_poll();
+        }
+    }
+
+    fn expired(&self) {}
+
+    fn stop(&self) {}
+}
+
+#[test]
+fn a_watcher_that_waits_ends_its_row_and_holds_up_no_other() {
+    let calls = in_a_loop(|| {
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let mut ends = Vec::new();
+        for number in 0..STREAMS {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            let watcher = Arc::new(PatientWatcher { number, calls: Arc::clone(&calls) });
+            let source = streams::add_watched(ours.as_fd(), watcher as Arc<dyn StreamWatcher>).unwrap();
+            ends.push((ours, theirs, source));
+        }
+        while lock(&calls).len() < STREAMS {
+            after_next_poll();
+        }
+        for (_, _, source) in &ends {
+            streams::remove(*source, None);
+        }
+        // The first watcher still looks at them.
+        lock(&calls).clone()
+    });
+    assert!((0..STREAMS).all(|number| calls.contains(&number)), "{calls:?}");
+}
