@@ -94,7 +94,7 @@ fn cannot_start(error: io::Error) -> io::Error {
 /// Spawns a follower, which counts as idle at once.
 #[inline(never)]
 fn spawn_follower() -> io::Result<()> {
-    let Some((slot, host)) = with(|state| (state.units.vacant_key(), Arc::clone(&state.host))) else {
+    let Some((slot, host)) = with(|state| (state.units.vacant_key(), Arc::clone(&*state.host))) else {
         return Ok(());
     };
     let unit = Unit::new(slot);

@@ -1,11 +1,10 @@
 //! The notes that the current unit makes in its record: what it works for, and why it waits.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::current;
 use super::reasons::Reason;
-use super::records::{Record, WorkKind};
+use super::records::WorkKind;
 use super::tokens::WorkId;
 use super::unit::Unit;
 use super::wait_sums::WaitSums;
@@ -69,16 +68,16 @@ pub fn take_sums() -> Option<Box<WaitSums>> {
 /// of a lock is a queue.
 pub fn because<R>(reason: Reason, details: [u64; 2], wait: impl FnOnce() -> R) -> R {
     /// Takes the reason away, also if `wait` panics.
-    struct Over(Arc<Record>);
+    struct Over(Rc<Unit>);
     impl Drop for Over {
         fn drop(&mut self) {
-            self.0.set_reason(Reason::Other, [0, 0]);
+            self.0.record.set_reason(Reason::Other, [0, 0]);
         }
     }
     let unit = current::current().filter(|unit| unit.may_park.get() && unit.record.reason() == Reason::Other);
     let _over = unit.map(|unit| {
         unit.record.set_reason(reason, details);
-        Over(Arc::clone(&unit.record))
+        Over(unit)
     });
     wait()
 }

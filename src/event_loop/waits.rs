@@ -246,7 +246,7 @@ pub(super) fn park(unit: &Rc<Unit>) {
 
 /// Runs `blocking` with the interpreter released.
 pub(super) fn released(blocking: impl FnOnce()) {
-    let host = with(|state| Arc::clone(&state.host));
+    let host = with(|state| Rc::clone(&state.host));
     let mut blocking = Some(blocking);
     let mut once = || {
         if let Some(blocking) = blocking.take() {
