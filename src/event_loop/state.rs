@@ -219,16 +219,17 @@ impl LoopState {
         Ticket { unit: unit.slot, number: self.ticket_number }
     }
 
-    /// Ends a wait, if it is still open.
-    pub fn wake(&mut self, ticket: Ticket, wake: Wake) {
-        let Some(unit) = self.units.get(ticket.unit) else { return };
+    /// Ends a wait, if it is still open. Returns whether it was.
+    pub fn wake(&mut self, ticket: Ticket, wake: Wake) -> bool {
+        let Some(unit) = self.units.get(ticket.unit) else { return false };
         if unit.waiting.get() != ticket.number || unit.wake.get().is_some() || self.leaving {
-            return;
+            return false;
         }
         unit.wake.set(Some(wake));
         unit.note_end_of_wait();
         unit.unpark();
         self.woken += 1;
+        true
     }
 
     /// Ends every wait on a descriptor of the application.
@@ -362,7 +363,7 @@ impl LoopState {
     fn take_messages(&mut self) {
         for message in self.runtime.inbox.drain() {
             match message {
-                LoopMessage::Wake(ticket, wake) => self.wake(ticket, wake),
+                LoopMessage::Wake(ticket, wake) => _ = self.wake(ticket, wake),
                 LoopMessage::Task(task) => self.tasks.push_back(Work::Task(task)),
                 LoopMessage::Control(control) => self.controls.push(control),
             }
@@ -373,7 +374,7 @@ impl LoopState {
     pub fn take_expired(&mut self, now: Instant) {
         while let Some(target) = self.timers.pop_expired(now) {
             match target {
-                Target::Wait(ticket) => self.wake(ticket, Wake::TimedOut),
+                Target::Wait(ticket) => _ = self.wake(ticket, Wake::TimedOut),
                 Target::Source(id) => self.source_expired(id, now),
                 Target::Sweep => self.sweep(),
                 Target::EndOfBurst => self.return_memory(),

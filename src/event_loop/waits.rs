@@ -137,16 +137,18 @@ impl Waker {
         self.runtime.is_leaving()
     }
 
-    /// Ends the wait with `wake`.
-    pub fn wake(&self, wake: Wake) {
-        let here = with(|state| {
-            if Arc::ptr_eq(&state.runtime, &self.runtime) {
-                state.wake(self.ticket, wake);
-            }
-        });
-        if here.is_none() {
+    /// The wait that this ends.
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// Ends the wait with `wake`. Returns whether it did; off the loop thread that shows later, and true is returned.
+    pub fn wake(&self, wake: Wake) -> bool {
+        let here = with(|state| Arc::ptr_eq(&state.runtime, &self.runtime) && state.wake(self.ticket, wake));
+        here.unwrap_or_else(|| {
             self.runtime.send(LoopMessage::Wake(self.ticket, wake));
-        }
+            true
+        })
     }
 }
 

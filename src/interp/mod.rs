@@ -66,7 +66,7 @@ pub use stack_signals::{StackSignals, wait_for_readers};
 pub use subject::{Subject, request_id, running as running_subject};
 pub use swallowed::work_has_ended;
 pub use timeout::TimeoutContext;
-pub use waiter::{Line, WaitReason, Waiter, insist, take, wait};
+pub use waiter::{EventWaiter, Line, WaitReason, Waiter, insist, take, wait, wait_for_event};
 pub use waiters::Waiters;
 
 #[cfg(test)]

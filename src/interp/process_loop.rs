@@ -290,7 +290,7 @@ pub fn forget_in_child() {
         std::mem::forget(runtime);
     }
     event_loop::forget_in_child();
-    waiter::forget_in_child();
+    waiter::forget_in_child(is_forked());
 }
 
 /// Ends a forked child whose function has come back into the server's code. The loop and the client are the parent's,

@@ -1,5 +1,6 @@
 //! Tests of the interpreter boundary in a process that embeds Python.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,9 +18,9 @@ use super::testing::{in_coroutine, result_of, run, start, with_python};
 use super::time_limit::TimeLimit;
 use super::waiters::Waiters;
 use super::{
-    CoroutineExit, Lent, Line, Subject, Timeout, WaitReason, Waiter, deadline_after, failure_error, identity,
-    in_fresh_context, insist, os_error, recursion, sleep, sleep_until, spawn, subject, take, thread_state, wait,
-    wake_error,
+    CoroutineExit, EventWaiter, Lent, Line, Subject, Timeout, WaitReason, Waiter, deadline_after, failure_error,
+    identity, in_fresh_context, insist, os_error, recursion, sleep, sleep_until, spawn, subject, take, thread_state,
+    wait, wait_for_event, wake_error,
 };
 use crate::event_loop::reasons::Reason;
 use crate::event_loop::{self, Wake};
@@ -193,6 +194,68 @@ fn a_waiter_in_a_thread_ends_by_its_deadline_or_its_notification() {
         });
         assert!(wait(py, reason(), Some(Instant::now() + LONG), enqueue, dequeue).unwrap());
         notifier.join().unwrap();
+    });
+}
+
+/// Begins a wait for an event in `line`, unless `is_there`.
+fn wait_in(py: Python<'_>, line: &Mutex<VecDeque<EventWaiter>>, deadline: Instant, is_there: bool) -> PyResult<bool> {
+    let enqueue = |waiter| {
+        if !is_there {
+            line.lock().unwrap().push_back(waiter);
+        }
+        !is_there
+    };
+    wait_for_event(py, reason(), Some(deadline), enqueue, |is_own| line.lock().unwrap().retain(|other| !is_own(other)))
+}
+
+#[test]
+fn a_wait_for_an_event_ends_once_and_leaves_nothing_in_its_line() {
+    let wait_thrice = |py: Python<'_>| {
+        let line = Arc::new(Mutex::new(VecDeque::new()));
+        assert!(wait_in(py, &line, Instant::now() + LONG, true)?);
+        assert!(!wait_in(py, &line, Instant::now() + Duration::from_millis(10), false)?);
+        assert!(line.lock().unwrap().is_empty(), "the waiter has left");
+        let notified = Arc::clone(&line);
+        let notifier = std::thread::spawn(move || {
+            loop {
+                let waiter = notified.lock().unwrap().pop_front();
+                match waiter {
+                    Some(waiter) => break (waiter.notify(), waiter),
+                    None => std::thread::yield_now(),
+                }
+            }
+        });
+        let ended = wait_in(py, &line, Instant::now() + LONG, false)?;
+        let (did, waiter) = py.detach(|| notifier.join().unwrap());
+        // On the loop thread, or for a thread, a waiter knows that its wait is over.
+        Ok(ended && did && !waiter.notify())
+    };
+    with_python(|py| {
+        assert!(wait_thrice(py).unwrap());
+        assert!(in_coroutine(py, wait_thrice).unwrap().is_truthy().unwrap());
+    });
+}
+
+#[test]
+fn an_interrupted_wait_for_an_event_leaves_the_event_to_the_next() {
+    static LINE: Mutex<VecDeque<EventWaiter>> = Mutex::new(VecDeque::new());
+    with_python(|py| {
+        let killed = start(py, |py| wait_in(py, &LINE, Instant::now() + LONG, false));
+        let next = start(py, |py| wait_in(py, &LINE, Instant::now() + LONG, false));
+        let outcome = in_coroutine(py, {
+            let killed = killed.clone().unbind();
+            move |py| {
+                while LINE.lock().unwrap().len() < 2 {
+                    sleep(py, 0.001)?;
+                }
+                killed.bind(py).call_method0("kill")?;
+                let line = std::mem::take(&mut *LINE.lock().unwrap());
+                Ok(line.iter().map(EventWaiter::notify).collect::<Vec<bool>>())
+            }
+        });
+        assert_eq!(outcome.unwrap().extract::<Vec<bool>>().unwrap(), [false, true]);
+        assert!(result_of(&killed).unwrap_err().is_instance_of::<CoroutineExit>(py));
+        assert!(result_of(&next).unwrap().is_truthy().unwrap());
     });
 }
 

@@ -1,7 +1,7 @@
 //! Waiters: coroutines and OS threads that wait for a notification by another coroutine or OS thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::PyRuntimeError;
@@ -25,6 +25,9 @@ const PASSED_OVER: u32 = 4;
 /// The number of forks between the process that loaded the module and this one. Waiters from before the last fork do
 /// not exist in the child, although locks and queues still name them.
 static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// All coroutines that wait are those of a parent process.
+static ARE_PARENTS: AtomicBool = AtomicBool::new(false);
 
 /// How long code waits that runs on the loop thread where its coroutine may not park. The whole loop stands still
 /// during that time, and would for ever if a coroutine has to end the wait.
@@ -56,7 +59,9 @@ impl Waiter {
             return false;
         }
         match &self.coroutine {
-            Some(waker) => waker.wake(Wake::Ready),
+            Some(waker) => {
+                waker.wake(Wake::Ready);
+            }
             None => {
                 let _ = futex::wake(&self.state, futex::Flags::PRIVATE, 1);
             }
@@ -82,9 +87,11 @@ impl Waiter {
     }
 }
 
-/// Invalidates all waiters in the child of a fork: they are the parent's.
-pub fn forget_in_child() {
+/// Invalidates all waiters in the child of a fork: they are the parent's. `had_loop` says whether coroutines can be among
+/// them.
+pub fn forget_in_child(had_loop: bool) {
     FORKS.fetch_add(1, Ordering::Relaxed);
+    ARE_PARENTS.store(had_loop, Ordering::Relaxed);
 }
 
 /// The reason for a wait, for the coroutine's record.
@@ -183,6 +190,79 @@ pub fn wait(
         Some(Wake::TimedOut) => Ok(false),
         Some(wake) => Err(wake_error(wake)),
     }
+}
+
+/// One wait for an event that ends often: a coroutine's needs no memory of its own.
+pub enum EventWaiter {
+    /// Of a coroutine.
+    Coroutine(Waker),
+    /// Of an OS thread.
+    Thread(Arc<Waiter>),
+}
+
+impl EventWaiter {
+    /// Ends the wait, as [`Waiter::notify`] does. Off the loop thread, true for a coroutine may be wrong.
+    pub fn notify(&self) -> bool {
+        match self {
+            EventWaiter::Coroutine(waker) => {
+                !waker.is_lost() && !ARE_PARENTS.load(Ordering::Relaxed) && waker.wake(Wake::Ready)
+            }
+            EventWaiter::Thread(waiter) => waiter.notify(),
+        }
+    }
+}
+
+/// Waits until its waiter is notified, at most until `deadline`, as [`wait`] does.
+///
+/// `enqueue` returns false, and drops the waiter, if there is nothing to wait for. If the wait ends otherwise than by a
+/// notification, `dequeue` takes the waiter out for which its argument returns true.
+///
+/// # Errors
+/// As [`wait`].
+///
+/// # Parks
+pub fn wait_for_event(
+    py: Python<'_>,
+    reason: WaitReason,
+    deadline: Option<Instant>,
+    enqueue: impl FnOnce(EventWaiter) -> bool,
+    dequeue: impl FnOnce(&dyn Fn(&EventWaiter) -> bool),
+) -> PyResult<bool> {
+    if !event_loop::can_park() {
+        return block_for_event(py, deadline, enqueue, dequeue);
+    }
+    let mut entered = None;
+    let wake = because(reason, || {
+        event_loop::wait_for_wake(deadline, |waker| {
+            entered = Some(waker.ticket());
+            enqueue(EventWaiter::Coroutine(waker))
+        })
+    });
+    if wake == Wake::Ready {
+        return Ok(true);
+    }
+    if let Some(ticket) = entered {
+        dequeue(&|other| matches!(other, EventWaiter::Coroutine(waker) if waker.ticket() == ticket));
+    }
+    if wake == Wake::TimedOut { Ok(false) } else { Err(wake_error(wake)) }
+}
+
+#[inline(never)]
+fn block_for_event(
+    py: Python<'_>,
+    deadline: Option<Instant>,
+    enqueue: impl FnOnce(EventWaiter) -> bool,
+    dequeue: impl FnOnce(&dyn Fn(&EventWaiter) -> bool),
+) -> PyResult<bool> {
+    let enqueue = |waiter: Arc<Waiter>| {
+        if !enqueue(EventWaiter::Thread(Arc::clone(&waiter))) {
+            waiter.notify();
+        }
+    };
+    let dequeue = |waiter: &Arc<Waiter>| {
+        dequeue(&|other| matches!(other, EventWaiter::Thread(other) if Arc::ptr_eq(other, waiter)));
+    };
+    block(py, deadline, Handlers::Now, enqueue, dequeue).map(|end| end == WaitEnd::Notified)
 }
 
 /// Waits in `line` until the caller has the line's thing, at most until `deadline`. Returns whether it has.

@@ -91,6 +91,7 @@ impl WebSocketSession {
     /// # Parks
     pub fn receive(self: &Arc<Self>, py: Python<'_>, deadline: Option<Instant>) -> PyResult<Option<Message>> {
         interp::give_way(py)?;
+        let mut is_late = false;
         loop {
             let mut wire = self.lock(py);
             if let Some(message) = wire.pop() {
@@ -102,11 +103,11 @@ impl WebSocketSession {
                 return Ok(None);
             }
             drop(wire);
-            if !self
-                .wait(py, self.reason(Reason::WebSocket), deadline, Wire::is_receivable, |wire| &mut wire.receivers)?
-            {
+            if is_late {
                 return Err(PyTimeoutError::new_err("no message arrived in time"));
             }
+            // A message that comes together with the deadline is taken.
+            is_late = !self.wait_for_message(py, deadline)?;
         }
     }
 
@@ -301,17 +302,44 @@ impl WebSocketSession {
         )
     }
 
+    /// Waits until a message may be there, or none will come. Returns false at the deadline.
+    ///
+    /// # Parks
+    fn wait_for_message(&self, py: Python<'_>, deadline: Option<Instant>) -> PyResult<bool> {
+        let enqueue = |waiter| {
+            let mut wire = self.lock(py);
+            let waits = !wire.is_receivable();
+            if waits {
+                wire.receivers.push_back(waiter);
+            }
+            waits
+        };
+        interp::wait_for_event(py, self.reason(Reason::WebSocket), deadline, enqueue, |is_own| {
+            self.lock(py).receivers.retain(|other| !is_own(other));
+        })
+    }
+
     fn reason(&self, reason: Reason) -> WaitReason {
         WaitReason::number(reason, u64::from(self.stream.descriptor().unsigned_abs()))
     }
 
+    #[inline]
     fn lock<'a>(&'a self, py: Python<'_>) -> MutexGuard<'a, Wire> {
+        match self.wire.try_lock() {
+            Ok(wire) => wire,
+            Err(_) => self.wait_for_lock(py),
+        }
+    }
+
+    #[cold]
+    fn wait_for_lock<'a>(&'a self, py: Python<'_>) -> MutexGuard<'a, Wire> {
         // Another thread may hold the lock over a system call: meanwhile this one is detached.
         recover(self.wire.lock_py_attached(py))
     }
 
     /// Releases the lock, then does the work that is forbidden under it. Logging and TLS run Python code, which may
     /// wait.
+    #[inline]
     fn settle<'a>(&'a self, py: Python<'_>, wire: MutexGuard<'a, Wire>) -> PyResult<()> {
         if wire.is_unsettled() { self.settle_now(py, wire) } else { Ok(()) }
     }

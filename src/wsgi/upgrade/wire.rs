@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use super::settings::{AcceptOptions, WebSocketSettings};
-use crate::interp::Waiter;
+use crate::interp::{EventWaiter, Waiter};
 use crate::net::{Pace, Stream};
 use crate::websocket::close_codes::{GOING_AWAY, NORMAL, SERVICE_RESTART};
 use crate::websocket::closing::{Close, Closing, ClosingAction, ClosingEvent};
@@ -86,7 +86,8 @@ pub(super) struct Wire {
     pub sent_bytes: u64,
     /// The stream still holds bytes that it was given (TLS).
     stream_holds_bytes: bool,
-    pub receivers: VecDeque<Arc<Waiter>>,
+    /// Waiters for a message. Messages arrive on the loop thread alone.
+    pub receivers: VecDeque<EventWaiter>,
     pub senders: VecDeque<Arc<Waiter>>,
     /// Waiters for answers to pings.
     pub pingers: VecDeque<Arc<Waiter>>,
@@ -373,8 +374,10 @@ impl Wire {
             return;
         }
         let enders = if self.closing().is_over() { std::mem::take(&mut self.enders) } else { VecDeque::new() };
-        let waiters = self.receivers.drain(..).chain(self.senders.drain(..)).chain(self.pingers.drain(..));
-        for waiter in waiters.chain(enders) {
+        for receiver in self.receivers.drain(..) {
+            receiver.notify();
+        }
+        for waiter in self.senders.drain(..).chain(self.pingers.drain(..)).chain(enders) {
             waiter.notify();
         }
     }
