@@ -12,7 +12,13 @@ use crate::event_loop::{Wake, turn};
 /// The errors of a wait.
 ///
 /// # Parks
+#[inline]
 pub fn give_way(py: Python<'_>) -> PyResult<()> {
+    if turn::is_spent() { give_way_now(py) } else { Ok(()) }
+}
+
+#[cold]
+fn give_way_now(py: Python<'_>) -> PyResult<()> {
     if !must_give_way(py) {
         return Ok(());
     }
@@ -27,15 +33,13 @@ pub fn give_way(py: Python<'_>) -> PyResult<()> {
 ///
 /// # Parks
 pub fn give_way_quietly(py: Python<'_>) {
-    if must_give_way(py) {
+    if turn::is_spent() && must_give_way(py) {
         turn::give_way_quietly();
     }
 }
 
+/// Whether the caller, whose turn is spent, may be interrupted by a switch.
 fn must_give_way(py: Python<'_>) -> bool {
-    if !turn::is_spent() {
-        return false;
-    }
     let finalizes = is_in_finalizer(py);
     if finalizes {
         // The next look at the frames is a budget away.

@@ -7,6 +7,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use pyo3::types::string::PyStringData;
 
+/// The highest code point of ASCII.
+const ASCII: u32 = 0x7f;
+
 /// The `str` with these bytes as its code points.
 #[expect(unsafe_code, reason = "pyo3 decodes only UTF-8, and this runs for every header of every request")]
 pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyString>> {
@@ -15,6 +18,26 @@ pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyStrin
     unsafe {
         let text = pyo3::ffi::PyUnicode_DecodeLatin1(bytes.as_ptr().cast(), length, std::ptr::null());
         Ok(Bound::from_owned_ptr_or_err(py, text)?.cast_into_unchecked())
+    }
+}
+
+/// The `str` with this text. ASCII is copied, where CPython's decoder of UTF-8 would look at each byte again.
+///
+/// # Errors
+/// MemoryError.
+#[expect(unsafe_code, reason = "pyo3 only decodes, and this runs for every message of a WebSocket")]
+pub fn string<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyString>> {
+    let Some(length) = isize::try_from(text.len()).ok().filter(|_| text.is_ascii()) else {
+        return Ok(PyString::new(py, text));
+    };
+    // SAFETY: attached, as the token shows. A new str of ASCII has room for `length` bytes, one for each character, and
+    // nothing else has seen it before they are written. The empty str is shared, and nothing is written to it.
+    unsafe {
+        let object = pyo3::ffi::PyUnicode_New(length, ASCII);
+        let string = Bound::from_owned_ptr_or_err(py, object)?;
+        let data = pyo3::ffi::PyUnicode_DATA(string.as_ptr()).cast::<u8>();
+        std::ptr::copy_nonoverlapping(text.as_ptr(), data, text.len());
+        Ok(string.cast_into_unchecked())
     }
 }
 
@@ -77,6 +100,19 @@ fn hex(digit: u8) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::interp::testing::with_python;
+
+    #[test]
+    fn text_of_every_kind_becomes_the_same_str() {
+        with_python(|py| {
+            for text in ["", "a", "a longer text of nothing but ASCII", "\u{e9}", "\u{20ac} and \u{1f600}", "\0"] {
+                let object = string(py, text).unwrap();
+                assert_eq!(object.to_str().unwrap(), text);
+                assert_eq!(object.compare(PyString::new(py, text)).unwrap(), std::cmp::Ordering::Equal);
+                assert_eq!(object.hash().unwrap(), PyString::new(py, text).hash().unwrap());
+            }
+        });
+    }
 
     #[test]
     fn a_path_is_decoded_once_and_bad_escapes_stay() {

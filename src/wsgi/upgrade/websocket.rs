@@ -23,6 +23,7 @@ use crate::websocket::closing::Close;
 use crate::websocket::handshake::Handshake;
 use crate::websocket::protocol::{Message, MessageKind, REASON_BYTES};
 use crate::wsgi::start_response::StartResponse;
+use crate::wsgi::text::string;
 pub use errors::{ConnectionClosed, WebSocketError};
 pub use payloads::bytes_of;
 use payloads::utf8_or_bytes;
@@ -180,10 +181,11 @@ impl WebSocket {
     /// Raises TimeoutError without a message in time, and ValueError for a negative timeout.
     #[pyo3(signature = (timeout = None))]
     fn receive<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        Ok(self.receive_message(py, timeout)?.map(|message| match message {
-            Message::Text(text) => PyString::new(py, &text).into_any(),
-            Message::Binary(data) => PyBytes::new(py, &data).into_any(),
-        }))
+        Ok(match self.receive_message(py, timeout)? {
+            Some(Message::Text(text)) => Some(string(py, &text)?.into_any()),
+            Some(Message::Binary(data)) => Some(PyBytes::new(py, &data).into_any()),
+            None => None,
+        })
     }
 
     /// The same as `receive()`, by Meinheld's name.

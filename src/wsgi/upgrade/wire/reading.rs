@@ -61,7 +61,9 @@ impl Wire {
             if self.received.is_empty() && self.drain == Drain::Left(0) {
                 self.end_draining();
             }
-            if frames == 0 || bytes == 0 || turn::is_spent() {
+            // The first piece is read without a look at the clock: mostly it is all there is.
+            let is_begun = frames < TURN_FRAMES || bytes < TURN_BYTES;
+            if frames == 0 || bytes == 0 || (is_begun && turn::is_spent()) {
                 return true;
             }
             if !self.received.is_empty() {
@@ -78,7 +80,9 @@ impl Wire {
                     }
                     let mut rest = buffer.as_slice();
                     frames -= self.take(&mut rest, frames);
-                    (self.received, self.parsed) = (rest.to_vec(), 0);
+                    if !rest.is_empty() {
+                        (self.received, self.parsed) = (rest.to_vec(), 0);
+                    }
                 }
                 // An enciphered stream has more to decipher.
                 Ok(None) if self.stream.has_more() || streams::is_readable(self.stream.source()) => return true,

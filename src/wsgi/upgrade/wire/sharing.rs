@@ -51,10 +51,11 @@ impl Wire {
     }
 
     /// Whether anything is to be done once the lock is released.
+    #[inline]
     pub fn is_unsettled(&self) -> bool {
         let leaves = !self.memberships.is_empty() && self.closing().close().is_some();
-        let has_input = self.is_paused || self.wants_attention || self.stream.has_more();
-        self.note.is_some() || has_input || leaves || self.stream.has_work()
+        let is_attended = !self.is_paused && !self.wants_attention && self.note.is_none() && !leaves;
+        !is_attended || (self.stream.is_encrypted() && (self.stream.has_more() || self.stream.has_work()))
     }
 
     /// Enters a collection, which [`Membership::forget`] tells of the close. Returns false once the connection is closed.
