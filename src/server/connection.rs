@@ -3,6 +3,7 @@
 //! A connection at rest is a record in `connections` and holds no coroutine. The record also keeps a head that arrives
 //! in pieces, so a slow client costs its bytes and nothing else. `http::exchange` decides how each request ends.
 
+mod arriving;
 mod lingering;
 mod moving;
 mod preface;
@@ -12,6 +13,7 @@ use std::time::Instant;
 
 use pyo3::prelude::*;
 
+use self::arriving::Arriving;
 use super::measuring::RequestMeasure;
 use super::shared::Shared;
 use super::slow_requests::SlowRequests;
@@ -45,8 +47,8 @@ pub struct Connection {
     /// The peer is trusted to speak for other clients.
     is_trusted: bool,
     opening: Opening,
-    /// The request that is arriving. Boxed, since a connection that is kept open has none.
-    arriving: Option<Box<Arriving>>,
+    /// The request that is arriving.
+    arriving: Arriving,
     /// The field section that came last, which most clients repeat.
     section: LastSection,
     /// Something has arrived that is no head: a PROXY header, or the beginning of TLS.
@@ -62,19 +64,6 @@ pub struct Connection {
     stays: bool,
     /// The sibling's connection for which there was no room: its next request is refused.
     has_no_room: bool,
-}
-
-/// A request of which not everything has arrived, or that is still to be parsed.
-#[derive(Default)]
-struct Arriving {
-    /// Received bytes that are still to be parsed: part of a head, or the next requests of a pipeline.
-    pending: Vec<u8>,
-    /// The parser of a head that arrives in pieces.
-    partial: Option<Box<Head>>,
-    /// When the head must be complete.
-    deadline: Option<Instant>,
-    /// When the head began, if slow requests are logged.
-    begun: Option<Instant>,
 }
 
 /// The use of the PROXY protocol at the beginning of a connection.
@@ -147,7 +136,7 @@ impl Connection {
             remote: RemoteAddress::new(py, peer, shared.last_address()),
             is_trusted: shared.gateway().trusts(peer),
             opening,
-            arriving: None,
+            arriving: Arriving::default(),
             section: LastSection::default(),
             has_begun: false,
             stage: ConnectionStage::Idle,
@@ -184,7 +173,7 @@ impl Connection {
         };
         let deadline = streams::deadline(source).into_iter().chain(last).min();
         if self.served == 0 || self.stage == ConnectionStage::Head {
-            self.set_head_deadline(deadline);
+            self.arriving.set_deadline(deadline);
         }
         streams::set_deadline(source, deadline);
     }
@@ -196,21 +185,7 @@ impl Connection {
 
     /// Are bytes here that are still to be served, without an event of the poller?
     pub fn has_bytes(&self) -> bool {
-        self.arriving.as_ref().is_some_and(|arriving| !arriving.pending.is_empty())
-    }
-
-    fn set_pending(&mut self, pending: Vec<u8>) {
-        self.arriving.get_or_insert_default().pending = pending;
-    }
-
-    fn head_deadline(&self) -> Option<Instant> {
-        self.arriving.as_ref()?.deadline
-    }
-
-    fn set_head_deadline(&mut self, deadline: Option<Instant>) {
-        if deadline.is_some() || self.arriving.is_some() {
-            self.arriving.get_or_insert_default().deadline = deadline;
-        }
+        self.arriving.has_bytes()
     }
 
     /// The thing that the connection rests for.
@@ -239,12 +214,8 @@ impl Connection {
         }
         let untouched = std::mem::take(&mut self.is_new).then_some(self.opening);
         for _ in 0..PIPELINE_TURN {
-            let (pending, partial) = match &mut self.arriving {
-                Some(arriving) => (std::mem::take(&mut arriving.pending), arriving.partial.take()),
-                None => (Vec::new(), None),
-            };
-            let mut buffer = shared.take_buffer(pending);
-            let mut head = partial.unwrap_or_else(|| shared.take_head());
+            let mut buffer = shared.take_buffer(self.arriving.take_bytes());
+            let mut head = self.arriving.take_head().unwrap_or_else(|| shared.take_head());
             let ending = match self.receive(py, shared, &mut head, &mut buffer) {
                 ReceivedHead::Nothing if !buffer.is_empty() => return self.rest_with_part(shared, head, buffer),
                 ReceivedHead::Nothing => {
@@ -267,7 +238,7 @@ impl Connection {
             match ending {
                 Ending::Reuse(left_over) if left_over.is_empty() => return self.rest_idle(shared),
                 Ending::Reuse(left_over) => {
-                    self.set_pending(left_over);
+                    self.arriving.set_bytes(left_over);
                     interrupts::begin_next_work();
                 }
                 ending => return self.end(ending),
@@ -295,10 +266,7 @@ impl Connection {
     fn run(&mut self, py: Python<'_>, shared: &Shared, head: Box<Head>, buffer: Vec<u8>) -> Ending {
         self.stage = ConnectionStage::Idle;
         self.served = self.served.saturating_add(1);
-        let begun = self.arriving.as_mut().and_then(|arriving| {
-            arriving.deadline = None;
-            arriving.begun.take()
-        });
+        let begun = self.arriving.end_head();
         let measure = RequestMeasure::begin(shared.seat(), &head, &buffer, self.is_trusted);
         let timed = shared.slow_requests().map(|slow| (slow, SlowRequests::begin(self.stream.source(), begun)));
         let (line, length) = head.method_and_target(&buffer);
@@ -349,7 +317,7 @@ impl Connection {
     fn end(mut self: Box<Self>, ending: Ending) -> Next {
         match ending {
             Ending::Reuse(left_over) => {
-                self.set_pending(left_over);
+                self.arriving.set_bytes(left_over);
                 return Next::Queue(self);
             }
             Ending::Linger => return self.begin_lingering(),
@@ -367,7 +335,7 @@ impl Connection {
             // Cut short by the stop of the server, so the client is not to blame.
             ConnectionStage::Head if self.is_cut_short(shared) => Next::Close,
             ConnectionStage::Head => {
-                let request = self.arriving.take().map(|arriving| arriving.pending).unwrap_or_default();
+                let request = self.arriving.take_bytes();
                 let ending = self.refuse(py, shared, RequestError::Timeout, &request);
                 self.end(ending)
             }
@@ -379,7 +347,7 @@ impl Connection {
     /// Has the stop of the server set the deadline of the head that is arriving?
     fn is_cut_short(&self, shared: &Shared) -> bool {
         let last = shared.last_head_deadline();
-        last.is_some_and(|last| self.head_deadline().is_none_or(|deadline| deadline >= last))
+        last.is_some_and(|last| self.arriving.deadline().is_none_or(|deadline| deadline >= last))
             || shared.is_stopping_quickly()
     }
 
@@ -460,12 +428,12 @@ impl Connection {
             (self.stage, self.has_begun) = (ConnectionStage::Idle, true);
             // The first deadline stays: a handshake of TLS comes in many pieces.
             let last = shared.first_request_deadline(true);
-            let deadline = self.head_deadline().or_else(|| shared.head_deadline()).into_iter().chain(last).min();
-            self.set_head_deadline(deadline);
+            let deadline = self.arriving.deadline().or_else(|| shared.head_deadline()).into_iter().chain(last).min();
+            self.arriving.set_deadline(deadline);
             streams::set_deadline(self.stream.source(), deadline);
             return Next::Rest(self);
         }
-        self.arriving = None;
+        self.arriving = Arriving::default();
         // A client whose stream was ended comes back after a while.
         let brief = if self.ended_with_server { shared.first_request_deadline(false) } else { None };
         match brief.or_else(|| shared.idle_deadline()) {
@@ -485,17 +453,16 @@ impl Connection {
     // Not part of its caller: frames that coroutines wait in should be small.
     #[inline(never)]
     fn rest_with_part(mut self: Box<Self>, shared: &Shared, head: Box<Head>, mut buffer: Vec<u8>) -> Next {
-        let arriving = self.arriving.get_or_insert_default();
         if self.stage == ConnectionStage::Idle {
             self.stage = ConnectionStage::Head;
-            arriving.deadline = shared.head_deadline();
-            arriving.begun = shared.slow_requests().map(|_| Instant::now());
+            self.arriving.set_deadline(shared.head_deadline());
+            self.arriving.set_begun(shared.slow_requests().map(|_| Instant::now()));
         }
-        streams::set_deadline(self.stream.source(), arriving.deadline);
+        streams::set_deadline(self.stream.source(), self.arriving.deadline());
         // Slow clients keep the bytes that they have sent instead of whole buffers.
         buffer.shrink_to_fit();
-        arriving.pending = buffer;
-        arriving.partial = Some(head);
+        self.arriving.set_bytes(buffer);
+        self.arriving.set_head(head);
         Next::Rest(self)
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::arriving::Arriving;
 use super::{Connection, ConnectionStage, Next};
 use crate::event_loop::streams;
 use crate::server::shared::Shared;
@@ -20,7 +21,7 @@ impl Connection {
 
     pub(super) fn linger_from_now(mut self: Box<Self>) -> Next {
         self.stage = ConnectionStage::Lingering;
-        self.arriving = None;
+        self.arriving = Arriving::default();
         streams::set_deadline(self.stream.source(), Some(Instant::now() + LINGER));
         Next::Rest(self)
     }

@@ -42,7 +42,7 @@ impl Connection {
             connection.served = moved.served;
             let mut pending = shared.take_buffer(Vec::new());
             pending.extend_from_slice(moved.bytes);
-            connection.set_pending(pending);
+            connection.arriving.set_bytes(pending);
         }
         shared.seat().count_hand_over(MoveOutcome::Received);
         // Siblings that see the places change at different times would hand it to and fro.
