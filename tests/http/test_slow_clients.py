@@ -60,7 +60,9 @@ def test_others_are_served_while_slow_clients_are_given_up(serve: Serve, tmp_pat
     program = shutil.which("slowhttptest")
     if program is None:
         pytest.skip("slowhttptest is not installed (Debian: apt-get install slowhttptest)")
-    server = serve("transfer_app:app", client_header_timeout=LIMIT, client_body_timeout=LIMIT, send_timeout=LIMIT)
+    # Without held answers no thread starts later, whose timer is a descriptor.
+    limits = {"client_header_timeout": LIMIT, "client_body_timeout": LIMIT, "send_timeout": LIMIT}
+    server = serve("transfer_app:app", **limits, hold_answers=0)
     assert server.get("/before").status == 200
     at_rest = descriptors(server)
     count = str(attack.connections)

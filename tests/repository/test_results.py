@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import importlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,10 @@ MACHINE: dict[str, str | int | float] = {"cpu": "a processor", "cores": 2, "kern
 
 
 @pytest.fixture(scope="module")
-def results() -> Any:
-    sys.path.insert(0, str(BENCHES))
-    try:
-        import results
-    finally:
-        sys.path.remove(str(BENCHES))
-    return results
+def results() -> Iterator[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHES))
+        yield importlib.import_module("results")
 
 
 def run(results: Any, date: str, *measurements: tuple[str, str, float]) -> Any:

@@ -9,16 +9,15 @@ from contextlib import ExitStack
 from serving import RunScript, Serve
 
 COSTLY = """
-    _multiprocessing argparse ast asyncio concurrent.futures dataclasses email gettext http.client importlib.resources
-    inspect ipaddress json locale multiprocessing shlex shutil ssl subprocess tempfile tomllib
-    urllib.parse uuid
+    _multiprocessing ast asyncio concurrent.futures dataclasses email http.client importlib.resources inspect ipaddress
+    json multiprocessing shutil ssl subprocess tempfile tomllib urllib.parse uuid
 """
 """Modules of the standard library that take up to 4 MB each. A server without TLS or proxies needs no such module."""
 
 NEEDED = """
 from __future__ import annotations
 
-import logging, queue, selectors, signal, socket, sys, threading
+import argparse, logging, queue, selectors, signal, socket, sys, threading
 from contextlib import ExitStack
 from typing import NamedTuple
 

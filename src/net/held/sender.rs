@@ -6,7 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 use rustix::time::{
@@ -22,8 +22,11 @@ const LONGEST: u64 = 1_000_000;
 /// The least time in nanoseconds for which output is held, unless the loop sends it.
 const LEAST: u64 = 500_000;
 
-/// The timer that wakes the sender; `None` if there is no sender, for want of a descriptor or a thread.
-static TIMER: OnceLock<Option<OwnedFd>> = OnceLock::new();
+/// The timer that wakes the sender.
+static TIMER: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Whether the sender runs, or is being started.
+static RUNS: AtomicBool = AtomicBool::new(false);
 
 /// When the timer goes off, in nanoseconds of the monotonic clock; 0 if it is not set.
 static DUE: AtomicU64 = AtomicU64::new(0);
@@ -37,18 +40,29 @@ pub struct Watched {
     pub send: fn(),
 }
 
-/// Whether the sender runs. Starts it, once, for `output`.
+/// Whether the sender runs, for `output`. Starts it. Without a descriptor or a thread for it, the next call tries again.
 #[inline]
 pub fn runs(output: Watched) -> bool {
-    TIMER.get_or_init(|| start(output)).is_some()
+    RUNS.load(Ordering::Relaxed) || start(output)
 }
 
-fn start(output: Watched) -> Option<OwnedFd> {
-    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).ok()?;
-    let own = timer.try_clone().ok()?;
+#[cold]
+fn start(output: Watched) -> bool {
+    let timer = TIMER.get().or_else(|| {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC).ok()?;
+        Some(TIMER.get_or_init(|| timer))
+    });
+    let Some(timer) = timer else { return false };
+    if RUNS.swap(true, Ordering::Relaxed) {
+        return true;
+    }
     forks::before_fork(output.send);
     let thread = std::thread::Builder::new().name("rmeinheld-send".to_owned()).stack_size(64 * 1024);
-    thread.spawn(move || run(&own, output)).is_ok().then_some(timer)
+    let is_started = thread.spawn(move || run(timer, output)).is_ok();
+    if !is_started {
+        RUNS.store(false, Ordering::Relaxed);
+    }
+    is_started
 }
 
 /// Has the sender look at the output that is held since `since`. Call it after the output can be seen. `is_alone` says
@@ -56,7 +70,7 @@ fn start(output: Watched) -> Option<OwnedFd> {
 pub fn watch(since: u64, is_alone: bool) {
     let due = DUE.load(Ordering::SeqCst);
     if (due == 0 || (is_alone && due < since + LEAST))
-        && let Some(Some(timer)) = TIMER.get()
+        && let Some(timer) = TIMER.get()
     {
         set(timer, since + LONGEST);
     }
