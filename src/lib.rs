@@ -154,8 +154,8 @@
 //! is returned.
 //!
 //! The calls of watchers that are queued run in a row, as one piece of work, for at most one tick of the coarse clock. The
-//! coroutines that they have woken run after that, one behind the other. A switch for each call would cost a message of a WebSocket a fifth
-//! of its CPU.
+//! coroutines that they have woken run after that, one behind the other. A switch for each call would cost a message of a
+//! WebSocket a fifth of its CPU.
 //!
 //! ## A turn has a budget
 //!

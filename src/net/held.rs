@@ -38,7 +38,7 @@ static HOLDER: AtomicUsize = AtomicUsize::new(0);
 /// When the output that is held back began to be held, in nanoseconds of the monotonic clock, if there is any.
 static HOLD_SINCE: AtomicU64 = AtomicU64::new(0);
 
-const WATCHED: sender::Watched = sender::Watched { since: oldest, send: send_now };
+const WATCHED: sender::Watched = sender::Watched { since: oldest, send: send_now, before_fork: || _ = send_now() };
 
 /// Holds `parts` back, behind what is held already. Returns the number of bytes held; `None` if the caller has to send
 /// them itself: on an encrypted stream, in a forked child, without a thread for the sender.
@@ -147,15 +147,17 @@ fn oldest() -> Option<u64> {
     output.into_iter().chain(kept_since()).min()
 }
 
-/// Sends what the sockets accept now. The rest, and every error, is left to the owner of the output.
-pub fn send_now() {
+/// Sends what the sockets accept now. Returns whether something is left, which every error leaves to the owner of the
+/// output.
+pub fn send_now() -> bool {
     if forks::is_child() {
-        return;
+        return false;
     }
     let mut held = lock(&HELD);
     let HeldOutput { stream, bytes, answers } = &mut *held;
-    answers.send_now();
+    let is_answer_left = answers.send_now();
     if let Some(stream) = stream {
         send(stream, bytes);
     }
+    is_answer_left || !bytes.is_empty()
 }

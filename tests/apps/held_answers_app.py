@@ -236,6 +236,25 @@ def second(path: str) -> None:
     look()
 
 
+def items_before_a_block(environ: dict[str, Any]) -> Iterator[bytes]:
+    """Items that their socket does not take at once, and then two seconds in C that hold the interpreter."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            copy = os.dup(int(name))
+        except OSError:
+            continue
+        try:
+            with socket.socket(fileno=copy) as found:
+                if found.getpeername()[:2] == ("127.0.0.1", int(environ["REMOTE_PORT"])):
+                    found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        except OSError:
+            continue
+    for _ in range(50):
+        yield b"x" * 1000
+    _libc_with_the_interpreter.usleep(2_000_000)
+    environ["wsgi.errors"].write("the block is over\n")
+
+
 def app(environ: dict[str, Any], start_response: Callable[..., Callable[[bytes], object]]) -> Iterable[bytes]:
     """The path says which."""
     path = environ["PATH_INFO"]
@@ -246,6 +265,9 @@ def app(environ: dict[str, Any], start_response: Callable[..., Callable[[bytes],
             client.sock.close()
         start_response("200 OK", fields)
         return [found]
+    if path == "/block":
+        start_response("200 OK", fields)
+        return items_before_a_block(environ)
     work()
     if path == "/chunked":
         start_response("200 OK", fields)

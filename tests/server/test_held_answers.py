@@ -66,6 +66,15 @@ def test_a_held_answer_is_sent_before_a_wait_or_a_fork_and_while_a_turn_goes_on(
     assert not all(before for looks in found.values() for before, _ in looks)
 
 
+def test_items_that_their_socket_does_not_take_follow_while_the_turn_goes_on(serve: Serve) -> None:
+    server = serve("held_answers_app:app")
+    with server.connect(receive_buffer=4096) as connection:
+        connection.send(request("GET", "/block"))
+        connection.read_exactly(50_000)
+        assert "the block is over" not in server.log()
+        server.wait_for_log("the block is over")
+
+
 def test_answers_of_a_pipeline_keep_their_order(server: Server) -> None:
     assert run(server, "pipelines") == [list(range(40))] * held_answers_app.TRIES
 

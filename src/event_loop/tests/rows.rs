@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::in_a_loop;
-use crate::event_loop::{StreamWatcher, Waker, after_next_poll, spawn, streams, wait_for_wake};
+use crate::event_loop::{SourceId, StreamWatcher, Waker, after_next_poll, spawn, streams, wait_for_wake};
 use crate::sync::lock;
 
 const STREAMS: usize = 32;
@@ -38,6 +38,14 @@ impl StreamWatcher for RowWatcher {
     fn stop(&self) {}
 }
 
+/// Both ends of a stream, whose events go to `watcher`, and its source.
+fn watched(watcher: Arc<dyn StreamWatcher>) -> (UnixStream, UnixStream, SourceId) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let source = streams::add_watched(ours.as_fd(), watcher).unwrap();
+    (ours, theirs, source)
+}
+
 #[test]
 fn watchers_are_called_in_a_row_and_then_every_coroutine_goes_on() {
     let events = in_a_loop(|| {
@@ -45,11 +53,8 @@ fn watchers_are_called_in_a_row_and_then_every_coroutine_goes_on() {
         let left = Rc::new(RefCell::new(STREAMS));
         let mut ends = Vec::new();
         for number in 0..STREAMS {
-            let (ours, theirs) = UnixStream::pair().unwrap();
-            ours.set_nonblocking(true).unwrap();
             let watcher = Arc::new(RowWatcher { number, waker: Mutex::new(None), events: Arc::clone(&events) });
-            let source = streams::add_watched(ours.as_fd(), Arc::clone(&watcher) as Arc<dyn StreamWatcher>).unwrap();
-            ends.push((ours, theirs, source));
+            ends.push(watched(Arc::clone(&watcher) as Arc<dyn StreamWatcher>));
             let (events, left) = (Arc::clone(&events), Rc::clone(&left));
             spawn(Box::new(move || {
                 wait_for_wake(None, |waker| lock(&watcher.waker).replace(waker).is_none());
@@ -104,10 +109,7 @@ fn a_watcher_that_waits_ends_its_row_and_holds_up_no_other() {
         let calls = Arc::new(Mutex::new(Vec::new()));
         let mut ends = Vec::new();
         for number in 0..STREAMS {
-            let (ours, theirs) = UnixStream::pair().unwrap();
-            let watcher = Arc::new(PatientWatcher { number, calls: Arc::clone(&calls) });
-            let source = streams::add_watched(ours.as_fd(), watcher as Arc<dyn StreamWatcher>).unwrap();
-            ends.push((ours, theirs, source));
+            ends.push(watched(Arc::new(PatientWatcher { number, calls: Arc::clone(&calls) })));
         }
         while lock(&calls).len() < STREAMS {
             after_next_poll();

@@ -74,11 +74,14 @@ impl Answers {
         true
     }
 
-    /// Sends what the sockets accept now, and leaves the rest.
-    pub(super) fn send_now(&mut self) {
+    /// Sends what the sockets accept now. Returns whether something is left.
+    pub(super) fn send_now(&mut self) -> bool {
+        let mut is_left = false;
         for (stream, bytes) in self.kept.iter_mut().filter(|(_, bytes)| !bytes.is_empty()) {
             send(stream, bytes);
+            is_left |= !bytes.is_empty();
         }
+        is_left
     }
 
     /// Sends the answers. The loop serves the connections of those that are not sent whole. On the loop thread.

@@ -36,8 +36,10 @@ static DUE: AtomicU64 = AtomicU64::new(0);
 pub struct Watched {
     /// Says when the oldest of it began to be held; `None` if nothing is held.
     pub since: fn() -> Option<u64>,
-    /// Sends what the sockets accept now.
-    pub send: fn(),
+    /// Sends what the sockets accept now. Returns whether something is left.
+    pub send: fn() -> bool,
+    /// Sends what the sockets accept, in a thread that forks.
+    pub before_fork: fn(),
 }
 
 /// Whether the sender runs, for `output`. Starts it. Without a descriptor or a thread for it, the next call tries again.
@@ -56,7 +58,7 @@ fn start(output: Watched) -> bool {
     if RUNS.swap(true, Ordering::Relaxed) {
         return true;
     }
-    forks::before_fork(output.send);
+    forks::before_fork(output.before_fork);
     let thread = std::thread::Builder::new().name("rmeinheld-send".to_owned()).stack_size(64 * 1024);
     let is_started = thread.spawn(move || run(timer, output)).is_ok();
     if !is_started {
@@ -97,10 +99,12 @@ fn run(timer: &OwnedFd, output: Watched) {
         // Output that the loop has made visible before it read this zero is seen below; for other output it sets the timer.
         DUE.store(0, Ordering::SeqCst);
         let Some(since) = (output.since)() else { continue };
-        if now().saturating_sub(since) >= LEAST {
-            (output.send)();
-        } else {
+        let now = now();
+        if now.saturating_sub(since) < LEAST {
             set(timer, since + LONGEST);
+        } else if (output.send)() {
+            // The client takes the rest later, and the running turn may still not look.
+            set(timer, now + LONGEST);
         }
     }
 }
