@@ -5,26 +5,28 @@
 //!
 //! The frames of the switch to another coroutine lie below the last address that is known, and their size is up to the
 //! compiler. The first coroutine therefore paints its stack and parks. The paint then shows how far down the frames have
-//! reached. If that is more than half of what is kept, no stack is ever trimmed.
+//! reached, and every stack keeps a little more than that. Without such a measure no stack is ever trimmed.
 
 #![expect(unsafe_code, reason = "madvise(2) on the unused part of a stack")]
 
 use std::cell::Cell;
 use std::ptr;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::overflow::StackBounds;
 
-/// Bytes below the frame of [`Parking::park`] that stay: the frames of the switch to another coroutine. These take 300
-/// bytes in an optimised build.
-const KEPT_BYTES: usize = if cfg!(debug_assertions) { 32 * 1024 } else { 1024 };
+/// The most bytes that the frames of the switch to another coroutine may take. In an optimised build they take 300.
+const MOST_BYTES: usize = if cfg!(debug_assertions) { 32 * 1024 } else { 1024 };
+
+/// Bytes that are kept below these frames.
+const SPARE_BYTES: usize = 128;
 
 /// The words that tell how much of the stack the frames of the switch use.
 const PAINT: usize = 0x5061_696E_7465_6421;
 
-/// Whether half of [`KEPT_BYTES`] is known to be enough for the frames of the switch.
-static IS_ENOUGH: AtomicBool = AtomicBool::new(false);
+/// Bytes that stay below the frame of [`Parking::park`]; 0 until they are known.
+static KEPT_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// How often the paint is looked at. A signal handler, which runs on the same stack, may spoil it.
 const LOOKS: usize = 5;
@@ -64,13 +66,13 @@ impl Parking {
 
     /// Returns the unused pages to the kernel. Does nothing unless the coroutine is parked.
     pub fn trim(&self) {
-        let at = self.parked_at.get();
-        if at == 0 || !IS_ENOUGH.load(Ordering::Relaxed) {
+        let (at, kept) = (self.parked_at.get(), KEPT_BYTES.load(Ordering::Relaxed));
+        if at == 0 || kept == 0 {
             return;
         }
         let page = rustix::param::page_size();
         let bottom = self.bounds.get().bottom;
-        let end = at.saturating_sub(KEPT_BYTES) / page * page;
+        let end = at.saturating_sub(kept) / page * page;
         // The bounds leave the lowest page out.
         let lowest = bottom.saturating_sub(page);
         if self.mark.get() != lowest && !has_mark(lowest, page) {
@@ -105,14 +107,16 @@ pub fn measure_parking() {
     let parking = Rc::new(Parking::default());
     parking.begin(StackBounds::of_caller(super::stack_bytes()));
     for _ in 0..LOOKS {
-        if IS_ENOUGH.load(Ordering::Relaxed) {
+        if KEPT_BYTES.load(Ordering::Relaxed) > 0 {
             return;
         }
         let observer = Observer(Rc::clone(&parking), super::current());
         let observe = move || {
             let Observer(parking, parked) = { observer };
-            let at = parking.parked_at.get();
-            IS_ENOUGH.store(at != 0 && is_painted(at - KEPT_BYTES, KEPT_BYTES / 2), Ordering::Relaxed);
+            let used = Some(parking.parked_at.get()).filter(|&at| at != 0).map(used_below);
+            if let Some(used) = used.filter(|&used| used <= MOST_BYTES / 2) {
+                KEPT_BYTES.store(used + SPARE_BYTES, Ordering::Relaxed);
+            }
             parked.unpark();
         };
         if super::spawn(Box::new(observe)).is_err() {
@@ -129,18 +133,19 @@ struct Observer(Rc<Parking>, super::Handle);
 // SAFETY: with one worker, both coroutines run on the same thread.
 unsafe impl Send for Observer {}
 
-/// Paints the stack below the caller, further down than [`KEPT_BYTES`].
+/// Paints the stack below the caller, further down than [`MOST_BYTES`].
 #[inline(never)]
 fn paint() {
-    std::hint::black_box(&mut [PAINT; KEPT_BYTES / size_of::<usize>() + 64]);
+    std::hint::black_box(&mut [PAINT; MOST_BYTES / size_of::<usize>() + 64]);
 }
 
-/// Whether nothing has used these bytes of a parked coroutine's stack since [`paint`]. Both numbers are aligned.
-fn is_painted(address: usize, bytes: usize) -> bool {
-    let mut words = (address..address + bytes).step_by(size_of::<usize>());
+/// The bytes of a parked coroutine's stack below `address` that have been used since [`paint`], as far as it has painted.
+fn used_below(address: usize) -> usize {
+    let mut words = (address - MOST_BYTES..address).step_by(size_of::<usize>());
     // SAFETY: the words are aligned and lie in a stack on which nothing runs, where `paint` has written. Nothing refers
     // to them.
-    words.all(|word| unsafe { ptr::with_exposed_provenance::<usize>(word).read_volatile() == PAINT })
+    let lowest = words.find(|&word| unsafe { ptr::with_exposed_provenance::<usize>(word).read_volatile() != PAINT });
+    lowest.map_or(0, |lowest| address - lowest)
 }
 
 /// Whether the lowest page of a stack is at `address`.
@@ -182,7 +187,7 @@ mod tests {
             let bounds = StackBounds::of_caller(coroutine::stack_bytes());
             parking.begin(bounds);
             measure_parking();
-            assert!(IS_ENOUGH.load(Ordering::Relaxed));
+            assert!(KEPT_BYTES.load(Ordering::Relaxed) > SPARE_BYTES);
             let kept = std::hint::black_box([7_u8; 2048]);
             go_deep(256 * 1024);
             parking.trim();
@@ -211,11 +216,14 @@ mod tests {
 
     #[test]
     fn the_paint_shows_what_was_used() {
-        let mut words = [PAINT; 16];
-        let look = |words: &[usize]| is_painted(words.as_ptr().expose_provenance(), size_of_val(words));
-        assert!(look(&words));
-        words[15] = 1;
-        assert!(!look(&words) && look(&words[..15]));
+        let mut words = vec![PAINT; MOST_BYTES / size_of::<usize>()];
+        let used = |words: &[usize]| used_below(words.as_ptr_range().end.expose_provenance());
+        assert_eq!(used(&words), 0);
+        let count = words.len();
+        words[count - 3] = 1;
+        assert_eq!(used(&words), 3 * size_of::<usize>());
+        words[0] = 1;
+        assert_eq!(used(&words), MOST_BYTES);
     }
 
     struct Helper(Rc<Parking>, coroutine::Handle, Rc<Cell<usize>>, StackBounds);

@@ -215,10 +215,7 @@ fn lead(unit: &Rc<Unit>) -> Lead {
                 current::set_current(Some(unit));
             }
             Step::Control(controls) => controls.into_iter().for_each(|control| control()),
-            Step::MakeFollower => {
-                let made = spawn_follower();
-                with(|state| state.follower_made(made.err().as_ref()));
-            }
+            Step::MakeFollower => make_follower(),
             Step::Run(work, service) => {
                 if run(unit, work, service) == Some(true) {
                     return Lead::HandedOver;
@@ -233,6 +230,12 @@ fn lead(unit: &Rc<Unit>) -> Lead {
             }
         }
     }
+}
+
+#[inline(never)]
+fn make_follower() {
+    let made = spawn_follower();
+    with(|state| state.follower_made(made.err().as_ref()));
 }
 
 /// Runs a piece of work. Returns whether another unit leads afterwards.
@@ -287,6 +290,8 @@ fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<
 
 /// Calls the watcher of `source`, and those that follow in a row. A call costs less there than as a piece of work of its
 /// own. The row ends when a call has waited, so that another unit leads.
+// Not part of its caller: frames that coroutines wait in should be small.
+#[inline(never)]
 fn look_in_a_row(unit: &Rc<Unit>, source: SourceId) {
     let mut next = Some(source);
     while let Some(source) = next {

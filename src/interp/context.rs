@@ -22,19 +22,34 @@ thread_local! {
 /// # Errors
 /// MemoryError; RuntimeError if `action` left another context entered.
 pub fn in_fresh_context<R>(py: Python<'_>, action: impl FnOnce() -> R) -> PyResult<R> {
+    let context = enter(py)?;
+    let result = action();
+    leave(py, context)?;
+    Ok(result)
+}
+
+/// Enters an empty context.
+// Not part of its caller: frames that coroutines wait in should be small.
+#[inline(never)]
+fn enter(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     let context = empty_context(py)?;
     // SAFETY: attached, as the token shows; `context` is a context object, as PyContext_New made it.
     if unsafe { ffi::PyContext_Enter(context.as_ptr()) } != 0 {
         return Err(PyErr::fetch(py));
     }
-    let result = action();
-    // SAFETY: as above. If another context is the current one, PyContext_Exit checks that and fails.
+    Ok(context)
+}
+
+#[inline(never)]
+fn leave(py: Python<'_>, context: Bound<'_, PyAny>) -> PyResult<()> {
+    // SAFETY: attached, and a context object, as in `enter`. If another context is the current one, PyContext_Exit
+    // checks that and fails.
     if unsafe { ffi::PyContext_Exit(context.as_ptr()) } != 0 {
         // The request is over all the same, and the next one starts in a fresh context.
         return Err(PyErr::fetch(py));
     }
     keep(context);
-    Ok(result)
+    Ok(())
 }
 
 fn empty_context(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {

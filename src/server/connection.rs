@@ -16,7 +16,7 @@ use pyo3::prelude::*;
 use self::arriving::Arriving;
 use super::measuring::RequestMeasure;
 use super::shared::Shared;
-use super::slow_requests::SlowRequests;
+use super::slow_requests::{SlowRequests, TimedRequest};
 use crate::event_loop::{interrupts, notes, streams, turn};
 use crate::http::error::RequestError;
 use crate::http::exchange::{Ending, Exchange};
@@ -26,7 +26,7 @@ use crate::http::proxy_protocol::Addresses;
 use crate::http::response::error_page;
 use crate::interp::{Level, log};
 use crate::net::{Failure, Peer, Stream, held};
-use crate::wsgi::{self, ClientCheck, RemoteAddress, Request, Unprepared};
+use crate::wsgi::{self, ApplicationCall, ClientCheck, RemoteAddress, Request, Unprepared};
 
 /// Requests of one client's pipeline that run before other work gets its turn.
 const PIPELINE_TURN: usize = 16;
@@ -214,26 +214,18 @@ impl Connection {
         }
         let untouched = std::mem::take(&mut self.is_new).then_some(self.opening);
         for _ in 0..PIPELINE_TURN {
-            let mut buffer = shared.take_buffer(self.arriving.take_bytes());
-            let mut head = self.arriving.take_head().unwrap_or_else(|| shared.take_head());
-            let ending = match self.receive(py, shared, &mut head, &mut buffer) {
-                ReceivedHead::Nothing if !buffer.is_empty() => return self.rest_with_part(shared, head, buffer),
-                ReceivedHead::Nothing => {
-                    shared.give_buffer(buffer);
-                    shared.give_head(head);
+            let ending = match self.take_request(py, shared) {
+                Taken::Request(head, buffer) => match shared.moving() {
+                    None => self.run(py, shared, head, buffer),
+                    Some(moving) => self.run_or_move(py, shared, moving, head, buffer),
+                },
+                Taken::Part(head, buffer) => return self.rest_with_part(shared, head, buffer),
+                Taken::Nothing => {
                     // Nothing has arrived, not even a header of the PROXY protocol.
                     let still_new = self.served == 0 && untouched == Some(self.opening);
                     return if still_new { Next::Rest(self) } else { self.rest_idle(shared) };
                 }
-                ReceivedHead::Over => {
-                    shared.give_buffer(buffer);
-                    Ending::Close
-                }
-                ReceivedHead::Bad(error) => self.refuse(py, shared, error, &buffer),
-                ReceivedHead::Request => match shared.moving() {
-                    None => self.run(py, shared, head, buffer),
-                    Some(moving) => self.run_or_move(py, shared, moving, head, buffer),
-                },
+                Taken::Over(ending) => ending,
             };
             match ending {
                 Ending::Reuse(left_over) if left_over.is_empty() => return self.rest_idle(shared),
@@ -250,6 +242,31 @@ impl Connection {
         Next::Queue(self)
     }
 
+    /// Takes the next request, or what there is of it.
+    ///
+    /// # Parks
+    /// Where a request is refused.
+    // Not part of its caller: frames that coroutines wait in should be small.
+    #[inline(never)]
+    fn take_request(&mut self, py: Python<'_>, shared: &Shared) -> Taken {
+        let mut buffer = shared.take_buffer(self.arriving.take_bytes());
+        let mut head = self.arriving.take_head().unwrap_or_else(|| shared.take_head());
+        match self.receive(py, shared, &mut head, &mut buffer) {
+            ReceivedHead::Request => Taken::Request(head, buffer),
+            ReceivedHead::Nothing if !buffer.is_empty() => Taken::Part(head, buffer),
+            ReceivedHead::Nothing => {
+                shared.give_buffer(buffer);
+                shared.give_head(head);
+                Taken::Nothing
+            }
+            ReceivedHead::Over => {
+                shared.give_buffer(buffer);
+                Taken::Over(Ending::Close)
+            }
+            ReceivedHead::Bad(error) => Taken::Over(self.refuse(py, shared, error, &buffer)),
+        }
+    }
+
     /// Sends an answer that was held, or the rest of it.
     ///
     /// # Errors
@@ -263,12 +280,37 @@ impl Connection {
     /// Takes one request, whose head is in `buffer`, through the application.
     ///
     /// # Parks
+    // Not part of its callers, and little is kept here: coroutines wait in this frame.
+    #[inline(never)]
     fn run(&mut self, py: Python<'_>, shared: &Shared, head: Box<Head>, buffer: Vec<u8>) -> Ending {
+        let mut begun = self.begin_request(py, shared, head, buffer);
+        if let Ok(running) = &begun {
+            running.call.run(py, shared.gateway());
+        }
+        self.end_request(py, shared, &mut begun)
+    }
+
+    /// Makes a request ready to run.
+    ///
+    /// # Errors
+    /// How the connection goes on where the request is refused.
+    ///
+    /// # Parks
+    /// Where the request is refused.
+    #[inline(never)]
+    fn begin_request<'py, 's>(
+        &mut self,
+        py: Python<'py>,
+        shared: &'s Shared,
+        head: Box<Head>,
+        buffer: Vec<u8>,
+    ) -> Result<Running<'py, 's>, Ending> {
         self.stage = ConnectionStage::Idle;
         self.served = self.served.saturating_add(1);
         let begun = self.arriving.end_head();
         let measure = RequestMeasure::begin(shared.seat(), &head, &buffer, self.is_trusted);
-        let timed = shared.slow_requests().map(|slow| (slow, SlowRequests::begin(self.stream.source(), begun)));
+        let timed =
+            shared.slow_requests().map(|slow| (slow, Box::new(SlowRequests::begin(self.stream.source(), begun))));
         let (line, length) = head.method_and_target(&buffer);
         notes::name_request(line, length, self.stream.descriptor());
         let request = Request {
@@ -285,17 +327,30 @@ impl Connection {
         };
         let call = match shared.gateway().prepare(py, request) {
             Ok(call) => call,
-            Err(Unprepared::Request(error)) => return self.refuse(py, shared, error, &buffer),
+            Err(Unprepared::Request(error)) => return Err(self.refuse(py, shared, error, &buffer)),
             Err(Unprepared::Python(error)) => {
                 shared.gateway().report(py, "Error preparing a request", &error);
-                return Ending::Close;
+                return Err(Ending::Close);
             }
         };
         shared.give_buffer(buffer);
         shared.give_head(head);
         let started = shared.logs_access().then(Instant::now);
         shared.seat().count_begun();
-        let finished = call.run(py, shared.gateway());
+        Ok(Running { call, measure, timed, started })
+    }
+
+    /// Ends a request that was begun, and with which the application is done. Returns how the connection goes on.
+    ///
+    /// # Parks
+    // By reference: a value would be copied within the frame of `run`.
+    #[inline(never)]
+    fn end_request(&mut self, py: Python<'_>, shared: &Shared, begun: &mut Result<Running<'_, '_>, Ending>) -> Ending {
+        let Running { call, measure, timed, started } = match std::mem::replace(begun, Err(Ending::Close)) {
+            Ok(running) => running,
+            Err(ending) => return ending,
+        };
+        let finished = call.end(py);
         if let Some(started) = started {
             shared.log_access(py, &finished, started.elapsed());
         }
@@ -314,6 +369,7 @@ impl Connection {
     }
 
     /// Ends the connection as its last exchange has decided.
+    #[inline(never)]
     fn end(mut self: Box<Self>, ending: Ending) -> Next {
         match ending {
             Ending::Reuse(left_over) => {
@@ -422,6 +478,8 @@ impl Connection {
         }
     }
 
+    // Not part of its caller: frames that coroutines wait in should be small.
+    #[inline(never)]
     fn rest_idle(mut self: Box<Self>, shared: &Shared) -> Next {
         if self.served == 0 {
             // Nothing but a PROXY header has arrived: the first request is still to come.
@@ -498,6 +556,27 @@ impl Connection {
         let client = self.remote.address.bind(py).to_string();
         if client.is_empty() { "a Unix client".to_owned() } else { client }
     }
+}
+
+/// A request that runs.
+struct Running<'py, 's> {
+    call: ApplicationCall<'py>,
+    measure: Option<RequestMeasure>,
+    timed: Option<(&'s SlowRequests, Box<TimedRequest>)>,
+    /// When the application was called, if its requests are logged.
+    started: Option<Instant>,
+}
+
+/// The next request of a connection, or what there is of it.
+enum Taken {
+    /// A complete head, in these bytes.
+    Request(Box<Head>, Vec<u8>),
+    /// Part of a head.
+    Part(Box<Head>, Vec<u8>),
+    /// Nothing.
+    Nothing,
+    /// The end of the connection.
+    Over(Ending),
 }
 
 /// The outcome of reading.

@@ -1,5 +1,7 @@
 //! One request's way through the application: run it, fail it, end it.
 
+use std::cell::{Cell, OnceCell};
+
 use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
@@ -9,7 +11,7 @@ use super::in_progress::{InProgress, describe};
 use super::input::{Input, Rest};
 use super::logged_request::follow_request;
 use super::respond::respond;
-use super::spool::{Spooled, spool};
+use super::spool::{SpoolSettings, Spooled, spool};
 use super::start_response::{ResponseObjects, StartResponse};
 use super::upgrade::{WebSocket, WebSocketError};
 use crate::http::error::RequestError;
@@ -72,71 +74,140 @@ struct Ended {
 
 /// A request that is ready to run.
 pub struct ApplicationCall<'py> {
-    pub(super) environ: Bound<'py, PyDict>,
-    pub(super) objects: ResponseObjects<'py>,
+    environ: Bound<'py, PyDict>,
+    objects: ResponseObjects<'py>,
     /// `wsgi.input` of a request with a body.
-    pub(super) input: Option<Bound<'py, Input>>,
+    input: Option<Bound<'py, Input>>,
     /// Bytes received behind a request without a body.
-    pub(super) next: Vec<u8>,
+    next: Vec<u8>,
     /// The WebSocket of a valid handshake.
-    pub(super) websocket: Option<Bound<'py, WebSocket>>,
+    websocket: Option<Bound<'py, WebSocket>>,
+    /// The body, if it was gathered before the application ran.
+    spooled: OnceCell<Spooled>,
+    subject: Subject<'py>,
+    /// The client's fault that has ended the request, if any.
+    fault: Cell<Option<RequestError>>,
+    /// Bytes that a WebSocket has sent.
+    websocket_bytes: Cell<u64>,
 }
 
 impl<'py> ApplicationCall<'py> {
+    /// A call with this environ, and the objects of its response. `next` are the bytes received behind a request
+    /// without a body.
+    pub(super) fn new(
+        environ: Bound<'py, PyDict>,
+        objects: ResponseObjects<'py>,
+        input: Option<Bound<'py, Input>>,
+        next: Vec<u8>,
+        websocket: Option<Bound<'py, WebSocket>>,
+    ) -> ApplicationCall<'py> {
+        let subject = Subject::set(environ.as_any().clone());
+        ApplicationCall {
+            environ,
+            objects,
+            input,
+            next,
+            websocket,
+            spooled: OnceCell::new(),
+            subject,
+            fault: Cell::default(),
+            websocket_bytes: Cell::default(),
+        }
+    }
+
     /// Takes the request through the application, in a fresh context. It ends in order even if the application fails.
     ///
     /// # Parks
-    pub fn run(self, py: Python<'py>, gateway: &Gateway) -> Finished<'py> {
-        let subject = Subject::set(self.environ.as_any().clone());
+    pub fn run(&self, py: Python<'py>, gateway: &Gateway) {
         let ends_with_client = gateway.settings.cancel_on_disconnect;
-        let own = subject.own_work();
+        let own = self.subject.own_work();
         let in_progress = InProgress::begin(own, &self.environ, &self.objects.response, ends_with_client);
-        let settled = in_fresh_context(py, || {
+        let entered = in_fresh_context(py, || {
             let few_frames = self.websocket.as_ref().and_then(|_| FewFrames::expect(py));
-            let outcome = follow_request(&self.environ).and_then(|()| self.call(py, gateway));
-            if let Some(few_frames) = few_frames {
-                few_frames.end(py);
-            }
-            let ended = in_progress.as_ref().and_then(|entry| entry.application_is_done(py));
-            self.settle(py, gateway, outcome, ended.is_some())
+            let result = self.call(py, gateway);
+            self.take_result(py, gateway, result, few_frames, in_progress.as_ref());
         });
         // The context could not be entered or left.
-        let (fault, websocket_bytes) = settled.unwrap_or_else(|error| (self.fail(py, gateway, &error), 0));
+        if let Err(error) = entered {
+            self.fault.set(self.fail(py, gateway, &error));
+        }
         if let Some(entry) = in_progress {
             entry.end(py);
         }
-        self.end(py, fault, websocket_bytes)
     }
 
-    /// Answers for what the application left undone, still in the request's context: handlers of the log find the
-    /// request's variables there. Returns the client's fault, and the bytes that a WebSocket has sent.
+    /// Calls the application.
     ///
     /// # Parks
-    fn settle(
+    fn call(&self, py: Python<'py>, gateway: &Gateway) -> PyResult<Bound<'py, PyAny>> {
+        follow_request(&self.environ)?;
+        if let Some(settings) = &gateway.settings.spool {
+            self.gather_body(py, gateway, settings)?;
+        }
+        gateway.application.bind(py).call1((&self.environ, &self.objects.response))
+    }
+
+    /// Gathers the body before the application runs.
+    ///
+    /// # Parks
+    #[inline(never)]
+    fn gather_body(&self, py: Python<'py>, gateway: &Gateway, settings: &SpoolSettings) -> PyResult<()> {
+        let spooled = self.input.as_ref().map_or_else(|| Spooled::empty(py), |input| spool(input, settings))?;
+        spooled.install(&self.environ, &gateway.keys)?;
+        // The only call for this request.
+        let _ = self.spooled.set(spooled);
+        Ok(())
+    }
+
+    /// Sends the application's result, and answers for what the application left undone.
+    ///
+    /// # Parks
+    // Not part of its caller: frames that coroutines wait in should be small.
+    #[inline(never)]
+    fn take_result(
         &self,
         py: Python<'py>,
         gateway: &Gateway,
-        outcome: PyResult<()>,
-        is_ended: bool,
-    ) -> (Option<RequestError>, u64) {
+        result: PyResult<Bound<'py, PyAny>>,
+        few_frames: Option<FewFrames>,
+        in_progress: Option<&InProgress<'_>>,
+    ) {
+        let sent = self.send_result(py, gateway, result);
+        // As with `Input`, reading after the request has ended is an error.
+        let outcome = sent.and(self.spooled.get().map_or(Ok(()), |spooled| spooled.close(py)));
+        if let Some(few_frames) = few_frames {
+            few_frames.end(py);
+        }
+        let ended = in_progress.and_then(|entry| entry.application_is_done(py));
+        if outcome.is_err() || ended.is_some() || self.websocket.is_some() {
+            self.settle(py, gateway, outcome, ended.is_some());
+        }
+    }
+
+    /// Answers for what the application left undone, still in the request's context: handlers of the log find the
+    /// request's variables there.
+    ///
+    /// # Parks
+    fn settle(&self, py: Python<'py>, gateway: &Gateway, outcome: PyResult<()>, is_ended: bool) {
         if let Some(websocket) = self.websocket.as_ref().map(Bound::get) {
             websocket.forget_environ();
             if self.response().is_upgraded() || is_taken_over(py, &outcome) {
                 let code = self.end_upgraded(py, gateway, outcome);
-                return (None, websocket.finish(py, code));
+                self.websocket_bytes.set(websocket.finish(py, code));
+                return;
             }
         }
         if is_ended {
             self.end_early(py, gateway, outcome.err());
-            return (None, 0);
+        } else if let Err(error) = outcome {
+            self.fault.set(self.fail(py, gateway, &error));
         }
-        (outcome.err().and_then(|error| self.fail(py, gateway, &error)), 0)
     }
 
     /// Ends the request, and lets the exchange decide how its connection goes on.
     ///
     /// # Parks
-    fn end(mut self, py: Python<'py>, fault: Option<RequestError>, websocket_bytes: u64) -> Finished<'py> {
+    pub fn end(mut self, py: Python<'py>) -> Finished<'py> {
         let left_over = match (&self.input, &self.websocket) {
             (Some(input), _) => self.end_input(input.get()),
             // A handshake that was not accepted: the bytes behind it are the next request.
@@ -150,7 +221,7 @@ impl<'py> ApplicationCall<'py> {
             Ended {
                 length_fault: exchange.length_fault(),
                 status: if exchange.is_answered() { answer.head.status } else { 0 },
-                body_bytes: exchange.sent_bytes() + websocket_bytes,
+                body_bytes: exchange.sent_bytes() + self.websocket_bytes.get(),
                 client_gone: exchange.is_client_gone(),
                 ended_with_server: is_last && answer.ends_with_server(),
                 first_byte: answer.first_byte,
@@ -166,13 +237,13 @@ impl<'py> ApplicationCall<'py> {
             };
             log(py, Level::Warning, &format!("{}: {message}", self.what()), None);
         }
-        let ApplicationCall { environ, objects, .. } = self;
+        let ApplicationCall { environ, objects, fault, .. } = self;
         Finished {
             environ,
             status: ended.status,
             fields: ended.fields,
             body_bytes: ended.body_bytes,
-            fault,
+            fault: fault.get(),
             client_gone: ended.client_gone,
             ended_with_server: ended.ended_with_server,
             first_byte: ended.first_byte,
@@ -202,27 +273,10 @@ impl<'py> ApplicationCall<'py> {
         left_over.unwrap_or_default()
     }
 
-    fn call(&self, py: Python<'py>, gateway: &Gateway) -> PyResult<()> {
-        let spooled = self.gather_body(gateway)?;
-        let called = self.call_application(py, gateway);
-        // As with `Input`, reading after the request has ended is an error.
-        let closed = spooled.map_or(Ok(()), |spooled| spooled.close(py));
-        called.and(closed)
-    }
-
-    /// Gathers the body before the application runs, where the settings say so.
+    /// Sends the application's result.
     ///
     /// # Parks
-    fn gather_body(&self, gateway: &Gateway) -> PyResult<Option<Spooled>> {
-        let Some(settings) = &gateway.settings.spool else { return Ok(None) };
-        let py = self.environ.py();
-        let spooled = self.input.as_ref().map_or_else(|| Spooled::empty(py), |input| spool(input, settings))?;
-        spooled.install(&self.environ, &gateway.keys)?;
-        Ok(Some(spooled))
-    }
-
-    fn call_application(&self, py: Python<'py>, gateway: &Gateway) -> PyResult<()> {
-        let result = gateway.application.bind(py).call1((&self.environ, &self.objects.response));
+    fn send_result(&self, py: Python<'py>, gateway: &Gateway, result: PyResult<Bound<'py, PyAny>>) -> PyResult<()> {
         leave_if_forked(py, result.as_ref().err());
         let result = result?;
         if let Err(error) = self.response().check_time(py) {

@@ -35,6 +35,8 @@ pub struct InProgress<'work> {
 impl<'work> InProgress<'work> {
     /// Enters the request that `own` serves; `None` outside of one.
     /// With `ends_with_client` a client that goes away ends it.
+    // Not part of its caller: frames that coroutines wait in should be small.
+    #[inline(never)]
     pub fn begin(
         own: Option<&'work OwnWork>,
         environ: &Bound<'_, PyDict>,

@@ -28,7 +28,7 @@ mod text;
 mod upgrade;
 
 pub use body::BodyLimits;
-pub use call::Finished;
+pub use call::{ApplicationCall, Finished};
 pub use client_check::ClientCheck;
 pub use clock::{http_date, unix_seconds};
 pub use deadline::Deadline;

@@ -62,7 +62,7 @@ impl Gateway {
         let websocket = handshake
             .map(|handshake| self.add_websocket(handshake, &environ, &objects.response, std::mem::take(&mut next)))
             .transpose()?;
-        Ok(ApplicationCall { environ, objects, input, next, websocket })
+        Ok(ApplicationCall::new(environ, objects, input, next, websocket))
     }
 
     /// Checks that the page of a handshake may connect. The environ has the host that a trusted proxy names.

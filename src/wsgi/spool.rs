@@ -50,7 +50,7 @@ impl Spooled {
     ///
     /// # Errors
     /// The exception of the file's `close`.
-    pub fn close(self, py: Python<'_>) -> PyResult<()> {
+    pub fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.file.bind(py).call_method0("close").map(drop)
     }
 }

@@ -1,11 +1,14 @@
-"""Memory: the modules that a server imports by itself, and the memory of a burst of requests."""
+"""Memory: the modules that a server imports by itself, a burst of requests, and WebSockets that are idle."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
+import pytest
+from frames import Client, text
 from serving import RunScript, Serve
 
 COSTLY = """
@@ -49,7 +52,19 @@ def app(environ, start_response):
     return []
 """
 
+ECHO = """
+def app(environ, start_response):
+    websocket = environ["wsgi.websocket"]
+    for message in websocket:
+        websocket.send(message)
+    return []
+"""
+
 REQUESTS = 400
+
+WEBSOCKET_KIB = 16
+"""The most for an idle WebSocket. A release build keeps one page of the stack, 10 KiB in all. A build for development has
+larger frames, and keeps two."""
 
 BODY_KIB = 64
 
@@ -76,6 +91,26 @@ def test_the_memory_of_a_burst_returns_to_the_kernel(serve: Serve) -> None:
             connection.read_response("POST")
         # The connections stay open. Without the return nearly all of it would stay for good.
         _wait_until(lambda: server.resident_kib() - before < REQUESTS * BODY_KIB / 3, 30)
+
+
+@pytest.mark.skipif(hasattr(sys, "gettotalrefcount"), reason="a debug build of Python has large frames and objects")
+def test_an_idle_websocket_keeps_little_of_its_stack(serve: Serve) -> None:
+    server = serve(ECHO)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(server)) for _ in range(20)]
+        _exchange(clients)
+        before = server.resident_kib()
+        clients += [stack.enter_context(Client(server)) for _ in range(REQUESTS)]
+        _exchange(clients)
+        _wait_until(lambda: server.resident_kib() - before < REQUESTS * WEBSOCKET_KIB, 30)
+        _exchange(clients)
+
+
+def _exchange(clients: list[Client]) -> None:
+    """Has each client get its message back."""
+    for client in clients:
+        client.send(text("hello"))
+    assert [client.text() for client in clients] == ["hello"] * len(clients)
 
 
 def _wait_until(is_true: Callable[[], bool], seconds: float) -> None:

@@ -55,6 +55,7 @@ impl Connection {
     /// here then.
     ///
     /// # Parks
+    #[inline(never)]
     pub(super) fn run_or_move(
         &mut self,
         py: Python<'_>,
