@@ -144,7 +144,8 @@
 //!   (`server::listening`). Otherwise the process that is awake would take a whole burst while the others are idle.
 //! - Other OS threads reach the loop through its inbox, a queue and an eventfd.
 //! - Near deadlines are the timeout of `epoll_wait`. Later ones, above all those of idle connections, are kept by one
-//!   timerfd that is seldom set. A request sets and cancels no timer in the kernel.
+//!   timerfd that is seldom set. A request sets and cancels no timer in the kernel. In memory, late deadlines that are
+//!   close together share one timer, and an idle connection has only two links for it (`event_loop::source_deadlines`).
 //! - Outside a coroutine, and in a forked child, each call does the real, blocking thing.
 //!
 //! A stack keeps each page that was ever touched. A coroutine that waits for over a second therefore returns the pages

@@ -52,6 +52,7 @@ pub mod records;
 mod roles;
 mod runtime;
 mod schedule;
+mod source_deadlines;
 mod state;
 pub mod streams;
 mod timers;

@@ -5,11 +5,12 @@
 //! connection that is accepted, served and closed between two polls needs none. A *descriptor* belongs to the application, which may close it, reuse its number or wait on
 //! it from ten coroutines. The poller arms it one-shot for every wait, and so notices a reused number.
 
+mod source;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
@@ -17,11 +18,11 @@ use rustix::net::Shutdown;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use slab::Slab;
 
-use super::activity;
-use super::roles::StreamWatcher;
-use super::timers::TimerKey;
 use super::tokens::{SourceId, Ticket, WorkId};
 use crate::kernel::{LentDescriptor, timespec};
+
+use source::{Links, Poll};
+pub use source::{Source, SourceOwner};
 
 /// The most events taken from the kernel at a time.
 const EVENTS_PER_POLL: usize = 256;
@@ -67,53 +68,6 @@ impl Interest {
     fn is_met_by(self, flags: epoll::EventFlags) -> bool {
         flags.intersects(self.flags() | epoll::EventFlags::ERR | epoll::EventFlags::HUP)
     }
-}
-
-/// The receiver of a source's events that no coroutine waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceOwner {
-    /// The server's service, which knows the source by this number.
-    Service(u32),
-    /// The source's watcher.
-    Watcher,
-    /// The application, which gets events only through waits.
-    Waits,
-}
-
-impl SourceOwner {
-    /// The service, which knows the source by `number`. It is less than 2^32, so that sources are small.
-    fn service(number: usize) -> SourceOwner {
-        debug_assert!(u32::try_from(number).is_ok(), "{number} is no number of a source's owner");
-        SourceOwner::Service(u32::try_from(number).unwrap_or(u32::MAX))
-    }
-}
-
-/// One registered source.
-pub struct Source {
-    generation: u32,
-    /// The number of its descriptor, for the records of waits.
-    pub(super) descriptor: RawFd,
-    pub(super) owner: SourceOwner,
-    /// The source rests: its owner gets the next event.
-    pub(super) at_rest: bool,
-    /// An edge has reported input, and no read has come up short since.
-    pub(super) readable: bool,
-    /// When the poll returned that has reported input; see [`activity::last_poll`].
-    pub(super) ready_at: u64,
-    /// The peer has ended its side; the end of the stream is still to be read.
-    pub(super) peer_closed: bool,
-    waits: Vec<(Interest, Ticket)>,
-    pub(super) deadline: Option<Instant>,
-    pub(super) armed: Option<TimerKey>,
-    /// The receiver of every event and deadline, even while coroutines wait.
-    pub(super) watcher: Option<Arc<dyn StreamWatcher>>,
-    /// The work that ends when the peer resets or hangs up. Boxed, since few servers have any.
-    pub(super) ends_with_peer: Option<Box<WorkId>>,
-    /// A call of the watcher is queued.
-    pub(super) is_watch_queued: bool,
-    /// The descriptor is registered with epoll, unless the application has closed it since. Not kept for listeners and
-    /// watched sockets, which are registered from the beginning.
-    registered: bool,
 }
 
 /// Work that an event causes for the loop.
@@ -306,7 +260,7 @@ impl Poller {
     /// that are still on the number get no event and end by their deadline.
     fn take_number(&mut self, descriptor: BorrowedFd<'_>) {
         if let Some(stale) = self.by_descriptor.remove(&descriptor.as_raw_fd())
-            && self.sources.get(stale).is_some_and(|source| source.waits.is_empty())
+            && self.sources.get(stale).is_some_and(|source| source.waits().is_empty())
         {
             self.sources.remove(stale);
         }
@@ -314,23 +268,7 @@ impl Poller {
 
     fn insert(&mut self, owner: SourceOwner, descriptor: RawFd) -> SourceId {
         self.generation = self.generation.wrapping_add(1) & 0x7fff_ffff;
-        let index = self.sources.insert(Source {
-            generation: self.generation,
-            descriptor,
-            owner,
-            at_rest: true,
-            readable: false,
-            // A new connection may have its first request already.
-            ready_at: activity::last_poll(),
-            peer_closed: false,
-            waits: Vec::new(),
-            deadline: None,
-            armed: None,
-            watcher: None,
-            ends_with_peer: None,
-            is_watch_queued: false,
-            registered: false,
-        });
+        let index = self.sources.insert(Source::new(self.generation, owner, descriptor));
         SourceId::new(index, self.generation)
     }
 
@@ -339,18 +277,50 @@ impl Poller {
         self.sources.get_mut(id.index()).filter(|source| source.generation == id.generation())
     }
 
-    /// Forgets a source of the server. Returns the source's waits and its armed timer.
+    /// Forgets a source of the server, which is in no ring. Returns the source's waits.
     ///
     /// Removes an open `descriptor` from epoll; closing it does the same.
-    pub fn remove(&mut self, id: SourceId, descriptor: Option<BorrowedFd<'_>>) -> (Vec<Ticket>, Option<TimerKey>) {
+    pub fn remove(&mut self, id: SourceId, descriptor: Option<BorrowedFd<'_>>) -> Vec<Ticket> {
         if self.source(id).is_none() {
-            return (Vec::new(), None);
+            return Vec::new();
         }
         if let Some(descriptor) = descriptor {
             let _ = epoll::delete(&self.epoll, descriptor);
         }
-        let source = self.sources.remove(id.index());
-        (source.waits.into_iter().map(|(_, ticket)| ticket).collect(), source.armed)
+        let waits = self.sources.remove(id.index()).take_waits();
+        waits.into_iter().map(|(_, ticket)| ticket).collect()
+    }
+
+    /// Adds a source to the ring that has the source in the place `first`. Without `first`, the source is a ring of its
+    /// own. A source is in one ring at most.
+    pub fn join_ring(&mut self, id: SourceId, first: Option<u32>) {
+        let place = id.index() as u32;
+        let after = first.unwrap_or(place);
+        let before = first.map_or(place, |first| self.links(first).before);
+        *self.links(place) = Links { before, after };
+        self.links(before).after = place;
+        self.links(after).before = place;
+    }
+
+    /// Takes a source out of its ring. Returns the place of the source behind it; `None` if it was the only one.
+    pub fn leave_ring(&mut self, id: SourceId) -> Option<u32> {
+        let place = id.index() as u32;
+        let Links { before, after } = std::mem::take(self.links(place));
+        if after == place {
+            return None;
+        }
+        self.links(before).after = after;
+        self.links(after).before = before;
+        Some(after)
+    }
+
+    /// The source in a place of a ring. None of the ring may have been removed.
+    pub fn source_at(&self, place: u32) -> SourceId {
+        SourceId::new(place as usize, self.sources[place as usize].generation)
+    }
+
+    fn links(&mut self, place: u32) -> &mut Links {
+        &mut self.sources[place as usize].links
     }
 
     /// Sets whether a stream's events include that its output has room. An event that is due comes at once.
@@ -364,13 +334,13 @@ impl Poller {
 
     /// The sources that have a watcher.
     pub fn watched(&self) -> Vec<SourceId> {
-        let watched = self.sources.iter().filter(|(_, source)| source.watcher.is_some());
+        let watched = self.sources.iter().filter(|(_, source)| source.has_watcher());
         watched.map(|(index, source)| SourceId::new(index, source.generation)).collect()
     }
 
     /// Adds a wait on a stream of the server. Returns false if the source is gone.
     pub fn add_wait(&mut self, id: SourceId, interest: Interest, ticket: Ticket) -> bool {
-        self.source(id).map(|source| source.waits.push((interest, ticket))).is_some()
+        self.source(id).map(|source| source.add_wait(interest, ticket)).is_some()
     }
 
     /// Arms a descriptor of the application for one more event, and adds a wait on it.
@@ -392,10 +362,10 @@ impl Poller {
                 id
             }
         };
-        self.sources[id.index()].waits.push((interest, ticket));
+        self.sources[id.index()].add_wait(interest, ticket);
         if let Err(error) = self.rearm(id, descriptor) {
             self.remove_wait(id, ticket);
-            if self.sources[id.index()].waits.is_empty() {
+            if self.sources[id.index()].waits().is_empty() {
                 self.by_descriptor.remove(&number);
                 self.sources.remove(id.index());
             }
@@ -407,7 +377,7 @@ impl Poller {
     /// Registers or modifies a descriptor for the union of its waits.
     fn rearm(&mut self, id: SourceId, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         let mut flags = epoll::EventFlags::ONESHOT;
-        for (interest, _) in &self.sources[id.index()].waits {
+        for (interest, _) in self.sources[id.index()].waits() {
             flags |= interest.flags();
         }
         let data = epoll::EventData::new_u64(id.0);
@@ -430,14 +400,14 @@ impl Poller {
     /// Removes a wait that ended for another reason than its event.
     pub fn remove_wait(&mut self, id: SourceId, ticket: Ticket) {
         if let Some(source) = self.source(id) {
-            source.waits.retain(|&(_, waiting)| waiting != ticket);
+            source.retain_waits(|_, waiting| waiting != ticket);
         }
     }
 
     /// Takes every wait on a descriptor that its owner is about to close.
     pub fn take_waits(&mut self, number: RawFd) -> Vec<Ticket> {
         let Some(&index) = self.by_descriptor.get(&number) else { return Vec::new() };
-        std::mem::take(&mut self.sources[index].waits).into_iter().map(|(_, ticket)| ticket).collect()
+        self.sources[index].take_waits().into_iter().map(|(_, ticket)| ticket).collect()
     }
 
     /// Turns kernel events into work for the loop.
@@ -458,23 +428,23 @@ impl Poller {
             let Some(source) = self.source(id) else { continue };
             if Interest::Read.is_met_by(flags) {
                 if !source.readable {
-                    source.ready_at = activity::last_poll();
+                    source.ready_at = Poll::last();
                 }
                 source.readable = true;
                 source.peer_closed |=
                     flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
             }
             if flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR)
-                && let Some(work) = source.ends_with_peer.take()
+                && let Some(work) = source.take_end_with_peer()
             {
-                notice(Notice::HungUp(*work));
+                notice(Notice::HungUp(work));
             }
-            if source.watcher.is_some() && !source.is_watch_queued {
+            if source.has_watcher() && !source.is_watch_queued {
                 source.is_watch_queued = true;
                 notice(Notice::Watch(id));
             }
-            if !source.waits.is_empty() {
-                source.waits.retain(|&(interest, ticket)| {
+            if !source.waits().is_empty() {
+                source.retain_waits(|interest, ticket| {
                     let met = interest.is_met_by(flags);
                     if met {
                         notice(Notice::Wake(ticket));
@@ -484,7 +454,7 @@ impl Poller {
                 self.rearm_rest(id);
             } else if source.at_rest
                 && source.readable
-                && let SourceOwner::Service(number) = source.owner
+                && let SourceOwner::Service(number) = source.owner()
             {
                 source.at_rest = false;
                 notice(Notice::Serve(id, number as usize));
@@ -495,7 +465,7 @@ impl Poller {
     /// Rearms a one-shot registration that fired for one direction, for the waits on the other direction.
     fn rearm_rest(&mut self, id: SourceId) {
         let Some(source) = self.source(id) else { return };
-        if source.owner != SourceOwner::Waits || source.waits.is_empty() {
+        if source.owner() != SourceOwner::Waits || source.waits().is_empty() {
             return;
         }
         let number = self.by_descriptor.iter().find(|&(_, &index)| index == id.index()).map(|(&number, _)| number);

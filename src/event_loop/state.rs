@@ -178,7 +178,7 @@ impl LoopState {
             service: None,
             pulse: None,
             poller,
-            timers: Timers::default(),
+            timers: Timers::new(),
             units: Slab::new(),
             idle: Vec::new(),
             leader: 0,
@@ -274,19 +274,6 @@ impl LoopState {
         self.units.iter().filter(|(_, unit)| unit.busy.get()).count()
     }
 
-    /// Sets or moves the deadline of a source at rest. Moving it later is cheap: its old timer fires and is set anew.
-    pub fn set_deadline(&mut self, id: SourceId, deadline: Option<Instant>) {
-        let Some(source) = self.poller.source(id) else { return };
-        source.deadline = deadline;
-        let Some(at) = deadline else { return };
-        match source.armed {
-            Some(key) if key.at() <= at => return,
-            Some(key) => self.timers.remove(key),
-            None => {}
-        }
-        source.armed = Some(self.timers.insert(at, Target::Source(id)));
-    }
-
     /// Sets a source's watcher and queues a call of it, or removes the watcher. Returns the previous watcher.
     pub fn set_stream_watcher(
         &mut self,
@@ -297,7 +284,7 @@ impl LoopState {
         if watcher.is_some() && !std::mem::replace(&mut source.is_watch_queued, true) {
             self.tasks.push_back(Work::Watch(id));
         }
-        std::mem::replace(&mut source.watcher, watcher)
+        source.replace_watcher(watcher)
     }
 
     /// Queues a call of a source's watcher after all ready work, unless a call is queued already.
@@ -317,23 +304,20 @@ impl LoopState {
     fn announce_watch(&mut self, id: SourceId) -> bool {
         self.poller
             .source(id)
-            .is_some_and(|source| source.watcher.is_some() && !std::mem::replace(&mut source.is_watch_queued, true))
+            .is_some_and(|source| source.has_watcher() && !std::mem::replace(&mut source.is_watch_queued, true))
     }
 
     /// The watcher of a source, for a call that covers all events so far.
     pub fn begin_watching(&mut self, id: SourceId) -> Option<Arc<dyn StreamWatcher>> {
         let source = self.poller.source(id)?;
         source.is_watch_queued = false;
-        source.watcher.clone()
+        source.watcher().cloned()
     }
 
     /// Forgets a source of the service.
     pub fn remove_source(&mut self, id: SourceId, descriptor: Option<std::os::fd::BorrowedFd<'_>>) {
-        let (waits, armed) = self.poller.remove(id, descriptor);
-        if let Some(key) = armed {
-            self.timers.remove(key);
-        }
-        for ticket in waits {
+        self.disarm(id);
+        for ticket in self.poller.remove(id, descriptor) {
             self.wake(ticket, Wake::Closed);
         }
     }
@@ -375,7 +359,8 @@ impl LoopState {
         while let Some(target) = self.timers.pop_expired(now) {
             match target {
                 Target::Wait(ticket) => _ = self.wake(ticket, Wake::TimedOut),
-                Target::Source(id) => self.source_expired(id, now),
+                Target::Source(id) => self.source_timer_fired(id, now),
+                Target::Slot(first) => self.slot_begins(first, now),
                 Target::Sweep => self.sweep(),
                 Target::EndOfBurst => self.return_memory(),
                 Target::Service => self.paused = true,
@@ -384,23 +369,6 @@ impl LoopState {
                 }
                 Target::Call(TimedCall(function)) => self.tasks.push_back(Work::Task(Box::new(function))),
             }
-        }
-    }
-
-    fn source_expired(&mut self, id: SourceId, now: Instant) {
-        let Some(source) = self.poller.source(id) else { return };
-        source.armed = None;
-        match source.deadline {
-            Some(at) if at > now => self.set_deadline(id, Some(at)),
-            Some(_) => {
-                source.deadline = None;
-                if let Some(watcher) = source.watcher.clone() {
-                    self.tasks.push_back(Work::Task(Box::new(move || watcher.expired())));
-                } else if let super::poller::SourceOwner::Service(owner) = source.owner {
-                    self.tasks.push_back(Work::Expired(id, owner as usize));
-                }
-            }
-            None => {}
         }
     }
 
@@ -452,6 +420,7 @@ impl LoopState {
             return true;
         }
         source.at_rest = true;
+        source.shed();
         false
     }
 }

@@ -5,10 +5,10 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::activity;
 use super::poller::SourceOwner;
 use super::roles::StreamWatcher;
 use super::state::{Work, with};
+use super::timers::Moment;
 use super::tokens::{SourceId, WorkId};
 
 /// Adds a connected stream; [`Service`](super::Service) handles its events. If epoll refuses the stream later, its
@@ -129,7 +129,7 @@ pub fn serve_new(id: SourceId, owner: usize) {
 pub fn serve_first(id: SourceId) {
     with(|state| {
         if let Some(source) = state.poller.source(id)
-            && let SourceOwner::Service(owner) = source.owner
+            && let SourceOwner::Service(owner) = source.owner()
         {
             source.at_rest = false;
             state.tasks.push_back(Work::Serve(id, owner as usize));
@@ -173,17 +173,17 @@ pub fn watched() -> Vec<SourceId> {
 /// Queues [`StreamWatcher::stop`] for a source's watcher, if it has one.
 pub fn stop_watcher(id: SourceId) {
     with(|state| {
-        if let Some(watcher) = state.poller.source(id).and_then(|source| source.watcher.clone()) {
+        if let Some(watcher) = state.poller.source(id).and_then(|source| source.watcher().cloned()) {
             state.tasks.push_back(Work::Task(Box::new(move || watcher.stop())));
         }
     });
 }
 
 /// How long the input of a source has waited since the poller first knew of it. Zero unless
-/// [`activity::keep_polls`] was called.
+/// [`keep_polls`](super::activity::keep_polls) was called.
 pub fn input_waits(id: SourceId) -> Duration {
-    let ready_at = with(|state| state.poller.source(id).map_or(0, |source| source.ready_at)).unwrap_or(0);
-    if ready_at == 0 { Duration::ZERO } else { Duration::from_nanos(activity::coarse_now().saturating_sub(ready_at)) }
+    let ready_at = with(|state| state.poller.source(id).map(|source| source.ready_at)).flatten();
+    ready_at.map_or(Duration::ZERO, |ready_at| ready_at.elapsed())
 }
 
 /// Whether the poller knows of unread input.
@@ -200,7 +200,7 @@ pub fn is_peer_closed(id: SourceId) -> bool {
 pub fn set_ends_with_peer(id: SourceId, work: Option<WorkId>) {
     with(|state| {
         if let Some(source) = state.poller.source(id) {
-            source.ends_with_peer = work.map(Box::new);
+            source.set_ends_with_peer(work);
         }
     });
 }
@@ -212,12 +212,21 @@ pub fn has_deadline(id: SourceId) -> bool {
 
 /// The deadline of the source.
 pub fn deadline(id: SourceId) -> Option<Instant> {
-    with(|state| state.poller.source(id).and_then(|source| source.deadline)).flatten()
+    with(|state| {
+        let deadline = state.poller.source(id)?.deadline?;
+        Some(state.timers.instant(deadline))
+    })
+    .flatten()
 }
 
 /// Sets the deadline of a source at rest; `None` removes it.
 pub fn set_deadline(id: SourceId, deadline: Option<Instant>) {
     with(|state| state.set_deadline(id, deadline));
+}
+
+/// Sets the deadline of a source at rest to the end of `delay`. Costs less than [`set_deadline`].
+pub fn set_time_left(id: SourceId, delay: Duration) {
+    with(|state| state.set_moment(id, Some(Moment::after(delay))));
 }
 
 fn off_the_loop() -> io::Error {

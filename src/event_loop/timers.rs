@@ -1,17 +1,22 @@
 //! The deadlines of the loop: exact and cancellable. The leader polls them.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::num::NonZeroU64;
+use std::time::{Duration, Instant};
 
+use super::activity::precise_now;
+use super::deadlines::nanoseconds;
 use super::tokens::{SourceId, Ticket};
 
-/// The purpose of a deadline. It is small, since each idle connection has one.
+/// The purpose of a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// A parked coroutine whose wait ends.
     Wait(Ticket),
     /// A source at rest, whose owner handles the deadline.
     Source(SourceId),
+    /// The ring of sources that has the source in this place: the slot of their deadlines begins.
+    Slot(u32),
     /// A look for units that wait for long.
     Sweep,
     /// The end of a burst, whose memory goes back to the kernel.
@@ -50,21 +55,78 @@ pub struct TimerKey {
     sequence: u64,
 }
 
-impl TimerKey {
-    /// The time at which the deadline fires.
-    pub fn at(self) -> Instant {
-        self.at
+/// A time in eight bytes: nanoseconds on the clock of [`precise_now`], which is that of [`Instant`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(NonZeroU64);
+
+impl Moment {
+    /// The width of a slot of time, as a power of two of nanoseconds: 134 ms.
+    const SLOT_BITS: u32 = 27;
+
+    fn new(nanoseconds: u64) -> Moment {
+        Moment(NonZeroU64::new(nanoseconds).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// The time after this delay.
+    #[inline]
+    pub fn after(delay: Duration) -> Moment {
+        Moment::new(precise_now().saturating_add(nanoseconds(delay)))
+    }
+
+    /// The beginning of the slot that the moment is in. No later moment has an earlier one.
+    pub fn slot(self) -> Moment {
+        Moment::new(self.0.get() >> Moment::SLOT_BITS << Moment::SLOT_BITS)
     }
 }
 
 /// Deadlines in order. Equal ones fire in the order of their insertion.
-#[derive(Default)]
 pub struct Timers {
     entries: BTreeMap<TimerKey, Target>,
     sequence: u64,
+    /// The same time on both clocks.
+    begun: (Instant, u64),
 }
 
 impl Timers {
+    /// No deadlines.
+    pub fn new() -> Timers {
+        Timers { entries: BTreeMap::new(), sequence: 0, begun: (Instant::now(), precise_now()) }
+    }
+
+    /// A time as a moment. Times before the timers were made are the same as that.
+    pub fn moment(&self, at: Instant) -> Moment {
+        let (begun, begun_at) = self.begun;
+        Moment::new(begun_at.saturating_add(nanoseconds(at.saturating_duration_since(begun))))
+    }
+
+    /// The time of a moment.
+    pub fn instant(&self, moment: Moment) -> Instant {
+        let (begun, begun_at) = self.begun;
+        begun + Duration::from_nanos(moment.0.get().saturating_sub(begun_at))
+    }
+
+    /// A place of the ring of sources whose deadlines are in this slot.
+    pub fn ring(&self, slot: Moment) -> Option<u32> {
+        match self.entries.get(&self.slot_key(slot)) {
+            Some(Target::Slot(place)) => Some(*place),
+            _ => None,
+        }
+    }
+
+    /// Sets the place of a slot's ring, or forgets the slot.
+    pub fn set_ring(&mut self, slot: Moment, place: Option<u32>) {
+        let key = self.slot_key(slot);
+        match place {
+            Some(place) => _ = self.entries.insert(key, Target::Slot(place)),
+            None => _ = self.entries.remove(&key),
+        }
+    }
+
+    /// The key of a slot, which is the first of its time.
+    fn slot_key(&self, slot: Moment) -> TimerKey {
+        TimerKey { at: self.instant(slot), sequence: 0 }
+    }
+
     /// Adds a deadline.
     pub fn insert(&mut self, at: Instant, target: Target) -> TimerKey {
         self.sequence += 1;
@@ -108,7 +170,7 @@ mod tests {
     #[test]
     fn deadlines_fire_in_order_and_equal_ones_first_come_first_served() {
         let start = Instant::now();
-        let mut timers = Timers::default();
+        let mut timers = Timers::new();
         let later = start + Duration::from_millis(2);
         timers.insert(later, wait(2));
         timers.insert(start, wait(1));
@@ -122,14 +184,33 @@ mod tests {
     }
 
     #[test]
-    fn the_deadline_of_an_idle_connection_is_small() {
-        assert_eq!((size_of::<TimerKey>(), size_of::<Target>()), (24, 24));
+    fn moments_are_exact_and_in_order() {
+        let timers = Timers::new();
+        for nanoseconds in [0, 1, 134_217_727, 134_217_728, 60_000_000_000, 1 << 60] {
+            let at = timers.begun.0 + Duration::from_nanos(nanoseconds);
+            let moment = timers.moment(at);
+            assert_eq!(timers.instant(moment), at);
+            assert!(moment.slot() <= moment && moment < timers.moment(at + Duration::from_nanos(1)));
+            assert_eq!(moment.slot().slot(), moment.slot());
+        }
+        let (begun, _) = timers.begun;
+        assert_eq!(timers.moment(begun - Duration::from_secs(1)), timers.moment(begun));
+    }
+
+    #[test]
+    fn a_delay_ends_when_its_time_has_passed() {
+        let timers = Timers::new();
+        let second = Duration::from_secs(1);
+        let before = Instant::now();
+        let at = timers.instant(Moment::after(second));
+        // The two clocks of the timers were read one after the other.
+        assert!(at + Duration::from_millis(100) >= before + second && at <= Instant::now() + second);
     }
 
     #[test]
     fn a_cancelled_deadline_does_not_fire() {
         let start = Instant::now();
-        let mut timers = Timers::default();
+        let mut timers = Timers::new();
         let key = timers.insert(start, wait(1));
         timers.insert(start, wait(2));
         timers.remove(key);

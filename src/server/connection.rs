@@ -494,6 +494,10 @@ impl Connection {
         self.arriving = Arriving::default();
         // A client whose stream was ended comes back after a while.
         let brief = if self.ended_with_server { shared.first_request_deadline(false) } else { None };
+        if let (None, Some(time_left)) = (brief, shared.idle_time()) {
+            streams::set_time_left(self.stream.source(), time_left);
+            return Next::Rest(self);
+        }
         match brief.or_else(|| shared.idle_deadline()) {
             Some(deadline) => {
                 streams::set_deadline(self.stream.source(), Some(deadline));

@@ -212,6 +212,11 @@ impl Shared {
         self.proxy_peers.contains_peer(peer)
     }
 
+    /// How long a connection may rest that begins to rest now; `None` without a limit, and once the server stops.
+    pub fn idle_time(&self) -> Option<Duration> {
+        self.keep_alive.filter(|_| self.stop_begun().is_none())
+    }
+
     /// The deadline of a connection that begins to rest now.
     pub fn idle_deadline(&self) -> Option<Instant> {
         // The precise clock: deadlines also say which connection has been idle for longest.

@@ -58,8 +58,3 @@ fn a_stream_that_epoll_refuses_ends_for_its_reader_and_its_peer() {
     assert_eq!((&stream).read(&mut [0]).unwrap(), 0);
     assert_eq!(peer.read(&mut [0]).unwrap(), 0);
 }
-
-#[test]
-fn the_source_of_an_idle_connection_is_small() {
-    assert_eq!(size_of::<Source>(), 120);
-}
