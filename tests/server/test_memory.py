@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
+
 from frames import Client, text
 from serving import RunScript, Serve
 
@@ -63,8 +64,8 @@ def app(environ, start_response):
 REQUESTS = 400
 
 WEBSOCKET_KIB = 16
-"""The most for an idle WebSocket. A release build keeps one page of the stack, 10 KiB in all. A build for development has
-larger frames, and keeps two."""
+"""The most for an idle WebSocket. A release build keeps one page of the stack, 10 KiB in all. Other builds have larger
+frames, and keep two."""
 
 BODY_KIB = 64
 
