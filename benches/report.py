@@ -66,6 +66,7 @@ SLEEP = [
     Figure("parked100ms_c1000", "cpu_us", "CPU of each, us", "{:.1f}"),
     Figure("burst", "seconds", "burst asleep 1 s, done in s", "{:.2f}"),
     Figure("memory_parked", "resident_kib_each", "KiB a sleeping request", "{:.1f}"),
+    Figure("memory_parked", "resident_kib_each_for_long", "after 3 s", "{:.1f}"),
     Figure("memory_parked", "page_tables_kib_each", "and page tables", "{:.1f}"),
 ]
 IDLE = [

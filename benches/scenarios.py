@@ -20,8 +20,10 @@ from servers import Running, Task, get
 SETTLE_SECONDS = 0.5
 WARM_UP_SECONDS = 1
 # How long the requests sleep whose memory is measured, and the part of it they have to be all asleep.
-PARKED_SECONDS = 6.0
+PARKED_SECONDS = 10.0
 ALL_ASLEEP_SECONDS = 5.0
+# Requests that have slept for so long sleep for long: rmeinheld returns memory that they do not use.
+LONG_SECONDS = 3.0
 POLL_SECONDS = 0.05
 # wrk does not count what is under way when it stops. Of requests that sleep 100 ms that is a noticeable part of a short
 # run, so theirs is longer.
@@ -174,7 +176,7 @@ def _wait_until_asleep(server: Running, count: int) -> None:
 
 
 def _parked_memory(setup: Setup, server: Running) -> Figures:
-    """Memory per request that is asleep in the application, its connection included."""
+    """Memory per request that is asleep in the application, its connection included: at once and after a while."""
     before = memory(server.pid)
     count = setup.parked_requests
     with running_client(setup.client, "burst", server.port, count, setup.client_core) as client:
@@ -183,11 +185,14 @@ def _parked_memory(setup: Setup, server: Running) -> Figures:
         client.wait_for("sent")
         _wait_until_asleep(server, count)
         held = memory(server.pid)
+        time.sleep(LONG_SECONDS)
+        long_held = memory(server.pid)
         client.result(count)
     time.sleep(SETTLE_SECONDS)
     after = memory(server.pid)
     return {
         "resident_kib_each": (held.resident - before.resident) / count,
+        "resident_kib_each_for_long": (long_held.resident - before.resident) / count,
         "proportional_kib_each": (held.proportional - before.proportional) / count,
         "page_tables_kib_each": (held.page_tables - before.page_tables) / count,
         "kept_afterwards_kib_each": (after.resident - before.resident) / count,
