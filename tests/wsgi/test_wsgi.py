@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import gc
 import io
 import os
 import random
 import re
+import socket
+import sys
 import time
 import urllib.parse
 import weakref
@@ -861,6 +864,46 @@ def test_five_megabytes_reach_a_slow_reader_whole(file_server: Server, tmp_path:
         # Another client is served while this connection sends a file.
         connection.send(request("GET", target("/file", path=large, kind="buffered", length=len(data))))
         assert file_server.get("/hello").body == b"hello"
+
+
+def segments_with_data(connection: socket.socket) -> int:
+    """The number of received segments that had data: `tcpi_data_segs_in` of Linux's `struct tcp_info`."""
+    information = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 156)
+    return int.from_bytes(information[152:156], sys.byteorder)
+
+
+def test_a_head_and_its_short_file_share_a_segment(serve: Serve, tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    short.write_bytes(b"short")
+    server = serve("wsgi_app:app")
+    with server.connect() as connection:
+        before = segments_with_data(connection.socket)
+        connection.send(request("GET", target("/file", path=short, kind="buffered", length=5)))
+        connection.read_head()
+        assert connection.read_exactly(5) == b"short"
+        assert segments_with_data(connection.socket) == before + 1
+
+
+def test_the_head_of_a_file_that_cannot_be_read_is_sent(serve: Serve) -> None:
+    server = serve(
+        """
+        import tempfile
+
+        def app(environ, start_response):
+            start_response("200 OK", [("Content-Length", "5")])
+            with tempfile.NamedTemporaryFile() as named:
+                named.write(b"bytes")
+                named.flush()
+                file = open(named.name, "ab", buffering=0)
+            file.seek(0)
+            return environ["wsgi.file_wrapper"](file)
+        """
+    )
+    with server.connect() as connection:
+        connection.send(request("GET", "/"))
+        assert connection.socket.recv(1000).startswith(b"HTTP/1.1 200 ")
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.socket.recv(1000) == b""
 
 
 def test_a_middleware_can_iterate_a_file_wrapper(file_server: Server, path: Path, content: bytes) -> None:

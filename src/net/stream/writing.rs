@@ -28,6 +28,21 @@ impl Stream {
     ///
     /// # Parks
     pub fn write_all(&self, parts: &[&[u8]], pace: &Pace) -> Result<(), Failure> {
+        self.write_flagged(parts, SendFlags::NOSIGNAL, pace)
+    }
+
+    /// Like [`Self::write_all`], for a head that [`Self::send_file`] follows at once: both share their first segment.
+    ///
+    /// # Errors
+    /// As for [`Self::write_all`].
+    ///
+    /// # Parks
+    pub fn write_before_file(&self, head: &[u8], pace: &Pace) -> Result<(), Failure> {
+        self.write_flagged(&[head], SendFlags::NOSIGNAL | SendFlags::MORE, pace)
+    }
+
+    #[inline]
+    fn write_flagged(&self, parts: &[&[u8]], flags: SendFlags, pace: &Pace) -> Result<(), Failure> {
         if let Some(secured) = &self.secured {
             return self.write_secured(secured, parts, pace);
         }
@@ -35,7 +50,7 @@ impl Stream {
         let mut sent = 0;
         while sent < total {
             give_way(sent > 0)?;
-            match self.write_from(parts, sent) {
+            match self.write_from(parts, sent, flags) {
                 Ok(written) => {
                     traffic::note_sent(written);
                     sent += written;
@@ -126,10 +141,11 @@ impl Stream {
         Ok(())
     }
 
-    /// Writes `parts` beyond the first `skip` bytes, in one system call. Returns the number of bytes written.
-    fn write_from(&self, parts: &[&[u8]], mut skip: usize) -> Result<usize, Errno> {
+    /// Writes `parts` beyond the first `skip` bytes, in one system call. The `flags` are for a single part. Returns the
+    /// number of bytes written.
+    fn write_from(&self, parts: &[&[u8]], mut skip: usize, flags: SendFlags) -> Result<usize, Errno> {
         if let [only] = parts {
-            return rustix::net::send(&self.socket, only.get(skip..).unwrap_or_default(), SendFlags::NOSIGNAL);
+            return rustix::net::send(&self.socket, only.get(skip..).unwrap_or_default(), flags);
         }
         let mut slices = Vec::with_capacity(parts.len());
         for part in parts {

@@ -114,15 +114,13 @@ impl StartResponse {
         // Of a longer file, such as one of which a range is sent, only what was announced goes out.
         let declared_length = self.answer().head.declared_length;
         let framed = self.frame(&[], Some(declared_length.map_or(known_length, |length| length.min(known_length))))?;
-        let sent = self.put(py, &framed.stream, &[&framed.before]);
-        let stream = self.sent(framed, sent)?;
-        let exchange = &self.answer().exchange;
-        let body = match exchange.framing() {
-            Some(ResponseBody::Length(length)) => length.saturating_sub(exchange.sent_bytes()).min(known_length),
-            Some(ResponseBody::UntilClose | ResponseBody::Tunnel) => known_length,
-            Some(ResponseBody::None | ResponseBody::Chunked) | None => 0,
+        let body = self.answer().file_bytes(known_length);
+        let sent = if body == 0 || held::is_held(&framed.stream) {
+            self.put(py, &framed.stream, &[&framed.before])
+        } else {
+            interp::park_or_detach(py, || framed.stream.write_before_file(&framed.before, &self.pace))
         };
-        Ok((stream, body))
+        Ok((self.sent(framed, sent)?, body))
     }
 
     /// Notes what was sent by other means after [`Self::send_head`].
@@ -278,6 +276,15 @@ impl Answer {
     /// Has an item been held back, or failed to be sent since?
     pub(super) fn holds(&self) -> bool {
         self.stream.as_ref().is_some_and(|stream| held::is_held(stream)) || self.rare.is_some()
+    }
+
+    /// How many of the `known` bytes of a file belong on the wire, once the head is framed.
+    fn file_bytes(&self, known: u64) -> u64 {
+        match self.exchange.framing() {
+            Some(ResponseBody::Length(length)) => length.saturating_sub(self.exchange.sent_bytes()).min(known),
+            Some(ResponseBody::UntilClose | ResponseBody::Tunnel) => known,
+            Some(ResponseBody::None | ResponseBody::Chunked) | None => 0,
+        }
     }
 
     /// May the answer, once it is complete, be held back? Its connection goes on, and nothing has failed.
