@@ -6,6 +6,7 @@ use pyo3::exceptions::PyStopIteration;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
+use super::file_wrapper::FileWrapper;
 use super::gateway::Gateway;
 use super::in_progress::{InProgress, describe};
 use super::input::{Input, Rest};
@@ -420,6 +421,9 @@ fn is_taken_over(py: Python<'_>, outcome: &PyResult<()>) -> bool {
 fn close(result: &Bound<'_, PyAny>) -> PyResult<()> {
     if result.is_exact_instance_of::<PyList>() || result.is_exact_instance_of::<PyTuple>() {
         return Ok(());
+    }
+    if let Ok(file) = result.cast_exact::<FileWrapper>() {
+        return file.get().close(result.py());
     }
     if let Some(close) = result.getattr_opt(pyo3::intern!(result.py(), "close"))? {
         close.call0()?;

@@ -4,7 +4,10 @@ use std::os::fd::RawFd;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::gc::{PyTraverseError, PyVisit};
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
 
 use super::start_response::StartResponse;
 use crate::event_loop;
@@ -50,13 +53,13 @@ impl FileWrapper {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let block = self.filelike.bind(py).call_method1("read", (self.block_size,))?;
+        let block = self.filelike.bind(py).call_method1(intern!(py, "read"), (self.block_size,))?;
         Ok((block.len()? > 0).then_some(block))
     }
 
     /// Close the file-like object, if it has a `close` method.
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
-        if let Some(close) = self.filelike.bind(py).getattr_opt("close")? {
+    pub fn close(&self, py: Python<'_>) -> PyResult<()> {
+        if let Some(close) = self.filelike.bind(py).getattr_opt(intern!(py, "close"))? {
             close.call0()?;
         }
         Ok(())
@@ -68,12 +71,10 @@ impl FileWrapper {
     /// `None` also where nothing is left by its size: files of /proc have content and a size of 0.
     fn regular_file(&self, py: Python<'_>) -> PyResult<Option<(SentFile, u64, u64)>> {
         let file = self.filelike.bind(py);
-        if !reads_its_descriptor(file)? {
-            return Ok(None);
-        }
+        let Some(raw) = raw_file(file)? else { return Ok(None) };
         let (Ok(number), Ok(position)) = (
-            file.call_method0("fileno").and_then(|number| number.extract::<RawFd>()),
-            file.call_method0("tell").and_then(|position| position.extract::<u64>()),
+            raw.call_method0(intern!(py, "fileno")).and_then(|number| number.extract::<RawFd>()),
+            file.call_method0(intern!(py, "tell")).and_then(|position| position.extract::<u64>()),
         ) else {
             return Ok(None);
         };
@@ -111,16 +112,22 @@ impl FileWrapper {
     }
 }
 
-/// Does reading the object give the bytes of its descriptor? True for objects of `open()` in binary mode. A wrapper
-/// such as GzipFile has a descriptor, too.
-fn reads_its_descriptor(file: &Bound<'_, PyAny>) -> PyResult<bool> {
-    let io = file.py().import("io")?;
-    let is = |object: &Bound<'_, PyAny>, name: &str| io.getattr(name).map(|class| object.get_type().is(&class));
-    if is(file, "FileIO")? {
-        return Ok(true);
+/// The `FileIO` whose descriptor has the bytes that reading `file` gives: that of an object of `open()` in binary mode. A
+/// wrapper such as GzipFile has a descriptor, too, and gives `None`.
+fn raw_file<'py>(file: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    static FILE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static READER: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static RANDOM: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = file.py();
+    let is = |object: &Bound<'py, PyAny>, class: &PyOnceLock<Py<PyType>>, name: &str| {
+        class.import(py, "io", name).map(|class| object.get_type().is(class))
+    };
+    if is(file, &FILE, "FileIO")? {
+        return Ok(Some(file.clone()));
     }
-    if is(file, "BufferedReader")? || is(file, "BufferedRandom")? {
-        return is(&file.getattr("raw")?, "FileIO");
+    if is(file, &READER, "BufferedReader")? || is(file, &RANDOM, "BufferedRandom")? {
+        let raw = file.getattr(intern!(py, "raw"))?;
+        return Ok(is(&raw, &FILE, "FileIO")?.then_some(raw));
     }
-    Ok(false)
+    Ok(None)
 }
