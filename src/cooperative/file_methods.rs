@@ -183,10 +183,10 @@ unsafe fn is_detour_due(detour: &Detour, file: *mut ffi::PyObject) -> bool {
         return false;
     }
     // SAFETY: as the caller promises.
-    match unsafe { descriptor_of(file) } {
-        Some(number) => number >= 0 && !is_regular(number),
-        None => true,
-    }
+    let Some(number) = (unsafe { descriptor_of(file) }) else { return true };
+    // `close` is the detour for threads: it ends the waits on the descriptor, if there are any.
+    let is_idle = detour.for_threads && event_loop::is_waited_for(number) == Some(false);
+    number >= 0 && !is_idle && !is_regular(number)
 }
 
 /// The start of `fileio` in Modules/_io/fileio.c, the same since Python 3.0.

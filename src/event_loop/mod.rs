@@ -81,7 +81,9 @@ pub use roles::{Host, LoopFigures, Pulse, Service, StreamWatcher};
 pub use runtime::Runtime;
 pub use tokens::{SourceId, Ticket, WorkId};
 pub use turn::after_next_poll;
-pub use waits::{Waker, descriptor_closes, sleep, wait_any_descriptor, wait_descriptor, wait_for_wake, wait_stream};
+pub use waits::{
+    Waker, descriptor_closes, is_waited_for, sleep, wait_any_descriptor, wait_descriptor, wait_for_wake, wait_stream,
+};
 pub use wake::Wake;
 
 /// Whether the loop ends when its last coroutine has ended.

@@ -404,6 +404,11 @@ impl Poller {
         }
     }
 
+    /// Whether a descriptor of the application has waits.
+    pub fn is_waited_for(&self, number: RawFd) -> bool {
+        self.by_descriptor.get(&number).is_some_and(|&index| !self.sources[index].waits().is_empty())
+    }
+
     /// Takes every wait on a descriptor that its owner is about to close.
     pub fn take_waits(&mut self, number: RawFd) -> Vec<Ticket> {
         let Some(&index) = self.by_descriptor.get(&number) else { return Vec::new() };

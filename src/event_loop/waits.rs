@@ -102,6 +102,11 @@ pub fn descriptor_closes(number: RawFd) -> bool {
     with(|state| state.end_waits(number, Wake::Closed)).is_some()
 }
 
+/// Whether something waits on a descriptor of the application. `None` off the loop thread.
+pub fn is_waited_for(number: RawFd) -> Option<bool> {
+    with(|state| state.poller.is_waited_for(number))
+}
+
 impl Runtime {
     /// Whether the caller is on this loop's thread, and the loop has not ended.
     pub fn is_here(&self) -> bool {
