@@ -277,25 +277,44 @@ pub fn write_common(
     }
 }
 
-/// Writes the size line of a chunk; its data and [`CHUNK_END`] follow.
-///
-/// `len` must not be 0: an empty chunk ends the body ([`LAST_CHUNK`]), so callers skip empty items.
-pub fn write_chunk_head(out: &mut Vec<u8>, len: usize) {
-    debug_assert_ne!(len, 0, "an empty chunk would end the body");
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let mut digits = [0; size_of::<usize>() * 2];
-    let mut rest = len;
-    let mut start = digits.len();
-    for slot in digits.iter_mut().rev() {
-        *slot = HEX[rest % 16];
-        rest /= 16;
-        start -= 1;
-        if rest == 0 {
-            break;
+/// The size line of a chunk, whose data and [`CHUNK_END`] follow.
+pub struct ChunkHead {
+    /// The line, at the end.
+    bytes: [u8; ChunkHead::LONGEST],
+    start: usize,
+}
+
+impl ChunkHead {
+    const LONGEST: usize = size_of::<usize>() * 2 + CHUNK_END.len();
+
+    /// The size line of a chunk of `len` bytes.
+    ///
+    /// `len` must not be 0: an empty chunk ends the body ([`LAST_CHUNK`]), so callers skip empty items.
+    #[inline]
+    pub fn new(len: usize) -> ChunkHead {
+        debug_assert_ne!(len, 0, "an empty chunk would end the body");
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut bytes = [0; ChunkHead::LONGEST];
+        let (digits, end) = bytes.split_at_mut(ChunkHead::LONGEST - CHUNK_END.len());
+        end.copy_from_slice(CHUNK_END);
+        let mut rest = len;
+        let mut start = digits.len();
+        for slot in digits.iter_mut().rev() {
+            *slot = HEX[rest % 16];
+            rest /= 16;
+            start -= 1;
+            if rest == 0 {
+                break;
+            }
         }
+        ChunkHead { bytes, start }
     }
-    out.extend_from_slice(&digits[start..]);
-    out.extend_from_slice(b"\r\n");
+
+    /// The bytes of the line.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
 }
 
 /// The small HTML page of an error.
@@ -632,7 +651,7 @@ mod tests {
             assert_eq!(written(|out| write_decimal(out, number)), number.to_string());
             if number != 0 {
                 let len = number as usize;
-                assert_eq!(written(|out| write_chunk_head(out, len)), format!("{len:x}\r\n"));
+                assert_eq!(ChunkHead::new(len).bytes(), format!("{len:x}\r\n").as_bytes());
             }
         }
     }
@@ -641,7 +660,7 @@ mod tests {
     fn chunks_written_here_are_read_back_by_the_decoder() {
         use super::super::chunked::{ChunkedDecoder, Decoded};
         let mut out = Vec::new();
-        write_chunk_head(&mut out, 26);
+        out.extend_from_slice(ChunkHead::new(26).bytes());
         out.extend_from_slice(b"abcdefghijklmnopqrstuvwxyz");
         out.extend_from_slice(CHUNK_END);
         out.extend_from_slice(LAST_CHUNK);

@@ -1,5 +1,6 @@
 //! From an application's result to the response: sized results in one write, files by sendfile, the rest item by item.
 
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PyTuple};
 
@@ -66,7 +67,7 @@ fn send_sized(items: Bound<'_, PyTuple>, object: &Bound<'_, StartResponse>) -> P
 /// Sends any iterable. One with a single item has a known length (PEP 3333, "Handling the Content-Length Header").
 fn send_items(result: &Bound<'_, PyAny>, object: &Bound<'_, StartResponse>) -> PyResult<()> {
     let response = object.get();
-    let has_one_item = result.hasattr("__len__")? && result.len()? == 1;
+    let has_one_item = result.hasattr(intern!(result.py(), "__len__"))? && result.len()? == 1;
     let items = result
         .try_iter()
         .map_err(|_| wrong_type("the application must return an iterable of bytes", result, "PEP 3333"))?;

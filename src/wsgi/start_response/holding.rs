@@ -15,6 +15,7 @@ use super::StartResponse;
 use super::sender::{COPIED_BYTES, Framed};
 use crate::event_loop::{self, Wake, interrupts};
 use crate::http::exchange::{Ending, Writing};
+use crate::http::response::{CHUNK_END, ChunkHead, ResponseBody};
 use crate::interp::{self, failure_error};
 use crate::net::{Failure, Stream, held};
 
@@ -40,20 +41,45 @@ impl StartResponse {
             return this.send(data, known_length);
         }
         this.check_time(data.py())?;
+        let held = match this.hold_behind(bytes) {
+            Some(count) => count,
+            None => Self::hold_first(slf, data)?,
+        };
+        if held >= held::FULL { this.flush(data.py()) } else { Ok(()) }
+    }
+
+    /// Holds an item back, or sends it. Returns how many bytes are held.
+    ///
+    /// # Parks
+    // Not part of its caller, which coroutines wait in.
+    #[inline(never)]
+    fn hold_first(slf: &Bound<'_, Self>, data: &Bound<'_, PyBytes>) -> PyResult<usize> {
+        let (this, bytes) = (slf.get(), data.as_bytes());
         let framed = this.frame(bytes, None)?;
         let body = bytes.get(..framed.data).unwrap_or_default();
         let parts = [&framed.before, body, framed.after];
         let held = held::hold(&framed.stream, &parts);
         let sent = if held.is_some() { Ok(()) } else { this.put(data.py(), &framed.stream, &parts) };
         this.sent(framed, sent)?;
-        match held {
-            Some(count) if count >= held::FULL => this.flush(data.py()),
-            Some(_) => {
-                Self::become_holder(slf);
-                Ok(())
-            }
-            None => Ok(()),
+        if held.is_some() {
+            Self::become_holder(slf);
         }
+        Ok(held.unwrap_or(0))
+    }
+
+    /// Holds an item back as a chunk behind earlier ones. Returns how many bytes are held; `None` if this takes the long
+    /// way, [`Self::hold_first`].
+    fn hold_behind(&self, bytes: &[u8]) -> Option<usize> {
+        let mut answer = self.answer();
+        let is_ordinary = !answer.is_sending
+            && answer.rare.is_none()
+            && answer.exchange.framing() == Some(ResponseBody::Chunked)
+            && answer.exchange.writing() == Writing::Body;
+        let stream = answer.stream.as_ref().filter(|stream| is_ordinary && held::is_held(stream))?;
+        let count = held::hold(stream, &[ChunkHead::new(bytes.len()).bytes(), bytes, CHUNK_END])?;
+        // Legal while the body is on its way.
+        let _ = answer.exchange.send_data(bytes.len());
+        Some(count)
     }
 
     /// Has what is held back sent before the next wait.

@@ -10,7 +10,7 @@ use super::StartResponse;
 use super::answer::{Answer, illegal};
 use crate::crew::seat::monotonic_nanoseconds;
 use crate::http::exchange::{ExchangeEvent, Writing};
-use crate::http::response::{CHUNK_END, LAST_CHUNK, ResponseBody, error_body, write_chunk_head};
+use crate::http::response::{CHUNK_END, ChunkHead, LAST_CHUNK, ResponseBody, error_body};
 use crate::interp::{self, failure_error};
 use crate::net::{Failure, Stream, held};
 
@@ -211,7 +211,7 @@ impl StartResponse {
         let count = answer.exchange.send_data(data.len()).map_err(illegal)?;
         let is_chunk = answer.exchange.framing() == Some(ResponseBody::Chunked) && count > 0;
         if is_chunk {
-            write_chunk_head(&mut before, count);
+            before.extend_from_slice(ChunkHead::new(count).bytes());
         }
         answer.is_sending = true;
         let is_whole = known_length == Some(data.len() as u64) && !data.is_empty();
