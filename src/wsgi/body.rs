@@ -1,7 +1,8 @@
 //! The body of a request, read from the connection as the application asks for it.
 //!
-//! Bytes that arrived with the head come first. Then the socket is read, never more than one buffer ahead: a slow
-//! application slows its client down instead of filling the server's memory.
+//! Bytes that arrived with the head come first. Then the socket is read, never more than one buffer ahead, or as much
+//! again as the application has asked for. A slow application slows its client down instead of filling the server's
+//! memory.
 
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,31 @@ impl BodyPatience {
                 self.received % u64::from(self.bytes_per_second) * 1000 / u64::from(self.bytes_per_second),
             );
         Some(timeout.saturating_add(earned).saturating_sub(self.waited).min(timeout))
+    }
+
+    /// Reads at least one byte into `buffer`, which has room, within this patience. Returns the number of bytes.
+    ///
+    /// # Parks
+    fn read(&mut self, stream: &Stream, buffer: &mut Vec<u8>) -> Result<usize, BodyFailure> {
+        let read = match stream.read_now(buffer) {
+            Ok(Some(read)) => Ok(read),
+            Ok(None) => {
+                let since = Instant::now();
+                let read = stream.read(buffer, self.left());
+                self.waited += since.elapsed();
+                read
+            }
+            Err(error) => Err(Failure::Gone(error)),
+        };
+        match read {
+            Ok(0) => Err(BodyFailure::Incomplete),
+            Ok(count) => {
+                self.received += count as u64;
+                Ok(count)
+            }
+            Err(Failure::TimedOut) => Err(BodyFailure::Request(RequestError::Timeout)),
+            Err(failure) => Err(BodyFailure::Connection(failure)),
+        }
     }
 }
 
@@ -150,16 +176,16 @@ impl RequestBody {
         while !self.is_finished() {
             if self.raw_start == self.raw.len() {
                 let sends_continue = response.answer().exchange.await_body();
-                let filled = self.fill(stream, sends_continue);
+                let filled = self.fill(stream, sends_continue, out);
                 response.answer().exchange.stop_awaiting_body();
-                filled?;
+                let received = filled?;
+                if received > 0 {
+                    self.note_taken(response, received);
+                    return Ok(received);
+                }
             }
             let decoded = self.decode(out).map_err(BodyFailure::Request)?;
-            // Illegal only after the request has ended, when nothing depends on its exchange any more.
-            let _ = response.answer().exchange.take_body(decoded, self.is_finished());
-            if self.is_finished() && self.raw_start < self.raw.len() {
-                response.answer().exchange.note_more();
-            }
+            self.note_taken(response, decoded);
             if decoded > 0 {
                 return Ok(decoded);
             }
@@ -167,32 +193,66 @@ impl RequestBody {
         Ok(0)
     }
 
-    fn fill(&mut self, stream: &Stream, sends_continue: bool) -> Result<(), BodyFailure> {
+    /// Takes the next `count` bytes of the body, or its rest if that is shorter, and notes it in the exchange of
+    /// `response`. `None` if they have not all arrived, or need decoding.
+    pub fn take_received(&mut self, response: &StartResponse, count: usize) -> Option<&[u8]> {
+        let Framing::Length(rest) = self.framing else { return None };
+        let count = usize::try_from(rest).map_or(count, |rest| rest.min(count));
+        let taken = self.raw_start..self.raw_start + count;
+        if self.failed || count == 0 || taken.end > self.raw.len() {
+            return None;
+        }
+        self.raw_start = taken.end;
+        self.shorten(count);
+        self.note_taken(response, count);
+        self.raw.get(taken)
+    }
+
+    /// Notes that `count` bytes of a body with a length are taken.
+    fn shorten(&mut self, count: usize) {
+        if let Framing::Length(rest) = &mut self.framing {
+            *rest -= count as u64;
+            if *rest == 0 {
+                self.framing = Framing::Finished;
+            }
+        }
+    }
+
+    fn note_taken(&self, response: &StartResponse, count: usize) {
+        let mut answer = response.answer();
+        // Illegal only after the request has ended, when nothing depends on its exchange any more.
+        let _ = answer.exchange.take_body(count, self.is_finished());
+        if self.is_finished() && self.raw_start < self.raw.len() {
+            answer.exchange.note_more();
+        }
+    }
+
+    /// Reads from the socket: into `raw`, or into `out` if the body needs no decoding. Returns the number of bytes that are
+    /// added to `out`.
+    fn fill(&mut self, stream: &Stream, sends_continue: bool, out: &mut Vec<u8>) -> Result<usize, BodyFailure> {
         if sends_continue {
             stream.write_all(&[CONTINUE], &Pace::new(self.patience.timeout, 0)).map_err(BodyFailure::Connection)?;
         }
-        self.raw.clear();
         self.raw_start = 0;
-        self.raw.reserve_exact(READ_BYTES);
-        let read = match stream.read_now(&mut self.raw) {
-            Ok(Some(read)) => Ok(read),
-            Ok(None) => {
-                let since = Instant::now();
-                let read = stream.read(&mut self.raw, self.patience.left());
-                self.patience.waited += since.elapsed();
-                read
-            }
-            Err(error) => Err(Failure::Gone(error)),
+        let Framing::Length(rest) = self.framing else {
+            self.raw.clear();
+            self.raw.reserve_exact(READ_BYTES);
+            self.patience.read(stream, &mut self.raw)?;
+            return Ok(0);
         };
-        match read {
-            Ok(0) => Err(BodyFailure::Incomplete),
-            Ok(count) => {
-                self.patience.received += count as u64;
-                Ok(())
-            }
-            Err(Failure::TimedOut) => Err(BodyFailure::Request(RequestError::Timeout)),
-            Err(failure) => Err(BodyFailure::Connection(failure)),
+        self.raw = Vec::new();
+        let start = out.len();
+        out.reserve(READ_BYTES);
+        let mut count = self.patience.read(stream, out)?;
+        if let Ok(rest) = usize::try_from(rest)
+            && rest < count
+        {
+            // The rest is the start of the next request.
+            self.raw = out.split_off(start + rest);
+            count = rest;
         }
+        self.shorten(count);
+        Ok(count)
     }
 
     /// Moves decoded bytes from `raw` to `out`.

@@ -201,6 +201,11 @@ impl Reader {
 
     fn read<'py>(&mut self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {
         let size = size.unwrap_or(usize::MAX);
+        if self.ready.is_empty()
+            && let Some(bytes) = self.body.take_received(self.response.get(), size)
+        {
+            return Ok(PyBytes::new(py, bytes));
+        }
         while self.ready().len() < size && self.more(py)? {}
         Ok(self.take(py, size))
     }

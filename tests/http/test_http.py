@@ -330,6 +330,14 @@ def test_continue_is_sent_when_the_application_reads(server: Server) -> None:
         assert connection.request(NEXT).body == b"hello from /next"
 
 
+def test_the_next_request_may_come_with_a_body_that_the_application_waits_for(server: Server) -> None:
+    with server.connect() as connection:
+        connection.send(request("POST", "/echo", "Expect: 100-continue", "Content-Length: 4"))
+        assert connection.read_response("POST").status == 100
+        assert connection.request(b"body" + NEXT, "POST").body == b"body"
+        assert connection.read_response("GET").body == b"hello from /next"
+
+
 def test_continue_is_sent_for_chunked_bodies_and_in_any_letter_case(server: Server) -> None:
     with server.connect() as connection:
         connection.send(request("POST", "/echo", "expect: 100-Continue", "Transfer-Encoding: chunked"))
