@@ -5,6 +5,7 @@
 //! | [`handshake`]   | which requests become WebSockets, and the head of the 101 answer  | RFC 6455 4.2             |
 //! | [`extension`]   | offers of compression, and the agreement on one                   | RFC 7692 5, 7.1          |
 //! | [`protocol`]    | frames and messages of an open connection                         | RFC 6455 5, 6, 8         |
+//! | [`short`]       | short messages, read without memory of their own                  | RFC 6455 5, 6            |
 //! | [`frames`]      | the frames that the server writes                                 | RFC 6455 5.2             |
 //! | [`deflate`]     | messages compressed and inflated                                  | RFC 7692 7.2             |
 //! | [`closing`]     | how far a connection has closed, and why: one transition table    | RFC 6455 7               |
@@ -27,3 +28,4 @@ pub mod origins;
 pub mod pings;
 pub mod protocol;
 pub mod shared_frame;
+pub mod short;

@@ -15,10 +15,11 @@ use super::close_codes::{self, INVALID_DATA, MESSAGE_TOO_BIG, NO_CODE, PROTOCOL_
 use super::closing::{Close, Closing, ClosingAction, ClosingEvent, Violation};
 use super::deflate::{InflateError, Inflating, SlidingWindow};
 use super::extension::Agreement;
-use super::frames::{HEADER_BYTES, MASKED, SHORT_BINARY, SHORT_BYTES, SHORT_TEXT, write_close, write_control};
+use super::frames::{HEADER_BYTES, write_close, write_control};
 
 pub use super::frames::{CONTROL_BYTES, MessageKind, write_compressed, write_message, write_ping};
 use super::pings::Pings;
+use super::short::{Arrival, Short};
 
 /// Compressed bytes that are inflated at a time. They become at most 1 MiB.
 const INFLATED_PIECE_BYTES: usize = 1024;
@@ -166,7 +167,7 @@ impl Protocol {
     ) -> Result<usize, Violation> {
         let mut frames = 0;
         while !input.is_empty() && self.closing.is_reading() {
-            frames += self.receive_some(&mut input, usize::MAX, out, &mut deliver)?;
+            frames += self.receive_some(&mut input, usize::MAX, out, |message| deliver(message.into()))?;
         }
         Ok(frames)
     }
@@ -181,7 +182,7 @@ impl Protocol {
         input: &mut &[u8],
         most: usize,
         out: &mut Vec<u8>,
-        mut deliver: impl FnMut(Message),
+        mut deliver: impl FnMut(Arrival<'_>),
     ) -> Result<usize, Violation> {
         self.inflated = 0;
         let received = self.read_frames(input, most, out, &mut deliver);
@@ -197,12 +198,14 @@ impl Protocol {
         input: &mut &[u8],
         most: usize,
         out: &mut Vec<u8>,
-        deliver: &mut impl FnMut(Message),
+        deliver: &mut impl FnMut(Arrival<'_>),
     ) -> Result<usize, Violation> {
         let mut frames = 0;
         while self.closing.is_reading() && frames < most && self.inflated < INFLATED_AT_ONCE_BYTES {
             let Some(mut frame) = self.frame.take() else {
-                if let Some(message) = self.take_short(input)? {
+                // This reads most messages, with a third of the work.
+                if let Some(short) = self.take_short(input) {
+                    let message = short.arrival().ok_or(NOT_UTF8)?;
                     frames += 1;
                     if self.closing.is_open() {
                         deliver(message);
@@ -242,29 +245,13 @@ impl Protocol {
         Ok(frames)
     }
 
-    /// Takes a short message off `input`: one frame, uncompressed, with all of its bytes there. Takes nothing, and returns
-    /// None, if anything else comes next, a broken rule included. Most messages are short, and this reads one with a
-    /// third of the work.
-    fn take_short(&mut self, input: &mut &[u8]) -> Result<Option<Message>, Violation> {
-        let kind = match input.first() {
-            Some(&SHORT_TEXT) => MessageKind::Text,
-            Some(&SHORT_BINARY) => MessageKind::Binary,
-            _ => return Ok(None),
-        };
-        let &[_, second, first, next, third, last, ref rest @ ..] = *input else { return Ok(None) };
-        let length = usize::from(second & !MASKED);
-        let is_short = second & MASKED != 0 && length <= SHORT_BYTES && length as u64 <= self.message_limit;
-        if !is_short || self.message.is_some() || self.header_length > 0 {
-            return Ok(None);
+    /// Takes a short message off `input`, unless something else has begun.
+    #[inline]
+    fn take_short(&self, input: &mut &[u8]) -> Option<Short> {
+        if self.message.is_some() || self.header_length > 0 {
+            return None;
         }
-        let Some((payload, rest)) = rest.split_at_checked(length) else { return Ok(None) };
-        *input = rest;
-        let mut data = Vec::with_capacity(length);
-        append_unmasked(&mut data, payload, &mut [first, next, third, last]);
-        match kind {
-            MessageKind::Text => String::from_utf8(data).map(Message::Text).map(Some).map_err(|_| NOT_UTF8),
-            MessageKind::Binary => Ok(Some(Message::Binary(data))),
-        }
+        Short::take(input, self.message_limit)
     }
 
     /// Takes the header of a frame off `input`. Returns false if it is incomplete.
@@ -382,7 +369,7 @@ impl Protocol {
         }
     }
 
-    fn end_message(&mut self, deliver: &mut impl FnMut(Message)) -> Result<(), Violation> {
+    fn end_message(&mut self, deliver: &mut impl FnMut(Arrival<'_>)) -> Result<(), Violation> {
         let Some(mut message) = self.message.take() else { return Ok(()) };
         if let Some(inflating) = message.inflating.take() {
             inflating.finish().map_err(|_| CORRUPT)?;
@@ -397,7 +384,7 @@ impl Protocol {
             MessageKind::Binary => Message::Binary(message.data),
         };
         if self.closing.is_open() {
-            deliver(whole);
+            deliver(Arrival::Message(whole));
         }
         Ok(())
     }

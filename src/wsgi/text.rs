@@ -7,6 +7,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyString;
 use pyo3::types::string::PyStringData;
 
+use crate::websocket::short::Ascii;
+
 /// The highest code point of ASCII.
 const ASCII: u32 = 0x7f;
 
@@ -21,17 +23,25 @@ pub fn latin1<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyStrin
     }
 }
 
-/// The `str` with this text. ASCII is copied, where CPython's decoder of UTF-8 would look at each byte again.
+/// The `str` with this text.
+///
+/// # Errors
+/// MemoryError.
+pub fn string<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyString>> {
+    Ascii::new(text.as_bytes()).map_or_else(|| Ok(PyString::new(py, text)), |text| ascii(py, text))
+}
+
+/// The `str` with this text, which is copied. CPython's decoder of UTF-8 would look at each byte again.
 ///
 /// # Errors
 /// MemoryError.
 #[expect(unsafe_code, reason = "pyo3 only decodes, and this runs for every message of a WebSocket")]
-pub fn string<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyString>> {
-    let Some(length) = isize::try_from(text.len()).ok().filter(|_| text.is_ascii()) else {
-        return Ok(PyString::new(py, text));
-    };
+pub fn ascii<'py>(py: Python<'py>, text: Ascii<'_>) -> PyResult<Bound<'py, PyString>> {
+    let text = text.as_bytes();
+    let length = isize::try_from(text.len()).unwrap_or(isize::MAX);
     // SAFETY: attached, as the token shows. A new str of ASCII has room for `length` bytes, one for each character, and
-    // nothing else has seen it before they are written. The empty str is shared, and nothing is written to it.
+    // nothing else has seen it before they are written. The empty str is shared, and nothing is written to it. `Ascii`
+    // holds nothing else.
     unsafe {
         let object = pyo3::ffi::PyUnicode_New(length, ASCII);
         let string = Bound::from_owned_ptr_or_err(py, object)?;

@@ -27,7 +27,7 @@ use crate::sync::recover;
 use crate::websocket::closing::Close;
 use crate::websocket::extension::Agreement;
 use crate::websocket::pings::Latency;
-use crate::websocket::protocol::{Message, MessageKind};
+use crate::websocket::protocol::MessageKind;
 use crate::wsgi::StopFlag;
 
 /// One connection.
@@ -83,20 +83,24 @@ impl WebSocketSession {
         self.lock(py).backlog()
     }
 
-    /// Waits for the next message; none when the connection is closed.
+    /// Waits for the next message, a str for text or bytes for binary; none when the connection is closed.
     ///
     /// # Errors
     /// TimeoutError at `deadline`; see [`interp::wait`].
     ///
     /// # Parks
-    pub fn receive(self: &Arc<Self>, py: Python<'_>, deadline: Option<Instant>) -> PyResult<Option<Message>> {
+    pub fn receive<'py>(
+        self: &Arc<Self>,
+        py: Python<'py>,
+        deadline: Option<Instant>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
         interp::give_way(py)?;
         let mut is_late = false;
         loop {
             let mut wire = self.lock(py);
             if let Some(message) = wire.pop() {
                 self.settle(py, wire)?;
-                return Ok(Some(message));
+                return message.into_object(py).map(Some);
             }
             if wire.closing().close().is_some() || wire.fail_now() || wire.end_stop() {
                 self.settle(py, wire)?;
@@ -370,11 +374,11 @@ impl WebSocketSession {
     }
 
     /// Moves enciphered bytes, then calls `look` under the lock. On the loop, where settling does not fail.
-    fn look_after(&self, look: impl FnOnce(&mut Wire)) {
+    fn look_after(&self, look: impl FnOnce(&mut Wire, Python<'_>)) {
         Python::attach(|py| {
             self.stream.work(true);
             let mut wire = self.lock(py);
-            look(&mut wire);
+            look(&mut wire, py);
             let _ = self.settle(py, wire);
         });
     }
@@ -390,9 +394,9 @@ impl StreamWatcher for WebSocketSession {
     }
 
     fn stop(&self) {
-        self.look_after(|wire| {
+        self.look_after(|wire, py| {
             wire.begin_stop();
-            wire.look();
+            wire.look(py);
         });
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyString, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use super::session::WebSocketSession;
 use super::settings::WebSocketSettings;
@@ -21,9 +21,8 @@ use crate::sync::lock;
 use crate::websocket::close_codes::{self, NORMAL};
 use crate::websocket::closing::Close;
 use crate::websocket::handshake::Handshake;
-use crate::websocket::protocol::{Message, MessageKind, REASON_BYTES};
+use crate::websocket::protocol::{MessageKind, REASON_BYTES};
 use crate::wsgi::start_response::StartResponse;
-use crate::wsgi::text::string;
 pub use errors::{ConnectionClosed, WebSocketError};
 pub use payloads::bytes_of;
 use payloads::utf8_or_bytes;
@@ -167,7 +166,7 @@ impl WebSocket {
     #[pyo3(signature = (timeout = None))]
     fn receive_json<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         match self.receive_message(py, timeout)? {
-            Some(message) => json::loads(py, &message),
+            Some(message) => json::loads(&message),
             None => Err(self.closed_error(py)),
         }
     }
@@ -181,11 +180,7 @@ impl WebSocket {
     /// Raises TimeoutError without a message in time, and ValueError for a negative timeout.
     #[pyo3(signature = (timeout = None))]
     fn receive<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        Ok(match self.receive_message(py, timeout)? {
-            Some(Message::Text(text)) => Some(string(py, &text)?.into_any()),
-            Some(Message::Binary(data)) => Some(PyBytes::new(py, &data).into_any()),
-            None => None,
-        })
+        self.receive_message(py, timeout)
     }
 
     /// The same as `receive()`, by Meinheld's name.

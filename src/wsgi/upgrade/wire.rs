@@ -3,6 +3,7 @@
 //! Nothing here waits. System calls are tried, and the waiters whom the outcome concerns are notified.
 
 mod deadlines;
+mod incoming;
 mod pinging;
 mod reading;
 mod sharing;
@@ -19,17 +20,15 @@ use crate::net::{Pace, Stream};
 use crate::websocket::close_codes::{GOING_AWAY, NORMAL, SERVICE_RESTART};
 use crate::websocket::closing::{Close, Closing, ClosingAction, ClosingEvent};
 use crate::websocket::extension::Agreement;
-use crate::websocket::protocol::{Message, MessageKind, Protocol};
+use crate::websocket::protocol::{MessageKind, Protocol};
 use crate::wsgi::StopFlag;
 
+use incoming::Incoming;
 pub use sharing::{Membership, Offered};
 
 /// Bytes of messages that may wait for the application. Then reading pauses, and TCP holds up the client. asyncio's
 /// `websockets` takes 16 messages, aiohttp 64 KiB.
 const UNREAD_BYTES: usize = 64 * 1024;
-
-/// The cost of a message in addition to its bytes, so that empty ones count too.
-const MESSAGE_BYTES: usize = 64;
 
 /// Bytes read at a time.
 const READ_BYTES: usize = 16 * 1024;
@@ -77,7 +76,7 @@ pub(super) struct Wire {
     /// yet.
     received: Vec<u8>,
     parsed: usize,
-    incoming: VecDeque<Message>,
+    incoming: VecDeque<Incoming>,
     incoming_bytes: usize,
     /// Frames to be sent, of which the first `sent` bytes have been.
     outgoing: Vec<u8>,
@@ -176,11 +175,11 @@ impl Wire {
     }
 
     /// Takes the next message that has arrived.
-    pub fn pop(&mut self) -> Option<Message> {
+    pub fn pop(&mut self) -> Option<Incoming> {
         let message = self.incoming.pop_front();
         self.is_answering = message.is_some();
         let message = message?;
-        self.incoming_bytes -= message.size() + MESSAGE_BYTES;
+        self.incoming_bytes -= message.cost();
         Some(message)
     }
 

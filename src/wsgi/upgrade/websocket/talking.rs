@@ -10,7 +10,7 @@ use crate::interp::{CoroutineExit, RequestTimeout, deadline_after};
 use crate::websocket::close_codes::{INTERNAL_ERROR, NORMAL};
 use crate::websocket::closing::Close;
 use crate::websocket::pings::Latency;
-use crate::websocket::protocol::{CONTROL_BYTES, Message, MessageKind};
+use crate::websocket::protocol::{CONTROL_BYTES, MessageKind};
 
 impl WebSocket {
     /// # Parks
@@ -28,7 +28,11 @@ impl WebSocket {
     }
 
     /// # Parks
-    pub(super) fn receive_message(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Option<Message>> {
+    pub(super) fn receive_message<'py>(
+        &self,
+        py: Python<'py>,
+        timeout: Option<f64>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let deadline = timeout.map(|seconds| deadline_after("timeout", seconds)).transpose()?;
         let message = self.session(py)?.receive(py, deadline)?;
         if message.is_some() {

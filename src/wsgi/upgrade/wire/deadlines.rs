@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use pyo3::Python;
+
 use super::super::settings::WebSocketSettings;
 use super::Wire;
 use crate::event_loop::streams;
 
 impl Wire {
     /// Reads and sends what is ready. On the loop.
-    pub fn look(&mut self) {
-        self.wants_attention |= self.catch_up();
+    pub fn look(&mut self, py: Python<'_>) {
+        self.wants_attention |= self.catch_up(py);
         let awaits_ping = self.options.ping_interval.is_some() && !self.awaits_deadline;
         if awaits_ping || !self.closing().is_open() || self.is_stopping() {
             self.schedule();
@@ -17,9 +19,9 @@ impl Wire {
     }
 
     /// Reads and sends what is ready. Returns true if there is more to read after the turns of others.
-    pub(super) fn catch_up(&mut self) -> bool {
+    pub(super) fn catch_up(&mut self, py: Python<'_>) -> bool {
         self.flush();
-        let has_more = self.read();
+        let has_more = self.read(py);
         self.flush();
         if !self.closing().is_open() && self.close_deadline.is_none() {
             self.set_close_deadline();
@@ -28,7 +30,7 @@ impl Wire {
     }
 
     /// Acts on the stream's deadline, which has passed. On the loop.
-    pub fn expire(&mut self) {
+    pub fn expire(&mut self, py: Python<'_>) {
         let now = Instant::now();
         self.awaits_deadline = false;
         if self.closing().is_over() {
@@ -46,7 +48,7 @@ impl Wire {
         } else if self.stop_deadline.is_some_and(|deadline| deadline <= now) {
             self.close_for_stop();
         } else if self.next_ping().is_some_and(|at| at <= now) {
-            self.keep_alive(now);
+            self.keep_alive(py, now);
         }
         self.schedule();
     }

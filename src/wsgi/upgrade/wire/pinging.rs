@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use pyo3::Python;
+
 use super::{Ping, UNREAD_BYTES, Wire};
 use crate::websocket::pings::Latency;
 use crate::websocket::protocol;
@@ -65,9 +67,9 @@ impl Wire {
     }
 
     /// Pings the client, or gives it up if it did not answer the last ping in time.
-    pub(super) fn keep_alive(&mut self, now: Instant) {
+    pub(super) fn keep_alive(&mut self, py: Python<'_>, now: Instant) {
         if self.pinged.is_some() && self.settings.ping_timeout.is_some() {
-            return self.check_ping(now);
+            return self.check_ping(py, now);
         }
         let acknowledged = self.acknowledged();
         let has_queue = acknowledged < self.end_of_queue();
@@ -79,9 +81,9 @@ impl Wire {
     }
 
     /// Gives up a client that did not answer a ping in time, unless it cannot have answered yet.
-    fn check_ping(&mut self, now: Instant) {
+    fn check_ping(&mut self, py: Python<'_>, now: Instant) {
         // The answer may have come while something else kept the loop busy.
-        let has_more = self.catch_up();
+        let has_more = self.catch_up(py);
         self.wants_attention |= has_more;
         if !self.closing().is_open() {
             return;

@@ -1,0 +1,58 @@
+//! Messages that wait for the application.
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::websocket::protocol::Message;
+use crate::websocket::short::Arrival;
+use crate::wsgi::text::{ascii, string};
+
+/// The cost of a message in addition to its bytes, so that empty ones count too.
+const MESSAGE_BYTES: usize = 64;
+
+/// A message that waits for the application.
+pub enum Incoming {
+    /// A short message, as the application gets it, and its size. It needs no memory but that of the object, which is
+    /// not much more than the message: its text is ASCII.
+    Object(Py<PyAny>, usize),
+    /// Any other message.
+    Message(Message),
+}
+
+impl Incoming {
+    /// The message that has arrived.
+    #[inline]
+    pub fn of(py: Python<'_>, arrival: Arrival<'_>) -> Incoming {
+        match arrival {
+            Arrival::Ascii(text) => match ascii(py, text) {
+                Ok(object) => Incoming::Object(object.into_any().unbind(), text.as_bytes().len()),
+                // Out of memory. There may be more of it later.
+                Err(_) => Incoming::Message(arrival.into()),
+            },
+            Arrival::Bytes(data) => Incoming::Object(PyBytes::new(py, data).into_any().unbind(), data.len()),
+            Arrival::Message(message) => Incoming::Message(message),
+        }
+    }
+
+    /// The bytes that the message counts as.
+    pub fn cost(&self) -> usize {
+        let size = match self {
+            Incoming::Object(_, size) => *size,
+            Incoming::Message(message) => message.size(),
+        };
+        size + MESSAGE_BYTES
+    }
+
+    /// The message as the application gets it: a str for text, bytes for binary.
+    ///
+    /// # Errors
+    /// MemoryError.
+    #[inline]
+    pub fn into_object(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+        match self {
+            Incoming::Object(object, _) => Ok(object.into_bound(py)),
+            Incoming::Message(Message::Text(text)) => Ok(string(py, &text)?.into_any()),
+            Incoming::Message(Message::Binary(data)) => Ok(PyBytes::new(py, &data).into_any()),
+        }
+    }
+}
