@@ -142,7 +142,7 @@ impl Acceptor {
 }
 
 impl StreamWatcher for Acceptor {
-    fn look(&self) {
+    fn look(&self, _now: Instant) {
         loop {
             match self.accept() {
                 Ok(Some(socket)) => self.admit(socket),
@@ -165,7 +165,7 @@ impl StreamWatcher for Acceptor {
     }
 
     fn expired(&self) {
-        self.look();
+        self.look(Instant::now());
     }
 
     /// Messages go on while the server stops.

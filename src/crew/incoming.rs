@@ -222,7 +222,7 @@ fn read(socket: &LocalSocket, decoder: &mut Decoder<OwnedFd>) -> Result<Option<u
 }
 
 impl StreamWatcher for Incoming {
-    fn look(&self) {
+    fn look(&self, _now: Instant) {
         if self.is_busy.swap(true, Ordering::Relaxed) {
             // A handler waits. The call that waits for it goes on with the messages.
             self.is_due.store(true, Ordering::Relaxed);

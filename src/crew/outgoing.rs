@@ -221,7 +221,7 @@ impl Outgoing {
 }
 
 impl StreamWatcher for Outgoing {
-    fn look(&self) {
+    fn look(&self, _now: Instant) {
         let mut live = lock(&self.live);
         let has_peer_ended = live.as_ref().and_then(|open| open.source).is_some_and(streams::is_peer_closed);
         if has_peer_ended {

@@ -66,13 +66,13 @@ fn spawn_first(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<()> {
         waiting::begin();
         match LoopState::new(Arc::clone(&host), Arc::clone(&runtime)) {
             Ok(mut state) => {
-                let unit = Unit::new(state.units.vacant_key());
+                let unit = Unit::new(state.units.vacant_key(), host);
                 let _ = unit.handle.set(coroutine::current());
                 unit.command.set(Some(Command::Lead));
                 state.leader = unit.slot;
                 state.units.insert(Rc::clone(&unit));
                 state::install(Some(state));
-                live(&unit, &*host);
+                live(&unit);
             }
             Err(error) => {
                 activity::end();
@@ -94,14 +94,14 @@ fn cannot_start(error: io::Error) -> io::Error {
 /// Spawns a follower, which counts as idle at once.
 #[inline(never)]
 fn spawn_follower() -> io::Result<()> {
-    let Some((slot, host)) = with(|state| (state.units.vacant_key(), Arc::clone(&*state.host))) else {
+    let Some((slot, host)) = with(|state| (state.units.vacant_key(), Arc::clone(&state.host))) else {
         return Ok(());
     };
-    let unit = Unit::new(slot);
+    let unit = Unit::new(slot, host);
     let carrier = Carrier(Rc::clone(&unit));
     let handle = coroutine::spawn(Box::new(move || {
         let Carrier(unit) = { carrier };
-        live(&unit, &*host);
+        live(&unit);
     }))?;
     let _ = unit.handle.set(handle);
     with(|state| {
@@ -132,12 +132,12 @@ struct Carrier(Rc<Unit>);
 unsafe impl Send for Carrier {}
 
 /// Runs a unit from its first instruction to its last.
-fn live(unit: &Rc<Unit>, host: &dyn Host) {
+fn live(unit: &Rc<Unit>) {
     let stack = StackBounds::of_caller(coroutine::stack_bytes());
     unit.stack.set(Some(stack));
     unit.parking.begin(stack);
     current::set_current(Some(unit));
-    let lived = catch_unwind(AssertUnwindSafe(|| host.enter(&mut || follow(unit))));
+    let lived = catch_unwind(AssertUnwindSafe(|| unit.host.enter(&mut || follow(unit))));
     if lived.is_err() {
         // The panic's message is on stderr already. The state after a panic cannot be trusted.
         output::say("internal error in a coroutine; the process ends");
@@ -211,7 +211,7 @@ fn lead(unit: &Rc<Unit>) -> Lead {
         }
         match step {
             Step::Yield => {
-                released(coroutine::yield_now);
+                released(unit, coroutine::yield_now);
                 current::set_current(Some(unit));
             }
             Step::Control(controls) => controls.into_iter().for_each(|control| control()),
@@ -221,7 +221,7 @@ fn lead(unit: &Rc<Unit>) -> Lead {
                     return Lead::HandedOver;
                 }
             }
-            Step::Poll => poll(),
+            Step::Poll => poll(unit),
             Step::End => {
                 ends::forget_waiting();
                 end_followers(unit);
@@ -293,10 +293,12 @@ fn run(unit: &Rc<Unit>, work: Work, service: Option<Rc<dyn Service>>) -> Option<
 // Not part of its caller: frames that coroutines wait in should be small.
 #[inline(never)]
 fn look_in_a_row(unit: &Rc<Unit>, source: SourceId) {
+    // A row is short, and a look at the precise clock is not cheap.
+    let now = Instant::now();
     let mut next = Some(source);
     while let Some(source) = next {
         if let Some(watcher) = with(|state| state.begin_watching(source)).flatten() {
-            watcher.look();
+            watcher.look(now);
         }
         budget::begin();
         next = with(|state| state.next_of_row(unit.slot)).flatten();
@@ -307,7 +309,7 @@ fn look_in_a_row(unit: &Rc<Unit>, source: SourceId) {
 ///
 /// Not part of its caller: frames that coroutines wait in should be small.
 #[inline(never)]
-fn poll() {
+fn poll(unit: &Unit) {
     tell_service_of_the_cap();
     if let Some(service) = with(|state| state.service.clone()).flatten() {
         service.before_poll();
@@ -330,7 +332,7 @@ fn poll() {
         return;
     };
     let may_wait = patience != Some(Duration::ZERO);
-    released(|| {
+    released(unit, || {
         if may_wait {
             activity::note_wait();
             if let Some((pulse, figures)) = &pulse {

@@ -67,17 +67,27 @@ pub fn take_sums() -> Option<Box<WaitSums>> {
 /// Runs `wait`, in which the current unit may wait for `reason`. An outer reason takes precedence: a queue that is made
 /// of a lock is a queue.
 pub fn because<R>(reason: Reason, details: [u64; 2], wait: impl FnOnce() -> R) -> R {
-    /// Takes the reason away, also if `wait` panics.
-    struct Over(Rc<Unit>);
-    impl Drop for Over {
-        fn drop(&mut self) {
-            self.0.record.set_reason(Reason::Other, [0, 0]);
-        }
-    }
-    let unit = current::current().filter(|unit| unit.may_park.get() && unit.record.reason() == Reason::Other);
-    let _over = unit.map(|unit| {
-        unit.record.set_reason(reason, details);
-        Over(unit)
-    });
+    let unit = current::current();
+    let _noted = unit.as_deref().and_then(|unit| Noted::begin(unit, reason, details));
     wait()
+}
+
+/// A reason that is noted in the record of a unit, for as long as this lives.
+pub(super) struct Noted<'a>(&'a Unit);
+
+impl Noted<'_> {
+    /// Notes the reason for which `unit` may wait. `None` if the unit may not, or if there is an outer reason.
+    #[inline]
+    pub(super) fn begin(unit: &Unit, reason: Reason, details: [u64; 2]) -> Option<Noted<'_>> {
+        (unit.may_park.get() && unit.record.reason() == Reason::Other).then(|| {
+            unit.record.set_reason(reason, details);
+            Noted(unit)
+        })
+    }
+}
+
+impl Drop for Noted<'_> {
+    fn drop(&mut self) {
+        self.0.record.set_reason(Reason::Other, [0, 0]);
+    }
 }

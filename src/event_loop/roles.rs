@@ -1,5 +1,7 @@
 //! The interfaces that the layers above implement for the loop.
 
+use std::time::Instant;
+
 use super::tokens::SourceId;
 
 /// The environment of every unit. The Python boundary implements it, and so do tests without Python.
@@ -52,8 +54,9 @@ pub struct LoopFigures {
 /// Watches a stream while work is in progress on it, even if that work waits for other things or for nothing. The cap
 /// does not hold a watcher back: it serves requests that have begun.
 pub trait StreamWatcher: Send + Sync + 'static {
-    /// Handles a stream that may be readable or writable. Runs in a unit; must not wait long.
-    fn look(&self);
+    /// Handles a stream that may be readable or writable. Runs in a unit; must not wait long. `now` is the present time,
+    /// or some milliseconds earlier, but not before the poll that knew of the stream.
+    fn look(&self, now: Instant);
 
     /// Handles the passed deadline of the stream.
     fn expired(&self);

@@ -47,7 +47,7 @@ pub struct LoopState {
     /// The process that owns the loop.
     pub process: rustix::process::Pid,
     /// Counted twice: references on the loop thread need no locked instruction.
-    pub host: Rc<Arc<dyn Host>>,
+    pub host: Arc<dyn Host>,
     pub runtime: Arc<Runtime>,
     pub service: Option<Rc<dyn Service>>,
     /// Observes the turns; `None` if no other process asks.
@@ -173,7 +173,7 @@ impl LoopState {
         let poller = Poller::new(runtime.inbox.bell())?;
         Ok(LoopState {
             process: rustix::process::getpid(),
-            host: Rc::new(host),
+            host,
             runtime,
             service: None,
             pulse: None,

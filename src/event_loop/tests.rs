@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use super::reasons::Reason;
 use super::*;
 use crate::coroutine::tests::ONE_WORKER;
 use crate::sync::lock;
@@ -190,7 +191,7 @@ fn another_thread_wakes_a_coroutine_and_late_wakes_are_ignored() {
     in_a_loop(|| {
         for _ in 0..50 {
             let mut keep = None;
-            let wake = wait_for_wake(Some(after(5000)), |waker| {
+            let wake = wait_for_wake(Reason::Other, [0, 0], Some(after(5000)), |waker| {
                 keep = Some(waker.clone());
                 std::thread::spawn(move || waker.wake(Wake::Ready));
                 true
@@ -199,8 +200,8 @@ fn another_thread_wakes_a_coroutine_and_late_wakes_are_ignored() {
             keep.unwrap().wake(Wake::Closed);
             assert_eq!(sleep(after(0)), Wake::TimedOut);
         }
-        assert_eq!(wait_for_wake(Some(after(1)), |_| true), Wake::TimedOut);
-        assert_eq!(wait_for_wake(None, |_| false), Wake::Ready);
+        assert_eq!(wait_for_wake(Reason::Other, [0, 0], Some(after(1)), |_| true), Wake::TimedOut);
+        assert_eq!(wait_for_wake(Reason::Other, [0, 0], None, |_| false), Wake::Ready);
     });
 }
 

@@ -9,7 +9,6 @@
 use super::budget;
 use super::current::{self, can_park};
 use super::interrupts;
-use super::notes::because;
 use super::reasons::Reason;
 use super::state::{Work, with};
 use super::waits::wait;
@@ -32,11 +31,9 @@ fn is_in_child() -> bool {
 ///
 /// # Parks
 pub fn give_way() -> Wake {
-    because(Reason::Turn, [0, 0], || {
-        wait(None, |state, ticket| {
-            state.later.push_back(Work::Resume(ticket));
-            Ok(None)
-        })
+    wait(Reason::Turn, [0, 0], None, |state, ticket| {
+        state.later.push_back(Work::Resume(ticket));
+        Ok(None)
     })
 }
 
@@ -65,10 +62,8 @@ pub fn after_next_poll() -> Wake {
     if budget::is_worth_counting() {
         return give_way();
     }
-    because(Reason::NextPoll, [0, 0], || {
-        wait(None, |state, ticket| {
-            state.after_poll.push(ticket);
-            Ok(None)
-        })
+    wait(Reason::NextPoll, [0, 0], None, |state, ticket| {
+        state.after_poll.push(ticket);
+        Ok(None)
     })
 }

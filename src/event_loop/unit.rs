@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::records::Record;
+use super::roles::Host;
 use super::wait_sums::WaitSums;
 use super::wake::Wake;
 use crate::coroutine::{Handle, Parking, StackBounds};
@@ -34,6 +35,8 @@ pub struct Unfinished {
 pub struct Unit {
     /// The unit's slot in the loop's table.
     pub slot: usize,
+    /// The environment of the unit. It stands here, too, since each wait needs it.
+    pub host: Arc<dyn Host>,
     /// The facts about the unit that other threads read. The loop takes the ident and the subject from there, too.
     pub record: Arc<Record>,
     /// The coroutine's handle, set right after the spawn.
@@ -76,10 +79,11 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// Creates a unit in `slot` that has not started.
-    pub fn new(slot: usize) -> Rc<Unit> {
+    /// Creates a unit of `host` in `slot` that has not started.
+    pub fn new(slot: usize, host: Arc<dyn Host>) -> Rc<Unit> {
         Rc::new(Unit {
             slot,
+            host,
             record: Record::enter(),
             handle: OnceCell::new(),
             stack: Cell::new(None),

@@ -11,7 +11,7 @@ use super::budget;
 use super::current;
 use super::inbox::LoopMessage;
 use super::interrupts;
-use super::notes::because;
+use super::notes::Noted;
 use super::poller::Interest;
 use super::reasons::{self, Reason};
 use super::records;
@@ -30,10 +30,8 @@ use crate::kernel::LentDescriptor;
 pub fn wait_stream(source: SourceId, interest: Interest, deadline: Option<Instant>) -> Wake {
     let descriptor = with(|state| state.poller.source(source).map(|source| source.descriptor)).flatten();
     let details = [u64::from(descriptor.unwrap_or_default().unsigned_abs()), reasons::bits_of(interest)];
-    because(Reason::Client, details, || {
-        wait(deadline, |state, ticket| {
-            if state.poller.add_wait(source, interest, ticket) { Ok(Some(source)) } else { Err(Wake::Closed) }
-        })
+    wait(Reason::Client, details, deadline, |state, ticket| {
+        if state.poller.add_wait(source, interest, ticket) { Ok(Some(source)) } else { Err(Wake::Closed) }
     })
 }
 
@@ -47,15 +45,15 @@ pub fn wait_descriptor(number: RawFd, interest: Interest, deadline: Option<Insta
     let descriptor = LentDescriptor::new(number)?;
     let mut failure = None;
     let details = [u64::from(number.unsigned_abs()), reasons::bits_of(interest)];
-    let wake = because(Reason::Descriptor, details, || {
-        wait(deadline, |state, ticket| match state.poller.arm_descriptor(descriptor.as_fd(), interest, ticket) {
+    let wake = wait(Reason::Descriptor, details, deadline, |state, ticket| {
+        match state.poller.arm_descriptor(descriptor.as_fd(), interest, ticket) {
             Ok(source) => Ok(Some(source)),
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error()) => Err(Wake::Ready),
             Err(error) => {
                 failure = Some(error);
                 Err(Wake::Closed)
             }
-        })
+        }
     });
     failure.map_or(Ok(wake), Err)
 }
@@ -87,7 +85,7 @@ pub fn wait_any_descriptor(interests: &[(RawFd, u32)], deadline: Option<Instant>
         }
         Ok(None)
     };
-    let wake = because(Reason::Descriptors, [first, interests.len() as u64], || wait(deadline, register));
+    let wake = wait(Reason::Descriptors, [first, interests.len() as u64], deadline, register);
     with(|state| {
         for (source, ticket) in armed {
             state.poller.remove_wait(source, ticket);
@@ -126,7 +124,7 @@ impl Runtime {
 ///
 /// # Parks
 pub fn sleep(deadline: Instant) -> Wake {
-    because(Reason::Sleep, [0, 0], || wait(Some(deadline), |_, _| Ok(None)))
+    wait(Reason::Sleep, [0, 0], Some(deadline), |_, _| Ok(None))
 }
 
 /// Ends one wait from any thread. A second or late use does nothing.
@@ -157,12 +155,18 @@ impl Waker {
     }
 }
 
-/// Waits until the waker passed to `register` is used. `register` returns `false` if there is nothing to wait for.
+/// Waits for `reason` until the waker passed to `register` is used. `register` returns `false` if there is nothing to
+/// wait for. An outer reason takes precedence, as in [`because`](super::notes::because).
 ///
 /// # Parks
-pub fn wait_for_wake(deadline: Option<Instant>, register: impl FnOnce(Waker) -> bool) -> Wake {
+pub fn wait_for_wake(
+    reason: Reason,
+    details: [u64; 2],
+    deadline: Option<Instant>,
+    register: impl FnOnce(Waker) -> bool,
+) -> Wake {
     let mut register = Some(register);
-    wait_with(deadline, |unit| {
+    wait_with(reason, details, deadline, |unit| {
         let opened = with(|state| (state.open_wait(unit), Arc::clone(&state.runtime)));
         let (ticket, runtime) = opened.ok_or(Wake::Closed)?;
         match register.take().map(|register| register(Waker { ticket, runtime })) {
@@ -173,10 +177,12 @@ pub fn wait_for_wake(deadline: Option<Instant>, register: impl FnOnce(Waker) -> 
 }
 
 pub(super) fn wait(
+    reason: Reason,
+    details: [u64; 2],
     deadline: Option<Instant>,
     register: impl FnOnce(&mut LoopState, Ticket) -> Result<Option<SourceId>, Wake>,
 ) -> Wake {
-    wait_with(deadline, |unit| {
+    wait_with(reason, details, deadline, |unit| {
         with(|state| {
             let ticket = state.open_wait(unit);
             register(state, ticket).map(|source| (ticket, source))
@@ -186,11 +192,14 @@ pub(super) fn wait(
 }
 
 fn wait_with(
+    reason: Reason,
+    details: [u64; 2],
     deadline: Option<Instant>,
     register: impl FnOnce(&Unit) -> Result<(Ticket, Option<SourceId>), Wake>,
 ) -> Wake {
     let Some(unit) = current::current() else { return Wake::Closed };
     debug_assert!(unit.may_park.get(), "a unit that leads, is idle or ends must not wait");
+    let _noted = Noted::begin(&unit, reason, details);
     if let Some(action) = current::take_before_wait() {
         action();
     }
@@ -241,7 +250,7 @@ fn wait_with(
 pub(super) fn park(unit: &Rc<Unit>) {
     current::count_park();
     let thread = cfg!(debug_assertions).then(rustix::thread::gettid);
-    released(|| {
+    released(unit, || {
         unit.parking.park();
         // Ahead of the interpreter, which may take long to come back.
         current::set_current(Some(unit));
@@ -251,17 +260,12 @@ pub(super) fn park(unit: &Rc<Unit>) {
     budget::begin();
 }
 
-/// Runs `blocking` with the interpreter released.
-pub(super) fn released(blocking: impl FnOnce()) {
-    let host = with(|state| Rc::clone(&state.host));
+/// Runs `blocking` in `unit` with the interpreter released.
+pub(super) fn released(unit: &Unit, blocking: impl FnOnce()) {
     let mut blocking = Some(blocking);
-    let mut once = || {
+    unit.host.released(&mut || {
         if let Some(blocking) = blocking.take() {
             blocking();
         }
-    };
-    match host {
-        Some(host) => host.released(&mut once),
-        None => once(),
-    }
+    });
 }

@@ -185,7 +185,7 @@ pub fn wait(
     if !event_loop::can_park() {
         return block(py, deadline, Handlers::Now, enqueue, dequeue).map(|end| end == WaitEnd::Notified);
     }
-    match because(reason, || park(deadline, enqueue, dequeue)) {
+    match park(reason, deadline, enqueue, dequeue) {
         None => Ok(true),
         Some(Wake::TimedOut) => Ok(false),
         Some(wake) => Err(wake_error(wake)),
@@ -232,11 +232,9 @@ pub fn wait_for_event(
         return block_for_event(py, deadline, enqueue, dequeue);
     }
     let mut entered = None;
-    let wake = because(reason, || {
-        event_loop::wait_for_wake(deadline, |waker| {
-            entered = Some(waker.ticket());
-            enqueue(EventWaiter::Coroutine(waker))
-        })
+    let wake = event_loop::wait_for_wake(reason.reason, reason.details, deadline, |waker| {
+        entered = Some(waker.ticket());
+        enqueue(EventWaiter::Coroutine(waker))
     });
     if wake == Wake::Ready {
         return Ok(true);
@@ -272,16 +270,16 @@ fn block_for_event(
 ///
 /// # Parks
 pub fn take<L: Line>(py: Python<'_>, reason: WaitReason, deadline: Option<Instant>, line: &L) -> PyResult<bool> {
-    because(reason, || take_in_turn(py, deadline, line))
+    because(reason, || take_in_turn(py, reason, deadline, line))
 }
 
-fn take_in_turn<L: Line>(py: Python<'_>, deadline: Option<Instant>, line: &L) -> PyResult<bool> {
+fn take_in_turn<L: Line>(py: Python<'_>, reason: WaitReason, deadline: Option<Instant>, line: &L) -> PyResult<bool> {
     let mut again = false;
     loop {
         let (enqueue, dequeue) = (|waiter| line.enqueue(waiter, again), |waiter: &Arc<Waiter>| line.dequeue(waiter));
         let end = if event_loop::can_park() {
             let look = line.patience().map(|patience| Instant::now() + patience);
-            match park(deadline.into_iter().chain(look).min(), enqueue, dequeue) {
+            match park(reason, deadline.into_iter().chain(look).min(), enqueue, dequeue) {
                 None => WaitEnd::Notified,
                 Some(Wake::TimedOut) => WaitEnd::TimedOut,
                 Some(wake) => return Err(wake_error(wake)),
@@ -312,16 +310,16 @@ fn take_in_turn<L: Line>(py: Python<'_>, deadline: Option<Instant>, line: &L) ->
 ///
 /// # Parks
 pub fn insist<L: Line>(py: Python<'_>, reason: WaitReason, line: &L) -> PyResult<()> {
-    because(reason, || insist_in_turn(py, line))
+    because(reason, || insist_in_turn(py, reason, line))
 }
 
-fn insist_in_turn<L: Line>(py: Python<'_>, line: &L) -> PyResult<()> {
+fn insist_in_turn<L: Line>(py: Python<'_>, reason: WaitReason, line: &L) -> PyResult<()> {
     let mut late = None;
     let mut again = false;
     while !line.attempt() {
         let (enqueue, dequeue) = (|waiter| line.enqueue(waiter, again), |waiter: &Arc<Waiter>| line.dequeue(waiter));
         if event_loop::can_park() {
-            match park(line.patience().map(|patience| Instant::now() + patience), enqueue, dequeue) {
+            match park(reason, line.patience().map(|patience| Instant::now() + patience), enqueue, dequeue) {
                 None if L::HANDS_OVER => break,
                 None | Some(Wake::TimedOut) => {}
                 // The end of the server has priority over other interruptions.
@@ -343,12 +341,13 @@ fn insist_in_turn<L: Line>(py: Python<'_>, line: &L) -> PyResult<()> {
 
 /// Parks the coroutine. Returns None after a notification, otherwise the reason why the wait ended.
 fn park(
+    WaitReason { reason, details }: WaitReason,
     deadline: Option<Instant>,
     enqueue: impl FnOnce(Arc<Waiter>),
     dequeue: impl FnOnce(&Arc<Waiter>),
 ) -> Option<Wake> {
     let mut entered = None;
-    let wake = event_loop::wait_for_wake(deadline, |waker| {
+    let wake = event_loop::wait_for_wake(reason, details, deadline, |waker| {
         let waiter = Waiter::new(Some(waker));
         entered = Some(Arc::clone(&waiter));
         enqueue(waiter);

@@ -5,8 +5,10 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use super::in_a_loop;
+use crate::event_loop::reasons::Reason;
 use crate::event_loop::{SourceId, StreamWatcher, Waker, after_next_poll, spawn, streams, wait_for_wake};
 use crate::sync::lock;
 
@@ -26,7 +28,7 @@ struct RowWatcher {
 }
 
 impl StreamWatcher for RowWatcher {
-    fn look(&self) {
+    fn look(&self, _now: Instant) {
         if let Some(waker) = lock(&self.waker).take() {
             lock(&self.events).push(RowEvent::Looked(self.number));
             waker.wake(crate::event_loop::Wake::Ready);
@@ -57,7 +59,7 @@ fn watchers_are_called_in_a_row_and_then_every_coroutine_goes_on() {
             ends.push(watched(Arc::clone(&watcher) as Arc<dyn StreamWatcher>));
             let (events, left) = (Arc::clone(&events), Rc::clone(&left));
             spawn(Box::new(move || {
-                wait_for_wake(None, |waker| lock(&watcher.waker).replace(waker).is_none());
+                wait_for_wake(Reason::Other, [0, 0], None, |waker| lock(&watcher.waker).replace(waker).is_none());
                 lock(&events).push(RowEvent::Went(number));
                 *left.borrow_mut() -= 1;
             }));
@@ -91,7 +93,7 @@ struct PatientWatcher {
 }
 
 impl StreamWatcher for PatientWatcher {
-    fn look(&self) {
+    fn look(&self, _now: Instant) {
         lock(&self.calls).push(self.number);
         while !lock(&self.calls).iter().any(|&number| number != self.number) {
             after_next_poll();

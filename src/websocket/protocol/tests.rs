@@ -192,7 +192,7 @@ fn after_our_close_messages_are_dropped_and_the_answer_ends_it() {
     assert_eq!(out, b"\x88\x06\x0b\xb8done");
     let input = [frame(0x81, b"late"), frame(0x89, b"?"), frame(0x88, b"\x0b\xb8")].concat();
     let mut messages = Vec::new();
-    protocol.receive(&input, &mut out, |message| messages.push(message.into())).unwrap();
+    protocol.receive(&input, &mut out, |message| messages.push(message)).unwrap();
     assert_eq!((messages.len(), protocol.closing().close().map(|close| close.code)), (0, Some(3000)));
     assert_eq!(out, b"\x88\x06\x0b\xb8done");
     assert!(protocol.closing().is_flushing());
@@ -237,7 +237,8 @@ fn a_message_that_grows_keeps_no_room_beyond_the_limit() {
 #[test]
 fn no_more_frames_are_taken_than_are_asked_for() {
     let all = [frame(0x89, b"1"), frame(0x01, b"a"), frame(0x8a, b""), frame(0x80, b"b"), frame(0x89, b"2")].concat();
-    let (mut protocol, mut out, mut messages) = (Protocol::new(1000, None), Vec::new(), Vec::new());
+    let (mut protocol, mut out) = (Protocol::new(1000, None), Vec::new());
+    let mut messages: Vec<Message> = Vec::new();
     let mut rest = all.as_slice();
     for (frames, left) in [(2, 3), (1, 2), (0, 2), (5, 0)] {
         let taken = protocol.receive_some(&mut rest, frames, &mut out, |message| messages.push(message.into())).unwrap();

@@ -14,16 +14,11 @@ use crate::websocket::extension::Agreement;
 /// See [`interp::give_way`].
 ///
 /// # Parks
-pub(super) fn compress_alone(
-    py: Python<'_>,
-    agreement: Option<Agreement>,
-    payload: &[u8],
-) -> PyResult<Option<Vec<u8>>> {
-    match agreement {
-        Some(agreement) if deflate::is_compressed_alone(&agreement, payload.len()) => {
-            compress_in_turns(py, payload, agreement.sent_bits)
-        }
-        _ => Ok(None),
+pub(super) fn compress_alone(py: Python<'_>, agreement: Agreement, payload: &[u8]) -> PyResult<Option<Vec<u8>>> {
+    if deflate::is_compressed_alone(&agreement, payload.len()) {
+        compress_in_turns(py, payload, agreement.sent_bits)
+    } else {
+        Ok(None)
     }
 }
 

@@ -18,7 +18,7 @@ use pyo3::sync::MutexExt;
 use super::compressing::compress_alone;
 use super::on_the_loop;
 use super::settings::{AcceptOptions, WebSocketSettings};
-use super::wire::Wire;
+use super::wire::{Moment, Wire};
 use crate::event_loop::reasons::{self, Reason};
 use crate::event_loop::{SourceId, StreamWatcher, streams};
 use crate::interp::{self, Level, WaitReason, Waiter, log};
@@ -94,8 +94,13 @@ impl WebSocketSession {
         py: Python<'py>,
         deadline: Option<Instant>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        interp::give_way(py)?;
         let mut is_late = false;
+        // A call that waits gives way by that.
+        if self.lock(py).ask() {
+            interp::give_way(py)?;
+        } else {
+            is_late = !self.wait_for_message(py, deadline)?;
+        }
         loop {
             let mut wire = self.lock(py);
             if let Some(message) = wire.pop() {
@@ -129,7 +134,10 @@ impl WebSocketSession {
         payload: &[u8],
         deadline: Option<Instant>,
     ) -> PyResult<Result<(), Close>> {
-        let alone = compress_alone(py, self.agreement, payload)?;
+        let alone = match self.agreement {
+            Some(agreement) => compress_alone(py, agreement, payload)?,
+            None => None,
+        };
         self.put(py, deadline, |wire| wire.put_message(kind, payload, alone.as_deref()))
     }
 
@@ -267,7 +275,7 @@ impl WebSocketSession {
         // Settling does not fail on the loop.
         let _ = self.settle(py, wire);
         // Reading may have paused, with the client's close behind messages that the application has left unread.
-        self.look();
+        self.look(Instant::now());
         let ended =
             self.wait(py, self.reason(Reason::Client), None, |wire| wire.closing().is_over(), |wire| &mut wire.enders);
         if ended.is_err() {
@@ -374,29 +382,29 @@ impl WebSocketSession {
     }
 
     /// Moves enciphered bytes, then calls `look` under the lock. On the loop, where settling does not fail.
-    fn look_after(&self, look: impl FnOnce(&mut Wire, Python<'_>)) {
+    fn look_after(&self, now: Instant, look: impl FnOnce(&mut Wire, Moment<'_>)) {
         Python::attach(|py| {
             self.stream.work(true);
             let mut wire = self.lock(py);
-            look(&mut wire, py);
+            look(&mut wire, Moment { py, now });
             let _ = self.settle(py, wire);
         });
     }
 }
 
 impl StreamWatcher for WebSocketSession {
-    fn look(&self) {
-        self.look_after(Wire::look);
+    fn look(&self, now: Instant) {
+        self.look_after(now, Wire::look);
     }
 
     fn expired(&self) {
-        self.look_after(Wire::expire);
+        self.look_after(Instant::now(), Wire::expire);
     }
 
     fn stop(&self) {
-        self.look_after(|wire, py| {
+        self.look_after(Instant::now(), |wire, moment| {
             wire.begin_stop();
-            wire.look(py);
+            wire.look(moment);
         });
     }
 }

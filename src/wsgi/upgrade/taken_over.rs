@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use pyo3::prelude::*;
 
@@ -41,7 +42,7 @@ struct TakenStreamWatcher(Weak<Stream>);
 
 impl StreamWatcher for TakenStreamWatcher {
     /// Sends what TLS could not send at once.
-    fn look(&self) {
+    fn look(&self, _now: Instant) {
         if let Some(stream) = self.0.upgrade() {
             let _ = stream.flush_now();
         }

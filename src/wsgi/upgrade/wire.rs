@@ -14,11 +14,13 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use pyo3::Python;
+
 use super::settings::{AcceptOptions, WebSocketSettings};
 use crate::interp::{EventWaiter, Waiter};
 use crate::net::{Pace, Stream};
 use crate::websocket::close_codes::{GOING_AWAY, NORMAL, SERVICE_RESTART};
-use crate::websocket::closing::{Close, Closing, ClosingAction, ClosingEvent};
+use crate::websocket::closing::{Close, Closing, ClosingAction, ClosingEvent, Violation};
 use crate::websocket::extension::Agreement;
 use crate::websocket::protocol::{MessageKind, Protocol};
 use crate::wsgi::StopFlag;
@@ -42,6 +44,13 @@ const RESTARTS: (u16, &str) = (SERVICE_RESTART, "the server restarts");
 thread_local! {
     /// The thread's buffer: every connection reads into it, and writes its frames there, in turn.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// A moment on the loop, where messages arrive.
+#[derive(Clone, Copy)]
+pub(super) struct Moment<'py> {
+    pub py: Python<'py>,
+    pub now: Instant,
 }
 
 /// A keep-alive ping that waits for its answer. Positions count all bytes that are sent on the connection.
@@ -172,6 +181,12 @@ impl Wire {
     /// How far the connection has closed.
     pub fn closing(&self) -> &Closing {
         self.protocol.closing()
+    }
+
+    /// Notes that the application asks for the next message. Returns whether it need not wait.
+    pub fn ask(&mut self) -> bool {
+        self.is_answering = false;
+        self.is_receivable()
     }
 
     /// Takes the next message that has arrived.
@@ -336,12 +351,19 @@ impl Wire {
     }
 
     /// Fails the connection for the rule that the client broke, if it broke one. Returns whether it did.
+    #[inline]
     pub fn fail_now(&mut self) -> bool {
-        let Some(violation) = self.closing().violation() else { return false };
+        self.closing().violation().is_some_and(|violation| {
+            self.fail_for(violation);
+            true
+        })
+    }
+
+    #[cold]
+    fn fail_for(&mut self, violation: Violation) {
         self.note = Some(format!("A WebSocket is closed with {}: {}", violation.code, violation.rule));
         self.apply(ClosingEvent::ViolationDue);
         self.flush();
-        true
     }
 
     /// Gives the connection up.
@@ -368,10 +390,15 @@ impl Wire {
     }
 
     /// Wakes receivers, senders and pingers once the connection closes, and enders once it is over.
+    #[inline]
     fn notify_of_closing(&mut self) {
-        if self.closing().close().is_none() {
-            return;
+        if self.closing().close().is_some() {
+            self.notify_all();
         }
+    }
+
+    #[cold]
+    fn notify_all(&mut self) {
         let enders = if self.closing().is_over() { std::mem::take(&mut self.enders) } else { VecDeque::new() };
         for receiver in self.receivers.drain(..) {
             receiver.notify();

@@ -2,16 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use pyo3::Python;
-
 use super::super::settings::WebSocketSettings;
-use super::Wire;
+use super::{Moment, Wire};
 use crate::event_loop::streams;
 
 impl Wire {
     /// Reads and sends what is ready. On the loop.
-    pub fn look(&mut self, py: Python<'_>) {
-        self.wants_attention |= self.catch_up(py);
+    pub fn look(&mut self, moment: Moment<'_>) {
+        self.wants_attention |= self.catch_up(moment);
         let awaits_ping = self.options.ping_interval.is_some() && !self.awaits_deadline;
         if awaits_ping || !self.closing().is_open() || self.is_stopping() {
             self.schedule();
@@ -19,9 +17,9 @@ impl Wire {
     }
 
     /// Reads and sends what is ready. Returns true if there is more to read after the turns of others.
-    pub(super) fn catch_up(&mut self, py: Python<'_>) -> bool {
+    pub(super) fn catch_up(&mut self, moment: Moment<'_>) -> bool {
         self.flush();
-        let has_more = self.read(py);
+        let has_more = self.read(moment);
         self.flush();
         if !self.closing().is_open() && self.close_deadline.is_none() {
             self.set_close_deadline();
@@ -30,8 +28,8 @@ impl Wire {
     }
 
     /// Acts on the stream's deadline, which has passed. On the loop.
-    pub fn expire(&mut self, py: Python<'_>) {
-        let now = Instant::now();
+    pub fn expire(&mut self, moment: Moment<'_>) {
+        let now = moment.now;
         self.awaits_deadline = false;
         if self.closing().is_over() {
             return;
@@ -48,7 +46,7 @@ impl Wire {
         } else if self.stop_deadline.is_some_and(|deadline| deadline <= now) {
             self.close_for_stop();
         } else if self.next_ping().is_some_and(|at| at <= now) {
-            self.keep_alive(py, now);
+            self.keep_alive(moment);
         }
         self.schedule();
     }

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pyo3::Python;
-
-use super::{Ping, UNREAD_BYTES, Wire};
+use super::{Moment, Ping, UNREAD_BYTES, Wire};
 use crate::websocket::pings::Latency;
 use crate::websocket::protocol;
 
@@ -21,8 +19,8 @@ impl Wire {
     }
 
     /// Notes that bytes of the client have come, and answers to pings among them.
-    pub(super) fn note_heard(&mut self) {
-        self.last_heard = Instant::now();
+    pub(super) fn note_heard(&mut self, now: Instant) {
+        self.last_heard = now;
         // The ping may have been given more time than the next one has.
         self.awaits_deadline &= self.pinged.take().is_none();
     }
@@ -32,7 +30,7 @@ impl Wire {
         if !self.protocol.pings.has_answers() {
             return;
         }
-        self.latency = self.protocol.pings.settle(self.last_heard).or(self.latency);
+        self.latency = self.protocol.pings.settle(Instant::now()).or(self.latency);
         for pinger in self.pingers.drain(..) {
             pinger.notify();
         }
@@ -67,23 +65,23 @@ impl Wire {
     }
 
     /// Pings the client, or gives it up if it did not answer the last ping in time.
-    pub(super) fn keep_alive(&mut self, py: Python<'_>, now: Instant) {
+    pub(super) fn keep_alive(&mut self, moment: Moment<'_>) {
         if self.pinged.is_some() && self.settings.ping_timeout.is_some() {
-            return self.check_ping(py, now);
+            return self.check_ping(moment);
         }
         let acknowledged = self.acknowledged();
         let has_queue = acknowledged < self.end_of_queue();
         let payload = self.protocol.pings.next_payload();
-        self.put_ping(&payload, now, Latency::default());
+        self.put_ping(&payload, moment.now, Latency::default());
         let end = self.end_of_queue();
         // Behind an empty queue the kernel acknowledges the ping at once; that does not prove that the client is alive.
-        self.pinged = Some(Ping { at: now, end, acknowledged: if has_queue { acknowledged } else { end } });
+        self.pinged = Some(Ping { at: moment.now, end, acknowledged: if has_queue { acknowledged } else { end } });
     }
 
     /// Gives up a client that did not answer a ping in time, unless it cannot have answered yet.
-    fn check_ping(&mut self, py: Python<'_>, now: Instant) {
+    fn check_ping(&mut self, moment: Moment<'_>) {
         // The answer may have come while something else kept the loop busy.
-        let has_more = self.catch_up(py);
+        let has_more = self.catch_up(moment);
         self.wants_attention |= has_more;
         if !self.closing().is_open() {
             return;
@@ -94,7 +92,7 @@ impl Wire {
         // The answer may wait behind what the application leaves unread; the ping, behind what a slow client still
         // takes.
         if is_unread || (ping.acknowledged < ping.end && ping.acknowledged < acknowledged) {
-            (ping.at, ping.acknowledged) = (now, acknowledged);
+            (ping.at, ping.acknowledged) = (moment.now, acknowledged);
         } else {
             self.lose_after("it did not answer a ping within websocket_ping_timeout", self.settings.ping_timeout);
         }

@@ -1,8 +1,6 @@
 //! From the socket to the messages that wait for the application, one turn at a time.
 
-use pyo3::Python;
-
-use super::{BUFFER, Drain, Incoming, READ_BYTES, UNREAD_BYTES, Wire};
+use super::{BUFFER, Drain, Incoming, Moment, READ_BYTES, UNREAD_BYTES, Wire};
 use crate::event_loop::{streams, turn};
 
 /// Frames and bytes that are taken from one client before others have their turn. A client that sends as fast as it is
@@ -38,18 +36,18 @@ impl Wire {
 
     /// Reads until nothing is left for now, too much is unread or unsent, or others must have their turn. Returns true
     /// in the last case.
-    pub(super) fn read(&mut self, py: Python<'_>) -> bool {
+    pub(super) fn read(&mut self, moment: Moment<'_>) -> bool {
         BUFFER.with(|kept| {
             let mut buffer = kept.take();
             buffer.clear();
             buffer.reserve(READ_BYTES);
-            let has_more = self.read_into(py, &mut buffer);
+            let has_more = self.read_into(moment, &mut buffer);
             kept.set(buffer);
             has_more
         })
     }
 
-    fn read_into(&mut self, py: Python<'_>, buffer: &mut Vec<u8>) -> bool {
+    fn read_into(&mut self, moment: Moment<'_>, buffer: &mut Vec<u8>) -> bool {
         let (mut frames, mut bytes) = (TURN_FRAMES, TURN_BYTES);
         loop {
             if !self.closing().is_reading() {
@@ -69,7 +67,7 @@ impl Wire {
                 return true;
             }
             if !self.received.is_empty() {
-                frames -= self.take_received(py, frames);
+                frames -= self.take_received(moment, frames);
                 continue;
             }
             buffer.clear();
@@ -81,7 +79,7 @@ impl Wire {
                         continue;
                     }
                     let mut rest = buffer.as_slice();
-                    frames -= self.take(py, &mut rest, frames);
+                    frames -= self.take(moment, &mut rest, frames);
                     if !rest.is_empty() {
                         (self.received, self.parsed) = (rest.to_vec(), 0);
                     }
@@ -123,10 +121,10 @@ impl Wire {
     }
 
     /// Takes at most `most` frames of the bytes that an earlier turn has left. Returns how many it took.
-    fn take_received(&mut self, py: Python<'_>, most: usize) -> usize {
+    fn take_received(&mut self, moment: Moment<'_>, most: usize) -> usize {
         let received = std::mem::take(&mut self.received);
         let mut rest = received.get(self.parsed..).unwrap_or_default();
-        let frames = self.take(py, &mut rest, most);
+        let frames = self.take(moment, &mut rest, most);
         self.parsed = received.len() - rest.len();
         if !rest.is_empty() {
             self.received = received;
@@ -135,14 +133,14 @@ impl Wire {
     }
 
     /// Takes at most `most` frames off `input`. Returns how many it took.
-    fn take(&mut self, py: Python<'_>, input: &mut &[u8], most: usize) -> usize {
-        self.note_heard();
+    fn take(&mut self, moment: Moment<'_>, input: &mut &[u8], most: usize) -> usize {
+        self.note_heard(moment.now);
         let Wire { protocol, outgoing, incoming, incoming_bytes, receivers, drain, .. } = self;
         let received = protocol.receive_some(input, most, outgoing, |message| {
             if *drain == Drain::Done {
                 return;
             }
-            let message = Incoming::of(py, message);
+            let message = Incoming::of(moment.py, message);
             *incoming_bytes += message.cost();
             incoming.push_back(message);
             // A receiver that has given up at this moment leaves the message to the next one.
