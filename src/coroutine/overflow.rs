@@ -43,9 +43,9 @@ thread_local! {
     static CURRENT: Cell<StackBounds> = const { Cell::new(StackBounds { bottom: 0, top: 0 }) };
 }
 
-/// Records the stack that is in use from now on, for the handler. `None` stands for the thread's own stack.
-pub fn set_current_stack(bounds: Option<StackBounds>) {
-    CURRENT.with(|current| current.set(bounds.unwrap_or_default()));
+/// Records the stack that is in use from now on, for the handler. Empty bounds stand for the thread's own stack.
+pub fn set_current_stack(bounds: StackBounds) {
+    CURRENT.set(bounds);
 }
 
 struct Previous {

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::records;
 use super::unit::Unit;
@@ -12,9 +12,11 @@ use crate::coroutine::{self, StackBounds};
 /// The loop thread has an action of [`before_next_wait`]. Cheaper to read than a variable of the thread.
 static ACTS_BEFORE_WAIT: AtomicBool = AtomicBool::new(false);
 
+/// The number of parks. The loop thread alone writes it. Cheaper to reach than a variable of the thread.
+static PARKS: AtomicU64 = AtomicU64::new(0);
+
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Unit>>> = const { RefCell::new(None) };
-    static PARKS: Cell<u64> = const { Cell::new(0) };
     static BEFORE_WAIT: Cell<Option<fn()>> = const { Cell::new(None) };
     static KEPT_IDENT: Cell<Option<u64>> = const { Cell::new(None) };
 }
@@ -64,7 +66,7 @@ pub fn running_subject() -> usize {
 
 /// Number of parks on the loop thread so far. While this number stays the same, the same unit runs.
 pub fn number_of_parks() -> u64 {
-    PARKS.get()
+    PARKS.load(Ordering::Relaxed)
 }
 
 /// Calls `action` before the next wait on the loop thread begins, in the unit that waits, where it may itself wait. The
@@ -74,9 +76,18 @@ pub fn before_next_wait(action: fn()) {
     ACTS_BEFORE_WAIT.store(true, Ordering::Relaxed);
 }
 
+/// Runs the action of [`before_next_wait`], for a caller that waits in a moment. In a unit.
+///
+/// # Parks
+pub fn act_before_wait() {
+    if let Some(action) = take_before_wait() {
+        action();
+    }
+}
+
 /// Whether there is an action of [`before_next_wait`].
 #[inline]
-pub(super) fn acts_before_wait() -> bool {
+pub fn acts_before_wait() -> bool {
     ACTS_BEFORE_WAIT.load(Ordering::Relaxed)
 }
 
@@ -92,7 +103,7 @@ pub(super) fn take_before_wait() -> Option<fn()> {
 
 /// Counts a park.
 pub(super) fn count_park() {
-    PARKS.set(PARKS.get().wrapping_add(1));
+    PARKS.store(number_of_parks().wrapping_add(1), Ordering::Relaxed);
 }
 
 /// The unit that runs on this thread now, if this is the loop thread.
@@ -107,8 +118,9 @@ pub(super) fn with_current<R>(look: impl FnOnce(&Unit) -> R) -> Option<R> {
 
 /// Records the unit that runs from now on.
 pub(super) fn set_current(unit: Option<&Rc<Unit>>) {
-    coroutine::set_current_stack(unit.and_then(|unit| unit.stack.get()));
+    let stack = unit.and_then(|unit| unit.stack.get()).unwrap_or_default();
     records::set_running(unit.map(|unit| &*unit.record));
+    coroutine::set_current_stack(stack);
     CURRENT.with(|current| *current.borrow_mut() = unit.cloned());
 }
 

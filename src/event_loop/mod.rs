@@ -73,7 +73,8 @@ use std::time::Instant;
 use state::{Work, with};
 
 pub use current::{
-    before_next_wait, can_park, current_stack, ident, number_of_parks, set_ident, with_local, without_parking,
+    act_before_wait, acts_before_wait, before_next_wait, can_park, current_stack, ident, number_of_parks, set_ident,
+    with_local, without_parking,
 };
 pub use inbox::LoopMessage;
 pub use poller::Interest;

@@ -46,7 +46,7 @@ pub enum Work {
 pub struct LoopState {
     /// The process that owns the loop.
     pub process: rustix::process::Pid,
-    /// Counted twice: references on the loop thread need no locked instruction.
+    /// For units that are made later.
     pub host: Arc<dyn Host>,
     pub runtime: Arc<Runtime>,
     pub service: Option<Rc<dyn Service>>,

@@ -35,7 +35,7 @@ pub struct Unfinished {
 pub struct Unit {
     /// The unit's slot in the loop's table.
     pub slot: usize,
-    /// The environment of the unit. It stands here, too, since each wait needs it.
+    /// The environment of the unit. Each wait needs it.
     pub host: Arc<dyn Host>,
     /// The facts about the unit that other threads read. The loop takes the ident and the subject from there, too.
     pub record: Arc<Record>,
@@ -112,13 +112,21 @@ impl Unit {
     }
 
     /// Notes that the present wait is over: the unit is ready, or runs.
+    #[inline]
     pub fn note_end_of_wait(&self) {
+        if self.sums.borrow().is_some() {
+            self.add_wait();
+        }
+        self.record.is_ready();
+    }
+
+    #[cold]
+    fn add_wait(&self) {
         if let Some(sums) = &mut *self.sums.borrow_mut()
             && let Some(wait) = self.record.wait()
         {
             sums.add(&wait);
         }
-        self.record.is_ready();
     }
 
     /// Makes the unit runnable.

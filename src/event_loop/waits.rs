@@ -200,9 +200,7 @@ fn wait_with(
     let Some(unit) = current::current() else { return Wake::Closed };
     debug_assert!(unit.may_park.get(), "a unit that leads, is idle or ends must not wait");
     let _noted = Noted::begin(&unit, reason, details);
-    if let Some(action) = current::take_before_wait() {
-        action();
-    }
+    current::act_before_wait();
     if let Some(wake) = unit.postponed.take() {
         return wake;
     }

@@ -159,8 +159,12 @@ impl Stream {
     ///
     /// # Parks
     /// If the Python code waits.
+    #[inline]
     pub fn work(&self, reads: bool) -> bool {
-        let Some(secured) = &self.secured else { return true };
+        self.secured.as_deref().is_none_or(|secured| self.work_on(secured, reads))
+    }
+
+    fn work_on(&self, secured: &Secured, reads: bool) -> bool {
         let peer_closed = reads && streams::about_to_read(self.source);
         let worked = secured.work(&self.socket, reads, peer_closed);
         if reads && (!worked || secured.has_more()) {

@@ -3,6 +3,8 @@
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
+use super::short::ShortFrame;
+
 /// Bytes of a frame's longest header.
 pub const HEADER_BYTES: usize = 14;
 
@@ -32,11 +34,8 @@ pub enum MessageKind {
 
 /// Writes a message in one frame.
 pub fn write_message(out: &mut Vec<u8>, kind: MessageKind, payload: &[u8]) {
-    if let Some(length) = u8::try_from(payload.len()).ok().filter(|&length| usize::from(length) <= SHORT_BYTES) {
-        let first = if kind == MessageKind::Text { SHORT_TEXT } else { SHORT_BINARY };
-        out.reserve(2 + payload.len());
-        out.extend_from_slice(&[first, length]);
-        out.extend_from_slice(payload);
+    if let Some(frame) = ShortFrame::new(kind, payload) {
+        out.extend_from_slice(frame.as_bytes());
         return;
     }
     write_frame(out, FrameHeader { opcode: opcode_of(kind), ..FrameHeader::default() }, payload);

@@ -1,9 +1,12 @@
-//! Short messages: one frame, uncompressed, that has arrived in one piece. Most messages are short.
+//! Short messages: one uncompressed frame, which arrives in one piece. Most messages are short.
 
 use super::frames::{MASKED, MessageKind, SHORT_BINARY, SHORT_BYTES, SHORT_TEXT};
 use super::protocol::Message;
 
-/// A whole number of words, and enough for [`SHORT_BYTES`].
+/// Bytes of the header of a short message of the server.
+const SHORT_HEADER_BYTES: usize = 2;
+
+/// A whole number of words, and enough for [`SHORT_BYTES`] and that header.
 const ROOM: usize = 128;
 
 /// A message that has arrived.
@@ -32,7 +35,7 @@ impl From<Arrival<'_>> for Message {
 pub struct Ascii<'a>(&'a [u8]);
 
 impl<'a> Ascii<'a> {
-    /// `bytes`, if all of them are ASCII.
+    /// Marks `bytes` as ASCII. None if other bytes are among them.
     #[inline]
     pub fn new(bytes: &'a [u8]) -> Option<Ascii<'a>> {
         bytes.is_ascii().then_some(Ascii(bytes))
@@ -85,6 +88,30 @@ impl Short {
     }
 }
 
+/// The frame of a short message of the server, which needs no memory of its own.
+pub struct ShortFrame {
+    length: usize,
+    bytes: [u8; ROOM],
+}
+
+impl ShortFrame {
+    /// The frame of a message. None if it is not short.
+    #[inline]
+    pub fn new(kind: MessageKind, payload: &[u8]) -> Option<ShortFrame> {
+        let length = u8::try_from(payload.len()).ok().filter(|&length| usize::from(length) <= SHORT_BYTES)?;
+        let mut bytes = [0; ROOM];
+        let (header, rest) = bytes.split_at_mut(SHORT_HEADER_BYTES);
+        header.copy_from_slice(&[if kind == MessageKind::Text { SHORT_TEXT } else { SHORT_BINARY }, length]);
+        rest.get_mut(..payload.len())?.copy_from_slice(payload);
+        Some(ShortFrame { length: SHORT_HEADER_BYTES + payload.len(), bytes })
+    }
+
+    /// The bytes of the frame.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
 /// `payload` without its mask (RFC 6455 5.3). All of the room is turned, which takes fewer steps than a part of it.
 #[inline]
 fn unmasked(payload: &[u8], mask: [u8; 4]) -> [u8; ROOM] {
@@ -97,4 +124,67 @@ fn unmasked(payload: &[u8], mask: [u8; 4]) -> [u8; ROOM] {
         *word = (u32::from_ne_bytes(*word) ^ mask).to_ne_bytes();
     }
     data
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MASK: [u8; 4] = [0x12, 0x34, 0xf6, 0x78];
+
+    /// A frame of the client, with more behind it.
+    fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![first, MASKED | u8::try_from(payload.len()).unwrap()];
+        frame.extend_from_slice(&MASK);
+        frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        frame.extend_from_slice(b"more");
+        frame
+    }
+
+    #[test]
+    fn a_short_message_of_any_length_arrives_as_it_was_sent() {
+        for length in 0..=SHORT_BYTES {
+            let payload: Vec<u8> = (b' '..b'~').cycle().take(length).collect();
+            let (text, binary) = (masked(SHORT_TEXT, &payload), masked(SHORT_BINARY, &payload));
+            let (mut text, mut binary) = (text.as_slice(), binary.as_slice());
+            let (first, second) = (Short::take(&mut text, 125).unwrap(), Short::take(&mut binary, 125).unwrap());
+            assert_eq!((text, binary), (&b"more"[..], &b"more"[..]));
+            assert!(matches!(first.arrival(), Some(Arrival::Ascii(text)) if text.as_bytes() == payload));
+            assert!(matches!(second.arrival(), Some(Arrival::Bytes(data)) if data == payload));
+        }
+    }
+
+    #[test]
+    fn only_ascii_is_marked_as_such() {
+        let arrival = |payload: &[u8]| {
+            let short = Short::take(&mut masked(SHORT_TEXT, payload).as_slice(), 125).unwrap();
+            short.arrival().map(|arrival| (matches!(arrival, Arrival::Ascii(_)), Message::from(arrival)))
+        };
+        assert_eq!(arrival(b"plain\x7f"), Some((true, Message::Text("plain\x7f".to_owned()))));
+        assert_eq!(arrival("\u{80}".as_bytes()), Some((false, Message::Text("\u{80}".to_owned()))));
+        assert_eq!(arrival(b"\xff"), None);
+    }
+
+    #[test]
+    fn anything_else_is_left_alone() {
+        let whole = masked(SHORT_TEXT, b"abc");
+        let unmasked = [SHORT_TEXT, 3, b'a', b'b', b'c', 0, 0, 0, 0];
+        for input in [&whole[..8], &masked(0x01, b"abc"), &masked(0x89, b"abc"), &unmasked, b""] {
+            let mut rest = input;
+            assert!(Short::take(&mut rest, 125).is_none());
+            assert_eq!(rest, input);
+        }
+        assert!(Short::take(&mut whole.as_slice(), 2).is_none());
+    }
+
+    #[test]
+    fn a_frame_of_the_server_has_two_bytes_before_the_message() {
+        let payload = [b'a'; SHORT_BYTES + 1];
+        for length in 0..=SHORT_BYTES {
+            let frame = ShortFrame::new(MessageKind::Text, &payload[..length]).unwrap();
+            let (header, rest) = frame.as_bytes().split_at(SHORT_HEADER_BYTES);
+            assert_eq!((header, rest), (&[0x81, u8::try_from(length).unwrap()][..], &payload[..length]));
+        }
+        assert!(ShortFrame::new(MessageKind::Binary, &payload).is_none());
+    }
 }

@@ -241,7 +241,8 @@ fn no_more_frames_are_taken_than_are_asked_for() {
     let mut messages: Vec<Message> = Vec::new();
     let mut rest = all.as_slice();
     for (frames, left) in [(2, 3), (1, 2), (0, 2), (5, 0)] {
-        let taken = protocol.receive_some(&mut rest, frames, &mut out, |message| messages.push(message.into())).unwrap();
+        let taken =
+            protocol.receive_some(&mut rest, frames, &mut out, |message| messages.push(message.into())).unwrap();
         assert_eq!(taken, frames.min(2));
         assert_eq!(rest.is_empty(), left == 0);
     }

@@ -3,6 +3,7 @@
 use super::{MessageKind, Protocol};
 use crate::websocket::deflate;
 use crate::websocket::frames::{write_compressed, write_message};
+use crate::websocket::short::ShortFrame;
 
 impl Protocol {
     /// Writes a message in one frame, compressed if that is agreed on and makes it shorter. `alone` is `payload`
@@ -26,6 +27,12 @@ impl Protocol {
             }
             None => write_message(out, kind, payload),
         }
+    }
+
+    /// The frame of a short message that is not compressed; none if the message is longer or may be compressed.
+    #[inline]
+    pub fn short_frame(&self, kind: MessageKind, payload: &[u8]) -> Option<ShortFrame> {
+        if self.deflate.is_some() { None } else { ShortFrame::new(kind, payload) }
     }
 
     /// Notes that the client gets a compressed frame that many connections share: later messages do not refer to those before it.

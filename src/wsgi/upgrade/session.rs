@@ -14,21 +14,23 @@ use std::time::{Duration, Instant};
 use pyo3::exceptions::PyTimeoutError;
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
+use pyo3::types::PyBytes;
 
 use super::compressing::compress_alone;
 use super::on_the_loop;
 use super::settings::{AcceptOptions, WebSocketSettings};
-use super::wire::{Moment, Wire};
+use super::wire::{Incoming, Moment, Wire};
 use crate::event_loop::reasons::{self, Reason};
-use crate::event_loop::{SourceId, StreamWatcher, streams};
+use crate::event_loop::{self, SourceId, StreamWatcher, streams, turn};
 use crate::interp::{self, Level, WaitReason, Waiter, log};
 use crate::net::Stream;
 use crate::sync::recover;
 use crate::websocket::closing::Close;
 use crate::websocket::extension::Agreement;
 use crate::websocket::pings::Latency;
-use crate::websocket::protocol::MessageKind;
+use crate::websocket::protocol::{Message, MessageKind};
 use crate::wsgi::StopFlag;
+use crate::wsgi::text::string;
 
 /// One connection.
 pub struct WebSocketSession {
@@ -94,30 +96,47 @@ impl WebSocketSession {
         py: Python<'py>,
         deadline: Option<Instant>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let mut is_late = false;
-        // A call that waits gives way by that.
-        if self.lock(py).ask() {
-            interp::give_way(py)?;
-        } else {
-            is_late = !self.wait_for_message(py, deadline)?;
-        }
+        let mut wire = match self.take_message(py, true) {
+            Taken::Outcome(outcome) => return outcome.map_err(|error| *error),
+            Taken::Nothing(wire) => wire,
+        };
         loop {
-            let mut wire = self.lock(py);
-            if let Some(message) = wire.pop() {
-                self.settle(py, wire)?;
-                return message.into_object(py).map(Some);
-            }
-            if wire.closing().close().is_some() || wire.fail_now() || wire.end_stop() {
-                self.settle(py, wire)?;
-                return Ok(None);
-            }
-            drop(wire);
-            if is_late {
-                return Err(PyTimeoutError::new_err("no message arrived in time"));
-            }
+            let is_late = !self.wait_for_message(py, deadline, wire)?;
             // A message that comes together with the deadline is taken.
-            is_late = !self.wait_for_message(py, deadline)?;
+            wire = match self.take_message(py, false) {
+                Taken::Outcome(outcome) => return outcome.map_err(|error| *error),
+                Taken::Nothing(_) if is_late => return Err(no_message()),
+                Taken::Nothing(wire) => wire,
+            };
         }
+    }
+
+    /// Takes a message that is there. A call that does not wait gives way first if `gives_way` is set.
+    ///
+    /// # Parks
+    // Not part of its caller: frames that coroutines wait in should be small.
+    #[inline(never)]
+    fn take_message<'py>(&self, py: Python<'py>, gives_way: bool) -> Taken<'_, 'py> {
+        let mut wire = self.lock(py);
+        if gives_way && wire.is_receivable() && turn::is_spent() {
+            drop(wire);
+            if let Err(error) = interp::give_way(py) {
+                return Taken::Outcome(Err(Box::new(error)));
+            }
+            wire = self.lock(py);
+        }
+        let message = wire.pop();
+        if message.is_none() && wire.closing().close().is_none() && !wire.fail_now() && !wire.end_stop() {
+            return Taken::Nothing(wire);
+        }
+        if let Err(error) = self.settle(py, wire) {
+            return Taken::Outcome(Err(Box::new(error)));
+        }
+        Taken::Outcome(match message {
+            Some(Incoming::Object(object, _)) => Ok(Some(object.into_bound(py))),
+            Some(Incoming::Message(message)) => object_of(py, message).map(Some).map_err(Box::new),
+            None => Ok(None),
+        })
     }
 
     /// Sends a message as soon as there is room for it.
@@ -202,22 +221,35 @@ impl WebSocketSession {
                 self.settle(py, wire)?;
                 return Ok(Ok(outcome));
             }
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                let message = format!("no room for the message in time: {} bytes wait for the client", wire.backlog());
-                drop(wire);
-                return Err(PyTimeoutError::new_err(message));
-            }
-            let check = wire.next_pace_check().map(|patience| Instant::now() + patience);
-            drop(wire);
-            let wake = check.into_iter().chain(deadline).min();
-            let is_notified =
-                self.wait(py, self.reason(Reason::Client), wake, Wire::is_sendable, |wire| &mut wire.senders)?;
-            if !is_notified && check.is_some_and(|check| check <= Instant::now()) {
-                let mut wire = self.lock(py);
-                wire.check_pace();
-                self.settle(py, wire)?;
-            }
+            self.wait_for_room(py, deadline, wire)?;
         }
+    }
+
+    /// Waits until there may be room for a message. The client's pace is checked at times.
+    ///
+    /// # Errors
+    /// TimeoutError if `deadline` has passed.
+    ///
+    /// # Parks
+    // Not part of its caller, which rarely has to wait: what this function keeps at hand would cost every message.
+    #[inline(never)]
+    fn wait_for_room(&self, py: Python<'_>, deadline: Option<Instant>, mut wire: MutexGuard<'_, Wire>) -> PyResult<()> {
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            let message = format!("no room for the message in time: {} bytes wait for the client", wire.backlog());
+            drop(wire);
+            return Err(PyTimeoutError::new_err(message));
+        }
+        let check = wire.next_pace_check().map(|patience| Instant::now() + patience);
+        drop(wire);
+        let wake = check.into_iter().chain(deadline).min();
+        let is_notified =
+            self.wait(py, self.reason(Reason::Client), wake, Wire::is_sendable, |wire| &mut wire.senders)?;
+        if !is_notified && check.is_some_and(|check| check <= Instant::now()) {
+            let mut wire = self.lock(py);
+            wire.check_pace();
+            self.settle(py, wire)?;
+        }
+        Ok(())
     }
 
     /// When bytes of the client last came; at first, when the connection was accepted.
@@ -314,17 +346,29 @@ impl WebSocketSession {
         )
     }
 
-    /// Waits until a message may be there, or none will come. Returns false at the deadline.
+    /// Waits until a message may be there, or none will come. At present neither is the case. Returns false at the
+    /// deadline.
     ///
     /// # Parks
-    fn wait_for_message(&self, py: Python<'_>, deadline: Option<Instant>) -> PyResult<bool> {
-        let enqueue = |waiter| {
-            let mut wire = self.lock(py);
-            let waits = !wire.is_receivable();
-            if waits {
-                wire.receivers.push_back(waiter);
+    #[inline]
+    fn wait_for_message<'a>(
+        &'a self,
+        py: Python<'_>,
+        deadline: Option<Instant>,
+        mut wire: MutexGuard<'a, Wire>,
+    ) -> PyResult<bool> {
+        // The action may itself wait, so it comes without the lock.
+        if event_loop::acts_before_wait() && event_loop::can_park() {
+            drop(wire);
+            event_loop::act_before_wait();
+            wire = self.lock(py);
+            if wire.is_receivable() {
+                return Ok(true);
             }
-            waits
+        }
+        let enqueue = move |waiter| {
+            wire.receivers.push_back(waiter);
+            true
         };
         interp::wait_for_event(py, self.reason(Reason::WebSocket), deadline, enqueue, |is_own| {
             self.lock(py).receivers.retain(|other| !is_own(other));
@@ -351,7 +395,7 @@ impl WebSocketSession {
 
     /// Releases the lock, then does the work that is forbidden under it. Logging and TLS run Python code, which may
     /// wait.
-    #[inline]
+    #[inline(always)]
     fn settle<'a>(&'a self, py: Python<'_>, wire: MutexGuard<'a, Wire>) -> PyResult<()> {
         if wire.is_unsettled() { self.settle_now(py, wire) } else { Ok(()) }
     }
@@ -382,14 +426,42 @@ impl WebSocketSession {
     }
 
     /// Moves enciphered bytes, then calls `look` under the lock. On the loop, where settling does not fail.
+    #[expect(
+        unsafe_code,
+        reason = "this runs for every message, and attaching again would be a seventh of its work here"
+    )]
     fn look_after(&self, now: Instant, look: impl FnOnce(&mut Wire, Moment<'_>)) {
-        Python::attach(|py| {
-            self.stream.work(true);
-            let mut wire = self.lock(py);
-            look(&mut wire, Moment { py, now });
-            let _ = self.settle(py, wire);
-        });
+        // SAFETY: the loop calls watchers in units, and a unit is attached whenever it runs (`PythonHost`).
+        let py = unsafe { Python::assume_attached() };
+        self.stream.work(true);
+        // The work on an encrypted stream may have waited.
+        let now = if self.stream.is_encrypted() { Instant::now() } else { now };
+        let mut wire = self.lock(py);
+        look(&mut wire, Moment { py, now });
+        let _ = self.settle(py, wire);
     }
+}
+
+/// The outcome of a look for a message.
+enum Taken<'a, 'py> {
+    /// The outcome of the call: a message, or none where none will come. The error is boxed, since it is large and rare.
+    Outcome(Result<Option<Bound<'py, PyAny>>, Box<PyErr>>),
+    /// No message is there, and one may come.
+    Nothing(MutexGuard<'a, Wire>),
+}
+
+/// A message as the application gets it.
+#[inline(never)]
+fn object_of(py: Python<'_>, message: Message) -> PyResult<Bound<'_, PyAny>> {
+    Ok(match message {
+        Message::Text(text) => string(py, &text)?.into_any(),
+        Message::Binary(data) => PyBytes::new(py, &data).into_any(),
+    })
+}
+
+#[cold]
+fn no_message() -> PyErr {
+    PyTimeoutError::new_err("no message arrived in time")
 }
 
 impl StreamWatcher for WebSocketSession {

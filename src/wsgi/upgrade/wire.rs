@@ -25,7 +25,7 @@ use crate::websocket::extension::Agreement;
 use crate::websocket::protocol::{MessageKind, Protocol};
 use crate::wsgi::StopFlag;
 
-use incoming::Incoming;
+pub use incoming::Incoming;
 pub use sharing::{Membership, Offered};
 
 /// Bytes of messages that may wait for the application. Then reading pauses, and TCP holds up the client. asyncio's
@@ -183,12 +183,6 @@ impl Wire {
         self.protocol.closing()
     }
 
-    /// Notes that the application asks for the next message. Returns whether it need not wait.
-    pub fn ask(&mut self) -> bool {
-        self.is_answering = false;
-        self.is_receivable()
-    }
-
     /// Takes the next message that has arrived.
     pub fn pop(&mut self) -> Option<Incoming> {
         let message = self.incoming.pop_front();
@@ -220,12 +214,17 @@ impl Wire {
     }
 
     /// Queues a message, and sends what the kernel takes now. For `alone` see [`Protocol::write_message`].
+    // Not part of its caller, which may wait for room: the frame would add to that of a coroutine that waits.
+    #[inline(never)]
     pub fn put_message(&mut self, kind: MessageKind, payload: &[u8], alone: Option<&[u8]>) {
         if !self.sends_directly() || payload.len() > READ_BYTES {
             self.protocol.write_message(&mut self.outgoing, kind, payload, alone);
             return self.flush();
         }
         // The usual case: the kernel takes the frame. Only what it leaves needs memory of this connection.
+        if let Some(frame) = self.protocol.short_frame(kind, payload) {
+            return self.send_directly(frame.as_bytes());
+        }
         BUFFER.with(|kept| {
             let mut frame = kept.take();
             frame.clear();

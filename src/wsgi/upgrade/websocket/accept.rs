@@ -25,11 +25,17 @@ impl WebSocket {
     ///
     /// # Errors
     /// RuntimeError if the request was answered before.
+    #[inline]
     pub(in crate::wsgi::upgrade) fn session(&self, py: Python<'_>) -> PyResult<&Arc<WebSocketSession>> {
         match self.session.get() {
             Some(session) => Ok(session),
-            None => self.accept_now(py, None, None, AcceptOptions::of(&self.settings)),
+            None => self.accept_as_ever(py),
         }
+    }
+
+    #[cold]
+    fn accept_as_ever(&self, py: Python<'_>) -> PyResult<&Arc<WebSocketSession>> {
+        self.accept_now(py, None, None, AcceptOptions::of(&self.settings))
     }
 
     /// The options of this connection; `None` is what the server's settings say.

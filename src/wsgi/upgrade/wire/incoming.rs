@@ -5,7 +5,7 @@ use pyo3::types::PyBytes;
 
 use crate::websocket::protocol::Message;
 use crate::websocket::short::Arrival;
-use crate::wsgi::text::{ascii, string};
+use crate::wsgi::text::ascii;
 
 /// The cost of a message in addition to its bytes, so that empty ones count too.
 const MESSAGE_BYTES: usize = 64;
@@ -41,18 +41,5 @@ impl Incoming {
             Incoming::Message(message) => message.size(),
         };
         size + MESSAGE_BYTES
-    }
-
-    /// The message as the application gets it: a str for text, bytes for binary.
-    ///
-    /// # Errors
-    /// MemoryError.
-    #[inline]
-    pub fn into_object(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-        match self {
-            Incoming::Object(object, _) => Ok(object.into_bound(py)),
-            Incoming::Message(Message::Text(text)) => Ok(string(py, &text)?.into_any()),
-            Incoming::Message(Message::Binary(data)) => Ok(PyBytes::new(py, &data).into_any()),
-        }
     }
 }
