@@ -3,7 +3,7 @@
 /// Units that have gone since a peak make it the peak of a burst. Each has up to 17 KB of the heap.
 const UNITS_OF_BURST: usize = 128;
 
-/// Sources that have gone since a peak make it the peak of a burst. Each has about 0.7 KB of the heap.
+/// Sources that have gone since a peak make it the peak of a burst. Each has about 0.2 KB of the heap.
 const SOURCES_OF_BURST: usize = 4096;
 
 /// The most units and sources since memory was returned last.

@@ -297,7 +297,7 @@ impl Accepting {
         let stream = self.stream(py, key, socket)?;
         streams::set_deadline(stream.source(), self.shared.first_deadline());
         let is_encrypted = stream.is_encrypted();
-        let mut connection = Box::new(Connection::new(py, &self.shared, stream, listener, peer)?);
+        let mut connection = Box::new(Connection::new(py, &self.shared, stream, listener, peer));
         if !is_encrypted {
             connection.expect_first_turn();
         }

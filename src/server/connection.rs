@@ -12,8 +12,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 
 use self::arriving::Arriving;
+use self::preface::Proxied;
 use super::measuring::RequestMeasure;
 use super::shared::Shared;
 use super::slow_requests::{SlowRequests, TimedRequest};
@@ -22,11 +24,10 @@ use crate::http::error::RequestError;
 use crate::http::exchange::{Ending, Exchange};
 use crate::http::head::known::LastSection;
 use crate::http::head::{Head, Parsed};
-use crate::http::proxy_protocol::Addresses;
 use crate::http::response::error_page;
 use crate::interp::{Level, log};
 use crate::net::{Failure, Peer, Stream, held};
-use crate::wsgi::{self, ApplicationCall, ClientCheck, RemoteAddress, Request, Unprepared};
+use crate::wsgi::{self, ApplicationCall, RemoteAddress, Request, Unprepared};
 
 /// Requests of one client's pipeline that run before other work gets its turn.
 const PIPELINE_TURN: usize = 16;
@@ -36,14 +37,13 @@ pub struct Connection {
     /// The socket, which requests in progress share.
     pub stream: Arc<Stream>,
     /// The number of its listener.
-    listener: u32,
+    listener: u16,
     /// The client at the other end of the socket.
     peer: Peer,
     /// The ends that a PROXY header has named.
-    proxied: Option<Box<Addresses>>,
-    remote: RemoteAddress,
-    /// `rmeinheld.client_disconnected` of its requests.
-    disconnected: Py<ClientCheck>,
+    proxied: Option<Box<Proxied>>,
+    /// REMOTE_ADDR of its requests.
+    address: Py<PyString>,
     /// The peer is trusted to speak for other clients.
     is_trusted: bool,
     opening: Opening,
@@ -51,19 +51,35 @@ pub struct Connection {
     arriving: Arriving,
     /// The field section that came last, which most clients repeat.
     section: LastSection,
-    /// Something has arrived that is no head: a PROXY header, or the beginning of TLS.
-    has_begun: bool,
+    beginning: Beginning,
     stage: ConnectionStage,
     /// The number of requests so far.
     served: u32,
     /// The last response ended because the server stops.
     ended_with_server: bool,
+    adoption: Adoption,
+}
+
+/// The state of a connection before its first request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beginning {
+    /// Nothing has arrived, as far as is known.
+    Nothing,
     /// Its first turn comes at once, whether or not something has arrived.
-    is_new: bool,
-    /// A sibling has handed the connection over for the next request, which is served here.
-    stays: bool,
-    /// The sibling's connection for which there was no room: its next request is refused.
-    has_no_room: bool,
+    FirstTurn,
+    /// Something has arrived that is no head: a PROXY header, or the beginning of TLS.
+    HasBegun,
+}
+
+/// How the next request of a connection is served that a sibling has handed over.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Adoption {
+    /// As any other: no sibling has handed it over, or it has had a request here.
+    None,
+    /// It is served here.
+    Stays,
+    /// It is refused, since there was no room for the connection.
+    HasNoRoom,
 }
 
 /// The use of the PROXY protocol at the beginning of a connection.
@@ -120,42 +136,38 @@ pub enum Next {
 
 impl Connection {
     /// A connection just accepted.
-    pub fn new(py: Python<'_>, shared: &Shared, stream: Stream, listener: usize, peer: Peer) -> PyResult<Connection> {
+    pub fn new(py: Python<'_>, shared: &Shared, stream: Stream, listener: usize, peer: Peer) -> Connection {
         let opening = match shared.proxy_versions() {
             None => Opening::Over,
             Some(_) if shared.may_speak_proxy(peer) => Opening::Trusted,
             Some(_) => Opening::Forbidden,
         };
-        let stream = Arc::new(stream);
-        Ok(Connection {
-            disconnected: Py::new(py, ClientCheck::new(&stream))?,
-            stream,
-            listener: u32::try_from(listener).unwrap_or(u32::MAX),
+        Connection {
+            stream: Arc::new(stream),
+            listener: u16::try_from(listener).unwrap_or(u16::MAX),
             peer,
             proxied: None,
-            remote: RemoteAddress::new(py, peer, shared.last_address()),
+            address: shared.last_address().text(py, peer),
             is_trusted: shared.gateway().trusts(peer),
             opening,
             arriving: Arriving::default(),
             section: LastSection::default(),
-            has_begun: false,
+            beginning: Beginning::Nothing,
             stage: ConnectionStage::Idle,
             served: 0,
             ended_with_server: false,
-            is_new: false,
-            stays: false,
-            has_no_room: false,
-        })
+            adoption: Adoption::None,
+        }
     }
 
     /// Does its first turn come at once?
     pub fn is_new(&self) -> bool {
-        self.is_new
+        self.beginning == Beginning::FirstTurn
     }
 
     /// Announces that the next turn comes at once, whether or not something has arrived.
     pub fn expect_first_turn(&mut self) {
-        self.is_new = true;
+        self.beginning = Beginning::FirstTurn;
     }
 
     /// Prepares for a stop of the server, or for changed terms of it: the connection ends at the deadline of the stop, or
@@ -169,7 +181,7 @@ impl Connection {
             ConnectionStage::Idle if !self.is_idle() => return,
             ConnectionStage::Idle if self.served > 0 => shared.last_idle_deadline(),
             // The first request may be on the way. Browsers also open connections that they never use.
-            ConnectionStage::Idle => shared.first_request_deadline(self.has_begun),
+            ConnectionStage::Idle => shared.first_request_deadline(self.beginning == Beginning::HasBegun),
         };
         let deadline = streams::deadline(source).into_iter().chain(last).min();
         if self.served == 0 || self.stage == ConnectionStage::Head {
@@ -212,7 +224,10 @@ impl Connection {
         if held::is_unsent(&self.stream) && self.send_unsent(shared).is_err() {
             return Next::Close;
         }
-        let untouched = std::mem::take(&mut self.is_new).then_some(self.opening);
+        let untouched = self.is_new().then_some(self.opening);
+        if untouched.is_some() {
+            self.beginning = Beginning::Nothing;
+        }
         for _ in 0..PIPELINE_TURN {
             let ending = match self.take_request(py, shared) {
                 Taken::Request(head, buffer) => match shared.moving() {
@@ -318,9 +333,8 @@ impl Connection {
             bytes: &buffer,
             rest: buffer.get(head.length..).unwrap_or_default().to_vec(),
             stream: Arc::clone(&self.stream),
-            remote: &self.remote,
-            template: shared.template(self.listener as usize),
-            disconnected: &self.disconnected,
+            remote: self.remote(),
+            template: shared.template(self.listener.into()),
             keep_alive: shared.keeps_alive(self.served),
             is_trusted: self.is_trusted,
             is_local: self.peer == Peer::Unix,
@@ -483,7 +497,7 @@ impl Connection {
     fn rest_idle(mut self: Box<Self>, shared: &Shared) -> Next {
         if self.served == 0 {
             // Nothing but a PROXY header has arrived: the first request is still to come.
-            (self.stage, self.has_begun) = (ConnectionStage::Idle, true);
+            (self.stage, self.beginning) = (ConnectionStage::Idle, Beginning::HasBegun);
             // The first deadline stays: a handshake of TLS comes in many pieces.
             let last = shared.first_request_deadline(true);
             let deadline = self.arriving.deadline().or_else(|| shared.head_deadline()).into_iter().chain(last).min();
@@ -555,9 +569,19 @@ impl Connection {
         log(py, Level::Info, &format!("{} from {}: {error}", error.status(), self.client(py)), None);
     }
 
+    /// The client as its requests name it.
+    fn remote(&self) -> RemoteAddress<'_> {
+        let port = match (&self.proxied, self.peer) {
+            (Some(proxied), _) => Some(proxied.addresses.source.1),
+            (None, Peer::Inet(_, port)) => Some(port),
+            (None, Peer::Unix) => None,
+        };
+        RemoteAddress { address: &self.address, port, proxy: self.proxied.as_ref().map(|proxied| &proxied.items) }
+    }
+
     /// The client's name in log lines.
     fn client(&self, py: Python<'_>) -> String {
-        let client = self.remote.address.bind(py).to_string();
+        let client = self.address.bind(py).to_string();
         if client.is_empty() { "a Unix client".to_owned() } else { client }
     }
 }
@@ -601,8 +625,8 @@ mod tests {
 
     #[test]
     fn an_idle_connection_owns_two_small_records() {
-        // In addition it has a source in the poller, a deadline, and three Python objects.
-        assert_eq!(size_of::<Connection>(), 104);
+        // In addition it has a source in the poller.
+        assert_eq!(size_of::<Connection>(), 72);
         assert_eq!(size_of::<Stream>(), 40 - 16);
     }
 }

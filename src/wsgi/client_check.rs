@@ -1,11 +1,11 @@
 //! `environ["rmeinheld.client_disconnected"]`, as Waitress has `waitress.client_disconnected`.
 
 use std::os::fd::AsFd;
-use std::sync::{Arc, Weak};
 
 use pyo3::prelude::*;
 
-use crate::net::{PeerEnd, Stream, peer_end};
+use super::StartResponse;
+use crate::net::{PeerEnd, peer_end};
 
 /// `environ["rmeinheld.client_disconnected"]`: calling it returns whether the client has disconnected.
 ///
@@ -13,20 +13,21 @@ use crate::net::{PeerEnd, Stream, peer_end};
 /// its side may still wait for the answer, but few do. May be called from any coroutine or thread.
 #[pyclass(frozen, module = "rmeinheld")]
 pub struct ClientCheck {
-    /// Weak, so that a kept environ does not keep the connection.
-    stream: Weak<Stream>,
+    /// The response to its request, which knows the client also when the request has ended.
+    response: Py<StartResponse>,
 }
 
 impl ClientCheck {
-    /// For the client of `stream`.
-    pub fn new(stream: &Arc<Stream>) -> ClientCheck {
-        ClientCheck { stream: Arc::downgrade(stream) }
+    /// For the client that gets `response`.
+    pub fn new(response: &Bound<'_, StartResponse>) -> ClientCheck {
+        ClientCheck { response: response.clone().unbind() }
     }
 }
 
 #[pymethods]
 impl ClientCheck {
     fn __call__(&self) -> bool {
-        self.stream.upgrade().is_none_or(|stream| peer_end(stream.as_fd()) != PeerEnd::None)
+        let client = self.response.get().answer().client();
+        client.is_none_or(|stream| peer_end(stream.as_fd()) != PeerEnd::None)
     }
 }

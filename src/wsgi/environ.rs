@@ -10,7 +10,7 @@ use pyo3::types::{PyDict, PyString};
 
 use super::forwarding::FieldPolicy;
 use super::known_environs::{Beginning, KnownEnvirons};
-use super::request::{Request, Unprepared};
+use super::request::{PortTexts, Request, Unprepared};
 use super::text::{environ_key, latin1, percent_decode};
 use crate::http::Version;
 
@@ -162,6 +162,7 @@ pub fn build<'py>(
     py: Python<'py>,
     keys: &Keys,
     known: &KnownEnvirons,
+    ports: &PortTexts,
     policy: &FieldPolicy,
     request: &Request<'_>,
 ) -> Result<Bound<'py, PyDict>, Unprepared> {
@@ -180,12 +181,12 @@ pub fn build<'py>(
             environ
         }
     };
-    environ.set_item(&keys.remote_addr, &remote.address)?;
-    match &remote.port {
-        Some(port) => environ.set_item(&keys.remote_port, port)?,
+    environ.set_item(&keys.remote_addr, remote.address)?;
+    match remote.port {
+        Some(port) => environ.set_item(&keys.remote_port, ports.text(py, port))?,
         None => environ.del_item(&keys.remote_port)?,
     }
-    if let Some(proxy) = &remote.proxy {
+    if let Some(proxy) = remote.proxy {
         environ.update(proxy.bind(py).as_mapping())?;
     }
     policy.apply(&environ, request)?;

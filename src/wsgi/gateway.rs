@@ -13,6 +13,7 @@ use super::forwarding::FieldPolicy;
 use super::in_progress::{Stopping, client_hung_up};
 use super::input::Input;
 use super::known_environs::KnownEnvirons;
+use super::request::PortTexts;
 use super::request_ids::{IdPolicy, RequestIds};
 use super::spool::SpoolSettings;
 use super::start_response::{ResponsePool, ResponseSettings};
@@ -59,6 +60,7 @@ pub struct Gateway {
     pub(super) settings: GatewaySettings,
     pub(super) keys: Keys,
     pub(super) known: KnownEnvirons,
+    pub(super) ports: PortTexts,
     pub(super) ids: Option<RequestIds>,
     pub(super) responses: ResponsePool,
     shared: Py<PyDict>,
@@ -110,6 +112,7 @@ impl Gateway {
             settings,
             keys: Keys::new(py),
             known: KnownEnvirons::default(),
+            ports: PortTexts::default(),
             responses,
             shared: shared.unbind(),
             stop,

@@ -27,7 +27,7 @@ impl Gateway {
     pub fn prepare<'py>(&self, py: Python<'py>, request: Request<'_>) -> Result<ApplicationCall<'py>, Unprepared> {
         let Request { head, bytes, .. } = &request;
         let handshake = if head.has_upgrade { Handshake::of(head, bytes)? } else { None };
-        let environ = environ::build(py, &self.keys, &self.known, &self.settings.fields, &request)?;
+        let environ = environ::build(py, &self.keys, &self.known, &self.ports, &self.settings.fields, &request)?;
         if handshake.is_some() {
             self.check_origin(&environ, &request)?;
         }
@@ -36,8 +36,7 @@ impl Gateway {
             Some(sticky) => sticky.new_cookie(head, bytes, is_https(&environ)?),
             None => None,
         };
-        let Request { head, bytes, rest, stream, keep_alive, disconnected, .. } = request;
-        environ.set_item(&self.keys.client_disconnected, disconnected)?;
+        let Request { head, bytes, rest, stream, keep_alive, .. } = request;
         let method = MethodKind::of(head.method.of(bytes));
         let terms = Terms { version: head.version, method };
         let is_reusable = keep_alive && head.keep_alive && method != MethodKind::Connect;
@@ -59,6 +58,7 @@ impl Gateway {
             objects.response.get().answer().added().cookie = Some(cookie.into());
         }
         environ.set_item(&self.keys.early_hints, &objects.early_hints)?;
+        environ.set_item(&self.keys.client_disconnected, &objects.client_check)?;
         let websocket = handshake
             .map(|handshake| self.add_websocket(handshake, &environ, &objects.response, std::mem::take(&mut next)))
             .transpose()?;

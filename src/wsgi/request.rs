@@ -7,7 +7,6 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
-use super::client_check::ClientCheck;
 use crate::http::error::RequestError;
 use crate::http::head::Head;
 use crate::net::{Peer, Stream};
@@ -23,11 +22,9 @@ pub struct Request<'a> {
     /// The client's connection.
     pub stream: Arc<Stream>,
     /// The client's address.
-    pub remote: &'a RemoteAddress,
+    pub remote: RemoteAddress<'a>,
     /// The listener's dictionary: see `Gateway::template`.
     pub template: &'a Py<PyDict>,
-    /// The `rmeinheld.client_disconnected` of the connection.
-    pub disconnected: &'a Py<ClientCheck>,
     /// The server would use the connection again after this request.
     pub keep_alive: bool,
     /// The peer is trusted to speak for other clients.
@@ -36,28 +33,15 @@ pub struct Request<'a> {
     pub is_local: bool,
 }
 
-/// The address of a client, as items of the environ.
-pub struct RemoteAddress {
+/// The address of a client, for the environ.
+#[derive(Clone, Copy)]
+pub struct RemoteAddress<'a> {
     /// REMOTE_ADDR.
-    pub address: Py<PyString>,
+    pub address: &'a Py<PyString>,
     /// REMOTE_PORT; `None` on Unix sockets.
-    pub port: Option<Py<PyString>>,
+    pub port: Option<u16>,
     /// The items that the PROXY protocol adds to the environ.
-    pub proxy: Option<Py<PyDict>>,
-}
-
-impl RemoteAddress {
-    /// The client of a connection, as REMOTE_ADDR and REMOTE_PORT.
-    pub fn new(py: Python<'_>, peer: Peer, last: &LastAddress) -> RemoteAddress {
-        match peer {
-            Peer::Inet(address, port) => RemoteAddress {
-                address: last.text(py, address),
-                port: Some(PyString::new(py, &port.to_string()).unbind()),
-                proxy: None,
-            },
-            Peer::Unix => RemoteAddress { address: PyString::new(py, "").unbind(), port: None, proxy: None },
-        }
-    }
+    pub proxy: Option<&'a Py<PyDict>>,
 }
 
 /// The text of the address that a connection came from last. Behind a proxy all connections share it.
@@ -65,7 +49,9 @@ impl RemoteAddress {
 pub struct LastAddress(RefCell<Option<(IpAddr, Py<PyString>)>>);
 
 impl LastAddress {
-    fn text(&self, py: Python<'_>, address: IpAddr) -> Py<PyString> {
+    /// The address of a client as text, which is empty on Unix sockets.
+    pub fn text(&self, py: Python<'_>, peer: Peer) -> Py<PyString> {
+        let Peer::Inet(address, _) = peer else { return PyString::new(py, "").unbind() };
         if let Some((last, text)) = &*self.0.borrow()
             && *last == address
         {
@@ -75,6 +61,38 @@ impl LastAddress {
         // A string is destroyed without running Python code.
         self.0.replace(Some((address, text.clone_ref(py))));
         text
+    }
+}
+
+/// The number of texts in [`PortTexts`], which have 72 bytes each.
+const PORTS_KEPT: usize = 512;
+
+/// The texts of ports that requests came from lately, for REMOTE_PORT. Connections have none, since most are idle.
+#[derive(Default)]
+pub struct PortTexts(RefCell<Vec<PortText>>);
+
+/// A port and its text, if there is one.
+type PortText = Option<(u16, Py<PyString>)>;
+
+impl PortTexts {
+    /// The text of a port.
+    pub fn text(&self, py: Python<'_>, port: u16) -> Py<PyString> {
+        let mut kept = self.0.borrow_mut();
+        if kept.is_empty() {
+            kept.resize_with(PORTS_KEPT, || None);
+        }
+        // Linux gives the connections of a client every second number.
+        match kept.get_mut(usize::from(port >> 1) % PORTS_KEPT) {
+            Some(Some((same, text))) if *same == port => text.clone_ref(py),
+            place => {
+                let text = PyString::new(py, &port.to_string()).unbind();
+                // A string is destroyed without running Python code.
+                if let Some(place) = place {
+                    *place = Some((port, text.clone_ref(py)));
+                }
+                text
+            }
+        }
     }
 }
 
@@ -96,5 +114,23 @@ impl From<RequestError> for Unprepared {
 impl From<PyErr> for Unprepared {
     fn from(error: PyErr) -> Self {
         Unprepared::Python(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::interp::testing::with_python;
+
+    #[test]
+    fn each_port_has_its_own_text_also_where_two_share_a_place() {
+        with_python(|py| {
+            let texts = PortTexts::default();
+            for port in [8000, 8000, 8001, 8000, 8000 + 2 * PORTS_KEPT as u16, 8000, 0, 1, 0, u16::MAX, 32_767] {
+                assert_eq!(texts.text(py, port).bind(py).to_str().unwrap(), port.to_string());
+            }
+            assert!(texts.text(py, 8000).is(texts.text(py, 8000)));
+            assert_eq!(texts.0.borrow().len(), PORTS_KEPT);
+        });
     }
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from serving import Serve, request
+from serving import Connection, Serve, request
 
 ENVIRON = """
 import json
@@ -95,6 +95,36 @@ def test_objects_of_an_ended_request_that_are_kept_do_not_reach_later_ones(serve
         response = connection.read_response()
         assert (response.status, response.body) == (200, b"True refused True refused True True")
         assert connection.buffer == b""
+
+
+CHECKS = """
+kept = []
+
+def app(environ, start_response):
+    if environ["PATH_INFO"] == "/keep":
+        kept.append(environ["rmeinheld.client_disconnected"])
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [" ".join(str(is_gone()) for is_gone in kept).encode()]
+"""
+
+
+def test_a_kept_check_of_the_client_looks_at_the_client_of_its_own_request(serve: Serve) -> None:
+    server = serve(CHECKS)
+
+    def ask(connection: Connection, path: str) -> bytes:
+        connection.send(request("GET", path))
+        return connection.read_response().body
+
+    with server.connect() as stays:
+        with server.connect() as goes:
+            assert ask(goes, "/") == b""
+            assert ask(goes, "/keep") == b"False"
+            assert ask(stays, "/keep") == b"False False"
+            assert ask(goes, "/") == b"False False"
+        assert ask(stays, "/") == b"True False"
+        with server.connect() as another:
+            assert ask(another, "/keep") == b"True False False"
+            assert ask(stays, "/") == b"True False False"
 
 
 HEADERS = """

@@ -4,14 +4,15 @@ use std::os::fd::AsFd;
 
 use pyo3::prelude::*;
 
-use super::{Connection, Opening};
+use super::preface::source;
+use super::{Adoption, Connection, Opening};
 use crate::crew::moved_connection::MovedConnection;
 use crate::crew::seat::MoveOutcome;
 use crate::http::exchange::Ending;
 use crate::http::head::Head;
 use crate::http::redaction::redacted;
 use crate::interp::{Level, log};
-use crate::net::{Peer, Stream};
+use crate::net::Stream;
 use crate::server::moving::{Moving, Unmoved};
 use crate::server::shared::Shared;
 use crate::server::sticky::SessionOf;
@@ -33,7 +34,7 @@ impl Connection {
         moved: &MovedConnection<'_>,
         has_room: bool,
     ) -> PyResult<Connection> {
-        let mut connection = Connection::new(py, shared, stream, listener, moved.peer)?;
+        let mut connection = Connection::new(py, shared, stream, listener, moved.peer);
         if !moved.is_new {
             connection.opening = Opening::Over;
             if let Some(addresses) = moved.proxied {
@@ -46,8 +47,7 @@ impl Connection {
         }
         shared.seat().count_hand_over(MoveOutcome::Received);
         // Siblings that see the places change at different times would hand it to and fro.
-        connection.stays = true;
-        connection.has_no_room = !has_room;
+        connection.adoption = if has_room { Adoption::Stays } else { Adoption::HasNoRoom };
         Ok(connection)
     }
 
@@ -64,7 +64,7 @@ impl Connection {
         head: Box<Head>,
         buffer: Vec<u8>,
     ) -> Ending {
-        if self.has_no_room {
+        if self.adoption == Adoption::HasNoRoom {
             let why = format!("a sibling has handed it over. {}", shared.connection_limit().fullness());
             return self.refuse_unmoved(py, shared, &head, &buffer, &why);
         }
@@ -100,9 +100,9 @@ impl Connection {
         let moved = MovedConnection {
             is_new: false,
             served: self.served,
-            listener: moving.key_of(self.listener as usize),
+            listener: moving.key_of(self.listener.into()),
             peer: self.peer,
-            proxied: self.proxied.as_deref().copied(),
+            proxied: self.proxied.as_ref().map(|proxied| proxied.addresses),
             bytes,
         };
         let mut sent = moving.send(slot, self.stream.as_fd(), &moved);
@@ -117,11 +117,10 @@ impl Connection {
     /// The slot of the sibling that a request belongs to.
     fn sibling(&mut self, moving: &Moving, head: &Head, bytes: &[u8]) -> Option<u32> {
         // The state of a TLS connection cannot move.
-        if std::mem::take(&mut self.stays) || self.stream.is_encrypted() {
+        if std::mem::replace(&mut self.adoption, Adoption::None) == Adoption::Stays || self.stream.is_encrypted() {
             return None;
         }
-        let named = self.proxied.as_ref().map(|addresses| Peer::Inet(addresses.source.0, addresses.source.1));
-        let client = named.unwrap_or(self.peer);
+        let client = self.proxied.as_ref().map_or(self.peer, |proxied| source(&proxied.addresses));
         moving.sticky().decide(&SessionOf { head, bytes, client, is_trusted: self.is_trusted })
     }
 

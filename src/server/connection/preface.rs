@@ -8,10 +8,17 @@ use crate::http::error::RequestError;
 use crate::http::proxy_protocol::{self, Addresses, Preface};
 use crate::net::Peer;
 use crate::server::shared::Shared;
-use crate::wsgi::{LastAddress, RemoteAddress, Unprepared};
+use crate::wsgi::Unprepared;
 
 const FORBIDDEN_PROXY: RequestError =
     RequestError::Forbidden("a PROXY header from an address that is not in proxy_allow_ips");
+
+/// The ends that a PROXY header has named.
+pub(super) struct Proxied {
+    pub addresses: Addresses,
+    /// The items that they add to the environ: Gunicorn's for the proxy that the client has connected to.
+    pub items: Py<PyDict>,
+}
 
 impl Connection {
     /// Takes a header of the PROXY protocol off the buffer. False while it is incomplete.
@@ -45,25 +52,25 @@ impl Connection {
     /// Takes the ends that a PROXY header has named. They name the peer from now on, which may be any client of a
     /// trusted proxy.
     pub(super) fn take_name(&mut self, py: Python<'_>, shared: &Shared, addresses: Addresses) -> PyResult<()> {
-        let peer = Peer::Inet(addresses.source.0, addresses.source.1);
+        let peer = source(&addresses);
         self.is_trusted = shared.gateway().trusts(peer);
-        self.remote = remote_behind_proxy(py, peer, &addresses, shared.last_address())?;
-        self.proxied = Some(Box::new(addresses));
+        self.address = shared.last_address().text(py, peer);
+        self.proxied = Some(Box::new(Proxied { items: proxy_items(py, &addresses)?, addresses }));
         Ok(())
     }
 }
 
-/// The client's address, and Gunicorn's items for the proxy that it has connected to.
-fn remote_behind_proxy(
-    py: Python<'_>,
-    peer: Peer,
-    addresses: &Addresses,
-    last: &LastAddress,
-) -> PyResult<RemoteAddress> {
+/// The client that a PROXY header has named.
+pub(super) fn source(addresses: &Addresses) -> Peer {
+    let (address, port) = addresses.source;
+    Peer::Inet(address, port)
+}
+
+fn proxy_items(py: Python<'_>, addresses: &Addresses) -> PyResult<Py<PyDict>> {
     let (address, port) = addresses.destination;
-    let proxy = PyDict::new(py);
-    proxy.set_item("PROXY_PROTOCOL", if addresses.source.0.is_ipv4() { "TCP4" } else { "TCP6" })?;
-    proxy.set_item("PROXY_ADDR", address.to_string())?;
-    proxy.set_item("PROXY_PORT", port.to_string())?;
-    Ok(RemoteAddress { proxy: Some(proxy.unbind()), ..RemoteAddress::new(py, peer, last) })
+    let items = PyDict::new(py);
+    items.set_item("PROXY_PROTOCOL", if addresses.source.0.is_ipv4() { "TCP4" } else { "TCP6" })?;
+    items.set_item("PROXY_ADDR", address.to_string())?;
+    items.set_item("PROXY_PORT", port.to_string())?;
+    Ok(items.unbind())
 }

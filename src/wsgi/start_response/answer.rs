@@ -1,6 +1,6 @@
 //! The response as it stands: status and fields as the application gives them, and how far the exchange has come.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
 use pyo3::exceptions::{PyBaseException, PyRuntimeError, PyValueError};
@@ -36,6 +36,8 @@ pub struct Terms {
 pub struct Answer {
     /// Where the response goes, until the request has ended.
     pub(super) stream: Option<Arc<Stream>>,
+    /// The stream of the request, also after its end. Weak, so that a kept environ does not keep the connection.
+    client: Weak<Stream>,
     pub(super) terms: Terms,
     /// How far request and response have come.
     pub exchange: Exchange,
@@ -106,6 +108,9 @@ pub(super) struct Rare {
 impl Answer {
     /// Begins a response of which nothing is known yet, after the end of another. `buffer` is for its head.
     pub(super) fn begin(&mut self, terms: Terms, stream: Arc<Stream>, exchange: Exchange, buffer: Vec<u8>) {
+        if self.client.as_ptr() != Arc::as_ptr(&stream) {
+            self.client = Arc::downgrade(&stream);
+        }
         (self.stream, self.terms, self.exchange) = (Some(stream), terms, exchange);
         self.head.bytes = buffer;
     }
@@ -117,6 +122,11 @@ impl Answer {
         (self.first_byte, self.is_sent_at_once) = Default::default();
         self.added = None;
         (self.stream.take(), self.rare.take())
+    }
+
+    /// The stream of the request, unless its connection is over.
+    pub fn client(&self) -> Option<Arc<Stream>> {
+        self.client.upgrade()
     }
 
     /// Replaces what the application has said so far by an error page of the server's own. `closes` ends the
