@@ -183,7 +183,8 @@ pub fn build<'py>(
     };
     environ.set_item(&keys.remote_addr, remote.address)?;
     match remote.port {
-        Some(port) => environ.set_item(&keys.remote_port, ports.text(py, port))?,
+        // The key is a plain str, which the dictionary has.
+        Some(port) => ports.with_text(py, port, |text| environ.set_item(&keys.remote_port, text))?,
         None => environ.del_item(&keys.remote_port)?,
     }
     if let Some(proxy) = remote.proxy {

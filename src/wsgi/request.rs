@@ -68,30 +68,28 @@ impl LastAddress {
 const PORTS_KEPT: usize = 512;
 
 /// The texts of ports that requests came from lately, for REMOTE_PORT. Connections have none, since most are idle.
-#[derive(Default)]
-pub struct PortTexts(RefCell<Vec<PortText>>);
+pub struct PortTexts(RefCell<Box<[PortText; PORTS_KEPT]>>);
 
 /// A port and its text, if there is one.
 type PortText = Option<(u16, Py<PyString>)>;
 
+impl Default for PortTexts {
+    fn default() -> PortTexts {
+        PortTexts(RefCell::new(Box::new([const { None }; PORTS_KEPT])))
+    }
+}
+
 impl PortTexts {
-    /// The text of a port.
-    pub fn text(&self, py: Python<'_>, port: u16) -> Py<PyString> {
+    /// Calls `action` with the text of a port. No Python code may run meanwhile.
+    #[inline]
+    pub fn with_text<R>(&self, py: Python<'_>, port: u16, action: impl FnOnce(&Py<PyString>) -> R) -> R {
         let mut kept = self.0.borrow_mut();
-        if kept.is_empty() {
-            kept.resize_with(PORTS_KEPT, || None);
-        }
         // Linux gives the connections of a client every second number.
-        match kept.get_mut(usize::from(port >> 1) % PORTS_KEPT) {
-            Some(Some((same, text))) if *same == port => text.clone_ref(py),
-            place => {
-                let text = PyString::new(py, &port.to_string()).unbind();
-                // A string is destroyed without running Python code.
-                if let Some(place) = place {
-                    *place = Some((port, text.clone_ref(py)));
-                }
-                text
-            }
+        let place = &mut kept[usize::from(port >> 1) % PORTS_KEPT];
+        match place {
+            Some((same, text)) if *same == port => action(text),
+            // A string is destroyed without running Python code.
+            place => action(&place.insert((port, PyString::new(py, &port.to_string()).unbind())).1),
         }
     }
 }
@@ -126,11 +124,11 @@ mod tests {
     fn each_port_has_its_own_text_also_where_two_share_a_place() {
         with_python(|py| {
             let texts = PortTexts::default();
+            let text = |port| texts.with_text(py, port, |text| text.clone_ref(py));
             for port in [8000, 8000, 8001, 8000, 8000 + 2 * PORTS_KEPT as u16, 8000, 0, 1, 0, u16::MAX, 32_767] {
-                assert_eq!(texts.text(py, port).bind(py).to_str().unwrap(), port.to_string());
+                assert_eq!(text(port).bind(py).to_str().unwrap(), port.to_string());
             }
-            assert!(texts.text(py, 8000).is(texts.text(py, 8000)));
-            assert_eq!(texts.0.borrow().len(), PORTS_KEPT);
+            assert!(text(8000).is(text(8000)));
         });
     }
 }
