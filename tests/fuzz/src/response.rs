@@ -6,8 +6,8 @@ use _rmeinheld::http::chunked::{ChunkLimits, ChunkedDecoder};
 use _rmeinheld::http::exchange::Exchange;
 use _rmeinheld::http::framing::BodyFraming;
 use _rmeinheld::http::response::{
-    CHUNK_END, FieldKind, LAST_CHUNK, MethodKind, ResponseBody, check_field, error_page, parse_status, plan,
-    write_chunk_head, write_common, write_field, write_status_line,
+    CHUNK_END, ChunkHead, FieldKind, LAST_CHUNK, MethodKind, ResponseBody, check_field, error_page, parse_status, plan,
+    write_common, write_field, write_status_line,
 };
 
 use crate::input::Input;
@@ -150,8 +150,7 @@ fn check_chunks(fields: &[(&[u8], &[u8])]) {
     let mut message = Vec::new();
     let mut data = Vec::new();
     for (_, item) in fields.iter().filter(|field| !field.1.is_empty()) {
-        write_chunk_head(&mut message, item.len());
-        message.extend([item, CHUNK_END].concat());
+        message.extend([ChunkHead::new(item.len()).bytes(), item, CHUNK_END].concat());
         data.extend_from_slice(item);
     }
     message.extend_from_slice(LAST_CHUNK);
