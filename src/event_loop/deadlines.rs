@@ -15,6 +15,7 @@ use super::activity::precise_now;
 use super::current;
 use super::records::{self, Record, WorkKind};
 use super::state::{is_look_set, with};
+pub use super::timers::nanoseconds;
 use super::timers::{Target, TimedCall};
 use crate::sync::lock;
 
@@ -179,11 +180,6 @@ fn look_by(look: Option<fn()>) {
     if next != NEVER {
         look_at(next);
     }
-}
-
-/// Nanoseconds of a duration; centuries are as good as never.
-pub fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(NEVER - 1)
 }
 
 #[cfg(test)]

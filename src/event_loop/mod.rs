@@ -41,6 +41,7 @@ mod current;
 pub mod deadlines;
 pub mod ends;
 mod inbox;
+mod interest;
 pub mod interrupts;
 mod leader;
 pub mod notes;
@@ -77,7 +78,7 @@ pub use current::{
     with_local, without_parking,
 };
 pub use inbox::LoopMessage;
-pub use poller::Interest;
+pub use interest::Interest;
 pub use roles::{Host, LoopFigures, Pulse, Service, StreamWatcher};
 pub use runtime::Runtime;
 pub use tokens::{SourceId, Ticket, WorkId};

@@ -18,6 +18,7 @@ use rustix::net::Shutdown;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use slab::Slab;
 
+use super::interest::Interest;
 use super::tokens::{SourceId, Ticket, WorkId};
 use crate::kernel::{LentDescriptor, timespec};
 
@@ -41,34 +42,6 @@ const INPUT: epoll::EventFlags = STREAM.difference(epoll::EventFlags::OUT);
 /// Deadlines within this time use the timeout of epoll_wait(2); later ones use the alarm. Idle connections have late
 /// deadlines. A timeout would make the kernel set and cancel a timer for each of their requests.
 const NEAR: Duration = Duration::from_millis(50);
-
-/// The directions that a wait is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interest {
-    /// Bytes, a connection or the end of the stream can be read.
-    Read,
-    /// The kernel takes bytes.
-    Write,
-    /// Either direction is ready.
-    Both,
-    /// One of these events occurs, given as bits of epoll_ctl(2).
-    Events(u32),
-}
-
-impl Interest {
-    fn flags(self) -> epoll::EventFlags {
-        match self {
-            Interest::Read => epoll::EventFlags::IN | epoll::EventFlags::RDHUP,
-            Interest::Write => epoll::EventFlags::OUT,
-            Interest::Both => epoll::EventFlags::IN | epoll::EventFlags::RDHUP | epoll::EventFlags::OUT,
-            Interest::Events(bits) => epoll::EventFlags::from_bits_retain(bits),
-        }
-    }
-
-    fn is_met_by(self, flags: epoll::EventFlags) -> bool {
-        flags.intersects(self.flags() | epoll::EventFlags::ERR | epoll::EventFlags::HUP)
-    }
-}
 
 /// Work that an event causes for the loop.
 pub enum Notice {

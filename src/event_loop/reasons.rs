@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use rustix::event::epoll::EventFlags;
 use rustix::net::SocketAddrUnix;
 
-use super::poller::Interest;
+use super::interest::Interest;
 use crate::kernel::LentDescriptor;
 
 /// The reason for a wait. The comment of each names its two details.

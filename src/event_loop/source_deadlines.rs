@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::poller::SourceOwner;
 use super::state::{LoopState, Work};
-use super::timers::{Moment, Target};
+use super::timers::{LoopTime, Target};
 use super::tokens::SourceId;
 
 impl LoopState {
@@ -19,7 +19,7 @@ impl LoopState {
     }
 
     /// As [`Self::set_deadline`].
-    pub fn set_moment(&mut self, id: SourceId, deadline: Option<Moment>) {
+    pub fn set_moment(&mut self, id: SourceId, deadline: Option<LoopTime>) {
         let Some(source) = self.poller.source(id) else { return };
         source.deadline = deadline;
         if let Some(at) = deadline
@@ -30,7 +30,7 @@ impl LoopState {
     }
 
     #[inline(never)]
-    fn arm(&mut self, id: SourceId, at: Moment, now: Moment) {
+    fn arm(&mut self, id: SourceId, at: LoopTime, now: LoopTime) {
         self.disarm(id);
         let slot = at.slot();
         let armed = if slot > now { slot } else { at };
@@ -81,7 +81,7 @@ impl LoopState {
         }
     }
 
-    fn look_at_deadline(&mut self, id: SourceId, now: Moment) {
+    fn look_at_deadline(&mut self, id: SourceId, now: LoopTime) {
         let Some(source) = self.poller.source(id) else { return };
         source.armed = None;
         match source.deadline {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::poller::SourceOwner;
 use super::roles::StreamWatcher;
 use super::state::{Work, with};
-use super::timers::Moment;
+use super::timers::LoopTime;
 use super::tokens::{SourceId, WorkId};
 
 /// Adds a connected stream; [`Service`](super::Service) handles its events. If epoll refuses the stream later, its
@@ -226,7 +226,7 @@ pub fn set_deadline(id: SourceId, deadline: Option<Instant>) {
 
 /// Sets the deadline of a source at rest to the end of `delay`. Costs less than [`set_deadline`].
 pub fn set_time_left(id: SourceId, delay: Duration) {
-    with(|state| state.set_moment(id, Some(Moment::after(delay))));
+    with(|state| state.set_moment(id, Some(LoopTime::after(delay))));
 }
 
 fn off_the_loop() -> io::Error {

@@ -5,7 +5,6 @@ use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use super::activity::precise_now;
-use super::deadlines::nanoseconds;
 use super::tokens::{SourceId, Ticket};
 
 /// The purpose of a deadline.
@@ -57,26 +56,31 @@ pub struct TimerKey {
 
 /// A time in eight bytes: nanoseconds on the clock of [`precise_now`], which is that of [`Instant`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(NonZeroU64);
+pub struct LoopTime(NonZeroU64);
 
-impl Moment {
+impl LoopTime {
     /// The width of a slot of time, as a power of two of nanoseconds: 134 ms.
     const SLOT_BITS: u32 = 27;
 
-    fn new(nanoseconds: u64) -> Moment {
-        Moment(NonZeroU64::new(nanoseconds).unwrap_or(NonZeroU64::MIN))
+    fn new(nanoseconds: u64) -> LoopTime {
+        LoopTime(NonZeroU64::new(nanoseconds).unwrap_or(NonZeroU64::MIN))
     }
 
     /// The time after this delay.
     #[inline]
-    pub fn after(delay: Duration) -> Moment {
-        Moment::new(precise_now().saturating_add(nanoseconds(delay)))
+    pub fn after(delay: Duration) -> LoopTime {
+        LoopTime::new(precise_now().saturating_add(nanoseconds(delay)))
     }
 
     /// The beginning of the slot that the moment is in. No later moment has an earlier one.
-    pub fn slot(self) -> Moment {
-        Moment::new(self.0.get() >> Moment::SLOT_BITS << Moment::SLOT_BITS)
+    pub fn slot(self) -> LoopTime {
+        LoopTime::new(self.0.get() >> LoopTime::SLOT_BITS << LoopTime::SLOT_BITS)
     }
+}
+
+/// Nanoseconds of a duration; centuries are as good as never.
+pub fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX - 1)
 }
 
 /// Deadlines in order. Equal ones fire in the order of their insertion.
@@ -94,19 +98,19 @@ impl Timers {
     }
 
     /// A time as a moment. Times before the timers were made are the same as that.
-    pub fn moment(&self, at: Instant) -> Moment {
+    pub fn moment(&self, at: Instant) -> LoopTime {
         let (begun, begun_at) = self.begun;
-        Moment::new(begun_at.saturating_add(nanoseconds(at.saturating_duration_since(begun))))
+        LoopTime::new(begun_at.saturating_add(nanoseconds(at.saturating_duration_since(begun))))
     }
 
     /// The time of a moment.
-    pub fn instant(&self, moment: Moment) -> Instant {
+    pub fn instant(&self, moment: LoopTime) -> Instant {
         let (begun, begun_at) = self.begun;
         begun + Duration::from_nanos(moment.0.get().saturating_sub(begun_at))
     }
 
     /// A place of the ring of sources whose deadlines are in this slot.
-    pub fn ring(&self, slot: Moment) -> Option<u32> {
+    pub fn ring(&self, slot: LoopTime) -> Option<u32> {
         match self.entries.get(&self.slot_key(slot)) {
             Some(Target::Slot(place)) => Some(*place),
             _ => None,
@@ -114,7 +118,7 @@ impl Timers {
     }
 
     /// Sets the place of a slot's ring, or forgets the slot.
-    pub fn set_ring(&mut self, slot: Moment, place: Option<u32>) {
+    pub fn set_ring(&mut self, slot: LoopTime, place: Option<u32>) {
         let key = self.slot_key(slot);
         match place {
             Some(place) => _ = self.entries.insert(key, Target::Slot(place)),
@@ -123,7 +127,7 @@ impl Timers {
     }
 
     /// The key of a slot, which is the first of its time.
-    fn slot_key(&self, slot: Moment) -> TimerKey {
+    fn slot_key(&self, slot: LoopTime) -> TimerKey {
         TimerKey { at: self.instant(slot), sequence: 0 }
     }
 
@@ -202,7 +206,7 @@ mod tests {
         let timers = Timers::new();
         let second = Duration::from_secs(1);
         let before = Instant::now();
-        let at = timers.instant(Moment::after(second));
+        let at = timers.instant(LoopTime::after(second));
         // The two clocks of the timers were read one after the other.
         assert!(at + Duration::from_millis(100) >= before + second && at <= Instant::now() + second);
     }

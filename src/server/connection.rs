@@ -7,27 +7,26 @@ mod arriving;
 mod lingering;
 mod moving;
 mod preface;
+mod running;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use pyo3::prelude::*;
-use pyo3::types::PyString;
+use pyo3::types::{PyDict, PyString};
 
 use self::arriving::Arriving;
-use self::preface::Proxied;
-use super::measuring::RequestMeasure;
 use super::shared::Shared;
-use super::slow_requests::{SlowRequests, TimedRequest};
-use crate::event_loop::{interrupts, notes, streams, turn};
+use crate::event_loop::{interrupts, streams, turn};
 use crate::http::error::RequestError;
 use crate::http::exchange::{Ending, Exchange};
 use crate::http::head::known::LastSection;
 use crate::http::head::{Head, Parsed};
+use crate::http::proxy_protocol::Addresses;
 use crate::http::response::error_page;
 use crate::interp::{Level, log};
 use crate::net::{Failure, Peer, Stream, held};
-use crate::wsgi::{self, ApplicationCall, RemoteAddress, Request, Unprepared};
+use crate::wsgi::{self, RemoteAddress, Unprepared};
 
 /// Requests of one client's pipeline that run before other work gets its turn.
 const PIPELINE_TURN: usize = 16;
@@ -51,7 +50,7 @@ pub struct Connection {
     arriving: Arriving,
     /// The field section that came last, which most clients repeat.
     section: LastSection,
-    beginning: Beginning,
+    beginning: ConnectionBeginning,
     stage: ConnectionStage,
     /// The number of requests so far.
     served: u32,
@@ -62,7 +61,7 @@ pub struct Connection {
 
 /// The state of a connection before its first request.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Beginning {
+enum ConnectionBeginning {
     /// Nothing has arrived, as far as is known.
     Nothing,
     /// Its first turn comes at once, whether or not something has arrived.
@@ -80,6 +79,13 @@ enum Adoption {
     Stays,
     /// It is refused, since there was no room for the connection.
     HasNoRoom,
+}
+
+/// The ends that a PROXY header has named.
+struct Proxied {
+    addresses: Addresses,
+    /// The items that they add to the environ: Gunicorn's for the proxy that the client has connected to.
+    items: Py<PyDict>,
 }
 
 /// The use of the PROXY protocol at the beginning of a connection.
@@ -152,7 +158,7 @@ impl Connection {
             opening,
             arriving: Arriving::default(),
             section: LastSection::default(),
-            beginning: Beginning::Nothing,
+            beginning: ConnectionBeginning::Nothing,
             stage: ConnectionStage::Idle,
             served: 0,
             ended_with_server: false,
@@ -162,12 +168,12 @@ impl Connection {
 
     /// Does its first turn come at once?
     pub fn is_new(&self) -> bool {
-        self.beginning == Beginning::FirstTurn
+        self.beginning == ConnectionBeginning::FirstTurn
     }
 
     /// Announces that the next turn comes at once, whether or not something has arrived.
     pub fn expect_first_turn(&mut self) {
-        self.beginning = Beginning::FirstTurn;
+        self.beginning = ConnectionBeginning::FirstTurn;
     }
 
     /// Prepares for a stop of the server, or for changed terms of it: the connection ends at the deadline of the stop, or
@@ -181,7 +187,7 @@ impl Connection {
             ConnectionStage::Idle if !self.is_idle() => return,
             ConnectionStage::Idle if self.served > 0 => shared.last_idle_deadline(),
             // The first request may be on the way. Browsers also open connections that they never use.
-            ConnectionStage::Idle => shared.first_request_deadline(self.beginning == Beginning::HasBegun),
+            ConnectionStage::Idle => shared.first_request_deadline(self.beginning == ConnectionBeginning::HasBegun),
         };
         let deadline = streams::deadline(source).into_iter().chain(last).min();
         if self.served == 0 || self.stage == ConnectionStage::Head {
@@ -226,21 +232,21 @@ impl Connection {
         }
         let untouched = self.is_new().then_some(self.opening);
         if untouched.is_some() {
-            self.beginning = Beginning::Nothing;
+            self.beginning = ConnectionBeginning::Nothing;
         }
         for _ in 0..PIPELINE_TURN {
             let ending = match self.take_request(py, shared) {
-                Taken::Request(head, buffer) => match shared.moving() {
+                NextRequest::Request(head, buffer) => match shared.moving() {
                     None => self.run(py, shared, head, buffer),
                     Some(moving) => self.run_or_move(py, shared, moving, head, buffer),
                 },
-                Taken::Part(head, buffer) => return self.rest_with_part(shared, head, buffer),
-                Taken::Nothing => {
+                NextRequest::Part(head, buffer) => return self.rest_with_part(shared, head, buffer),
+                NextRequest::Nothing => {
                     // Nothing has arrived, not even a header of the PROXY protocol.
                     let still_new = self.served == 0 && untouched == Some(self.opening);
                     return if still_new { Next::Rest(self) } else { self.rest_idle(shared) };
                 }
-                Taken::Over(ending) => ending,
+                NextRequest::Over(ending) => ending,
             };
             match ending {
                 Ending::Reuse(left_over) if left_over.is_empty() => return self.rest_idle(shared),
@@ -263,22 +269,22 @@ impl Connection {
     /// Where a request is refused.
     // Not part of its caller: frames that coroutines wait in should be small.
     #[inline(never)]
-    fn take_request(&mut self, py: Python<'_>, shared: &Shared) -> Taken {
+    fn take_request(&mut self, py: Python<'_>, shared: &Shared) -> NextRequest {
         let mut buffer = shared.take_buffer(self.arriving.take_bytes());
         let mut head = self.arriving.take_head().unwrap_or_else(|| shared.take_head());
         match self.receive(py, shared, &mut head, &mut buffer) {
-            ReceivedHead::Request => Taken::Request(head, buffer),
-            ReceivedHead::Nothing if !buffer.is_empty() => Taken::Part(head, buffer),
+            ReceivedHead::Request => NextRequest::Request(head, buffer),
+            ReceivedHead::Nothing if !buffer.is_empty() => NextRequest::Part(head, buffer),
             ReceivedHead::Nothing => {
                 shared.give_buffer(buffer);
                 shared.give_head(head);
-                Taken::Nothing
+                NextRequest::Nothing
             }
             ReceivedHead::Over => {
                 shared.give_buffer(buffer);
-                Taken::Over(Ending::Close)
+                NextRequest::Over(Ending::Close)
             }
-            ReceivedHead::Bad(error) => Taken::Over(self.refuse(py, shared, error, &buffer)),
+            ReceivedHead::Bad(error) => NextRequest::Over(self.refuse(py, shared, error, &buffer)),
         }
     }
 
@@ -290,96 +296,6 @@ impl Connection {
     /// # Parks
     fn send_unsent(&self, shared: &Shared) -> Result<(), Failure> {
         held::take_owed(&self.stream).map_or(Ok(()), |rest| self.stream.write_all(&[&rest], &shared.pace()))
-    }
-
-    /// Takes one request, whose head is in `buffer`, through the application.
-    ///
-    /// # Parks
-    // Not part of its callers, and little is kept here: coroutines wait in this frame.
-    #[inline(never)]
-    fn run(&mut self, py: Python<'_>, shared: &Shared, head: Box<Head>, buffer: Vec<u8>) -> Ending {
-        let mut begun = self.begin_request(py, shared, head, buffer);
-        if let Ok(running) = &begun {
-            running.call.run(py, shared.gateway());
-        }
-        self.end_request(py, shared, &mut begun)
-    }
-
-    /// Makes a request ready to run.
-    ///
-    /// # Errors
-    /// How the connection goes on where the request is refused.
-    ///
-    /// # Parks
-    /// Where the request is refused.
-    #[inline(never)]
-    fn begin_request<'py, 's>(
-        &mut self,
-        py: Python<'py>,
-        shared: &'s Shared,
-        head: Box<Head>,
-        buffer: Vec<u8>,
-    ) -> Result<Running<'py, 's>, Ending> {
-        self.stage = ConnectionStage::Idle;
-        self.served = self.served.saturating_add(1);
-        let begun = self.arriving.end_head();
-        let measure = RequestMeasure::begin(shared.seat(), &head, &buffer, self.is_trusted);
-        let timed =
-            shared.slow_requests().map(|slow| (slow, Box::new(SlowRequests::begin(self.stream.source(), begun))));
-        let (line, length) = head.method_and_target(&buffer);
-        notes::name_request(line, length, self.stream.descriptor());
-        let request = Request {
-            head: &head,
-            bytes: &buffer,
-            rest: buffer.get(head.length..).unwrap_or_default().to_vec(),
-            stream: Arc::clone(&self.stream),
-            remote: self.remote(),
-            template: shared.template(self.listener.into()),
-            keep_alive: shared.keeps_alive(self.served),
-            is_trusted: self.is_trusted,
-            is_local: self.peer == Peer::Unix,
-        };
-        let call = match shared.gateway().prepare(py, request) {
-            Ok(call) => call,
-            Err(Unprepared::Request(error)) => return Err(self.refuse(py, shared, error, &buffer)),
-            Err(Unprepared::Python(error)) => {
-                shared.gateway().report(py, "Error preparing a request", &error);
-                return Err(Ending::Close);
-            }
-        };
-        shared.give_buffer(buffer);
-        shared.give_head(head);
-        let started = shared.logs_access().then(Instant::now);
-        shared.seat().count_begun();
-        Ok(Running { call, measure, timed, started })
-    }
-
-    /// Ends a request that was begun, and with which the application is done. Returns how the connection goes on.
-    ///
-    /// # Parks
-    // By reference: a value would be copied within the frame of `run`.
-    #[inline(never)]
-    fn end_request(&mut self, py: Python<'_>, shared: &Shared, begun: &mut Result<Running<'_, '_>, Ending>) -> Ending {
-        let Running { call, measure, timed, started } = match std::mem::replace(begun, Err(Ending::Close)) {
-            Ok(running) => running,
-            Err(ending) => return ending,
-        };
-        let finished = call.end(py);
-        if let Some(started) = started {
-            shared.log_access(py, &finished, started.elapsed());
-        }
-        if let Some((slow, request)) = timed {
-            slow.end(py, &request, &finished, &self.client(py));
-        }
-        if let Some(fault) = finished.fault {
-            self.log_fault(py, fault);
-        }
-        shared.count(&finished);
-        if let Some(measure) = measure {
-            measure.end(shared.seat(), &finished);
-        }
-        self.ended_with_server = finished.ended_with_server;
-        finished.into_ending(shared.gateway())
     }
 
     /// Ends the connection as its last exchange has decided.
@@ -497,7 +413,7 @@ impl Connection {
     fn rest_idle(mut self: Box<Self>, shared: &Shared) -> Next {
         if self.served == 0 {
             // Nothing but a PROXY header has arrived: the first request is still to come.
-            (self.stage, self.beginning) = (ConnectionStage::Idle, Beginning::HasBegun);
+            (self.stage, self.beginning) = (ConnectionStage::Idle, ConnectionBeginning::HasBegun);
             // The first deadline stays: a handshake of TLS comes in many pieces.
             let last = shared.first_request_deadline(true);
             let deadline = self.arriving.deadline().or_else(|| shared.head_deadline()).into_iter().chain(last).min();
@@ -586,17 +502,8 @@ impl Connection {
     }
 }
 
-/// A request that runs.
-struct Running<'py, 's> {
-    call: ApplicationCall<'py>,
-    measure: Option<RequestMeasure>,
-    timed: Option<(&'s SlowRequests, Box<TimedRequest>)>,
-    /// When the application was called, if its requests are logged.
-    started: Option<Instant>,
-}
-
 /// The next request of a connection, or what there is of it.
-enum Taken {
+enum NextRequest {
     /// A complete head, in these bytes.
     Request(Box<Head>, Vec<u8>),
     /// Part of a head.

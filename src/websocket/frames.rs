@@ -3,8 +3,6 @@
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use super::short::ShortFrame;
-
 /// Bytes of a frame's longest header.
 pub const HEADER_BYTES: usize = 14;
 
@@ -23,6 +21,12 @@ pub const MASKED: u8 = 0x80;
 /// The longest payload whose length has no further bytes.
 pub const SHORT_BYTES: usize = 125;
 
+/// Bytes of the header of a short message of the server.
+const SHORT_HEADER_BYTES: usize = 2;
+
+/// A whole number of words, and enough for [`SHORT_BYTES`] and that header.
+pub(super) const ROOM: usize = 128;
+
 /// The two kinds of messages (RFC 6455 5.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageKind {
@@ -30,6 +34,49 @@ pub enum MessageKind {
     Text,
     /// Bytes.
     Binary,
+}
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Text.
+    Text(String),
+    /// Bytes.
+    Binary(Vec<u8>),
+}
+
+impl Message {
+    /// The bytes of the message.
+    pub fn size(&self) -> usize {
+        match self {
+            Message::Text(text) => text.len(),
+            Message::Binary(data) => data.len(),
+        }
+    }
+}
+
+/// The frame of a short message of the server, which needs no memory of its own.
+pub struct ShortFrame {
+    length: usize,
+    bytes: [u8; ROOM],
+}
+
+impl ShortFrame {
+    /// The frame of a message. None if it is not short.
+    #[inline]
+    pub fn new(kind: MessageKind, payload: &[u8]) -> Option<ShortFrame> {
+        let length = u8::try_from(payload.len()).ok().filter(|&length| usize::from(length) <= SHORT_BYTES)?;
+        let mut bytes = [0; ROOM];
+        let (header, rest) = bytes.split_at_mut(SHORT_HEADER_BYTES);
+        header.copy_from_slice(&[if kind == MessageKind::Text { SHORT_TEXT } else { SHORT_BINARY }, length]);
+        rest.get_mut(..payload.len())?.copy_from_slice(payload);
+        Some(ShortFrame { length: SHORT_HEADER_BYTES + payload.len(), bytes })
+    }
+
+    /// The bytes of the frame.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
 }
 
 /// Writes a message in one frame.
@@ -78,4 +125,20 @@ fn write_frame(out: &mut Vec<u8>, header: FrameHeader, payload: &[u8]) {
     // Writing to a vector does not fail.
     let _ = header.format(payload.len() as u64, out);
     out.extend_from_slice(payload);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_of_the_server_has_two_bytes_before_the_message() {
+        let payload = [b'a'; SHORT_BYTES + 1];
+        for length in 0..=SHORT_BYTES {
+            let frame = ShortFrame::new(MessageKind::Text, &payload[..length]).unwrap();
+            let (header, rest) = frame.as_bytes().split_at(SHORT_HEADER_BYTES);
+            assert_eq!((header, rest), (&[0x81, u8::try_from(length).unwrap()][..], &payload[..length]));
+        }
+        assert!(ShortFrame::new(MessageKind::Binary, &payload).is_none());
+    }
 }

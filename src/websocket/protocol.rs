@@ -17,9 +17,9 @@ use super::deflate::{InflateError, Inflating, SlidingWindow};
 use super::extension::Agreement;
 use super::frames::{HEADER_BYTES, write_close, write_control};
 
-pub use super::frames::{CONTROL_BYTES, MessageKind, write_compressed, write_message, write_ping};
+pub use super::frames::{CONTROL_BYTES, Message, MessageKind, write_compressed, write_message, write_ping};
 use super::pings::Pings;
-use super::short::{Arrival, Short};
+use super::short::{ReceivedMessage, Short};
 
 /// Compressed bytes that are inflated at a time. They become at most 1 MiB.
 const INFLATED_PIECE_BYTES: usize = 1024;
@@ -29,25 +29,6 @@ const INFLATED_AT_ONCE_BYTES: usize = 256 * 1024;
 
 /// Bytes of the longest reason of a close: a control frame without the code.
 pub const REASON_BYTES: usize = CONTROL_BYTES - 2;
-
-/// A message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Message {
-    /// Text.
-    Text(String),
-    /// Bytes.
-    Binary(Vec<u8>),
-}
-
-impl Message {
-    /// The bytes of the message.
-    pub fn size(&self) -> usize {
-        match self {
-            Message::Text(text) => text.len(),
-            Message::Binary(data) => data.len(),
-        }
-    }
-}
 
 const fn protocol_error(rule: &'static str) -> Violation {
     Violation { code: PROTOCOL_ERROR, rule }
@@ -182,7 +163,7 @@ impl Protocol {
         input: &mut &[u8],
         most: usize,
         out: &mut Vec<u8>,
-        mut deliver: impl FnMut(Arrival<'_>),
+        mut deliver: impl FnMut(ReceivedMessage<'_>),
     ) -> Result<usize, Violation> {
         self.inflated = 0;
         let received = self.read_frames(input, most, out, &mut deliver);
@@ -198,7 +179,7 @@ impl Protocol {
         input: &mut &[u8],
         most: usize,
         out: &mut Vec<u8>,
-        deliver: &mut impl FnMut(Arrival<'_>),
+        deliver: &mut impl FnMut(ReceivedMessage<'_>),
     ) -> Result<usize, Violation> {
         let mut frames = 0;
         while self.closing.is_reading() && frames < most && self.inflated < INFLATED_AT_ONCE_BYTES {
@@ -369,7 +350,7 @@ impl Protocol {
         }
     }
 
-    fn end_message(&mut self, deliver: &mut impl FnMut(Arrival<'_>)) -> Result<(), Violation> {
+    fn end_message(&mut self, deliver: &mut impl FnMut(ReceivedMessage<'_>)) -> Result<(), Violation> {
         let Some(mut message) = self.message.take() else { return Ok(()) };
         if let Some(inflating) = message.inflating.take() {
             inflating.finish().map_err(|_| CORRUPT)?;
@@ -384,7 +365,7 @@ impl Protocol {
             MessageKind::Binary => Message::Binary(message.data),
         };
         if self.closing.is_open() {
-            deliver(Arrival::Message(whole));
+            deliver(ReceivedMessage::Message(whole));
         }
         Ok(())
     }

@@ -1,17 +1,10 @@
 //! Short messages: one uncompressed frame, which arrives in one piece. Most messages are short.
 
-use super::frames::{MASKED, MessageKind, SHORT_BINARY, SHORT_BYTES, SHORT_TEXT};
-use super::protocol::Message;
-
-/// Bytes of the header of a short message of the server.
-const SHORT_HEADER_BYTES: usize = 2;
-
-/// A whole number of words, and enough for [`SHORT_BYTES`] and that header.
-const ROOM: usize = 128;
+use super::frames::{MASKED, Message, MessageKind, ROOM, SHORT_BINARY, SHORT_BYTES, SHORT_TEXT};
 
 /// A message that has arrived.
 #[derive(Debug)]
-pub enum Arrival<'a> {
+pub enum ReceivedMessage<'a> {
     /// A short text of ASCII.
     Ascii(Ascii<'a>),
     /// A short message of bytes.
@@ -20,12 +13,12 @@ pub enum Arrival<'a> {
     Message(Message),
 }
 
-impl From<Arrival<'_>> for Message {
-    fn from(arrival: Arrival<'_>) -> Message {
+impl From<ReceivedMessage<'_>> for Message {
+    fn from(arrival: ReceivedMessage<'_>) -> Message {
         match arrival {
-            Arrival::Ascii(text) => Message::Text(String::from_utf8_lossy(text.as_bytes()).into_owned()),
-            Arrival::Bytes(data) => Message::Binary(data.to_vec()),
-            Arrival::Message(message) => message,
+            ReceivedMessage::Ascii(text) => Message::Text(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+            ReceivedMessage::Bytes(data) => Message::Binary(data.to_vec()),
+            ReceivedMessage::Message(message) => message,
         }
     }
 }
@@ -76,39 +69,15 @@ impl Short {
 
     /// The message. None for a text that is not UTF-8.
     #[inline]
-    pub fn arrival(&self) -> Option<Arrival<'_>> {
+    pub fn arrival(&self) -> Option<ReceivedMessage<'_>> {
         let data = self.data.get(..self.length)?;
         if self.kind == MessageKind::Binary {
-            return Some(Arrival::Bytes(data));
+            return Some(ReceivedMessage::Bytes(data));
         }
         match Ascii::new(data) {
-            Some(text) => Some(Arrival::Ascii(text)),
-            None => str::from_utf8(data).ok().map(|text| Arrival::Message(Message::Text(text.to_owned()))),
+            Some(text) => Some(ReceivedMessage::Ascii(text)),
+            None => str::from_utf8(data).ok().map(|text| ReceivedMessage::Message(Message::Text(text.to_owned()))),
         }
-    }
-}
-
-/// The frame of a short message of the server, which needs no memory of its own.
-pub struct ShortFrame {
-    length: usize,
-    bytes: [u8; ROOM],
-}
-
-impl ShortFrame {
-    /// The frame of a message. None if it is not short.
-    #[inline]
-    pub fn new(kind: MessageKind, payload: &[u8]) -> Option<ShortFrame> {
-        let length = u8::try_from(payload.len()).ok().filter(|&length| usize::from(length) <= SHORT_BYTES)?;
-        let mut bytes = [0; ROOM];
-        let (header, rest) = bytes.split_at_mut(SHORT_HEADER_BYTES);
-        header.copy_from_slice(&[if kind == MessageKind::Text { SHORT_TEXT } else { SHORT_BINARY }, length]);
-        rest.get_mut(..payload.len())?.copy_from_slice(payload);
-        Some(ShortFrame { length: SHORT_HEADER_BYTES + payload.len(), bytes })
-    }
-
-    /// The bytes of the frame.
-    pub fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
     }
 }
 
@@ -149,8 +118,8 @@ mod tests {
             let (mut text, mut binary) = (text.as_slice(), binary.as_slice());
             let (first, second) = (Short::take(&mut text, 125).unwrap(), Short::take(&mut binary, 125).unwrap());
             assert_eq!((text, binary), (&b"more"[..], &b"more"[..]));
-            assert!(matches!(first.arrival(), Some(Arrival::Ascii(text)) if text.as_bytes() == payload));
-            assert!(matches!(second.arrival(), Some(Arrival::Bytes(data)) if data == payload));
+            assert!(matches!(first.arrival(), Some(ReceivedMessage::Ascii(text)) if text.as_bytes() == payload));
+            assert!(matches!(second.arrival(), Some(ReceivedMessage::Bytes(data)) if data == payload));
         }
     }
 
@@ -158,7 +127,7 @@ mod tests {
     fn only_ascii_is_marked_as_such() {
         let arrival = |payload: &[u8]| {
             let short = Short::take(&mut masked(SHORT_TEXT, payload).as_slice(), 125).unwrap();
-            short.arrival().map(|arrival| (matches!(arrival, Arrival::Ascii(_)), Message::from(arrival)))
+            short.arrival().map(|arrival| (matches!(arrival, ReceivedMessage::Ascii(_)), Message::from(arrival)))
         };
         assert_eq!(arrival(b"plain\x7f"), Some((true, Message::Text("plain\x7f".to_owned()))));
         assert_eq!(arrival("\u{80}".as_bytes()), Some((false, Message::Text("\u{80}".to_owned()))));
@@ -175,16 +144,5 @@ mod tests {
             assert_eq!(rest, input);
         }
         assert!(Short::take(&mut whole.as_slice(), 2).is_none());
-    }
-
-    #[test]
-    fn a_frame_of_the_server_has_two_bytes_before_the_message() {
-        let payload = [b'a'; SHORT_BYTES + 1];
-        for length in 0..=SHORT_BYTES {
-            let frame = ShortFrame::new(MessageKind::Text, &payload[..length]).unwrap();
-            let (header, rest) = frame.as_bytes().split_at(SHORT_HEADER_BYTES);
-            assert_eq!((header, rest), (&[0x81, u8::try_from(length).unwrap()][..], &payload[..length]));
-        }
-        assert!(ShortFrame::new(MessageKind::Binary, &payload).is_none());
     }
 }

@@ -4,10 +4,10 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Interest;
 use crate::event_loop::activity;
+use crate::event_loop::interest::Interest;
 use crate::event_loop::roles::StreamWatcher;
-use crate::event_loop::timers::Moment;
+use crate::event_loop::timers::LoopTime;
 use crate::event_loop::tokens::{Ticket, WorkId};
 
 /// The receiver of a source's events that no coroutine waits for.
@@ -40,24 +40,24 @@ impl SourceOwner {
 pub struct Source {
     pub(super) generation: u32,
     /// The number of its descriptor, for the records of waits.
-    pub(in crate::event_loop) descriptor: RawFd,
+    pub descriptor: RawFd,
     owner: u32,
     /// When the poll returned that has reported input.
-    pub(in crate::event_loop) ready_at: Poll,
-    pub(in crate::event_loop) deadline: Option<Moment>,
+    pub ready_at: Poll,
+    pub deadline: Option<LoopTime>,
     /// When a timer looks at the deadline: its own timer, or that of the ring it is in. Never later than the deadline.
-    pub(in crate::event_loop) armed: Option<Moment>,
+    pub armed: Option<LoopTime>,
     pub(super) links: Links,
     /// Boxed, since a connection at rest has none of it.
-    rare: Option<Box<Rare>>,
+    rare: Option<Box<RareParts>>,
     /// The source rests: its owner gets the next event.
-    pub(in crate::event_loop) at_rest: bool,
+    pub at_rest: bool,
     /// An edge has reported input, and no read has come up short since.
-    pub(in crate::event_loop) readable: bool,
+    pub readable: bool,
     /// The peer has ended its side; the end of the stream is still to be read.
-    pub(in crate::event_loop) peer_closed: bool,
+    pub peer_closed: bool,
     /// A call of the watcher is queued.
-    pub(in crate::event_loop) is_watch_queued: bool,
+    pub is_watch_queued: bool,
     /// The descriptor is registered with epoll, unless the application has closed it since. Not kept for listeners and
     /// watched sockets, which are registered from the beginning.
     pub(super) registered: bool,
@@ -79,7 +79,7 @@ impl Default for Links {
 
 /// State of sources that something waits for or watches.
 #[derive(Default)]
-struct Rare {
+struct RareParts {
     waits: Vec<(Interest, Ticket)>,
     /// The receiver of every event and deadline, even while coroutines wait.
     watcher: Option<Arc<dyn StreamWatcher>>,
@@ -182,7 +182,7 @@ impl Source {
     }
 }
 
-impl Rare {
+impl RareParts {
     fn is_idle(&self) -> bool {
         self.waits.is_empty() && self.watcher.is_none() && self.ends_with_peer.is_none()
     }

@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use super::{Connection, Opening};
+use super::{Connection, Opening, Proxied};
 use crate::http::error::RequestError;
 use crate::http::proxy_protocol::{self, Addresses, Preface};
 use crate::net::Peer;
@@ -12,13 +12,6 @@ use crate::wsgi::Unprepared;
 
 const FORBIDDEN_PROXY: RequestError =
     RequestError::Forbidden("a PROXY header from an address that is not in proxy_allow_ips");
-
-/// The ends that a PROXY header has named.
-pub(super) struct Proxied {
-    pub addresses: Addresses,
-    /// The items that they add to the environ: Gunicorn's for the proxy that the client has connected to.
-    pub items: Py<PyDict>,
-}
 
 impl Connection {
     /// Takes a header of the PROXY protocol off the buffer. False while it is incomplete.

@@ -2,8 +2,7 @@
 
 use super::{MessageKind, Protocol};
 use crate::websocket::deflate;
-use crate::websocket::frames::{write_compressed, write_message};
-use crate::websocket::short::ShortFrame;
+use crate::websocket::frames::{ShortFrame, write_compressed, write_message};
 
 impl Protocol {
     /// Writes a message in one frame, compressed if that is agreed on and makes it shorter. `alone` is `payload`

@@ -19,7 +19,7 @@ use pyo3::types::PyBytes;
 use super::compressing::compress_alone;
 use super::on_the_loop;
 use super::settings::{AcceptOptions, WebSocketSettings};
-use super::wire::{Incoming, Moment, Wire};
+use super::wire::{WaitingMessage, Wire, WireTime};
 use crate::event_loop::reasons::{self, Reason};
 use crate::event_loop::{self, SourceId, StreamWatcher, streams, turn};
 use crate::interp::{self, Level, WaitReason, Waiter, log};
@@ -97,16 +97,16 @@ impl WebSocketSession {
         deadline: Option<Instant>,
     ) -> PyResult<Option<Bound<'py, PyAny>>> {
         let mut wire = match self.take_message(py, true) {
-            Taken::Outcome(outcome) => return outcome.map_err(|error| *error),
-            Taken::Nothing(wire) => wire,
+            TakenMessage::Outcome(outcome) => return outcome.map_err(|error| *error),
+            TakenMessage::Nothing(wire) => wire,
         };
         loop {
             let is_late = !self.wait_for_message(py, deadline, wire)?;
             // A message that comes together with the deadline is taken.
             wire = match self.take_message(py, false) {
-                Taken::Outcome(outcome) => return outcome.map_err(|error| *error),
-                Taken::Nothing(_) if is_late => return Err(no_message()),
-                Taken::Nothing(wire) => wire,
+                TakenMessage::Outcome(outcome) => return outcome.map_err(|error| *error),
+                TakenMessage::Nothing(_) if is_late => return Err(no_message()),
+                TakenMessage::Nothing(wire) => wire,
             };
         }
     }
@@ -116,25 +116,25 @@ impl WebSocketSession {
     /// # Parks
     // Not part of its caller: frames that coroutines wait in should be small.
     #[inline(never)]
-    fn take_message<'py>(&self, py: Python<'py>, gives_way: bool) -> Taken<'_, 'py> {
+    fn take_message<'py>(&self, py: Python<'py>, gives_way: bool) -> TakenMessage<'_, 'py> {
         let mut wire = self.lock(py);
         if gives_way && wire.is_receivable() && turn::is_spent() {
             drop(wire);
             if let Err(error) = interp::give_way(py) {
-                return Taken::Outcome(Err(Box::new(error)));
+                return TakenMessage::Outcome(Err(Box::new(error)));
             }
             wire = self.lock(py);
         }
         let message = wire.pop();
         if message.is_none() && wire.closing().close().is_none() && !wire.fail_now() && !wire.end_stop() {
-            return Taken::Nothing(wire);
+            return TakenMessage::Nothing(wire);
         }
         if let Err(error) = self.settle(py, wire) {
-            return Taken::Outcome(Err(Box::new(error)));
+            return TakenMessage::Outcome(Err(Box::new(error)));
         }
-        Taken::Outcome(match message {
-            Some(Incoming::Object(object, _)) => Ok(Some(object.into_bound(py))),
-            Some(Incoming::Message(message)) => object_of(py, message).map(Some).map_err(Box::new),
+        TakenMessage::Outcome(match message {
+            Some(WaitingMessage::Object(object, _)) => Ok(Some(object.into_bound(py))),
+            Some(WaitingMessage::Message(message)) => object_of(py, message).map(Some).map_err(Box::new),
             None => Ok(None),
         })
     }
@@ -426,24 +426,20 @@ impl WebSocketSession {
     }
 
     /// Moves enciphered bytes, then calls `look` under the lock. On the loop, where settling does not fail.
-    #[expect(
-        unsafe_code,
-        reason = "this runs for every message, and attaching again would be a seventh of its work here"
-    )]
-    fn look_after(&self, now: Instant, look: impl FnOnce(&mut Wire, Moment<'_>)) {
-        // SAFETY: the loop calls watchers in units, and a unit is attached whenever it runs (`PythonHost`).
-        let py = unsafe { Python::assume_attached() };
-        self.stream.work(true);
-        // The work on an encrypted stream may have waited.
-        let now = if self.stream.is_encrypted() { Instant::now() } else { now };
-        let mut wire = self.lock(py);
-        look(&mut wire, Moment { py, now });
-        let _ = self.settle(py, wire);
+    fn look_after(&self, now: Instant, look: impl FnOnce(&mut Wire, WireTime<'_>)) {
+        Python::attach(|py| {
+            self.stream.work(true);
+            // The work on an encrypted stream may have waited.
+            let now = if self.stream.is_encrypted() { Instant::now() } else { now };
+            let mut wire = self.lock(py);
+            look(&mut wire, WireTime { py, now });
+            let _ = self.settle(py, wire);
+        });
     }
 }
 
 /// The outcome of a look for a message.
-enum Taken<'a, 'py> {
+enum TakenMessage<'a, 'py> {
     /// The outcome of the call: a message, or none where none will come. The error is boxed, since it is large and rare.
     Outcome(Result<Option<Bound<'py, PyAny>>, Box<PyErr>>),
     /// No message is there, and one may come.

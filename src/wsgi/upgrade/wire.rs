@@ -25,7 +25,7 @@ use crate::websocket::extension::Agreement;
 use crate::websocket::protocol::{MessageKind, Protocol};
 use crate::wsgi::StopFlag;
 
-pub use incoming::Incoming;
+pub use incoming::WaitingMessage;
 pub use sharing::{Membership, Offered};
 
 /// Bytes of messages that may wait for the application. Then reading pauses, and TCP holds up the client. asyncio's
@@ -48,7 +48,7 @@ thread_local! {
 
 /// A moment on the loop, where messages arrive.
 #[derive(Clone, Copy)]
-pub(super) struct Moment<'py> {
+pub(super) struct WireTime<'py> {
     pub py: Python<'py>,
     pub now: Instant,
 }
@@ -85,7 +85,7 @@ pub(super) struct Wire {
     /// yet.
     received: Vec<u8>,
     parsed: usize,
-    incoming: VecDeque<Incoming>,
+    incoming: VecDeque<WaitingMessage>,
     incoming_bytes: usize,
     /// Frames to be sent, of which the first `sent` bytes have been.
     outgoing: Vec<u8>,
@@ -184,7 +184,7 @@ impl Wire {
     }
 
     /// Takes the next message that has arrived.
-    pub fn pop(&mut self) -> Option<Incoming> {
+    pub fn pop(&mut self) -> Option<WaitingMessage> {
         let message = self.incoming.pop_front();
         self.is_answering = message.is_some();
         let message = message?;

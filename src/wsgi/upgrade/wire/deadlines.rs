@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::super::settings::WebSocketSettings;
-use super::{Moment, Wire};
+use super::{Wire, WireTime};
 use crate::event_loop::streams;
 
 impl Wire {
     /// Reads and sends what is ready. On the loop.
-    pub fn look(&mut self, moment: Moment<'_>) {
+    pub fn look(&mut self, moment: WireTime<'_>) {
         self.wants_attention |= self.catch_up(moment);
         let awaits_ping = self.options.ping_interval.is_some() && !self.awaits_deadline;
         if awaits_ping || !self.closing().is_open() || self.is_stopping() {
@@ -17,7 +17,7 @@ impl Wire {
     }
 
     /// Reads and sends what is ready. Returns true if there is more to read after the turns of others.
-    pub(super) fn catch_up(&mut self, moment: Moment<'_>) -> bool {
+    pub(super) fn catch_up(&mut self, moment: WireTime<'_>) -> bool {
         self.flush();
         let has_more = self.read(moment);
         self.flush();
@@ -28,7 +28,7 @@ impl Wire {
     }
 
     /// Acts on the stream's deadline, which has passed. On the loop.
-    pub fn expire(&mut self, moment: Moment<'_>) {
+    pub fn expire(&mut self, moment: WireTime<'_>) {
         let now = moment.now;
         self.awaits_deadline = false;
         if self.closing().is_over() {

@@ -4,14 +4,14 @@ use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::websocket::protocol::Message;
-use crate::websocket::short::Arrival;
+use crate::websocket::short::ReceivedMessage;
 use crate::wsgi::text::ascii;
 
 /// The cost of a message in addition to its bytes, so that empty ones count too.
 const MESSAGE_BYTES: usize = 64;
 
 /// A message that waits for the application.
-pub enum Incoming {
+pub enum WaitingMessage {
     /// A short message, as the application gets it, and its size. It needs no memory but that of the object, which is
     /// not much more than the message: its text is ASCII.
     Object(Py<PyAny>, usize),
@@ -19,26 +19,28 @@ pub enum Incoming {
     Message(Message),
 }
 
-impl Incoming {
+impl WaitingMessage {
     /// The message that has arrived.
     #[inline]
-    pub fn of(py: Python<'_>, arrival: Arrival<'_>) -> Incoming {
+    pub fn of(py: Python<'_>, arrival: ReceivedMessage<'_>) -> WaitingMessage {
         match arrival {
-            Arrival::Ascii(text) => match ascii(py, text) {
-                Ok(object) => Incoming::Object(object.into_any().unbind(), text.as_bytes().len()),
+            ReceivedMessage::Ascii(text) => match ascii(py, text) {
+                Ok(object) => WaitingMessage::Object(object.into_any().unbind(), text.as_bytes().len()),
                 // Out of memory. There may be more of it later.
-                Err(_) => Incoming::Message(arrival.into()),
+                Err(_) => WaitingMessage::Message(arrival.into()),
             },
-            Arrival::Bytes(data) => Incoming::Object(PyBytes::new(py, data).into_any().unbind(), data.len()),
-            Arrival::Message(message) => Incoming::Message(message),
+            ReceivedMessage::Bytes(data) => {
+                WaitingMessage::Object(PyBytes::new(py, data).into_any().unbind(), data.len())
+            }
+            ReceivedMessage::Message(message) => WaitingMessage::Message(message),
         }
     }
 
     /// The bytes that the message counts as.
     pub fn cost(&self) -> usize {
         let size = match self {
-            Incoming::Object(_, size) => *size,
-            Incoming::Message(message) => message.size(),
+            WaitingMessage::Object(_, size) => *size,
+            WaitingMessage::Message(message) => message.size(),
         };
         size + MESSAGE_BYTES
     }

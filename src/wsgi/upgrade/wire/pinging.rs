@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Moment, Ping, UNREAD_BYTES, Wire};
+use super::{Ping, UNREAD_BYTES, Wire, WireTime};
 use crate::websocket::pings::Latency;
 use crate::websocket::protocol;
 
@@ -65,7 +65,7 @@ impl Wire {
     }
 
     /// Pings the client, or gives it up if it did not answer the last ping in time.
-    pub(super) fn keep_alive(&mut self, moment: Moment<'_>) {
+    pub(super) fn keep_alive(&mut self, moment: WireTime<'_>) {
         if self.pinged.is_some() && self.settings.ping_timeout.is_some() {
             return self.check_ping(moment);
         }
@@ -79,7 +79,7 @@ impl Wire {
     }
 
     /// Gives up a client that did not answer a ping in time, unless it cannot have answered yet.
-    fn check_ping(&mut self, moment: Moment<'_>) {
+    fn check_ping(&mut self, moment: WireTime<'_>) {
         // The answer may have come while something else kept the loop busy.
         let has_more = self.catch_up(moment);
         self.wants_attention |= has_more;

@@ -1,6 +1,6 @@
 //! From the socket to the messages that wait for the application, one turn at a time.
 
-use super::{BUFFER, Drain, Incoming, Moment, READ_BYTES, UNREAD_BYTES, Wire};
+use super::{BUFFER, Drain, READ_BYTES, UNREAD_BYTES, WaitingMessage, Wire, WireTime};
 use crate::event_loop::{streams, turn};
 
 /// Frames and bytes that are taken from one client before others have their turn. A client that sends as fast as it is
@@ -36,7 +36,7 @@ impl Wire {
 
     /// Reads until nothing is left for now, too much is unread or unsent, or others must have their turn. Returns true
     /// in the last case.
-    pub(super) fn read(&mut self, moment: Moment<'_>) -> bool {
+    pub(super) fn read(&mut self, moment: WireTime<'_>) -> bool {
         BUFFER.with(|kept| {
             let mut buffer = kept.take();
             buffer.clear();
@@ -47,7 +47,7 @@ impl Wire {
         })
     }
 
-    fn read_into(&mut self, moment: Moment<'_>, buffer: &mut Vec<u8>) -> bool {
+    fn read_into(&mut self, moment: WireTime<'_>, buffer: &mut Vec<u8>) -> bool {
         let (mut frames, mut bytes) = (TURN_FRAMES, TURN_BYTES);
         loop {
             if !self.closing().is_reading() {
@@ -121,7 +121,7 @@ impl Wire {
     }
 
     /// Takes at most `most` frames of the bytes that an earlier turn has left. Returns how many it took.
-    fn take_received(&mut self, moment: Moment<'_>, most: usize) -> usize {
+    fn take_received(&mut self, moment: WireTime<'_>, most: usize) -> usize {
         let received = std::mem::take(&mut self.received);
         let mut rest = received.get(self.parsed..).unwrap_or_default();
         let frames = self.take(moment, &mut rest, most);
@@ -133,14 +133,14 @@ impl Wire {
     }
 
     /// Takes at most `most` frames off `input`. Returns how many it took.
-    fn take(&mut self, moment: Moment<'_>, input: &mut &[u8], most: usize) -> usize {
+    fn take(&mut self, moment: WireTime<'_>, input: &mut &[u8], most: usize) -> usize {
         self.note_heard(moment.now);
         let Wire { protocol, outgoing, incoming, incoming_bytes, receivers, drain, .. } = self;
         let received = protocol.receive_some(input, most, outgoing, |message| {
             if *drain == Drain::Done {
                 return;
             }
-            let message = Incoming::of(moment.py, message);
+            let message = WaitingMessage::of(moment.py, message);
             *incoming_bytes += message.cost();
             incoming.push_back(message);
             // A receiver that has given up at this moment leaves the message to the next one.
