@@ -15,17 +15,17 @@ use super::tokens::SourceId;
 impl LoopState {
     /// Sets or moves the deadline of a source at rest. Moving it later is cheap: its old timer fires and is set anew.
     pub fn set_deadline(&mut self, id: SourceId, deadline: Option<Instant>) {
-        self.set_moment(id, deadline.map(|at| self.timers.moment(at)));
+        self.set_loop_deadline(id, deadline.map(|at| self.timers.loop_time(at)));
     }
 
     /// As [`Self::set_deadline`].
-    pub fn set_moment(&mut self, id: SourceId, deadline: Option<LoopTime>) {
+    pub fn set_loop_deadline(&mut self, id: SourceId, deadline: Option<LoopTime>) {
         let Some(source) = self.poller.source(id) else { return };
         source.deadline = deadline;
         if let Some(at) = deadline
             && source.armed.is_none_or(|armed| armed > at)
         {
-            self.arm(id, at, self.timers.moment(Instant::now()));
+            self.arm(id, at, self.timers.loop_time(Instant::now()));
         }
     }
 
@@ -62,7 +62,7 @@ impl LoopState {
 
     /// The slot of a ring begins.
     pub fn slot_begins(&mut self, first: u32, now: Instant) {
-        let now = self.timers.moment(now);
+        let now = self.timers.loop_time(now);
         let mut next = Some(first);
         while let Some(place) = next {
             let id = self.poller.source_at(place);
@@ -73,7 +73,7 @@ impl LoopState {
 
     /// A source's own timer has fired.
     pub fn source_timer_fired(&mut self, id: SourceId, now: Instant) {
-        let now = self.timers.moment(now);
+        let now = self.timers.loop_time(now);
         let Some(source) = self.poller.source(id) else { return };
         // The timer of an earlier deadline, if another one is set, or a ring.
         if !source.is_in_ring() && source.armed.is_some_and(|armed| armed <= now) {

@@ -226,7 +226,7 @@ pub fn set_deadline(id: SourceId, deadline: Option<Instant>) {
 
 /// Sets the deadline of a source at rest to the end of `delay`. Costs less than [`set_deadline`].
 pub fn set_time_left(id: SourceId, delay: Duration) {
-    with(|state| state.set_moment(id, Some(LoopTime::after(delay))));
+    with(|state| state.set_loop_deadline(id, Some(LoopTime::after(delay))));
 }
 
 fn off_the_loop() -> io::Error {

@@ -72,7 +72,7 @@ impl LoopTime {
         LoopTime::new(precise_now().saturating_add(nanoseconds(delay)))
     }
 
-    /// The beginning of the slot that the moment is in. No later moment has an earlier one.
+    /// The beginning of the slot that the time is in. No later time has an earlier one.
     pub fn slot(self) -> LoopTime {
         LoopTime::new(self.0.get() >> LoopTime::SLOT_BITS << LoopTime::SLOT_BITS)
     }
@@ -97,16 +97,16 @@ impl Timers {
         Timers { entries: BTreeMap::new(), sequence: 0, begun: (Instant::now(), precise_now()) }
     }
 
-    /// A time as a moment. Times before the timers were made are the same as that.
-    pub fn moment(&self, at: Instant) -> LoopTime {
+    /// This time on the clock of the loop. Times before the timers were made are the same as that.
+    pub fn loop_time(&self, at: Instant) -> LoopTime {
         let (begun, begun_at) = self.begun;
         LoopTime::new(begun_at.saturating_add(nanoseconds(at.saturating_duration_since(begun))))
     }
 
-    /// The time of a moment.
-    pub fn instant(&self, moment: LoopTime) -> Instant {
+    /// The time on the clock of std.
+    pub fn instant(&self, time: LoopTime) -> Instant {
         let (begun, begun_at) = self.begun;
-        begun + Duration::from_nanos(moment.0.get().saturating_sub(begun_at))
+        begun + Duration::from_nanos(time.0.get().saturating_sub(begun_at))
     }
 
     /// A place of the ring of sources whose deadlines are in this slot.
@@ -188,17 +188,17 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_exact_and_in_order() {
+    fn times_of_the_loop_are_exact_and_in_order() {
         let timers = Timers::new();
         for nanoseconds in [0, 1, 134_217_727, 134_217_728, 60_000_000_000, 1 << 60] {
             let at = timers.begun.0 + Duration::from_nanos(nanoseconds);
-            let moment = timers.moment(at);
-            assert_eq!(timers.instant(moment), at);
-            assert!(moment.slot() <= moment && moment < timers.moment(at + Duration::from_nanos(1)));
-            assert_eq!(moment.slot().slot(), moment.slot());
+            let time = timers.loop_time(at);
+            assert_eq!(timers.instant(time), at);
+            assert!(time.slot() <= time && time < timers.loop_time(at + Duration::from_nanos(1)));
+            assert_eq!(time.slot().slot(), time.slot());
         }
         let (begun, _) = timers.begun;
-        assert_eq!(timers.moment(begun - Duration::from_secs(1)), timers.moment(begun));
+        assert_eq!(timers.loop_time(begun - Duration::from_secs(1)), timers.loop_time(begun));
     }
 
     #[test]

@@ -3,10 +3,10 @@
 //! Nothing here waits. System calls are tried, and the waiters whom the outcome concerns are notified.
 
 mod deadlines;
-mod incoming;
 mod pinging;
 mod reading;
 mod sharing;
+mod waiting_message;
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -25,8 +25,8 @@ use crate::websocket::extension::Agreement;
 use crate::websocket::protocol::{MessageKind, Protocol};
 use crate::wsgi::StopFlag;
 
-pub use incoming::WaitingMessage;
 pub use sharing::{Membership, Offered};
+pub use waiting_message::WaitingMessage;
 
 /// Bytes of messages that may wait for the application. Then reading pauses, and TCP holds up the client. asyncio's
 /// `websockets` takes 16 messages, aiohttp 64 KiB.
