@@ -49,6 +49,7 @@ def panels() -> list[Panel]:
     echo = {
         WEBSOCKET_LABELS[name]: statistics.median(each["messages_per_cpu_second"] for each in rounds)
         for name, rounds in websocket["echo"]["rounds"].items()
+        if name != FLOOR
     }
     return [
         Panel("Hello world", "CPU of a request in us, 64 connections; less is better", cpu("hello_c64"), "{:.1f}"),

@@ -27,7 +27,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "client.h"
+#include "common.h"
 
 #define AT_ONCE 64 /* handshakes under way */
 #define MAX_EVENTS 512

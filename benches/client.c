@@ -27,7 +27,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "client.h"
+#include "common.h"
 
 #define WINDOW 64
 #define MAX_EVENTS 512

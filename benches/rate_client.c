@@ -33,7 +33,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "client.h"
+#include "common.h"
 
 #define MAX_EVENTS 512
 #define HEAD_BYTES 4096

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import results as results_module
+from core_distance import FAR
 from results import Results
 
 FLOOR, BJOERN, OURS, UNPATCHED = "floor", "bjoern", "rmeinheld", "rmeinheld-no-patch"
@@ -250,6 +251,18 @@ def _versions(results: Results) -> str:
     return ", ".join(named)
 
 
+def _core_distance(results: Results) -> str:
+    """How far apart the cores were, in the runs that measured it; see core_distance.py."""
+    distances = [one.figures["core_distance_ns"] for one in results.measurements if one.figures.get("core_distance_ns")]
+    if not distances:
+        return ""
+    far = sum(distance > FAR * min(distances) for distance in distances)
+    return (
+        f" A cache line took {min(distances):.0f} to {max(distances):.0f} ns from core to core and back, and more than "
+        f"{FAR:g} times the least before {far} of {len(distances)} measurements."
+    )
+
+
 def _notes(results: Results) -> str:
     facts = results.machine
     core = f"servers on core {facts['server_core']}, client on core {facts['client_core']}"
@@ -260,7 +273,7 @@ def _notes(results: Results) -> str:
         f"Measured {when} by `{results.command}`: {results.rounds} round(s), {results.seconds} s each, "
         f"medians; ratios are medians of the ratios within a round. {facts['cpu']}, {facts['cores']} cores, {core}; "
         f"Linux {facts['kernel']}, Python {facts['python']}, {facts['wrk']}, {facts['compiler']}; "
-        f"{_versions(results)}. Load average before: {facts['load_average_before']}.",
+        f"{_versions(results)}. Load average before: {facts['load_average_before']}." + _core_distance(results),
     ]
     if results.rows:
         lines.append(

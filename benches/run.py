@@ -22,6 +22,7 @@ from typing import NoReturn
 import machine
 import report
 import toolchain
+from core_distance import CoreDistance
 from load import LoadError, run_wrk
 from loads import write_arena_data
 from postgresql import Missing, running_postgresql
@@ -142,6 +143,7 @@ def _measure(scenario: Scenario, contender: Contender, number: int, setup: Setup
     """
     server_core = int(results.machine["server_core"])
     names = [case.name for case in scenario.cases]
+    apart = {"core_distance_ns": setup.core_distance.wait()}
     try:
         with running_server(contender, scenario.task, server_core) as server:
             command = shlex.join(server.command).replace(f"{toolchain.BENCHES.parent}/", "")
@@ -158,7 +160,7 @@ def _measure(scenario: Scenario, contender: Contender, number: int, setup: Setup
             for case in scenario.cases:
                 names.remove(case.name)
                 try:
-                    figures, problem = case.measure(setup, server), None
+                    figures, problem = case.measure(setup, server) | apart, None
                 except LoadError as error:
                     figures, problem = {}, str(error)
                 results.measurements.append(Measurement(case.name, contender.name, number, figures, problem))
@@ -224,6 +226,7 @@ def main() -> int:
         toolchain.compile_program("floor")
         client = toolchain.compile_program("client")
         rate_client = toolchain.compile_program("rate_client")
+        core_distance = CoreDistance(machine.choose_cores())
         wrk = toolchain.find_wrk()
     except toolchain.MissingTool as error:
         say(str(error))
@@ -248,6 +251,7 @@ def main() -> int:
         client=client,
         rate_client=rate_client,
         client_core=client_core,
+        core_distance=core_distance,
         seconds=arguments.seconds,
         rate_seconds=0.3 if arguments.quick else arguments.seconds,
         rate_connections=8 if arguments.quick else 10_000,

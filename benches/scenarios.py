@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from core_distance import CoreDistance
 from load import Load, LoadError, run_rate_client, run_wrk, running_client
 from loads import ARENA, ARENA_BODY, BIMODAL, BODIES, COLD, DATABASE, FRAMEWORKS, LATENCY
 from measure import context_switches, cpu_seconds, forget_peaks, memory, peak_memory, switches_between
@@ -40,6 +41,7 @@ class Setup:
     client: Path
     rate_client: Path
     client_core: int
+    core_distance: CoreDistance
     seconds: int  # of each measurement with wrk
     rate_seconds: float  # of each measurement with rate_client
     rate_connections: int  # of rate_client at most

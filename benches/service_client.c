@@ -48,7 +48,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "client.h"
+#include "common.h"
 
 #define MAX_EVENTS 256
 #define HEAD_BYTES 4096

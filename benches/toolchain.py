@@ -15,7 +15,7 @@ PROGRAMS = BUILD / "bench"
 PEERS = BUILD / "bench-peers"
 OLD_PEERS = BUILD / "bench-peers-3.8"
 
-C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2"]
+C_FLAGS = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-O2", "-pthread"]
 INSTALL_SECONDS = 600
 
 

@@ -3,7 +3,8 @@
 One message to many is measured in one worker and, by a channel, in one and four workers of a service.
 
 `python benches/websocket.py`, or with other numbers: see --help. The peers are gevent-websocket under gevent, the
-`websockets` library on asyncio, uWSGI in its gevent mode, and Granian with ASGI. Server and client have a core each.
+`websockets` library on asyncio, uWSGI in its gevent mode, and Granian with ASGI. The floor (websocket_floor.c) is what
+the kernel alone costs. Server and client have a core each.
 Writes the rounds and the ratios to results/websocket.json.
 """
 
@@ -18,11 +19,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from core_distance import CoreDistance
 from load import LoadError
 from machine import choose_cores, facts, pinned_to, raise_open_files_limit
 from measure import cpu_seconds, memory
 from servers import BACKLOG, Contender, Running, StartError, Task, running_server
-from toolchain import BENCHES, MissingTool, compile_program, install_peers, peers_python, versions
+from toolchain import BENCHES, PROGRAMS, MissingTool, compile_program, install_peers, peers_python, versions
 
 ECHO_CONNECTIONS = 64
 BROADCAST_CLIENTS = 2000
@@ -49,6 +51,10 @@ def arguments() -> argparse.Namespace:
 
 
 # --- servers ---------------------------------------------------------------------------------------------------------
+
+
+def _floor(port: int, task: Task) -> list[str]:
+    return [str(PROGRAMS / "websocket_floor"), str(port)]
 
 
 def _rmeinheld(port: int, task: Task) -> list[str]:
@@ -83,6 +89,7 @@ def _channel(workers: int) -> Callable[[int, Task], list[str]]:
     return command
 
 
+FLOOR = Contender("floor", _floor, serves_while_asleep=True)
 RMEINHELD = Contender("rmeinheld", _rmeinheld, serves_while_asleep=True)
 PEERS = (
     Contender("gevent-websocket", _gevent, serves_while_asleep=True),
@@ -90,7 +97,7 @@ PEERS = (
     Contender("uwsgi", _uwsgi, serves_while_asleep=True),
     Contender("granian", _granian, serves_while_asleep=True),
 )
-WITHOUT_BROADCAST = ("uwsgi",)
+WITHOUT = (("broadcast", "uwsgi"), ("idle", "floor"))
 PUBLISHERS = tuple(
     Contender(f"{workers} worker{'s' * (workers > 1)}", _channel(workers), serves_while_asleep=True)
     for workers in (1, 4)
@@ -202,9 +209,11 @@ def main() -> int:
     raise_open_files_limit()
     try:
         client = compile_program("websocket_client")
+        compile_program("websocket_floor")
+        distance = CoreDistance(choose_cores())
     except MissingTool as error:
         sys.exit(str(error))
-    contenders = [RMEINHELD]
+    contenders = [FLOOR, RMEINHELD]
     left_out: dict[str, str] = {}
     if not options.quick:
         left_out = install_peers([peer.name for peer in PEERS])
@@ -216,13 +225,14 @@ def main() -> int:
         rounds: dict[str, list[Figures]] = {contender.name: [] for contender in entrants}
         for number in range(options.rounds if what != "idle" else 1):
             for contender in entrants if number % 2 == 0 else reversed(entrants):
-                if (what == "broadcast" and contender.name in WITHOUT_BROADCAST) or contender.name in left_out:
+                if (what, contender.name) in WITHOUT or contender.name in left_out:
                     continue
+                apart = {"core_distance_ns": distance.wait()}
                 try:
                     with running_server(contender, Task(), cores[0]) as server:
-                        figures = MEASUREMENTS[what](server, client, cores[1], options.seconds)
+                        figures = MEASUREMENTS[what](server, client, cores[1], options.seconds) | apart
                 except (LoadError, StartError) as error:
-                    if contender is RMEINHELD or contender in PUBLISHERS:
+                    if contender in (FLOOR, RMEINHELD, *PUBLISHERS):
                         sys.exit(f"{what}: {contender.name}: {error}")
                     left_out[contender.name] = f"{what}: {error}"
                     continue

@@ -29,7 +29,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#include "client.h"
+#include "common.h"
 
 #define PAYLOAD_BYTES 64
 #define FRAME_BYTES (2 + PAYLOAD_BYTES) /* of the server's, which has no mask */

@@ -15,6 +15,7 @@ LABELS = {
     "websockets": "websockets (asyncio)",
     "uwsgi": "uWSGI",
     "granian": "Granian (ASGI)",
+    "floor": "C epoll loop (the floor)",
 }
 SERVICES = ("rmeinheld", "gunicorn -k rmeinheld", "gthread")
 
@@ -35,9 +36,9 @@ def websocket() -> str:
     rows = []
     for name, value in sorted(echo.items(), key=lambda item: -item[1]):
         broadcast = data["broadcast"]["medians"].get(name)
-        idle = data["idle"]["medians"][name]["kib_per_connection"]
+        idle = data["idle"]["medians"].get(name, {}).get("kib_per_connection")
         cells = [f"{broadcast['cpu_us_per_delivery']:.1f}", f"{broadcast['ms_to_the_last']:.1f}"] if broadcast else "--"
-        rows.append([LABELS[name], f"{value:,.0f}", *cells, f"{idle:.1f}"])
+        rows.append([LABELS[name], f"{value:,.0f}", *cells, f"{idle:.1f}" if idle else "-"])
     head = ["", "echo: messages for each CPU second", "broadcast: CPU of a delivery, us", "ms to the last client",
             "KiB of an idle connection"]  # fmt: skip
     one, four = (data["publish"]["medians"][name] for name in ("1 worker", "4 workers"))

@@ -1,6 +1,6 @@
-/* What the clients of the benchmarks share. */
-#ifndef CLIENT_H
-#define CLIENT_H
+/* What the C programs of the benchmarks share. */
+#ifndef COMMON_H
+#define COMMON_H
 
 #include <stdio.h>
 #include <stdlib.h>
