@@ -12,8 +12,9 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyMapping};
 
+use super::exceptions::CoroutineExit;
 use super::log::{LOGGER_NAME, Level, logger, logging};
-use crate::event_loop;
+use crate::event_loop::{self, ends};
 use crate::sync::lock;
 
 /// How long lines are written in one turn, unless a handler takes longer for one: about as long as a request takes.
@@ -47,19 +48,33 @@ pub fn log_rest(py: Python<'_>) {
     }
 }
 
+/// Leaves the lines to [`log_rest`] from the end of the loop on, which would interrupt the wait of a handler.
+///
 /// # Parks
 /// Where a handler waits.
 fn write_in_turns() {
     let begun = Instant::now();
     let mut has_more = true;
     Python::attach(|py| {
-        while has_more && begun.elapsed() < TURN {
+        while has_more && begun.elapsed() < TURN && !ends::is_killed() {
             match next_line() {
-                Some(line) => line.log(py),
+                Some(line) => {
+                    if let Err(error) = line.hand_over(py) {
+                        // A handler that has waited may have begun with the line, which is better than no line.
+                        if ends::is_killed() && error.is_instance_of::<CoroutineExit>(py) {
+                            lock(&WAITING).lines.push_front(line);
+                        } else {
+                            error.write_unraisable(py, None);
+                        }
+                    }
+                }
                 None => has_more = false,
             }
         }
     });
+    if ends::is_killed() {
+        return;
+    }
     if has_more {
         event_loop::spawn_last(Box::new(write_in_turns));
     }
@@ -93,16 +108,18 @@ impl LogLine {
     /// # Parks
     /// Where a handler waits.
     pub fn log(&self, py: Python<'_>) {
-        let log = || -> PyResult<()> {
-            let logger = logger(py)?;
-            if logger.call_method1(intern!(py, "isEnabledFor"), (self.level.number(),))?.is_truthy()? {
-                logger.call_method1(intern!(py, "handle"), (self.record(&logger)?,))?;
-            }
-            Ok(())
-        };
-        if let Err(error) = log() {
+        if let Err(error) = self.hand_over(py) {
             error.write_unraisable(py, None);
         }
+    }
+
+    /// Hands the record of the line to the handlers.
+    fn hand_over(&self, py: Python<'_>) -> PyResult<()> {
+        let logger = logger(py)?;
+        if logger.call_method1(intern!(py, "isEnabledFor"), (self.level.number(),))?.is_truthy()? {
+            logger.call_method1(intern!(py, "handle"), (self.record(&logger)?,))?;
+        }
+        Ok(())
     }
 
     /// The record of the line, made now.
@@ -203,8 +220,10 @@ impl Model {
 mod tests {
     use std::ffi::CStr;
 
-    use super::super::process_loop;
+    use pyo3::types::{PyCFunction, PyTuple};
+
     use super::super::testing::{in_coroutine, run, with_python};
+    use super::super::{application_waits, process_loop};
     use super::*;
 
     const HANDLER: &str = "import logging\n\
@@ -287,6 +306,38 @@ assert [r.getMessage() for r in records] == [f'line {n} of %s' for n in range(50
             py.run(check, Some(&globals), None).unwrap();
             // The next loop has a writer of its own.
             assert!(next_line().is_none() && !lock(&WAITING).has_writer);
+        });
+    }
+
+    #[test]
+    fn a_line_whose_handler_waits_at_the_end_of_the_loop_is_not_lost() {
+        let preparation = "class Waiting(logging.Handler):\n\
+            \x20   def emit(self, record):\n\
+            \x20       begun.append(record)\n\
+            \x20       wait()\n\
+            waiting, begun = Waiting(), []\n\
+            logger.addHandler(waiting)\n";
+        with_python(|py| {
+            let wait =
+                PyCFunction::new_closure(py, None, None, |args: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| {
+                    if event_loop::can_park() { application_waits::sleep(args.py(), 60.0) } else { Ok(()) }
+                });
+            let wait = wait.unwrap();
+            let globals = run(py, &format!("{HANDLER}{preparation}"), &[("wait", wait.as_any())]).unwrap();
+            let names = globals.clone().unbind();
+            in_coroutine(py, move |py| {
+                (0..3).for_each(|number| log_later(line(Level::Warning, number, None)));
+                while names.bind(py).as_any().get_item("begun")?.is_empty()? {
+                    application_waits::sleep(py, 0.001)?;
+                }
+                Ok(())
+            })
+            .unwrap();
+            process_loop::stop(py).unwrap();
+            let check = c"logger.removeHandler(handler); logger.removeHandler(waiting)
+assert [r.getMessage() for r in begun] == [f'line {n} of %s' for n in (0, 0, 1, 2)], begun
+assert [r.getMessage() for r in records] == [f'line {n} of %s' for n in (0, 0, 1, 2)], records";
+            py.run(check, Some(&globals), None).unwrap();
         });
     }
 }
