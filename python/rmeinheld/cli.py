@@ -84,8 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StartError as error:
         if error.cause_shown is not None:
             traceback.print_exception(error.cause_shown)
-        # A message may quote text with line ends. It is printed as one line.
-        print("rmeinheld: error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        # A message may quote text with line ends. It is printed as one line, in one piece: threads may log meanwhile.
+        print(f"rmeinheld: error: {' '.join(str(error).splitlines())}\n", end="", file=sys.stderr)
         return FAILURE
     except KeyboardInterrupt:
         # Before the server has started, or in its last moment: a traceback of ours helps no user.

@@ -154,7 +154,7 @@ def _say_what_is_waited_for(process_ends: bool) -> None:
         line = f"waiting for the threads {names}; press Ctrl-C again to stop now"
         with suppress(OSError, ValueError, AttributeError):
             if sys.stderr.isatty():
-                print(f"rmeinheld: {line}", file=sys.stderr, flush=True)
+                print(f"rmeinheld: {line}\n", end="", file=sys.stderr, flush=True)
                 return
         _logger.warning("%s", line)
 

@@ -221,7 +221,7 @@ def _serve(
     signals.install()
     # A closed or full standard error must not keep a server from starting.
     with suppress(OSError, ValueError, AttributeError):
-        print(start_line(listeners, is_tls=tls is not None), file=sys.stderr, flush=True)
+        print(f"{start_line(listeners, is_tls=tls is not None)}\n", end="", file=sys.stderr, flush=True)
     for hook in start_hooks:
         hook(engine, end)
     _rmeinheld.spawn(ends.name_loop_thread)

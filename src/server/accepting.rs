@@ -107,8 +107,12 @@ impl Accepting {
     }
 
     fn end_for_want_of_a_listener(&self, why: String) {
-        say(Level::Error, format!("The server ends: {why}."));
-        self.shared.fail(why);
+        let shared = Rc::clone(&self.shared);
+        // The line comes first: once `run()` returns, its caller may take the handlers away.
+        event_loop::spawn(Box::new(move || {
+            Python::attach(|py| log(py, Level::Error, &format!("The server ends: {why}."), None));
+            shared.fail(why);
+        }));
     }
 
     /// The server stops: accepts what the kernel has queued, then nothing more. The kernel would reset the connections

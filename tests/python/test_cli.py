@@ -196,6 +196,18 @@ def test_the_line_names_the_value_that_is_wrong(directory: Path, arguments: list
         assert part in said
 
 
+def test_the_line_is_written_in_one_piece(directory: Path) -> None:
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with reader, writer:
+        ended = subprocess.run(
+            [sys.executable, "-u", "-m", "rmeinheld", "nothing:app"],
+            cwd=directory, stderr=writer.fileno(), env=environment_of_child(directory), timeout=TIMEOUT, check=False,
+        )  # fmt: skip
+        assert ended.returncode == 1
+        # Each write is a message of its own.
+        assert re.fullmatch(rb"rmeinheld: error: .*nothing.*\n", reader.recv(65536))
+
+
 @pytest.mark.parametrize(
     ("target", "own_line", "last"),
     [

@@ -222,6 +222,7 @@ def test_a_server_whose_only_listening_socket_is_shut_down_ends_with_an_error(se
     assert server.wait() == 1
     line = f"rmeinheld: error: the server ends: the listening socket of 127.0.0.1:{server.port} was shut down"
     assert line in server.log()
+    assert re.search(r"\[ERROR\] The server ends: the listening socket of .* was shut down", server.log())
     assert "Traceback" not in server.log()
 
 

@@ -127,7 +127,7 @@ class Command:
 
 
 def _warn(line: str) -> None:
-    print("rmeinheld: warning:", line, file=sys.stderr)
+    print(f"rmeinheld: warning: {line}\n", end="", file=sys.stderr)
 
 
 def _settings(values: Mapping[str, object], given: Layer) -> Settings:
