@@ -23,6 +23,7 @@ mod interruptions;
 mod lent;
 mod log;
 mod log_lines;
+mod new_bytes;
 mod on_thread;
 mod process_loop;
 mod raising;
@@ -54,6 +55,7 @@ pub use followed::{follow, followed, forget_followed, is_followed, set_followed}
 pub use give_way::{give_way, give_way_quietly};
 pub use lent::Lent;
 pub use log::{Level, log};
+pub use new_bytes::NewBytes;
 pub use on_thread::call_on_thread;
 pub use process_loop::{
     descriptor_closes, end_awaited, ensure_started, forget_in_child, hurry, is_forked, leave_if_forked, prepare_with,

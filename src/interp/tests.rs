@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{
-    PyBlockingIOError, PyBufferError, PyFileNotFoundError, PyKeyError, PyOSError, PyOverflowError, PyRuntimeError,
-    PySystemExit, PyTimeoutError, PyTypeError, PyValueError,
+    PyBlockingIOError, PyBufferError, PyFileNotFoundError, PyKeyError, PyMemoryError, PyOSError, PyOverflowError,
+    PyRuntimeError, PySystemExit, PyTimeoutError, PyTypeError, PyValueError,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyTuple};
@@ -18,9 +18,9 @@ use super::testing::{in_coroutine, result_of, run, start, with_python};
 use super::time_limit::TimeLimit;
 use super::waiters::Waiters;
 use super::{
-    CoroutineExit, EventWaiter, Lent, Line, Subject, Timeout, WaitReason, Waiter, deadline_after, failure_error,
-    identity, in_fresh_context, insist, os_error, recursion, sleep, sleep_until, spawn, subject, take, thread_state,
-    wait, wait_for_event, wake_error,
+    CoroutineExit, EventWaiter, Lent, Line, NewBytes, Subject, Timeout, WaitReason, Waiter, deadline_after,
+    failure_error, identity, in_fresh_context, insist, os_error, recursion, reference_count, sleep, sleep_until, spawn,
+    subject, take, thread_state, wait, wait_for_event, wake_error,
 };
 use crate::event_loop::reasons::Reason;
 use crate::event_loop::{self, Wake};
@@ -449,5 +449,43 @@ fn lent_memory_is_contiguous_and_writable_where_that_is_asked_for() {
         let apart = py.eval(c"memoryview(bytearray(8))[::2]", None, None).unwrap();
         assert!(Lent::writable(&apart).is_err());
         assert_eq!(Lent::readable(PyBytes::new(py, b"").as_any()).unwrap().bytes(py), b"");
+    });
+}
+
+#[test]
+fn new_bytes_are_filled_from_their_start_and_finished_once() {
+    with_python(|py| {
+        let mut bytes = NewBytes::new(py, 100_000).unwrap();
+        assert!(!bytes.is_full() && bytes.filled(py).is_empty());
+        bytes.append(py, &[1; 40_000]);
+        assert_eq!(bytes.fill(py, |_| Err("refused")), Err("refused"));
+        assert_eq!(bytes.filled(py), [1; 40_000]);
+        let filled = bytes.fill(py, |memory| {
+            assert_eq!(memory.len(), 60_000);
+            py.detach(|| Ok::<_, ()>(memory.get_mut(..10_000).unwrap().write_copy_of_slice(&[2; 10_000])))
+        });
+        assert_eq!((filled, bytes.filled(py).len()), (Ok(()), 50_000));
+        bytes.append(py, &[3; 100_000]);
+        assert!(bytes.is_full());
+        let object = bytes.finish(py);
+        let expected = [&[1; 40_000][..], &[2; 10_000], &[3; 50_000]].concat();
+        assert_eq!((object.as_bytes(), reference_count(&object)), (&expected[..], 1));
+        assert_eq!(object.hash().unwrap(), PyBytes::new(py, &expected).hash().unwrap());
+    });
+}
+
+#[test]
+fn new_bytes_count_nothing_that_was_written_elsewhere() {
+    with_python(|py| {
+        let mut bytes = NewBytes::new(py, 10).unwrap();
+        bytes.fill(py, |_| Ok::<_, ()>(Box::leak(Box::new([7; 10])))).unwrap();
+        bytes.fill(py, |memory| Ok::<_, ()>(memory.get_mut(1..).unwrap().write_copy_of_slice(&[7; 9]))).unwrap();
+        assert!(bytes.filled(py).is_empty());
+        bytes.append(py, b"abc");
+        assert_eq!(bytes.finish(py).as_bytes(), b"abc");
+        assert!(NewBytes::new(py, 0).unwrap().finish(py).as_bytes().is_empty());
+        assert!(NewBytes::new(py, usize::MAX).is_err());
+        let too_long = NewBytes::new(py, usize::MAX / 4);
+        assert!(too_long.is_err_and(|error| error.is_instance_of::<PyMemoryError>(py)));
     });
 }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown};
 
 use super::transport::{Secured, Transport};
-use super::{forks, traffic, unacknowledged};
+use super::{Receives, forks, traffic, unacknowledged};
 use crate::event_loop::{self, Interest, SourceId, Wake, streams};
 use crate::kernel::timespec_until;
 
@@ -97,15 +97,15 @@ impl Stream {
         self.source
     }
 
-    /// Appends the input available now to `buffer`, within its spare capacity. `Ok(None)`: no input now. `Ok(Some(0))`:
-    /// the end of the stream, or no spare capacity.
+    /// Appends the input available now to `buffer`, up to its room. `Ok(None)`: no input now. `Ok(Some(0))`: the end of
+    /// the stream, or no room.
     ///
     /// # Errors
     /// Errors of read(2). The connection is unusable afterwards.
     ///
     /// # Parks
     /// If the stream is encrypted and Python code of the transport waits.
-    pub fn read_now(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
+    pub fn read_now(&self, buffer: &mut impl Receives) -> io::Result<Option<usize>> {
         let read = self.take_now(buffer)?;
         if read.is_some() || self.secured.is_none() {
             return Ok(read);
@@ -142,7 +142,7 @@ impl Stream {
     ///
     /// # Errors
     /// As for [`Self::read_now`].
-    pub fn take_now(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
+    pub fn take_now(&self, buffer: &mut impl Receives) -> io::Result<Option<usize>> {
         let Some(secured) = &self.secured else {
             return self.read_socket_now(buffer, streams::about_to_read(self.source));
         };
@@ -193,15 +193,15 @@ impl Stream {
         read
     }
 
-    fn read_socket_now(&self, buffer: &mut Vec<u8>, peer_closed: bool) -> io::Result<Option<usize>> {
-        let room = buffer.capacity() - buffer.len();
+    fn read_socket_now(&self, buffer: &mut impl Receives, peer_closed: bool) -> io::Result<Option<usize>> {
+        let room = buffer.room();
         if room == 0 {
             return Ok(Some(0));
         }
         loop {
             // For the kernel, recv(2) is less work than read(2).
-            match rustix::net::recv(&self.socket, rustix::buffer::spare_capacity(buffer), RecvFlags::empty()) {
-                Ok((read, _)) => {
+            match buffer.receive(&self.socket) {
+                Ok(read) => {
                     traffic::note_received(read);
                     // A short read has emptied the socket, and an edge announces more input. No edge follows once the
                     // poller has reported the end of the stream.
@@ -217,13 +217,13 @@ impl Stream {
         }
     }
 
-    /// Appends at least one byte to `buffer`, which must have spare capacity. Returns 0 at the end of the stream.
+    /// Appends at least one byte to `buffer`, which must have room. Returns 0 at the end of the stream.
     ///
     /// # Errors
     /// See [`Failure`]; [`Failure::TimedOut`] after `timeout` without a byte (`None`: no limit).
     ///
     /// # Parks
-    pub fn read(&self, buffer: &mut Vec<u8>, timeout: Option<Duration>) -> Result<usize, Failure> {
+    pub fn read(&self, buffer: &mut impl Receives, timeout: Option<Duration>) -> Result<usize, Failure> {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
             match self.read_now(buffer) {

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-use super::traffic;
+use super::{Receives, traffic};
 use crate::sync::lock;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, Shutdown};
@@ -116,15 +116,15 @@ impl Secured {
         Ok(!held.has_unsent())
     }
 
-    /// Appends decrypted bytes to `buffer`, within its spare capacity. Returns as `Stream::read_now` does.
+    /// Appends decrypted bytes to `buffer`, up to its room. Returns as `Stream::read_now` does.
     ///
     /// # Errors
     /// The error that ended the connection.
-    pub fn take(&self, buffer: &mut Vec<u8>) -> io::Result<Option<usize>> {
+    pub fn take(&self, buffer: &mut impl Receives) -> io::Result<Option<usize>> {
         let mut held = self.lock();
-        let count = held.opened.len().min(buffer.capacity() - buffer.len());
         if !held.opened.is_empty() {
-            buffer.extend(held.opened.drain(..count));
+            let count = buffer.append(&held.opened);
+            held.opened.drain(..count);
             held.opened.shrink_to(PIECE_BYTES);
             return Ok(Some(count));
         }

@@ -4,6 +4,7 @@
 //! again as the application has asked for. A slow application slows its client down instead of filling the server's
 //! memory.
 
+use std::mem::MaybeUninit;
 use std::time::{Duration, Instant};
 
 use super::start_response::StartResponse;
@@ -11,10 +12,10 @@ use crate::http::chunked::{ChunkLimits, ChunkedDecoder};
 use crate::http::error::RequestError;
 use crate::http::framing::BodyFraming;
 use crate::http::response::CONTINUE;
-use crate::net::{Failure, Pace, Stream};
+use crate::net::{Failure, Pace, Receives, Room, Stream};
 
 /// Bytes read from the socket at a time.
-const READ_BYTES: usize = 64 * 1024;
+pub const READ_BYTES: usize = 64 * 1024;
 
 /// The reason why a body could not be read to its end.
 #[derive(Debug)]
@@ -68,7 +69,7 @@ impl BodyPatience {
     /// Reads at least one byte into `buffer`, which has room, within this patience. Returns the number of bytes.
     ///
     /// # Parks
-    fn read(&mut self, stream: &Stream, buffer: &mut Vec<u8>) -> Result<usize, BodyFailure> {
+    fn read(&mut self, stream: &Stream, buffer: &mut impl Receives) -> Result<usize, BodyFailure> {
         let read = match stream.read_now(buffer) {
             Ok(Some(read)) => Ok(read),
             Ok(None) => {
@@ -175,10 +176,7 @@ impl RequestBody {
     ) -> Result<usize, BodyFailure> {
         while !self.is_finished() {
             if self.raw_start == self.raw.len() {
-                let sends_continue = response.answer().exchange.await_body();
-                let filled = self.fill(stream, sends_continue, out);
-                response.answer().exchange.stop_awaiting_body();
-                let received = filled?;
+                let received = self.receive(stream, response, |body| body.fill(stream, out))?;
                 if received > 0 {
                     self.note_taken(response, received);
                     return Ok(received);
@@ -191,6 +189,66 @@ impl RequestBody {
             }
         }
         Ok(0)
+    }
+
+    /// The number of bytes that the body still has, if its head announced it.
+    pub fn known_rest(&self) -> Option<u64> {
+        match self.framing {
+            Framing::Length(rest) if !self.failed => Some(rest),
+            _ => None,
+        }
+    }
+
+    /// Like [`Self::read_some`], for a body whose [rest is known](Self::known_rest): reads at least one byte into `memory`,
+    /// which must not be empty, and no byte beyond the body. Returns the bytes, which begin where `memory` does.
+    ///
+    /// # Errors
+    /// As for [`Self::read_some`]; [`BodyFailure::Incomplete`] for a body whose rest is not known.
+    ///
+    /// # Parks
+    pub fn read_into<'memory>(
+        &mut self,
+        stream: &Stream,
+        response: &StartResponse,
+        memory: &'memory mut [MaybeUninit<u8>],
+    ) -> Result<&'memory mut [u8], BodyFailure> {
+        let rest = self.known_rest().ok_or(BodyFailure::Incomplete)?;
+        let mut room = Room::new(memory, usize::try_from(rest).unwrap_or(usize::MAX));
+        let arrived = room.append(self.raw.get(self.raw_start..).unwrap_or_default());
+        self.raw_start += arrived;
+        let read = if arrived > 0 {
+            Ok(arrived)
+        } else {
+            (self.raw, self.raw_start) = (Vec::new(), 0);
+            self.receive(stream, response, |body| body.patience.read(stream, &mut room))
+        };
+        self.failed = read.is_err();
+        let count = read?;
+        self.shorten(count);
+        self.note_taken(response, count);
+        Ok(room.into_filled())
+    }
+
+    /// Lets `read` read from the socket, while the exchange of `response` waits for the client. Sends the interim response
+    /// first that the client may wait for.
+    ///
+    /// # Parks
+    fn receive(
+        &mut self,
+        stream: &Stream,
+        response: &StartResponse,
+        read: impl FnOnce(&mut Self) -> Result<usize, BodyFailure>,
+    ) -> Result<usize, BodyFailure> {
+        let sends_continue = response.answer().exchange.await_body();
+        let sent = if sends_continue {
+            let pace = Pace::new(self.patience.timeout, 0);
+            stream.write_all(&[CONTINUE], &pace).map_err(BodyFailure::Connection)
+        } else {
+            Ok(())
+        };
+        let received = sent.and_then(|()| read(self));
+        response.answer().exchange.stop_awaiting_body();
+        received
     }
 
     /// Takes the next `count` bytes of the body, or its rest if that is shorter, and notes it in the exchange of
@@ -229,10 +287,7 @@ impl RequestBody {
 
     /// Reads from the socket: into `raw`, or into `out` if the body needs no decoding. Returns the number of bytes that are
     /// added to `out`.
-    fn fill(&mut self, stream: &Stream, sends_continue: bool, out: &mut Vec<u8>) -> Result<usize, BodyFailure> {
-        if sends_continue {
-            stream.write_all(&[CONTINUE], &Pace::new(self.patience.timeout, 0)).map_err(BodyFailure::Connection)?;
-        }
+    fn fill(&mut self, stream: &Stream, out: &mut Vec<u8>) -> Result<usize, BodyFailure> {
         self.raw_start = 0;
         let Framing::Length(rest) = self.framing else {
             self.raw.clear();

@@ -6,17 +6,20 @@ use pyo3::exceptions::{PyConnectionResetError, PyOSError, PyRuntimeError, PyTime
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
-use super::body::{BodyFailure, RequestBody};
+use super::body::{BodyFailure, READ_BYTES, RequestBody};
 use super::start_response::StartResponse;
 use crate::event_loop::{Wake, turn};
 use crate::http::error::RequestError;
 use crate::http::exchange::DRAIN_BYTES;
-use crate::interp::{self, Lent, failure_error};
+use crate::interp::{self, Lent, NewBytes, failure_error};
 use crate::net::{Failure, Stream};
 use crate::sync::lock;
 
 /// The client's fault when its connection ends, in order or by a reset, within the body.
 const CUT_OFF: RequestError = RequestError::BadRequest("the connection ended within the request body");
+
+/// The most bytes that are allocated for one read because the client has announced them.
+const ANNOUNCED_BYTES: usize = 1024 * 1024;
 
 /// `environ["wsgi.input"]`: the request body, read from the client as the application asks for it (PEP 3333).
 ///
@@ -206,8 +209,45 @@ impl Reader {
         {
             return Ok(PyBytes::new(py, bytes));
         }
+        if let Some(count) = self.announced(size) {
+            return self.read_in_place(py, count);
+        }
         while self.ready().len() < size && self.more(py)? {}
         Ok(self.take(py, size))
+    }
+
+    /// The number of bytes that a read of `size` bytes returns if the client sends what its head announces. `None` if the
+    /// head announces no length, and for reads that are left to [`Self::more`]. Short ones read ahead there. For long ones,
+    /// an announcement must not take memory.
+    fn announced(&self, size: usize) -> Option<usize> {
+        let ready = self.ready().len();
+        let rest = usize::try_from(self.body.known_rest()?).unwrap_or(usize::MAX);
+        let count = rest.saturating_add(ready).min(size);
+        (count <= ANNOUNCED_BYTES && count.saturating_sub(ready) >= READ_BYTES).then_some(count)
+    }
+
+    /// Reads `count` bytes, which are [announced](Self::announced), into the object that is returned. Bytes that are still
+    /// to arrive are not copied. After an error, the bytes that have arrived stay ready.
+    fn read_in_place<'py>(&mut self, py: Python<'py>, count: usize) -> PyResult<Bound<'py, PyBytes>> {
+        let mut bytes = NewBytes::new(py, count)?;
+        let ready = std::mem::take(&mut self.ready);
+        bytes.append(py, ready.get(std::mem::take(&mut self.start)..).unwrap_or_default());
+        drop(ready);
+        while !bytes.is_full() {
+            if let Err(error) = self.more_in_place(py, &mut bytes) {
+                self.ready = bytes.filled(py).to_vec();
+                return Err(error);
+            }
+        }
+        Ok(bytes.finish(py))
+    }
+
+    fn more_in_place(&mut self, py: Python<'_>, bytes: &mut NewBytes) -> PyResult<()> {
+        interp::give_way(py)?;
+        let Reader { body, stream, response, .. } = self;
+        let read =
+            bytes.fill(py, |memory| interp::park_or_detach(py, || body.read_into(stream, response.get(), memory)));
+        read.map_err(|failure| self.error(failure))
     }
 
     fn read_line<'py>(&mut self, py: Python<'py>, size: Option<usize>) -> PyResult<Bound<'py, PyBytes>> {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextvars
 import gzip
+import hashlib
 import io
 import os
 import sys
@@ -429,6 +430,28 @@ def input(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[b
     start_response("200 OK", PLAIN)
     script = ast.literal_eval(parameters(environ)["script"])
     return [repr(replay(environ["wsgi.input"], script)).encode()]
+
+
+def replay_digests(source: Any, sizes: Iterable[int | None]) -> list[tuple[int, str] | str]:
+    """Read `sizes`, and return the length and the digest of each piece, or the name of the exception."""
+    results: list[tuple[int, str] | str] = []
+    for size in sizes:
+        try:
+            piece = source.read(size)
+        except Exception as error:
+            results.append(type(error).__name__)
+        else:
+            assert type(piece) is bytes
+            results.append((len(piece), hashlib.sha256(piece).hexdigest()))
+    return results
+
+
+@route
+def input_digests(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", PLAIN)
+    found = replay_digests(environ["wsgi.input"], ast.literal_eval(parameters(environ)["sizes"]))
+    say(environ, f"digests: {found}")
+    return [repr(found).encode()]
 
 
 @route
