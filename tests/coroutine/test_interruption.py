@@ -466,6 +466,8 @@ listener.listen(0)
 first.connect(listener.getsockname())
 seen = []
 for call in (secured.do_handshake, lambda: second.connect_ex(listener.getsockname())):
+    secured.settimeout(30)
+    second.settimeout(30)
     try:
         with timeout(0.05, Mine("mine")):
             seen.append(call())
