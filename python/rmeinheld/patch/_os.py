@@ -205,10 +205,11 @@ def open(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None)
 
 def is_fifo(path: Any, dir_fd: int | None = None) -> bool:
     """Whether `path` is a FIFO."""
-    if dir_fd is None and type(path) is str:
-        return _rmeinheld.is_fifo(path)
     try:
-        return stat.S_ISFIFO(os.stat(path, dir_fd=dir_fd).st_mode)
+        name = os.fspath(path)
+        if dir_fd is None and type(name) is str:
+            return _rmeinheld.is_fifo(name)
+        return stat.S_ISFIFO(os.stat(name, dir_fd=dir_fd).st_mode)
     except (OSError, TypeError, ValueError):
         return False
 
