@@ -38,7 +38,7 @@ VENV := $(BUILD)/venv-$(TAG)
 BIN := $(VENV)/bin
 SUITES_VENV := $(BUILD)/suites/venv-$(TAG)
 # Not README.md: its text is metadata, which no test reads from here.
-PACKAGE_SOURCES := Cargo.toml Cargo.lock pyproject.toml MANIFEST.in LICENSE \
+PACKAGE_SOURCES := Cargo.toml Cargo.lock pyproject.toml MANIFEST.in LICENSE $(wildcard src/*.profdata) \
 	$(sort $(shell find src python gunicorn_worker -type f \
 	\( -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name py.typed \) ! -path '*.egg-info/*'))
 
@@ -170,6 +170,11 @@ format: $(VENV)/.dependencies ## Format Rust and Python.
 	cd tests/fuzz && cargo fmt
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+.PHONY: profile
+profile: $(VENV)/.dependencies ## Train the profile that release builds are optimised by (needs llvm-profdata; 3 minutes).
+	$(CARGO_PYTHON) $(BIN)/python .ci/install.py --counting '$(BUILD)/counting-$(TAG)'
+	PYTHONPATH='$(abspath $(BUILD))/counting-$(TAG)' $(BIN)/python benches/training.py
 
 .PHONY: bench
 bench: $(READY) ## Measure against other servers (about 50 minutes; BENCH=--quick to see that it runs).

@@ -3,10 +3,11 @@
     python .ci/install.py                as a user has it: the release profile, by pip
     python .ci/install.py --wheel DIR    a wheel into DIR, installed nowhere
     python .ci/install.py --dev DIR      for editing: the profile dev-fast, and links to the sources in DIR
+    python .ci/install.py --counting DIR for benches/training.py: counts its branches, links in DIR, installed nowhere
 
 pip hides the output of cargo, and a release build takes more than a minute, so the first form shows which crate cargo
 compiles. Builds for several Pythons may run side by side: each has a directory of its own for what setuptools copies.
-The last form makes DIR/rmeinheld, whose files are links, and names DIR in a .pth file. Python code takes
+The form with --dev makes DIR/rmeinheld, whose files are links, and names DIR in a .pth file. Python code takes
 effect without another call. A changed Rust file takes one, which is an incremental build.
 """
 
@@ -33,6 +34,8 @@ PACKAGES = {"": "python/rmeinheld", "gunicorn_worker": "gunicorn_worker"}
 
 def install(wheels: Path | None) -> int:
     """Build the wheel, and install it unless it goes to `wheels`. The output is printed only if that fails."""
+    if notice := profile_notice():
+        print(notice, file=sys.stderr)
     pip = [sys.executable, "-m", "pip", "--verbose"]
     if wheels is None:
         unlink()
@@ -45,6 +48,15 @@ def install(wheels: Path | None) -> int:
         configuration = Path(scratch) / "setup.cfg"
         configuration.write_text(f"[build]\nbuild_base = {scratch}/build\n[egg_info]\negg_base = {scratch}\n")
         return run(command, os.environ | {"DIST_EXTRA_CONFIG": str(configuration)})
+
+
+def profile_notice() -> str:
+    """A line for the user if rustc is not the one that made the profile of usual branches; empty if it is."""
+    (made,) = (path.stem.removeprefix("rustc-") for path in (ROOT / "src").glob("rustc-*.profdata"))
+    words = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=True).stdout.split()
+    if words[1] == made:
+        return ""
+    return f"rustc {words[1]} cannot use the profile of rustc {made} in src/: this build takes some hundredths more CPU"
 
 
 def run(command: list[str], environment: dict[str, str]) -> int:
@@ -80,8 +92,16 @@ def show(text: str, end: str = "") -> None:
 
 def develop(directory: Path) -> int:
     """Build incrementally, and let the environment import the sources."""
+    status = build_linked(directory, ["--profile", "dev-fast"])
+    if status == 0 and not LINK.exists():
+        link(directory.resolve())
+    return status
+
+
+def build_linked(directory: Path, arguments: list[str]) -> int:
+    """Build the extension module by cargo alone, and put it into DIR/rmeinheld with links to the Python sources."""
     target = Path(os.environ["CARGO_TARGET_DIR"])
-    command = ["cargo", "build", "--locked", "--lib", "--profile", "dev-fast"]
+    command = ["cargo", "rustc", "--locked", "--lib", "--crate-type", "cdylib", *arguments]
     status = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYO3_BUILD_EXTENSION_MODULE": "1"}).returncode
     if status:
         return status
@@ -98,10 +118,8 @@ def develop(directory: Path) -> int:
             if path.suffix != ".so" and path.name != "__pycache__":
                 (package / path.name).symlink_to(path)
     # A running server keeps the old file.
-    shutil.copy2(target / "dev-fast" / "lib_rmeinheld.so", package / ".new.so")
+    shutil.copy2(target / arguments[1] / "lib_rmeinheld.so", package / ".new.so")
     (package / ".new.so").replace(package / "_rmeinheld.so")
-    if not LINK.exists():
-        link(directory.resolve())
     return 0
 
 
@@ -138,8 +156,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dev", type=Path, metavar="DIR", help="install for editing, with links in DIR")
     parser.add_argument("--wheel", type=Path, metavar="DIR", help="put a wheel into DIR instead of installing it")
+    parser.add_argument("--counting", type=Path, metavar="DIR", help="make a server in DIR that counts its branches")
     arguments = parser.parse_args()
-    return install(arguments.wheel) if arguments.dev is None else develop(arguments.dev)
+    if arguments.dev is not None:
+        return develop(arguments.dev)
+    if arguments.counting is not None:
+        # The names of functions depend on the features of the dependencies, and setuptools-rust asks for this one.
+        features = ["--features", "pyo3/extension-module"]
+        return build_linked(arguments.counting, ["--profile", "release", *features, "--", "-Cprofile-generate"])
+    return install(arguments.wheel)
 
 
 if __name__ == "__main__":
