@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import random
+import sys
 import urllib.parse
 from collections.abc import Sequence
 from typing import Any
@@ -126,6 +127,7 @@ def test_a_client_that_sends_no_more_is_late_and_what_arrived_can_be_read(serve:
     assert found == ["TimeoutError", *pieces_of(BODY[:100_000], [100_000]), "ConnectionResetError"]
 
 
+@pytest.mark.skipif(hasattr(sys, "gettotalrefcount"), reason="a debug build of Python writes to all new memory")
 def test_an_announced_body_takes_no_memory_until_it_arrives(server: Server) -> None:
     announced = request("POST", where([KIB * KIB]), f"Content-Length: {KIB * KIB}", "Expect: 100-continue")
     with contextlib.ExitStack() as stack:
