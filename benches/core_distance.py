@@ -40,13 +40,17 @@ class CoreDistance:
         self._shortest = min(self._shortest, distance)
         return distance
 
+    def is_far(self, distance: float) -> bool:
+        """Whether this is far, as compared with the shortest distance so far."""
+        return distance > FAR * self._shortest
+
     def wait(self) -> float:
         """Wait until the cores are near, as compared with the shortest distance so far, and return their distance.
 
         It waits for MOST_SECONDS at most, and for MOST_SECONDS_IN_ALL in all: a host may never move them back.
         """
         end = time.monotonic() + min(MOST_SECONDS, self._left)
-        while (distance := self.measure()) > FAR * self._shortest and time.monotonic() < end:
+        while self.is_far(distance := self.measure()) and time.monotonic() < end:
             time.sleep(POLL_SECONDS)
             self._left -= POLL_SECONDS
         return distance

@@ -35,6 +35,9 @@ SETTLE_SECONDS = 5.0
 READY_SECONDS = 0.5
 WARM_UP_SECONDS = 1.0
 CLIENT_SECONDS = 120.0
+MOST_ATTEMPTS = 4
+"""Measurements for one figure: it is taken again if the cores have moved apart meanwhile."""
+
 WANTED_RATIOS = {"uwsgi": 2.0, "websockets": 4.0}
 """Messages of the echo per CPU second, over those of each peer."""
 
@@ -227,10 +230,15 @@ def main() -> int:
             for contender in entrants if number % 2 == 0 else reversed(entrants):
                 if (what, contender.name) in WITHOUT or contender.name in left_out:
                     continue
-                apart = {"core_distance_ns": distance.wait()}
                 try:
-                    with running_server(contender, Task(), cores[0]) as server:
-                        figures = MEASUREMENTS[what](server, client, cores[1], options.seconds) | apart
+                    for _ in range(MOST_ATTEMPTS):
+                        before = distance.wait()
+                        with running_server(contender, Task(), cores[0]) as server:
+                            figures = MEASUREMENTS[what](server, client, cores[1], options.seconds)
+                        after = distance.measure()
+                        figures |= {"core_distance_ns": max(before, after)}
+                        if not distance.is_far(after):
+                            break
                 except (LoadError, StartError) as error:
                     if contender in (FLOOR, RMEINHELD, *PUBLISHERS):
                         sys.exit(f"{what}: {contender.name}: {error}")
