@@ -172,7 +172,7 @@ format: $(VENV)/.dependencies ## Format Rust and Python.
 	$(BIN)/ruff format
 
 .PHONY: profile
-profile: $(VENV)/.dependencies ## Train the profile that release builds are optimised by (needs llvm-profdata; 3 minutes).
+profile: $(VENV)/.dependencies ## Train the profile that release builds are optimised by (needs llvm-profdata; 2 minutes).
 	$(CARGO_PYTHON) $(BIN)/python .ci/install.py --counting '$(BUILD)/counting-$(TAG)'
 	PYTHONPATH='$(abspath $(BUILD))/counting-$(TAG)' $(BIN)/python benches/training.py
 

@@ -79,7 +79,17 @@ def run(command: list[str], environment: dict[str, str]) -> int:
         show(f"cargo: done after {time.monotonic() - started:.0f} s", "\n")
     if status := process.wait():
         print(*output, sep="", end="", file=sys.stderr)
+    if changed := changed_functions(output):
+        print(
+            f"cargo: {changed} functions have changed since `make profile`, and are compiled without it",
+            file=sys.stderr,
+        )
     return status
+
+
+def changed_functions(output: list[str]) -> int:
+    """The number of functions that rustc found changed since their branches were counted."""
+    return len({found[1] for line in output if (found := re.search(r"\(hash mismatch\) (\S+)", line))})
 
 
 def show(text: str, end: str = "") -> None:

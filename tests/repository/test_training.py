@@ -89,3 +89,11 @@ def test_a_build_without_the_profile_says_so(
     assert install.profile_notice().startswith(
         f"rustc 9.9.1 cannot use the profile of rustc {profile_version()} in src/"
     )
+
+
+def test_a_build_counts_the_functions_that_have_changed_since_the_profile(install: ModuleType) -> None:
+    line = (
+        "  warning: _rmeinheld.2fc4-cgu.0: function control flow change detected (hash mismatch) {} Hash = 8 up to 2\n"
+    )
+    assert install.changed_functions([line.format(name) for name in ("_ZN4read", "_ZN4take", "_ZN4read")]) == 2
+    assert install.changed_functions(["   Compiling rmeinheld v0.1.0\n"]) == 0
