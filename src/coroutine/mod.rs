@@ -6,9 +6,9 @@
 //!
 //! # Limits of the promises
 //!
-//! - [`park`] may return without a matching [`Handle::unpark`]: wait on a predicate of your own.
+//! - [`Parker::park`] may return without a matching [`Parker::unpark`]: wait on a predicate of your own.
 //! - [`spawn`] only queues. The coroutine starts when every earlier runnable coroutine has parked or ended.
-//! - Only the thread that runs the coroutines may call [`Handle::unpark`]. Other threads use the event loop's inbox.
+//! - Only the thread that runs the coroutines may call [`Parker::unpark`]. Other threads use the event loop's inbox.
 
 mod guard;
 mod overflow;
@@ -48,11 +48,29 @@ pub fn stack_bytes() -> usize {
     STACK_BYTES.load(Ordering::Relaxed)
 }
 
-/// A handle that makes a coroutine runnable again.
-#[derive(Clone)]
-pub struct Handle(may::coroutine::Coroutine);
+/// The place where one coroutine parks. It costs less than the place that each coroutine has of its own, which every
+/// park has to look up.
+///
+/// Make it in a coroutine: that one, or another. One that is made elsewhere parks an OS thread.
+pub struct Parker(may::sync::Blocker);
 
-impl Handle {
+impl Default for Parker {
+    fn default() -> Parker {
+        // Cancellation, which is not used, is not looked for.
+        Parker(may::sync::Blocker::new(true))
+    }
+}
+
+impl Parker {
+    /// Parks the coroutine until it is unparked; not at all if it was unparked before. May return early, so the caller
+    /// checks a condition of its own.
+    ///
+    /// # Parks
+    pub fn park(&self) {
+        // It fails at a time limit alone.
+        let _ = self.0.park(None);
+    }
+
     /// Makes the coroutine runnable. It runs after the caller has parked, yielded or ended.
     pub fn unpark(&self) {
         self.0.unpark();
@@ -63,7 +81,7 @@ impl Handle {
 ///
 /// # Errors
 /// OutOfMemory if there is no room for the stack (`vm.max_map_count`, `RLIMIT_AS`). The message names the remedy.
-pub fn spawn(body: Box<dyn FnOnce() + Send>) -> io::Result<Handle> {
+pub fn spawn(body: Box<dyn FnOnce() + Send>) -> io::Result<()> {
     static STARTED: AtomicBool = AtomicBool::new(false);
     configure_once();
     if STARTED.load(Ordering::Relaxed) {
@@ -90,26 +108,10 @@ pub fn spawn(body: Box<dyn FnOnce() + Send>) -> io::Result<Handle> {
         }
     }));
     match started {
-        Ok(Ok(join)) => Ok(Handle(join.coroutine().clone())),
-        Ok(Err(error)) => Err(error),
+        Ok(spawned) => spawned.map(drop),
         // Another thread has used the room since the check.
         Err(_) => Err(io::Error::from(io::ErrorKind::OutOfMemory)),
     }
-}
-
-/// The handle of the current coroutine.
-///
-/// # Panics
-/// Outside a coroutine.
-pub fn current() -> Handle {
-    Handle(may::coroutine::current())
-}
-
-/// Parks the current coroutine until it is unparked. May return early, so the caller checks a condition of its own.
-///
-/// # Parks
-pub fn park() {
-    may::coroutine::park();
 }
 
 /// Lets every runnable coroutine run before the current coroutine continues.

@@ -14,6 +14,7 @@ use std::ptr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::Parker;
 use super::overflow::StackBounds;
 
 /// The most bytes that the frames of the switch to another coroutine may take. In an optimised build they take 300.
@@ -34,9 +35,10 @@ const LOOKS: usize = 5;
 /// The word that `may` writes at the bottom of a stack. A coroutine that ends without it counts as overflown.
 const MARK: usize = 0xDEAD_BEEF;
 
-/// The stack of one coroutine while it is parked.
-#[derive(Debug, Default)]
+/// The place where one coroutine parks, and its stack meanwhile. For where to make it, see [`Parker`].
+#[derive(Default)]
 pub struct Parking {
+    parker: Parker,
     bounds: Cell<StackBounds>,
     /// An address in the lowest frame but those of the switch, while the coroutine is parked; otherwise 0.
     parked_at: Cell<usize>,
@@ -50,7 +52,12 @@ impl Parking {
         self.bounds.set(bounds);
     }
 
-    /// Parks the coroutine, as [`super::park`] does.
+    /// The bounds of the stack; empty before [`Self::begin`].
+    pub fn bounds(&self) -> StackBounds {
+        self.bounds.get()
+    }
+
+    /// Parks the coroutine, as [`Parker::park`] does.
     ///
     /// # Parks
     // In a frame of its own, which is small: in that of a caller, the noted address could be far above the stack pointer.
@@ -60,8 +67,13 @@ impl Parking {
         let StackBounds { bottom, top } = self.bounds.get();
         // On another stack than its own, the frames are unknown.
         self.parked_at.set(if (bottom..top).contains(&here) { here } else { 0 });
-        super::park();
+        self.parker.park();
         self.parked_at.set(0);
+    }
+
+    /// Makes the coroutine runnable, as [`Parker::unpark`] does.
+    pub fn unpark(&self) {
+        self.parker.unpark();
     }
 
     /// Returns the unused pages to the kernel. Does nothing unless the coroutine is parked.
@@ -110,14 +122,14 @@ pub fn measure_parking() {
         if KEPT_BYTES.load(Ordering::Relaxed) > 0 {
             return;
         }
-        let observer = Observer(Rc::clone(&parking), super::current());
+        let observer = Observer(Rc::clone(&parking));
         let observe = move || {
-            let Observer(parking, parked) = { observer };
+            let Observer(parking) = { observer };
             let used = Some(parking.parked_at.get()).filter(|&at| at != 0).map(used_below);
             if let Some(used) = used.filter(|&used| used <= MOST_BYTES / 2) {
                 KEPT_BYTES.store(used + SPARE_BYTES, Ordering::Relaxed);
             }
-            parked.unpark();
+            parking.unpark();
         };
         if super::spawn(Box::new(observe)).is_err() {
             return;
@@ -128,7 +140,7 @@ pub fn measure_parking() {
 }
 
 /// A coroutine that parks, as the one sees it that looks at its stack.
-struct Observer(Rc<Parking>, super::Handle);
+struct Observer(Rc<Parking>);
 
 // SAFETY: with one worker, both coroutines run on the same thread.
 unsafe impl Send for Observer {}
@@ -192,15 +204,14 @@ mod tests {
             go_deep(256 * 1024);
             parking.trim();
             let running = resident_pages(bounds);
-            let handle = coroutine::current();
             let parked = Rc::new(Cell::new(0));
-            let helper = Helper(Rc::clone(&parking), handle, Rc::clone(&parked), bounds);
+            let helper = Helper(Rc::clone(&parking), Rc::clone(&parked), bounds);
             let spawned = coroutine::spawn(Box::new(move || {
-                let Helper(parking, handle, parked, bounds) = { helper };
+                let Helper(parking, parked, bounds) = { helper };
                 parking.trim();
                 parked.set(resident_pages(bounds));
                 parking.trim();
-                handle.unpark();
+                parking.unpark();
             }));
             assert!(spawned.is_ok());
             while parked.get() == 0 {
@@ -226,7 +237,7 @@ mod tests {
         assert_eq!(used(&words), MOST_BYTES);
     }
 
-    struct Helper(Rc<Parking>, coroutine::Handle, Rc<Cell<usize>>, StackBounds);
+    struct Helper(Rc<Parking>, Rc<Cell<usize>>, StackBounds);
 
     // SAFETY: both coroutines run on the same thread.
     unsafe impl Send for Helper {}

@@ -1,7 +1,7 @@
 //! Coroutines without a loop: their order, parking, stacks and thread.
 
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -36,9 +36,9 @@ pub(super) fn in_a_coroutine<R: Send + 'static>(body: impl FnOnce() -> R + Send 
 fn spawn_only_queues_and_coroutines_start_in_their_order() {
     let order = in_a_coroutine(|| {
         let order = Arc::new(Mutex::new(Vec::new()));
-        let spawner = current();
+        let spawner = Arc::new(Parker::default());
         for name in ["second", "third"] {
-            let (order, spawner) = (Arc::clone(&order), spawner.clone());
+            let (order, spawner) = (Arc::clone(&order), Arc::clone(&spawner));
             spawn(Box::new(move || {
                 lock(&order).push(name);
                 spawner.unpark();
@@ -49,7 +49,7 @@ fn spawn_only_queues_and_coroutines_start_in_their_order() {
         // A new coroutine starts only when the queue of runnable coroutines is empty. Constant yielding would starve
         // it.
         while lock(&order).len() < 3 {
-            park();
+            spawner.park();
         }
         std::mem::take(&mut *lock(&order))
     });
@@ -60,23 +60,22 @@ fn spawn_only_queues_and_coroutines_start_in_their_order() {
 fn a_parked_coroutine_goes_on_when_it_is_unparked_and_not_before_its_waker_gives_way() {
     let steps = in_a_coroutine(|| {
         let steps = Arc::new(Mutex::new(Vec::new()));
-        let handle = Arc::new(OnceLock::new());
-        let (parked, noted, spawner) = (Arc::clone(&handle), Arc::clone(&steps), current());
+        let (parker, spawner) = (Arc::new(Parker::default()), Arc::new(Parker::default()));
+        let (own, noted, waiting) = (Arc::clone(&parker), Arc::clone(&steps), Arc::clone(&spawner));
         spawn(Box::new(move || {
-            parked.set(current()).map_err(drop).unwrap();
             lock(&noted).push("parks");
-            spawner.unpark();
+            waiting.unpark();
             while lock(&noted).len() < 2 {
-                park();
+                own.park();
             }
             lock(&noted).push("goes on");
         }))
         .unwrap();
-        while handle.get().is_none() {
-            park();
+        while lock(&steps).is_empty() {
+            spawner.park();
         }
         lock(&steps).push("unparks");
-        handle.get().unwrap().unpark();
+        parker.unpark();
         lock(&steps).push("still runs");
         while lock(&steps).len() < 4 {
             yield_now();
@@ -89,8 +88,9 @@ fn a_parked_coroutine_goes_on_when_it_is_unparked_and_not_before_its_waker_gives
 #[test]
 fn an_unpark_before_the_park_is_not_lost() {
     in_a_coroutine(|| {
-        current().unpark();
-        park();
+        let parker = Parker::default();
+        parker.unpark();
+        parker.park();
     });
 }
 
@@ -126,17 +126,25 @@ fn a_stack_size_is_rounded_up_to_pages_and_to_the_minimum() {
 
 #[test]
 fn an_unpark_of_a_coroutine_that_has_ended_does_nothing() {
-    let _one = lock(&ONE_WORKER);
-    let (sender, receiver) = channel();
-    let handles: Vec<Handle> = (0..20)
-        .map(|number| {
-            let sender = sender.clone();
-            spawn(Box::new(move || sender.send(number).unwrap())).unwrap()
-        })
-        .collect();
-    let mut ended: Vec<i32> = (0..20).map(|_| receive(&receiver)).collect();
-    ended.sort_unstable();
-    assert_eq!(ended, (0..20).collect::<Vec<_>>());
-    // An unpark of a coroutine that has ended does nothing.
-    handles.iter().for_each(Handle::unpark);
+    let ended = in_a_coroutine(|| {
+        let (ended, spawner) = (Arc::new(Mutex::new(0)), Arc::new(Parker::default()));
+        let parkers = [(); 20].map(|()| Arc::new(Parker::default()));
+        for parker in &parkers {
+            let (own, ended, spawner) = (Arc::clone(parker), Arc::clone(&ended), Arc::clone(&spawner));
+            let body = move || {
+                own.park();
+                *lock(&ended) += 1;
+                spawner.unpark();
+            };
+            spawn(Box::new(body)).unwrap();
+        }
+        parkers.iter().for_each(|parker| parker.unpark());
+        while *lock(&ended) < 20 {
+            spawner.park();
+        }
+        parkers.iter().for_each(|parker| parker.unpark());
+        yield_now();
+        *lock(&ended)
+    });
+    assert_eq!(ended, 20);
 }

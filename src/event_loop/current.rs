@@ -51,7 +51,7 @@ pub fn set_ident(ident: u64) {
 
 /// The bounds of the current unit's stack.
 pub fn current_stack() -> Option<StackBounds> {
-    current().and_then(|unit| unit.stack.get())
+    current().map(|unit| unit.parking.bounds()).filter(|bounds| *bounds != StackBounds::default())
 }
 
 /// Runs `action` on the data that the layers above keep for the work in progress. `None` outside a unit.
@@ -118,7 +118,7 @@ pub(super) fn with_current<R>(look: impl FnOnce(&Unit) -> R) -> Option<R> {
 
 /// Records the unit that runs from now on.
 pub(super) fn set_current(unit: Option<&Rc<Unit>>) {
-    let stack = unit.and_then(|unit| unit.stack.get()).unwrap_or_default();
+    let stack = unit.map(|unit| unit.parking.bounds()).unwrap_or_default();
     records::set_running(unit.map(|unit| &*unit.record));
     coroutine::set_current_stack(stack);
     CURRENT.with(|current| *current.borrow_mut() = unit.cloned());

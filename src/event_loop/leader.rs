@@ -67,7 +67,6 @@ fn spawn_first(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<()> {
         match LoopState::new(Arc::clone(&host), Arc::clone(&runtime)) {
             Ok(mut state) => {
                 let unit = Unit::new(state.units.vacant_key(), host);
-                let _ = unit.handle.set(coroutine::current());
                 unit.command.set(Some(Command::Lead));
                 state.leader = unit.slot;
                 state.units.insert(Rc::clone(&unit));
@@ -80,7 +79,7 @@ fn spawn_first(host: Arc<dyn Host>, runtime: Arc<Runtime>) -> io::Result<()> {
             }
         }
     };
-    coroutine::spawn(Box::new(body)).map(drop)
+    coroutine::spawn(Box::new(body))
 }
 
 /// Adds the remedy to an error that keeps a loop from starting.
@@ -99,11 +98,10 @@ fn spawn_follower() -> io::Result<()> {
     };
     let unit = Unit::new(slot, host);
     let carrier = Carrier(Rc::clone(&unit));
-    let handle = coroutine::spawn(Box::new(move || {
+    coroutine::spawn(Box::new(move || {
         let Carrier(unit) = { carrier };
         live(&unit);
     }))?;
-    let _ = unit.handle.set(handle);
     with(|state| {
         state.units.insert(Rc::clone(&unit));
         state.idle.insert(0, unit);
@@ -133,9 +131,7 @@ unsafe impl Send for Carrier {}
 
 /// Runs a unit from its first instruction to its last.
 fn live(unit: &Rc<Unit>) {
-    let stack = StackBounds::of_caller(coroutine::stack_bytes());
-    unit.stack.set(Some(stack));
-    unit.parking.begin(stack);
+    unit.parking.begin(StackBounds::of_caller(coroutine::stack_bytes()));
     current::set_current(Some(unit));
     let lived = catch_unwind(AssertUnwindSafe(|| unit.host.enter(&mut || follow(unit))));
     if lived.is_err() {

@@ -1,7 +1,7 @@
 //! A unit: a reusable coroutine with its stack and the host's part (a Python thread state).
 
 use std::any::Any;
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::records::Record;
 use super::roles::Host;
 use super::wait_sums::WaitSums;
 use super::wake::Wake;
-use crate::coroutine::{Handle, Parking, StackBounds};
+use crate::coroutine::Parking;
 
 /// A command that wakes an idle unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +39,7 @@ pub struct Unit {
     pub host: Arc<dyn Host>,
     /// The facts about the unit that other threads read. The loop takes the ident and the subject from there, too.
     pub record: Arc<Record>,
-    /// The coroutine's handle, set right after the spawn.
-    pub handle: OnceCell<Handle>,
-    /// The bounds of the stack, set when the unit starts.
-    pub stack: Cell<Option<StackBounds>>,
-    /// The stack while the unit is parked.
+    /// Where the unit parks, and its stack.
     pub parking: Parking,
     /// The next command, for an idle unit.
     pub command: Cell<Option<Command>>,
@@ -79,14 +75,12 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// Creates a unit of `host` in `slot` that has not started.
+    /// Creates a unit of `host` in `slot` that has not started. Call it in a coroutine.
     pub fn new(slot: usize, host: Arc<dyn Host>) -> Rc<Unit> {
         Rc::new(Unit {
             slot,
             host,
             record: Record::enter(),
-            handle: OnceCell::new(),
-            stack: Cell::new(None),
             parking: Parking::default(),
             command: Cell::new(None),
             waiting: Cell::new(0),
@@ -131,8 +125,6 @@ impl Unit {
 
     /// Makes the unit runnable.
     pub fn unpark(&self) {
-        if let Some(handle) = self.handle.get() {
-            handle.unpark();
-        }
+        self.parking.unpark();
     }
 }

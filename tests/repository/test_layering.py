@@ -50,10 +50,8 @@ WEBSOCKET_CRATES = {"base64", "flate2", "sha1", "tungstenite"}
 MAY = {
     "may::config",
     "may::coroutine::Builder",
-    "may::coroutine::Coroutine",
-    "may::coroutine::current",
-    "may::coroutine::park",
     "may::coroutine::yield_now",
+    "may::sync::Blocker",
 }
 """All that is used of `may`: its timed waits resume a coroutine on its timer thread; its cancelling unwinds Python."""
 
@@ -148,6 +146,8 @@ def forbidden_uses_of_may(path: Path, source: str) -> Iterator[str]:
     if inside:
         for found in re.finditer(rf"\.\s*({'|'.join(MAY_METHODS)})\s*\(", code):
             yield f"{path}:{line_of(code, found.start())}: .{found[1]}() is forbidden"
+        for found in re.finditer(r"\.\s*park\s*\(\s*(?!\)|None\s*\))", code):
+            yield f"{path}:{line_of(code, found.start())}: .park() with a time limit is forbidden"
 
 
 def unsafe_outside_of_doors(path: Path, source: str) -> Iterator[str]:
@@ -284,16 +284,20 @@ def test_a_foreign_crate_in_http_is_seen(source: str, complaints: int) -> None:
 @pytest.mark.parametrize(
     ("path", "source", "allowed"),
     [
-        ("src/coroutine/mod.rs", "use may::coroutine::Builder;\nfn f() { may::coroutine::park(); }", True),
+        ("src/coroutine/mod.rs", "use may::coroutine::Builder;\nfn f() { may::coroutine::yield_now(); }", True),
         ("src/coroutine/mod.rs", "may::config().set_workers(1);", True),
-        ("src/coroutine/mod.rs", "struct Handle(may::coroutine::Coroutine);", True),
+        ("src/coroutine/mod.rs", "struct Parker(may::sync::Blocker);", True),
+        ("src/coroutine/mod.rs", "let _ = self.0.park(None);\nself.parker.park();", True),
         ("src/event_loop/mod.rs", "// may::coroutine::sleep\nfn f() {}", True),
         ("src/event_loop/mod.rs", "sender.recv_timeout(limit)", True),
-        ("src/event_loop/mod.rs", "may::coroutine::park();", False),
+        ("src/event_loop/mod.rs", "may::coroutine::yield_now();", False),
+        ("src/coroutine/mod.rs", "may::coroutine::park();", False),
+        ("src/coroutine/mod.rs", "let _ = self.0.park(Some(limit));", False),
+        ("src/coroutine/mod.rs", "let _ = self.0\n    .park(limit);", False),
         ("src/event_loop/mod.rs", "use may;", False),
         ("src/coroutine/mod.rs", "may::coroutine::sleep(limit);", False),
         ("src/coroutine/mod.rs", "may::coroutine::park_timeout(limit);", False),
-        ("src/coroutine/mod.rs", "use may::coroutine::{park, sleep};", False),
+        ("src/coroutine/mod.rs", "use may::coroutine::{yield_now, sleep};", False),
         ("src/coroutine/mod.rs", "use may::coroutine::*;", False),
         ("src/coroutine/mod.rs", "use may as m;", False),
         ("src/coroutine/mod.rs", "may::sync::mpsc::channel();", False),
