@@ -11,10 +11,12 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 
 import gdb  # type: ignore[import-untyped]
 
 STACK_KIB = int(os.environ.get("STACK_KIB", "8192"))
+PAGE = os.sysconf("SC_PAGE_SIZE")
 MAPPING = re.compile(
     r"^[0-9a-f]+-([0-9a-f]+) rw-p 00000000 00:00 0 *\nSize: +(\d+) kB\n(?:(?!Rss)[^\n]*\n)*Rss: +(\d+) kB", re.MULTILINE
 )
@@ -27,6 +29,17 @@ def stacks(pid: int) -> Iterator[tuple[int, int]]:
         for end, size, touched in MAPPING.findall(file.read()):
             if abs(int(size) - STACK_KIB) <= 64 and int(touched):
                 yield int(end, 16), int(touched) * 1024
+
+
+def read_touched(process: gdb.Inferior, end: int, touched: int) -> bytes:
+    """The highest pages that can be read, as many as were touched. Guard pages cannot be read."""
+    pages: list[bytes] = []
+    for address in range(end - PAGE, end - STACK_KIB * 1024, -PAGE):
+        if len(pages) * PAGE >= touched:
+            break
+        with suppress(gdb.MemoryError):
+            pages.insert(0, bytes(process.read_memory(address, PAGE)))
+    return b"".join(pages)
 
 
 def functions(memory: bytes) -> Iterator[str]:
@@ -46,7 +59,7 @@ def functions(memory: bytes) -> Iterator[str]:
 def main() -> None:
     process = gdb.selected_inferior()
     for end, touched in stacks(process.pid):
-        lines = list(functions(bytes(process.read_memory(end - touched, touched))))
+        lines = list(functions(read_touched(process, end, touched)))
         if lines:
             print(f"== stack that ends at {end:#x}, {touched // 1024} KiB touched", *lines, sep="\n")
 
