@@ -70,7 +70,7 @@ UNSAFE_DOORS = {
     "src/cooperative/classes.rs": "attributes of classes in C",
     "src/cooperative/socket_fields.rs": "two fields of socket.socket",
     "src/cooperative/file_methods.rs": "methods in C of buffered files",
-    "src/crew/scoreboard.rs": "mmap(2), and memory that other processes write",
+    "src/crew/scoreboard/mapping.rs": "mmap(2), and memory that other processes write",
     "src/crew/seat.rs": "a slot of the scoreboard",
     "src/event_loop/leader.rs": "may asks for Send of what never leaves the thread",
     "src/interp/asynchronous.rs": "exceptions of thread states that compute",
