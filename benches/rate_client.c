@@ -10,9 +10,13 @@
  * At a constant rate each request is due at a fixed time. Its latency counts from then, even if the connection still
  * waited for an earlier answer. A pause of the server therefore delays all requests that are due during the pause.
  *
- * The output is JSON: {"requests": N, "errors": N, "seconds": S, "p50_ms": L, "p99_ms": L, "p999_ms": L}. An error is a
- * connection that was refused or closed, and an answer other than 200. Requests that are on their way at the end do not
- * count. The end is later if there is no answer by then. Source addresses are 127.0.0.1 to 127.0.0.8, so that local ports do not run short.
+ * Requests that are due after SECONDS are not sent, and the answers of those on their way are waited for. So the work
+ * that the server has done is that of the requests that count, also of a server that works on many at a time.
+ *
+ * The output is JSON: {"requests": N, "errors": N, "seconds": S, "p50_ms": L, "p99_ms": L, "p999_ms": L}. S is the time
+ * to the last answer. An error is a connection that was refused or closed, an answer other than 200, and a request that
+ * has no answer 20 seconds after the end. Source addresses are 127.0.0.1 to 127.0.0.8, so that local ports do not run
+ * short.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -66,12 +70,12 @@ struct connection {
 
 static struct {
     int poller, port, total, per_connection, files, opened;
-    double rate, start;
+    double rate, start, end;
     struct request *requests;
     struct connection *connections;
     uint32_t *latencies_us;
     size_t count, room;
-    long errors;
+    long errors, on_their_way;
 } run;
 
 static struct request read_file(const char *name) {
@@ -107,9 +111,14 @@ static void open_connection(struct connection *connection) {
     connection->answers = 0;
 }
 
+static void rest(struct connection *connection) {
+    run.on_their_way -= connection->state != RESTING;
+    connection->state = RESTING;
+}
+
 static void renew(struct connection *connection, bool failed) {
     run.errors += failed;
-    connection->state = RESTING;
+    rest(connection);
     close(connection->descriptor);
     open_connection(connection);
 }
@@ -136,13 +145,14 @@ static double next_due(const struct connection *connection) {
     return run.start + (double)(index + connection->sent * run.total) / run.rate;
 }
 
-/* Sends the next request if it is due. */
+/* Sends the next request if it is due before the end. */
 static void begin(struct connection *connection, double now) {
     double due = run.rate > 0 ? next_due(connection) : now;
-    if (connection->state != RESTING || due > now)
+    if (connection->state != RESTING || due > now || due >= run.end)
         return;
     connection->due = due;
     connection->state = SENDING;
+    run.on_their_way++;
     connection->offset = connection->head_size = 0;
     connection->has_head = false;
     write_request(connection);
@@ -186,7 +196,7 @@ static void record(double seconds) {
 static void finish(struct connection *connection) {
     double now = now_seconds();
     record(now - connection->due);
-    connection->state = RESTING;
+    rest(connection);
     connection->sent++;
     if (run.per_connection > 0 && ++connection->answers == run.per_connection)
         renew(connection, false);
@@ -269,14 +279,15 @@ int main(int count, char **arguments) {
 
     struct epoll_event events[MAX_EVENTS];
     run.start = now_seconds();
-    double end = run.start + atof(arguments[3]), now = run.start;
+    double now = run.start;
+    run.end = run.start + atof(arguments[3]);
     int next = 0; /* the connection whose request is due first */
     if (run.rate == 0)
         for (int index = 0; index < run.total; index++)
             begin(&run.connections[index], now);
-    while (now < end || (run.count == 0 && now < end + PATIENCE_SECONDS)) {
-        double until = now < end ? end : end + PATIENCE_SECONDS;
-        if (run.rate > 0) {
+    while (now < run.end || (run.on_their_way > 0 && now < run.end + PATIENCE_SECONDS)) {
+        double until = now < run.end ? run.end : run.end + PATIENCE_SECONDS;
+        if (run.rate > 0 && now < run.end) {
             /* A connection that still waits sends the request when its answer comes. */
             static long turn;
             for (;; next = (next + 1) % run.total, turn++) {
@@ -297,6 +308,7 @@ int main(int count, char **arguments) {
             handle(events[index].data.ptr, events[index].events);
         now = now_seconds();
     }
+    run.errors += run.on_their_way;
     qsort(run.latencies_us, run.count, sizeof *run.latencies_us, compare);
     printf("{\"requests\": %zu, \"errors\": %ld, \"seconds\": %.3f, \"p50_ms\": %.3f, \"p99_ms\": %.3f, "
            "\"p999_ms\": %.3f}\n",
