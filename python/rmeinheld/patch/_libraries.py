@@ -103,13 +103,12 @@ def _wait_for_psycopg2(connection: Any) -> None:
         (wait_readable if state == 1 else wait_writable)(connection.fileno())
 
 
-def _ready(fileno: int, state: int) -> int:
-    """Return which of the events in `state` have happened: READY_R (1), READY_W (2) or both."""
-    wanted = state & 1 and select.POLLIN, state & 2 and select.POLLOUT
-    events = _rmeinheld.events_now(fileno, wanted[0] | wanted[1])
+def _directions(fileno: int) -> int:
+    """Return READY_R (1), READY_W (2) or both: the directions in which `fileno` is ready."""
+    events = _rmeinheld.events_now(fileno, select.POLLIN | select.POLLOUT)
     if events & ~(select.POLLIN | select.POLLOUT):
         # An error, or the end of the stream: libpq reports it when it reads or writes.
-        return state
+        return 3
     return (events & select.POLLIN and 1) | (events & select.POLLOUT and 2)
 
 
@@ -131,11 +130,12 @@ def _set_up_psycopg(module: ModuleType) -> Finding:
             state = next(gen)
             while True:
                 left = interval if deadline is None else max(0.0, min(interval, deadline - monotonic()))
-                ready = _ready(fileno, state) if waits[state](fileno, left) else 0
-                if ready:
-                    state = gen.send(ready)
-                else:
+                if not waits[state](fileno, left):
                     gen.send(0)
+                elif state != 3:
+                    state = gen.send(state)
+                elif ready := _directions(fileno):
+                    state = gen.send(ready)
                 if deadline is not None and monotonic() >= deadline:
                     raise waiting.e._WaitTimeout("wait timeout expired")
         except StopIteration as end:
