@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ from postgresql import Missing, running_postgresql
 from results import Measurement, Results, load, merge
 from scenarios import WARM_UP_SECONDS, Scenario, Setup, all_scenarios, run_load
 from servers import (
+    ALONE,
     AT_ONCE,
     FLOOR,
     PEERS,
@@ -44,6 +46,8 @@ GROUPS = (
     "hello", "nolength", "parked", "memory", "idle", "burst", "bodies", "cold", "held", "arena", "frameworks",
     "database", "latency",
 )  # fmt: skip
+# The most time for a measurement of an application alone, its import included.
+ALONE_SECONDS = 120.0
 # Descriptors that a server and the client need in addition to the connections.
 SPARE_OPEN_FILES = 256
 
@@ -111,7 +115,7 @@ def say(text: str) -> None:
 
 def _choose_contenders(peers: list[str], results: Results) -> list[Contender]:
     """Those that can be measured; who cannot goes to `results.left_out` with the reason."""
-    contenders = [FLOOR]
+    contenders = [FLOOR, ALONE]
     problem = rmeinheld_problem(figures_count=not results.quick)
     if problem is None:
         contenders += [RMEINHELD, UNPATCHED, AT_ONCE]
@@ -129,6 +133,8 @@ def _choose_contenders(peers: list[str], results: Results) -> list[Contender]:
 def _takes_part(scenario: Scenario, contender: Contender) -> bool:
     if contender is FLOOR:
         return scenario.has_floor
+    if contender is ALONE:
+        return any(case.target for case in scenario.cases)
     if contender is UNPATCHED:
         return scenario.has_unpatched
     if contender is AT_ONCE:
@@ -136,11 +142,31 @@ def _takes_part(scenario: Scenario, contender: Contender) -> bool:
     return contender.serves_while_asleep or not scenario.needs_sleep
 
 
+def _measure_alone(scenario: Scenario, number: int, setup: Setup, results: Results) -> bool:
+    """All cases of one scenario, of its application without a server. Returns whether the first one worked."""
+    for case in scenario.cases:
+        command = [*ALONE.command(0, scenario.task), case.target, str(setup.rate_seconds)]
+        results.commands.setdefault(
+            f"{case.name}: {ALONE.name}", shlex.join(command).replace(f"{toolchain.BENCHES.parent}/", "")
+        )
+        with machine.pinned_to(int(results.machine["server_core"])):
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ALONE_SECONDS)
+        problem = (done.stderr.strip().splitlines() or ["it failed"])[-1] if done.returncode else None
+        figures = {} if problem else json.loads(done.stdout)
+        results.measurements.append(Measurement(case.name, ALONE.name, number, figures, problem))
+        say(f"  {ALONE.name:16} {case.name:18} {problem or report.brief(figures)}")
+        if problem:
+            return False
+    return True
+
+
 def _measure(scenario: Scenario, contender: Contender, number: int, setup: Setup, results: Results) -> bool:
     """All cases of one scenario from one start of one server. A failure is recorded and does not end the run.
 
     Returns whether the server came up.
     """
+    if contender is ALONE:
+        return _measure_alone(scenario, number, setup, results)
     server_core = int(results.machine["server_core"])
     names = [case.name for case in scenario.cases]
     apart = {"core_distance_ns": setup.core_distance.wait()}

@@ -60,6 +60,7 @@ class Case:
 
     name: str
     measure: Measure
+    target: str = ""  # path and query of the request that the application alone answers, too; empty: it does not
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,11 @@ def _loads(
     rounds_at_most: int = 1000,
     has_unpatched: bool = False,
     has_at_once: bool = False,
+    has_alone: bool = False,
 ) -> Scenario:
-    """The loads of one application, one after the other."""
-    cases = tuple(Case(name, partial(_load, load)) for name, load in loads.items())
+    """The loads of one application, one after the other; with `has_alone` each is of one GET."""
+    targets = {name: load.requests[0].split()[1].decode() if has_alone else "" for name, load in loads.items()}
+    cases = tuple(Case(name, partial(_load, load), targets[name]) for name, load in loads.items())
     warm_up = next(iter(loads.values()))
     return Scenario(
         group,
@@ -288,11 +291,11 @@ def all_scenarios(idle_connections: int, parked_requests: int) -> list[Scenario]
             rounds_at_most=SHORT_ROUNDS,
         ),
         *(
-            _loads("frameworks", Task(app), loads, has_unpatched=True, has_at_once=True)
+            _loads("frameworks", Task(app), loads, has_unpatched=True, has_at_once=True, has_alone=True)
             for app, loads in FRAMEWORKS.items()
         ),
         *(
-            _loads("database", Task(app, asleep_at_once=CLIENTS), loads, rounds_at_most=SHORT_ROUNDS)
+            _loads("database", Task(app, asleep_at_once=CLIENTS), loads, rounds_at_most=SHORT_ROUNDS, has_alone=True)
             for app, loads in DATABASE.items()
         ),
         *(_loads("latency", Task(app), loads) for app, loads in LATENCY.items()),

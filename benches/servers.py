@@ -78,6 +78,10 @@ def _floor(port: int, task: Task) -> list[str]:
     return [str(PROGRAMS / "floor"), str(port)]
 
 
+def _alone(port: int, task: Task) -> list[str]:
+    return [sys.executable, str(BENCHES / "alone.py"), task.target]
+
+
 def _in_python(task: Task) -> str:
     """Statements that bind the application to `app`."""
     module, name = task.target.split(":")
@@ -182,6 +186,8 @@ def gunicorn(python: str, worker: str, workers: int = 1) -> Callable[[int, Task]
 
 OUR_WORKER = "rmeinheld.gunicorn_worker.Worker"
 FLOOR = Contender("floor", _floor, serves_while_asleep=False)
+# No server: run.py calls it for each request.
+ALONE = Contender("alone", _alone, serves_while_asleep=False)
 RMEINHELD = Contender("rmeinheld", _rmeinheld, serves_while_asleep=True, sleep_module="rmeinheld.coroutine")
 UNPATCHED = Contender("rmeinheld-no-patch", _unpatched, serves_while_asleep=False)
 AT_ONCE = Contender("rmeinheld-at-once", _at_once, serves_while_asleep=False)
