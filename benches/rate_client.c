@@ -10,8 +10,8 @@
  * At a constant rate each request is due at a fixed time. Its latency counts from then, even if the connection still
  * waited for an earlier answer. A pause of the server therefore delays all requests that are due during the pause.
  *
- * Requests that are due after SECONDS are not sent, and the answers of those on their way are waited for. So the work
- * that the server has done is that of the requests that count, also of a server that works on many at a time.
+ * Requests that are due after SECONDS are not sent, and the answers of those on their way are waited for. The requests
+ * that count are then all the work that the server has done, also if it works on many at a time.
  *
  * The output is JSON: {"requests": N, "errors": N, "seconds": S, "p50_ms": L, "p99_ms": L, "p999_ms": L}. S is the time
  * to the last answer. An error is a connection that was refused or closed, an answer other than 200, and a request that
