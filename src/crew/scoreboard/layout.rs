@@ -3,7 +3,7 @@
 //! Any process of the service may write any field at any time. Therefore every field that is read or written is an
 //! atomic, and every bit pattern is valid for it.
 //!
-//! # Layout, version 2
+//! # Layout, version 3
 //!
 //! All numbers have the byte order of the machine. A page of header comes first, then three pages for each slot. Each
 //! line of 64 bytes has one writer, so that no two processes wait for the same line of a processor's cache.
@@ -21,7 +21,7 @@
 //! | slot     | field              | written by | meaning                                                      |
 //! |----------|--------------------|------------|--------------------------------------------------------------|
 //! | 0, u32   | state              | both       | [`WorkerState`](super::WorkerState)                          |
-//! | 4, u32   | asks               | worker     | [`Request for replacement`](ReplacementReason), 0 for none   |
+//! | 4, u32   | asks               | worker     | [`reason`](super::REASONS) to be replaced, 0 for none        |
 //! | 8, u32   | pid                | worker     | its process id, 0 before it has one                          |
 //! | 16, u64  | generation         | master     | how many workers have owned the slot                         |
 //! | 24, u64  | requests before    | master     | the counter of requests when the owner took the slot         |
