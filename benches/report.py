@@ -293,7 +293,18 @@ def _notes(results: Results) -> str:
         failures.setdefault((server, reasons[0]), []).append(f"{case} ({len(reasons)} of its rounds)")
     for (server, reason), cases in failures.items():
         lines.append(f"Failed: {LABELS[server]} in {', '.join(cases)}: {reason}")
+    if unanswered := _unanswered(results):
+        lines.append(unanswered)
     return "\n\n".join(lines) + "\n"
+
+
+def _unanswered(results: Results) -> str:
+    """Which servers left requests without an answer: they serve some connections, and the others wait."""
+    most: dict[str, int] = {}
+    for one in results.measurements:
+        most[one.server] = max(most.get(one.server, 0), int(one.figures.get("unanswered", 0)))
+    named = [f"{LABELS[server]} up to {count} of them" for server, count in most.items() if count]
+    return f"Connections whose last request had no answer, and does not count: {', '.join(named)}." if named else ""
 
 
 def markdown(results: Results) -> str:

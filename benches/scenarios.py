@@ -116,6 +116,7 @@ def _load(load: Load, setup: Setup, server: Running) -> Figures:
         "latency_p999_ms": result["p999_ms"],
         "peak_mib_more": (peak_memory(server.pid) - resident) / 1024,
         "requests": result["requests"],
+        "unanswered": result["unanswered"],
         "cpu_share": used / result["seconds"],
     }
 

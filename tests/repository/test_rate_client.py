@@ -25,6 +25,8 @@ APPLICATION = """
                 pass
         if environ["PATH_INFO"] == "/sleep":
             time.sleep(0.1 * len(ports))
+        if len(ports) == 1 and environ["PATH_INFO"] == "/starve":
+            time.sleep(5)
         body = str(len(set(ports))).encode()
         start_response("200 OK", [("Content-Length", str(len(body)))] if len(ports) % 2 else [])
         return [body]
@@ -66,5 +68,12 @@ def test_a_connection_ends_after_its_answers(client: Path, serve: Serve, tmp_pat
 
 def test_requests_on_their_way_at_the_end_are_answered_and_count(client: Path, serve: Serve, tmp_path: Path) -> None:
     figures = run(client, serve(APPLICATION), tmp_path, "/sleep", 4, 0.1, 0, 0)
-    assert figures["requests"] == 4
+    assert (figures["requests"], figures["unanswered"]) == (4, 0)
     assert figures["seconds"] >= 0.4
+
+
+def test_a_connection_without_an_answer_is_not_waited_for(client: Path, serve: Serve, tmp_path: Path) -> None:
+    figures = run(client, serve(APPLICATION), tmp_path, "/starve", 2, 0.3, 0, 0)
+    assert figures["requests"] > 10
+    assert figures["unanswered"] == 1
+    assert figures["seconds"] < 1
