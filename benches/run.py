@@ -142,17 +142,29 @@ def _takes_part(scenario: Scenario, contender: Contender) -> bool:
     return contender.serves_while_asleep or not scenario.needs_sleep
 
 
+def _run_alone(command: list[str], core: int) -> tuple[dict[str, float], str | None]:
+    """The figures that `alone.py` prints, or why there are none."""
+    try:
+        with machine.pinned_to(core):
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ALONE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return {}, f"no figure after {ALONE_SECONDS:.0f} s"
+    except subprocess.CalledProcessError as error:
+        return {}, (error.stderr.strip().splitlines() or [str(error)])[-1]
+    return json.loads(done.stdout), None
+
+
 def _measure_alone(scenario: Scenario, number: int, setup: Setup, results: Results) -> bool:
-    """All cases of one scenario, of its application without a server. Returns whether the first one worked."""
+    """All cases of one scenario, of its application without a server, up to the first one that fails.
+
+    Returns whether none failed.
+    """
     for case in scenario.cases:
         command = [*ALONE.command(0, scenario.task), case.target, str(setup.rate_seconds)]
         results.commands.setdefault(
             f"{case.name}: {ALONE.name}", shlex.join(command).replace(f"{toolchain.BENCHES.parent}/", "")
         )
-        with machine.pinned_to(int(results.machine["server_core"])):
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ALONE_SECONDS)
-        problem = (done.stderr.strip().splitlines() or ["it failed"])[-1] if done.returncode else None
-        figures = {} if problem else json.loads(done.stdout)
+        figures, problem = _run_alone(command, int(results.machine["server_core"]))
         results.measurements.append(Measurement(case.name, ALONE.name, number, figures, problem))
         say(f"  {ALONE.name:16} {case.name:18} {problem or report.brief(figures)}")
         if problem:

@@ -186,7 +186,7 @@ def gunicorn(python: str, worker: str, workers: int = 1) -> Callable[[int, Task]
 
 OUR_WORKER = "rmeinheld.gunicorn_worker.Worker"
 FLOOR = Contender("floor", _floor, serves_while_asleep=False)
-# No server: run.py calls it for each request.
+# No server: alone.py calls the application itself.
 ALONE = Contender("alone", _alone, serves_while_asleep=False)
 RMEINHELD = Contender("rmeinheld", _rmeinheld, serves_while_asleep=True, sleep_module="rmeinheld.coroutine")
 UNPATCHED = Contender("rmeinheld-no-patch", _unpatched, serves_while_asleep=False)
